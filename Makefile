@@ -1,0 +1,66 @@
+# Every target has its line in `make help`.
+PYTHON ?= python3
+BUNDLE ?= bundles/ranklens/1
+DATA := build/ranklens
+CONFIG := model/configs/ranklens.yaml
+CHECKPOINT := build/checkpoints/ranklens
+PIP := 26.1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint train export report bench load image clean
+
+help: ## show these lines
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+define install # $(1) environment, $(2) dependency group
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet pip==$(PIP)
+	$(1)/bin/python -m pip install --quiet --constraint constraints.txt --group $(2)
+	touch $(1)/.installed
+endef
+
+.venv-service/.installed: pyproject.toml constraints.txt
+	$(call install,.venv-service,service)
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(call install,.venv,dev)
+
+setup: .venv/.installed ## install everything for development into .venv
+
+serve: .venv-service/.installed ## serve the committed bundle on 127.0.0.1:8000 (no torch)
+	.venv-service/bin/python -m service --bundle $(BUNDLE)
+
+test: lint ## lint, types, then all tests
+	.venv/bin/python -m pytest
+
+lint: setup ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+train: setup ## prepare RankLens and train evaluator and generator (resumes)
+	.venv/bin/python -m model prepare ranklens --out $(DATA)
+	.venv/bin/python -m model train --config $(CONFIG) --data $(DATA)/warm --out $(CHECKPOINT)
+
+export: setup ## export the trained checkpoint as a verified bundle
+	.venv/bin/python -m export --checkpoint $(CHECKPOINT) --out $(BUNDLE)
+
+report: setup ## train and compare over seeds, write docs/reports (resumes)
+	test -d $(DATA)/warm || .venv/bin/python -m model prepare ranklens --out $(DATA)
+	.venv/bin/python -m model report --data $(DATA) --out docs/reports
+
+bench: setup ## latency of a service started for it, one closed-loop client
+	.venv/bin/python -m loadtest --bundle $(BUNDLE)
+
+load: setup ## Locust for 30 s against a service on RERANK_URL (default 127.0.0.1:8000)
+	.venv/bin/locust -f loadtest/locustfile.py --headless --users 4 --spawn-rate 4 \
+	  --run-time 30s --host $${RERANK_URL:-http://127.0.0.1:8000}
+
+image: ## build the service image with docker or buildah
+	if command -v docker >/dev/null && docker info >/dev/null 2>&1; then \
+	  docker build --target service-cpu -t eglr-rerank .; \
+	else buildah bud --format docker --target service-cpu -t eglr-rerank .; fi
+
+clean: ## remove environments and build output
+	rm -rf .venv .venv-service build

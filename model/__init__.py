@@ -1,0 +1,1 @@
+"""Learn the re-ranker: prepare data, train, evaluate, report."""

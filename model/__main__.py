@@ -1,0 +1,107 @@
+"""python -m model prepare | train | evaluate | report"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from service.contract import BundleError
+from service.feature_schema import SchemaError
+from service.features import FeatureError
+
+
+def main() -> int:
+    """Run one command; exit status 2 for bad input, in one line, and 130 after Ctrl-C."""
+    from model import prepare
+    from model.checkpoint import CheckpointError
+    from model.config import ConfigError
+
+    parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    prepare.add_arguments(commands.add_parser("prepare", help="write a canonical data set"))
+    train = commands.add_parser("train", help="train evaluator and generator; resumes")
+    train.add_argument("--config", type=Path, required=True, help="YAML, see model/config.py")
+    train.add_argument("--data", type=Path, required=True, help="canonical data set")
+    train.add_argument("--out", type=Path, required=True, help="directory of this run")
+    train.add_argument("--smoke", action="store_true", help="the same line in miniature")
+    train.add_argument("--seed", type=int, help="instead of the configuration's")
+    train.add_argument("--budget", type=int, help="instead of the configuration's S")
+    train.add_argument("--start-from", type=Path, help="reuse evaluator and warm start of a run")
+    evaluate = commands.add_parser("evaluate", help="measure a bundle through its session")
+    evaluate.add_argument("--bundle", type=Path, required=True)
+    evaluate.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
+    evaluate.add_argument("--split", default="test", choices=["train", "valid", "test"])
+    report = commands.add_parser("report", help="train and compare over seeds; resumes")
+    report.add_argument("--data", type=Path, default=Path("build/ranklens"))
+    report.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
+    report.add_argument("--out", type=Path, default=Path("docs/reports"))
+    report.add_argument("--cache", type=Path, default=Path("build/report"))
+    report.add_argument("--seeds", type=int, default=3)
+    report.add_argument("--smoke", action="store_true", help="a miniature, for tests")
+    arguments = parser.parse_args()
+    try:
+        return globals()[f"run_{arguments.command}"](arguments)  # type: ignore[no-any-return]
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except (
+        prepare.DataError,
+        ConfigError,
+        CheckpointError,
+        BundleError,
+        SchemaError,
+        FeatureError,
+        FileNotFoundError,
+    ) as error:
+        print(f"{arguments.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def run_prepare(arguments: argparse.Namespace) -> int:
+    """Write a canonical data set."""
+    from model import prepare
+
+    return prepare.run(arguments)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train, or finish training."""
+    from model.config import Config
+    from model.train import train
+
+    config = Config.load(arguments.config)
+    if arguments.seed is not None:
+        config = dataclasses.replace(config, seed=arguments.seed)
+    if arguments.budget is not None:
+        reasoning = dataclasses.replace(config.reasoning, budget=arguments.budget)
+        config = dataclasses.replace(config, reasoning=reasoning)
+    if arguments.smoke:
+        config = config.smoke()
+    info = train(config, arguments.data, arguments.out, arguments.start_from)
+    print(json.dumps({key: info[key] for key in ("threshold", "seconds", "validation")}, indent=1))
+    return 0
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Measure a bundle."""
+    from model.evaluate import evaluate
+    from service.session import Session
+
+    session = Session.load(arguments.bundle)
+    print(json.dumps(evaluate(session, arguments.data, arguments.split), indent=1))
+    return 0
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """Train and compare over seeds, then write the report."""
+    from model.report import report
+
+    report(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""A training run's directory: tensors in safetensors, the rest in JSON, replaced atomically."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.config import Config, from_dict
+from model.evaluator import Evaluator
+from model.generator import Generator
+from service.features import Featuriser
+
+CHECKPOINT = "checkpoint.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, unfinished, or of another run."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, ready to evaluate or export; threshold in nats."""
+
+    config: Config
+    featuriser: Featuriser
+    generator: Generator
+    evaluator: Evaluator
+    threshold: float
+    info: dict[str, Any]
+
+
+def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Generator, Evaluator]:
+    """Fresh networks for these features; `positions` is the longest shown list."""
+    columns = (featuriser.numbers_width, featuriser.vocabulary_size)
+    reasoning = config.reasoning
+    generator = Generator(
+        config.network,
+        *columns,
+        config.slate_length,
+        reasoning.budget,
+        reasoning.reason_temperature,
+    )
+    return generator, Evaluator(config.network, *columns, positions)
+
+
+def write(directory: Path, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Save a state: the tensors under a new name first, then the JSON that points to them."""
+    name = f"state-{info['saves']:05d}.safetensors"
+    save_file(
+        {key: value.detach().contiguous().clone() for key, value in tensors.items()},
+        directory / name,
+    )
+    temporary = directory / (CHECKPOINT + ".tmp")
+    temporary.write_text(json.dumps({**info, "tensors": name}, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, directory / CHECKPOINT)
+    for old in directory.glob("state-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The last saved state. Raises CheckpointError when there is none."""
+    path = directory / CHECKPOINT
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; train first (make train)")
+    info = json.loads(path.read_text(encoding="utf-8"))
+    return info, load_file(directory / info["tensors"])
+
+
+def load(directory: Path) -> Trained:
+    """Load a finished run. Raises CheckpointError when it is missing or not finished."""
+    info, tensors = read(directory)
+    if info["stage"] != "done":
+        raise CheckpointError(
+            f"{directory}: training stopped in stage {info['stage']!r}; "
+            "run the same train command again to finish it"
+        )
+    config = from_dict(Config, info["config"])
+    featuriser = Featuriser.load(directory)
+    generator, evaluator = build(config, featuriser, info["positions"])
+    restore(generator, tensors, "generator.")
+    restore(evaluator, tensors, "evaluator.")
+    return Trained(config, featuriser, generator.eval(), evaluator.eval(), info["threshold"], info)
+
+
+def collect(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The module's tensors, each name behind prefix."""
+    return {prefix + name: tensor for name, tensor in module.state_dict().items()}
+
+
+def restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """The inverse of collect."""
+    module.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    )
+
+
+def collect_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments as flat tensors."""
+    return {
+        f"optimizer.{index}.{name}": tensor
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of collect_optimizer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = tensor
+    payload = optimizer.state_dict()
+    payload["state"] = state
+    optimizer.load_state_dict(payload)
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """The configuration as JSON."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,143 @@
+"""Every number that shapes a training run, with what it means."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A configuration that names an unknown field or an impossible value."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of both networks."""
+
+    width: int = 64  # D, of candidates, tokens and hidden states
+    heads: int = 4  # attention heads; width must divide by it
+    encoder_blocks: int = 1  # set transformer blocks over the candidates
+    dropout: float = 0.2  # on every residual branch and on the network's input
+
+
+@dataclass(frozen=True)
+class ReasoningConfig:
+    """The reasoning loop; temperatures and quantile after design choice, not the paper."""
+
+    budget: int = 3  # S, most reasoning steps per position
+    entropy_quantile: float = 0.5  # threshold = this quantile of the plain host's entropies
+    reason_temperature: float = 1.5  # softens the aggregate behind a reasoning token
+    recommend_temperature: float = 0.7  # sharpens the choice of an item
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One supervised stage."""
+
+    epochs: int
+    batch: int = 64  # requests per update
+    learning_rate: float = 1e-3  # AdamW, linear warm-up over the first epoch, cosine to a tenth
+    weight_decay: float = 0.05
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """Group-relative policy optimisation against the frozen evaluator."""
+
+    epochs: int = 4  # an epoch is `samples_per_epoch` rounds of sampling; validation after each
+    samples_per_epoch: int = 20
+    batch: int = 32  # requests per round
+    group: int = 8  # G, slates sampled per request
+    updates_per_sample: int = 2  # PPO updates on one round of samples
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    clip: float = 0.2  # PPO clip of the likelihood ratio
+    kl: float = 0.01  # weight of the divergence from the warm-started policy
+    supervised: float = 0.1  # weight of the warm-start loss beside the policy loss
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run: evaluator, warm start of the plain host, warm start with reasoning, GRPO."""
+
+    seed: int = 0
+    slate_length: int = 10  # K, positions decoded
+    max_candidates: int = 500  # longest list the exported graph accepts
+    train_lists: int | None = None  # use only the first so many training requests (smoke runs)
+    network: NetworkConfig = NetworkConfig()
+    reasoning: ReasoningConfig = ReasoningConfig()
+    evaluator: StageConfig = StageConfig(epochs=8)
+    warm_start: StageConfig = StageConfig(epochs=10)
+    reason_start: StageConfig = StageConfig(epochs=4, learning_rate=3e-4)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+
+    def __post_init__(self) -> None:
+        network, reasoning = self.network, self.reasoning
+        for name, value, good in (
+            ("slate_length", self.slate_length, self.slate_length >= 1),
+            ("max_candidates", self.max_candidates, self.max_candidates >= 1),
+            ("network.width", network.width, network.width % network.heads == 0),
+            ("reasoning.budget", reasoning.budget, reasoning.budget >= 0),
+            (
+                "reasoning.entropy_quantile",
+                reasoning.entropy_quantile,
+                0 <= reasoning.entropy_quantile <= 1,
+            ),
+            ("reasoning.reason_temperature", reasoning.reason_temperature, True),
+            ("grpo.group", self.grpo.group, self.grpo.group >= 2),
+        ):
+            if not good:
+                raise ConfigError(f"{name}: impossible value {value!r}")
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read YAML. Raises ConfigError naming file and field."""
+        try:
+            payload = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            return from_dict(cls, payload)
+        except (ConfigError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    def smoke(self) -> Config:
+        """The same line in miniature: seconds, not minutes; nothing learned is worth serving."""
+        stage = StageConfig(epochs=1, batch=32)
+        return dataclasses.replace(
+            self,
+            slate_length=4,
+            max_candidates=32,
+            train_lists=128,
+            network=dataclasses.replace(self.network, width=16, heads=2),
+            reasoning=dataclasses.replace(self.reasoning, budget=min(self.reasoning.budget, 2)),
+            evaluator=stage,
+            warm_start=dataclasses.replace(stage, epochs=2),
+            reason_start=stage,
+            grpo=dataclasses.replace(self.grpo, epochs=2, samples_per_epoch=2, batch=8, group=4),
+        )
+
+
+def from_dict(cls: type[Any], payload: Mapping[str, Any], path: str = "") -> Any:
+    """Build a (nested) config dataclass; raises ConfigError for unknown fields, naming them."""
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    nested = {
+        "network": NetworkConfig,
+        "reasoning": ReasoningConfig,
+        "evaluator": StageConfig,
+        "warm_start": StageConfig,
+        "reason_start": StageConfig,
+        "grpo": GrpoConfig,
+    }
+    for key, value in payload.items():
+        if key not in fields:
+            raise ConfigError(f"{path}{key}: unknown; one of {', '.join(sorted(fields))}")
+        is_nested = cls is Config and key in nested
+        values[key] = from_dict(nested[key], value, f"{key}.") if is_nested else value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{path}: {error}") from error

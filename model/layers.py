@@ -1,0 +1,81 @@
+"""The building blocks that generator and evaluator share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Finite, so that a row with nothing left gives a harmless uniform instead of NaN; exp(-1e9) is 0
+# exactly, so a masked entry adds nothing, not even rounding.
+MASKED = -1e9
+
+
+class CandidateEmbedding(nn.Module):
+    """numbers [B, N, F] and tokens [B, N, T] -> [B, N, D]; every token counts alike."""
+
+    def __init__(self, numbers: int, vocabulary: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(numbers, width)
+        self.table = nn.Embedding(vocabulary, width, padding_idx=0)
+        nn.init.normal_(self.table.weight, std=0.02)
+        with torch.no_grad():
+            self.table.weight[0].zero_()
+        self.hidden = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, numbers: Tensor, tokens: Tensor) -> Tensor:
+        embedded = self.project(numbers)
+        if tokens.shape[-1]:
+            embedded = embedded + self.dropout(self.table(tokens).sum(dim=2))
+        embedded = embedded + self.hidden(self.dropout(functional.gelu(embedded)))
+        return self.norm(embedded)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its projections apart, so that keys and values can be kept."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, L, D / heads]
+
+    def memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, L, D] -> keys and values, each [B, heads, L, D / heads]."""
+        keys, values = self.key_value(x).chunk(2, dim=-1)
+        return self._split(keys), self._split(values)
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Queries x [B, Q, D] over a memory, where mask [B, L] is true -> [B, Q, D]."""
+        scores = self._split(self.query(x)) @ keys.transpose(-1, -2) * self.scale
+        scores = scores.masked_fill(~mask[:, None, None, :], MASKED)
+        mixed = torch.softmax(scores, dim=-1) @ values
+        return self.output(mixed.transpose(1, 2).flatten(-2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block over a set: x [B, L, D], mask [B, L] -> [B, L, D]."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.feed_forward = feed_forward(width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        normed = self.norms[0](x)
+        keys, values = self.attention.memory(normed)
+        x = x + self.dropout(self.attention.attend(normed, keys, values, mask))
+        return x + self.dropout(self.feed_forward(self.norms[1](x)))
+
+
+def feed_forward(width: int) -> nn.Sequential:
+    """Two layers, twice as wide inside."""
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))

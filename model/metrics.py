@@ -1,0 +1,52 @@
+"""Ranking metrics over slates, with their definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def relevance(slate: Array, labels: Array) -> Array:
+    """Binary gain bool [R, K] of slate int64 [R, K] (-1 = empty) under labels float [R, N]."""
+    gained = np.take_along_axis(labels, np.maximum(slate, 0), axis=1) > 0.5
+    return gained & (slate >= 0)
+
+
+def ndcg(gained: Array, positives: Array, k: int) -> Array:
+    """NDCG@k [R]: sum of gain / log2(position + 2), over the same for positives first.
+
+    positives [R] counts those of the whole candidate list, so that a slate shorter than k loses.
+    """
+    weight = 1.0 / np.log2(np.arange(k) + 2.0)
+    width = min(k, gained.shape[1])
+    dcg = (gained[:, :width] * weight[:width]).sum(axis=1)
+    ideal = np.concatenate([[0.0], np.cumsum(weight)])[np.minimum(positives, k)]
+    return np.asarray(dcg / ideal)
+
+
+def average_precision(gained: Array, positives: Array, k: int) -> Array:
+    """MAP@k's term [R]: precision at each hit within k, over min(k, positives)."""
+    head = gained[:, :k]
+    precision = np.cumsum(head, axis=1) / (np.arange(head.shape[1]) + 1.0)
+    return np.asarray((precision * head).sum(axis=1) / np.minimum(positives, k))
+
+
+def slate_metrics(slate: Array, labels: Array) -> dict[str, Array]:
+    """Every reported metric, per list [R]; each list must have a positive."""
+    gained, positives = relevance(slate, labels), (labels > 0.5).sum(axis=1)
+    return {
+        "ndcg@5": ndcg(gained, positives, 5),
+        "ndcg@10": ndcg(gained, positives, 10),
+        "map@10": average_precision(gained, positives, 10),
+    }
+
+
+def interval(values: Array, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of values [R] and its 95 % bootstrap interval over lists."""
+    draw = np.random.default_rng(seed)
+    means = [values[draw.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)

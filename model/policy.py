@@ -1,0 +1,102 @@
+"""The generator with the knobs of its loop, and the loss of its warm start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.config import Config
+from model.dataset import Lists
+from model.evaluator import discount
+from model.generator import Encoded, Generator
+from model.reasoning import Decoded, decode, follow, greedy
+
+
+class Batch:
+    """One minibatch of lists as tensors: numbers, tokens, mask, labels."""
+
+    def __init__(self, lists: Lists, index: np.ndarray[Any, Any] | slice) -> None:
+        self.numbers = torch.from_numpy(lists.numbers[index])
+        self.tokens = torch.from_numpy(lists.tokens[index])
+        self.mask = torch.from_numpy(lists.mask[index])
+        self.labels = torch.from_numpy(lists.labels[index])
+
+
+class Policy:
+    """The generator with the knobs of its loop: what is sampled, replayed and validated."""
+
+    def __init__(self, config: Config, generator: Generator, threshold: float) -> None:
+        self.config, self.generator, self.threshold = config, generator, threshold
+
+    def decode(
+        self,
+        encoded: Encoded,
+        pick: Callable[[int, Tensor], Tensor],
+        budget: int,
+        replay: Tensor | None = None,
+    ) -> Decoded:
+        """Run the reasoning loop with one budget and threshold for every row."""
+        rows = encoded.mask.shape[0]
+        return decode(
+            self.generator,
+            encoded,
+            self.config.slate_length,
+            pick,
+            self.config.reasoning.recommend_temperature,
+            torch.full((rows,), self.threshold),
+            torch.full((rows,), budget, dtype=torch.int64),
+            replay,
+        )
+
+    @torch.no_grad()
+    def rank(self, lists: Lists, budget: int, batch: int = 256) -> list[Decoded]:
+        """Greedy slates for every list, in batches, without dropout."""
+        self.generator.eval()
+        decoded = []
+        for start in range(0, len(lists), batch):
+            b = Batch(lists, slice(start, start + batch))
+            encoded = self.generator.encode(b.numbers, b.tokens, b.mask)
+            decoded.append(self.decode(encoded, greedy, budget))
+        return decoded
+
+    def supervised_loss(self, batch: Batch, budget: int) -> Tensor:
+        """List-wise pointer loss: at each position, the likelihood of the likes still left.
+
+        Half of the prefixes are the likes in random order (what a good slate looks like), half are
+        drawn from the generator's own first choice (what its slates look like), so that late
+        positions are learnt after realistic beginnings.
+        """
+        encoded = self.generator.encode(batch.numbers, batch.tokens, batch.mask)
+        rows = batch.mask.shape[0]
+        with torch.no_grad():
+            noise = -torch.log(-torch.log(torch.rand_like(batch.labels).clamp(1e-9, 1 - 1e-7)))
+            own = self.generator.begin(encoded).logits + noise
+            liked = 10.0 * batch.labels + noise
+            score = torch.where((torch.arange(rows) % 2 == 0).unsqueeze(1), liked, own)
+            order = score.masked_fill(~batch.mask, -math.inf).argsort(dim=1, descending=True)
+            order = order[:, : self.config.slate_length]
+            order = order.masked_fill(~batch.mask.gather(1, order), -1)
+            missing = self.config.slate_length - order.shape[1]
+            order = functional.pad(order, (0, missing), value=-1)
+        decoded = self.decode(encoded, follow(order), budget)
+        return pointer_loss(decoded.logits, order, batch.labels)
+
+
+def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy against the likes not yet in the slate, rank-discounted; a scalar.
+
+    logits [B, K, N], order int64 [B, K] the slate that was followed, labels [B, N].
+    """
+    chosen = functional.one_hot(order.clamp(min=0), labels.shape[1]) * (order >= 0).unsqueeze(2)
+    before = chosen.cumsum(dim=1) - chosen
+    left = (labels.unsqueeze(1) > 0.5) & (before == 0)
+    count = left.sum(dim=2)
+    loss = -(torch.log_softmax(logits, dim=2) * left).sum(dim=2) / count.clamp(min=1)
+    weight = discount(order.shape[1]) * ((count > 0) & (order >= 0))
+    return (loss * weight).sum() / weight.sum().clamp(min=1e-9)

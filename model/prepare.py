@@ -1,0 +1,273 @@
+"""Write a canonical data set (docs/data.md), from RankLens or from a user's own log."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from model import statistics
+from model.ranklens import read_ranklens
+from model.sources import BASE, ROW, SPLITS, DataError, Source, read_log
+from service.feature_schema import Schema, SchemaError
+
+__all__ = ["DataError", "add_arguments", "run"]
+
+SEED = 0  # of the users held out by the cold split
+HELD_OUT = 0.1  # share of users in the cold split's test, and again in its valid
+RANKLENS_SCHEMA = Path(__file__).parent / "schemas" / "ranklens.yaml"
+SCRATCH = "log.parquet"
+FILES = ("schema.yaml", "impressions.parquet", "items.parquet", "users.parquet", "summary.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands `ranklens` and `impressions`."""
+    sources = parser.add_subparsers(dest="source", required=True)
+    ranklens = sources.add_parser("ranklens", help="RankLens: OUT/warm and OUT/cold")
+    ranklens.add_argument("--out", type=Path, default=Path("build/ranklens"))
+    ranklens.add_argument("--events", type=Path, default=Path("data/ranklens/events.jsonl.gz"))
+    ranklens.add_argument(
+        "--permute-labels",
+        type=int,
+        metavar="SEED",
+        help="permute the labels within each list: what still ranks well then, leaks",
+    )
+    impressions = sources.add_parser("impressions", help="your own log, see docs/data.md")
+    impressions.add_argument("--log", type=Path, required=True, help="Parquet or CSV")
+    impressions.add_argument("--schema", type=Path, required=True, help="feature schema, YAML")
+    impressions.add_argument("--out", type=Path, required=True, help="directory of the data set")
+    impressions.add_argument("--items", type=Path, help="item features, Parquet or CSV")
+    impressions.add_argument("--users", type=Path, help="user features, Parquet or CSV")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the data set or sets and print one line for each split. Raises DataError."""
+    if args.source == "ranklens":
+        prepare_ranklens(args.out, args.events, args.permute_labels)
+        written = [args.out / "warm", args.out / "cold"]
+    else:
+        prepare_impressions(args.log, args.schema, args.out, args.items, args.users)
+        written = [args.out]
+    for directory in written:
+        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        for split, counts in summary["splits"].items():
+            numbers = ", ".join(
+                f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()
+            )
+            print(f"{directory} {split}: {numbers}")
+        if summary["ignored_columns"]:
+            print(f"{directory}: not in the schema: {', '.join(summary['ignored_columns'])}")
+    return 0
+
+
+def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None) -> None:
+    """Write `out`/warm and `out`/cold. Raises DataError for broken events."""
+    schema = load_schema(RANKLENS_SCHEMA)
+    source = read_ranklens(events, schema, permute_labels)
+    arguments = {"source": "ranklens", "permute_labels": permute_labels}
+    sources = {events.name: _sha256(events)}
+    with replaced([out / "warm", out / "cold"]) as (warm, cold):
+        for directory, split in ((warm, split_warm), (cold, split_cold)):
+            name = split.__name__.removeprefix("split_")
+            facts = {"arguments": {**arguments, "split": name}, "sources": sources}
+            _write(directory, RANKLENS_SCHEMA, schema, source, split(source.requests), facts)
+
+
+def prepare_impressions(
+    log: Path, schema: Path, out: Path, items: Path | None = None, users: Path | None = None
+) -> None:
+    """Write `out` from a user's own log. Raises DataError for a log or schema it cannot use."""
+    parsed = load_schema(schema)
+    with replaced([out]) as (directory,):
+        scratch = directory / SCRATCH
+        source = read_log(log, parsed, scratch, items, users)
+        given = "split" in source.requests.columns
+        requests = source.requests if given else split_warm(source.requests)
+        if not (requests["split"] == "train").any():
+            raise DataError(log, "at least one request of split train", column="split")
+        files = {"log": log, "schema": schema, "items": items, "users": users}
+        named = {name: path for name, path in files.items() if path is not None}
+        facts = {
+            "arguments": {
+                "source": "impressions",
+                **{name: path.name for name, path in named.items()},
+                "split": "given" if given else "warm",
+            },
+            "sources": {path.name: _sha256(path) for path in named.values()},
+        }
+        _write(directory, schema, parsed, source, requests, facts)
+        scratch.unlink()
+
+
+def load_schema(path: Path) -> Schema:
+    """Read a feature schema. Raises DataError naming file, field and rule."""
+    try:
+        payload = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(path, f"unreadable ({error})") from None
+    if not isinstance(payload, dict):
+        raise DataError(path, "a mapping with name and features", value=payload)
+    try:
+        schema = Schema.from_dict(payload)
+    except (SchemaError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(path, str(error)) from None
+    own_columns = {*BASE, ROW, "timestamp", "split"}
+    for feature in schema.features:
+        is_id = (feature.name, feature.of) in (("item_id", "item"), ("user_id", "user"))
+        if feature.name in own_columns and not (is_id and feature.kind == "identifier"):
+            rule = "a name that the log does not use itself"
+            raise DataError(path, f"features.{feature.name}.name: {rule}", value=feature.name)
+        strength = feature.prior_strength
+        if feature.kind == "statistic" and not strength > 0:
+            rule = f"features.{feature.name}.prior_strength: above 0"
+            raise DataError(path, rule, value=strength)
+    return schema
+
+
+def split_warm(requests: pl.DataFrame) -> pl.DataFrame:
+    """Each user's last list is test, the one before valid, the rest train.
+
+    A user of two lists has train and test; of one, train alone. Takes requests in order with
+    user_id, returns them with `split`.
+    """
+    size = pl.len().over("user_id")
+    from_end = size - 1 - pl.int_range(pl.len()).over("user_id").cast(pl.Int64)
+    split = (
+        pl.when((from_end == 0) & (size >= 2))
+        .then(pl.lit("test"))
+        .when((from_end == 1) & (size >= 3))
+        .then(pl.lit("valid"))
+        .otherwise(pl.lit("train"))
+    )
+    return requests.with_columns(split.alias("split"))
+
+
+def split_cold(requests: pl.DataFrame) -> pl.DataFrame:
+    """A tenth of the users is test, another valid: their last list; earlier ones are history.
+
+    All lists of the other users are train. Takes and returns what `split_warm` does.
+    """
+    users = np.array(sorted(set(requests["user_id"])), dtype=object)
+    order = np.random.default_rng(SEED).permutation(len(users))
+    share = round(HELD_OUT * len(users))
+    test, valid = users[order[:share]].tolist(), users[order[share : 2 * share]].tolist()
+    last = pl.int_range(pl.len()).over("user_id") == pl.len().over("user_id") - 1
+    user = pl.col("user_id")
+    split = (
+        pl.when(~user.is_in(test + valid))
+        .then(pl.lit("train"))
+        .when(~last)
+        .then(pl.lit("history"))
+        .when(user.is_in(test))
+        .then(pl.lit("test"))
+        .otherwise(pl.lit("valid"))
+    )
+    return requests.with_columns(split.alias("split"))
+
+
+def _write(
+    directory: Path,
+    schema_path: Path,
+    schema: Schema,
+    source: Source,
+    requests: pl.DataFrame,
+    facts: dict[str, Any],
+) -> None:
+    """Fit the statistics on the train split and write the five files."""
+    train = requests.filter(pl.col("split") == "train").select("request_id")
+    train = train.with_columns(pl.Series("fold", statistics.folds(len(train))))
+    ordered = requests.with_row_index("order").join(train, on="request_id", how="left")
+    columns = ["request_id", "order", "timestamp", "split", "fold"]
+    rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
+    counts = statistics.like_counts(rows.filter(pl.col("fold").is_not_null()))
+    items = source.items
+    for feature in (f for f in schema.features if f.kind == "statistic"):
+        table, unseen = statistics.like_rates(counts, feature.prior_strength)
+        items = items.join(table.rename({"value": feature.name}), on="item_id", how="left")
+        items = items.with_columns(pl.col(feature.name).fill_null(unseen))
+        out_of_fold = statistics.out_of_fold_like_rates(counts, feature.prior_strength)
+        renamed = out_of_fold.rename({"value": feature.name}).lazy()
+        rows = rows.join(renamed, on=["item_id", "fold"], how="left")
+    names = rows.collect_schema().names()
+    inline = [f.name for f in schema.features if f.name in names and f.name not in BASE]
+    first = ("request_id", "user_id", "timestamp", "position", "item_id", "label", "split")
+    rows.sort("order", "position").select(*first, *inline).sink_parquet(
+        directory / "impressions.parquet", row_group_size=1 << 18
+    )
+    own = [f.name for f in schema.features if f.name in items.columns and f.name != "item_id"]
+    items.sort("item_id").select("item_id", *own).write_parquet(directory / "items.parquet")
+    source.users.write_parquet(directory / "users.parquet")
+    shutil.copyfile(schema_path, directory / "schema.yaml")
+    summary = {
+        "name": schema.name,
+        **facts,
+        "splits": _split_counts(directory / "impressions.parquet"),
+        "items": len(items),
+        "users": len(source.users),
+        "ignored_columns": source.ignored,
+    }
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    (directory / "summary.json").write_text(text, encoding="utf-8")
+
+
+def _split_counts(impressions: Path) -> dict[str, dict[str, int]]:
+    positive = pl.col("label") > 0.5
+    requests = pl.scan_parquet(impressions).group_by("request_id", "split", "user_id")
+    lists = requests.agg(pl.len().alias("rows"), positive.sum().alias("positives"))
+    counts = lists.group_by("split").agg(
+        pl.len().alias("requests"),
+        pl.col("user_id").n_unique().alias("users"),
+        pl.col("rows", "positives").sum(),
+        (pl.col("positives") == 0).sum().alias("all_negative_lists"),
+        (pl.col("positives") == pl.col("rows")).sum().alias("all_positive_lists"),
+    )
+    found = {row.pop("split"): row for row in counts.collect(engine="streaming").to_dicts()}
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+@contextmanager
+def replaced(directories: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield a `.tmp` sibling for each; they take the directories' places only if all went well."""
+    siblings = [path.with_name(f"{path.name}.tmp") for path in map(Path.absolute, directories)]
+    for path in (*directories, *siblings):
+        _refuse_to_replace(path)
+    try:
+        for sibling in siblings:
+            shutil.rmtree(sibling, ignore_errors=True)
+            sibling.mkdir(parents=True)
+        yield siblings
+        for sibling, directory in zip(siblings, directories, strict=True):
+            shutil.rmtree(directory, ignore_errors=True)
+            sibling.rename(directory)
+    finally:
+        for sibling in siblings:
+            shutil.rmtree(sibling, ignore_errors=True)
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Only a data set may be replaced: a mistyped --out must not cost other files."""
+    if path.exists() and not path.is_dir():
+        raise DataError(path, "a directory for the data set, got a file")
+    foreign = (
+        sorted(f.name for f in path.iterdir() if f.name not in (*FILES, SCRATCH))
+        if path.exists()
+        else []
+    )
+    if foreign:
+        raise DataError(
+            path, f"a new directory or a data set to replace, got one with {foreign[0]!r}"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

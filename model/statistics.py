@@ -1,0 +1,122 @@
+"""What is fitted over a data set: smoothed like rates (train only) and vectors of item text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import svds
+
+FOLDS = 10
+SEED = 0
+
+Floats = npt.NDArray[np.float32]
+
+
+def folds(requests: int) -> npt.NDArray[np.int32]:
+    """A fold for each of R train requests, int32 [R]; sizes differ by one at most."""
+    order = np.random.default_rng(SEED).permutation(requests)
+    return (order % min(FOLDS, max(requests, 1))).astype(np.int32)
+
+
+def like_counts(train: pl.LazyFrame) -> pl.DataFrame:
+    """Count shows and likes.
+
+    `train` holds item_id str, label f32, fold i32; the result one row per item and fold, sorted:
+    item_id str, fold i32, shows i64, likes i64.
+    """
+    return (
+        train.group_by("item_id", "fold")
+        .agg(
+            pl.len().cast(pl.Int64).alias("shows"),
+            (pl.col("label") > 0.5).sum().cast(pl.Int64).alias("likes"),
+        )
+        .sort("item_id", "fold")
+        .collect(engine="streaming")
+    )
+
+
+def like_rates(counts: pl.DataFrame, prior_strength: float) -> tuple[pl.DataFrame, float]:
+    """Log-odds of each item's smoothed like rate, over all folds: what serving will know.
+
+        logit((likes + s * p0) / (shows + s)), s = prior_strength, p0 = the mean over all shows
+
+    Returns (item_id str, value f64) and logit(p0), the value of an item never shown.
+    """
+    totals = counts.group_by("item_id", maintain_order=True).agg(pl.col("shows", "likes").sum())
+    prior = _prior(pl.col("likes").sum(), pl.col("shows").sum())
+    value = _log_odds(pl.col("likes"), pl.col("shows"), prior, prior_strength)
+    unseen = counts.select((prior / (1.0 - prior)).log()).item()
+    return totals.select("item_id", value.alias("value")), float(unseen)
+
+
+def out_of_fold_like_rates(counts: pl.DataFrame, prior_strength: float) -> pl.DataFrame:
+    """The same, for each item and fold, from the other folds alone (likes, shows and p0 alike).
+
+    No label of a list has a part in the values that this list is trained with.
+    Returns item_id str, fold i32, value f64.
+    """
+    columns = ("shows", "likes")
+    of_item = [pl.col(c).sum().over("item_id") - pl.col(c) for c in columns]
+    of_fold = [pl.col(c).sum() - pl.col(c).sum().over("fold") for c in columns]
+    shows, likes = of_item
+    prior = _prior(of_fold[1], of_fold[0])
+    value = _log_odds(likes, shows, prior, prior_strength)
+    return counts.select("item_id", "fold", value.alias("value"))
+
+
+def _prior(likes: pl.Expr, shows: pl.Expr) -> pl.Expr:
+    """The mean like rate, half a show away from 0 and 1 at least, so that its logit is finite."""
+    floor = 0.5 / (shows + 1.0)
+    rate = likes / pl.when(shows > 0).then(shows).otherwise(1)
+    return pl.max_horizontal(pl.min_horizontal(rate, 1.0 - floor), floor)
+
+
+def _log_odds(likes: pl.Expr, shows: pl.Expr, prior: pl.Expr, strength: float) -> pl.Expr:
+    return ((likes + strength * prior) / (shows - likes + strength * (1.0 - prior))).log()
+
+
+def token_vectors(bags: Sequence[Sequence[str]], width: int) -> Floats:
+    """TF-IDF of I bags of tokens, truncated by SVD: float32 [I, width], unit rows.
+
+    Tokens of a single bag are left out: they relate no two items. A bag without tokens is a row of
+    zeros, and so are columns beyond the rank. Deterministic: fixed start vector, fixed signs.
+    """
+    frequency = Counter(token for bag in bags for token in set(bag))
+    vocabulary = {
+        token: i for i, token in enumerate(sorted(t for t in frequency if frequency[t] > 1))
+    }
+    vectors = np.zeros((len(bags), width), np.float32)
+    if not vocabulary:
+        return vectors
+    rows, columns, values = [], [], []
+    for row, bag in enumerate(bags):
+        for token, count in sorted(Counter(t for t in bag if t in vocabulary).items()):
+            rows.append(row)
+            columns.append(vocabulary[token])
+            values.append((1.0 + np.log(count)) * np.log(len(bags) / frequency[token]))
+    shape = (len(bags), len(vocabulary))
+    matrix = csr_array((_unit(values, rows, len(bags)), (rows, columns)), shape=shape)
+    if width < min(shape):
+        left, scale, right = svds(matrix, k=width, v0=np.ones(min(shape)), tol=1e-10)
+        left, scale, right = left[:, ::-1], scale[::-1], right[::-1]
+    else:
+        left, scale, right = np.linalg.svd(matrix.toarray(), full_matrices=False)
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
+    dense = (left * (scale * signs))[:, :width]
+    length = np.linalg.norm(dense, axis=1, keepdims=True)
+    dense = np.where(length > 1e-6, dense / np.maximum(length, 1e-6), 0.0)
+    vectors[:, : dense.shape[1]] = np.round(dense, 6)
+    return vectors
+
+
+def _unit(values: list[Any], rows: list[int], count: int) -> npt.NDArray[np.float64]:
+    """Scale the entries of each row of a sparse matrix to a unit row."""
+    entries = np.asarray(values, np.float64)
+    length = np.sqrt(np.bincount(rows, entries**2, minlength=count))
+    return np.asarray(entries / np.maximum(length[rows], 1e-12))

@@ -1,0 +1,373 @@
+"""Train evaluator and generator: four stages in one resumable run.
+
+    evaluator     BCE on logged feedback
+    warm_start    the plain host (S = 0) learns the logged likes, list-wise
+    reason_start  the same loss with reasoning on, at the threshold measured in between
+    grpo          reward = utility under the frozen evaluator, gates replayed
+
+State is saved after each epoch, and each epoch seeds itself from (seed, stage, epoch): a run that
+was interrupted ends in the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from model import checkpoint
+from model.config import Config, GrpoConfig, StageConfig
+from model.dataset import Dataset, Lists
+from model.evaluator import advantages, grpo_loss
+from model.metrics import slate_metrics
+from model.policy import Batch, Policy
+from model.reasoning import follow, sampler
+
+STAGES = ("evaluator", "warm_start", "reason_start", "grpo")
+Metrics = dict[str, float]
+
+
+class Run:
+    """One training run in one directory."""
+
+    def __init__(self, config: Config, data: Path, directory: Path, start: Path | None) -> None:
+        self.config, self.directory, self.data = config, directory, data
+        directory.mkdir(parents=True, exist_ok=True)
+        dataset = Dataset(data)
+        self.featuriser = dataset.featuriser
+        self.featuriser.save(directory)
+        self.train = dataset.lists(["train"]).take(slice(config.train_lists))
+        self.valid = dataset.lists(["valid"]).rankable().take(slice(config.train_lists))
+        self.rankable = self.train.rankable()
+        self.positions = self.train.mask.shape[1]
+        torch.manual_seed(config.seed)
+        self.generator, self.evaluator = checkpoint.build(config, self.featuriser, self.positions)
+        self.policy = Policy(config, self.generator, math.inf)
+        # Copies of the generator: "warm" after warm_start (shared between runs of one seed),
+        # "reference" when GRPO starts, "best" of the stage so far (of the evaluator in its own).
+        self.copies: dict[str, dict[str, Tensor]] = {}
+        self.info: dict[str, Any] = {
+            "stage": STAGES[0],
+            "epoch": 0,
+            "saves": 0,
+            "lines": 0,
+            "best": None,
+            "threshold": None,
+            "seconds": 0.0,
+            "positions": self.positions,
+            "data": data.as_posix(),
+            "validation": {},
+            "config": checkpoint.config_dict(config),
+        }
+        self._optimizer_state: dict[str, Tensor] = {}
+        if (directory / checkpoint.CHECKPOINT).exists():
+            self._resume()
+        elif start is not None:
+            self._start_from(start)
+        log = directory / "metrics.jsonl"
+        lines = (
+            log.read_text(encoding="utf-8").splitlines()[: self.info["lines"]]
+            if (log.exists())
+            else []
+        )
+        log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+    def _resume(self) -> None:
+        info, tensors = checkpoint.read(self.directory)
+        if info["config"] != json.loads(json.dumps(self.info["config"])):
+            raise checkpoint.CheckpointError(
+                f"{self.directory}: holds a run with another configuration; "
+                "choose another --out or remove it"
+            )
+        self.info = {key: value for key, value in info.items() if key != "tensors"}
+        self._restore(tensors)
+
+    def _start_from(self, start: Path) -> None:
+        """Take over evaluator and plain warm start of a finished run of the same seed."""
+        info, tensors = checkpoint.read(start)
+        checkpoint.restore(self.evaluator, tensors, "evaluator.")
+        # A plain host has one row of step embeddings, unused; every other shape is the same.
+        tensors["warm.reason_step.weight"] = self.generator.reason_step.weight.detach()
+        checkpoint.restore(self.generator, tensors, "warm.")
+        self._keep("warm", self.generator)
+        self.info.update(stage="reason_start", threshold=info["threshold"])
+        self.info["seconds"] = info["shared_seconds"]
+        self.info["shared_seconds"] = info["shared_seconds"]
+        self.info["validation"] = {
+            k: v for k, v in info["validation"].items() if k in ("evaluator", "warm_start")
+        }
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        checkpoint.restore(self.generator, tensors, "generator.")
+        checkpoint.restore(self.evaluator, tensors, "evaluator.")
+        for key, tensor in tensors.items():
+            kind, name = key.split(".", 1)
+            if kind not in ("generator", "evaluator", "optimizer"):
+                self.copies.setdefault(kind, {})[name] = tensor
+        self._optimizer_state = {k: v for k, v in tensors.items() if k.startswith("optimizer.")}
+
+    def _save(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        self.info["saves"] += 1
+        tensors = {
+            **checkpoint.collect(self.generator, "generator."),
+            **checkpoint.collect(self.evaluator, "evaluator."),
+            **{f"{k}.{name}": t for k, copy in self.copies.items() for name, t in copy.items()},
+        }
+        if optimizer is not None:
+            tensors.update(checkpoint.collect_optimizer(optimizer))
+        checkpoint.write(self.directory, self.info, tensors)
+
+    def _keep(self, name: str, module: nn.Module) -> None:
+        self.copies[name] = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    def run(self) -> dict[str, Any]:
+        """Train what is left to train; returns the checkpoint's JSON."""
+        budget = self.config.reasoning.budget
+        self.policy.threshold = (
+            math.inf if self.info["threshold"] is None else self.info["threshold"]
+        )
+        stages: dict[str, Callable[[], None]] = {
+            "evaluator": lambda: self._supervised(
+                self.evaluator,
+                self.config.evaluator,
+                self.train,
+                self._evaluator_loss,
+                self._validate_evaluator,
+            ),
+            "warm_start": lambda: self._supervised(
+                self.generator,
+                self.config.warm_start,
+                self.rankable,
+                lambda batch: self.policy.supervised_loss(batch, 0),
+                lambda: self._validate(0),
+            ),
+            "reason_start": lambda: self._supervised(
+                self.generator,
+                self.config.reason_start,
+                self.rankable,
+                lambda batch: self.policy.supervised_loss(batch, budget),
+                lambda: self._validate(budget),
+            ),
+            "grpo": self._grpo,
+        }
+        writer = SummaryWriter(str(self.directory / "events"))
+        self.writer = writer
+        try:
+            while self.info["stage"] != "done":
+                stage = self.info["stage"]
+                stages[stage]()
+                if stage == "warm_start":
+                    self._calibrate()
+                    self.info["shared_seconds"] = self.info["seconds"]
+                following = (*STAGES[1:], "done")[STAGES.index(stage)]
+                self.info.update(stage=following, epoch=0, best=None)
+                self.copies.pop("best", None)
+                self._optimizer_state = {}
+                self._save()
+        finally:
+            writer.close()
+        return self.info
+
+    def _calibrate(self) -> None:
+        """Set the entropy threshold (nats) from the plain host's validation entropies."""
+        decoded = self.policy.rank(self.valid, 0)
+        entropies = torch.cat([d.entropy_before[d.slate >= 0] for d in decoded])
+        quantile = self.config.reasoning.entropy_quantile
+        self.info["threshold"] = float(torch.quantile(entropies, quantile))
+        self.policy.threshold = self.info["threshold"]
+        self._keep("warm", self.generator)
+
+    def _epochs(
+        self,
+        module: nn.Module,
+        settings: StageConfig | GrpoConfig,
+        lists: Lists,
+        steps: int,
+        update: Callable[[torch.optim.Optimizer, Batch], Metrics],
+        validate: Callable[[], tuple[float, Metrics]],
+    ) -> None:
+        """The loop of every stage; ends with the weights of the best validation score."""
+        stage, epochs, learning_rate = self.info["stage"], settings.epochs, settings.learning_rate
+        optimizer = torch.optim.AdamW(
+            module.parameters(), lr=learning_rate, weight_decay=settings.weight_decay
+        )
+        if self._optimizer_state:
+            checkpoint.restore_optimizer(optimizer, self._optimizer_state)
+        if self.info["best"] is None and stage in ("reason_start", "grpo"):
+            self.info["best"] = validate()[0]  # the start may stay the best there is
+            self._keep("best", module)
+        for epoch in range(self.info["epoch"], epochs):
+            began = time.monotonic()
+            digest = hashlib.sha256(f"{self.config.seed}/{stage}/{epoch}".encode()).digest()
+            seed = int.from_bytes(digest[:4], "big")
+            torch.manual_seed(seed)
+            order = np.random.default_rng(seed).permutation(len(lists))
+            sums: dict[str, float] = {}
+            bar = tqdm(range(steps), f"{stage} {epoch + 1}/{epochs}", leave=False)
+            for step in bar:
+                progress = (epoch * steps + step + 1) / (epochs * steps)
+                warm = min(1.0, (epoch * steps + step + 1) / steps)
+                rate = learning_rate * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                rows = range(step * settings.batch, (step + 1) * settings.batch)
+                batch = Batch(lists, np.take(order, rows, mode="wrap"))
+                for name, value in update(optimizer, batch).items():
+                    sums[name] = sums.get(name, 0.0) + value / steps
+                bar.set_postfix({k: f"{v * steps / (step + 1):.4f}" for k, v in sums.items()})
+            score, validation = validate()
+            self.info["seconds"] += time.monotonic() - began
+            if self.info["best"] is None or score > self.info["best"]:
+                self.info["best"] = score
+                self.info["validation"][stage] = validation
+                self._keep("best", module)
+            self.info["epoch"] = epoch + 1
+            self._log(stage, epoch, {**sums, **{f"valid_{k}": v for k, v in validation.items()}})
+            self._save(optimizer)
+        module.load_state_dict(self.copies["best"])
+
+    def _supervised(
+        self,
+        module: nn.Module,
+        stage: StageConfig,
+        lists: Lists,
+        loss_of: Callable[[Batch], Tensor],
+        validate: Callable[[], tuple[float, Metrics]],
+    ) -> None:
+        def update(optimizer: torch.optim.Optimizer, batch: Batch) -> Metrics:
+            module.train()
+            loss = loss_of(batch)
+            descend(optimizer, module, loss)
+            return {"loss": loss.item()}
+
+        steps = max(1, len(lists) // stage.batch)
+        self._epochs(module, stage, lists, steps, update, validate)
+
+    def _evaluator_loss(self, batch: Batch) -> Tensor:
+        """BCE per position, over whole shown lists and over their heads as long as a slate.
+
+        The heads keep slates of K from being something the evaluator never saw.
+        """
+        embedded = self.evaluator.embed(batch.numbers, batch.tokens)
+        loss = torch.zeros(())
+        for length in (batch.mask.shape[1], self.config.slate_length):
+            mask = batch.mask[:, :length]
+            logits = self.evaluator(embedded[:, :length], mask)
+            losses = functional.binary_cross_entropy_with_logits(
+                logits, batch.labels[:, :length], reduction="none"
+            )
+            loss = loss + 0.5 * (losses * mask).sum() / mask.sum()
+        return loss
+
+    @torch.no_grad()
+    def _validate_evaluator(self) -> tuple[float, Metrics]:
+        self.evaluator.eval()
+        losses = []
+        for start in range(0, len(self.valid), 256):
+            losses.append(self._evaluator_loss(Batch(self.valid, slice(start, start + 256))).item())
+        loss = float(np.mean(losses))
+        return -loss, {"loss": loss}
+
+    def _validate(self, budget: int) -> tuple[float, Metrics]:
+        """NDCG@10 of greedy slates on validation lists selects the epoch."""
+        decoded = self.policy.rank(self.valid, budget)
+        slate = torch.cat([d.slate for d in decoded])
+        scores = slate_metrics(slate.numpy(), self.valid.labels)
+        metrics = {name: float(values.mean()) for name, values in scores.items()}
+        metrics["steps"] = float(torch.cat([d.steps for d in decoded]).sum(dim=1).float().mean())
+        metrics["utility"] = self._utility(slate)
+        return metrics["ndcg@10"], metrics
+
+    @torch.no_grad()
+    def _utility(self, slate: Tensor) -> float:
+        self.evaluator.eval()
+        embedded = self.evaluator.embed(
+            torch.from_numpy(self.valid.numbers), torch.from_numpy(self.valid.tokens)
+        )
+        return float(self.evaluator.utility(embedded, slate).mean())
+
+    def _grpo(self) -> None:
+        """Sample G slates per request with reasoning on; reward them; replay and improve."""
+        grpo, budget = self.config.grpo, self.config.reasoning.budget
+        self.evaluator.eval()
+        if "reference" not in self.copies:
+            self._keep("reference", self.generator)
+        frozen = checkpoint.build(self.config, self.featuriser, self.positions)[0].eval()
+        frozen.load_state_dict(self.copies["reference"])
+        reference = Policy(self.config, frozen, self.policy.threshold)
+        temperature = self.config.reasoning.recommend_temperature
+
+        def update(optimizer: torch.optim.Optimizer, batch: Batch) -> Metrics:
+            # No dropout: a ratio between two different dropout masks would be noise.
+            self.generator.eval()
+            inputs = (batch.numbers, batch.tokens, batch.mask)
+            with torch.no_grad():
+                encoded = self.generator.encode(*inputs).repeat(grpo.group)
+                sample = self.policy.decode(encoded, sampler(temperature), budget)
+                embedded = self.evaluator.embed(batch.numbers, batch.tokens)
+                embedded = embedded.repeat_interleave(grpo.group, 0)
+                reward = self.evaluator.utility(embedded, sample.slate)
+                advantage = advantages(reward.view(-1, grpo.group)).flatten()
+                known = frozen.encode(*inputs).repeat(grpo.group)
+                prior = reference.decode(known, follow(sample.slate), budget, sample.gates)
+            for _ in range(grpo.updates_per_sample):
+                encoded = self.generator.encode(*inputs).repeat(grpo.group)
+                now = self.policy.decode(encoded, follow(sample.slate), budget, sample.gates)
+                loss = grpo_loss(
+                    now.logprob,
+                    sample.logprob,
+                    prior.logprob,
+                    advantage,
+                    sample.slate >= 0,
+                    grpo.clip,
+                    grpo.kl,
+                )
+                supervised = self.policy.supervised_loss(batch, budget)
+                descend(optimizer, self.generator, loss + grpo.supervised * supervised)
+            return {
+                "reward": reward.mean().item(),
+                "supervised": supervised.item(),
+                "steps": sample.steps.sum(dim=1).float().mean().item(),
+            }
+
+        self._epochs(
+            self.generator,
+            grpo,
+            self.rankable,
+            grpo.samples_per_epoch,
+            update,
+            lambda: self._validate(budget),
+        )
+
+    def _log(self, stage: str, epoch: int, metrics: Metrics) -> None:
+        line = {"stage": stage, "epoch": epoch + 1, **{k: round(v, 6) for k, v in metrics.items()}}
+        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.info["lines"] += 1
+        for name, value in metrics.items():
+            self.writer.add_scalar(f"{stage}/{name}", value, epoch + 1)
+        tqdm.write(" ".join(f"{key} {value}" for key, value in line.items()))
+
+
+def descend(optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
+    """One clipped gradient step."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+
+
+def train(config: Config, data: Path, directory: Path, start: Path | None = None) -> dict[str, Any]:
+    """Train, or finish training, in `directory`; returns the checkpoint's JSON."""
+    return Run(config, data, directory, start).run()

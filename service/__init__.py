@@ -1,0 +1,1 @@
+"""Serve one exported bundle over HTTP; holds no torch."""

@@ -1,0 +1,128 @@
+"""What export writes and the service reads: tensor names, dtypes, axes, limits and the manifest.
+
+Axes: B batch, N candidates, K positions of the slate, F numeric columns, T token columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONTRACT_VERSION = 1
+
+# Graph inputs. `budget` and `entropy_threshold` are per row, so that one uncertain or impatient
+# request never changes what its batch neighbours get.
+INPUTS: dict[str, tuple[type[np.generic], tuple[str, ...]]] = {
+    "numbers": (np.float32, ("B", "N", "F")),
+    "tokens": (np.int64, ("B", "N", "T")),
+    "mask": (np.bool_, ("B", "N")),
+    "budget": (np.int64, ("B",)),
+    "entropy_threshold": (np.float32, ("B",)),
+}
+# Graph outputs. `slate` holds candidate indices, -1 past the end of a list shorter than K.
+OUTPUTS: dict[str, tuple[type[np.generic], tuple[str, ...]]] = {
+    "slate": (np.int64, ("B", "K")),
+    "logprob": (np.float32, ("B", "K")),
+    "entropy_before": (np.float32, ("B", "K")),
+    "entropy_after": (np.float32, ("B", "K")),
+    "steps": (np.int64, ("B", "K")),
+}
+
+MANIFEST = "manifest.json"
+GENERATOR = "generator.onnx"
+FEATURES = "features.json"
+ITEMS = "items.npz"
+GOLDEN = "golden.json"
+
+
+class BundleError(ValueError):
+    """A bundle that must not be served; the message names the file and both values."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of a bundle.
+
+    `budget` is the most reasoning steps per position that the graph holds (the default too);
+    `entropy_threshold` is in nats; `files` maps each file to its SHA-256 and size in bytes.
+    """
+
+    name: str
+    version: str
+    slate_length: int
+    budget: int
+    entropy_threshold: float
+    reason_temperature: float
+    recommend_temperature: float
+    max_candidates: int
+    numbers: int
+    tokens: int
+    offline_metrics: dict[str, Any]
+    training: dict[str, Any]
+    files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    contract_version: int = CONTRACT_VERSION
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Read `manifest.json`. Raises BundleError for anything but a manifest of this contract."""
+        path = directory / MANIFEST
+        try:
+            payload = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise BundleError(f"{path}: no such file; a bundle is a directory with it") from None
+        except ValueError as error:
+            raise BundleError(f"{path}: not JSON ({error})") from None
+        version = payload.get("contract_version") if isinstance(payload, dict) else None
+        if version != CONTRACT_VERSION:
+            raise BundleError(
+                f"{path}: contract_version is {version!r}, this service reads {CONTRACT_VERSION}"
+            )
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if fields != payload.keys():
+            raise BundleError(
+                f"{path}: missing {sorted(fields - payload.keys())}, "
+                f"unknown {sorted(payload.keys() - fields)}"
+            )
+        return cls(**payload)
+
+    def write(self, directory: Path) -> Manifest:
+        """Write `manifest.json` over the files now in `directory`; returns what was written."""
+        files = {
+            path.name: {"sha256": sha256(path), "size": path.stat().st_size}
+            for path in sorted(directory.iterdir())
+            if path.name != MANIFEST
+        }
+        complete = dataclasses.replace(self, files=files)
+        text = json.dumps(dataclasses.asdict(complete), indent=1, ensure_ascii=False)
+        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        return complete
+
+    def verify_files(self, directory: Path) -> None:
+        """Raises BundleError naming the first file whose size or SHA-256 is not the manifest's."""
+        for required in (GENERATOR, FEATURES, ITEMS, GOLDEN):
+            if required not in self.files:
+                raise BundleError(f"{directory / MANIFEST}: files lacks {required!r}")
+        for name, expected in self.files.items():
+            path = directory / name
+            if Path(name).name != name or not path.is_file():
+                raise BundleError(f"{path}: named by the manifest, not in the bundle")
+            size = path.stat().st_size
+            if size != expected["size"]:
+                raise BundleError(f"{path}: {size} bytes, the manifest says {expected['size']}")
+            digest = sha256(path)
+            if digest != expected["sha256"]:
+                raise BundleError(
+                    f"{path}: SHA-256 {digest}, the manifest says {expected['sha256']}"
+                )
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

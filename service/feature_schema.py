@@ -1,0 +1,161 @@
+"""The feature schema: what a data set declares, and what fitting adds to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OWNERS = ("item", "user", "context", "candidate")
+TOKEN_KINDS = ("identifier", "category", "categories")
+NUMBER_KINDS = ("number", "statistic")
+KINDS = (*TOKEN_KINDS, *NUMBER_KINDS, "vector")
+
+
+class SchemaError(ValueError):
+    """A feature schema that says something impossible; the message names feature and rule."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One declared feature; `mean`, `std` and `vocabulary` are what fitting adds.
+
+    of            whose it is: item, user, context or candidate
+    kind          identifier, category: one token; categories: up to `width` tokens;
+                  number; statistic: a number computed from the train split; vector: `width` numbers
+    transform     none, or log for log(1 + max(x, 0)); then (x - mean) / std
+    default       stands in for a missing value (else: the train mean, no token, a zero vector)
+    required      a request without it is refused (of: user, context, candidate)
+    min_count     a value seen less often in train falls to the out-of-vocabulary token
+    relative      adds the z-score within the candidate list
+    input         false: feeds history kernels only, not the network
+    """
+
+    name: str
+    of: str
+    kind: str
+    transform: str = "none"
+    default: Any = None
+    required: bool = False
+    min_count: int = 1
+    width: int = 1
+    relative: bool = False
+    input: bool = True
+    prior_strength: float = 10.0
+    mean: float = 0.0
+    std: float = 1.0
+    vocabulary: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("of", OWNERS), ("kind", KINDS), ("transform", ("none", "log"))):
+            if getattr(self, name) not in allowed:
+                raise SchemaError(
+                    f"features.{self.name}.{name}: one of {', '.join(allowed)}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if self.relative and self.kind not in NUMBER_KINDS:
+            raise SchemaError(f"features.{self.name}.relative: only numbers, got {self.kind!r}")
+        if self.kind in ("statistic", "vector") and self.of != "item":
+            raise SchemaError(f"features.{self.name}.of: a {self.kind} is of item, got {self.of!r}")
+        if self.width < 1:
+            raise SchemaError(f"features.{self.name}.width: at least 1, got {self.width}")
+
+    @property
+    def slots(self) -> int:
+        """How many token columns it takes."""
+        return self.width if self.kind == "categories" else int(self.kind in TOKEN_KINDS)
+
+    def transformed(self, value: float) -> float:
+        """The value after `transform`, before standardising."""
+        return math.log1p(max(value, 0.0)) if self.transform == "log" else value
+
+
+@dataclass(frozen=True)
+class History:
+    """How `user.history` is read: the last `limit` entries; a kernel per item feature named.
+
+    `rate` names the statistic whose value is the log-odds p of a like; an entry then counts by its
+    surprise, label - p, so that a like of what everybody likes says little.
+    """
+
+    limit: int = 128
+    kernels: tuple[str, ...] = ()
+    rate: str | None = None
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The declared features of one data set, in the order of their columns."""
+
+    name: str
+    features: tuple[Feature, ...]
+    history: History = History()
+    label_range: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        names = [feature.name for feature in self.features]
+        for name in names:
+            if names.count(name) > 1:
+                raise SchemaError(f"features.{name}: declared {names.count(name)} times")
+        by_name = {feature.name: feature for feature in self.features}
+        for name in self.history.kernels:
+            if name not in by_name or by_name[name].kind not in ("categories", "vector"):
+                raise SchemaError(f"history.kernels: item categories or vectors, got {name!r}")
+            if by_name[name].of != "item":
+                raise SchemaError(f"history.kernels: an item feature, got {name!r}")
+        rate = self.history.rate
+        if rate is not None and (rate not in by_name or by_name[rate].kind != "statistic"):
+            raise SchemaError(f"history.rate: the name of a statistic, got {rate!r}")
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> Schema:
+        """From parsed YAML or JSON. Raises SchemaError naming what is unknown or impossible."""
+        _known(payload, {"name", "features", "history", "label"}, "schema")
+        history = payload.get("history") or {}
+        _known(history, {item.name for item in dataclasses.fields(History)}, "history")
+        label = payload.get("label") or {}
+        _known(label, {"range"}, "label")
+        features = []
+        for index, entry in enumerate(payload.get("features") or ()):
+            known = {item.name for item in dataclasses.fields(Feature)}
+            _known(entry, known, f"features[{index}]")
+            for required in ("name", "of", "kind"):
+                if required not in entry:
+                    raise SchemaError(f"features[{index}].{required}: missing")
+            features.append(Feature(**{**entry, "vocabulary": tuple(entry.get("vocabulary", ()))}))
+        low, high = label.get("range", (0.0, 1.0))
+        if "name" not in payload:
+            raise SchemaError("schema.name: missing")
+        return cls(
+            name=payload["name"],
+            features=tuple(features),
+            history=History(**{**history, "kernels": tuple(history.get("kernels", ()))}),
+            label_range=(float(low), float(high)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of from_dict, leaving out what has its default value."""
+        defaults = {item.name: item.default for item in dataclasses.fields(Feature)}
+        features = [
+            {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in dataclasses.asdict(feature).items()
+                if value != defaults[key]
+            }
+            for feature in self.features
+        ]
+        history = dataclasses.asdict(self.history)
+        return {
+            "name": self.name,
+            "label": {"range": list(self.label_range)},
+            "history": {**history, "kernels": list(self.history.kernels)},
+            "features": features,
+        }
+
+
+def _known(payload: Mapping[str, Any], fields: set[str], path: str) -> None:
+    for key in payload:
+        if key not in fields:
+            raise SchemaError(f"{path}.{key}: unknown; one of {', '.join(sorted(fields))}")

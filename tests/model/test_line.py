@@ -1,0 +1,282 @@
+"""The whole line in miniature on the committed data: prepare, train, export, serve, evaluate."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from export import bundle
+from model import checkpoint
+from model.config import Config, ConfigError
+from model.dataset import Dataset, fit
+from model.evaluate import evaluate, uninformative
+from model.policy import Policy
+from model.train import train
+from service.contract import BundleError, Manifest
+from service.feature_schema import Schema
+from service.session import Session
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "model" / "configs" / "ranklens.yaml"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranklens")
+    command = [sys.executable, "-m", "model", "prepare", "ranklens", "--out", str(out)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    return out / "warm"
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    train(Config.load(CONFIG).smoke(), data, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(trained, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "smoke" / "1"
+    outcome = bundle.write(checkpoint.load(trained), out, data)
+    return out, outcome
+
+
+def tensors_of(directory):
+    return checkpoint.read(directory)[1]
+
+
+def test_features_are_fitted_on_the_train_split_only():
+    schema = Schema.from_dict(
+        {
+            "name": "tiny",
+            "features": [
+                {"name": "length", "of": "item", "kind": "number"},
+                {"name": "genre", "of": "item", "kind": "category"},
+            ],
+        }
+    )
+    rows = pl.DataFrame(
+        {
+            "request_id": ["r1", "r1", "r2", "r2"],
+            "user_id": ["u"] * 4,
+            "item_id": ["a", "b", "a", "c"],
+            "label": [1.0, 0.0, 0.0, 1.0],
+            "split": ["train", "train", "test", "test"],
+        }
+    )
+    items = pl.DataFrame(
+        {"item_id": ["a", "b", "c"], "length": [1.0, 3.0, 99.0], "genre": ["x", "y", "z"]}
+    )
+    fitted = fit(schema, rows, items, pl.DataFrame({"user_id": ["u"]})).schema.features
+    assert (fitted[0].mean, fitted[0].std) == (2.0, 1.0)  # of 1 and 3; the test list's 99 unseen
+    assert fitted[1].vocabulary == ("x", "y")
+
+
+def test_histories_hold_other_train_lists_or_earlier_lists_never_the_list_itself(data):
+    dataset = Dataset(data)
+    lists = list(dataset.impressions(["train", "valid", "test"]))
+    by_user = {}
+    for impression in lists:
+        by_user.setdefault(impression.user_id, []).append(impression)
+    for user in list(by_user)[:200]:
+        own = by_user[user]
+        for impression in own:
+            sizes = {
+                "train": sum(len(o.labels) for o in own if o.split == "train")
+                - len(impression.labels),
+                "valid": sum(len(o.labels) for o in own if o.split == "train"),
+                "test": sum(len(o.labels) for o in own if o.split != "test"),
+            }
+            assert len(impression.request.history) == min(128, sizes[impression.split])
+
+
+def test_a_train_list_gets_out_of_fold_rates_and_a_test_list_the_tables(data):
+    dataset = Dataset(data)
+    column = dataset.featuriser.column("like_rate")
+    for split, same in (("train", False), ("test", True)):
+        impression = next(dataset.impressions([split]))
+        numbers, _ = dataset.featuriser.transform(impression.request)
+        bare = dataclasses.replace(impression.request, features=())
+        table, _ = dataset.featuriser.transform(bare)
+        assert np.array_equal(numbers[:, column], table[:, column]) is same
+
+
+def test_a_smoke_run_goes_through_every_stage_and_logs_each_epoch(trained):
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    stages = [line["stage"] for line in lines]
+    assert list(dict.fromkeys(stages)) == ["evaluator", "warm_start", "reason_start", "grpo"]
+    assert all(
+        np.isfinite(value) for line in lines for value in line.values() if value != line["stage"]
+    )
+    assert list((trained / "events").iterdir())
+    assert checkpoint.load(trained).threshold > 0
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, data, tmp_path):
+    config = Config.load(CONFIG).smoke()
+    train(config, data, tmp_path / "same")
+    train(dataclasses.replace(config, seed=1), data, tmp_path / "other")
+    want, same = tensors_of(trained), tensors_of(tmp_path / "same")
+    assert want.keys() == same.keys()
+    assert all(torch.equal(want[name], same[name]) for name in want)
+    other = tensors_of(tmp_path / "other")
+    assert any(not torch.equal(want[name], other[name]) for name in want)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(trained, data, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "model",
+        "train",
+        "--smoke",
+        "--config",
+        str(CONFIG),
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = tmp_path / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and len(log.read_text().splitlines()) >= 2:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with pytest.raises(checkpoint.CheckpointError, match="same train command"):
+        checkpoint.load(tmp_path)
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    want, found = tensors_of(trained), tensors_of(tmp_path)
+    assert all(torch.equal(want[name], found[name]) for name in want)
+    assert (trained / "metrics.jsonl").read_text() == log.read_text()
+
+
+def test_a_directory_with_another_configuration_is_not_overwritten(trained, data):
+    other = dataclasses.replace(Config.load(CONFIG).smoke(), seed=5)
+    with pytest.raises(checkpoint.CheckpointError, match="another configuration"):
+        train(other, data, trained)
+
+
+def test_an_unknown_field_of_a_configuration_is_named(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("grpo: {groop: 8}\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml.*grpo\.groop"):
+        Config.load(path)
+
+
+def test_torch_and_the_exported_graph_agree_on_every_case(exported):
+    _, outcome = exported
+    assert outcome["verification"]["slates"] > 100
+    assert outcome["verification"]["largest_difference"] < bundle.LOGPROB_TOLERANCE
+
+
+def test_a_graph_of_other_weights_is_refused(exported, trained):
+    directory, _ = exported
+    other = checkpoint.load(trained)
+    with torch.no_grad():
+        other.generator.pointer_query.weight.add_(1e-2)
+    with pytest.raises(bundle.VerificationError):
+        bundle.verify(other, Session.load(directory))
+
+
+def test_a_refused_bundle_is_not_written(trained, data, tmp_path, monkeypatch):
+    def disagree(_trained, _session):
+        raise bundle.VerificationError("planted")
+
+    monkeypatch.setattr(bundle, "verify", disagree)
+    with pytest.raises(bundle.VerificationError, match="planted"):
+        bundle.write(checkpoint.load(trained), tmp_path / "smoke" / "1", data)
+    assert list((tmp_path / "smoke").iterdir()) == []
+
+
+def test_the_manifest_holds_what_evaluate_prints(exported, data):
+    directory, _ = exported
+    command = [
+        sys.executable,
+        "-m",
+        "model",
+        "evaluate",
+        "--bundle",
+        str(directory),
+        "--data",
+        str(data),
+    ]
+    printed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert json.loads(printed) == Manifest.read(directory).offline_metrics
+
+
+def test_the_session_ranks_as_the_torch_policy_does(exported, trained, data):
+    directory, _ = exported
+    session, run = Session.load(directory), checkpoint.load(trained)
+    dataset = Dataset(data)
+    lists = dataset.lists(["test"]).take(slice(40))
+    policy = Policy(run.config, run.generator, run.threshold)
+    want = policy.rank(lists, run.config.reasoning.budget)[0].slate.numpy()
+    for index, impression in enumerate(list(dataset.impressions(["test"]))[:40]):
+        asked = uninformative(impression)
+        chosen = session.run([session.row(asked.request)])[0].indices.tolist()
+        shown = [impression.request.ids[i] for i in want[index]]
+        assert [asked.request.ids[i] for i in chosen] == shown
+
+
+def test_a_flipped_byte_in_the_exported_graph_is_refused(exported, tmp_path):
+    directory, _ = exported
+    for name in os.listdir(directory):
+        (tmp_path / name).write_bytes((directory / name).read_bytes())
+    graph = tmp_path / "generator.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    with pytest.raises(BundleError, match=r"generator\.onnx: SHA-256"):
+        Session.load(tmp_path)
+
+
+def test_permuted_labels_fall_to_random(tmp_path):
+    out = tmp_path / "permuted"
+    command = [
+        sys.executable,
+        "-m",
+        "model",
+        "prepare",
+        "ranklens",
+        "--out",
+        str(out),
+        "--permute-labels",
+        "0",
+    ]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    run = tmp_path / "run"
+    config = dataclasses.replace(Config.load(CONFIG).smoke(), slate_length=10, train_lists=1024)
+    train(config, out / "warm", run)
+    trained = checkpoint.load(run)
+    bundle_like = Policy(trained.config, trained.generator, trained.threshold)
+    lists = Dataset(out / "warm").lists(["test"]).rankable()
+    from model.metrics import interval, slate_metrics
+
+    decoded = bundle_like.rank(lists, config.reasoning.budget)
+    slate = torch.cat([d.slate for d in decoded]).numpy()
+    _, low, high = interval(slate_metrics(slate, lists.labels)["ndcg@10"])
+    assert low < 0.315
+    assert high < 0.335
+
+
+def test_evaluate_leaves_out_lists_that_tell_nothing_about_order(exported, data):
+    directory, _ = exported
+    result = evaluate(Session.load(directory), data)
+    rows = Dataset(data).lists(["test"])
+    assert result["lists"] == len(rows.rankable()) < len(rows)
