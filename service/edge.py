@@ -1,0 +1,82 @@
+"""Pure-ASGI edge: request ids, body limit, timing header, and no exception past this point."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import FieldError, PayloadTooLarge, problem_of
+
+logger = logging.getLogger("service")
+
+MAX_ID = 128
+# A refused body is read and thrown away up to this, so that its sender gets to see the refusal
+# instead of a broken pipe.
+DRAIN_BYTES = 32 << 20
+
+
+class Edge:
+    """Wraps the application; leaves `request_id` in the request's state."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app, self.max_body_bytes = app, max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.monotonic()
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
+        if not (
+            0 < len(request_id) <= MAX_ID and request_id.isascii() and request_id.isprintable()
+        ):
+            request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-ID"] = request_id
+                if traceparent := headers.get("traceparent"):
+                    answer["traceparent"] = traceparent
+                if "server-timing" not in answer:
+                    spent = 1e3 * (time.monotonic() - began)
+                    answer["Server-Timing"] = f"total;dur={spent:.3f}"
+            await send(message)
+
+        try:
+            await self.app(scope, self._limited(receive), send_with_headers)
+        except Exception:
+            logger.exception("unhandled error, request %s", request_id)
+            if started:
+                raise
+            detail = "an unexpected error; the log has it under this request id"
+            response = problem_of(500, "internal_error", detail, request_id)
+            await response(scope, receive, send_with_headers)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Raises PayloadTooLarge from the read that completes a body over the limit."""
+        size = 0
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size <= self.max_body_bytes:
+                return message
+            while message.get("more_body") and size < DRAIN_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+            rule = f"at most {self.max_body_bytes} bytes"
+            error = FieldError("body", rule, f"{size} bytes")
+            raise PayloadTooLarge(f"body: {rule}, got {size}", [error])
+
+        return limited

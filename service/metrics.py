@@ -1,0 +1,74 @@
+"""Every metric, defined once. Base units; no user, item or request labels."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25,
+    0.5, 1.0,
+)  # fmt: skip
+COUNTS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100)
+SIZES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+
+class Metrics:
+    """The metrics of one application; its own registry, so that two in a process do not clash."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        model = ("model", "version")
+        self.requests = Counter(
+            "rerank_requests",
+            "Answers by outcome: ok, degraded, client_error, error. One list counts once.",
+            (*model, "outcome"),
+            registry=self.registry,
+        )
+        self.duration = Histogram(
+            "rerank_request_duration_seconds",
+            "From the whole body read to the answer built.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.stage = Histogram(
+            "rerank_stage_duration_seconds",
+            "Parts of a request: parse, features, queue, inference, respond.",
+            ("stage",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.steps = Histogram(
+            "rerank_reasoning_steps",
+            "Reasoning steps of one slate.",
+            buckets=COUNTS,
+            registry=self.registry,
+        )
+        self.list_size = Histogram(
+            "rerank_list_size", "Candidates of one list.", buckets=SIZES, registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "rerank_batch_size", "Lists in one run.", buckets=BATCHES, registry=self.registry
+        )
+        self.degraded = Counter(
+            "rerank_degraded",
+            "Answers that are the initial ranking, by reason: deadline, overload, model_error.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.shed = Counter(
+            "rerank_shed",
+            "Lists that never ran, by reason: deadline, overload, disconnected.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "rerank_queue_depth", "Lists waiting for a run.", registry=self.registry
+        )
+        self.inflight = Gauge("rerank_inflight", "Calls being answered.", registry=self.registry)
+        self.model_info = Gauge(
+            "rerank_model_info",
+            "1 for the model that serves.",
+            ("name", "version", "provider"),
+            registry=self.registry,
+        )

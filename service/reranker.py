@@ -1,0 +1,230 @@
+"""From a parsed body to a list of answers: rules, features, batcher, degraded answers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from service.batcher import Batcher, Outcome
+from service.errors import (
+    DeadlineExceeded,
+    FieldError,
+    InferenceFailed,
+    InvalidRequest,
+    Overloaded,
+    ServiceError,
+)
+from service.features import FeatureError, Request
+from service.metrics import Metrics
+from service.schemas import RerankRequest
+from service.session import Row, Session
+from service.settings import Settings
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One list, checked and featurised."""
+
+    ids: Sequence[str]
+    row: Row
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the call's shared stages ended, by time.monotonic(), in seconds."""
+
+    began: float
+    parsed: float
+    featurised: float
+
+
+class Reranker:
+    """Answers checked bodies; knows nothing of HTTP but its error types."""
+
+    def __init__(
+        self, settings: Settings, session: Session, batcher: Batcher, metrics: Metrics
+    ) -> None:
+        self._settings, self._session = settings, session
+        self._batcher, self._metrics = batcher, metrics
+
+    def prepare(self, body: RerankRequest, path: str, request_id: str) -> Prepared:
+        """Check what only the bundle knows, then featurise. Raises InvalidRequest."""
+        manifest = self._session.manifest
+        ids = [candidate.id for candidate in body.candidates]
+        errors = []
+        seen: dict[str, int] = {}
+        for position, item in enumerate(ids):
+            if item in seen:
+                rule = f"unique within the list, already at candidates[{seen[item]}]"
+                errors.append(FieldError(f"{path}candidates[{position}].id", rule, item))
+            seen.setdefault(item, position)
+        longest = min(len(ids), manifest.slate_length)
+        if body.slate_size is not None and body.slate_size > longest:
+            rule = f"at most {longest}, the lesser of candidates and the bundle's slate length"
+            errors.append(FieldError(f"{path}slate_size", rule, body.slate_size))
+        reasoning = body.reasoning
+        budget = reasoning.budget if reasoning else None
+        if budget is not None and budget > manifest.budget:
+            rule = f"at most {manifest.budget}, the budget of the bundle's graph"
+            errors.append(FieldError(f"{path}reasoning.budget", rule, budget))
+        if body.user and len(body.user.history) > self._settings.max_history:
+            rule = f"at most {self._settings.max_history} entries"
+            errors.append(FieldError(f"{path}user.history", rule, len(body.user.history)))
+        if errors:
+            raise InvalidRequest.of(*errors)
+        request = Request.from_json(body.model_dump(exclude={"timeout_ms", "reasoning"}))
+        threshold = reasoning.entropy_threshold if reasoning else None
+        try:
+            row = self._session.row(request, body.slate_size, budget, threshold)
+        except FeatureError as error:
+            broken = FieldError(f"{path}{error.path}", error.rule, error.value)
+            raise InvalidRequest.of(broken) from None
+        return Prepared(ids, row, body.request_id or request_id)
+
+    async def answer(
+        self, lists: Sequence[Prepared], deadlines: Sequence[float], clock: Clock
+    ) -> list[dict[str, Any]]:
+        """Responses in order. Raises what failed when `on_failure` is error."""
+        deadline = min(deadlines)
+        futures: list[asyncio.Future[Outcome]] = []
+        outcomes: list[Outcome | ServiceError] = []
+        try:
+            futures = self._batcher.submit([entry.row for entry in lists], deadline)
+            for future in futures:
+                outcomes.append(await self._outcome(future, deadline))
+        except (Overloaded, DeadlineExceeded) as error:
+            outcomes = [error] * len(lists)
+        finally:
+            for future in futures:
+                future.cancel()
+        failed = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+        if failed and self._settings.on_failure == "error":
+            raise failed[0]
+        return [
+            self._response(entry, outcome, clock)
+            for entry, outcome in zip(lists, outcomes, strict=True)
+        ]
+
+    async def _outcome(
+        self, future: asyncio.Future[Outcome], deadline: float
+    ) -> Outcome | ServiceError:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await future
+        except TimeoutError:
+            return DeadlineExceeded("the deadline passed during the run")
+        except (DeadlineExceeded, InferenceFailed) as error:
+            return error
+
+    def _response(
+        self, entry: Prepared, outcome: Outcome | ServiceError, clock: Clock
+    ) -> dict[str, Any]:
+        manifest, row = self._session.manifest, entry.row
+        queue = inference = 0.0
+        degraded = None
+        if isinstance(outcome, Outcome):
+            slate, queue, inference = outcome.slate, outcome.queue_s, outcome.inference_s
+            columns = zip(
+                slate.indices.tolist(),
+                slate.logprob.tolist(),
+                slate.entropy_before.tolist(),
+                slate.entropy_after.tolist(),
+                slate.steps.tolist(),
+                strict=True,
+            )
+            positions: list[tuple[int, float | None, float | None, float | None, int]] = [
+                (index, round(logprob, 6), round(before, 6), round(after, 6), steps)
+                for index, logprob, before, after, steps in columns
+            ]
+        else:
+            degraded = {"reason": outcome.code}
+            positions = [(index, None, None, None, 0) for index in range(row.slate_size)]
+            self._metrics.degraded.labels(outcome.code).inc()
+        used = sum(position[-1] for position in positions)
+        now = time.monotonic()
+        parts = {
+            "parse": clock.parsed - clock.began,
+            "features": clock.featurised - clock.parsed,
+            "queue": queue,
+            "inference": inference,
+        }
+        parts["respond"] = max(0.0, now - clock.began - sum(parts.values()))
+        for stage, seconds in parts.items():
+            self._metrics.stage.labels(stage).observe(seconds)
+        self._metrics.duration.observe(now - clock.began)
+        self._metrics.steps.observe(used)
+        self._metrics.list_size.observe(len(entry.ids))
+        self.count("degraded" if degraded else "ok")
+        return {
+            "request_id": entry.request_id,
+            "model": {"name": manifest.name, "version": manifest.version},
+            "slate": [
+                {
+                    "id": entry.ids[index],
+                    "position": position,
+                    "initial_position": index,
+                    "logprob": logprob,
+                    "entropy": before,
+                    "entropy_after": after,
+                    "reasoning_steps": steps,
+                }
+                for position, (index, logprob, before, after, steps) in enumerate(positions)
+            ],
+            "reasoning": {
+                "steps_used": used,
+                "budget": row.budget * row.slate_size,
+                "budget_per_position": row.budget,
+                "entropy_threshold": round(row.entropy_threshold, 6),
+            },
+            "latency_ms": {
+                "total": round(1e3 * (now - clock.began), 3),
+                **{stage: round(1e3 * seconds, 3) for stage, seconds in parts.items()},
+            },
+            "degraded": degraded,
+        }
+
+    def count(self, outcome: str, lists: int = 1) -> None:
+        """Count answered lists by outcome."""
+        manifest = self._session.manifest
+        self._metrics.requests.labels(manifest.name, manifest.version, outcome).inc(lists)
+
+    def deadline(self, began: float, timeouts: Sequence[float | None]) -> float:
+        """The smallest of the given timeouts (ms) and the server's, as a monotonic time."""
+        given = [timeout for timeout in timeouts if timeout is not None and math.isfinite(timeout)]
+        return began + min([*given, self._settings.timeout_ms]) / 1e3
+
+
+def validated(model: type[T], payload: Any) -> T:
+    """The payload as model. Raises InvalidRequest naming every broken field."""
+    try:
+        return model.model_validate(payload)
+    except ValidationError as error:
+        errors = [
+            FieldError(
+                path_of(entry["loc"]),
+                RULES.get(entry["type"], entry["msg"]),
+                None if entry["type"] == "missing" else entry["input"],
+            )
+            for entry in error.errors(include_url=False, include_context=False)[:20]
+        ]
+        raise InvalidRequest.of(*errors) from None
+
+
+RULES = {"extra_forbidden": "unknown field", "missing": "required"}
+
+
+def path_of(location: Sequence[str | int]) -> str:
+    """("candidates", 3, "id") -> candidates[3].id"""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or "body"

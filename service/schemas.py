@@ -1,0 +1,167 @@
+"""The HTTP bodies: what is accepted, field by field, and what comes back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+Features = dict[str, Any]  # checked against the bundle's feature schema, not here
+
+
+class Body(BaseModel):
+    """Unknown fields, coercions and NaN are refused: a silent default hides a caller's bug."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class HistoryEntry(Body):
+    """One recent interaction: an item id alone (a positive), or with its label."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": "260", "label": 1.0}]},
+    )
+
+    id: Id
+    label: float = Field(1.0, ge=0, le=1, description="1 liked .. 0 shown and passed over")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_id(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+
+class User(Body):
+    """Who asks; everything optional."""
+
+    id: Id | None = None
+    history: list[HistoryEntry] = Field([], description="recent interactions, most recent last")
+    features: Features = Field({}, description="user features of the schema")
+
+
+class Candidate(Body):
+    """One candidate; unknown ids and missing features fall to the schema's defaults."""
+
+    id: Id
+    score: float | None = Field(
+        None, description="the initial ranker's score, if the model uses it"
+    )
+    features: Features | None = Field(None, description="inline features; they override the table")
+
+
+class Reasoning(Body):
+    """How much the model may think; what is not given is the bundle's."""
+
+    budget: int | None = Field(None, ge=0, description="most reasoning steps per position")
+    entropy_threshold: float | None = Field(
+        None, description="nats; a choice above it is reasoned about, negative: always"
+    )
+
+
+class RerankRequest(Body):
+    """One candidate list, in the order of the initial ranking."""
+
+    request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    user: User | None = None
+    context: Features = Field({}, description="context features of the schema")
+    candidates: list[Candidate] = Field(min_length=1)
+    slate_size: int | None = Field(None, ge=1, description="default: the bundle's slate length")
+    reasoning: Reasoning | None = None
+    timeout_ms: float | None = Field(None, gt=0, description="deadline from the body's arrival")
+
+
+class BatchRequest(Body):
+    """Several lists in one call."""
+
+    requests: list[RerankRequest] = Field(min_length=1)
+
+
+class SlateEntry(BaseModel):
+    """One position of the slate; the model's own figures are null in a degraded answer."""
+
+    id: str
+    position: int
+    initial_position: int
+    logprob: float | None = Field(description="of this choice, at the recommending temperature")
+    entropy: float | None = Field(description="nats, before any reasoning")
+    entropy_after: float | None = Field(description="nats, when the item was chosen")
+    reasoning_steps: int
+
+
+class ReasoningUsed(BaseModel):
+    """Steps taken and steps that were allowed, over the slate."""
+
+    steps_used: int
+    budget: int
+    budget_per_position: int
+    entropy_threshold: float
+
+
+class Latency(BaseModel):
+    """Milliseconds; the parts add up to the total."""
+
+    total: float
+    parse: float
+    features: float
+    queue: float
+    inference: float
+    respond: float
+
+
+class Degraded(BaseModel):
+    """Why the answer is the initial ranking."""
+
+    reason: Literal["deadline", "overload", "model_error"]
+
+
+class Model(BaseModel):
+    """Which bundle answered."""
+
+    name: str
+    version: str
+
+
+class RerankResponse(BaseModel):
+    """The re-ranked slate."""
+
+    request_id: str
+    model: Model
+    slate: list[SlateEntry]
+    reasoning: ReasoningUsed
+    latency_ms: Latency
+    degraded: Degraded | None
+
+
+class BatchResponse(BaseModel):
+    """One answer per list, in order."""
+
+    responses: list[RerankResponse]
+
+
+class FieldProblem(BaseModel):
+    """One broken rule."""
+
+    field: str
+    rule: str
+    value: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldProblem] = []
+
+
+EXAMPLE = {
+    "user": {"history": [{"id": "260", "label": 1.0}, {"id": "1721", "label": 0.0}]},
+    "candidates": [{"id": i} for i in ("1", "296", "1196", "1580", "2571", "3114", "4993", "6539")],
+    "slate_size": 5,
+    "reasoning": {"budget": 2},
+}

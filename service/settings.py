@@ -1,0 +1,57 @@
+"""Every setting, with what it does and how to choose it; environment variables RERANK_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from RERANK_* variables; the command line wins."""
+
+    model_config = SettingsConfigDict(env_prefix="RERANK_", extra="forbid")
+
+    bundle: Path = Field(
+        Path("bundles/ranklens/1"), description="The bundle to serve, NAME/VERSION below a store."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    threads: int = Field(
+        1, ge=1, description="Intra-op threads of a run; one is fastest until lists are long."
+    )
+    max_batch_size: int = Field(
+        16, ge=1, description="Most requests in one run; more raises throughput and latency."
+    )
+    max_queue: int = Field(
+        256, ge=1, description="Most requests waiting; about deadline times requests per second."
+    )
+    max_body_bytes: int = Field(
+        1 << 20, ge=1024, description="Largest body; 500 candidates with features take 100 kB."
+    )
+    max_lists_per_call: int = Field(
+        64, ge=1, description="Most lists in one /rerank/batch call; a page of carousels has 20."
+    )
+    max_history: int = Field(
+        1000, ge=0, description="Most history entries taken in; the model reads its own limit."
+    )
+    timeout_ms: float = Field(
+        1000.0, gt=0, description="Deadline where a request gives none; your caller's own budget."
+    )
+    on_failure: Literal["initial_ranking", "error"] = Field(
+        "initial_ranking",
+        description="What a late, shed or failed request gets: its own order back, or an error.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
+
+
+def describe(settings: Settings) -> str:
+    """One line per setting: variable, value, description."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        lines.append(f"RERANK_{name.upper()}={getattr(settings, name)}  # {field.description}")
+    return "\n".join(lines)
