@@ -1,0 +1,87 @@
+"""python -m loadtest: latency of a service started for it, asked by one closed-loop client.
+
+One client waits for each answer before it asks again, so queueing never shows: this is the latency
+of a lone request, not a capacity.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+
+def main() -> int:
+    """Start, warm, ask, print JSON, stop."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--candidates", type=int, default=50)
+    arguments = parser.parse_args()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "--bundle", str(arguments.bundle), "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if "startup complete" in line:
+                break
+        found = re.search(r"http://\S+:\d+", seen)
+        if found is None:
+            print(f"loadtest: the service did not start: {seen.strip()}", file=sys.stderr)
+            return 2
+        outcome = measure(found[0], arguments.seconds, arguments.candidates)
+    finally:
+        process.terminate()
+        process.communicate()
+    print(json.dumps(outcome, indent=1))
+    return 0
+
+
+def measure(url: str, seconds: float, candidates: int) -> dict[str, object]:
+    """Ask ids-only requests, one after the other; quantiles in milliseconds."""
+    draw = random.Random(0)
+    wall, inference, steps = [], [], []
+    with httpx.Client(base_url=url) as client:
+        end = time.monotonic() + seconds + 1.0
+        while time.monotonic() < end:
+            ids = draw.sample(range(1, 5000), candidates)
+            began = time.perf_counter()
+            answer = client.post("/rerank", json={"candidates": [{"id": str(i)} for i in ids]})
+            spent = 1e3 * (time.perf_counter() - began)
+            body = answer.raise_for_status().json()
+            if time.monotonic() < end - seconds:
+                continue  # the first second warms connection and caches
+            wall.append(spent)
+            inference.append(body["latency_ms"]["inference"])
+            steps.append(body["reasoning"]["steps_used"])
+    quantiles = {
+        name: [round(float(np.quantile(values, q)), 2) for q in (0.5, 0.9, 0.99)]
+        for name, values in (("wall_ms", wall), ("inference_ms", inference))
+    }
+    return {
+        "requests": len(wall),
+        "candidates": candidates,
+        "quantiles": [0.5, 0.9, 0.99],
+        **quantiles,
+        "mean_reasoning_steps": round(float(np.mean(steps)), 2),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

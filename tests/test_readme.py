@@ -1,0 +1,31 @@
+"""What the README shows is what happens."""
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+
+from service.app import create_app
+from service.session import Session
+from service.settings import Settings
+from tests.service.conftest import BUNDLE, serving
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_curl_answers_as_printed():
+    body = re.search(r"/rerank -d '\n(.*?)'\n```", README, re.DOTALL)[1]
+    printed = json.loads(re.search(r"```json\n(.*?)\n```", README, re.DOTALL)[1])
+    with serving(create_app(Settings(), Session.load(BUNDLE))) as url:
+        answer = httpx.post(f"{url}/rerank", content=body).raise_for_status().json()
+    assert answer.keys() == printed.keys()
+    assert answer["latency_ms"].keys() == printed["latency_ms"].keys()
+    for own in ("request_id", "latency_ms"):
+        del answer[own], printed[own]
+    for entry, expected in zip(answer["slate"], printed["slate"], strict=True):
+        for name in ("logprob", "entropy", "entropy_after"):  # last digits are the processor's
+            assert abs(entry.pop(name) - expected.pop(name)) < 1e-3
+    answer["reasoning"].pop("entropy_threshold")
+    printed["reasoning"].pop("entropy_threshold")
+    assert answer == printed
