@@ -34,6 +34,7 @@ def main() -> int:
     evaluate.add_argument("--bundle", type=Path, required=True)
     evaluate.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     evaluate.add_argument("--split", default="test", choices=["train", "valid", "test"])
+    evaluate.add_argument("--url", help="ask this running service of the same bundle instead")
     report = commands.add_parser("report", help="train and compare over seeds; resumes")
     report.add_argument("--data", type=Path, default=Path("build/ranklens"))
     report.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
@@ -54,7 +55,7 @@ def main() -> int:
         BundleError,
         SchemaError,
         FeatureError,
-        FileNotFoundError,
+        OSError,
     ) as error:
         print(f"{arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -87,11 +88,12 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Measure a bundle."""
-    from model.evaluate import evaluate
+    from model.evaluate import evaluate, through_http
     from service.session import Session
 
     session = Session.load(arguments.bundle)
-    print(json.dumps(evaluate(session, arguments.data, arguments.split), indent=1))
+    ask = through_http(arguments.url) if arguments.url else None
+    print(json.dumps(evaluate(session, arguments.data, arguments.split, ask), indent=1))
     return 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import json
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,32 +40,99 @@ def rankable(impressions: Iterable[Impression]) -> list[Impression]:
     return [i for i in impressions if 0 < sum(y > 0.5 for y in i.labels) < len(i.labels)]
 
 
+# Lists -> per list the chosen candidate indices and the reasoning steps spent.
+Ask = Callable[[Sequence[Impression]], list[tuple[list[int], int]]]
+
+
+def through_session(session: Session) -> Ask:
+    """Ask a bundle in this process, through the service's featuriser and session."""
+
+    def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
+        slates = session.run([session.row(i.request) for i in impressions])
+        return [(slate.indices.tolist(), int(slate.steps.sum())) for slate in slates]
+
+    return ask
+
+
+def through_http(url: str) -> Ask:
+    """Ask a running service: ids and history only. Raises OSError when it does not answer so."""
+
+    def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
+        bodies = [
+            {
+                "candidates": [{"id": item} for item in i.request.ids],
+                "user": {"history": [{"id": item, "label": y} for item, y in i.request.history]},
+                "timeout_ms": 30_000,
+            }
+            for i in impressions
+        ]
+        request = urllib.request.Request(
+            f"{url}/rerank/batch", json.dumps({"requests": bodies}).encode(), method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            responses = json.load(answer)["responses"]
+        if any(response["degraded"] for response in responses):
+            raise OSError(f"{url}: a degraded answer is not the model's")
+        return [
+            (
+                [entry["initial_position"] for entry in response["slate"]],
+                response["reasoning"]["steps_used"],
+            )
+            for response in responses
+        ]
+
+    return ask
+
+
 def evaluate(
-    session: Session, data: Path, split: str = "test", batch: int = 64, budget: int | None = None
+    session: Session, data: Path, split: str = "test", ask: Ask | None = None
 ) -> dict[str, Any]:
     """Metrics of a bundle on one split of a data set, as `[mean, low, high]` over lists.
 
-    The lists go through the service's featuriser and session, shuffled, without first-stage
-    scores. Intervals are 95 % bootstrap intervals over lists.
+    The lists are asked shuffled, as ids with the user's history, without scores; by default of the
+    session itself. `ndcg@10 gain over` holds paired differences from the shown order and from
+    sorting by the item like rate. Intervals are 95 % bootstrap intervals over lists.
     """
-    impressions = rankable(uninformative(i) for i in Dataset(data).impressions([split]))
+    shown = rankable(Dataset(data).impressions([split]))
+    impressions = [uninformative(i) for i in shown]
+    labels = [i.labels for i in impressions]
+    ask = ask or through_session(session)
     slates, steps = [], []
-    for start in tqdm(range(0, len(impressions), batch), f"evaluate {split}", leave=False):
-        rows = [session.row(i.request, budget=budget) for i in impressions[start : start + batch]]
-        for slate in session.run(rows):
-            slates.append(slate.indices)
-            steps.append(slate.steps.sum())
-    scores = slate_metrics(*padded(slates, [i.labels for i in impressions]))
+    for start in tqdm(range(0, len(impressions), 32), f"evaluate {split}", leave=False):
+        for slate, used in ask(impressions[start : start + 32]):
+            slates.append(slate)
+            steps.append(used)
+    length = max(map(len, slates))
+    baselines = {
+        "shown order": slate_metrics(
+            *padded(
+                [list(range(min(length, len(i.labels)))) for i in shown], [i.labels for i in shown]
+            )
+        )
+    }
+    rate = session.featuriser.schema.history.rate
+    if rate is not None:
+        column = session.featuriser.column(rate)
+        orders = [
+            np.argsort(-session.featuriser.transform(i.request)[0][:, column], kind="stable")
+            for i in impressions
+        ]
+        by_rate = [order[:length].tolist() for order in orders]
+        baselines["item like rate"] = slate_metrics(*padded(by_rate, labels))
+    scores = slate_metrics(*padded(slates, labels))
     result: dict[str, Any] = {"data": f"{data.parent.name}/{data.name}", "split": split}
     result["lists"] = len(impressions)
-    scores["reasoning_steps"] = np.array(steps, np.float64)
-    for name, values in scores.items():
+    for name, values in (*scores.items(), ("reasoning_steps", np.array(steps, np.float64))):
         result[name] = [round(value, 4) for value in interval(values)]
+    result["ndcg@10 gain over"] = {
+        name: [round(value, 4) for value in interval(scores["ndcg@10"] - other["ndcg@10"])]
+        for name, other in baselines.items()
+    }
     return result
 
 
 def padded(
-    slates: Sequence[np.ndarray[Any, Any]], labels: Sequence[Sequence[float]]
+    slates: Sequence[Sequence[int]], labels: Sequence[Sequence[float]]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Ragged slates and labels -> int64 [R, K] (-1 = empty) and float32 [R, N]."""
     slate = np.full((len(slates), max(map(len, slates))), -1, np.int64)
