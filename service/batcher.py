@@ -66,25 +66,34 @@ class Batcher:
                 await self._worker
         self._executor.shutdown()
 
-    def submit(self, rows: Sequence[Row], deadline: float) -> list[asyncio.Future[Outcome]]:
-        """Admit rows, all or none; deadline is a time of time.monotonic().
+    def submit(
+        self, rows: Sequence[Row], deadlines: Sequence[float]
+    ) -> list[asyncio.Future[Outcome]]:
+        """Admit rows, all or none; deadlines are times of time.monotonic(), one per row.
 
         Each future ends in an Outcome, DeadlineExceeded or InferenceFailed; a cancelled one is
-        dropped before its run. Raises Overloaded or DeadlineExceeded at the door.
+        dropped before its run. Raises Overloaded.
         """
-        now = time.monotonic()
-        if now >= deadline:
-            self._metrics.shed.labels("deadline").inc(len(rows))
-            raise DeadlineExceeded("the deadline passed before admission")
         if len(self._queue) + len(rows) > self._max_queue:
             self._metrics.shed.labels("overload").inc(len(rows))
             raise Overloaded(f"{len(self._queue)} lists wait, the queue holds {self._max_queue}")
+        now = time.monotonic()
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(row, deadline, now, loop.create_future()) for row in rows]
-        self._queue.extend(waiting)
+        answers = []
+        for row, deadline in zip(rows, deadlines, strict=True):
+            entry = _Waiting(row, deadline, now, loop.create_future())
+            answers.append(entry.answer)
+            if now < deadline:
+                self._queue.append(entry)
+            else:
+                self._expire(entry, "the deadline passed before admission")
         self._metrics.queue_depth.set(len(self._queue))
         self._arrival.set()
-        return [entry.answer for entry in waiting]
+        return answers
+
+    def _expire(self, entry: _Waiting, detail: str) -> None:
+        self._metrics.shed.labels("deadline").inc()
+        entry.answer.set_exception(DeadlineExceeded(detail))
 
     async def _work(self) -> None:
         while True:
@@ -104,8 +113,7 @@ class Batcher:
             if entry.answer.done():  # the client went away
                 self._metrics.shed.labels("disconnected").inc()
             elif now >= entry.deadline:
-                self._metrics.shed.labels("deadline").inc()
-                entry.answer.set_exception(DeadlineExceeded("the deadline passed in the queue"))
+                self._expire(entry, "the deadline passed in the queue")
             else:
                 batch.append(entry)
         self._metrics.queue_depth.set(len(self._queue))

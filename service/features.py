@@ -24,6 +24,9 @@ import numpy.typing as npt
 from service.contract import FEATURES, ITEMS
 from service.feature_schema import NUMBER_KINDS, OWNERS, Feature, Schema
 
+# Farther than this from the train mean nothing was learnt, and float32 arithmetic would overflow.
+LARGEST = 1e6
+
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
@@ -366,19 +369,24 @@ def encode_number(feature: Feature, value: Any, path: str) -> float:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise FeatureError(path, "a finite number", value)
-    return (feature.transformed(float(value)) - feature.mean) / feature.std
+    encoded = (feature.transformed(float(value)) - feature.mean) / feature.std
+    if abs(encoded) > LARGEST:
+        raise FeatureError(path, f"within {LARGEST:.0e} deviations of the train mean", value)
+    return encoded
 
 
 def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
     """Raw value -> float32 [width]; None is the zero vector."""
     if value is None:
         return np.zeros(feature.width, np.float32)
-    try:
-        vector = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
-        raise FeatureError(path, f"a list of {feature.width} numbers", value) from None
-    if vector.shape != (feature.width,) or not np.isfinite(vector).all():
-        raise FeatureError(path, f"a list of {feature.width} finite numbers", value)
+    rule = f"a list of {feature.width} numbers of size {LARGEST:.0e} at most"
+    numbers = value if isinstance(value, (list, tuple)) else ()
+    if len(numbers) != feature.width or not all(
+        isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= LARGEST
+        for x in numbers
+    ):
+        raise FeatureError(path, rule, value)
+    vector = np.array(numbers, np.float32)
     return vector
 
 

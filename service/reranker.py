@@ -94,14 +94,12 @@ class Reranker:
         self, lists: Sequence[Prepared], deadlines: Sequence[float], clock: Clock
     ) -> list[dict[str, Any]]:
         """Responses in order. Raises what failed when `on_failure` is error."""
-        deadline = min(deadlines)
         futures: list[asyncio.Future[Outcome]] = []
-        outcomes: list[Outcome | ServiceError] = []
+        outcomes: Sequence[Outcome | ServiceError]
         try:
-            futures = self._batcher.submit([entry.row for entry in lists], deadline)
-            for future in futures:
-                outcomes.append(await self._outcome(future, deadline))
-        except (Overloaded, DeadlineExceeded) as error:
+            futures = self._batcher.submit([entry.row for entry in lists], deadlines)
+            outcomes = await asyncio.gather(*map(self._outcome, futures, deadlines))
+        except Overloaded as error:
             outcomes = [error] * len(lists)
         finally:
             for future in futures:

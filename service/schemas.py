@@ -55,7 +55,10 @@ class Reasoning(Body):
 
     budget: int | None = Field(None, ge=0, description="most reasoning steps per position")
     entropy_threshold: float | None = Field(
-        None, description="nats; a choice above it is reasoned about, negative: always"
+        None,
+        ge=-1e9,
+        le=1e9,
+        description="nats; a choice above it is reasoned about, negative: always",
     )
 
 

@@ -180,6 +180,18 @@ REFUSED = [
         "a finite number",
         "long",
     ),
+    (
+        {"candidates": [{"id": "a", "features": {"runtime": 1e300}}]},
+        "candidates[0].features.runtime",
+        "within 1e+06 deviations",
+        "1e+300",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "reasoning": {"entropy_threshold": 1e300}},
+        "reasoning.entropy_threshold",
+        "less than or equal to",
+        "1e+300",
+    ),
     ({"candidates": [{"id": "a"}], "context": {"hour": 3}}, "context.hour", "not a feature", "3"),
     (
         {"candidates": [{"id": "a"}], "user": {"features": {"age": 3}}},
@@ -355,6 +367,14 @@ def test_what_cannot_be_ranked_comes_back_in_its_own_order_and_says_so(session, 
     assert slate_ids(answer) == [c["id"] for c in asked["candidates"][:5]]
     assert answer["reasoning"]["steps_used"] == 0
     assert f'rerank_degraded_total{{reason="{reason}"}} 1.0' in text
+
+
+def test_an_impatient_list_of_a_batch_does_not_degrade_its_neighbours(session, items):
+    with fresh(Failing(session, 0.2, fail=False)) as base:
+        lists = [body(items, timeout_ms=20), body(items, timeout_ms=5000)]
+        answer = httpx.post(f"{base}/rerank/batch", json={"requests": lists}).json()
+    reasons = [response["degraded"] for response in answer["responses"]]
+    assert reasons == [{"reason": "deadline"}, None]
 
 
 @pytest.mark.parametrize(("reason", "status"), [("model_error", 500), ("deadline", 504)])

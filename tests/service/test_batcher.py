@@ -54,10 +54,10 @@ def scenario(steps, max_queue=8, max_batch_size=4):
 
 def test_what_arrives_during_a_run_shares_the_next_ones():
     async def steps(batcher, gate):
-        futures = batcher.submit([row()], soon())
+        futures = batcher.submit([row()], [soon()])
         await asyncio.sleep(0.05)
         for _ in range(6):
-            futures += batcher.submit([row()], soon())
+            futures += batcher.submit([row()], [soon()])
         gate.open.set()
         return await asyncio.gather(*futures)
 
@@ -68,9 +68,9 @@ def test_what_arrives_during_a_run_shares_the_next_ones():
 
 def test_more_than_the_queue_holds_is_refused_whole():
     async def steps(batcher, gate):
-        waiting = batcher.submit([row()] * 7, soon())
+        waiting = batcher.submit([row()] * 7, [soon()] * 7)
         with pytest.raises(Overloaded, match="holds 8"):
-            batcher.submit([row()] * 2, soon())
+            batcher.submit([row()] * 2, [soon()] * 2)
         gate.open.set()
         return await asyncio.gather(*waiting)
 
@@ -79,11 +79,12 @@ def test_more_than_the_queue_holds_is_refused_whole():
 
 def test_a_deadline_is_checked_at_the_door_and_before_the_run():
     async def steps(batcher, gate):
+        (never,) = batcher.submit([row()], [soon(-1)])
         with pytest.raises(DeadlineExceeded, match="admission"):
-            batcher.submit([row()], soon(-1))
-        batcher.submit([row()], soon())
+            await never
+        batcher.submit([row()], [soon()])
         await asyncio.sleep(0.05)
-        (late,) = batcher.submit([row()], soon(0.05))
+        (late,) = batcher.submit([row()], [soon(0.05)])
         await asyncio.sleep(0.1)
         gate.open.set()
         with pytest.raises(DeadlineExceeded, match="queue"):
@@ -95,10 +96,10 @@ def test_a_deadline_is_checked_at_the_door_and_before_the_run():
 
 def test_a_cancelled_row_never_runs():
     async def steps(batcher, gate):
-        batcher.submit([row()], soon())
+        batcher.submit([row()], [soon()])
         await asyncio.sleep(0.05)
-        (gone,) = batcher.submit([row()], soon())
-        (stays,) = batcher.submit([row()], soon())
+        (gone,) = batcher.submit([row()], [soon()])
+        (stays,) = batcher.submit([row()], [soon()])
         gone.cancel()
         gate.open.set()
         await stays
@@ -108,7 +109,7 @@ def test_a_cancelled_row_never_runs():
 
 def test_one_bad_row_does_not_cost_its_neighbours_their_answer():
     async def steps(batcher, gate):
-        futures = batcher.submit([row(), row(9), row()], soon())
+        futures = batcher.submit([row(), row(9), row()], [soon()] * 3)
         gate.open.set()
         return await asyncio.gather(*futures, return_exceptions=True)
 
