@@ -1,0 +1,39 @@
+"""The served bundle against real people's choices, asked over HTTP as a stranger would."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model.evaluate import evaluate, through_http
+from service.app import create_app
+from service.session import Session
+from service.settings import Settings
+from tests.service.conftest import BUNDLE, serving
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    out = tmp_path_factory.mktemp("acceptance") / "ranklens"
+    command = [sys.executable, "-m", "model", "prepare", "ranklens", "--out", str(out)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    return out / "warm"
+
+
+def test_the_served_bundle_beats_shown_order_and_item_like_rate_and_is_what_its_manifest_says(data):
+    session = Session.load(BUNDLE)
+    with serving(create_app(Settings(), session)) as url:
+        result = evaluate(session, data, "test", through_http(url))
+    print(result)
+    for _, low, _ in result["ndcg@10 gain over"].values():
+        assert low > 0
+    claimed = session.manifest.offline_metrics
+    assert result.keys() == claimed.keys()
+    assert result["lists"] == claimed["lists"]
+    for name in ("ndcg@5", "ndcg@10", "map@10"):
+        # A tie that rounds the other way on another processor moves one list of 1,812.
+        assert result[name] == pytest.approx(claimed[name], abs=1e-3)
+        assert result[name] != pytest.approx([x + 5e-3 for x in claimed[name]], abs=1e-3)
