@@ -176,7 +176,7 @@ def fit(schema: Schema, rows: pl.DataFrame, items: pl.DataFrame, users: pl.DataF
         column = source[feature.name] if feature.name in source.columns else pl.Series([])
         features.append(_fit_feature(feature, column.drop_nulls().to_list()))
         if feature.kind == "statistic" and feature.default is None:
-            mean = float((train["label"] > 0.5).mean() or 0.5)
+            mean = np.clip((train["label"].to_numpy() > 0.5).mean(), 1e-3, 1.0 - 1e-3).item()
             features[-1] = dataclasses.replace(features[-1], default=math.log(mean / (1.0 - mean)))
     fitted = dataclasses.replace(schema, features=tuple(features))
     return Featuriser(fitted, _item_table(fitted, items))

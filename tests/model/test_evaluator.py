@@ -22,7 +22,7 @@ def test_shuffling_a_slate_changes_its_utility():
     embedded = evaluator.embed(torch.randn(1, 8, 6), torch.zeros(1, 8, 2, dtype=torch.int64))
     slates = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2]])
     utility = evaluator.utility(embedded.expand(2, -1, -1), slates)
-    assert abs(float(utility[0] - utility[1])) > 1e-4
+    assert abs((utility[0] - utility[1]).item()) > 1e-4
 
 
 def test_a_shuffled_slate_changes_more_than_the_discount():
