@@ -15,9 +15,25 @@ from service.features import FeatureError
 
 def main() -> int:
     """Run one command; exit status 2 for bad input, in one line, and 130 after Ctrl-C."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "model"
+    try:
+        # Imports take seconds; inside, so that Ctrl-C during them is told like any other.
+        arguments = parse()
+        status: int = globals()[f"run_{arguments.command}"](arguments)
+        return status
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except (BundleError, SchemaError, FeatureError, OSError, ValueError) as error:
+        if type(error) is ValueError:  # only our own kinds of it are about the input
+            raise
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     from model import prepare
-    from model.checkpoint import CheckpointError
-    from model.config import ConfigError
 
     parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -42,23 +58,7 @@ def main() -> int:
     report.add_argument("--cache", type=Path, default=Path("build/report"))
     report.add_argument("--seeds", type=int, default=3)
     report.add_argument("--smoke", action="store_true", help="a miniature, for tests")
-    arguments = parser.parse_args()
-    try:
-        return globals()[f"run_{arguments.command}"](arguments)  # type: ignore[no-any-return]
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    except (
-        prepare.DataError,
-        ConfigError,
-        CheckpointError,
-        BundleError,
-        SchemaError,
-        FeatureError,
-        OSError,
-    ) as error:
-        print(f"{arguments.command}: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args()
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:

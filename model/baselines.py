@@ -55,36 +55,34 @@ def lambdamart(
         present = np.stack([(tokens == t).any(axis=1) for t in common], axis=1)
         return np.concatenate([lists.numbers[lists.mask], present.astype(np.float32)], axis=1)
 
-    def data(lists: Lists) -> tuple[Array, Array, Array]:
-        labels = (lists.labels[lists.mask] > 0.5).astype(np.int32)
-        return table(lists), labels, lists.mask.sum(axis=1)
+    def data(lists: Lists, reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
+        liked = (lists.labels[lists.mask] > 0.5).astype(np.int32)
+        sizes = lists.mask.sum(axis=1)
+        return lightgbm.Dataset(table(lists), liked, reference, group=sizes)
 
-    x, y, groups = data(train)
-    valid_x, valid_y, valid_groups = data(valid)
-    ranker = lightgbm.LGBMRanker(
-        objective="lambdarank",
-        n_estimators=600,
-        learning_rate=0.04,
-        num_leaves=15,
-        min_child_samples=60,
-        subsample=0.8,
-        subsample_freq=1,
-        colsample_bytree=0.4,
-        reg_lambda=5.0,
-        lambdarank_truncation_level=12,
-        random_state=seed,
-        deterministic=True,
-        force_row_wise=True,
-        n_jobs=1,
-        verbosity=-1,
-    )
-    ranker.fit(
-        x,
-        y,
-        group=groups,
-        eval_set=[(valid_x, valid_y)],
-        eval_group=[valid_groups],
-        eval_at=[10],
+    fitted = data(train)
+    ranker = lightgbm.train(
+        {
+            "objective": "lambdarank",
+            "metric": "ndcg",
+            "eval_at": [10],
+            "learning_rate": 0.04,
+            "num_leaves": 15,
+            "min_data_in_leaf": 60,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "feature_fraction": 0.4,
+            "lambda_l2": 5.0,
+            "lambdarank_truncation_level": 12,
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "num_threads": 1,
+            "verbosity": -1,
+        },
+        fitted,
+        num_boost_round=600,
+        valid_sets=[data(valid, fitted)],
         callbacks=[lightgbm.early_stopping(60, verbose=False)],
     )
     scores = np.full(test.mask.shape, -np.inf)

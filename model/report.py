@@ -248,6 +248,7 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
 
 def render(summary: dict[str, Any]) -> str:
     """The report as Markdown; every figure from `summary`."""
+    length = len(summary["curves"][0]["entropy_before"])
     lines = [
         "# Quality on RankLens",
         "",
@@ -255,11 +256,11 @@ def render(summary: dict[str, Any]) -> str:
         f"Machine: {platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}.",
         "",
-        f"{summary['seeds']} seeds. Mean over lists and seeds, in brackets the 95 % bootstrap "
+        f"Seeds: {summary['seeds']}. Mean over lists and seeds, in brackets the 95 % bootstrap "
         "interval over lists (metrics of a list averaged over seeds first). Binary gain; NDCG@k "
         "is over the ideal of the whole list of 24; MAP@10 divides by min(10, positives); lists "
-        "without both a like and a pass are left out. Slates are greedy, of 10 positions; the "
-        "candidates' order is not a feature. Epochs are chosen by validation NDCG@10.",
+        f"without both a like and a pass are left out. Slates are greedy, of {length} positions; "
+        "the candidates' order is not a feature. Epochs are chosen by validation NDCG@10.",
         "",
     ]
     for split in ("warm", "cold"):
