@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,10 @@ class Dataset:
                     columns["request_id"][0], user, split, request, tuple(columns["label"])
                 )
 
-    def lists(self, splits: Sequence[str]) -> Lists:
-        """Featurise the lists of these splits, through the featuriser that serves."""
+    def lists(self, splits: Sequence[str], most: int | None = None) -> Lists:
+        """Featurise the (first `most`) lists of these splits, with the featuriser that serves."""
         wanted = self.rows.filter(pl.col("split").is_in(list(splits)))
-        total = wanted["request_id"].n_unique()
+        total = min(wanted["request_id"].n_unique(), most or len(wanted))
         longest = wanted.group_by("request_id").len()["len"].max()
         width = int(longest) if isinstance(longest, int) else 0
         arrays = Lists(
@@ -147,7 +148,7 @@ class Dataset:
         users, request_ids = [], []
         name = "+".join(splits)
         for row, impression in enumerate(
-            tqdm(self.impressions(splits), f"features {name}", total, leave=False)
+            tqdm(islice(self.impressions(splits), total), f"features {name}", total, leave=False)
         ):
             size = len(impression.labels)
             numbers, tokens = self.featuriser.transform(impression.request)

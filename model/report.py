@@ -79,8 +79,8 @@ def cell(config: Config, data: Path, cache: Path) -> None:
             slate = baselines.item_like_rate(test, length, dataset)
         elif name == "lambdamart":
             slate = baselines.lambdamart(
-                dataset.lists(["train"]).rankable(),
-                dataset.lists(["valid"]).rankable(),
+                dataset.lists(["train"], config.train_lists).rankable(),
+                dataset.lists(["valid"], config.train_lists).rankable(),
                 test,
                 length,
                 seed,

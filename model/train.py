@@ -47,8 +47,8 @@ class Run:
         dataset = Dataset(data)
         self.featuriser = dataset.featuriser
         self.featuriser.save(directory)
-        self.train = dataset.lists(["train"]).take(slice(config.train_lists))
-        self.valid = dataset.lists(["valid"]).rankable().take(slice(config.train_lists))
+        self.train = dataset.lists(["train"], config.train_lists)
+        self.valid = dataset.lists(["valid"], config.train_lists).rankable()
         self.rankable = self.train.rankable()
         self.positions = self.train.mask.shape[1]
         torch.manual_seed(config.seed)

@@ -11,7 +11,8 @@ from service.session import Session
 from service.settings import Settings
 from tests.service.conftest import BUNDLE, serving
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readmes_curl_answers_as_printed():
@@ -29,3 +30,16 @@ def test_the_readmes_curl_answers_as_printed():
     answer["reasoning"].pop("entropy_threshold")
     printed["reasoning"].pop("entropy_threshold")
     assert answer == printed
+
+
+def test_every_row_of_the_readmes_table_is_a_row_of_the_report():
+    report = (ROOT / "docs" / "reports" / "quality.md").read_text(encoding="utf-8").splitlines()
+    rows = re.findall(r"^\| .* \| 0\.\d{4} \[.*$", README, re.MULTILINE)
+    assert len(rows) >= 6
+    assert [row for row in rows if row not in report] == []
+
+
+def test_the_readmes_figure_of_the_served_bundle_is_the_manifests():
+    manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
+    mean, low, high = manifest["offline_metrics"]["ndcg@10"]
+    assert f"prints NDCG@10 {mean:.4f} [{low:.4f}, {high:.4f}]" in README

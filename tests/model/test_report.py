@@ -75,7 +75,7 @@ def test_the_report_runs_in_miniature_and_again_from_its_cache(tmp_path):
     random = [
         r["value"] for r in summary["rows"] if r["model"] == "random" and r["metric"] == "ndcg@10"
     ]
-    assert all(0.2 < value < 0.4 for value in random)
+    assert all(0.1 < value < 0.3 for value in random)  # slates of 4, ideal of the whole list
     assert (tmp_path / "out" / "entropy.png").stat().st_size > 1000
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert (tmp_path / "out" / "quality.json").read_bytes() == first
