@@ -24,19 +24,39 @@ from service.contract import INPUTS, OUTPUTS
 DOMAIN = "eglr"
 OPSET = 20
 IR_VERSION = 10
-ENCODED = ("candidates", "keys", "mask", "memory_keys", "memory_values")
-CHOICE = ("available", "logits", "entropy", "cache_keys", "cache_values", "valid", "hidden")
+ENCODED = ("candidates", "keys", "mask")  # and the host's memory
+CHOICE = ("available", "logits", "entropy")  # and the host's state
 
 
-class Encode(nn.Module):
-    """numbers, tokens, mask -> everything that later steps read, and the first choice."""
+class Step(nn.Module):
+    """A step kind: flat tensors in, flat tensors out, by the names in `inputs` and `outputs`."""
 
-    inputs = ("numbers", "tokens", "mask")
-    outputs = ("candidates", "keys", "memory_keys", "memory_values", *CHOICE[1:])
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     def __init__(self, generator: Generator, temperature: float) -> None:
         super().__init__()
         self.generator, self.temperature = generator, temperature
+        self.encoded = (*ENCODED, *generator.host.memory_axes)
+        self.choice = (*CHOICE, *generator.host.state_axes)
+
+    def unpack(self, tensors: Sequence[Tensor]) -> tuple[Encoded, Choice, Sequence[Tensor]]:
+        """The flat tensors of a step: what was encoded, the choice, and what else there is."""
+        seen = len(self.encoded)
+        candidates, keys, mask, *memory = tensors[:seen]
+        available, logits, entropy, *state = tensors[seen : seen + len(self.choice)]
+        encoded = Encoded(candidates, keys, mask, tuple(memory))
+        choice = Choice(available, logits, entropy, tuple(state))
+        return encoded, choice, tensors[seen + len(self.choice) :]
+
+
+class Encode(Step):
+    """numbers, tokens, mask -> everything that later steps read, and the first choice."""
+
+    def __init__(self, generator: Generator, temperature: float) -> None:
+        super().__init__(generator, temperature)
+        self.inputs = ("numbers", "tokens", "mask")
+        self.outputs = tuple(n for n in (*self.encoded, *self.choice[1:]) if n != "mask")
 
     def forward(self, numbers: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         encoded = self.generator.encode(numbers, tokens, mask)
@@ -51,27 +71,29 @@ class Encode(nn.Module):
         )
 
 
-class Reason(Encode):
+class Reason(Step):
     """One reasoning step behind its gate."""
 
-    inputs = (*ENCODED, *CHOICE, "step", "threshold", "budget", "before", "steps")
-    outputs = (*CHOICE[1:], "active", "taken")
+    def __init__(self, generator: Generator, temperature: float) -> None:
+        super().__init__(generator, temperature)
+        knobs = ("step", "threshold", "budget", "before", "steps")
+        self.inputs = (*self.encoded, *self.choice, *knobs)
+        self.outputs = (*self.choice[1:], "active", "taken")
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        encoded, choice = unpack(tensors)
-        step, threshold, budget, before, steps = tensors[len(ENCODED) + len(CHOICE) :]
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        encoded, choice, (step, threshold, budget, before, steps) = self.unpack(tensors)
         active = before & gate(choice, threshold, budget, step)
         choice = reason_where(self.generator, encoded, choice, step, active)
         return choice.logits, choice.entropy, *choice.state, active, steps + active
 
 
-class Pick(Encode):
+class Pick(Step):
     """The greedy choice of a position and its output columns [B, 1]."""
 
     inputs = ("available", "logits", "entropy", "first_entropy", "steps")
     outputs = ("item", *(f"{name}_column" for name in OUTPUTS))
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         available: Tensor,
         logits: Tensor,
@@ -92,25 +114,18 @@ class Pick(Encode):
         return item, *(column.unsqueeze(1) for column in columns)
 
 
-class Recommend(Encode):
+class Recommend(Step):
     """Put the item into the slate; the next choice."""
 
-    inputs = (*ENCODED, *CHOICE, "item", "position")
-    outputs = CHOICE
+    def __init__(self, generator: Generator, temperature: float) -> None:
+        super().__init__(generator, temperature)
+        self.inputs = (*self.encoded, *self.choice, "item", "position")
+        self.outputs = self.choice
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        encoded, choice = unpack(tensors)
-        item, position = tensors[len(ENCODED) + len(CHOICE) :]
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        encoded, choice, (item, position) = self.unpack(tensors)
         choice = self.generator.recommend(encoded, choice, item, position)
         return choice.available, choice.logits, choice.entropy, *choice.state
-
-
-def unpack(tensors: Sequence[Tensor]) -> tuple[Encoded, Choice]:
-    """The flat tensors of a step, by ENCODED and CHOICE."""
-    candidates, keys, mask, memory_keys, memory_values = tensors[: len(ENCODED)]
-    available, logits, entropy, *state = tensors[len(ENCODED) : len(ENCODED) + len(CHOICE)]
-    encoded = Encoded(candidates, keys, mask, (memory_keys, memory_values))
-    return encoded, Choice(available, logits, entropy, tuple(state))
 
 
 def examples(generator: Generator, numbers: int, tokens: int) -> dict[str, Tensor]:
@@ -128,42 +143,41 @@ def examples(generator: Generator, numbers: int, tokens: int) -> dict[str, Tenso
         for _ in range(slots - 1):
             number = torch.tensor(0)
             choice = generator.reason(encoded, choice, number, torch.ones(batch) > 0)
-    tensors = [*encoded[:3], *encoded.memory, *choice[:3], *choice.state]
-    given |= {
-        name: tensor.clone() for name, tensor in zip((*ENCODED, *CHOICE), tensors, strict=True)
-    }
+    named = [
+        *zip(ENCODED, encoded[:3], strict=True),
+        *zip(generator.host.memory_axes, encoded.memory, strict=True),
+        *zip(CHOICE, choice[:3], strict=True),
+        *zip(generator.host.state_axes, choice.state, strict=True),
+    ]
+    given |= {name: tensor.clone() for name, tensor in named}
     given |= {name: torch.tensor(0) for name in ("step", "position")}
     given |= {"threshold": torch.zeros(batch), "first_entropy": torch.ones(batch)}
     given |= {name: torch.zeros(batch, dtype=torch.int64) for name in ("budget", "steps", "item")}
     return given | {"before": torch.ones(batch, dtype=torch.bool)}
 
 
-# Which axes vary: B at 0 everywhere but for scalars, N and the cache length L as listed.
+# Which axes vary: B at 0 everywhere but for scalars, N as listed; the host names those of its own.
 AXES = {
     **{name: {0: "B", 1: "N"} for name in ("numbers", "tokens", "mask", "candidates", "keys")},
     **{name: {0: "B", 1: "N"} for name in ("available", "logits")},
-    **{name: {0: "B", 2: "N"} for name in ("memory_keys", "memory_values")},
-    **{name: {0: "B", 2: "L"} for name in ("cache_keys", "cache_values")},
-    "valid": {0: "B", 1: "L"},
     "step": {},
     "position": {},
 }
 
 
-def export_step(
-    kind: type[Encode], generator: Generator, temperature: float, given: dict[str, Tensor]
-) -> onnx.ModelProto:
+def export_step(step: Step, given: dict[str, Tensor]) -> onnx.ModelProto:
     """Export one step kind on its own."""
-    module = kind(generator, temperature).eval()
-    shapes = tuple(dict.fromkeys(AXES.get(name, {0: "B"}), Dim.DYNAMIC) for name in kind.inputs)
-    variadic = kind in (Reason, Recommend)
+    host = step.generator.host
+    axes = AXES | host.memory_axes | host.state_axes
+    shapes = tuple(dict.fromkeys(axes.get(name, {0: "B"}), Dim.DYNAMIC) for name in step.inputs)
+    variadic = isinstance(step, Reason | Recommend)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations, not ours to mend
         program = torch.onnx.export(
-            module,
-            tuple(given[name] for name in kind.inputs),
-            input_names=list(kind.inputs),
-            output_names=[f"{name}_out" for name in kind.outputs],
+            step.eval(),
+            tuple(given[name] for name in step.inputs),
+            input_names=list(step.inputs),
+            output_names=[f"{name}_out" for name in step.outputs],
             dynamic_shapes=(shapes,) if variadic else shapes,
             opset_version=OPSET,
             dynamo=True,
@@ -182,7 +196,7 @@ class Composer:
         self.nodes: list[onnx.NodeProto] = []
         self._arguments: dict[str, list[str]] = {}
 
-    def add(self, name: str, kind: type[Encode], model: onnx.ModelProto) -> None:
+    def add(self, name: str, kind: Step, model: onnx.ModelProto) -> None:
         """Make an exported step a function whose last inputs are its weights."""
         graph = model.graph
         if [value.name for value in graph.input] != list(kind.inputs):
@@ -250,16 +264,20 @@ def compose(
     """
     given = examples(generator, numbers, tokens)
     composer = Composer()
-    kinds: dict[str, type[Encode]] = {"Encode": Encode, "Pick": Pick}
+    encode, reason, pick, recommend = (
+        kind(generator, temperature) for kind in (Encode, Reason, Pick, Recommend)
+    )
+    steps_used = {"Encode": encode, "Pick": pick}
     if budget:
-        kinds["Reason"] = Reason
+        steps_used["Reason"] = reason
     if slate_length > 1:
-        kinds["Recommend"] = Recommend
-    for name, kind in kinds.items():
-        composer.add(name, kind, export_step(kind, generator, temperature, given))
+        steps_used["Recommend"] = recommend
+    for name, step_kind in steps_used.items():
+        composer.add(name, step_kind, export_step(step_kind, given))
 
-    now = {name: name for name in ("mask", *Encode.outputs)} | {"available": "mask"}
-    composer.call("Encode", "encode", list(Encode.inputs), list(Encode.outputs))
+    read, state = (*encode.encoded, *encode.choice), encode.choice
+    now = {name: name for name in ("mask", *encode.outputs)} | {"available": "mask"}
+    composer.call("Encode", "encode", list(encode.inputs), list(encode.outputs))
     everyone, none = _constants_per_row(composer)
     columns: list[list[str]] = []
     for position in range(slate_length):
@@ -267,23 +285,23 @@ def compose(
         for step in range(budget):
             label = f"p{position}.s{step}"
             extra = [composer.constant(f"number_{step}", step), "entropy_threshold", "budget"]
-            inputs = [now[name] for name in (*ENCODED, *CHOICE)]
-            outputs = [f"{label}.{name}" for name in Reason.outputs]
+            inputs = [now[name] for name in read]
+            outputs = [f"{label}.{name}" for name in reason.outputs]
             composer.call("Reason", label, [*inputs, *extra, before, steps], outputs)
-            now |= dict(zip(CHOICE[1:], outputs, strict=False))
+            now |= dict(zip(state[1:], outputs, strict=False))
             before, steps = outputs[-2:]
-        outputs = [f"p{position}.{name}" for name in Pick.outputs]
+        outputs = [f"p{position}.{name}" for name in pick.outputs]
         inputs = [now["available"], now["logits"], now["entropy"], first_entropy, steps]
         composer.call("Pick", f"p{position}.pick", inputs, outputs)
         columns.append(outputs[1:])
         if position + 1 < slate_length:
             number = composer.constant(f"number_{position}", position)
-            inputs = [now[name] for name in (*ENCODED, *CHOICE)]
-            next_names = [f"p{position + 1}.{name}" for name in CHOICE]
+            inputs = [now[name] for name in read]
+            next_names = [f"p{position + 1}.{name}" for name in state]
             composer.call(
                 "Recommend", f"p{position}.recommend", [*inputs, outputs[0], number], next_names
             )
-            now |= dict(zip(CHOICE, next_names, strict=True))
+            now |= dict(zip(state, next_names, strict=True))
     for output, parts in zip(OUTPUTS, zip(*columns, strict=True), strict=True):
         composer.nodes.append(helper.make_node("Concat", parts, [output], name=output, axis=1))
     return _model(composer, {"F": numbers, "T": tokens, "K": slate_length})

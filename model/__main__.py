@@ -58,6 +58,11 @@ def parse() -> argparse.Namespace:
     report.add_argument("--cache", type=Path, default=Path("build/report"))
     report.add_argument("--seeds", type=int, default=3)
     report.add_argument("--smoke", action="store_true", help="a miniature, for tests")
+    throughput = commands.add_parser("throughput", help="time GRPO rounds and name their costs")
+    throughput.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
+    throughput.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
+    throughput.add_argument("--threads", type=int, default=1)
+    throughput.add_argument("--rounds", type=int, default=16)
     return parser.parse_args()
 
 
@@ -102,6 +107,16 @@ def run_report(arguments: argparse.Namespace) -> int:
     from model.report import report
 
     report(arguments)
+    return 0
+
+
+def run_throughput(arguments: argparse.Namespace) -> int:
+    """Print requests per second of GRPO and the operators that cost most."""
+    from model.config import Config
+    from model.throughput import describe, measure
+
+    config = Config.load(arguments.config)
+    print(describe(measure(config, arguments.data, arguments.threads, arguments.rounds)))
     return 0
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from model.hosts import HOSTS
+
 
 class ConfigError(ValueError):
     """A configuration that names an unknown field or an impossible value."""
@@ -19,6 +21,7 @@ class ConfigError(ValueError):
 class NetworkConfig:
     """Shape of both networks."""
 
+    host: str = "transformer"  # the decoder that reasons: a name of model.hosts.HOSTS
     width: int = 64  # D, of candidates, tokens and hidden states
     heads: int = 4  # attention heads; width must divide by it
     encoder_blocks: int = 1  # set transformer blocks over the candidates
@@ -81,6 +84,7 @@ class Config:
         for name, value, good in (
             ("slate_length", self.slate_length, self.slate_length >= 1),
             ("max_candidates", self.max_candidates, self.max_candidates >= 1),
+            ("network.host", network.host, network.host in HOSTS),
             ("network.width", network.width, network.width % network.heads == 0),
             ("reasoning.budget", reasoning.budget, reasoning.budget >= 0),
             (

@@ -1,4 +1,4 @@
-"""The evaluator: what a slate, in this order, is worth to this user; and GRPO against it."""
+"""The evaluator: what a slate, in this order, is worth to this user."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import Block, CandidateEmbedding
+from model.layers import Block, CandidateEmbedding, bias_of
 
 
 class Evaluator(nn.Module):
@@ -28,7 +28,7 @@ class Evaluator(nn.Module):
         """Embedded slate items [B, K, D] in order, mask [B, K] -> logits [B, K]."""
         positions = torch.arange(candidates.shape[1], device=candidates.device)
         positions = positions.clamp(max=self.position.num_embeddings - 1)
-        x = self.block(candidates + self.position(positions), mask)
+        x = self.block(candidates + self.position(positions), bias_of(mask))
         return self.head(self.norm(x)).squeeze(2)
 
     def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
@@ -46,35 +46,3 @@ class Evaluator(nn.Module):
 def discount(positions: int, device: torch.device | None = None) -> Tensor:
     """1 / log2(position + 2), float [K]: the weights of DCG."""
     return 1.0 / torch.log2(torch.arange(positions, device=device) + 2.0)
-
-
-def advantages(reward: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """Rewards [R, G] -> (r - mean) / (std + eps) within each group; a flat group gives zeros."""
-    centred = reward - reward.mean(dim=1, keepdim=True)
-    std = reward.std(dim=1, unbiased=False, keepdim=True)
-    return torch.where(std > epsilon, centred / (std + epsilon), torch.zeros_like(centred))
-
-
-def grpo_loss(
-    logprob: Tensor,
-    sampled_logprob: Tensor,
-    reference_logprob: Tensor,
-    advantage: Tensor,
-    alive: Tensor,
-    clip: float,
-    kl: float,
-) -> Tensor:
-    """Clipped policy loss over item choices (GRPO, arXiv 2402.03300, eq. 3), a scalar.
-
-    logprob, sampled_logprob, reference_logprob [R, K] of the chosen items now, when sampled, and
-    under the warm start; advantage [R]; alive bool [R, K]. Reasoning tokens are not choices: they
-    carry gradient but no likelihood of their own.
-    """
-    ratio = torch.exp(logprob - sampled_logprob)
-    gain = torch.minimum(
-        ratio * advantage.unsqueeze(1), ratio.clamp(1 - clip, 1 + clip) * advantage.unsqueeze(1)
-    )
-    # Unbiased and never negative estimator of the divergence (arXiv 2402.03300, eq. 4).
-    log_ratio = reference_logprob - logprob
-    divergence = torch.exp(log_ratio) - log_ratio - 1.0
-    return -((gain - kl * divergence) * alive).sum() / alive.sum()

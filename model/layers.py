@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
@@ -51,16 +51,16 @@ class Attention(nn.Module):
         keys, values = self.key_value(x).chunk(2, dim=-1)
         return self._split(keys), self._split(values)
 
-    def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Queries x [B, Q, D] over a memory, where mask [B, L] is true -> [B, Q, D]."""
-        scores = self._split(self.query(x)) @ keys.transpose(-1, -2) * self.scale
-        scores = scores.masked_fill(~mask[:, None, None, :], MASKED)
-        mixed = torch.softmax(scores, dim=-1) @ values
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Queries x [B, Q, D] over a memory; bias [B, 1, 1, L] is added to its scores."""
+        mixed = functional.scaled_dot_product_attention(
+            self._split(self.query(x)), keys, values, attn_mask=bias
+        )
         return self.output(mixed.transpose(1, 2).flatten(-2))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block over a set: x [B, L, D], mask [B, L] -> [B, L, D]."""
+    """Pre-norm transformer block over a set: x [B, L, D], bias [B, 1, 1, L] -> [B, L, D]."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -69,11 +69,16 @@ class Block(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         normed = self.norms[0](x)
         keys, values = self.attention.memory(normed)
-        x = x + self.dropout(self.attention.attend(normed, keys, values, mask))
+        x = x + self.dropout(self.attention.attend(normed, keys, values, bias))
         return x + self.dropout(self.feed_forward(self.norms[1](x)))
+
+
+def bias_of(mask: Tensor) -> Tensor:
+    """bool [B, L] -> float [B, 1, 1, L]: 0 where true, else MASKED; what attention scores get."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, MASKED)[:, None, None]
 
 
 def feed_forward(width: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import Config
@@ -40,9 +40,10 @@ class Policy:
         pick: Callable[[int, Tensor], Tensor],
         budget: int,
         replay: Tensor | None = None,
+        group: int = 1,
     ) -> Decoded:
-        """Run the reasoning loop with one budget and threshold for every row."""
-        rows = encoded.mask.shape[0]
+        """`group` slates per request, with one budget and threshold for every row."""
+        rows = encoded.mask.shape[0] * group
         return decode(
             self.generator,
             encoded,
@@ -66,26 +67,30 @@ class Policy:
         return decoded
 
     def supervised_loss(self, batch: Batch, budget: int) -> Tensor:
-        """List-wise pointer loss: at each position, the likelihood of the likes still left.
-
-        Half of the prefixes are the likes in random order (what a good slate looks like), half are
-        drawn from the generator's own first choice (what its slates look like), so that late
-        positions are learnt after realistic beginnings.
-        """
+        """Pointer loss along `logged_order`, of one slate per request."""
         encoded = self.generator.encode(batch.numbers, batch.tokens, batch.mask)
-        rows = batch.mask.shape[0]
-        with torch.no_grad():
-            noise = -torch.log(-torch.log(torch.rand_like(batch.labels).clamp(1e-9, 1 - 1e-7)))
-            own = self.generator.begin(encoded).logits + noise
-            liked = 10.0 * batch.labels + noise
-            score = torch.where((torch.arange(rows) % 2 == 0).unsqueeze(1), liked, own)
-            order = score.masked_fill(~batch.mask, -math.inf).argsort(dim=1, descending=True)
-            order = order[:, : self.config.slate_length]
-            order = order.masked_fill(~batch.mask.gather(1, order), -1)
-            missing = self.config.slate_length - order.shape[1]
-            order = functional.pad(order, (0, missing), value=-1)
+        order = self.logged_order(batch, encoded)
         decoded = self.decode(encoded, follow(order), budget)
         return pointer_loss(decoded.logits, order, batch.labels)
+
+    @torch.no_grad()
+    def logged_order(self, batch: Batch, encoded: Encoded) -> Tensor:
+        """Slates int64 [B, K] to learn the logged likes along; -1 past the end of a list.
+
+        Half of them are the likes in random order (what a good slate looks like), half are drawn
+        from the generator's own first choice (what its slates look like), so that late positions
+        are learnt after realistic beginnings.
+        """
+        length = self.config.slate_length
+        uniform = torch.rand_like(batch.labels).clamp(1e-9, 1 - 1e-7)
+        noise = -torch.log(-torch.log(uniform))
+        own = self.generator.begin(encoded).logits + noise
+        even = torch.arange(len(noise), device=noise.device) % 2 == 0
+        score = torch.where(even.unsqueeze(1), 10.0 * batch.labels + noise, own)
+        order = score.masked_fill(~batch.mask, -math.inf).argsort(dim=1, descending=True)
+        order = order[:, :length]
+        order = order.masked_fill(~batch.mask.gather(1, order), -1)
+        return functional.pad(order, (0, length - order.shape[1]), value=-1)
 
 
 def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
@@ -100,3 +105,11 @@ def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
     loss = -(torch.log_softmax(logits, dim=2) * left).sum(dim=2) / count.clamp(min=1)
     weight = discount(order.shape[1]) * ((count > 0) & (order >= 0))
     return (loss * weight).sum() / weight.sum().clamp(min=1e-9)
+
+
+def descend(optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
+    """One clipped gradient step."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()

@@ -68,18 +68,19 @@ def decode(
 ) -> Decoded:
     """Compose slates position by position.
 
-    threshold float [B] (nats), budget int64 [B]; replay bool [B, K, S], when given, decides the
+    threshold float [R] (nats), budget int64 [R]: R = B * G rows make G slates for each of the B
+    requests, those of a request side by side. replay bool [R, K, S], when given, decides the
     gates instead, so that a stored sample can be scored again under new weights. A step that no
     row takes is skipped whole: with budget 0 this is the plain host, operation for operation.
     """
     device = encoded.mask.device
     most = int(budget.max()) if replay is None else replay.shape[2]
-    choice = generator.begin(encoded)
+    choice = generator.begin(encoded, threshold.shape[0] // encoded.mask.shape[0])
     columns: list[tuple[Tensor, ...]] = []
     for position in range(slate_length):
         before = choice.entropy
         gates = []
-        active = torch.ones_like(encoded.mask[:, 0])
+        active = torch.ones_like(choice.available[:, 0])
         for step in range(most):
             number = torch.tensor(step, device=device)
             if replay is None:
@@ -93,7 +94,7 @@ def decode(
         item = pick(position, choice.logits)
         logprob = chosen_logprob(choice.logits, item, recommend_temperature)
         zero = torch.zeros_like(before)
-        taken = torch.stack(gates, dim=1) if gates else encoded.mask[:, :0]
+        taken = torch.stack(gates, dim=1) if gates else choice.available[:, :0]
         columns.append(
             (
                 torch.where(alive, item, -torch.ones_like(item)),

@@ -29,10 +29,9 @@ from tqdm import tqdm
 from model import checkpoint
 from model.config import Config, GrpoConfig, StageConfig
 from model.dataset import Dataset, Lists
-from model.evaluator import advantages, grpo_loss
+from model.grpo import Grpo
 from model.metrics import slate_metrics
-from model.policy import Batch, Policy
-from model.reasoning import follow, sampler
+from model.policy import Batch, Policy, descend
 
 STAGES = ("evaluator", "warm_start", "reason_start", "grpo")
 Metrics = dict[str, float]
@@ -159,7 +158,7 @@ class Run:
                 lambda batch: self.policy.supervised_loss(batch, budget),
                 lambda: self._validate(budget),
             ),
-            "grpo": self._grpo,
+            "grpo": self.grpo,
         }
         writer = SummaryWriter(str(self.directory / "events"))
         self.writer = writer
@@ -168,7 +167,7 @@ class Run:
                 stage = self.info["stage"]
                 stages[stage]()
                 if stage == "warm_start":
-                    self._calibrate()
+                    self.calibrate()
                     self.info["shared_seconds"] = self.info["seconds"]
                 following = (*STAGES[1:], "done")[STAGES.index(stage)]
                 self.info.update(stage=following, epoch=0, best=None)
@@ -179,7 +178,7 @@ class Run:
             writer.close()
         return self.info
 
-    def _calibrate(self) -> None:
+    def calibrate(self) -> None:
         """Set the entropy threshold (nats) from the plain host's validation entropies."""
         decoded = self.policy.rank(self.valid, 0)
         entropies = torch.cat([d.entropy_before[d.slate >= 0] for d in decoded])
@@ -297,56 +296,21 @@ class Run:
         )
         return float(self.evaluator.utility(embedded, slate).mean())
 
-    def _grpo(self) -> None:
-        """Sample G slates per request with reasoning on; reward them; replay and improve."""
-        grpo, budget = self.config.grpo, self.config.reasoning.budget
+    def grpo(self) -> None:
+        """The last stage: improve the generator against the frozen evaluator."""
+        settings, budget = self.config.grpo, self.config.reasoning.budget
         self.evaluator.eval()
         if "reference" not in self.copies:
             self._keep("reference", self.generator)
         frozen = checkpoint.build(self.config, self.featuriser, self.positions)[0].eval()
         frozen.load_state_dict(self.copies["reference"])
-        reference = Policy(self.config, frozen, self.policy.threshold)
-        temperature = self.config.reasoning.recommend_temperature
-
-        def update(optimizer: torch.optim.Optimizer, batch: Batch) -> Metrics:
-            # No dropout: a ratio between two different dropout masks would be noise.
-            self.generator.eval()
-            inputs = (batch.numbers, batch.tokens, batch.mask)
-            with torch.no_grad():
-                encoded = self.generator.encode(*inputs).repeat(grpo.group)
-                sample = self.policy.decode(encoded, sampler(temperature), budget)
-                embedded = self.evaluator.embed(batch.numbers, batch.tokens)
-                embedded = embedded.repeat_interleave(grpo.group, 0)
-                reward = self.evaluator.utility(embedded, sample.slate)
-                advantage = advantages(reward.view(-1, grpo.group)).flatten()
-                known = frozen.encode(*inputs).repeat(grpo.group)
-                prior = reference.decode(known, follow(sample.slate), budget, sample.gates)
-            for _ in range(grpo.updates_per_sample):
-                encoded = self.generator.encode(*inputs).repeat(grpo.group)
-                now = self.policy.decode(encoded, follow(sample.slate), budget, sample.gates)
-                loss = grpo_loss(
-                    now.logprob,
-                    sample.logprob,
-                    prior.logprob,
-                    advantage,
-                    sample.slate >= 0,
-                    grpo.clip,
-                    grpo.kl,
-                )
-                supervised = self.policy.supervised_loss(batch, budget)
-                descend(optimizer, self.generator, loss + grpo.supervised * supervised)
-            return {
-                "reward": reward.mean().item(),
-                "supervised": supervised.item(),
-                "steps": sample.steps.sum(dim=1).float().mean().item(),
-            }
-
+        grpo = Grpo(settings, self.policy, frozen, self.evaluator)
         self._epochs(
             self.generator,
-            grpo,
+            settings,
             self.rankable,
-            grpo.samples_per_epoch,
-            update,
+            settings.samples_per_epoch,
+            grpo.update,
             lambda: self._validate(budget),
         )
 
@@ -358,14 +322,6 @@ class Run:
         for name, value in metrics.items():
             self.writer.add_scalar(f"{stage}/{name}", value, epoch + 1)
         tqdm.write(" ".join(f"{key} {value}" for key, value in line.items()))
-
-
-def descend(optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
-    """One clipped gradient step."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
 
 
 def train(config: Config, data: Path, directory: Path, start: Path | None = None) -> dict[str, Any]:

@@ -5,7 +5,8 @@ import math
 import torch
 
 from model.config import NetworkConfig
-from model.evaluator import Evaluator, advantages, discount, grpo_loss
+from model.evaluator import Evaluator, discount
+from model.grpo import advantages, grpo_loss
 
 
 def make_evaluator() -> Evaluator:

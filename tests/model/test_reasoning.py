@@ -1,20 +1,30 @@
-"""The reasoning loop: per row, replayable, and nothing at all when it is off."""
+"""The reasoning loop: per row, replayable, nothing at all when it is off; under every host."""
+
+import dataclasses
+import sys
 
 import pytest
 import torch
 
 from model.config import NetworkConfig
 from model.generator import Generator, entropy
+from model.hosts import HOSTS
 from model.layers import MASKED
 from model.reasoning import decode, follow, greedy, sampler
 
 K, S, F, T, VOCABULARY = 5, 2, 6, 3, 20
+NETWORK = NetworkConfig(width=16, heads=2, dropout=0.0)
+
+
+@pytest.fixture(params=sorted(HOSTS), autouse=True)
+def network(request, monkeypatch):
+    config = dataclasses.replace(NETWORK, host=request.param)
+    monkeypatch.setattr(sys.modules[__name__], "NETWORK", config)
 
 
 def make_generator(budget: int = S, seed: int = 0) -> Generator:
     torch.manual_seed(seed)
-    config = NetworkConfig(width=16, heads=2, dropout=0.0)
-    generator = Generator(config, F, VOCABULARY, K, budget, 1.5).eval()
+    generator = Generator(NETWORK, F, VOCABULARY, K, budget, 1.5).eval()
     with torch.no_grad():  # far enough from a uniform choice that slates differ
         for parameter in generator.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -27,8 +37,8 @@ def make_inputs(rows: int = 4, size: int = 8, seed: int = 1):
     return torch.randn(rows, size, F), torch.randint(0, VOCABULARY, (rows, size, T)), mask
 
 
-def run(generator, inputs, threshold=-1.0, budget=S, pick=greedy, replay=None):
-    rows = inputs[0].shape[0]
+def run(generator, inputs, threshold=-1.0, budget=S, pick=greedy, replay=None, group=1):
+    rows = inputs[0].shape[0] * group
     thresholds = torch.as_tensor(threshold, dtype=torch.float32).expand(rows)
     budgets = torch.as_tensor(budget, dtype=torch.int64).expand(rows)
     encoded = generator.encode(*inputs)
@@ -86,6 +96,21 @@ def test_a_neighbour_that_reasons_does_not_change_a_row(neighbour):
     both = run(generator, inputs, threshold=-1.0, budget=torch.tensor([1, neighbour]))
     assert torch.equal(alone.slate[0], both.slate[0])
     torch.testing.assert_close(alone.logprob[0], both.logprob[0], rtol=0, atol=1e-5)
+
+
+def test_slates_of_one_request_decode_as_if_each_were_alone():
+    generator, (numbers, tokens, mask) = make_generator(), make_inputs(rows=2)
+    mask[1, 6:] = False
+    copies = tuple(x.repeat_interleave(3, 0) for x in (numbers, tokens, mask))
+    budgets = torch.tensor([0, 1, S, S, 0, 1])
+    apart = run(generator, copies, budget=budgets)
+    together = run(generator, (numbers, tokens, mask), budget=budgets, group=3)
+    assert torch.equal(apart.slate, together.slate)
+    assert torch.equal(apart.steps, together.steps)
+    torch.testing.assert_close(apart.logprob, together.logprob, rtol=0, atol=1e-5)
+    other = run(generator, (numbers, tokens, mask), budget=budgets.flip(0), group=3)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(apart.logprob, other.logprob, rtol=0, atol=1e-5)
 
 
 def test_slates_do_not_repeat_and_short_lists_end_in_minus_one():

@@ -1,0 +1,137 @@
+"""GRPO against the frozen evaluator (arXiv 2402.03300), with the gates of a sample replayed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.config import GrpoConfig
+from model.evaluator import Evaluator
+from model.generator import Encoded, Generator
+from model.policy import Batch, Policy, descend, pointer_loss
+from model.reasoning import Decoded, follow, sampler
+
+
+class Grpo:
+    """Rounds of sampling G slates per request with reasoning on, rewarding and improving them.
+
+    One decoding serves a whole round: beside the G sampled slates, each request has one more that
+    follows the log, for the supervised loss; and the sample is its own first replay.
+    """
+
+    def __init__(
+        self,
+        settings: GrpoConfig,
+        policy: Policy,
+        frozen: Generator,
+        evaluator: Evaluator,
+    ) -> None:
+        self.settings, self.policy, self.evaluator = settings, policy, evaluator
+        self.budget = policy.config.reasoning.budget
+        self.reference = Policy(policy.config, frozen, policy.threshold)
+        self.sample = sampler(policy.config.reasoning.recommend_temperature)
+
+    def update(self, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+        """One round on a batch of requests: sample, then `updates_per_sample` gradient steps."""
+        # No dropout: a ratio between two different dropout masks would be noise.
+        generator = self.policy.generator.eval()
+        settings, inputs = self.settings, (batch.numbers, batch.tokens, batch.mask)
+        encoded = generator.encode(*inputs)
+        order = self.policy.logged_order(batch, encoded)
+        first = self._draw(encoded, order)
+        sampled = self._sampled(first.slate)
+        reward = self._reward(batch, sampled)
+        advantage = advantages(reward)
+        before, prior = self._sampled(first.logprob.detach()), self._prior(inputs, first)
+        now = first
+        for repetition in range(settings.updates_per_sample):
+            if repetition:
+                now = self._replay(self.policy, generator, inputs, first)
+            policy_loss = grpo_loss(
+                self._sampled(now.logprob),
+                before,
+                prior,
+                advantage,
+                sampled >= 0,
+                settings.clip,
+                settings.kl,
+            )
+            logged = now.logits.view(len(order), -1, *now.logits.shape[1:])[:, -1]
+            supervised = pointer_loss(logged, order, batch.labels)
+            descend(optimizer, generator, policy_loss + settings.supervised * supervised)
+        steps = self._sampled(first.steps).sum(dim=2)
+        return {
+            "reward": reward.mean().item(),
+            "supervised": supervised.item(),
+            "steps": steps.float().mean().item(),
+        }
+
+    def _draw(self, encoded: Encoded, order: Tensor) -> Decoded:
+        """G sampled slates and the logged one, side by side."""
+        slates = self.settings.group + 1
+
+        def pick(position: int, logits: Tensor) -> Tensor:
+            item = self.sample(position, logits).view(-1, slates)
+            item[:, -1] = order[:, position].clamp(min=0)
+            return item.flatten()
+
+        return self.policy.decode(encoded, pick, self.budget, group=slates)
+
+    def _replay(
+        self, policy: Policy, generator: Generator, inputs: tuple[Tensor, ...], first: Decoded
+    ) -> Decoded:
+        """The same slates behind the same gates, under other weights."""
+        encoded = generator.encode(*inputs)
+        slates = self.settings.group + 1
+        return policy.decode(encoded, follow(first.slate), self.budget, first.gates, slates)
+
+    @torch.no_grad()
+    def _prior(self, inputs: tuple[Tensor, ...], first: Decoded) -> Tensor:
+        """Log-probabilities [B, G, K] under the policy GRPO started from; unread without KL."""
+        if not self.settings.kl:
+            return self._sampled(first.logprob.detach())
+        prior = self._replay(self.reference, self.reference.generator, inputs, first)
+        return self._sampled(prior.logprob)
+
+    @torch.no_grad()
+    def _reward(self, batch: Batch, slates: Tensor) -> Tensor:
+        """The evaluator's utility [B, G] of slates [B, G, K]."""
+        embedded = self.evaluator.embed(batch.numbers, batch.tokens)
+        embedded = embedded.repeat_interleave(slates.shape[1], 0)
+        return self.evaluator.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])
+
+    def _sampled(self, rows: Tensor) -> Tensor:
+        """[B * (G + 1), K] -> [B, G, K], without the logged slates."""
+        return rows.view(-1, self.settings.group + 1, rows.shape[1])[:, :-1]
+
+
+def advantages(reward: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Rewards [R, G] -> (r - mean) / (std + eps) within each group; a flat group gives zeros."""
+    centred = reward - reward.mean(dim=1, keepdim=True)
+    std = reward.std(dim=1, unbiased=False, keepdim=True)
+    return torch.where(std > epsilon, centred / (std + epsilon), torch.zeros_like(centred))
+
+
+def grpo_loss(
+    logprob: Tensor,
+    sampled_logprob: Tensor,
+    reference_logprob: Tensor,
+    advantage: Tensor,
+    alive: Tensor,
+    clip: float,
+    kl: float,
+) -> Tensor:
+    """Clipped policy loss over item choices (GRPO, arXiv 2402.03300, eq. 3), a scalar.
+
+    logprob, sampled_logprob, reference_logprob [..., K] of the chosen items now, when sampled, and
+    under the warm start; advantage [...]; alive bool [..., K]. Reasoning tokens are not
+    choices: they carry gradient but no likelihood of their own.
+    """
+    ratio = torch.exp(logprob - sampled_logprob)
+    gain = torch.minimum(
+        ratio * advantage.unsqueeze(-1), ratio.clamp(1 - clip, 1 + clip) * advantage.unsqueeze(-1)
+    )
+    # Unbiased and never negative estimator of the divergence (arXiv 2402.03300, eq. 4).
+    log_ratio = reference_logprob - logprob
+    divergence = torch.exp(log_ratio) - log_ratio - 1.0
+    return -((gain - kl * divergence) * alive).sum() / alive.sum()
