@@ -16,6 +16,7 @@ FROM ${BASE} AS service-cpu
 COPY --from=environment /venv /venv
 COPY service /app/service
 COPY bundles /app/bundles
+COPY LICENSE NOTICE /app/
 WORKDIR /app
 USER 65532:65532
 ENV RERANK_HOST=0.0.0.0 PYTHONDONTWRITEBYTECODE=1

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from export import bundle
 from model import checkpoint
+from model.sources import DataError
 from service.contract import BundleError
+from service.features import FeatureError
 
 
 def main() -> int:
@@ -27,7 +29,14 @@ def main() -> int:
         trained = checkpoint.load(arguments.checkpoint)
         data = arguments.data or Path(trained.info["data"])
         outcome = bundle.write(trained, arguments.out, data)
-    except (checkpoint.CheckpointError, BundleError, bundle.VerificationError, OSError) as error:
+    except (
+        checkpoint.CheckpointError,
+        BundleError,
+        DataError,
+        FeatureError,
+        bundle.VerificationError,
+        OSError,
+    ) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
     print(json.dumps(outcome, indent=1))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,18 @@ from tqdm import tqdm
 
 from export.compose import compose
 from model.checkpoint import Trained
+from model.dataset import Dataset
 from model.evaluate import evaluate
 from model.reasoning import Decoded, decode, greedy
-from service.contract import GENERATOR, GOLDEN, Manifest
+from service.contract import (
+    FEATURES,
+    GENERATOR,
+    GOLDEN,
+    ITEMS,
+    MANIFEST,
+    BundleError,
+    Manifest,
+)
 from service.features import Request
 from service.session import Row, Session, Slate
 
@@ -76,7 +86,35 @@ def decode_torch(trained: Trained, rows: list[Row]) -> Decoded:
         )
 
 
-def random_rows(trained: Trained, case: Case, seed: int) -> list[Row]:
+class Requests:
+    """Draws requests such as the data set's: its items, users, contexts and inline features."""
+
+    def __init__(self, data: Path) -> None:
+        dataset = Dataset(data)
+        self.known = dataset.featuriser.items.ids
+        some = itertools.islice(dataset.impressions(["valid", "test"]), 256)
+        self.asked = [impression.request for impression in some]
+        self.inline = [features for request in self.asked for features in request.features]
+        if not self.asked:
+            raise BundleError(f"{data}: no valid or test list to draw requests from")
+
+    def draw(self, size: int, draw: np.random.Generator) -> Request:
+        """Distinct candidates, mostly known ones, and a history of likes and passed-over items."""
+        pool = [*self.known, *(f"unknown-{i}" for i in range(max(size, len(self.known) // 50)))]
+        chosen = draw.choice(len(pool), size, replace=False).tolist()
+        most = min(len(self.known), int(draw.integers(0, 48)))
+        past = draw.choice(len(self.known), most, replace=False).tolist()
+        inline = draw.integers(0, len(self.inline), size).tolist() if self.inline else []
+        return dataclasses.replace(
+            self.asked[int(draw.integers(len(self.asked)))],
+            ids=[pool[i] for i in chosen],
+            scores=(),
+            features=[self.inline[i] for i in inline],
+            history=[(self.known[i], float(draw.random() < 0.3)) for i in past],
+        )
+
+
+def random_rows(trained: Trained, requests: Requests, case: Case, seed: int) -> list[Row]:
     """Lists of known and unknown items with random histories, through the featuriser.
 
     In a batch, lists have different sizes; the first has the case's.
@@ -85,29 +123,17 @@ def random_rows(trained: Trained, case: Case, seed: int) -> list[Row]:
     rows = []
     for index in range(case.batch):
         size = case.size if index == 0 else int(draw.integers(1, case.size + 1))
-        numbers, tokens = trained.featuriser.transform(random_request(trained, size, draw))
+        numbers, tokens = trained.featuriser.transform(requests.draw(size, draw))
         longest = min(size, trained.config.slate_length)
         rows.append(Row(numbers, tokens, longest, case.budget, case.threshold))
     return rows
 
 
-def random_request(trained: Trained, size: int, draw: np.random.Generator) -> Request:
-    """Distinct candidates, mostly known ones, and a history of likes and passed-over items."""
-    known = trained.featuriser.items.ids
-    pool = [*known, *(f"unknown-{i}" for i in range(max(size, len(known) // 50)))]
-    chosen = draw.choice(len(pool), size, replace=False).tolist()
-    past = draw.choice(len(known), min(len(known), int(draw.integers(0, 48))), replace=False)
-    return Request(
-        ids=[pool[i] for i in chosen],
-        history=[(known[i], float(draw.random() < 0.3)) for i in past.tolist()],
-    )
-
-
-def verify(trained: Trained, session: Session) -> dict[str, Any]:
+def verify(trained: Trained, session: Session, requests: Requests) -> dict[str, Any]:
     """Compare both decoders on every case. Raises VerificationError naming the first difference."""
     worst, ties, slates = 0.0, 0, 0
     for number, case in enumerate(tqdm(cases(trained), "verify", leave=False)):
-        rows = random_rows(trained, case, seed=number)
+        rows = random_rows(trained, requests, case, seed=number)
         expected = decode_torch(trained, rows)
         for index, (row, slate) in enumerate(zip(rows, session.run(rows), strict=True)):
             difference = compare(expected, index, row, slate)
@@ -162,26 +188,34 @@ def margin(expected: Decoded, index: int, row: Row) -> np.ndarray[Any, Any]:
     return torch.minimum(choice, torch.minimum(before, after)).numpy()
 
 
-def golden(trained: Trained, count: int = 8) -> list[dict[str, Any]]:
+def clear_of_ties(trained: Trained, row: Row) -> bool:
+    """Whether rounding can change no choice and no gate of this list, at any budget."""
+    for budget in range(row.budget + 1):
+        capped = dataclasses.replace(row, budget=budget)
+        margins = margin(decode_torch(trained, [capped]), 0, capped)
+        if margins[: len(row.numbers) - 1].min(initial=1e9) < GOLDEN_MARGIN:
+            return False
+    return True
+
+
+def golden(trained: Trained, requests: Requests, count: int = 8) -> list[dict[str, Any]]:
     """Requests with slates that no rounding can change, for replay at every load."""
     draw = np.random.default_rng(2601)
     entries: list[dict[str, Any]] = []
     for _ in range(100 * count):
         size = int(draw.integers(1, min(60, trained.config.max_candidates) + 1))
-        request = random_request(trained, size, draw)
+        request = requests.draw(size, draw)
         numbers, tokens = trained.featuriser.transform(request)
         longest = min(size, trained.config.slate_length)
         row = Row(numbers, tokens, longest, trained.config.reasoning.budget, trained.threshold)
-        decoded = decode_torch(trained, [row])
-        if size > 1 and margin(decoded, 0, row)[: size - 1].min() < GOLDEN_MARGIN:
+        if not clear_of_ties(trained, row):
             continue
+        decoded = decode_torch(trained, [row])
         slate = decoded.slate[0, :longest].tolist()
-        body = {
-            "user": {"history": [{"id": item, "label": y} for item, y in request.history]},
-            "candidates": [{"id": item} for item in request.ids],
-        }
         steps = decoded.steps[0, :longest].tolist()
-        entries.append({"request": body, "slate": [request.ids[i] for i in slate], "steps": steps})
+        entries.append(
+            {"request": request.to_json(), "slate": [request.ids[i] for i in slate], "steps": steps}
+        )
         if len(entries) == count:
             return entries
     raise VerificationError(f"only {len(entries)} of {count} golden requests are clear of ties")
@@ -190,9 +224,15 @@ def golden(trained: Trained, count: int = 8) -> list[dict[str, Any]]:
 def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     """Build the bundle beside `out`, verify it, and only then move it there.
 
-    `out` is `.../<name>/<version>`. Returns the verification and the offline metrics. Raises
-    VerificationError or service.contract.BundleError; `out` is then as it was.
+    `out` is `.../<name>/<version>`, new or a bundle to replace. Returns the verification and the
+    offline metrics. Raises VerificationError or service.contract.BundleError; `out` is then as it
+    was.
     """
+    own = {MANIFEST, GENERATOR, FEATURES, ITEMS, GOLDEN}
+    foreign = sorted({path.name for path in out.iterdir()} - own) if out.exists() else []
+    if foreign:
+        raise BundleError(f"{out}: a new directory or a bundle to replace, it holds {foreign[0]!r}")
+    requests = Requests(data)
     config = trained.config
     building = out.parent / f".{out.name}.building"
     shutil.rmtree(building, ignore_errors=True)
@@ -209,7 +249,9 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
         )
         (building / GENERATOR).write_bytes(model.SerializeToString())
         features.save(building)
-        (building / GOLDEN).write_text(json.dumps(golden(trained)) + "\n", encoding="utf-8")
+        (building / GOLDEN).write_text(
+            json.dumps(golden(trained, requests)) + "\n", encoding="utf-8"
+        )
         manifest = Manifest(
             name=out.parent.name,
             version=out.name,
@@ -223,14 +265,14 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
             tokens=features.tokens_width,
             offline_metrics={},
             training={
-                "commit": commit(),
+                "commit": trained.info["commit"],
                 "config": trained.info["config"],
                 "seconds": round(trained.info["seconds"]),
                 "validation": trained.info["validation"],
             },
         ).write(building)
         session = Session.load(building)
-        verification = verify(trained, session)
+        verification = verify(trained, session, requests)
         metrics = evaluate(session, data)
         manifest = Manifest(**{**manifest.__dict__, "offline_metrics": metrics})
         manifest.write(building)
@@ -240,11 +282,3 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return {"verification": verification, "offline_metrics": metrics}
-
-
-def commit() -> str:
-    """The commit that trained, or "unknown" outside a checkout."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -44,7 +45,12 @@ def main() -> int:
         if found is None:
             print(f"loadtest: the service did not start: {seen.strip()}", file=sys.stderr)
             return 2
-        outcome = measure(found[0], arguments.seconds, arguments.candidates)
+        with np.load(arguments.bundle / "items.npz", allow_pickle=False) as table:
+            known = table["ids"].tolist()
+        if not 1 <= arguments.candidates <= len(known):
+            print(f"loadtest: --candidates: 1 to {len(known)}, the bundle's items", file=sys.stderr)
+            return 2
+        outcome = measure(found[0], known, arguments.seconds, arguments.candidates)
     finally:
         process.terminate()
         process.communicate()
@@ -52,18 +58,27 @@ def main() -> int:
     return 0
 
 
-def measure(url: str, seconds: float, candidates: int) -> dict[str, object]:
-    """Ask ids-only requests, one after the other; quantiles in milliseconds."""
+def measure(url: str, known: Sequence[str], seconds: float, candidates: int) -> dict[str, object]:
+    """Ask with known ids and a history of 48, one after the other; quantiles in milliseconds.
+
+    Raises RuntimeError at a degraded answer: it would be measured as a fast one.
+    """
     draw = random.Random(0)
     wall, inference, steps = [], [], []
     with httpx.Client(base_url=url) as client:
         end = time.monotonic() + seconds + 1.0
         while time.monotonic() < end:
-            ids = draw.sample(range(1, 5000), candidates)
+            past = draw.sample(known, min(48, len(known)))
+            asked = {
+                "user": {"history": [{"id": i, "label": draw.randint(0, 1)} for i in past]},
+                "candidates": [{"id": i} for i in draw.sample(known, candidates)],
+            }
             began = time.perf_counter()
-            answer = client.post("/rerank", json={"candidates": [{"id": str(i)} for i in ids]})
+            answer = client.post("/rerank", json=asked)
             spent = 1e3 * (time.perf_counter() - began)
             body = answer.raise_for_status().json()
+            if body["degraded"]:
+                raise RuntimeError(f"a degraded answer: {body['degraded']['reason']}")
             if time.monotonic() < end - seconds:
                 continue  # the first second warms connection and caches
             wall.append(spent)

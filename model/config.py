@@ -85,14 +85,34 @@ class Config:
             ("slate_length", self.slate_length, self.slate_length >= 1),
             ("max_candidates", self.max_candidates, self.max_candidates >= 1),
             ("network.host", network.host, network.host in HOSTS),
-            ("network.width", network.width, network.width % network.heads == 0),
+            ("network.heads", network.heads, network.heads >= 1),
+            (
+                "network.width",
+                network.width,
+                network.width > 0 and network.width % max(network.heads, 1) == 0,
+            ),
             ("reasoning.budget", reasoning.budget, reasoning.budget >= 0),
             (
                 "reasoning.entropy_quantile",
                 reasoning.entropy_quantile,
                 0 <= reasoning.entropy_quantile <= 1,
             ),
-            ("reasoning.reason_temperature", reasoning.reason_temperature, True),
+            (
+                "reasoning.reason_temperature",
+                reasoning.reason_temperature,
+                reasoning.reason_temperature > 0,
+            ),
+            (
+                "reasoning.recommend_temperature",
+                reasoning.recommend_temperature,
+                reasoning.recommend_temperature > 0,
+            ),
+            *(
+                (f"{stage}.{count}", value, value >= 1)
+                for stage in ("evaluator", "warm_start", "reason_start", "grpo")
+                for count in ("epochs", "batch")
+                for value in [getattr(getattr(self, stage), count)]
+            ),
             ("grpo.group", self.grpo.group, self.grpo.group >= 2),
         ):
             if not good:

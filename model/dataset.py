@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import polars as pl
 import yaml
 from tqdm import tqdm
 
+from model.sources import DataError
 from service.feature_schema import NUMBER_KINDS, Feature, Schema
 from service.features import Featuriser, Integers, ItemTable, Request, encode_number, encode_vector
 
@@ -70,15 +72,25 @@ class Lists:
 
 
 class Dataset:
-    """A canonical data set with its fitted featuriser."""
+    """A canonical data set with its fitted featuriser. Raises DataError where there is none."""
 
     def __init__(self, directory: Path) -> None:
+        if not (directory / "schema.yaml").exists():
+            raise DataError(directory, "a prepared data set (python -m model prepare)")
         self.directory = directory
         payload = yaml.safe_load((directory / "schema.yaml").read_text(encoding="utf-8"))
         self.rows = pl.read_parquet(directory / "impressions.parquet")
         self.items = pl.read_parquet(directory / "items.parquet")
         self.users = pl.read_parquet(directory / "users.parquet")
         self.featuriser = fit(Schema.from_dict(payload), self.rows, self.items, self.users)
+
+    def digest(self) -> str:
+        """SHA-256 over the files of the data set: what a training run belongs to."""
+        together = hashlib.sha256()
+        for name in ("schema.yaml", "impressions.parquet", "items.parquet", "users.parquet"):
+            with (self.directory / name).open("rb") as file:
+                together.update(hashlib.file_digest(file, "sha256").digest())
+        return together.hexdigest()
 
     def impressions(self, splits: Sequence[str]) -> Iterator[Impression]:
         """The lists of these splits, each with the history it may know.
@@ -191,9 +203,9 @@ def _fit_feature(feature: Feature, values: list[Any]) -> Feature:
         return dataclasses.replace(feature, vocabulary=tuple(vocabulary))
     if feature.kind in NUMBER_KINDS and values:
         column = np.array([feature.transformed(float(value)) for value in values])
-        return dataclasses.replace(
-            feature, mean=float(column.mean()), std=float(column.std()) or 1.0
-        )
+        mean, std = float(column.mean()), float(column.std())
+        constant = std < 1e-6 * max(1.0, abs(mean))  # but for rounding
+        return dataclasses.replace(feature, mean=mean, std=1.0 if constant else std)
     return feature
 
 

@@ -18,17 +18,18 @@ from service.session import Session
 
 
 def uninformative(impression: Impression, seed: int = 0) -> Impression:
-    """The same list as a stranger would send it: shuffled, ids only, no scores.
+    """The same list in an order that tells nothing.
 
     The shuffle depends on the request id alone, so that every evaluation asks the same thing.
     """
     draw = np.random.default_rng([seed, *impression.request_id.encode()])
     order = draw.permutation(len(impression.labels)).tolist()
+    inline = bool(impression.request.features)
     request = dataclasses.replace(
         impression.request,
         ids=[impression.request.ids[i] for i in order],
-        scores=(),
-        features=(),
+        scores=[impression.request.scores[i] for i in order],
+        features=[impression.request.features[i] for i in order] if inline else (),
     )
     return dataclasses.replace(
         impression, request=request, labels=tuple(impression.labels[i] for i in order)
@@ -55,17 +56,10 @@ def through_session(session: Session) -> Ask:
 
 
 def through_http(url: str) -> Ask:
-    """Ask a running service: ids and history only. Raises OSError when it does not answer so."""
+    """Ask a running service. Raises OSError when it does not answer so."""
 
     def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
-        bodies = [
-            {
-                "candidates": [{"id": item} for item in i.request.ids],
-                "user": {"history": [{"id": item, "label": y} for item, y in i.request.history]},
-                "timeout_ms": 30_000,
-            }
-            for i in impressions
-        ]
+        bodies = [i.request.to_json() | {"timeout_ms": 30_000} for i in impressions]
         request = urllib.request.Request(
             f"{url}/rerank/batch", json.dumps({"requests": bodies}).encode(), method="POST"
         )
@@ -89,9 +83,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of a bundle on one split of a data set, as `[mean, low, high]` over lists.
 
-    The lists are asked shuffled, as ids with the user's history, without scores; by default of the
-    session itself. `ndcg@10 gain over` holds paired differences from the shown order and from
-    sorting by the item like rate. Intervals are 95 % bootstrap intervals over lists.
+    The lists are asked shuffled, with what the schema declares and the user's history; by default
+    of the session itself. `ndcg@10 gain over` holds paired differences from the shown order and
+    from sorting by the item like rate. Intervals are 95 % bootstrap intervals over lists.
     """
     shown = rankable(Dataset(data).impressions([split]))
     impressions = [uninformative(i) for i in shown]

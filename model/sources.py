@@ -192,7 +192,7 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[_Rule], dict[
     low, high = schema.label_range
     label = pl.col("label").cast(pl.Float64, strict=False)
     whole, columns["position"] = _whole("position", dtypes["position"], pl.Int32)
-    columns["label"] = label.cast(pl.Float32)
+    columns["label"] = ((label - low) / (high - low)).cast(pl.Float32)
     rules += [
         whole,
         _Rule("position", "at least 0", (columns["position"] < 0).fill_null(False)),

@@ -2,11 +2,12 @@
 
     evaluator     BCE on logged feedback
     warm_start    the plain host (S = 0) learns the logged likes, list-wise
-    reason_start  the same loss with reasoning on, at the threshold measured in between
+    reason_start  the same loss with reasoning on
     grpo          reward = utility under the frozen evaluator, gates replayed
 
-State is saved after each epoch, and each epoch seeds itself from (seed, stage, epoch): a run that
-was interrupted ends in the same weights as one that was not.
+The entropy threshold is measured anew after each stage of the generator. State is saved after each
+epoch, and each epoch seeds itself from (seed, stage, epoch): a run that was interrupted ends in the
+same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,7 @@ from model.dataset import Dataset, Lists
 from model.grpo import Grpo
 from model.metrics import slate_metrics
 from model.policy import Batch, Policy, descend
+from model.sources import DataError
 
 STAGES = ("evaluator", "warm_start", "reason_start", "grpo")
 Metrics = dict[str, float]
@@ -45,10 +48,16 @@ class Run:
         directory.mkdir(parents=True, exist_ok=True)
         dataset = Dataset(data)
         self.featuriser = dataset.featuriser
-        self.featuriser.save(directory)
         self.train = dataset.lists(["train"], config.train_lists)
         self.valid = dataset.lists(["valid"], config.train_lists).rankable()
         self.rankable = self.train.rankable()
+        for name, lists in (("train", self.rankable), ("valid", self.valid)):
+            if not len(lists):
+                rule = (
+                    f"at least one {name} list with a positive and a negative, to learn order from"
+                    " (by default a user's last list is test, the one before valid, others train)"
+                )
+                raise DataError(data, rule, value="none")
         self.positions = self.train.mask.shape[1]
         torch.manual_seed(config.seed)
         self.generator, self.evaluator = checkpoint.build(config, self.featuriser, self.positions)
@@ -66,6 +75,8 @@ class Run:
             "seconds": 0.0,
             "positions": self.positions,
             "data": data.as_posix(),
+            "data_digest": dataset.digest(),
+            "commit": commit(),
             "validation": {},
             "config": checkpoint.config_dict(config),
         }
@@ -74,6 +85,7 @@ class Run:
             self._resume()
         elif start is not None:
             self._start_from(start)
+        self.featuriser.save(directory)
         log = directory / "metrics.jsonl"
         lines = (
             log.read_text(encoding="utf-8").splitlines()[: self.info["lines"]]
@@ -89,6 +101,11 @@ class Run:
                 f"{self.directory}: holds a run with another configuration; "
                 "choose another --out or remove it"
             )
+        if info.get("data_digest") != self.info["data_digest"]:
+            raise checkpoint.CheckpointError(
+                f"{self.directory}: holds a run on other data than {self.data} has now; "
+                "choose another --out or remove it"
+            )
         self.info = {key: value for key, value in info.items() if key != "tensors"}
         self._restore(tensors)
 
@@ -100,7 +117,8 @@ class Run:
         tensors["warm.reason_step.weight"] = self.generator.reason_step.weight.detach()
         checkpoint.restore(self.generator, tensors, "warm.")
         self._keep("warm", self.generator)
-        self.info.update(stage="reason_start", threshold=info["threshold"])
+        self.info["stage"] = "reason_start"
+        self.calibrate()
         self.info["seconds"] = info["shared_seconds"]
         self.info["shared_seconds"] = info["shared_seconds"]
         self.info["validation"] = {
@@ -167,9 +185,14 @@ class Run:
                 stage = self.info["stage"]
                 stages[stage]()
                 if stage == "warm_start":
-                    self.calibrate()
+                    self._keep("warm", self.generator)
                     self.info["shared_seconds"] = self.info["seconds"]
+                if stage != "evaluator":
+                    # The entropies have moved, and the gate is to open where they now are high.
+                    self.calibrate()
                 following = (*STAGES[1:], "done")[STAGES.index(stage)]
+                if following == "done":
+                    self.info["validation"]["final"] = self._validate(budget)[1]
                 self.info.update(stage=following, epoch=0, best=None)
                 self.copies.pop("best", None)
                 self._optimizer_state = {}
@@ -179,13 +202,12 @@ class Run:
         return self.info
 
     def calibrate(self) -> None:
-        """Set the entropy threshold (nats) from the plain host's validation entropies."""
+        """Set the entropy threshold (nats) from the host's own entropies, without reasoning."""
         decoded = self.policy.rank(self.valid, 0)
         entropies = torch.cat([d.entropy_before[d.slate >= 0] for d in decoded])
         quantile = self.config.reasoning.entropy_quantile
         self.info["threshold"] = float(torch.quantile(entropies, quantile))
         self.policy.threshold = self.info["threshold"]
-        self._keep("warm", self.generator)
 
     def _epochs(
         self,
@@ -322,6 +344,15 @@ class Run:
         for name, value in metrics.items():
             self.writer.add_scalar(f"{stage}/{name}", value, epoch + 1)
         tqdm.write(" ".join(f"{key} {value}" for key, value in line.items()))
+
+
+def commit() -> str:
+    """The commit that trains, with -dirty where the tree differs; "unknown" outside a checkout."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return described.stdout.strip() or "unknown"
 
 
 def train(config: Config, data: Path, directory: Path, start: Path | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from service.app import create_app
 from service.contract import BundleError
 from service.reranker import path_of
 from service.session import Session
-from service.settings import Settings, describe
+from service.settings import Settings, describe, unknown_variables
 
 
 def main() -> int:
@@ -42,6 +43,9 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    for name in unknown_variables(os.environ):
+        # Not refused: an orchestrator may set RERANK_SERVICE_HOST and the like on its own.
+        logging.getLogger("service").warning("%s: not a setting, ignored", name)
     try:
         session = Session.load(settings.bundle, settings.threads)
         listener = bind(settings.host, settings.port)

@@ -92,11 +92,16 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
         return timeout
 
     def refuse_long(payload: Any, path: str) -> None:
-        """Before field by field: ten thousand candidates deserve one error, not a slow parse."""
+        """Before field by field: ten thousand entries deserve one error, not a slow parse."""
         candidates = payload.get("candidates") if isinstance(payload, dict) else None
         if isinstance(candidates, list) and len(candidates) > manifest.max_candidates:
             rule = f"at most {manifest.max_candidates} candidates"
             raise InvalidRequest.of(FieldError(f"{path}candidates", rule, len(candidates)))
+        user = payload.get("user") if isinstance(payload, dict) else None
+        history = user.get("history") if isinstance(user, dict) else None
+        if isinstance(history, list) and len(history) > settings.max_history:
+            rule = f"at most {settings.max_history} entries"
+            raise InvalidRequest.of(FieldError(f"{path}user.history", rule, len(history)))
 
     async def answer(
         request: Request,
@@ -107,8 +112,9 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
         parsed = time.monotonic()
         request_id = request.state.request_id
         lists = [
-            reranker.prepare(body, path, request_id)
-            for body, path in zip(bodies, paths, strict=True)
+            # In a batch call each list has an id of its own to be found by in a log.
+            reranker.prepare(body, path, f"{request_id}.{index}" if path else request_id)
+            for index, (body, path) in enumerate(zip(bodies, paths, strict=True))
         ]
         timeout = header_timeout(request)
         deadlines = [reranker.deadline(began, (body.timeout_ms, timeout)) for body in bodies]
@@ -165,6 +171,10 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
             "budget_per_position": manifest.budget,
             "entropy_threshold": manifest.entropy_threshold,
             "offline_metrics": manifest.offline_metrics,
+            "features": [
+                {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required}
+                for f in session.featuriser.schema.features
+            ],
             "training_commit": manifest.training.get("commit"),
             "versions": {"onnxruntime": onnxruntime.__version__, "fastapi": fastapi.__version__},
         }
@@ -177,12 +187,14 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
         ("/rerank", rerank),
         ("/v1/rerank", rerank),
         ("/rerank/batch", rerank_batch),
+        ("/v1/rerank/batch", rerank_batch),
     ):
         app.add_api_route(
             path, handler, methods=["POST"], tags=["re-rank"], response_class=JsonResponse
         )
     for path, endpoint in (("/livez", livez), ("/readyz", readyz), ("/info", info)):
         app.add_api_route(path, endpoint, methods=["GET"], tags=["operate"])
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/metrics", metrics_page, methods=["GET"], tags=["operate"])
 
     async def on_service_error(request: Request, error: Exception) -> Response:
@@ -196,11 +208,15 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "http_error")
         detail = f"{request.method} {request.url.path}: {error.detail}"[:200]
-        return problem_of(error.status_code, code, detail, request.state.request_id)
+        return problem_of(
+            error.status_code, code, detail, request.state.request_id, headers=error.headers
+        )
 
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Edge, max_body_bytes=settings.max_body_bytes, on_error=lambda: reranker.count("error")
+    )
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -225,6 +241,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             ("/rerank", bodies[0], answers[0], schemas.EXAMPLE),
             ("/v1/rerank", bodies[0], answers[0], schemas.EXAMPLE),
             ("/rerank/batch", bodies[1], answers[1], many),
+            ("/v1/rerank/batch", bodies[1], answers[1], many),
         ):
             operation = document["paths"][path]["post"]
             operation["requestBody"] = {

@@ -7,7 +7,6 @@ together. An idle service therefore answers a lone request at once, a busy one b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -51,19 +50,18 @@ class Batcher:
         self._arrival = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._worker: asyncio.Task[None] | None = None
+        self._closing = False
 
     def start(self) -> None:
         """Begin to take rows; needs a running event loop."""
         self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def close(self) -> None:
-        """Let what waits finish, then stop."""
-        while self._queue:
-            await asyncio.sleep(0.005)
+        """Let what waits and what runs finish, then stop."""
         if self._worker is not None:
-            self._worker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._worker
+            self._closing = True
+            self._arrival.set()
+            await self._worker
         self._executor.shutdown()
 
     def submit(
@@ -93,15 +91,16 @@ class Batcher:
 
     def _expire(self, entry: _Waiting, detail: str) -> None:
         self._metrics.shed.labels("deadline").inc()
-        entry.answer.set_exception(DeadlineExceeded(detail))
+        if not entry.answer.done():
+            entry.answer.set_exception(DeadlineExceeded(detail))
 
     async def _work(self) -> None:
-        while True:
+        while self._queue or not self._closing:
             await self._arrival.wait()
             batch = self._next_batch()
             if batch:
                 await self._run(batch)
-            if not self._queue:
+            if not self._queue and not self._closing:
                 self._arrival.clear()
 
     def _next_batch(self) -> list[_Waiting]:
@@ -110,14 +109,20 @@ class Batcher:
         now = time.monotonic()
         while self._queue and len(batch) < self._max_batch_size:
             entry = self._queue.popleft()
-            if entry.answer.done():  # the client went away
-                self._metrics.shed.labels("disconnected").inc()
-            elif now >= entry.deadline:
-                self._expire(entry, "the deadline passed in the queue")
-            else:
+            if self._wanted(entry, now):
                 batch.append(entry)
         self._metrics.queue_depth.set(len(self._queue))
         return batch
+
+    def _wanted(self, entry: _Waiting, now: float) -> bool:
+        """Whether somebody waits for this row and it still has time; else it is counted out."""
+        if now >= entry.deadline:  # whoever waited has given up just now
+            self._expire(entry, "the deadline passed in the queue")
+        elif entry.answer.done():
+            self._metrics.shed.labels("disconnected").inc()
+        else:
+            return True
+        return False
 
     async def _run(self, batch: list[_Waiting]) -> None:
         self._metrics.batch_size.observe(len(batch))
@@ -130,7 +135,8 @@ class Batcher:
         except Exception:  # whatever it was, the worker must live on
             if len(batch) > 1:  # one bad row must not cost its neighbours their answer
                 for entry in batch:
-                    await self._run([entry])
+                    if self._wanted(entry, time.monotonic()):
+                        await self._run([entry])
                 return
             logger.exception("inference failed")
             if not batch[0].answer.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,8 +23,8 @@ DRAIN_BYTES = 32 << 20
 class Edge:
     """Wraps the application; leaves `request_id` in the request's state."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
-        self.app, self.max_body_bytes = app, max_body_bytes
+    def __init__(self, app: ASGIApp, max_body_bytes: int, on_error: Callable[[], None]) -> None:
+        self.app, self.max_body_bytes, self.on_error = app, max_body_bytes, on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,6 +57,7 @@ class Edge:
             await self.app(scope, self._limited(receive), send_with_headers)
         except Exception:
             logger.exception("unhandled error, request %s", request_id)
+            self.on_error()
             if started:
                 raise
             detail = "an unexpected error; the log has it under this request id"

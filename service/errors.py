@@ -14,7 +14,8 @@ Each is answered as problem+json (RFC 9457) with `code` and `request_id`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -49,8 +50,11 @@ class FieldError:
     value: object
 
     def as_dict(self) -> dict[str, str]:
-        """For the problem's `errors`; a long value is cut."""
-        text = self.value if isinstance(self.value, str) else repr(self.value)
+        """For the problem's `errors`: the value as JSON, cut where it is long."""
+        try:
+            text = json.dumps(self.value, ensure_ascii=False, default=repr)
+        except RecursionError:  # nested deeper than Python writes
+            text = f"a deeply nested {type(self.value).__name__}"
         text = text.encode("utf-8", "replace").decode("utf-8")
         shown = text if len(text) <= SHOWN else text[:SHOWN] + "..."
         return {"field": self.field[: SHOWN * 2], "rule": self.rule, "value": shown}
@@ -130,8 +134,9 @@ def problem_of(
     request_id: str,
     errors: Sequence[FieldError] = (),
     retry_after_s: int | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> ProblemResponse:
-    """A problem from its parts, for what the framework refuses (404, 405)."""
+    """A problem from its parts, for what the framework refuses (404, 405 with its Allow)."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -142,5 +147,5 @@ def problem_of(
     }
     if errors:
         body["errors"] = [entry.as_dict() for entry in errors]
-    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return ProblemResponse(body, status_code=status, headers=headers)
+    more = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return ProblemResponse(body, status_code=status, headers={**(headers or {}), **more})

@@ -29,8 +29,8 @@ class Feature:
     default       stands in for a missing value (else: the train mean, no token, a zero vector)
     required      a request without it is refused (of: user, context, candidate)
     min_count     a value seen less often in train falls to the out-of-vocabulary token
-    relative      adds the z-score within the candidate list
-    input         false: feeds history kernels only, not the network
+    relative      adds z-score, rank and distance from the best within the candidate list
+    input         false, of a vector: feeds history kernels only, not the network
     """
 
     name: str
@@ -59,6 +59,11 @@ class Feature:
             raise SchemaError(f"features.{self.name}.relative: only numbers, got {self.kind!r}")
         if self.kind in ("statistic", "vector") and self.of != "item":
             raise SchemaError(f"features.{self.name}.of: a {self.kind} is of item, got {self.of!r}")
+        if not self.input and self.kind != "vector":
+            raise SchemaError(
+                f"features.{self.name}.input: only a vector can feed kernels alone, "
+                f"got {self.kind!r}"
+            )
         if self.width < 1:
             raise SchemaError(f"features.{self.name}.width: at least 1, got {self.width}")
 

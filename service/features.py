@@ -26,6 +26,10 @@ from service.feature_schema import NUMBER_KINDS, OWNERS, Feature, Schema
 
 # Farther than this from the train mean nothing was learnt, and float32 arithmetic would overflow.
 LARGEST = 1e6
+RELATIVE = 3  # columns of a list-relative number: z-score, rank, distance from the best
+TOGETHER = 10  # columns of the history beyond those per kernel
+RIDGE = 8.0  # of the kernel ridge regression, in units of one answer's similarity to itself
+NEAREST = 10  # answers to similar items that are looked at closer
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -76,6 +80,25 @@ class Request:
             context=payload.get("context") or {},
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """The inverse: a body that asks for the same."""
+        candidates: list[dict[str, Any]] = [{"id": item} for item in self.ids]
+        for name, values in (("score", self.scores), ("features", self.features)):
+            for candidate, value in zip(candidates, values, strict=False):
+                if value or value == 0.0:
+                    candidate[name] = value
+        user: dict[str, Any] = {
+            "history": [{"id": item, "label": label} for item, label in self.history]
+        }
+        if self.user_id is not None:
+            user["id"] = self.user_id
+        given = {name: value for name, value in self.user.items() if value is not None}
+        if given:
+            user["features"] = given
+        body: dict[str, Any] = {"user": user, "candidates": candidates}
+        context = {name: value for name, value in self.context.items() if value is not None}
+        return body | {"context": context} if context else body
+
 
 @dataclass(frozen=True)
 class ItemTable:
@@ -119,14 +142,14 @@ class Featuriser:
                 column += 1
                 if feature.relative:
                     self._relative.append((column - 1, column))
-                    column += 1
+                    column += RELATIVE
             elif feature.input:
                 self._column[feature.name] = column
                 column += feature.width
         self._history_column = column
         kernels = schema.history.kernels
-        # Per kernel: sum, mean and the list-relative mean; then repeats (liked, passed over), size.
-        self.numbers_width = column + (3 * len(kernels) + 3 if kernels else 0)
+        # Per kernel: sum, mean and the list-relative mean; then what all kernels say together.
+        self.numbers_width = column + (3 * len(kernels) + TOGETHER if kernels else 0)
         self.tokens_width = slot
         self.vocabulary_size = token
         self._of = {
@@ -204,7 +227,10 @@ class Featuriser:
         self._fill("context", request.context, "context", numbers, tokens, slice(None))
         self._fill_candidates(request, numbers, tokens, kernels)
         for source, target in self._relative:
-            numbers[:, target] = _z_score(numbers[:, source])
+            values = numbers[:, source]
+            numbers[:, target] = _z_score(values)
+            numbers[:, target + 1] = _rank(values)
+            numbers[:, target + 2] = values - values.max(initial=-np.inf)
         if kernels:
             self._fill_history(request, numbers, index, kernels)
         return numbers, tokens
@@ -315,19 +341,47 @@ class Featuriser:
         labels = np.array([label for _, label in known], np.float32)
         surprise = labels - self._rate[rows]
         column = self._history_column
+        to_history = np.zeros((len(index), len(rows)), np.float32)
+        among_history = np.zeros((len(rows), len(rows)), np.float32)
         for candidates, table in zip(kernels, self._kernels, strict=True):
-            similarity = candidates @ table[rows].T  # [N, H]
+            own = table[rows]
+            similarity = candidates @ own.T  # [N, H]
+            to_history += similarity / len(kernels)
+            among_history += (own @ own.T) / len(kernels)
             total = similarity @ surprise
             numbers[:, column] = total / math.sqrt(len(rows))
             numbers[:, column + 1] = total / (np.abs(similarity).sum(axis=1) + 1.0)
             numbers[:, column + 2] = _z_score(numbers[:, column + 1])
             column += 3
+        # What the user's answers say together: a ridge regression in the kernels' mean, ...
+        among_history[np.diag_indices(len(rows))] += RIDGE
+        ridge = to_history @ np.linalg.solve(among_history, surprise)
+        # ... and the nearest of them.
+        nearest = np.argpartition(-to_history, min(NEAREST, len(rows)) - 1, axis=1)[:, :NEAREST]
+        near = np.take_along_axis(to_history, nearest, axis=1)
+        echo = (near * surprise[nearest]).sum(axis=1)
+        liked = labels > 0.5
+        for values in (
+            ridge,
+            _z_score(ridge),
+            near.mean(axis=1),
+            echo,
+            _z_score(echo),
+            to_history[:, liked].max(axis=1, initial=0.0),
+            to_history[:, ~liked].max(axis=1, initial=0.0),
+        ):
+            numbers[:, column] = values
+            column += 1
         answered = dict(known)  # the most recent answer to an item counts
         for position, row in enumerate(index.tolist()):
             if row in answered:
                 numbers[position, column] = answered[row]
                 numbers[position, column + 1] = 1.0 - answered[row]
         numbers[:, column + 2] = math.log1p(len(rows)) / 4.0
+
+    def unknown(self, ids: Sequence[str]) -> int:
+        """How many of these ids the item table lacks."""
+        return sum(item not in self._row for item in ids)
 
     def column(self, name: str) -> int:
         """The column of `numbers` that holds a number or statistic, standardised."""
@@ -391,7 +445,15 @@ def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
 
 
 def _z_score(column: Floats) -> Floats:
-    return np.asarray((column - column.mean()) / (column.std() + 1e-6), np.float32)
+    exact = column.astype(np.float64)  # in float32 the mean of equal numbers is not that number
+    return np.asarray((exact - exact.mean()) / (exact.std() + 1e-6), np.float32)
+
+
+def _rank(values: Floats) -> Floats:
+    """From -1, the least, to 1, the greatest; equal values share the mean of their ranks."""
+    ordered = np.sort(values)
+    low, high = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return np.asarray((low + high - len(values)) / max(len(values), 1), np.float32)
 
 
 def _unit(rows: Floats) -> Floats:

@@ -21,7 +21,7 @@ class Metrics:
         model = ("model", "version")
         self.requests = Counter(
             "rerank_requests",
-            "Answers by outcome: ok, degraded, client_error, error. One list counts once.",
+            "Lists answered, by outcome ok or degraded; and calls refused: client_error, error.",
             (*model, "outcome"),
             registry=self.registry,
         )
@@ -46,6 +46,11 @@ class Metrics:
         )
         self.list_size = Histogram(
             "rerank_list_size", "Candidates of one list.", buckets=SIZES, registry=self.registry
+        )
+        self.unknown = Counter(
+            "rerank_unknown_candidates",
+            "Candidates whose id the item table lacks; a rising share is a wrong id space.",
+            registry=self.registry,
         )
         self.batch_size = Histogram(
             "rerank_batch_size", "Lists in one run.", buckets=BATCHES, registry=self.registry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from service.metrics import Metrics
 from service.schemas import RerankRequest
 from service.session import Row, Session
 from service.settings import Settings
+
+logger = logging.getLogger("service")
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -76,9 +79,6 @@ class Reranker:
         if budget is not None and budget > manifest.budget:
             rule = f"at most {manifest.budget}, the budget of the bundle's graph"
             errors.append(FieldError(f"{path}reasoning.budget", rule, budget))
-        if body.user and len(body.user.history) > self._settings.max_history:
-            rule = f"at most {self._settings.max_history} entries"
-            errors.append(FieldError(f"{path}user.history", rule, len(body.user.history)))
         if errors:
             raise InvalidRequest.of(*errors)
         request = Request.from_json(body.model_dump(exclude={"timeout_ms", "reasoning"}))
@@ -88,6 +88,7 @@ class Reranker:
         except FeatureError as error:
             broken = FieldError(f"{path}{error.path}", error.rule, error.value)
             raise InvalidRequest.of(broken) from None
+        self._metrics.unknown.inc(self._session.featuriser.unknown(ids))
         return Prepared(ids, row, body.request_id or request_id)
 
     async def answer(
@@ -104,6 +105,9 @@ class Reranker:
         finally:
             for future in futures:
                 future.cancel()
+        for entry, outcome in zip(lists, outcomes, strict=True):
+            if isinstance(outcome, InferenceFailed):
+                logger.error("request %s: the model failed", entry.request_id)
         failed = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failed and self._settings.on_failure == "error":
             raise failed[0]
@@ -145,6 +149,7 @@ class Reranker:
             ]
         else:
             degraded = {"reason": outcome.code}
+            queue = time.monotonic() - clock.featurised  # it waited, whether in a queue or a run
             positions = [(index, None, None, None, 0) for index in range(row.slate_size)]
             self._metrics.degraded.labels(outcome.code).inc()
         used = sum(position[-1] for position in positions)
@@ -210,14 +215,25 @@ def validated(model: type[T], payload: Any) -> T:
             FieldError(
                 path_of(entry["loc"]),
                 RULES.get(entry["type"], entry["msg"]),
-                None if entry["type"] == "missing" else entry["input"],
+                "nothing" if entry["type"] == "missing" else entry["input"],
             )
             for entry in error.errors(include_url=False, include_context=False)[:20]
         ]
         raise InvalidRequest.of(*errors) from None
 
 
-RULES = {"extra_forbidden": "unknown field", "missing": "required"}
+RULES = {
+    "extra_forbidden": "unknown field",
+    "missing": "required",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "too_short": "at least one entry",
+}
 
 
 def path_of(location: Sequence[str | int]) -> str:

@@ -16,12 +16,20 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _or_id(schema: dict[str, Any]) -> None:
+    """Tell in the published schema that an id alone will do."""
+    entry = dict(schema)
+    schema.clear()
+    schema["title"] = entry.pop("title")
+    schema["description"] = entry.pop("description")
+    schema["anyOf"] = [{"type": "string", "minLength": 1, "maxLength": 256}, entry]
+    schema["examples"] = ["260", {"id": "1721", "label": 0.0}]
+
+
 class HistoryEntry(Body):
     """One recent interaction: an item id alone (a positive), or with its label."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"id": "260", "label": 1.0}]},
-    )
+    model_config = ConfigDict(json_schema_extra=_or_id)
 
     id: Id
     label: float = Field(1.0, ge=0, le=1, description="1 liked .. 0 shown and passed over")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +47,14 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """RERANK_* variables that are no setting: most likely misspelt."""
+    known = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
+    return sorted(
+        name for name in environment if name.upper().startswith("RERANK_") and name not in known
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from model.config import Config, ConfigError
 from model.dataset import Dataset, fit
 from model.evaluate import evaluate, uninformative
 from model.policy import Policy
+from model.sources import DataError
 from model.train import train
 from service.contract import BundleError, Manifest
 from service.feature_schema import Schema
@@ -172,6 +174,26 @@ def test_a_directory_with_another_configuration_is_not_overwritten(trained, data
         train(other, data, trained)
 
 
+def test_data_without_a_list_to_validate_on_is_refused_before_training(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "warm")
+    rows = pl.read_parquet(copy / "impressions.parquet")
+    rows.filter(pl.col("split") != "valid").write_parquet(copy / "impressions.parquet")
+    with pytest.raises(DataError, match="at least one valid list with a positive and a negative"):
+        train(Config.load(CONFIG).smoke(), copy, tmp_path / "run")
+
+
+def test_data_that_was_not_prepared_is_refused_in_one_line(tmp_path):
+    command = ["evaluate", "--bundle", "bundles/ranklens/1", "--data", str(tmp_path / "no")]
+    done = subprocess.run(
+        [sys.executable, "-m", "model", *command],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("evaluate: ")
+    assert "no: a prepared data set (python -m model prepare)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_unknown_field_of_a_configuration_is_named(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("grpo: {groop: 8}\n")
@@ -185,18 +207,18 @@ def test_torch_and_the_exported_graph_agree_on_every_case(exported):
     assert outcome["verification"]["largest_difference"] < bundle.LOGPROB_TOLERANCE
 
 
-def test_a_graph_of_other_weights_is_refused(exported, trained):
+def test_a_graph_of_other_weights_is_refused(exported, trained, data):
     directory, _ = exported
     other = checkpoint.load(trained)
     with torch.no_grad():
         weight = other.generator.pointer_query.weight
         weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(bundle.VerificationError):
-        bundle.verify(other, Session.load(directory))
+        bundle.verify(other, Session.load(directory), bundle.Requests(data))
 
 
 def test_a_refused_bundle_is_not_written(trained, data, tmp_path, monkeypatch):
-    def disagree(_trained, _session):
+    def disagree(_trained, _session, _requests):
         raise bundle.VerificationError("planted")
 
     monkeypatch.setattr(bundle, "verify", disagree)

@@ -143,14 +143,14 @@ def test_unknown_ids_are_ranked_by_defaults_and_inline_features_override(client)
 
 
 REFUSED = [
-    ({"candidates": []}, "candidates", "at least 1 item", "[]"),
-    ({}, "candidates", "required", "None"),
-    ([1], "body", "RerankRequest", "[1]"),
+    ({"candidates": []}, "candidates", "at least one entry", "[]"),
+    ({}, "candidates", "required", '"nothing"'),
+    ([1], "body", "an object", "[1]"),
     (
         {"candidates": [{"id": "a"}, {"id": "b"}, {"id": "a"}]},
         "candidates[2].id",
         "unique within the list, already at candidates[0]",
-        "a",
+        '"a"',
     ),
     ({"candidates": [{"id": str(i)} for i in range(10_000)]}, "candidates", "at most 500", "10000"),
     ({"candidates": [{"id": "a"}], "slate_size": 0}, "slate_size", "greater than or equal", "0"),
@@ -161,11 +161,11 @@ REFUSED = [
         "at most 10",
         "11",
     ),
-    ({"candidates": [{"id": "a"}], "slate_size": "2"}, "slate_size", "valid integer", "2"),
-    ({"candidates": [{"id": "a"}], "slate_size": True}, "slate_size", "valid integer", "True"),
-    ({"candidates": [{"id": 7}]}, "candidates[0].id", "valid string", "7"),
-    ({"candidates": [{"id": ""}]}, "candidates[0].id", "at least 1 character", ""),
-    ({"candidates": "a"}, "candidates", "valid list", "a"),
+    ({"candidates": [{"id": "a"}], "slate_size": "2"}, "slate_size", "an integer", '"2"'),
+    ({"candidates": [{"id": "a"}], "slate_size": True}, "slate_size", "an integer", "true"),
+    ({"candidates": [{"id": 7}]}, "candidates[0].id", "a string", "7"),
+    ({"candidates": [{"id": ""}]}, "candidates[0].id", "at least 1 character", '""'),
+    ({"candidates": "a"}, "candidates", "a list", '"a"'),
     ({"candidates": [{"id": "a", "scor": 1}]}, "candidates[0].scor", "unknown field", "1"),
     ({"candidates": [{"id": "a"}], "sampling": {}}, "sampling", "unknown field", "{}"),
     (
@@ -178,7 +178,7 @@ REFUSED = [
         {"candidates": [{"id": "a", "features": {"runtime": "long"}}]},
         "candidates[0].features.runtime",
         "a finite number",
-        "long",
+        '"long"',
     ),
     (
         {"candidates": [{"id": "a", "features": {"runtime": 1e300}}]},
@@ -295,7 +295,9 @@ def test_a_body_of_5_mb_is_413_and_the_service_stays_up(client, items, chunked):
 
 def test_unknown_paths_and_methods_are_problems_too(client):
     assert problem_of(client.get("/nowhere"), 404)["code"] == "not_found"
-    assert problem_of(client.get("/rerank"), 405)["code"] == "method_not_allowed"
+    refused = client.get("/rerank")
+    assert problem_of(refused, 405)["code"] == "method_not_allowed"
+    assert refused.headers["allow"] == "POST"
 
 
 def test_request_ids_and_trace_parents_come_back(client, items):
@@ -312,16 +314,33 @@ def test_request_ids_and_trace_parents_come_back(client, items):
 def test_health_info_and_openapi(client, session):
     assert client.get("/livez").json() == {"status": "live"}
     assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.head("/readyz").status_code == 200
     info = client.get("/info").json()
     assert info["offline_metrics"] == session.manifest.offline_metrics
     assert info["provider"] == "CPUExecutionProvider"
     document = client.get("/openapi.json").json()
-    for path in ("/rerank", "/v1/rerank", "/rerank/batch"):
+    assert {"name": "genres", "of": "item", "kind": "categories", "required": False} in info[
+        "features"
+    ]
+    for path in ("/rerank", "/v1/rerank", "/rerank/batch", "/v1/rerank/batch"):
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         answer = client.post(path, json=content["example"])
         assert answer.status_code == 200, answer.text
-    assert "HistoryEntry" in document["components"]["schemas"]
+    kinds = [one["type"] for one in document["components"]["schemas"]["HistoryEntry"]["anyOf"]]
+    assert kinds == ["string", "object"]
     RerankRequest.model_validate(EXAMPLE)
+
+
+def test_lists_of_a_batch_call_have_ids_of_their_own(client, items):
+    asked = {"requests": [body(items), body(items, request_id="mine"), body(items)]}
+    answers = client.post("/rerank/batch", json=asked, headers={"X-Request-ID": "call"}).json()
+    assert [a["request_id"] for a in answers["responses"]] == ["call.0", "mine", "call.2"]
+
+
+def test_candidates_that_the_item_table_lacks_are_counted(session, items):
+    with fresh(session) as base, httpx.Client(base_url=base) as own:
+        own.post("/rerank", json={"candidates": [{"id": i} for i in ("new-1", items[0], "new-2")]})
+        assert "rerank_unknown_candidates_total 2.0" in own.get("/metrics").text
 
 
 def test_metrics_count_every_request_once(session, items):
@@ -366,6 +385,8 @@ def test_what_cannot_be_ranked_comes_back_in_its_own_order_and_says_so(session, 
     assert answer["degraded"] == {"reason": reason}
     assert slate_ids(answer) == [c["id"] for c in asked["candidates"][:5]]
     assert answer["reasoning"]["steps_used"] == 0
+    if reason == "deadline":  # the time it waited is told as such
+        assert answer["latency_ms"]["queue"] > 20 > answer["latency_ms"]["respond"]
     assert f'rerank_degraded_total{{reason="{reason}"}} 1.0' in text
 
 
@@ -407,7 +428,7 @@ def test_a_full_queue_sheds_with_a_degraded_answer(session, items):
 def test_a_bad_timeout_header_is_named(client, items):
     response = client.post("/rerank", json=body(items), headers={"X-Request-Timeout-Ms": "soon"})
     error = problem_of(response, 422)["errors"][0]
-    assert (error["field"], error["value"]) == ("header X-Request-Timeout-Ms", "soon")
+    assert (error["field"], error["value"]) == ("header X-Request-Timeout-Ms", '"soon"')
 
 
 JSON = st.recursive(

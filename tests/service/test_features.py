@@ -36,19 +36,12 @@ SCHEMA = {
         {"name": "age", "of": "user", "kind": "number", "mean": 40.0, "std": 10.0},
     ],
 }
-# Columns: like_rate, its z-score, price, score, age, then two kernels of three, repeats, size.
-RATE, RELATIVE, PRICE, SCORE, AGE, GENRES, STYLE, LIKED, PASSED, SIZE = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    8,
-    11,
-    12,
-    13,
-)
+# Columns: like_rate with its z-score, rank and distance from the best; price, score, age; two
+# kernels of three; what they say together (ridge, its z-score, nearness, echo, its z-score, nearest
+# liked and passed over); repeats liked and passed over; size.
+RATE, RELATIVE, PRICE, SCORE, AGE, GENRES, STYLE = 0, 1, 4, 5, 6, 7, 10
+RIDGE, NEAR, ECHO, NEAREST_LIKED, NEAREST_PASSED = 13, 15, 16, 18, 19
+LIKED, PASSED, SIZE = 20, 21, 22
 # Token slots: brand, genres x 2, hour. Tokens: 1 brand?, 2 acme, 3 zeta, 4 genre?, 5 x, 6 y, 7, 8.
 BRAND, HOUR = 0, 3
 
@@ -106,12 +99,22 @@ def test_more_categories_than_the_width_are_cut():
     assert featuriser().transform(request)[1][0, 1:3].tolist() == [5, 6]
 
 
-def test_relative_features_are_z_scores_within_the_list():
+def test_relative_features_tell_where_in_the_list_a_candidate_stands():
     numbers, _ = featuriser().transform(Request(ids=["a", "b", "c"]))
     # 1, -1, 0: mean 0, deviation sqrt(2/3).
     assert numbers[:, RELATIVE] == pytest.approx([1.224744, -1.224744, 0.0], abs=1e-4)
+    assert numbers[:, RELATIVE + 1] == pytest.approx([2 / 3, -2 / 3, 0.0])
+    assert numbers[:, RELATIVE + 2].tolist() == [0.0, -2.0, -1.0]
     alone, _ = featuriser().transform(Request(ids=["a"]))
-    assert alone[0, RELATIVE] == 0.0
+    assert alone[0, RELATIVE : RELATIVE + 3].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_list_of_equals_has_no_standing():
+    alike, _ = featuriser().transform(Request(ids=[f"new-{i}" for i in range(49)]))
+    assert (alike[:, RELATIVE : RELATIVE + 3] == 0.0).all()
+    rated = [{"like_rate": 0.1}] * 49  # 0.1 is no float32: its mean over 49 is not itself
+    inline = Request(ids=[f"new-{i}" for i in range(49)], features=rated)
+    assert np.abs(featuriser().transform(inline)[0][:, RELATIVE : RELATIVE + 3]).max() < 1e-5
 
 
 def test_the_history_carries_surprises_over_by_kernel():
@@ -126,6 +129,21 @@ def test_the_history_carries_surprises_over_by_kernel():
     assert numbers[:, GENRES + 1] != pytest.approx(expected * 1.01, abs=1e-6)
     assert numbers[:, LIKED].tolist() == [1.0, 0.0, 0.0]
     assert numbers[:, SIZE] == pytest.approx([math.log(2.0) / 4.0] * 3)
+
+
+def test_the_answers_together_are_a_ridge_regression_and_the_nearest_of_them():
+    numbers, _ = featuriser().transform(Request(ids=["a", "b", "c"], history=[("a", 1.0)]))
+    surprise = 1.0 - 1.0 / (1.0 + math.exp(-1.0))
+    similarity = np.array([1.0, 0.0, 1 / math.sqrt(2)])  # the mean of two kernels that agree
+    # One answer of similarity 1 to itself, ridge 8: its weight is surprise / (1 + 8).
+    assert numbers[:, RIDGE] == pytest.approx(similarity * surprise / 9.0, abs=1e-6)
+    assert numbers[:, NEAR] == pytest.approx(similarity, abs=1e-6)
+    assert numbers[:, ECHO] == pytest.approx(similarity * surprise, abs=1e-6)
+    assert numbers[:, NEAREST_LIKED] == pytest.approx(similarity, abs=1e-6)
+    assert numbers[:, NEAREST_PASSED].tolist() == [0.0, 0.0, 0.0]
+    assert numbers[:, RIDGE] != pytest.approx(similarity * surprise / 8.0, abs=1e-6)
+    passed, _ = featuriser().transform(Request(ids=["a"], history=[("a", 0.0)]))
+    assert passed[0, [NEAREST_LIKED, NEAREST_PASSED]].tolist() == [0.0, 1.0]
 
 
 def test_what_was_passed_over_counts_against():
@@ -198,6 +216,19 @@ def test_a_bad_inline_feature_is_named(request_, path, rule):
     assert rule in raised.value.rule
 
 
+def test_a_request_written_as_json_reads_back_as_itself():
+    request = Request(
+        ids=["a", "b"],
+        scores=[0.5, 0.0],
+        features=[{"price": 3.0}, {"genres": ["x"]}],
+        user_id="u",
+        user={"age": 60},
+        history=[("c", 0.0)],
+        context={"hour": "9"},
+    )
+    assert Request.from_json(request.to_json()) == request
+
+
 def test_a_required_feature_must_be_there():
     schema = {"name": "s", "features": [{**SCHEMA["features"][5], "required": True}]}
     table = ItemTable((), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64), {})
@@ -211,6 +242,7 @@ def test_a_required_feature_must_be_there():
     ("change", "message"),
     [
         ({"kind": "text"}, "features.f.kind: one of"),
+        ({"input": False}, "features.f.input: only a vector"),
         ({"of": "shop"}, "features.f.of: one of"),
         ({"transform": "sqrt"}, "features.f.transform: one of"),
         ({"colour": 1}, r"features\[0\].colour: unknown"),

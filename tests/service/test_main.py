@@ -66,6 +66,12 @@ def test_a_missing_bundle_and_a_bad_setting_are_refused_in_one_line():
     assert "99999" in done.stderr
 
 
+def test_a_misspelt_setting_is_told_but_does_not_stop_the_service():
+    done = command("--bundle", "nowhere", RERANK_PROT="8111")
+    assert "RERANK_PROT: not a setting, ignored" in done.stderr
+    assert "nowhere/manifest.json" in done.stderr
+
+
 def test_a_taken_port_is_refused_in_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
