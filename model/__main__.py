@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     train.add_argument("--smoke", action="store_true", help="the same line in miniature")
     train.add_argument("--seed", type=int, help="instead of the configuration's")
     train.add_argument("--budget", type=int, help="instead of the configuration's S")
-    train.add_argument("--start-from", type=Path, help="reuse evaluator and warm start of a run")
+    train.add_argument("--start-from", type=Path, help="reuse the evaluator of a run")
     evaluate = commands.add_parser("evaluate", help="measure a bundle through its session")
     evaluate.add_argument("--bundle", type=Path, required=True)
     evaluate.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))

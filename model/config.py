@@ -66,7 +66,7 @@ class GrpoConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run: evaluator, warm start of the plain host, warm start with reasoning, GRPO."""
+    """A whole run: evaluator, warm start with reasoning, GRPO."""
 
     seed: int = 0
     slate_length: int = 10  # K, positions decoded
@@ -76,7 +76,6 @@ class Config:
     reasoning: ReasoningConfig = ReasoningConfig()
     evaluator: StageConfig = StageConfig(epochs=8)
     warm_start: StageConfig = StageConfig(epochs=10)
-    reason_start: StageConfig = StageConfig(epochs=4, learning_rate=3e-4)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
 
     def __post_init__(self) -> None:
@@ -109,7 +108,7 @@ class Config:
             ),
             *(
                 (f"{stage}.{count}", value, value >= 1)
-                for stage in ("evaluator", "warm_start", "reason_start", "grpo")
+                for stage in ("evaluator", "warm_start", "grpo")
                 for count in ("epochs", "batch")
                 for value in [getattr(getattr(self, stage), count)]
             ),
@@ -139,7 +138,6 @@ class Config:
             reasoning=dataclasses.replace(self.reasoning, budget=min(self.reasoning.budget, 2)),
             evaluator=stage,
             warm_start=dataclasses.replace(stage, epochs=2),
-            reason_start=stage,
             grpo=dataclasses.replace(self.grpo, epochs=2, samples_per_epoch=2, batch=8, group=4),
         )
 
@@ -153,7 +151,6 @@ def from_dict(cls: type[Any], payload: Mapping[str, Any], path: str = "") -> Any
         "reasoning": ReasoningConfig,
         "evaluator": StageConfig,
         "warm_start": StageConfig,
-        "reason_start": StageConfig,
         "grpo": GrpoConfig,
     }
     for key, value in payload.items():

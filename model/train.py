@@ -1,11 +1,10 @@
-"""Train evaluator and generator: four stages in one resumable run.
+"""Train evaluator and generator: three stages in one resumable run.
 
     evaluator     BCE on logged feedback
-    warm_start    the plain host (S = 0) learns the logged likes, list-wise
-    reason_start  the same loss with reasoning on
+    warm_start    the generator learns the logged likes, list-wise, with reasoning on
     grpo          reward = utility under the frozen evaluator, gates replayed
 
-The entropy threshold is measured anew after each stage of the generator. State is saved after each
+The entropy threshold is measured anew after each epoch of the generator. State is saved after each
 epoch, and each epoch seeds itself from (seed, stage, epoch): a run that was interrupted ends in the
 same weights as one that was not.
 """
@@ -36,7 +35,7 @@ from model.metrics import slate_metrics
 from model.policy import Batch, Policy, descend
 from model.sources import DataError
 
-STAGES = ("evaluator", "warm_start", "reason_start", "grpo")
+STAGES = ("evaluator", "warm_start", "grpo")
 Metrics = dict[str, float]
 
 
@@ -62,8 +61,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.generator, self.evaluator = checkpoint.build(config, self.featuriser, self.positions)
         self.policy = Policy(config, self.generator, math.inf)
-        # Copies of the generator: "warm" after warm_start (shared between runs of one seed),
-        # "reference" when GRPO starts, "best" of the stage so far (of the evaluator in its own).
+        # Copies: "reference", the generator when GRPO starts; "best", of the stage so far.
         self.copies: dict[str, dict[str, Tensor]] = {}
         self.info: dict[str, Any] = {
             "stage": STAGES[0],
@@ -110,20 +108,12 @@ class Run:
         self._restore(tensors)
 
     def _start_from(self, start: Path) -> None:
-        """Take over evaluator and plain warm start of a finished run of the same seed."""
+        """Take over the evaluator of a finished run on the same data."""
         info, tensors = checkpoint.read(start)
         checkpoint.restore(self.evaluator, tensors, "evaluator.")
-        # A plain host has one row of step embeddings, unused; every other shape is the same.
-        tensors["warm.reason_step.weight"] = self.generator.reason_step.weight.detach()
-        checkpoint.restore(self.generator, tensors, "warm.")
-        self._keep("warm", self.generator)
-        self.info["stage"] = "reason_start"
-        self.calibrate()
-        self.info["seconds"] = info["shared_seconds"]
-        self.info["shared_seconds"] = info["shared_seconds"]
-        self.info["validation"] = {
-            k: v for k, v in info["validation"].items() if k in ("evaluator", "warm_start")
-        }
+        self.info["stage"] = "warm_start"
+        self.info["seconds"] = self.info["shared_seconds"] = info["shared_seconds"]
+        self.info["validation"] = {"evaluator": info["validation"]["evaluator"]}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         checkpoint.restore(self.generator, tensors, "generator.")
@@ -166,13 +156,6 @@ class Run:
                 self.generator,
                 self.config.warm_start,
                 self.rankable,
-                lambda batch: self.policy.supervised_loss(batch, 0),
-                lambda: self._validate(0),
-            ),
-            "reason_start": lambda: self._supervised(
-                self.generator,
-                self.config.reason_start,
-                self.rankable,
                 lambda batch: self.policy.supervised_loss(batch, budget),
                 lambda: self._validate(budget),
             ),
@@ -184,12 +167,8 @@ class Run:
             while self.info["stage"] != "done":
                 stage = self.info["stage"]
                 stages[stage]()
-                if stage == "warm_start":
-                    self._keep("warm", self.generator)
+                if stage == "evaluator":
                     self.info["shared_seconds"] = self.info["seconds"]
-                if stage != "evaluator":
-                    # The entropies have moved, and the gate is to open where they now are high.
-                    self.calibrate()
                 following = (*STAGES[1:], "done")[STAGES.index(stage)]
                 if following == "done":
                     self.info["validation"]["final"] = self._validate(budget)[1]
@@ -225,7 +204,9 @@ class Run:
         )
         if self._optimizer_state:
             checkpoint.restore_optimizer(optimizer, self._optimizer_state)
-        if self.info["best"] is None and stage in ("reason_start", "grpo"):
+        if stage != "evaluator" and self.info["epoch"] == 0:
+            self.calibrate()
+        if self.info["best"] is None and stage == "grpo":
             self.info["best"] = validate()[0]  # the start may stay the best there is
             self._keep("best", module)
         for epoch in range(self.info["epoch"], epochs):
@@ -247,6 +228,10 @@ class Run:
                 for name, value in update(optimizer, batch).items():
                     sums[name] = sums.get(name, 0.0) + value / steps
                 bar.set_postfix({k: f"{v * steps / (step + 1):.4f}" for k, v in sums.items()})
+            if stage != "evaluator":
+                # Entropies fall while the generator learns; the gate is to open where they are
+                # high among its own, from the first epoch to the service.
+                self.calibrate()
             score, validation = validate()
             self.info["seconds"] += time.monotonic() - began
             if self.info["best"] is None or score > self.info["best"]:
@@ -257,6 +242,8 @@ class Run:
             self._log(stage, epoch, {**sums, **{f"valid_{k}": v for k, v in validation.items()}})
             self._save(optimizer)
         module.load_state_dict(self.copies["best"])
+        if stage != "evaluator":
+            self.calibrate()
 
     def _supervised(
         self,

@@ -116,7 +116,7 @@ def test_a_train_list_gets_out_of_fold_rates_and_a_test_list_the_tables(data):
 def test_a_smoke_run_goes_through_every_stage_and_logs_each_epoch(trained):
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     stages = [line["stage"] for line in lines]
-    assert list(dict.fromkeys(stages)) == ["evaluator", "warm_start", "reason_start", "grpo"]
+    assert list(dict.fromkeys(stages)) == ["evaluator", "warm_start", "grpo"]
     assert all(
         np.isfinite(value) for line in lines for value in line.values() if value != line["stage"]
     )
