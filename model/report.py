@@ -257,8 +257,8 @@ def render(summary: dict[str, Any]) -> str:
         f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}.",
         "",
         f"Seeds: {summary['seeds']}. Mean over lists and seeds, in brackets the 95 % bootstrap "
-        "interval over lists (metrics of a list averaged over seeds first): it tells of other lists, "
-        "not of other training seeds; `quality.json` has every seed. Binary gain; NDCG@k "
+        "interval over lists (metrics of a list averaged over seeds first): it tells of other "
+        "lists, not of other training seeds; `quality.json` has every seed. Binary gain; NDCG@k "
         "is over the ideal of the whole list of 24; MAP@10 divides by min(10, positives); lists "
         f"without both a like and a pass are left out. Slates are greedy, of {length} positions; "
         "the candidates' order is not a feature. Epochs are chosen by validation NDCG@10.",

@@ -84,6 +84,18 @@ def test_features_are_fitted_on_the_train_split_only():
     assert fitted[1].vocabulary == ("x", "y")
 
 
+def test_a_constant_column_keeps_a_deviation_of_one():
+    schema = Schema.from_dict(
+        {"name": "tiny", "features": [{"name": "price", "of": "item", "kind": "number"}]}
+    )
+    items = pl.DataFrame({"item_id": ["a", "b", "c"], "price": [0.1, 0.1, 0.1]})
+    rows = pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["a", "b", "c"],
+                         "request_id": ["r"] * 3, "label": [1.0, 0.0, 0.0],
+                         "split": ["train"] * 3})  # fmt: skip
+    (feature,) = fit(schema, rows, items, pl.DataFrame({"user_id": ["u"]})).schema.features
+    assert (feature.mean, feature.std) == (pytest.approx(0.1), 1.0)
+
+
 def test_histories_hold_other_train_lists_or_earlier_lists_never_the_list_itself(data):
     dataset = Dataset(data)
     lists = list(dataset.impressions(["train", "valid", "test"]))
@@ -180,6 +192,66 @@ def test_data_without_a_list_to_validate_on_is_refused_before_training(data, tmp
     rows.filter(pl.col("split") != "valid").write_parquet(copy / "impressions.parquet")
     with pytest.raises(DataError, match="at least one valid list with a positive and a negative"):
         train(Config.load(CONFIG).smoke(), copy, tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_other_data(trained, data, tmp_path):
+    other = shutil.copytree(data, tmp_path / "warm")
+    rows = pl.read_parquet(other / "impressions.parquet")
+    rows.head(20_000).write_parquet(other / "impressions.parquet")
+    before = (trained / "features.json").read_bytes(), (trained / "items.npz").read_bytes()
+    with pytest.raises(checkpoint.CheckpointError, match="holds a run on other data"):
+        train(Config.load(CONFIG).smoke(), other, trained)
+    after = (trained / "features.json").read_bytes(), (trained / "items.npz").read_bytes()
+    assert before == after
+
+
+def test_export_does_not_replace_a_directory_that_is_no_bundle(trained, data, tmp_path):
+    (tmp_path / "shop" / "1").mkdir(parents=True)
+    (tmp_path / "shop" / "1" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BundleError, match=r"shop.1: .*'thesis\.txt'"):
+        bundle.write(checkpoint.load(trained), tmp_path / "shop" / "1", data)
+    assert (tmp_path / "shop" / "1" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_log_with_required_features_goes_the_whole_way(tmp_path):
+    draw = np.random.default_rng(0)
+    rows = [
+        {
+            "request_id": f"u{user}-{number}",
+            "user_id": f"u{user}",
+            "timestamp": number,
+            "position": position,
+            "item_id": f"i{item}",
+            "label": 5.0 * float(draw.random() < 0.4),
+            "price": float(item),
+            "hour": str(number),
+        }
+        for user in range(12)
+        for number in range(4)
+        for position, item in enumerate(draw.choice(30, 6, replace=False).tolist())
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "schema.yaml").write_text("""
+name: shop
+label: {range: [0, 5]}
+features:
+  - {name: price, of: candidate, kind: number, required: true}
+  - {name: hour, of: context, kind: category, required: true}
+""")
+    run = [sys.executable, "-m", "model", "prepare", "impressions", "--log", "log.parquet",
+           "--schema", "schema.yaml", "--out", "data"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(run, check=True, cwd=tmp_path, capture_output=True, env=environment)
+    labels = pl.read_parquet(tmp_path / "data" / "impressions.parquet")["label"]
+    assert set(labels) == {0.0, 1.0}  # brought to 0..1
+    train(Config.load(CONFIG).smoke(), tmp_path / "data", tmp_path / "run")
+    out = tmp_path / "shop" / "1"
+    outcome = bundle.write(checkpoint.load(tmp_path / "run"), out, tmp_path / "data")
+    session = Session.load(out)
+    replayed = json.loads((out / "golden.json").read_text())[0]["request"]
+    assert set(replayed["candidates"][0]["features"]) == {"price"}
+    assert set(replayed["context"]) == {"hour"}
+    assert outcome["offline_metrics"] == evaluate(session, tmp_path / "data")
 
 
 def test_data_that_was_not_prepared_is_refused_in_one_line(tmp_path):

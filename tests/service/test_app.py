@@ -300,6 +300,14 @@ def test_unknown_paths_and_methods_are_problems_too(client):
     assert refused.headers["allow"] == "POST"
 
 
+def test_a_deeply_nested_value_is_named_without_being_written_out(client):
+    nested = "[" * 990 + "]" * 990
+    content = '{"candidates": [{"id": "1", "features": {"runtime": ' + nested + "}}]}"
+    error = problem_of(client.post("/rerank", content=content), 422)["errors"][0]
+    assert error["field"] == "candidates[0].features.runtime"
+    assert len(error["value"]) < 200
+
+
 def test_request_ids_and_trace_parents_come_back(client, items):
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = {"X-Request-ID": "abc-1", "traceparent": trace}

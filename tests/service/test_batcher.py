@@ -108,6 +108,44 @@ def test_a_cancelled_row_never_runs():
     assert scenario(steps)[1].runs == [1, 1]
 
 
+def test_a_deadline_that_passes_in_the_queue_is_told_from_a_client_that_went_away():
+    metrics = Metrics()
+
+    def shed(reason):
+        return metrics.shed.labels(reason)._value.get()
+
+    async def play(gate):
+        batcher = Batcher(gate, metrics, 4, 8)
+        batcher.start()
+        batcher.submit([row()], [soon()])
+        await asyncio.sleep(0.05)
+        (late,) = batcher.submit([row()], [soon(0.05)])
+        (gone,) = batcher.submit([row()], [soon()])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):  # as the service waits
+                await late
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        gate.open.set()
+        await batcher.close()
+
+    asyncio.run(play(Gate()))
+    assert (shed("deadline"), shed("disconnected")) == (1.0, 1.0)
+
+
+def test_closing_lets_what_runs_and_what_waits_finish():
+    async def play(gate):
+        batcher = Batcher(gate, Metrics(), 1, 8)
+        batcher.start()
+        futures = batcher.submit([row(), row()], [soon()] * 2)
+        await asyncio.sleep(0.05)
+        asyncio.get_running_loop().call_later(0.05, gate.open.set)
+        await batcher.close()
+        return [future.done() for future in futures]
+
+    assert asyncio.run(play(Gate())) == [True, True]
+
+
 def test_one_bad_row_does_not_cost_its_neighbours_their_answer():
     async def steps(batcher, gate):
         futures = batcher.submit([row(), row(9), row()], [soon()] * 3)
