@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ class FeatureError(ValueError):
     """An inline feature that breaks its schema: `path` (as in the request), `rule`, `value`."""
 
     def __init__(self, path: str, rule: str, value: object) -> None:
-        super().__init__(f"{path}: {rule}, got {value!r}")
+        super().__init__(f"{path}: {rule}, got {reprlib.repr(value)}")
         self.path, self.rule, self.value = path, rule, value
 
 
