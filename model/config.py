@@ -69,6 +69,7 @@ class Config:
     """A whole run: evaluator, warm start with reasoning, GRPO."""
 
     seed: int = 0
+    selection: str = "ndcg@10"  # what selects the epoch on validation lists: ndcg@10 or utility
     slate_length: int = 10  # K, positions decoded
     max_candidates: int = 500  # longest list the exported graph accepts
     train_lists: int | None = None  # use only the first so many training requests (smoke runs)
@@ -81,6 +82,7 @@ class Config:
     def __post_init__(self) -> None:
         network, reasoning = self.network, self.reasoning
         for name, value, good in (
+            ("selection", self.selection, self.selection in ("ndcg@10", "utility")),
             ("slate_length", self.slate_length, self.slate_length >= 1),
             ("max_candidates", self.max_candidates, self.max_candidates >= 1),
             ("network.host", network.host, network.host in HOSTS),

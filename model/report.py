@@ -93,8 +93,13 @@ def cell(config: Config, data: Path, cache: Path) -> None:
         save(cache / f"{name}.npz", {**slate_metrics(slate, test.labels), **extra})
 
 
-def neural_slates(directory: Path, test: Lists) -> tuple[Array, dict[str, Array]]:
-    """Greedy slates of a finished run, its steps [R] and entropies by position [K] (nats)."""
+def neural_slates(
+    directory: Path, test: Lists, keep_entropies: bool = False
+) -> tuple[Array, dict[str, Array]]:
+    """Greedy slates of a finished run, its steps [R] and entropies by position [K] (nats).
+
+    `keep_entropies` adds those before reasoning of every list, [R, K].
+    """
     trained = checkpoint.load(directory)
     policy = Policy(trained.config, trained.generator, trained.threshold)
     decoded = policy.rank(test, trained.config.reasoning.budget)
@@ -102,7 +107,8 @@ def neural_slates(directory: Path, test: Lists) -> tuple[Array, dict[str, Array]
         name: torch.cat([getattr(d, name) for d in decoded]).numpy()
         for name in ("slate", "steps", "entropy_before", "entropy_after")
     }
-    return gather["slate"], {
+    more = {"entropies_before": gather["entropy_before"]} if keep_entropies else {}
+    return gather["slate"], more | {
         "reasoning_steps": gather["steps"].sum(axis=1).astype(np.float64),
         "steps_by_position": gather["steps"].mean(axis=0),
         "entropy_before": gather["entropy_before"].mean(axis=0),

@@ -288,14 +288,14 @@ class Run:
         return -loss, {"loss": loss}
 
     def _validate(self, budget: int) -> tuple[float, Metrics]:
-        """NDCG@10 of greedy slates on validation lists selects the epoch."""
+        """Greedy slates of validation lists: their NDCG@10 (or utility) selects the epoch."""
         decoded = self.policy.rank(self.valid, budget)
         slate = torch.cat([d.slate for d in decoded])
         scores = slate_metrics(slate.numpy(), self.valid.labels)
         metrics = {name: float(values.mean()) for name, values in scores.items()}
         metrics["steps"] = float(torch.cat([d.steps for d in decoded]).sum(dim=1).float().mean())
         metrics["utility"] = self._utility(slate)
-        return metrics["ndcg@10"], metrics
+        return metrics[self.config.selection], metrics
 
     @torch.no_grad()
     def _utility(self, slate: Tensor) -> float:

@@ -1,0 +1,237 @@
+"""Train in the known world and report how far each slate is from the best: docs/reports/world.md.
+
+Resumable: each (host, seed) leaves its results in the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from model.baselines import random_order
+from model.config import Config
+from model.dataset import Dataset
+from model.hosts import HOSTS
+from model.metrics import interval
+from model.report import neural_slates, save, shown
+from model.train import train
+from model.world import CANDIDATES, SLATE, Law, prepare_world, truth
+
+Array = np.ndarray[Any, Any]
+REQUESTS = 10_000
+
+
+def gaps(law: Law, appeal: Array, topic: Array, slate: Array) -> Array:
+    """How much worse the second-best next item is than the best, float [R, K], along `slate`.
+
+    Next items are compared by the best that can follow them. A small gap is an ambiguous choice.
+    """
+    rows, size = appeal.shape
+    found = np.zeros(slate.shape)
+    for k in range(slate.shape[1]):
+        value = np.full((rows, size), -np.inf)
+        for order in itertools.permutations(range(size - k), slate.shape[1] - k):
+            left = np.argsort(_taken(slate[:, :k], size), axis=1, kind="stable")[:, : size - k]
+            tail = left[:, list(order)]
+            worth = law.worth(appeal, topic, np.concatenate([slate[:, :k], tail], axis=1))
+            index = np.arange(rows), tail[:, 0]
+            value[index] = np.maximum(value[index], worth)
+        ordered = np.sort(value, axis=1)
+        found[:, k] = ordered[:, -1] - ordered[:, -2]
+    return found
+
+
+def _taken(prefix: Array, size: int) -> Array:
+    """bool [R, size]: which candidates the prefixes int [R, k] hold."""
+    return np.asarray((prefix[:, :, None] == np.arange(size)).any(axis=1))
+
+
+def cell(config: Config, data: Path, cache: Path) -> None:
+    """Plain host and EGLR of one host and seed: test slates' worth and entropies, one file each."""
+    torch.set_num_threads(1)
+    cache.mkdir(parents=True, exist_ok=True)
+    plain = dataclasses.replace(config.reasoning, budget=0)
+    runs = {"host": dataclasses.replace(config, reasoning=plain), "eglr": config}
+    dataset, law = Dataset(data), Law()
+    appeal, topic = truth(dataset, "test")
+    test = dataset.lists(["test"])
+    for name, own in runs.items():
+        if (cache / f"{name}.npz").exists():
+            continue
+        train(own, data, cache / name, cache / "host" if name == "eglr" else None)
+        slate, extra = neural_slates(cache / name, test, keep_entropies=True)
+        extra["gap"] = gaps(law, appeal, topic, slate)
+        save(cache / f"{name}.npz", {"worth": law.worth(appeal, topic, slate), **extra})
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Fill the cache, then write world.md, world.json and world.png."""
+    config = Config.load(arguments.config)
+    requests = REQUESTS
+    if arguments.smoke:
+        small = dataclasses.replace(config.grpo, epochs=1, samples_per_epoch=2)
+        stage = dataclasses.replace(config.evaluator, epochs=1)
+        config = dataclasses.replace(config, grpo=small, evaluator=stage, warm_start=stage)
+        requests = 400
+    data = arguments.cache / "data"
+    if not (data / "summary.json").exists():
+        prepare_world(data, requests, seed=0)
+    jobs = [
+        (
+            dataclasses.replace(
+                config, seed=seed, network=dataclasses.replace(config.network, host=host)
+            ),
+            data,
+            arguments.cache / host / f"seed{seed}",
+        )
+        for seed in range(arguments.seeds)
+        for host in HOSTS
+    ]
+    # Not by fork: polars, used above, keeps threads that a forked child lacks.
+    workers = min(len(jobs), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(cell, *job) for job in jobs]
+        for future in tqdm(as_completed(futures), "cells", len(futures)):
+            future.result()
+    summary = summarise(data, arguments.cache, arguments.seeds)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({key: summary[key] for key in ("rows", "comparisons")}, indent=1)
+    (arguments.out / "world.json").write_text(text + "\n", encoding="utf-8")
+    plot(summary, arguments.out / "world.png")
+    (arguments.out / "world.md").write_text(render(summary), encoding="utf-8")
+
+
+def summarise(data: Path, cache: Path, seeds: int) -> dict[str, Any]:
+    """Rows, paired comparisons and entropies from the cached cells and the law itself."""
+    dataset, law = Dataset(data), Law()
+    appeal, topic = truth(dataset, "test")
+    test = dataset.lists(["test"])
+    _, best = law.best(appeal, topic, SLATE)
+    fixed = {
+        "best of all": best,
+        "sort by appeal": law.worth(appeal, topic, np.argsort(-appeal, axis=1)[:, :SLATE]),
+        "random order": law.worth(appeal, topic, random_order(test, SLATE, 0)),
+    }
+    cells = {
+        (host, name): [
+            dict(np.load(cache / host / f"seed{s}" / f"{name}.npz")) for s in range(seeds)
+        ]
+        for host in HOSTS
+        for name in ("host", "eglr")
+    }
+    worth = {f"{host} {name}": [c["worth"] for c in found] for (host, name), found in cells.items()}
+    rows, table = [], []
+    for model, values in {**{k: [v] for k, v in fixed.items()}, **worth}.items():
+        regrets = [1.0 - v / best for v in values]
+        for seed, (value, regret) in enumerate(zip(values, regrets, strict=True)):
+            for metric, found in (("worth", value), ("regret", regret)):
+                rows.append({"dataset": "world", "split": "test", "model": model, "seed": seed,
+                             "metric": metric, "value": round(float(found.mean()), 6)})  # fmt: skip
+        table.append((model, interval(np.mean(values, axis=0)), interval(np.mean(regrets, axis=0))))
+    comparisons = []
+    for host in HOSTS:
+        for model, against in (("eglr", "host"), ("eglr", None), ("host", None)):
+            mine = np.array(worth[f"{host} {model}"])
+            other = np.array(worth[f"{host} {against}"]) if against else fixed["sort by appeal"]
+            mean, low, high = (round(v, 6) for v in interval((mine - other).mean(axis=0)))
+            comparisons.append(
+                {"dataset": "world", "split": "test", "model": f"{host} {model}",
+                 "against": f"{host} {against}" if against else "sort by appeal", "metric": "worth",
+                 "mean_difference": mean, "low": low, "high": high,
+                 "seeds": [round(float(d), 6) for d in (mine - other).mean(axis=1)]}
+            )  # fmt: skip
+    return {"rows": rows, "comparisons": comparisons, "table": table, "cells": cells,
+            "seeds": seeds, "lists": len(test)}  # fmt: skip
+
+
+def ambiguity(found: list[dict[str, Array]]) -> list[float]:
+    """Per seed Spearman's correlation of entropy before reasoning with the gap's smallness."""
+    free = slice(0, SLATE)
+    return [
+        float(spearmanr(c["entropies_before"][:, free].ravel(), -c["gap"][:, free].ravel())[0])
+        for c in found
+    ]
+
+
+def plot(summary: dict[str, Any], path: Path) -> None:
+    """Regret by model, and entropy against the gap between the best and the second-best item."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    shown_rows = [row for row in summary["table"] if row[0] not in ("best of all", "random order")]
+    means = [row[2][0] for row in shown_rows]
+    spread = [[m - row[2][1] for m, row in zip(means, shown_rows, strict=True)],
+              [row[2][2] - m for m, row in zip(means, shown_rows, strict=True)]]  # fmt: skip
+    left.barh([row[0] for row in shown_rows], means, xerr=spread)
+    left.set(xlabel="regret to the best slate (share)", title="Known world, test lists")
+    for (host, name), found in summary["cells"].items():
+        gap = np.concatenate([c["gap"].ravel() for c in found])
+        entropy = np.concatenate([c["entropies_before"].ravel() for c in found])
+        edges = np.quantile(gap, np.linspace(0, 1, 11))
+        which = np.clip(np.searchsorted(edges, gap) - 1, 0, 9)
+        centre = [gap[which == b].mean() for b in range(10)]
+        right.plot(centre, [entropy[which == b].mean() for b in range(10)], "-o",
+                   markersize=3, label=f"{host} {name}")  # fmt: skip
+    right.set(xlabel="gap between best and second-best item (expected clicks)",
+              ylabel="choice entropy before reasoning (nats)", title="Ambiguity")  # fmt: skip
+    right.legend(fontsize=7)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def render(summary: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    lines = [
+        "# A world with known truth",
+        "",
+        "Made by `python -m model world`; the law of clicks is in `model/world.py`, the figures "
+        "are in `world.json`. No number here is of real data.",
+        f"Machine: {platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}.",
+        "",
+        f"{summary['lists']} test lists of {CANDIDATES}, slates of {SLATE}; seeds: "
+        f"{summary['seeds']}. Worth is the expected clicks of the slate under the law; regret is "
+        "1 - worth / best, where the best is found by trying all slates. In brackets the 95 % "
+        "bootstrap interval over lists.",
+        "",
+        "| model | worth | regret |",
+        "|---|---|---|",
+        *(f"| {model} | {shown(value)} | {shown(regret)} |"
+          for model, value, regret in summary["table"]),
+        "",
+        "| paired difference | worth | each seed |",
+        "|---|---|---|",
+        *(
+            f"| {c['model']} - {c['against']} | "
+            f"{shown((c['mean_difference'], c['low'], c['high']), signed=True)} | "
+            f"{', '.join(f'{d:+.4f}' for d in c['seeds'])} |"
+            for c in summary["comparisons"]
+        ),
+        "",
+        "Is entropy high where the truth is ambiguous? Spearman's correlation, per seed, of the "
+        "entropy of a choice with the smallness of the gap between the best and the second-best "
+        "next item (each followed by its best continuation):",
+        "",
+    ]  # fmt: skip
+    for (host, name), found in summary["cells"].items():
+        steps = np.mean([c["reasoning_steps"].mean() for c in found])
+        by_seed = ", ".join(f"{value:.2f}" for value in ambiguity(found))
+        lines.append(f"- {host} {name}: {by_seed} ({steps:.2f} reasoning steps per slate)")
+    lines += ["", "![Regret and ambiguity](world.png)", ""]
+    return "\n".join(lines)
