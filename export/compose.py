@@ -211,6 +211,9 @@ class Composer:
             arguments.append(self._share(tensor))
         nodes = list(graph.node)
         for node in nodes:
+            # Stack traces of the exporter: long, of no use to a reader, and full of its paths.
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
             for index, value in enumerate(node.input):
                 node.input[index] = renamed.get(value, value)
         function = helper.make_function(
