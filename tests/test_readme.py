@@ -43,3 +43,19 @@ def test_the_readmes_figure_of_the_served_bundle_is_the_manifests():
     manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
     mean, low, high = manifest["offline_metrics"]["ndcg@10"]
     assert f"prints NDCG@10 {mean:.4f} [{low:.4f}, {high:.4f}]" in README
+
+
+def test_the_readmes_training_time_is_the_manifests():
+    manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
+    assert f"trained for {manifest['training']['seconds']} s on one core" in README
+
+
+def test_the_readmes_price_of_reasoning_is_the_reports():
+    text = (ROOT / "docs" / "reports" / "quality.json").read_text(encoding="utf-8")
+    (found,) = (
+        c for c in json.loads(text)["comparisons"]
+        if (c["split"], c["model"], c["against"], c["metric"])
+        == ("warm", "eglr_s3", "host", "ndcg@10")
+    )  # fmt: skip
+    mean, low, high = (-found[name] for name in ("mean_difference", "high", "low"))
+    assert f"{mean:.4f} [{low:.4f}, {high:.4f}] below its own plain host" in README
