@@ -48,7 +48,8 @@ def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Gener
         reasoning.budget,
         reasoning.reason_temperature,
     )
-    return generator, Evaluator(config.network, *columns, positions)
+    discounted = config.utility == "discounted"
+    return generator, Evaluator(config.network, *columns, positions, discounted)
 
 
 def write(directory: Path, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -70,6 +70,7 @@ class Config:
 
     seed: int = 0
     selection: str = "ndcg@10"  # what selects the epoch on validation lists: ndcg@10 or utility
+    utility: str = "discounted"  # mean like-probability of a slate: discounted (as DCG) or even
     slate_length: int = 10  # K, positions decoded
     max_candidates: int = 500  # longest list the exported graph accepts
     train_lists: int | None = None  # use only the first so many training requests (smoke runs)
@@ -83,6 +84,7 @@ class Config:
         network, reasoning = self.network, self.reasoning
         for name, value, good in (
             ("selection", self.selection, self.selection in ("ndcg@10", "utility")),
+            ("utility", self.utility, self.utility in ("discounted", "even")),
             ("slate_length", self.slate_length, self.slate_length >= 1),
             ("max_candidates", self.max_candidates, self.max_candidates >= 1),
             ("network.host", network.host, network.host in HOSTS),

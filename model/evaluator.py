@@ -13,10 +13,16 @@ class Evaluator(nn.Module):
     """Like-logit of each item of a slate from item, user, position and the items around it."""
 
     def __init__(
-        self, config: NetworkConfig, numbers: int, vocabulary: int, positions: int
+        self,
+        config: NetworkConfig,
+        numbers: int,
+        vocabulary: int,
+        positions: int,
+        discounted: bool = True,
     ) -> None:
         super().__init__()
         width = config.width
+        self.discounted = discounted
         self.embed = CandidateEmbedding(numbers, vocabulary, width, config.dropout)
         self.position = nn.Embedding(positions, width)
         nn.init.normal_(self.position.weight, std=0.02)
@@ -32,14 +38,14 @@ class Evaluator(nn.Module):
         return self.head(self.norm(x)).squeeze(2)
 
     def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
-        """Rank-discounted mean like-probability [B] of slate int64 [B, K] (-1 = no item).
+        """Mean like-probability [B] of slate int64 [B, K] (-1 = no item), rank-discounted or even.
 
         embedded [B, N, D] is `self.embed` of the whole candidate list, which several slates share.
         """
         mask = slate >= 0
         index = slate.clamp(min=0).unsqueeze(2).expand(-1, -1, embedded.shape[2])
         likes = torch.sigmoid(self(embedded.gather(1, index), mask))
-        weight = discount(slate.shape[1], slate.device) * mask
+        weight = mask * (discount(slate.shape[1], slate.device) if self.discounted else 1.0)
         return (likes * weight).sum(dim=1) / weight.sum(dim=1)
 
 

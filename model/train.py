@@ -48,7 +48,10 @@ class Run:
         dataset = Dataset(data)
         self.featuriser = dataset.featuriser
         self.train = dataset.lists(["train"], config.train_lists)
-        self.valid = dataset.lists(["valid"], config.train_lists).rankable()
+        # The evaluator learns from every list, the generator from those that tell of order; each is
+        # selected on lists of the kind it learns from.
+        self.all_valid = dataset.lists(["valid"], config.train_lists)
+        self.valid = self.all_valid.rankable()
         self.rankable = self.train.rankable()
         for name, lists in (("train", self.rankable), ("valid", self.valid)):
             if not len(lists):
@@ -282,8 +285,9 @@ class Run:
     def _validate_evaluator(self) -> tuple[float, Metrics]:
         self.evaluator.eval()
         losses = []
-        for start in range(0, len(self.valid), 256):
-            losses.append(self._evaluator_loss(Batch(self.valid, slice(start, start + 256))).item())
+        for start in range(0, len(self.all_valid), 256):
+            batch = Batch(self.all_valid, slice(start, start + 256))
+            losses.append(self._evaluator_loss(batch).item())
         loss = float(np.mean(losses))
         return -loss, {"loss": loss}
 
