@@ -1,4 +1,4 @@
-"""Write a canonical data set (docs/data.md), from RankLens or from a user's own log."""
+"""Write a canonical data set (docs/data.md): from public data sets, or from a user's own log."""
 
 from __future__ import annotations
 
@@ -6,33 +6,37 @@ import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import yaml
 
-from model import statistics
+from model import splits, statistics
 from model.ranklens import read_ranklens
 from model.sources import BASE, ROW, SPLITS, DataError, Source, read_log
 from service.feature_schema import Schema, SchemaError
 
 __all__ = ["DataError", "add_arguments", "run"]
 
-SEED = 0  # of the users held out by the cold split
-HELD_OUT = 0.1  # share of users in the cold split's test, and again in its valid
-RANKLENS_SCHEMA = Path(__file__).parent / "schemas" / "ranklens.yaml"
+SCHEMAS = Path(__file__).parent / "schemas"
+RANKLENS_SPLITS = (splits.warm, splits.cold, splits.metarank)
 SCRATCH = "log.parquet"
-FILES = ("schema.yaml", "impressions.parquet", "items.parquet", "users.parquet", "summary.json")
+FILES = (
+    "schema.yaml",
+    "impressions.parquet",
+    "items.parquet",
+    "users.parquet",
+    "summary.json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the sub-commands `ranklens` and `impressions`."""
+    """Add a sub-command for each source."""
     sources = parser.add_subparsers(dest="source", required=True)
-    ranklens = sources.add_parser("ranklens", help="RankLens: OUT/warm and OUT/cold")
+    ranklens = sources.add_parser("ranklens", help="RankLens: OUT/warm, /cold, /metarank")
     ranklens.add_argument("--out", type=Path, default=Path("build/ranklens"))
     ranklens.add_argument("--events", type=Path, default=Path("data/ranklens/events.jsonl.gz"))
     ranklens.add_argument(
@@ -51,12 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the data set or sets and print one line for each split. Raises DataError."""
+    written = [args.out]
     if args.source == "ranklens":
         prepare_ranklens(args.out, args.events, args.permute_labels)
-        written = [args.out / "warm", args.out / "cold"]
+        written = [args.out / split.__name__ for split in RANKLENS_SPLITS]
     else:
         prepare_impressions(args.log, args.schema, args.out, args.items, args.users)
-        written = [args.out]
     for directory in written:
         summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
         for split, counts in summary["splits"].items():
@@ -64,22 +68,32 @@ def run(args: argparse.Namespace) -> int:
                 f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()
             )
             print(f"{directory} {split}: {numbers}")
+        for split, quality in summary.get("retrieval", {}).items():
+            numbers = ", ".join(f"{name} {value:.3f}" for name, value in quality.items())
+            print(f"{directory} {split}: {numbers}")
+        if summary.get("dropped"):
+            numbers = ", ".join(f"{count:,} {name}" for name, count in summary["dropped"].items())
+            print(f"{directory} dropped: {numbers}")
         if summary["ignored_columns"]:
             print(f"{directory}: not in the schema: {', '.join(summary['ignored_columns'])}")
     return 0
 
 
 def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None) -> None:
-    """Write `out`/warm and `out`/cold. Raises DataError for broken events."""
-    schema = load_schema(RANKLENS_SCHEMA)
+    """Write `out`/warm, `out`/cold and `out`/metarank. Raises DataError for broken events."""
+    path = SCHEMAS / "ranklens.yaml"
+    schema = load_schema(path)
     source = read_ranklens(events, schema, permute_labels)
+    liked = source.rows.filter(pl.col("label") > 0.5).select("request_id").unique().collect()
     arguments = {"source": "ranklens", "permute_labels": permute_labels}
-    sources = {events.name: _sha256(events)}
-    with replaced([out / "warm", out / "cold"]) as (warm, cold):
-        for directory, split in ((warm, split_warm), (cold, split_cold)):
-            name = split.__name__.removeprefix("split_")
-            facts = {"arguments": {**arguments, "split": name}, "sources": sources}
-            _write(directory, RANKLENS_SCHEMA, schema, source, split(source.requests), facts)
+    sources = digests([events])
+    with replaced([out / split.__name__ for split in RANKLENS_SPLITS]) as directories:
+        for directory, split in zip(directories, RANKLENS_SPLITS, strict=True):
+            requests = source.requests
+            if split is splits.metarank:  # whose protocol knows no list without a like
+                requests = requests.join(liked, on="request_id", how="semi", maintain_order="left")
+            facts = {"arguments": {**arguments, "split": split.__name__}, "sources": sources}
+            _write(directory, path, schema, source, split(requests), facts)
 
 
 def prepare_impressions(
@@ -91,7 +105,7 @@ def prepare_impressions(
         scratch = directory / SCRATCH
         source = read_log(log, parsed, scratch, items, users)
         given = "split" in source.requests.columns
-        requests = source.requests if given else split_warm(source.requests)
+        requests = source.requests if given else splits.warm(source.requests)
         if not (requests["split"] == "train").any():
             raise DataError(log, "at least one request of split train", column="split")
         files = {"log": log, "schema": schema, "items": items, "users": users}
@@ -102,7 +116,7 @@ def prepare_impressions(
                 **{name: path.name for name, path in named.items()},
                 "split": "given" if given else "warm",
             },
-            "sources": {path.name: _sha256(path) for path in named.values()},
+            "sources": digests(named.values()),
         }
         _write(directory, schema, parsed, source, requests, facts)
         scratch.unlink()
@@ -133,47 +147,6 @@ def load_schema(path: Path) -> Schema:
     return schema
 
 
-def split_warm(requests: pl.DataFrame) -> pl.DataFrame:
-    """Each user's last list is test, the one before valid, the rest train.
-
-    A user of two lists has train and test; of one, train alone. Takes requests in order with
-    user_id, returns them with `split`.
-    """
-    size = pl.len().over("user_id")
-    from_end = size - 1 - pl.int_range(pl.len()).over("user_id").cast(pl.Int64)
-    split = (
-        pl.when((from_end == 0) & (size >= 2))
-        .then(pl.lit("test"))
-        .when((from_end == 1) & (size >= 3))
-        .then(pl.lit("valid"))
-        .otherwise(pl.lit("train"))
-    )
-    return requests.with_columns(split.alias("split"))
-
-
-def split_cold(requests: pl.DataFrame) -> pl.DataFrame:
-    """A tenth of the users is test, another valid: their last list; earlier ones are history.
-
-    All lists of the other users are train. Takes and returns what `split_warm` does.
-    """
-    users = np.array(sorted(set(requests["user_id"])), dtype=object)
-    order = np.random.default_rng(SEED).permutation(len(users))
-    share = round(HELD_OUT * len(users))
-    test, valid = users[order[:share]].tolist(), users[order[share : 2 * share]].tolist()
-    last = pl.int_range(pl.len()).over("user_id") == pl.len().over("user_id") - 1
-    user = pl.col("user_id")
-    split = (
-        pl.when(~user.is_in(test + valid))
-        .then(pl.lit("train"))
-        .when(~last)
-        .then(pl.lit("history"))
-        .when(user.is_in(test))
-        .then(pl.lit("test"))
-        .otherwise(pl.lit("valid"))
-    )
-    return requests.with_columns(split.alias("split"))
-
-
 def _write(
     directory: Path,
     schema_path: Path,
@@ -182,7 +155,7 @@ def _write(
     requests: pl.DataFrame,
     facts: dict[str, Any],
 ) -> None:
-    """Fit the statistics on the train split and write the five files."""
+    """Fit on the train split what statistics the source has not; write the files."""
     train = requests.filter(pl.col("split") == "train").select("request_id")
     train = train.with_columns(pl.Series("fold", statistics.folds(len(train))))
     ordered = requests.with_row_index("order").join(train, on="request_id", how="left")
@@ -190,7 +163,9 @@ def _write(
     rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
     counts = statistics.like_counts(rows.filter(pl.col("fold").is_not_null()))
     items = source.items
-    for feature in (f for f in schema.features if f.kind == "statistic"):
+    for feature in schema.features:
+        if feature.kind != "statistic" or feature.name in source.items.columns:
+            continue
         table, unseen = statistics.like_rates(counts, feature.prior_strength)
         items = items.join(table.rename({"value": feature.name}), on="item_id", how="left")
         items = items.with_columns(pl.col(feature.name).fill_null(unseen))
@@ -205,7 +180,9 @@ def _write(
     )
     own = [f.name for f in schema.features if f.name in items.columns and f.name != "item_id"]
     items.sort("item_id").select("item_id", *own).write_parquet(directory / "items.parquet")
-    source.users.write_parquet(directory / "users.parquet")
+    own = [f.name for f in schema.features if f.name in source.users.columns and f.of == "user"]
+    kept = ["user_id", *(name for name in own if name != "user_id")]
+    source.users.select(kept).write_parquet(directory / "users.parquet")
     shutil.copyfile(schema_path, directory / "schema.yaml")
     summary = {
         "name": schema.name,
@@ -268,6 +245,10 @@ def _refuse_to_replace(path: Path) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digests(files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its name."""
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -59,6 +59,9 @@ class Source:
     requests  request_id str, user_id str, timestamp i64 [, split str]; by timestamp, then file
     items     item_id str and the item features; users  user_id str and the user features
     ignored   columns of the log that the schema does not name
+
+    A statistic that `items` already has is the source's own, inline in its train rows; the others
+    are fitted on the train lists.
     """
 
     rows: pl.LazyFrame
@@ -69,8 +72,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Rule:
-    """`broken` is true on rows whose `column` breaks the rule; never null."""
+class Rule:
+    """`broken` is true on rows whose `column` breaks the rule `text`; never null."""
 
     column: str
     text: str
@@ -84,13 +87,9 @@ def read_log(
 
     Raises DataError for what docs/data.md calls an error.
     """
-    raw = _scan(path)
+    raw = scan(path)
     dtypes = raw.collect_schema()
-    for column in BASE:
-        if column not in dtypes:
-            raise DataError(
-                path, f"missing; the log has {', '.join(dtypes.names()[1:])}", column=column
-            )
+    require(path, dtypes, BASE, "log")
     features = [f for f in schema.features if f.name in dtypes and f.name not in BASE]
     for feature in features:
         if feature.kind == "statistic":
@@ -101,7 +100,7 @@ def read_log(
         columns[feature.name] = expression
         rules += more
     with tqdm(total=4, desc="check rows", disable=None, leave=False) as bar:
-        _check(path, raw, rules, empty_lists=True)
+        check(path, raw, rules, empty_lists=True)
         _next(bar, "read")
         named = [expression.alias(name) for name, expression in columns.items()]
         raw.select(ROW, *named).sink_parquet(scratch)
@@ -129,8 +128,11 @@ def _next(bar: Any, name: str) -> None:
     bar.update()
 
 
-def _scan(path: Path) -> pl.LazyFrame:
-    """Lazily, with ROW in front; CSV columns stay text, so that an error can quote them."""
+def scan(path: Path) -> pl.LazyFrame:
+    """Read a table lazily, with ROW in front; CSV columns stay text, so errors can quote them.
+
+    Raises DataError for a file that is not there, not a table, or empty.
+    """
     if not path.is_file():
         raise DataError(path, "no such file")
     try:
@@ -163,7 +165,17 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(path, f"unreadable ({str(error).splitlines()[0]})")
 
 
-def _check(path: Path, frame: pl.LazyFrame, rules: Sequence[_Rule], empty_lists: bool) -> None:
+def require(path: Path, dtypes: pl.Schema, columns: Sequence[str], what: str = "file") -> None:
+    """Every one of `columns` is in a scanned file, else DataError with those there are."""
+    for column in columns:
+        if column not in dtypes:
+            there = ", ".join(name for name in dtypes.names() if name != ROW)
+            raise DataError(path, f"missing; the {what} has {there}", column=column)
+
+
+def check(
+    path: Path, frame: pl.LazyFrame, rules: Sequence[Rule], empty_lists: bool = False
+) -> None:
     """One pass over the file for all rules; the first bad row is the one named."""
     firsts = [pl.col(ROW).filter(r.broken).min().alias(str(i)) for i, r in enumerate(rules)]
     try:
@@ -185,51 +197,59 @@ def _check(path: Path, frame: pl.LazyFrame, rules: Sequence[_Rule], empty_lists:
     raise DataError(path, rule.text, row=row, column=rule.column, value=at_row[rule.column])
 
 
-def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[_Rule], dict[str, pl.Expr]]:
+def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[str, pl.Expr]]:
     """The rules for a log's own columns, and how each is read."""
     columns = {name: pl.col(name).cast(pl.String) for name in ("request_id", "user_id", "item_id")}
-    rules = [_id_rule(name) for name in columns]
+    rules = [id_rule(name) for name in columns]
     low, high = schema.label_range
     label = pl.col("label").cast(pl.Float64, strict=False)
-    whole, columns["position"] = _whole("position", dtypes["position"], pl.Int32)
+    whole, columns["position"] = whole_number("position", dtypes["position"], pl.Int32)
     columns["label"] = ((label - low) / (high - low)).cast(pl.Float32)
     rules += [
         whole,
-        _Rule("position", "at least 0", (columns["position"] < 0).fill_null(False)),
-        _Rule("label", "a number", ~label.is_finite().fill_null(False)),
-        _Rule(
+        Rule("position", "at least 0", (columns["position"] < 0).fill_null(False)),
+        Rule("label", "a number", ~label.is_finite().fill_null(False)),
+        Rule(
             "label", f"between {low:g} and {high:g}", ~label.is_between(low, high).fill_null(True)
         ),
     ]
     if "timestamp" in dtypes:
-        whole, columns["timestamp"] = _whole("timestamp", dtypes["timestamp"], pl.Int64)
+        whole, columns["timestamp"] = whole_number("timestamp", dtypes["timestamp"], pl.Int64)
         rules.append(whole)
     if "split" in dtypes:
         columns["split"] = pl.col("split").cast(pl.String)
         broken = ~columns["split"].is_in(SPLITS).fill_null(False)
-        rules.append(_Rule("split", f"one of {', '.join(SPLITS)}", broken))
+        rules.append(Rule("split", f"one of {', '.join(SPLITS)}", broken))
     return rules, columns
 
 
-def _id_rule(column: str) -> _Rule:
+def once(path: Path, table: pl.DataFrame, key: Sequence[str], rule: str = "once per file") -> None:
+    """No two rows of `table`, which has ROW, agree in all columns of `key`; the last is named."""
+    twice = table.filter(~pl.struct(key).is_first_distinct())
+    if len(twice):
+        row = twice.row(0, named=True)
+        raise DataError(path, rule, row=row[ROW], column=key[-1], value=row[key[-1]])
+
+
+def id_rule(column: str) -> Rule:
+    """An id is neither null nor blank."""
     text = pl.col(column).cast(pl.String).str.strip_chars().fill_null("")
-    return _Rule(column, "an id, neither null nor blank", text == "")
+    return Rule(column, "an id, neither null nor blank", text == "")
 
 
-def _whole(column: str, dtype: pl.DataType, to: Any) -> tuple[_Rule, pl.Expr]:
+def whole_number(column: str, dtype: pl.DataType, to: Any) -> tuple[Rule, pl.Expr]:
+    """The rule that `column` holds whole numbers (a timestamp may be a time), and its value."""
     if column == "timestamp" and dtype.is_temporal():
         value = pl.col(column).cast(pl.Datetime("ms")).dt.epoch("ms")
-        return _Rule(column, "a time", value.is_null()), value
+        return Rule(column, "a time", value.is_null()), value
     value = pl.col(column).cast(to, strict=False)
     broken = value.is_null()
     if dtype.is_float():
         broken = (broken | (value != pl.col(column))).fill_null(True)
-    return _Rule(column, "a whole number", broken), value
+    return Rule(column, "a whole number", broken), value
 
 
-def _feature_column(
-    path: Path, feature: Feature, dtype: pl.DataType
-) -> tuple[pl.Expr, list[_Rule]]:
+def _feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[pl.Expr, list[Rule]]:
     """How a feature's column is read, and its rules; lists in a text column are `|`-separated."""
     given = pl.col(feature.name)
     is_list = isinstance(dtype, (pl.List, pl.Array))
@@ -257,9 +277,9 @@ def _feature_column(
         if feature.kind == "number":
             rule = "a finite number"
             broken = given.is_not_null() & ~expression.is_finite().fill_null(False)
-    rules = [_Rule(feature.name, rule, broken.fill_null(False))] if rule else []
+    rules = [Rule(feature.name, rule, broken.fill_null(False))] if rule else []
     if feature.required and feature.of in ("candidate", "context"):
-        rules.append(_Rule(feature.name, "required by the schema", given.is_null()))
+        rules.append(Rule(feature.name, "required by the schema", given.is_null()))
     return expression, rules
 
 
@@ -329,11 +349,10 @@ def _table(
 
 
 def _read_table(path: Path, key: str, features: Sequence[Feature]) -> pl.DataFrame:
-    raw = _scan(path)
+    raw = scan(path)
     dtypes = raw.collect_schema()
-    if key not in dtypes:
-        raise DataError(path, f"missing; the file has {', '.join(dtypes.names()[1:])}", column=key)
-    rules, columns = [_id_rule(key)], [pl.col(ROW), pl.col(key).cast(pl.String)]
+    require(path, dtypes, [key])
+    rules, columns = [id_rule(key)], [pl.col(ROW), pl.col(key).cast(pl.String)]
     for feature in features:
         if feature.name in dtypes:
             if feature.kind == "statistic":
@@ -341,12 +360,9 @@ def _read_table(path: Path, key: str, features: Sequence[Feature]) -> pl.DataFra
             expression, more = _feature_column(path, feature, dtypes[feature.name])
             columns.append(expression.alias(feature.name))
             rules += more
-    _check(path, raw, rules, empty_lists=False)
+    check(path, raw, rules)
     table = raw.select(columns).collect(engine="streaming")
-    twice = table.filter(pl.col(key).is_duplicated() & ~pl.col(key).is_first_distinct()).head(1)
-    if len(twice):
-        row, value = twice.row(0)[:2]
-        raise DataError(path, "once per file", row=row, column=key, value=value)
+    once(path, table, [key])
     return table.drop(ROW)
 
 

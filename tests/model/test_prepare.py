@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 
 from model import prepare, statistics
+from model.dataset import Dataset
 from model.prepare import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +149,27 @@ def test_the_cold_split_shares_no_user_between_train_valid_and_test(cold):
     assert set(held_out["split"]) == {"valid", "test"}
 
 
-@pytest.mark.parametrize("kind", ["warm", "cold"])
+def test_the_metarank_split_is_lists_with_a_like_the_last_fifth_in_time_being_test(ranklens, warm):
+    rows = pl.read_parquet(ranklens[0] / "metarank" / "impressions.parquet")
+    lists = rows.group_by("request_id", maintain_order=True).agg(
+        pl.col("timestamp", "split").first(), pl.col("label").sum()
+    )
+    assert (lists["label"] >= 1).all()
+    liked = warm.filter(pl.col("label") > 0.5)["request_id"].n_unique()
+    assert len(lists) == liked == 8_773
+    assert lists["timestamp"].is_sorted()
+    count = {split: len(group) for (split,), group in lists.group_by("split")}
+    assert count == {"train": 6_316, "valid": 702, "test": 1_755}
+    order = lists["split"].to_list()
+    assert order == ["train"] * 6_316 + ["valid"] * 702 + ["test"] * 1_755
+
+
+def test_as_many_metarank_test_lists_count_in_our_metrics_as_the_documentation_says(ranklens):
+    lists = Dataset(ranklens[0] / "metarank").lists(["test"]).rankable()
+    assert f"{len(lists):,} of its {1_755:,} test lists" in DOC
+
+
+@pytest.mark.parametrize("kind", ["warm", "cold", "metarank"])
 def test_a_statistic_is_recomputed_by_hand_from_train_lists_of_other_folds(ranklens, kind):
     rows = pl.read_parquet(ranklens[0] / kind / "impressions.parquet")
     items = pl.read_parquet(ranklens[0] / kind / "items.parquet")
@@ -214,7 +235,7 @@ def test_vectors_of_like_texts_are_closer_than_of_unlike_ones():
 def test_the_same_input_gives_the_same_bytes(ranklens, tmp_path):
     run("ranklens", "--events", EVENTS, "--out", tmp_path)
     assert digests(tmp_path) == digests(ranklens[0])
-    assert len(digests(tmp_path)) == 10
+    assert len(digests(tmp_path)) == 15
 
 
 def test_permuted_labels_keep_the_likes_of_each_list_but_not_of_each_item(warm, tmp_path):
