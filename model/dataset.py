@@ -82,12 +82,15 @@ class Dataset:
         self.rows = pl.read_parquet(directory / "impressions.parquet")
         self.items = pl.read_parquet(directory / "items.parquet")
         self.users = pl.read_parquet(directory / "users.parquet")
+        given = directory / "histories.parquet"
+        self.histories = pl.read_parquet(given) if given.exists() else None
         self.featuriser = fit(Schema.from_dict(payload), self.rows, self.items, self.users)
 
     def digest(self) -> str:
         """SHA-256 over the files of the data set: what a training run belongs to."""
         together = hashlib.sha256()
-        for name in ("schema.yaml", "impressions.parquet", "items.parquet", "users.parquet"):
+        names = ["schema.yaml", "impressions.parquet", "items.parquet", "users.parquet"]
+        for name in names + ([] if self.histories is None else ["histories.parquet"]):
             with (self.directory / name).open("rb") as file:
                 together.update(hashlib.file_digest(file, "sha256").digest())
         return together.hexdigest()
@@ -95,9 +98,10 @@ class Dataset:
     def impressions(self, splits: Sequence[str]) -> Iterator[Impression]:
         """The lists of these splits, each with the history it may know.
 
-        A train list knows the user's other train lists (their order says little, and a list of the
-        same age as those met in serving is what the kernels must learn from); any other list knows
-        what the user answered before it.
+        Where the data set has histories, a list knows its own. Else a train list knows the user's
+        other train lists, earlier ones before later ones where the limit leaves no room for all (a
+        list of the same age as those met in serving is what the kernels must learn from); any other
+        list knows what the user answered before it.
         """
         schema = self.featuriser.schema
         users = {row["user_id"]: row for row in self.users.iter_rows(named=True)}
@@ -106,6 +110,9 @@ class Dataset:
         owner = {feature.name: feature.of for feature in schema.features}
         candidate_names = [n for n in inline if owner.get(n) in ("candidate", "item")]
         context_names = [n for n in inline if owner.get(n) == "context"]
+        given = None
+        if self.histories is not None:
+            given = self.histories.partition_by("request_id", as_dict=True, include_key=False)
         by_user: dict[str, list[dict[str, Any]]] = {}
         for group in self.rows.partition_by("request_id", maintain_order=True):
             columns = group.to_dict(as_series=False)
@@ -116,15 +123,11 @@ class Dataset:
                 split = columns["split"][0]
                 if split not in splits:
                     continue
-                if split == "train":
-                    known = [c for c in lists if c is not columns and c["split"][0] == "train"]
+                if given is None:
+                    history = _history(lists, index, schema.history.limit)
                 else:
-                    known = lists[:index]
-                history = [
-                    entry
-                    for other in known
-                    for entry in zip(other["item_id"], other["label"], strict=True)
-                ]
+                    own = given.get((columns["request_id"][0],))
+                    history = [] if own is None else list(own.iter_rows())
                 features = [
                     {n: columns[n][i] for n in candidate_names if columns[n][i] is not None}
                     for i in range(len(columns["item_id"]))
@@ -170,6 +173,28 @@ class Dataset:
             users.append(impression.user_id)
             request_ids.append(impression.request_id)
         return dataclasses.replace(arrays, users=tuple(users), request_ids=tuple(request_ids))
+
+
+def _history(lists: Sequence[dict[str, Any]], index: int, limit: int) -> list[tuple[str, float]]:
+    """What list `index` of a user's lists in time may know, `limit` entries at most."""
+    train = lists[index]["split"][0] == "train"
+
+    def answers(columns: dict[str, Any]) -> list[tuple[str, float]]:
+        if train and columns["split"][0] != "train":
+            return []
+        return list(zip(columns["item_id"], columns["label"], strict=True))
+
+    history: list[tuple[str, float]] = []
+    for earlier in reversed(lists[:index]):
+        if len(history) >= limit:
+            break
+        history = answers(earlier) + history
+    history = history[-limit:]
+    for later in lists[index + 1 :] if train else ():
+        if len(history) >= limit:
+            break
+        history += answers(later)
+    return history[:limit]
 
 
 def fit(schema: Schema, rows: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame) -> Featuriser:

@@ -27,6 +27,7 @@ SCRATCH = "log.parquet"
 FILES = (
     "schema.yaml",
     "impressions.parquet",
+    "histories.parquet",
     "items.parquet",
     "users.parquet",
     "summary.json",
@@ -183,6 +184,8 @@ def _write(
     own = [f.name for f in schema.features if f.name in source.users.columns and f.of == "user"]
     kept = ["user_id", *(name for name in own if name != "user_id")]
     source.users.select(kept).write_parquet(directory / "users.parquet")
+    if source.histories is not None:
+        source.histories.write_parquet(directory / "histories.parquet")
     shutil.copyfile(schema_path, directory / "schema.yaml")
     summary = {
         "name": schema.name,

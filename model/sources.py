@@ -59,6 +59,8 @@ class Source:
     requests  request_id str, user_id str, timestamp i64 [, split str]; by timestamp, then file
     items     item_id str and the item features; users  user_id str and the user features
     ignored   columns of the log that the schema does not name
+    histories request_id str, item_id str, label f32, oldest first: what each request's user is
+              known to have answered, where that is not simply the user's other lists
 
     A statistic that `items` already has is the source's own, inline in its train rows; the others
     are fitted on the train lists.
@@ -69,6 +71,7 @@ class Source:
     items: pl.DataFrame
     users: pl.DataFrame
     ignored: tuple[str, ...] = ()
+    histories: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
