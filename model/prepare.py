@@ -15,6 +15,7 @@ import polars as pl
 import yaml
 
 from model import splits, statistics
+from model.movielens import read_movielens
 from model.ranklens import read_ranklens
 from model.sources import BASE, ROW, SPLITS, DataError, Source, read_log
 from service.feature_schema import Schema, SchemaError
@@ -52,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     impressions.add_argument("--out", type=Path, required=True, help="directory of the data set")
     impressions.add_argument("--items", type=Path, help="item features, Parquet or CSV")
     impressions.add_argument("--users", type=Path, help="user features, Parquet or CSV")
+    movielens = sources.add_parser("movielens", help="MovieLens-1M: retrieve, then re-rank")
+    movielens.add_argument("--ratings", type=Path, required=True, help="ratings.dat or a CSV")
+    movielens.add_argument("--movies", type=Path, required=True, help="movies.dat")
+    movielens.add_argument("--users", type=Path, help="users.dat")
+    movielens.add_argument("--out", type=Path, default=Path("build/movielens"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if args.source == "ranklens":
         prepare_ranklens(args.out, args.events, args.permute_labels)
         written = [args.out / split.__name__ for split in RANKLENS_SPLITS]
+    elif args.source == "movielens":
+        prepare_movielens(args.out, args.ratings, args.movies, args.users)
     else:
         prepare_impressions(args.log, args.schema, args.out, args.items, args.users)
     for directory in written:
@@ -95,6 +103,21 @@ def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None)
                 requests = requests.join(liked, on="request_id", how="semi", maintain_order="left")
             facts = {"arguments": {**arguments, "split": split.__name__}, "sources": sources}
             _write(directory, path, schema, source, split(requests), facts)
+
+
+def prepare_movielens(out: Path, ratings: Path, movies: Path, users: Path | None = None) -> None:
+    """Write `out` from a copy of MovieLens-1M. Raises DataError for files it cannot use."""
+    path = SCHEMAS / "movielens.yaml"
+    schema = load_schema(path)
+    source, retrieval = read_movielens(ratings, movies, users, schema)
+    files = [file for file in (ratings, movies, users) if file is not None]
+    facts = {
+        "arguments": {"source": "movielens"},
+        "sources": digests(files),
+        "retrieval": retrieval,
+    }
+    with replaced([out]) as (directory,):
+        _write(directory, path, schema, source, source.requests, facts)
 
 
 def prepare_impressions(
