@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -15,6 +16,7 @@ import polars as pl
 import yaml
 
 from model import splits, statistics
+from model.kuairand import Sessions, read_kuairand
 from model.movielens import read_movielens
 from model.ranklens import read_ranklens
 from model.sources import BASE, ROW, SPLITS, DataError, Source, read_log
@@ -58,6 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     movielens.add_argument("--movies", type=Path, required=True, help="movies.dat")
     movielens.add_argument("--users", type=Path, help="users.dat")
     movielens.add_argument("--out", type=Path, default=Path("build/movielens"))
+    kuairand = sources.add_parser("kuairand", help="KuaiRand: lists cut from sessions")
+    kuairand.add_argument("--logs", type=Path, nargs="+", required=True, help="log_standard_*.csv")
+    kuairand.add_argument("--videos", type=Path, required=True, help="video_features_basic_*.csv")
+    kuairand.add_argument("--users", type=Path, help="user_features_*.csv")
+    kuairand.add_argument("--label", choices=["is_click", "long_view"], default="is_click")
+    kuairand.add_argument("--gap", type=int, default=30, help="minutes that end a session")
+    kuairand.add_argument("--length", type=int, default=10, help="exposures in a list, at most")
+    kuairand.add_argument("--shortest", type=int, default=5, help="drop shorter lists")
+    kuairand.add_argument("--out", type=Path, default=Path("build/kuairand"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
         written = [args.out / split.__name__ for split in RANKLENS_SPLITS]
     elif args.source == "movielens":
         prepare_movielens(args.out, args.ratings, args.movies, args.users)
+    elif args.source == "kuairand":
+        sessions = Sessions(args.label, args.gap, args.length, args.shortest)
+        prepare_kuairand(args.out, args.logs, args.videos, args.users, sessions)
     else:
         prepare_impressions(args.log, args.schema, args.out, args.items, args.users)
     for directory in written:
@@ -118,6 +132,26 @@ def prepare_movielens(out: Path, ratings: Path, movies: Path, users: Path | None
     }
     with replaced([out]) as (directory,):
         _write(directory, path, schema, source, source.requests, facts)
+
+
+def prepare_kuairand(
+    out: Path, logs: Sequence[Path], videos: Path, users: Path | None, sessions: Sessions
+) -> None:
+    """Write `out` from KuaiRand's standard logs. Raises DataError for files it cannot use."""
+    path = SCHEMAS / "kuairand.yaml"
+    schema = load_schema(path)
+    with replaced([out]) as (directory,):
+        scratch = directory / SCRATCH
+        scratch.mkdir()
+        source, dropped = read_kuairand(logs, videos, users, schema, sessions, scratch)
+        files = [*logs, videos, *([] if users is None else [users])]
+        facts = {
+            "arguments": {"source": "kuairand", **dataclasses.asdict(sessions)},
+            "sources": digests(files),
+            "dropped": dropped,
+        }
+        _write(directory, path, schema, source, source.requests, facts)
+        shutil.rmtree(scratch)
 
 
 def prepare_impressions(
