@@ -45,6 +45,12 @@ def parse() -> argparse.Namespace:
     train.add_argument("--smoke", action="store_true", help="the same line in miniature")
     train.add_argument("--seed", type=int, help="instead of the configuration's")
     train.add_argument("--budget", type=int, help="instead of the configuration's S")
+    train.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    train.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16"],
+        help="of what is differentiated; by default bfloat16 on CUDA, float32 on the CPU",
+    )
     train.add_argument("--start-from", type=Path, help="reuse the evaluator of a run")
     evaluate = commands.add_parser("evaluate", help="measure a bundle through its session")
     evaluate.add_argument("--bundle", type=Path, required=True)
@@ -69,6 +75,11 @@ def parse() -> argparse.Namespace:
     throughput.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     throughput.add_argument("--threads", type=int, default=1)
     throughput.add_argument("--rounds", type=int, default=16)
+    scale = commands.add_parser("scale", help="memory and speed on drawn logs of any size")
+    scale.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
+    scale.add_argument("--out", type=Path, default=Path("docs/reports"))
+    scale.add_argument("--cache", type=Path, default=Path("build/scale"))
+    scale.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     return parser.parse_args()
 
 
@@ -84,6 +95,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     import torch
 
     from model.config import Config
+    from model.machine import machine, rank
     from model.train import train
 
     # As fast as two at this size (python -m model throughput), and the sums, and so the weights,
@@ -97,8 +109,11 @@ def run_train(arguments: argparse.Namespace) -> int:
         config = dataclasses.replace(config, reasoning=reasoning)
     if arguments.smoke:
         config = config.smoke()
-    info = train(config, arguments.data, arguments.out, arguments.start_from)
-    print(json.dumps({key: info[key] for key in ("threshold", "seconds", "validation")}, indent=1))
+    with machine(arguments.device, arguments.precision) as here:
+        info = train(config, arguments.data, arguments.out, arguments.start_from, here)
+        shown = {key: info[key] for key in ("threshold", "seconds", "validation")}
+        if not rank():
+            print(json.dumps(shown, indent=1))
     return 0
 
 
@@ -124,6 +139,14 @@ def run_report(arguments: argparse.Namespace) -> int:
 def run_world(arguments: argparse.Namespace) -> int:
     """Train in the known world, then write its report."""
     from model.world_report import report
+
+    report(arguments)
+    return 0
+
+
+def run_scale(arguments: argparse.Namespace) -> int:
+    """Write, featurise and train on drawn logs, then write the report."""
+    from model.scale import report
 
     report(arguments)
     return 0

@@ -53,10 +53,13 @@ def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Gener
 
 
 def write(directory: Path, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Save a state: the tensors under a new name first, then the JSON that points to them."""
+    """Save a state: the tensors under a new name first, then the JSON that points to them.
+
+    Tensors are saved from the CPU, so that a checkpoint loads on any machine.
+    """
     name = f"state-{info['saves']:05d}.safetensors"
     save_file(
-        {key: value.detach().contiguous().clone() for key, value in tensors.items()},
+        {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
         directory / name,
     )
     temporary = directory / (CHECKPOINT + ".tmp")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,18 @@ import polars as pl
 import yaml
 from tqdm import tqdm
 
+from model.lists import Arrays, Lists, in_files, in_memory
 from model.sources import DataError
 from service.feature_schema import NUMBER_KINDS, Feature, Schema
-from service.features import Featuriser, Integers, ItemTable, Request, encode_number, encode_vector
+from service.features import Featuriser, ItemTable, Request, encode_number, encode_vector
 
 BASE = ("request_id", "user_id", "timestamp", "position", "item_id", "label", "split")
+ROWS_AT_ONCE = 1 << 20  # of the log, in memory
+BLOCK = 1024  # lists featurised before they are put where they belong
+# Bytes of arrays that stay in memory; RankLens' train split takes 92 MB.
+MEMORY = 128 << 20
+
+Columns = dict[str, list[Any]]  # of one shown list
 
 
 @dataclass(frozen=True)
@@ -35,51 +44,19 @@ class Impression:
     labels: tuple[float, ...]  # in shown order, 0..1
 
 
-@dataclass(frozen=True)
-class Lists:
-    """R candidate lists as padded arrays; N is the longest list.
+class Dataset:
+    """A canonical data set with its fitted featuriser. Raises DataError where there is none.
 
-    numbers float32 [R, N, F], tokens int64 [R, N, T], mask bool [R, N], labels float32 [R, N]
-    (0 where padded).
+    Items and users are held in memory. The log is not: it is read in pieces, and what `lists`
+    makes of it stays in memory up to `memory` bytes and goes to files beside the data set beyond.
     """
 
-    numbers: np.ndarray[Any, Any]
-    tokens: np.ndarray[Any, Any]
-    mask: np.ndarray[Any, Any]
-    labels: np.ndarray[Any, Any]
-    users: tuple[str, ...]
-    request_ids: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.mask)
-
-    def take(self, index: Sequence[int] | Integers | slice) -> Lists:
-        """The lists at `index`."""
-        rows = np.arange(len(self))[index]
-        return Lists(
-            self.numbers[rows],
-            self.tokens[rows],
-            self.mask[rows],
-            self.labels[rows],
-            tuple(self.users[i] for i in rows),
-            tuple(self.request_ids[i] for i in rows),
-        )
-
-    def rankable(self) -> Lists:
-        """Only lists with a positive and a negative: the others tell nothing about order."""
-        positives = (self.labels > 0.5).sum(axis=1)
-        return self.take(np.flatnonzero((positives > 0) & (positives < self.mask.sum(axis=1))))
-
-
-class Dataset:
-    """A canonical data set with its fitted featuriser. Raises DataError where there is none."""
-
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, memory: int = MEMORY) -> None:
         if not (directory / "schema.yaml").exists():
             raise DataError(directory, "a prepared data set (python -m model prepare)")
-        self.directory = directory
+        self.directory, self.memory = directory, memory
         payload = yaml.safe_load((directory / "schema.yaml").read_text(encoding="utf-8"))
-        self.rows = pl.read_parquet(directory / "impressions.parquet")
+        self.rows = pl.scan_parquet(directory / "impressions.parquet")
         self.items = pl.read_parquet(directory / "items.parquet")
         self.users = pl.read_parquet(directory / "users.parquet")
         given = directory / "histories.parquet"
@@ -95,8 +72,27 @@ class Dataset:
                 together.update(hashlib.file_digest(file, "sha256").digest())
         return together.hexdigest()
 
+    @cached_property
+    def _users(self) -> pl.DataFrame:
+        """user_id, split, lists, longest, run; users in order of first appearance.
+
+        A run is some users who follow each other, with about ROWS_AT_ONCE rows together.
+        """
+        together = pl.col("lists").sum(), pl.col("longest").max(), pl.col("rows").sum()
+        found: list[pl.DataFrame] = []
+        for piece in pieces(self.rows.select("request_id", "user_id", "split")):
+            requests = piece.group_by("request_id", maintain_order=True).agg(
+                pl.col("user_id", "split").first(), rows=pl.len()
+            )
+            requests = requests.with_columns(lists=pl.lit(1), longest=pl.col("rows"))
+            joined = pl.concat([*found, requests.drop("request_id")], how="diagonal")
+            found = [joined.group_by("user_id", "split", maintain_order=True).agg(together)]
+        users = found[0].group_by("user_id", maintain_order=True).agg(pl.col("rows").sum())
+        users = users.select("user_id", run=(pl.col("rows").cum_sum() - 1) // ROWS_AT_ONCE)
+        return users.join(found[0], on="user_id", how="left", maintain_order="left")
+
     def impressions(self, splits: Sequence[str]) -> Iterator[Impression]:
-        """The lists of these splits, each with the history it may know.
+        """The lists of these splits, user by user, each with the history it may know.
 
         Where the data set has histories, a list knows its own. Else a train list knows the user's
         other train lists, earlier ones before later ones where the limit leaves no room for all (a
@@ -104,21 +100,15 @@ class Dataset:
         list knows what the user answered before it.
         """
         schema = self.featuriser.schema
-        users = {row["user_id"]: row for row in self.users.iter_rows(named=True)}
         user_names = [f.name for f in schema.features if f.of == "user" and f.name != "user_id"]
-        inline = [name for name in self.rows.columns if name not in BASE]
+        inline = [name for name in self.rows.collect_schema().names() if name not in BASE]
         owner = {feature.name: feature.of for feature in schema.features}
         candidate_names = [n for n in inline if owner.get(n) in ("candidate", "item")]
         context_names = [n for n in inline if owner.get(n) == "context"]
         given = None
         if self.histories is not None:
             given = self.histories.partition_by("request_id", as_dict=True, include_key=False)
-        by_user: dict[str, list[dict[str, Any]]] = {}
-        for group in self.rows.partition_by("request_id", maintain_order=True):
-            columns = group.to_dict(as_series=False)
-            by_user.setdefault(columns["user_id"][0], []).append(columns)
-        for user, lists in by_user.items():
-            lists.sort(key=lambda columns: columns["timestamp"][0])
+        for user, lists in self._by_user(splits):
             for index, columns in enumerate(lists):
                 split = columns["split"][0]
                 if split not in splits:
@@ -137,49 +127,76 @@ class Dataset:
                     ids=columns["item_id"],
                     scores=scores,
                     features=features if any(features) else (),
-                    user_id=user,
-                    user={n: users[user].get(n) for n in user_names} if user in users else {},
+                    user_id=columns["user_id"][0],
+                    user={n: user.get(n) for n in user_names} if user else {},
                     history=history[-schema.history.limit :],
                     context={n: columns[n][0] for n in context_names},
                 )
+                labels = tuple(columns["label"])
                 yield Impression(
-                    columns["request_id"][0], user, split, request, tuple(columns["label"])
+                    columns["request_id"][0], columns["user_id"][0], split, request, labels
                 )
+
+    def _by_user(self, splits: Sequence[str]) -> Iterator[tuple[dict[str, Any], list[Columns]]]:
+        """Features and lists, by time, of each user; runs without any of these splits are skipped.
+
+        A pass over the file for each run: to sort it by user would take room for all of it.
+        """
+        wanted = self._users.filter(pl.col("split").is_in(splits))
+        for run in wanted["run"].unique(maintain_order=True):
+            users = self._users.filter(pl.col("run") == run)
+            ids = users["user_id"].unique(maintain_order=True)
+            own = pl.col("user_id").is_in(ids.implode())
+            rows = self.rows.filter(own).collect(engine="streaming")
+            number = ids.to_frame().with_row_index("number")
+            rows = rows.join(number, on="user_id", how="left", maintain_order="left")
+            rows = rows.sort("number", "timestamp", maintain_order=True).drop("number")
+            features = {row["user_id"]: row for row in self.users.filter(own).iter_rows(named=True)}
+            for start, stop in _stretches(rows["user_id"]):
+                mine = rows[start:stop]
+                columns = {column.name: column.to_list() for column in mine.iter_columns()}
+                lists = [
+                    {name: values[first:last] for name, values in columns.items()}
+                    for first, last in _stretches(mine["request_id"])
+                ]
+                yield features.get(columns["user_id"][0], {}), lists
 
     def lists(self, splits: Sequence[str], most: int | None = None) -> Lists:
         """Featurise the (first `most`) lists of these splits, with the featuriser that serves."""
-        wanted = self.rows.filter(pl.col("split").is_in(list(splits)))
-        total = min(wanted["request_id"].n_unique(), most or len(wanted))
-        longest = wanted.group_by("request_id").len()["len"].max()
-        width = int(longest) if isinstance(longest, int) else 0
-        arrays = Lists(
-            np.zeros((total, width, self.featuriser.numbers_width), np.float32),
-            np.zeros((total, width, self.featuriser.tokens_width), np.int64),
-            np.zeros((total, width), np.bool_),
-            np.zeros((total, width), np.float32),
-            (),
-            (),
-        )
-        users, request_ids = [], []
-        name = "+".join(splits)
-        for row, impression in enumerate(
-            tqdm(islice(self.impressions(splits), total), f"features {name}", total, leave=False)
-        ):
-            size = len(impression.labels)
-            numbers, tokens = self.featuriser.transform(impression.request)
-            arrays.numbers[row, :size], arrays.tokens[row, :size] = numbers, tokens
-            arrays.mask[row, :size] = True
-            arrays.labels[row, :size] = impression.labels
-            users.append(impression.user_id)
-            request_ids.append(impression.request_id)
-        return dataclasses.replace(arrays, users=tuple(users), request_ids=tuple(request_ids))
+        users = self._users.filter(pl.col("split").is_in(splits))
+        total = int(users["lists"].sum())
+        total = min(total, most or total)
+        longest = int(users["longest"].max() or 0)
+        shape = total, longest, self.featuriser.numbers_width, self.featuriser.tokens_width
+        blocks = self._blocks(splits, shape)
+        if total * sum(array.nbytes for array in Arrays.zeros(1, *shape[1:])) <= self.memory:
+            return in_memory(shape, blocks)
+        key = hashlib.sha256(f"{self.digest()} {most}".encode())
+        for maker in (Dataset, Featuriser, Schema):
+            key.update(Path(inspect.getfile(maker)).read_bytes())
+        cache = self.directory.with_name(f"{self.directory.name}.arrays")
+        return in_files(cache / f"{'+'.join(splits)}-{key.hexdigest()[:16]}", shape, blocks)
+
+    def _blocks(self, splits: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Arrays]:
+        total = shape[0]
+        name = f"features {'+'.join(splits)}"
+        found = iter(tqdm(islice(self.impressions(splits), total), name, total, leave=False))
+        for start in range(0, total, BLOCK):
+            block = Arrays.zeros(min(BLOCK, total - start), *shape[1:])
+            for row, impression in enumerate(islice(found, len(block.mask))):
+                size = len(impression.labels)
+                numbers, tokens = self.featuriser.transform(impression.request)
+                block.numbers[row, :size], block.tokens[row, :size] = numbers, tokens
+                block.mask[row, :size] = True
+                block.labels[row, :size] = impression.labels
+            yield block
 
 
-def _history(lists: Sequence[dict[str, Any]], index: int, limit: int) -> list[tuple[str, float]]:
+def _history(lists: Sequence[Columns], index: int, limit: int) -> list[tuple[str, float]]:
     """What list `index` of a user's lists in time may know, `limit` entries at most."""
     train = lists[index]["split"][0] == "train"
 
-    def answers(columns: dict[str, Any]) -> list[tuple[str, float]]:
+    def answers(columns: Columns) -> list[tuple[str, float]]:
         if train and columns["split"][0] != "train":
             return []
         return list(zip(columns["item_id"], columns["label"], strict=True))
@@ -197,41 +214,87 @@ def _history(lists: Sequence[dict[str, Any]], index: int, limit: int) -> list[tu
     return history[:limit]
 
 
-def fit(schema: Schema, rows: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame) -> Featuriser:
+def _stretches(column: pl.Series) -> list[tuple[int, int]]:
+    """First row, and row after the last, of each stretch of equal values."""
+    starts = column.ne_missing(column.shift()).arg_true().to_list()
+    return list(pairwise([*starts, len(column)]))
+
+
+def pieces(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """The log in its order, about ROWS_AT_ONCE rows at a time, no request cut in two."""
+    start, held = 0, rows.head(0).collect()
+    while True:
+        read = rows.slice(start, ROWS_AT_ONCE).collect(engine="streaming")
+        start += ROWS_AT_ONCE
+        piece = pl.concat([held, read])
+        if len(read) < ROWS_AT_ONCE:
+            yield piece
+            return
+        cut, _ = _stretches(piece["request_id"])[-1]  # the last request may go on
+        held = piece[cut:]
+        yield piece[:cut]
+
+
+def fit(
+    schema: Schema, rows: pl.DataFrame | pl.LazyFrame, items: pl.DataFrame, users: pl.DataFrame
+) -> Featuriser:
     """Means, deviations and vocabularies from what the train split shows, nothing else."""
-    train = rows.filter(pl.col("split") == "train")
-    shown_items = items.filter(pl.col("item_id").is_in(train["item_id"].unique().implode()))
-    train_users = users.filter(pl.col("user_id").is_in(train["user_id"].unique().implode()))
-    sources = {
-        "item": shown_items,
-        "user": train_users,
-        "context": train.unique("request_id", keep="first", maintain_order=True),
-        "candidate": train,
-    }
-    features = []
+    train = rows.lazy().filter(pl.col("split") == "train")
+
+    def shown(name: str) -> pl.Expr:
+        ids = train.select(name).unique().collect(engine="streaming")
+        return pl.col(name).is_in(ids[name].implode())
+
+    tables = {"item": items.filter(shown("item_id")), "user": users.filter(shown("user_id"))}
+    inline = rows.lazy().collect_schema().names()
+
+    def columns(feature: Feature) -> Iterator[pl.Series]:
+        if feature.of in tables:
+            if feature.name in tables[feature.of].columns:
+                yield tables[feature.of][feature.name]
+        elif feature.name in inline:
+            for piece in pieces(rows.lazy().select("request_id", "split", feature.name)):
+                own = piece.filter(pl.col("split") == "train")
+                if feature.of == "context":
+                    own = own.unique("request_id", keep="first", maintain_order=True)
+                yield own[feature.name]
+
+    fitted = []
     for feature in schema.features:
-        source = sources[feature.of]
-        column = source[feature.name] if feature.name in source.columns else pl.Series([])
-        features.append(_fit_feature(feature, column.drop_nulls().to_list()))
+        fitted.append(_fit_feature(feature, columns(feature)))
         if feature.kind == "statistic" and feature.default is None:
-            mean = np.clip((train["label"].to_numpy() > 0.5).mean(), 1e-3, 1.0 - 1e-3).item()
-            features[-1] = dataclasses.replace(features[-1], default=math.log(mean / (1.0 - mean)))
-    fitted = dataclasses.replace(schema, features=tuple(features))
-    return Featuriser(fitted, _item_table(fitted, items))
+            positive = train.select((pl.col("label") > 0.5).mean()).collect(engine="streaming")
+            mean = float(np.clip(positive.item(), 1e-3, 1.0 - 1e-3))
+            fitted[-1] = dataclasses.replace(fitted[-1], default=math.log(mean / (1.0 - mean)))
+    complete = dataclasses.replace(schema, features=tuple(fitted))
+    return Featuriser(complete, _item_table(complete, items))
 
 
-def _fit_feature(feature: Feature, values: list[Any]) -> Feature:
+def _fit_feature(feature: Feature, columns: Iterable[pl.Series]) -> Feature:
+    values = (column.drop_nulls().to_list() for column in columns)
     if feature.slots:
-        flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
-        counts = Counter(str(value) for value in flat)
+        counts: Counter[str] = Counter()
+        for piece in values:
+            flat = (v for value in piece for v in (value if isinstance(value, list) else [value]))
+            counts.update(map(str, flat))
         vocabulary = sorted(v for v, count in counts.items() if count >= feature.min_count)
         return dataclasses.replace(feature, vocabulary=tuple(vocabulary))
-    if feature.kind in NUMBER_KINDS and values:
-        column = np.array([feature.transformed(float(value)) for value in values])
-        mean, std = float(column.mean()), float(column.std())
-        constant = std < 1e-6 * max(1.0, abs(mean))  # but for rounding
-        return dataclasses.replace(feature, mean=mean, std=1.0 if constant else std)
-    return feature
+    if feature.kind not in NUMBER_KINDS:
+        return feature
+    moments = [
+        (len(piece), numbers.mean(), numbers.var())
+        for piece in values
+        if piece
+        for numbers in [np.array([feature.transformed(float(value)) for value in piece])]
+    ]
+    if not moments:
+        return feature
+    sizes, means, variances = np.array(moments).T
+    share = sizes / sizes.sum()
+    mean = float((share * means).sum())
+    std = float(np.sqrt((share * (variances + (means - mean) ** 2)).sum()))
+    constant = std < 1e-6 * max(1.0, abs(mean))  # but for rounding
+    return dataclasses.replace(feature, mean=mean, std=1.0 if constant else std)
 
 
 def _item_table(schema: Schema, items: pl.DataFrame) -> ItemTable:

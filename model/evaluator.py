@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import Block, CandidateEmbedding, bias_of
+from model.layers import Block, CandidateEmbedding, bias_of, exact
 
 
 class Evaluator(nn.Module):
@@ -35,7 +35,8 @@ class Evaluator(nn.Module):
         positions = torch.arange(candidates.shape[1], device=candidates.device)
         positions = positions.clamp(max=self.position.num_embeddings - 1)
         x = self.block(candidates + self.position(positions), bias_of(mask))
-        return self.head(self.norm(x)).squeeze(2)
+        with exact(x.device):
+            return self.head(self.norm(x.float())).squeeze(2)
 
     def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
         """Mean like-probability [B] of slate int64 [B, K] (-1 = no item), rank-discounted or even.

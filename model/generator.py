@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.config import NetworkConfig
 from model.hosts import HOSTS, Host
-from model.layers import MASKED, Block, CandidateEmbedding, bias_of
+from model.layers import MASKED, Block, CandidateEmbedding, bias_of, exact
 
 
 class Encoded(NamedTuple):
@@ -79,8 +79,9 @@ class Generator(nn.Module):
         bias = bias_of(mask)
         for block in self.blocks:
             candidates = block(candidates, bias)
-        candidates = self.encoded_norm(candidates)
-        keys = self.pointer_key(candidates) * candidates.shape[-1] ** -0.5
+        candidates = self.encoded_norm(candidates).float()
+        with exact(candidates.device):
+            keys = self.pointer_key(candidates) * candidates.shape[-1] ** -0.5
         return Encoded(candidates, keys, mask, self.host.memory(candidates, mask))
 
     def begin(self, encoded: Encoded, group: int = 1) -> Choice:
@@ -121,9 +122,10 @@ class Generator(nn.Module):
         return self._choice(encoded, available, state)
 
     def _choice(self, encoded: Encoded, available: Tensor, state: tuple[Tensor, ...]) -> Choice:
-        query = self.pointer_query(state[-1])
-        logits = encoded.per_request(query) @ encoded.keys.transpose(1, 2)
-        logits = logits + self.prior(encoded.candidates).transpose(1, 2)
+        with exact(available.device):
+            query = self.pointer_query(state[-1].float())
+            logits = encoded.per_request(query) @ encoded.keys.transpose(1, 2)
+            logits = logits + self.prior(encoded.candidates).transpose(1, 2)
         logits = logits.view(available.shape).masked_fill(~available, MASKED)
         return Choice(available, logits, entropy(logits), state)
 

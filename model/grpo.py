@@ -8,6 +8,7 @@ from torch import Tensor
 from model.config import GrpoConfig
 from model.evaluator import Evaluator
 from model.generator import Encoded, Generator
+from model.machine import Machine, processes, total
 from model.policy import Batch, Policy, descend, pointer_loss
 from model.reasoning import Decoded, follow, sampler
 
@@ -25,28 +26,36 @@ class Grpo:
         policy: Policy,
         frozen: Generator,
         evaluator: Evaluator,
+        machine: Machine,
     ) -> None:
         self.settings, self.policy, self.evaluator = settings, policy, evaluator
+        self.machine = machine
         self.budget = policy.config.reasoning.budget
         self.reference = Policy(policy.config, frozen, policy.threshold)
         self.sample = sampler(policy.config.reasoning.recommend_temperature)
 
     def update(self, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
-        """One round on a batch of requests: sample, then `updates_per_sample` gradient steps."""
+        """One round on a batch of requests: sample, then `updates_per_sample` gradient steps.
+
+        The metrics of all processes add up.
+        """
         # No dropout: a ratio between two different dropout masks would be noise.
         generator = self.policy.generator.eval()
         settings, inputs = self.settings, (batch.numbers, batch.tokens, batch.mask)
-        encoded = generator.encode(*inputs)
-        order = self.policy.logged_order(batch, encoded)
-        first = self._draw(encoded, order)
-        sampled = self._sampled(first.slate)
-        reward = self._reward(batch, sampled)
+        with self.machine.autocast():
+            encoded = generator.encode(*inputs)
+            order = self.policy.logged_order(batch, encoded)
+            first = self._draw(encoded, order)
+            sampled = self._sampled(first.slate)
+            reward = self._reward(batch, sampled)
+            prior = self._prior(inputs, first)
         advantage = advantages(reward)
-        before, prior = self._sampled(first.logprob.detach()), self._prior(inputs, first)
+        before = self._sampled(first.logprob.detach())
         now = first
         for repetition in range(settings.updates_per_sample):
             if repetition:
-                now = self._replay(self.policy, generator, inputs, first)
+                with self.machine.autocast():
+                    now = self._replay(self.policy, generator, inputs, first)
             policy_loss = grpo_loss(
                 self._sampled(now.logprob),
                 before,
@@ -61,9 +70,9 @@ class Grpo:
             descend(optimizer, generator, policy_loss + settings.supervised * supervised)
         steps = self._sampled(first.steps).sum(dim=2)
         return {
-            "reward": reward.mean().item(),
+            "reward": reward.mean().item() / processes(),
             "supervised": supervised.item(),
-            "steps": steps.float().mean().item(),
+            "steps": steps.float().mean().item() / processes(),
         }
 
     def _draw(self, encoded: Encoded, order: Tensor) -> Decoded:
@@ -125,7 +134,7 @@ def grpo_loss(
 
     logprob, sampled_logprob, reference_logprob [..., K] of the chosen items now, when sampled, and
     under the warm start; advantage [...]; alive bool [..., K]. Reasoning tokens are not
-    choices: they carry gradient but no likelihood of their own.
+    choices: they carry gradient but no likelihood of their own. The losses of all processes add up.
     """
     ratio = torch.exp(logprob - sampled_logprob)
     gain = torch.minimum(
@@ -134,4 +143,4 @@ def grpo_loss(
     # Unbiased and never negative estimator of the divergence (arXiv 2402.03300, eq. 4).
     log_ratio = reference_logprob - logprob
     divergence = torch.exp(log_ratio) - log_ratio - 1.0
-    return -((gain - kl * divergence) * alive).sum() / alive.sum()
+    return -((gain - kl * divergence) * alive).sum() / total(alive.sum())

@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import Config
-from model.dataset import Lists
 from model.evaluator import discount
 from model.generator import Encoded, Generator
+from model.lists import Lists
+from model.machine import add_gradients, total
 from model.reasoning import Decoded, decode, follow, greedy
 
 
 class Batch:
-    """One minibatch of lists as tensors: numbers, tokens, mask, labels."""
+    """One minibatch of lists as tensors on one device: numbers, tokens, mask, labels."""
 
-    def __init__(self, lists: Lists, index: np.ndarray[Any, Any] | slice) -> None:
-        self.numbers = torch.from_numpy(lists.numbers[index])
-        self.tokens = torch.from_numpy(lists.tokens[index])
-        self.mask = torch.from_numpy(lists.mask[index])
-        self.labels = torch.from_numpy(lists.labels[index])
+    def __init__(
+        self, lists: Lists, index: np.ndarray[Any, Any] | slice, device: torch.device | None = None
+    ) -> None:
+        arrays = (torch.from_numpy(array).to(device) for array in lists.read(index))
+        self.numbers, self.tokens, self.mask, self.labels = arrays
 
 
 class Policy:
@@ -43,27 +44,29 @@ class Policy:
         group: int = 1,
     ) -> Decoded:
         """`group` slates per request, with one budget and threshold for every row."""
-        rows = encoded.mask.shape[0] * group
+        rows, device = encoded.mask.shape[0] * group, encoded.mask.device
         return decode(
             self.generator,
             encoded,
             self.config.slate_length,
             pick,
             self.config.reasoning.recommend_temperature,
-            torch.full((rows,), self.threshold),
-            torch.full((rows,), budget, dtype=torch.int64),
+            torch.full((rows,), self.threshold, device=device),
+            torch.full((rows,), budget, dtype=torch.int64, device=device),
             replay,
         )
 
     @torch.no_grad()
     def rank(self, lists: Lists, budget: int, batch: int = 256) -> list[Decoded]:
-        """Greedy slates for every list, in batches, without dropout."""
+        """Greedy slates for every list, in batches, without dropout and without their logits."""
         self.generator.eval()
+        device = self.generator.start_token.device
         decoded = []
         for start in range(0, len(lists), batch):
-            b = Batch(lists, slice(start, start + batch))
+            b = Batch(lists, slice(start, start + batch), device)
             encoded = self.generator.encode(b.numbers, b.tokens, b.mask)
-            decoded.append(self.decode(encoded, greedy, budget))
+            found = self.decode(encoded, greedy, budget)
+            decoded.append(found._replace(logits=found.logits[:, :0]))
         return decoded
 
     def supervised_loss(self, batch: Batch, budget: int) -> Tensor:
@@ -96,20 +99,22 @@ class Policy:
 def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy against the likes not yet in the slate, rank-discounted; a scalar.
 
-    logits [B, K, N], order int64 [B, K] the slate that was followed, labels [B, N].
+    logits [B, K, N], order int64 [B, K] the slate that was followed, labels [B, N]. The mean is
+    over the batches of all processes: theirs add up to it.
     """
     chosen = functional.one_hot(order.clamp(min=0), labels.shape[1]) * (order >= 0).unsqueeze(2)
     before = chosen.cumsum(dim=1) - chosen
     left = (labels.unsqueeze(1) > 0.5) & (before == 0)
     count = left.sum(dim=2)
     loss = -(torch.log_softmax(logits, dim=2) * left).sum(dim=2) / count.clamp(min=1)
-    weight = discount(order.shape[1]) * ((count > 0) & (order >= 0))
-    return (loss * weight).sum() / weight.sum().clamp(min=1e-9)
+    weight = discount(order.shape[1], order.device) * ((count > 0) & (order >= 0))
+    return (loss * weight).sum() / total(weight.sum()).clamp(min=1e-9)
 
 
 def descend(optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
-    """One clipped gradient step."""
+    """One clipped gradient step, the same in all processes; their losses add up."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    add_gradients(module)
     nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     optimizer.step()

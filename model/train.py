@@ -6,7 +6,8 @@
 
 The entropy threshold is measured anew after each epoch of the generator. State is saved after each
 epoch, and each epoch seeds itself from (seed, stage, epoch): a run that was interrupted ends in the
-same weights as one that was not.
+same weights as one that was not. Processes started by torchrun share each batch and each validation
+(model.machine); the first alone writes.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model import checkpoint
-from model.config import Config, GrpoConfig, StageConfig
-from model.dataset import Dataset, Lists
+from model.config import Config, ConfigError, GrpoConfig, StageConfig
+from model.dataset import Dataset
 from model.grpo import Grpo
+from model.lists import Lists
+from model.machine import Machine, agree, gather, processes, rank, share, total
 from model.metrics import slate_metrics
 from model.policy import Batch, Policy, descend
 from model.sources import DataError
@@ -42,8 +45,21 @@ Metrics = dict[str, float]
 class Run:
     """One training run in one directory."""
 
-    def __init__(self, config: Config, data: Path, directory: Path, start: Path | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data: Path,
+        directory: Path,
+        start: Path | None,
+        machine: Machine | None = None,
+    ) -> None:
         self.config, self.directory, self.data = config, directory, data
+        self.machine = machine or Machine()
+        self.device = self.machine.device
+        for stage in STAGES:
+            if getattr(config, stage).batch < processes():
+                rule = f"at least one request for each of {processes()} processes"
+                raise ConfigError(f"{stage}.batch: {rule}, got {getattr(config, stage).batch}")
         directory.mkdir(parents=True, exist_ok=True)
         dataset = Dataset(data)
         self.featuriser = dataset.featuriser
@@ -54,15 +70,17 @@ class Run:
         self.valid = self.all_valid.rankable()
         self.rankable = self.train.rankable()
         for name, lists in (("train", self.rankable), ("valid", self.valid)):
-            if not len(lists):
+            if len(lists) < processes():
                 rule = (
                     f"at least one {name} list with a positive and a negative, to learn order from"
                     " (by default a user's last list is test, the one before valid, others train)"
                 )
-                raise DataError(data, rule, value="none")
-        self.positions = self.train.mask.shape[1]
+                raise DataError(data, rule, value=len(lists) or "none")
+        self.own_valid = self.valid.take(share(np.arange(len(self.valid))))
+        self.positions = self.train.longest
         torch.manual_seed(config.seed)
-        self.generator, self.evaluator = checkpoint.build(config, self.featuriser, self.positions)
+        networks = checkpoint.build(config, self.featuriser, self.positions)
+        self.generator, self.evaluator = (network.to(self.device) for network in networks)
         self.policy = Policy(config, self.generator, math.inf)
         # Copies: "reference", the generator when GRPO starts; "best", of the stage so far.
         self.copies: dict[str, dict[str, Tensor]] = {}
@@ -86,6 +104,8 @@ class Run:
             self._resume()
         elif start is not None:
             self._start_from(start)
+        if rank():
+            return
         self.featuriser.save(directory)
         log = directory / "metrics.jsonl"
         lines = (
@@ -129,6 +149,8 @@ class Run:
 
     def _save(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         self.info["saves"] += 1
+        if rank():
+            return
         tensors = {
             **checkpoint.collect(self.generator, "generator."),
             **checkpoint.collect(self.evaluator, "evaluator."),
@@ -164,8 +186,7 @@ class Run:
             ),
             "grpo": self.grpo,
         }
-        writer = SummaryWriter(str(self.directory / "events"))
-        self.writer = writer
+        self.writer = None if rank() else SummaryWriter(str(self.directory / "events"))
         try:
             while self.info["stage"] != "done":
                 stage = self.info["stage"]
@@ -174,21 +195,22 @@ class Run:
                     self.info["shared_seconds"] = self.info["seconds"]
                 following = (*STAGES[1:], "done")[STAGES.index(stage)]
                 if following == "done":
-                    self.info["validation"]["final"] = self._validate(budget)[1]
+                    self.info["validation"]["final"] = agree(self._validate(budget))[1]
                 self.info.update(stage=following, epoch=0, best=None)
                 self.copies.pop("best", None)
                 self._optimizer_state = {}
                 self._save()
         finally:
-            writer.close()
+            if self.writer is not None:
+                self.writer.close()
         return self.info
 
     def calibrate(self) -> None:
         """Set the entropy threshold (nats) from the host's own entropies, without reasoning."""
-        decoded = self.policy.rank(self.valid, 0)
-        entropies = torch.cat([d.entropy_before[d.slate >= 0] for d in decoded])
+        decoded = self.policy.rank(self.own_valid, 0)
+        entropies = gather(torch.cat([d.entropy_before[d.slate >= 0] for d in decoded]))
         quantile = self.config.reasoning.entropy_quantile
-        self.info["threshold"] = float(torch.quantile(entropies, quantile))
+        self.info["threshold"] = agree(float(torch.quantile(entropies, quantile)))
         self.policy.threshold = self.info["threshold"]
 
     def _epochs(
@@ -210,16 +232,18 @@ class Run:
         if stage != "evaluator" and self.info["epoch"] == 0:
             self.calibrate()
         if self.info["best"] is None and stage == "grpo":
-            self.info["best"] = validate()[0]  # the start may stay the best there is
+            self.info["best"] = agree(validate())[0]  # the start may stay the best there is
             self._keep("best", module)
         for epoch in range(self.info["epoch"], epochs):
             began = time.monotonic()
             digest = hashlib.sha256(f"{self.config.seed}/{stage}/{epoch}".encode()).digest()
             seed = int.from_bytes(digest[:4], "big")
-            torch.manual_seed(seed)
+            # The same order everywhere; dropout and samples of each process are its own.
+            torch.manual_seed(seed + rank())
             order = np.random.default_rng(seed).permutation(len(lists))
             sums: dict[str, float] = {}
-            bar = tqdm(range(steps), f"{stage} {epoch + 1}/{epochs}", leave=False)
+            name = f"{stage} {epoch + 1}/{epochs}"
+            bar = tqdm(range(steps), name, leave=False, disable=rank() > 0)
             for step in bar:
                 progress = (epoch * steps + step + 1) / (epochs * steps)
                 warm = min(1.0, (epoch * steps + step + 1) / steps)
@@ -227,15 +251,17 @@ class Run:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 rows = range(step * settings.batch, (step + 1) * settings.batch)
-                batch = Batch(lists, np.take(order, rows, mode="wrap"))
+                batch = Batch(lists, share(np.take(order, rows, mode="wrap")), self.device)
                 for name, value in update(optimizer, batch).items():
                     sums[name] = sums.get(name, 0.0) + value / steps
-                bar.set_postfix({k: f"{v * steps / (step + 1):.4f}" for k, v in sums.items()})
+                scale = processes() * steps / (step + 1)
+                bar.set_postfix({k: f"{v * scale:.4f}" for k, v in sums.items()})
+            sums = {name: self._total(value) for name, value in sums.items()}
             if stage != "evaluator":
                 # Entropies fall while the generator learns; the gate is to open where they are
                 # high among its own, from the first epoch to the service.
                 self.calibrate()
-            score, validation = validate()
+            score, validation = agree(validate())
             self.info["seconds"] += time.monotonic() - began
             if self.info["best"] is None or score > self.info["best"]:
                 self.info["best"] = score
@@ -258,7 +284,8 @@ class Run:
     ) -> None:
         def update(optimizer: torch.optim.Optimizer, batch: Batch) -> Metrics:
             module.train()
-            loss = loss_of(batch)
+            with self.machine.autocast():
+                loss = loss_of(batch)
             descend(optimizer, module, loss)
             return {"loss": loss.item()}
 
@@ -268,46 +295,57 @@ class Run:
     def _evaluator_loss(self, batch: Batch) -> Tensor:
         """BCE per position, over whole shown lists and over their heads as long as a slate.
 
-        The heads keep slates of K from being something the evaluator never saw.
+        The heads keep slates of K from being something the evaluator never saw. The losses of all
+        processes add up.
         """
         embedded = self.evaluator.embed(batch.numbers, batch.tokens)
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=self.device)
         for length in (batch.mask.shape[1], self.config.slate_length):
             mask = batch.mask[:, :length]
             logits = self.evaluator(embedded[:, :length], mask)
             losses = functional.binary_cross_entropy_with_logits(
                 logits, batch.labels[:, :length], reduction="none"
             )
-            loss = loss + 0.5 * (losses * mask).sum() / mask.sum()
+            loss = loss + 0.5 * (losses * mask).sum() / total(mask.sum())
         return loss
 
     @torch.no_grad()
     def _validate_evaluator(self) -> tuple[float, Metrics]:
         self.evaluator.eval()
         losses = []
-        for start in range(0, len(self.all_valid), 256):
-            batch = Batch(self.all_valid, slice(start, start + 256))
+        every = np.arange(len(self.all_valid))
+        for start in range(0, len(every), 256):
+            batch = Batch(self.all_valid, share(every[start : start + 256]), self.device)
             losses.append(self._evaluator_loss(batch).item())
-        loss = float(np.mean(losses))
+        loss = self._total(float(np.mean(losses)))
         return -loss, {"loss": loss}
 
     def _validate(self, budget: int) -> tuple[float, Metrics]:
         """Greedy slates of validation lists: their NDCG@10 (or utility) selects the epoch."""
-        decoded = self.policy.rank(self.valid, budget)
+        decoded = self.policy.rank(self.own_valid, budget)
         slate = torch.cat([d.slate for d in decoded])
-        scores = slate_metrics(slate.numpy(), self.valid.labels)
+        utility = gather(self._utility(slate))
+        scores = slate_metrics(gather(slate).numpy(), self.valid.labels)
         metrics = {name: float(values.mean()) for name, values in scores.items()}
-        metrics["steps"] = float(torch.cat([d.steps for d in decoded]).sum(dim=1).float().mean())
-        metrics["utility"] = self._utility(slate)
+        steps = gather(torch.cat([d.steps for d in decoded])).sum(dim=1)
+        metrics["steps"] = float(steps.float().mean())
+        metrics["utility"] = float(utility.mean())
         return metrics[self.config.selection], metrics
 
     @torch.no_grad()
-    def _utility(self, slate: Tensor) -> float:
+    def _utility(self, slate: Tensor) -> Tensor:
+        """The evaluator's utility [R] of slates [R, K] of this process's validation lists."""
         self.evaluator.eval()
-        embedded = self.evaluator.embed(
-            torch.from_numpy(self.valid.numbers), torch.from_numpy(self.valid.tokens)
-        )
-        return float(self.evaluator.utility(embedded, slate).mean())
+        found = []
+        for start in range(0, len(slate), 256):
+            batch = Batch(self.own_valid, slice(start, start + 256), self.device)
+            embedded = self.evaluator.embed(batch.numbers, batch.tokens)
+            found.append(self.evaluator.utility(embedded, slate[start : start + 256]))
+        return torch.cat(found)
+
+    def _total(self, value: float) -> float:
+        """The sum over the processes."""
+        return float(total(torch.tensor(value, dtype=torch.float64, device=self.device)))
 
     def grpo(self) -> None:
         """The last stage: improve the generator against the frozen evaluator."""
@@ -316,8 +354,8 @@ class Run:
         if "reference" not in self.copies:
             self._keep("reference", self.generator)
         frozen = checkpoint.build(self.config, self.featuriser, self.positions)[0].eval()
-        frozen.load_state_dict(self.copies["reference"])
-        grpo = Grpo(settings, self.policy, frozen, self.evaluator)
+        frozen.to(self.device).load_state_dict(self.copies["reference"])
+        grpo = Grpo(settings, self.policy, frozen, self.evaluator, self.machine)
         self._epochs(
             self.generator,
             settings,
@@ -328,10 +366,12 @@ class Run:
         )
 
     def _log(self, stage: str, epoch: int, metrics: Metrics) -> None:
+        self.info["lines"] += 1
+        if self.writer is None:
+            return
         line = {"stage": stage, "epoch": epoch + 1, **{k: round(v, 6) for k, v in metrics.items()}}
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self.info["lines"] += 1
         for name, value in metrics.items():
             self.writer.add_scalar(f"{stage}/{name}", value, epoch + 1)
         tqdm.write(" ".join(f"{key} {value}" for key, value in line.items()))
@@ -346,6 +386,12 @@ def commit() -> str:
     return described.stdout.strip() or "unknown"
 
 
-def train(config: Config, data: Path, directory: Path, start: Path | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    data: Path,
+    directory: Path,
+    start: Path | None = None,
+    machine: Machine | None = None,
+) -> dict[str, Any]:
     """Train, or finish training, in `directory`; returns the checkpoint's JSON."""
-    return Run(config, data, directory, start).run()
+    return Run(config, data, directory, start, machine).run()

@@ -1,70 +1,136 @@
-"""What a list of a canonical data set may know of its user."""
+"""A log larger than memory gives the arrays that a small one gives, and no half of them."""
 
-import polars as pl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from model import prepare
-from model.dataset import Dataset
+from model import dataset as module
+from model.dataset import Dataset, pieces
+from model.lists import Arrays, Lists
+from model.policy import Batch
+from model.scale import write_log
 
-SCHEMA = """
-name: tiny
-history: {limit: 4, kernels: [genres], rate: like_rate}
-features:
-  - {name: like_rate, of: item, kind: statistic}
-  - {name: genres, of: item, kind: categories, width: 1}
-"""
-SPLITS = ("train", "train", "history", "train", "valid", "test")
+ROOT = Path(__file__).parents[2]
+ROWS = 6_000  # 240 lists of 25, by 24 users whose lists lie far apart
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("log") / "data"
+    write_log(directory, ROWS)
+    return directory
 
 
 @pytest.fixture
-def data(tmp_path):
-    """Lists 0..5 of one user, in the splits above; list n shows the items na (liked) and nb."""
-    rows = [
-        (f"r{n}", "ada", n, position, f"{n}{'ab'[position]}", 1 - position, split, "x")
-        for n, split in enumerate(SPLITS)
-        for position in range(2)
-    ]
-    names = "request_id,user_id,timestamp,position,item_id,label,split,genres"
-    lines = [names, *(",".join(map(str, row)) for row in rows)]
-    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
-    (tmp_path / "schema.yaml").write_text(SCHEMA)
-    prepare.prepare_impressions(tmp_path / "log.csv", tmp_path / "schema.yaml", tmp_path / "tiny")
-    return tmp_path / "tiny"
+def in_small_pieces(monkeypatch):
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 700)  # 28 lists: less than three users
+    monkeypatch.setattr(module, "BLOCK", 7)
 
 
-def known(data, request):
-    impressions = Dataset(data).impressions(SPLITS)
-    history = next(i.request.history for i in impressions if i.request_id == request)
-    assert all(label == item.endswith("a") for item, label in history)
-    return [item for item, _ in history]
+def arrays(lists):
+    return Arrays(lists.numbers, lists.tokens, lists.mask, lists.labels)
 
 
-def test_a_list_held_out_knows_the_latest_answers_before_it(data):
-    assert known(data, "r4") == ["2a", "2b", "3a", "3b"]
-    assert known(data, "r5") == ["3a", "3b", "4a", "4b"]
+@pytest.mark.parametrize("splits", [["train"], ["test"], ["train", "valid"]])
+def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_small_pieces, splits):
+    in_files = Dataset(log, memory=0).lists(splits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROWS_AT_ONCE", ROWS + 1)
+        in_memory = Dataset(log).lists(splits)
+    assert len(in_files) == len(in_memory) > 0
+    for stored, held in zip(arrays(in_files), arrays(in_memory), strict=True):
+        assert stored.dtype == held.dtype
+        if stored.dtype == np.float32:  # means and deviations of a column in pieces: by rounding
+            np.testing.assert_allclose(stored, held, rtol=0, atol=2e-6)
+        else:
+            assert np.array_equal(stored, held)
 
 
-def test_a_train_list_knows_other_train_lists_and_earlier_ones_first(data):
-    assert known(data, "r0") == ["1a", "1b", "3a", "3b"]
-    assert known(data, "r1") == ["0a", "0b", "3a", "3b"]
-    # Lists 0 and 1 take all the room there is.
-    assert known(data, "r3") == ["0a", "0b", "1a", "1b"]
+def test_a_piece_never_cuts_a_request_in_two(log, in_small_pieces, monkeypatch):
+    whole = Dataset(log).rows.collect()
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 33)  # a list and a third
+    found = list(pieces(whole.lazy()))
+    assert sum(piece["request_id"].n_unique() for piece in found) == ROWS // 25
+    assert [row for piece in found for row in piece.rows()] == whole.rows()
 
 
-def test_later_train_lists_fill_only_the_room_that_earlier_ones_leave(data):
-    schema = data / "schema.yaml"
-    schema.write_text(schema.read_text().replace("limit: 4", "limit: 3"))
-    assert known(data, "r3") == ["0b", "1a", "1b"]
-    assert known(data, "r1") == ["0a", "0b", "3a"]
+def test_a_batch_from_files_is_the_batch_from_memory(log):
+    stored = Dataset(log, memory=0).lists(["train"]).rankable().take(slice(10, 60))
+    held = Dataset(log).lists(["train"]).rankable().take(slice(10, 60))
+    for index in (np.array([5, 3, 40]), slice(7, 9)):
+        assert Batch(stored, index).numbers.equal(Batch(held, index).numbers)
+        assert Batch(stored, index).labels.equal(Batch(held, index).labels)
+    others = Batch(held, np.array([5, 3, 41])).labels
+    assert not Batch(stored, np.array([5, 3, 40])).labels.equal(others)
 
 
-def test_histories_of_the_data_set_stand_in_place_of_the_users_lists(data):
-    entries = [("r5", f"{n}{'ab'[n % 2]}", float(n % 2 == 0)) for n in range(6)]
-    entries += [("r0", "4a", 1.0)]
-    before = Dataset(data).digest()
-    frame = pl.DataFrame(entries, schema=["request_id", "item_id", "label"], orient="row")
-    frame.write_parquet(data / "histories.parquet")
-    assert known(data, "r5") == ["2a", "3b", "4a", "5b"]  # the last four
-    assert known(data, "r0") == ["4a"]
-    assert known(data, "r1") == []
-    assert Dataset(data).digest() != before
+def test_lists_without_two_kinds_of_answers_are_not_rankable(log):
+    every = Dataset(log).lists(["train"]).take(slice(6))
+    labels = every.labels
+    labels[1], labels[4] = 0.0, every.mask[4]
+    changed = Lists.of({**every.arrays, "labels": np.concatenate([labels, every.labels])})
+    assert changed.take(slice(6)).rankable(piece=4).rows.tolist() == [0, 2, 3, 5]
+
+
+def test_the_first_lists_are_the_first_of_all(log, in_small_pieces):
+    some, every = (Dataset(log, memory=0).lists(["train"], most) for most in (10, None))
+    assert len(some) == 10
+    assert np.array_equal(some.numbers, every.numbers[:10])
+
+
+def test_arrays_in_files_are_made_once_and_anew_for_another_log(log, tmp_path, monkeypatch):
+    write_log(tmp_path / "data", ROWS)
+    first = Dataset(tmp_path / "data", memory=0).lists(["train"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "impressions", None)  # nobody may read the log again
+        again = Dataset(tmp_path / "data", memory=0).lists(["train"])
+    assert np.array_equal(first.numbers, again.numbers)
+    write_log(tmp_path / "data2", ROWS, seed=1)
+    os.replace(tmp_path / "data2" / "impressions.parquet", tmp_path / "data/impressions.parquet")
+    other = Dataset(tmp_path / "data", memory=0).lists(["train"])
+    assert not np.array_equal(first.labels, other.labels)
+
+
+def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp_path):
+    write_log(tmp_path / "data", ROWS)
+    code = (
+        "import sys; from pathlib import Path; from model import dataset; dataset.BLOCK = 1;"
+        "dataset.Dataset(Path(sys.argv[1]), memory=0).lists(['train'])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "data")], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    cache = tmp_path / "data.arrays"
+    begun = cache / "unfinished" / "numbers.npy"
+    while process.poll() is None and not (begun.exists() and begun.stat().st_size > 4096):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert sorted(path.name for path in cache.iterdir()) == ["lock", "unfinished"]
+    stored = Dataset(tmp_path / "data", memory=0).lists(["train"])
+    assert np.array_equal(stored.numbers, Dataset(log).lists(["train"]).numbers)
+    assert not (cache / "unfinished").exists()
+
+
+def test_an_error_in_the_log_leaves_no_arrays(tmp_path, monkeypatch):
+    write_log(tmp_path / "data", ROWS)
+    broken = Dataset(tmp_path / "data", memory=0)
+    found = broken.impressions
+
+    def breaks(splits):
+        for number, impression in enumerate(found(splits)):
+            assert number < 50, "planted"
+            yield impression
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, "impressions", breaks)
+        patch.setattr(module, "BLOCK", 7)
+        with pytest.raises(AssertionError, match="planted"):
+            broken.lists(["train"])
+    assert len(broken.lists(["train"])) == 192
