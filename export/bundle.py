@@ -19,7 +19,7 @@ from export.compose import compose
 from model.checkpoint import Trained
 from model.dataset import Dataset
 from model.evaluate import evaluate
-from model.reasoning import Decoded, decode, greedy
+from model.reasoning import Decoded, EntropyGate, decode, greedy
 from service.contract import (
     FEATURES,
     GENERATOR,
@@ -81,8 +81,7 @@ def decode_torch(trained: Trained, rows: list[Row]) -> Decoded:
             trained.config.slate_length,
             greedy,
             trained.config.reasoning.recommend_temperature,
-            feeds["entropy_threshold"],
-            feeds["budget"],
+            EntropyGate(feeds["entropy_threshold"], feeds["budget"]),
         )
 
 
@@ -232,6 +231,8 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     foreign = sorted({path.name for path in out.iterdir()} - own) if out.exists() else []
     if foreign:
         raise BundleError(f"{out}: a new directory or a bundle to replace, it holds {foreign[0]!r}")
+    if trained.config.reasoning.gate != "entropy":
+        raise BundleError(f"reasoning.gate: only entropy is served, got {trained.config.reasoning.gate!r}")
     requests = Requests(data)
     config = trained.config
     building = out.parent / f".{out.name}.building"

@@ -27,27 +27,21 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run, ready to evaluate or export; threshold in nats."""
+    """A finished run, ready to evaluate or export; threshold in nats, share as Policy's."""
 
     config: Config
     featuriser: Featuriser
     generator: Generator
     evaluator: Evaluator
     threshold: float
+    share: float
     info: dict[str, Any]
 
 
 def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Generator, Evaluator]:
     """Fresh networks for these features; `positions` is the longest shown list."""
     columns = (featuriser.numbers_width, featuriser.vocabulary_size)
-    reasoning = config.reasoning
-    generator = Generator(
-        config.network,
-        *columns,
-        config.slate_length,
-        reasoning.budget,
-        reasoning.reason_temperature,
-    )
+    generator = Generator(config.network, *columns, config.slate_length, config.reasoning)
     discounted = config.utility == "discounted"
     return generator, Evaluator(config.network, *columns, positions, discounted)
 
@@ -92,7 +86,8 @@ def load(directory: Path) -> Trained:
     generator, evaluator = build(config, featuriser, info["positions"])
     restore(generator, tensors, "generator.")
     restore(evaluator, tensors, "evaluator.")
-    return Trained(config, featuriser, generator.eval(), evaluator.eval(), info["threshold"], info)
+    networks = generator.eval(), evaluator.eval()
+    return Trained(config, featuriser, *networks, info["threshold"], info["share"], info)
 
 
 def collect(module: nn.Module, prefix: str) -> dict[str, Tensor]:

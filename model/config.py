@@ -12,6 +12,9 @@ import yaml
 
 from model.hosts import HOSTS
 
+GATES = ("entropy", "normalised", "always", "random", "middle", "first")
+TOKENS = ("aggregate", "learned", "zero")
+
 
 class ConfigError(ValueError):
     """A configuration that names an unknown field or an impossible value."""
@@ -36,6 +39,10 @@ class ReasoningConfig:
     entropy_quantile: float = 0.5  # threshold = this quantile of the plain host's entropies
     reason_temperature: float = 1.5  # softens the aggregate behind a reasoning token
     recommend_temperature: float = 0.7  # sharpens the choice of an item
+    # What follows is for controls and ablations; no gate but entropy is exported.
+    gate: str = "entropy"  # or normalised (by its maximum), or a control (model/controls.py)
+    token: str = "aggregate"  # of the candidates; or learned (a pause token), or zero
+    stop_gradient: bool = False  # no gradient through the aggregate
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ class Config:
                 reasoning.recommend_temperature,
                 reasoning.recommend_temperature > 0,
             ),
+            ("reasoning.gate", reasoning.gate, reasoning.gate in GATES),
+            ("reasoning.token", reasoning.token, reasoning.token in TOKENS),
             *(
                 (f"{stage}.{count}", value, value >= 1)
                 for stage in ("evaluator", "warm_start", "grpo")

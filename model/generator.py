@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.config import NetworkConfig
+from model.config import NetworkConfig, ReasoningConfig
 from model.hosts import HOSTS, Host
 from model.layers import MASKED, Block, CandidateEmbedding, bias_of, exact
 
@@ -50,12 +50,11 @@ class Generator(nn.Module):
         numbers: int,
         vocabulary: int,
         slate_length: int,
-        budget: int,
-        reason_temperature: float,
+        reasoning: ReasoningConfig,
     ) -> None:
         super().__init__()
         width = config.width
-        self.reason_temperature = reason_temperature
+        self.reasoning = reasoning
         self.embed = CandidateEmbedding(numbers, vocabulary, width, config.dropout)
         self.blocks = nn.ModuleList(
             [Block(width, config.heads, config.dropout) for _ in range(config.encoder_blocks)]
@@ -71,7 +70,7 @@ class Generator(nn.Module):
         self.reason_token = nn.Linear(width, width)
         # Row s is the type embedding plus the step embedding of reasoning step s: their sum is
         # all that is ever used. One row at least, so that a plain host has the same parameters.
-        self.reason_step = nn.Embedding(max(budget, 1), width)
+        self.reason_step = nn.Embedding(max(reasoning.budget, 1), width)
 
     def encode(self, numbers: Tensor, tokens: Tensor, mask: Tensor) -> Encoded:
         """numbers [B, N, F], tokens [B, N, T], mask [B, N]; equivariant in the candidates."""
@@ -100,9 +99,16 @@ class Generator(nn.Module):
 
         The token is an aggregate of the candidates by their softened probabilities (P, form C).
         """
-        weights = torch.softmax(choice.logits / self.reason_temperature, dim=-1)
+        weights = torch.softmax(choice.logits / self.reasoning.reason_temperature, dim=-1)
         aggregate = encoded.per_request(weights) @ encoded.candidates
-        token = self.reason_token(aggregate.view(-1, aggregate.shape[2])) + self.reason_step(step)
+        aggregate = aggregate.view(-1, aggregate.shape[2])
+        if self.reasoning.stop_gradient:
+            aggregate = aggregate.detach()
+        if self.reasoning.token == "learned":
+            aggregate = torch.zeros_like(aggregate)
+        token = self.reason_token(aggregate) + self.reason_step(step)
+        if self.reasoning.token == "zero":
+            token = torch.zeros_like(token)
         state = self.host.advance(encoded.memory, choice.state, token, active)
         return self._choice(encoded, choice.available, state)
 

@@ -10,7 +10,7 @@ from model.evaluator import Evaluator
 from model.generator import Encoded, Generator
 from model.machine import Machine, processes, total
 from model.policy import Batch, Policy, descend, pointer_loss
-from model.reasoning import Decoded, follow, sampler
+from model.reasoning import Decoded, Replay, follow, sampler
 
 
 class Grpo:
@@ -31,7 +31,7 @@ class Grpo:
         self.settings, self.policy, self.evaluator = settings, policy, evaluator
         self.machine = machine
         self.budget = policy.config.reasoning.budget
-        self.reference = Policy(policy.config, frozen, policy.threshold)
+        self.reference = Policy(policy.config, frozen, policy.threshold, policy.share)
         self.sample = sampler(policy.config.reasoning.recommend_temperature)
 
     def update(self, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
@@ -92,7 +92,7 @@ class Grpo:
         """The same slates behind the same gates, under other weights."""
         encoded = generator.encode(*inputs)
         slates = self.settings.group + 1
-        return policy.decode(encoded, follow(first.slate), self.budget, first.gates, slates)
+        return policy.decode(encoded, follow(first.slate), Replay(first.gates), slates)
 
     @torch.no_grad()
     def _prior(self, inputs: tuple[Tensor, ...], first: Decoded) -> Tensor:

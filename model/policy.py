@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import Config
+from model.controls import control
 from model.evaluator import discount
 from model.generator import Encoded, Generator
 from model.lists import Lists
 from model.machine import add_gradients, total
-from model.reasoning import Decoded, decode, follow, greedy
+from model.reasoning import Decoded, EntropyGate, Gate, decode, follow, greedy
 
 
 class Batch:
@@ -30,44 +31,75 @@ class Batch:
 
 
 class Policy:
-    """The generator with the knobs of its loop: what is sampled, replayed and validated."""
+    """The generator with the knobs of its loop: what is sampled, replayed and validated.
 
-    def __init__(self, config: Config, generator: Generator, threshold: float) -> None:
-        self.config, self.generator, self.threshold = config, generator, threshold
+    threshold: of the entropy gate, in the unit of that gate; share: the part of all K x S steps
+    that it takes on validation lists, which controls are given too.
+    """
+
+    def __init__(
+        self, config: Config, generator: Generator, threshold: float, share: float = 0.0
+    ) -> None:
+        self.config, self.generator = config, generator
+        self.threshold, self.share = threshold, share
+
+    def gate(self, rows: int, budget: int, device: torch.device) -> Gate:
+        """The configured gate, with one budget and threshold for every row; 0 turns any off."""
+        name = self.config.reasoning.gate
+        if not budget or name in ("entropy", "normalised"):
+            return self.entropy_gate(rows, budget, device)
+        return control(name, self.config.slate_length, budget, self.share)
+
+    def entropy_gate(self, rows: int, budget: int, device: torch.device) -> EntropyGate:
+        """The gate that the threshold belongs to."""
+        return EntropyGate(
+            torch.full((rows,), self.threshold, device=device),
+            torch.full((rows,), budget, dtype=torch.int64, device=device),
+            self.config.reasoning.gate == "normalised",
+        )
 
     def decode(
         self,
         encoded: Encoded,
         pick: Callable[[int, Tensor], Tensor],
-        budget: int,
-        replay: Tensor | None = None,
+        gate: Gate | int,
         group: int = 1,
     ) -> Decoded:
-        """`group` slates per request, with one budget and threshold for every row."""
-        rows, device = encoded.mask.shape[0] * group, encoded.mask.device
-        return decode(
-            self.generator,
-            encoded,
-            self.config.slate_length,
-            pick,
-            self.config.reasoning.recommend_temperature,
-            torch.full((rows,), self.threshold, device=device),
-            torch.full((rows,), budget, dtype=torch.int64, device=device),
-            replay,
-        )
+        """`group` slates per request behind a gate, or behind the configured one by its budget."""
+        if isinstance(gate, int):
+            gate = self.gate(encoded.mask.shape[0] * group, gate, encoded.mask.device)
+        temperature = self.config.reasoning.recommend_temperature
+        length = self.config.slate_length
+        return decode(self.generator, encoded, length, pick, temperature, gate, group)
 
     @torch.no_grad()
-    def rank(self, lists: Lists, budget: int, batch: int = 256) -> list[Decoded]:
-        """Greedy slates for every list, in batches, without dropout and without their logits."""
+    def rank(
+        self, lists: Lists, budget: int, batch: int = 256, by_entropy: bool = False
+    ) -> list[Decoded]:
+        """Greedy slates for every list, in batches, without dropout and without their logits.
+
+        Behind the configured gate, or `by_entropy` behind the one it is compared with.
+        """
         self.generator.eval()
         device = self.generator.start_token.device
         decoded = []
         for start in range(0, len(lists), batch):
             b = Batch(lists, slice(start, start + batch), device)
             encoded = self.generator.encode(b.numbers, b.tokens, b.mask)
-            found = self.decode(encoded, greedy, budget)
+            gate = self.entropy_gate(len(b.mask), budget, device) if by_entropy else budget
+            found = self.decode(encoded, greedy, gate)
             decoded.append(found._replace(logits=found.logits[:, :0]))
         return decoded
+
+    def entropies(self, lists: Lists) -> Tensor:
+        """What the gate reads before each choice on greedy slates without reasoning, one axis."""
+        decoded = self.rank(lists, 0)
+        entropies = torch.cat([d.entropy_before for d in decoded])
+        if self.config.reasoning.gate == "normalised":
+            sizes = torch.from_numpy(lists.mask.sum(axis=1)).unsqueeze(1)
+            left = sizes - torch.arange(entropies.shape[1])
+            entropies = entropies / left.clamp(min=2).log()
+        return entropies[torch.cat([d.slate for d in decoded]) >= 0]
 
     def supervised_loss(self, batch: Batch, budget: int) -> Tensor:
         """Pointer loss along `logged_order`, of one slate per request."""

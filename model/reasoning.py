@@ -7,8 +7,9 @@ is per row. `export` unrolls exactly these steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +30,49 @@ class Decoded(NamedTuple):
     steps: Tensor  # int64 [B, K]
     gates: Tensor  # bool [B, K, S], which reasoning steps each row took
     logits: Tensor  # [B, K, N] of the choices made, at temperature 1
+
+
+class Gate(Protocol):
+    """Which rows reason, asked before each step of each position."""
+
+    most: int  # steps at one position
+
+    def __call__(self, position: int, step: int, choice: Choice) -> Tensor:
+        """bool [R]; a row that did not take the step before takes none, whatever the answer."""
+
+
+class EntropyGate:
+    """The gate of the paper: while the entropy exceeds the threshold and budget is left.
+
+    threshold float [R] in nats, or a share of the entropy of a uniform choice when `normalised`;
+    budget int64 [R].
+    """
+
+    def __init__(self, threshold: Tensor, budget: Tensor, normalised: bool = False) -> None:
+        self.threshold, self.budget, self.normalised = threshold, budget, normalised
+        self.most = int(budget.max())
+
+    def __call__(self, _position: int, step: int, choice: Choice) -> Tensor:
+        if self.normalised:
+            choice = choice._replace(entropy=normalised(choice))
+        number = torch.tensor(step, device=choice.entropy.device)
+        return gate(choice, self.threshold, self.budget, number)
+
+
+class Replay:
+    """The gates of a stored sample, bool [R, K, S], so that new weights score the same steps."""
+
+    def __init__(self, gates: Tensor) -> None:
+        self.gates, self.most = gates, gates.shape[2]
+
+    def __call__(self, position: int, step: int, _choice: Choice) -> Tensor:
+        return self.gates[:, position, step]
+
+
+def normalised(choice: Choice) -> Tensor:
+    """Entropy as a share [R] of the most it could be, ln(number available); 0 for one item."""
+    most = choice.available.sum(dim=1).clamp(min=1).log()
+    return torch.where(most > 0, choice.entropy / most.clamp(min=math.log(2)), most)
 
 
 def gate(choice: Choice, threshold: Tensor, budget: Tensor, step: Tensor) -> Tensor:
@@ -62,33 +106,28 @@ def decode(
     slate_length: int,
     pick: Pick,
     recommend_temperature: float,
-    threshold: Tensor,
-    budget: Tensor,
-    replay: Tensor | None = None,
+    gate: Gate,
+    group: int = 1,
 ) -> Decoded:
     """Compose slates position by position.
 
-    threshold float [R] (nats), budget int64 [R]: R = B * G rows make G slates for each of the B
-    requests, those of a request side by side. replay bool [R, K, S], when given, decides the
-    gates instead, so that a stored sample can be scored again under new weights. A step that no
-    row takes is skipped whole: with budget 0 this is the plain host, operation for operation.
+    R = B * group rows make `group` slates for each of the B requests, those of a request side by
+    side. A step that no row takes is skipped whole: with budget 0 this is the plain host,
+    operation for operation.
     """
     device = encoded.mask.device
-    most = int(budget.max()) if replay is None else replay.shape[2]
-    choice = generator.begin(encoded, threshold.shape[0] // encoded.mask.shape[0])
+    last_step = generator.reason_step.num_embeddings - 1  # its embedding serves any beyond
+    choice = generator.begin(encoded, group)
     columns: list[tuple[Tensor, ...]] = []
     for position in range(slate_length):
         before = choice.entropy
         gates = []
-        active = torch.ones_like(choice.available[:, 0])
-        for step in range(most):
-            number = torch.tensor(step, device=device)
-            if replay is None:
-                active = active & gate(choice, threshold, budget, number)
-            else:
-                active = replay[:, position, step]
+        active = choice.available.any(dim=1)
+        for step in range(gate.most):
+            active = active & gate(position, step, choice)
             gates.append(active)
             if active.any():
+                number = torch.tensor(min(step, last_step), device=device)
                 choice = reason_where(generator, encoded, choice, number, active)
         alive = choice.available.any(dim=1)
         item = pick(position, choice.logits)

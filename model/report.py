@@ -101,7 +101,7 @@ def neural_slates(
     `keep_entropies` adds those before reasoning of every list, [R, K].
     """
     trained = checkpoint.load(directory)
-    policy = Policy(trained.config, trained.generator, trained.threshold)
+    policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
     decoded = policy.rank(test, trained.config.reasoning.budget)
     gather = {
         name: torch.cat([getattr(d, name) for d in decoded]).numpy()

@@ -91,6 +91,7 @@ class Run:
             "lines": 0,
             "best": None,
             "threshold": None,
+            "share": 0.0,
             "seconds": 0.0,
             "positions": self.positions,
             "data": data.as_posix(),
@@ -166,9 +167,8 @@ class Run:
     def run(self) -> dict[str, Any]:
         """Train what is left to train; returns the checkpoint's JSON."""
         budget = self.config.reasoning.budget
-        self.policy.threshold = (
-            math.inf if self.info["threshold"] is None else self.info["threshold"]
-        )
+        if self.info["threshold"] is not None:
+            self.policy.threshold, self.policy.share = self.info["threshold"], self.info["share"]
         stages: dict[str, Callable[[], None]] = {
             "evaluator": lambda: self._supervised(
                 self.evaluator,
@@ -206,12 +206,18 @@ class Run:
         return self.info
 
     def calibrate(self) -> None:
-        """Set the entropy threshold (nats) from the host's own entropies, without reasoning."""
-        decoded = self.policy.rank(self.own_valid, 0)
-        entropies = gather(torch.cat([d.entropy_before[d.slate >= 0] for d in decoded]))
-        quantile = self.config.reasoning.entropy_quantile
-        self.info["threshold"] = agree(float(torch.quantile(entropies, quantile)))
-        self.policy.threshold = self.info["threshold"]
+        """Set the entropy threshold from the host's own entropies, without reasoning.
+
+        And, for a control, the share of the steps that the gate with this threshold takes.
+        """
+        reasoning, policy = self.config.reasoning, self.policy
+        entropies = gather(policy.entropies(self.own_valid))
+        threshold = torch.quantile(entropies, reasoning.entropy_quantile)
+        policy.threshold = self.info["threshold"] = agree(float(threshold))
+        if reasoning.gate not in ("entropy", "normalised"):
+            decoded = policy.rank(self.own_valid, reasoning.budget, by_entropy=True)
+            taken = gather(torch.cat([d.gates.flatten(1).float().mean(dim=1) for d in decoded]))
+            policy.share = self.info["share"] = agree(float(taken.mean()))
 
     def _epochs(
         self,

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from export.compose import compose
-from model.config import NetworkConfig
+from model.config import NetworkConfig, ReasoningConfig
 from model.generator import Generator
 from model.hosts import HOSTS
-from model.reasoning import decode, greedy
+from model.reasoning import EntropyGate, decode, greedy
 
 K, S = 4, 2
 
@@ -23,7 +23,7 @@ def pair(request):
     """A generator with weights large enough to decide, and its graph."""
     torch.manual_seed(0)
     network = NetworkConfig(host=request.param, width=16, heads=2)
-    generator = Generator(network, 7, 50, K, S, 1.5).eval()
+    generator = Generator(network, 7, 50, K, ReasoningConfig(budget=S)).eval()
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -40,7 +40,7 @@ def test_the_graph_and_the_loop_agree_row_by_row(pair, size):
     inputs = (torch.randn(3, size, 7), torch.randint(0, 50, (3, size, 3)), mask)
     knobs = (torch.tensor([-1.0, 1.0, 1e9]), torch.tensor([S, S - 1, S]))
     with torch.no_grad():
-        expected = decode(generator, generator.encode(*inputs), K, greedy, 0.7, *knobs)
+        expected = decode(generator, generator.encode(*inputs), K, greedy, 0.7, EntropyGate(*knobs))
     names = ("numbers", "tokens", "mask", "entropy_threshold", "budget")
     tensors = zip(names, (*inputs, *knobs), strict=True)
     slate, logprob, before, after, steps = session.run(

@@ -22,7 +22,7 @@ from model.config import Config, ConfigError
 from model.grpo import grpo_loss
 from model.machine import Machine, MachineError, share
 from model.policy import Batch, Policy
-from model.reasoning import follow
+from model.reasoning import Replay, follow
 from model.train import Run, train
 from model.world import prepare_world
 
@@ -56,7 +56,7 @@ def gradients(data, directory):
     reasons = torch.from_numpy(share(np.arange(ROWS) >= ROWS // 2))
     encoded = run.generator.encode(batch.numbers, batch.tokens, batch.mask)
     gates = reasons.view(-1, 1, 1).expand(-1, 4, 2)
-    decoded = run.policy.decode(encoded, follow(order), 2, replay=gates)
+    decoded = run.policy.decode(encoded, follow(order), Replay(gates))
     advantage = torch.from_numpy(share(np.linspace(-2.0, 1.0, ROWS, dtype=np.float32)))
     before = decoded.logprob.detach() - 0.05
     logged = mock.patch.object(run.policy, "logged_order", return_value=order)

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from model.config import NetworkConfig
+from model.config import NetworkConfig, ReasoningConfig
 from model.generator import Generator, entropy
 from model.hosts import HOSTS
 from model.layers import MASKED
-from model.reasoning import decode, follow, greedy, sampler
+from model.reasoning import EntropyGate, Replay, decode, follow, greedy, sampler
 
 K, S, F, T, VOCABULARY = 5, 2, 6, 3, 20
 NETWORK = NetworkConfig(width=16, heads=2, dropout=0.0)
@@ -22,9 +22,11 @@ def network(request, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "NETWORK", config)
 
 
-def make_generator(budget: int = S, seed: int = 0) -> Generator:
+def make_generator(budget: int = S, seed: int = 0, **reasoning) -> Generator:
     torch.manual_seed(seed)
-    generator = Generator(NETWORK, F, VOCABULARY, K, budget, 1.5).eval()
+    generator = Generator(
+        NETWORK, F, VOCABULARY, K, ReasoningConfig(budget=budget, **reasoning)
+    ).eval()
     with torch.no_grad():  # far enough from a uniform choice that slates differ
         for parameter in generator.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -41,8 +43,8 @@ def run(generator, inputs, threshold=-1.0, budget=S, pick=greedy, replay=None, g
     rows = inputs[0].shape[0] * group
     thresholds = torch.as_tensor(threshold, dtype=torch.float32).expand(rows)
     budgets = torch.as_tensor(budget, dtype=torch.int64).expand(rows)
-    encoded = generator.encode(*inputs)
-    return decode(generator, encoded, K, pick, 0.7, thresholds, budgets, replay)
+    gate = EntropyGate(thresholds, budgets) if replay is None else Replay(replay)
+    return decode(generator, generator.encode(*inputs), K, pick, 0.7, gate, group)
 
 
 def test_turning_reasoning_off_gives_the_plain_host_bit_for_bit():
