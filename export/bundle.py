@@ -232,7 +232,9 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     if foreign:
         raise BundleError(f"{out}: a new directory or a bundle to replace, it holds {foreign[0]!r}")
     if trained.config.reasoning.gate != "entropy":
-        raise BundleError(f"reasoning.gate: only entropy is served, got {trained.config.reasoning.gate!r}")
+        raise BundleError(
+            f"reasoning.gate: only entropy is served, got {trained.config.reasoning.gate!r}"
+        )
     requests = Requests(data)
     config = trained.config
     building = out.parent / f".{out.name}.building"
