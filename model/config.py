@@ -69,6 +69,7 @@ class GrpoConfig:
     clip: float = 0.2  # PPO clip of the likelihood ratio
     kl: float = 0.01  # weight of the divergence from the warm-started policy
     supervised: float = 0.1  # weight of the warm-start loss beside the policy loss
+    imitate: float = 0.0  # weight of the likelihood of each group's best slate (arXiv 1806.05635)
 
 
 @dataclass(frozen=True)

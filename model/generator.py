@@ -71,6 +71,10 @@ class Generator(nn.Module):
         # Row s is the type embedding plus the step embedding of reasoning step s: their sum is
         # all that is ever used. One row at least, so that a plain host has the same parameters.
         self.reason_step = nn.Embedding(max(reasoning.budget, 1), width)
+        # Zero at first: reasoning starts as the plain host and learns what to add to it.
+        self.refine = nn.Linear(width, width)
+        nn.init.zeros_(self.refine.weight)
+        nn.init.zeros_(self.refine.bias)
 
     def encode(self, numbers: Tensor, tokens: Tensor, mask: Tensor) -> Encoded:
         """numbers [B, N, F], tokens [B, N, T], mask [B, N]; equivariant in the candidates."""
@@ -97,8 +101,10 @@ class Generator(nn.Module):
     def reason(self, encoded: Encoded, choice: Choice, step: Tensor, active: Tensor) -> Choice:
         """Append reasoning token number step (int64 scalar) where active [R], and choose anew.
 
-        The token is an aggregate of the candidates by their softened probabilities (P, form C).
+        The token is an aggregate of the candidates by their softened probabilities (P, form C),
+        beside the hidden state so far; what the host makes of it is added to that state (C).
         """
+        hidden = choice.state[-1]
         weights = torch.softmax(choice.logits / self.reasoning.reason_temperature, dim=-1)
         aggregate = encoded.per_request(weights) @ encoded.candidates
         aggregate = aggregate.view(-1, aggregate.shape[2])
@@ -106,11 +112,12 @@ class Generator(nn.Module):
             aggregate = aggregate.detach()
         if self.reasoning.token == "learned":
             aggregate = torch.zeros_like(aggregate)
-        token = self.reason_token(aggregate) + self.reason_step(step)
+        token = hidden + self.reason_token(aggregate) + self.reason_step(step)
         if self.reasoning.token == "zero":
             token = torch.zeros_like(token)
-        state = self.host.advance(encoded.memory, choice.state, token, active)
-        return self._choice(encoded, choice.available, state)
+        *state, read = self.host.advance(encoded.memory, choice.state, token, active)
+        hidden = torch.where(active.unsqueeze(1), hidden + self.refine(read), hidden)
+        return self._choice(encoded, choice.available, (*state, hidden))
 
     def recommend(self, encoded: Encoded, choice: Choice, item: Tensor, position: Tensor) -> Choice:
         """Put item [R] at position (int64 scalar) and move on to the next choice.

@@ -67,7 +67,12 @@ class Grpo:
             )
             logged = now.logits.view(len(order), -1, *now.logits.shape[1:])[:, -1]
             supervised = pointer_loss(logged, order, batch.labels)
-            descend(optimizer, generator, policy_loss + settings.supervised * supervised)
+            loss = policy_loss + settings.supervised * supervised
+            if settings.imitate:
+                loss = loss + settings.imitate * imitation_loss(
+                    self._sampled(now.logprob), advantage, sampled >= 0
+                )
+            descend(optimizer, generator, loss)
         steps = self._sampled(first.steps).sum(dim=2)
         return {
             "reward": reward.mean().item() / processes(),
@@ -119,6 +124,20 @@ def advantages(reward: Tensor, epsilon: float = 1e-6) -> Tensor:
     centred = reward - reward.mean(dim=1, keepdim=True)
     std = reward.std(dim=1, unbiased=False, keepdim=True)
     return torch.where(std > epsilon, centred / (std + epsilon), torch.zeros_like(centred))
+
+
+def imitation_loss(logprob: Tensor, advantage: Tensor, alive: Tensor) -> Tensor:
+    """Negative log-likelihood per item of the best slate of each group, a scalar.
+
+    Self-imitation (arXiv 1806.05635) next to the policy gradient, whose noise it has not.
+    logprob [R, G, K], advantage [R, G], alive bool [R, G, K]; groups without spread are left out.
+    The losses of all processes add up.
+    """
+    best = advantage.argmax(dim=1, keepdim=True)
+    kept = alive & (advantage.gather(1, best) > 0).unsqueeze(2)
+    index = best.unsqueeze(2).expand(-1, 1, logprob.shape[2])
+    kept, found = kept.gather(1, index), logprob.gather(1, index)
+    return -(found * kept).sum() / total(kept.sum()).clamp(min=1)
 
 
 def grpo_loss(
