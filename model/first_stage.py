@@ -8,6 +8,7 @@ user, as a list in serving is.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
             directory / "impressions.parquet", row_group_size=1 << 18
         )
         for name in ("items.parquet", "users.parquet"):
-            (directory / name).write_bytes((data / name).read_bytes())
+            shutil.copyfile(data / name, directory / name)
         schema = yaml.safe_load((data / "schema.yaml").read_text(encoding="utf-8"))
         schema["features"] = [*(schema.get("features") or ()), SCORE]
         text = yaml.safe_dump(schema, sort_keys=False, allow_unicode=True)
