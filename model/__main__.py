@@ -1,4 +1,4 @@
-"""python -m model prepare | train | evaluate | report"""
+"""python -m model prepare | first-stage | train | evaluate | report"""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def main() -> int:
     try:
         # Imports take seconds; inside, so that Ctrl-C during them is told like any other.
         arguments = parse()
-        status: int = globals()[f"run_{arguments.command}"](arguments)
+        run = globals()[f"run_{arguments.command.replace('-', '_')}"]
+        status: int = run(arguments)
         return status
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
@@ -38,6 +39,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     prepare.add_arguments(commands.add_parser("prepare", help="write a canonical data set"))
+    initial = commands.add_parser("first-stage", help="add a first stage's score to a data set")
+    initial.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
+    initial.add_argument("--out", type=Path, required=True, help="the same lists with scores")
     train = commands.add_parser("train", help="train evaluator and generator; resumes")
     train.add_argument("--config", type=Path, required=True, help="YAML, see model/config.py")
     train.add_argument("--data", type=Path, required=True, help="canonical data set")
@@ -88,6 +92,15 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     from model import prepare
 
     return prepare.run(arguments)
+
+
+def run_first_stage(arguments: argparse.Namespace) -> int:
+    """Write a data set again, with a first stage's score."""
+    from model.first_stage import first_stage
+
+    for split, ndcg in first_stage(arguments.data, arguments.out).items():
+        print(f"{arguments.out} {split}: NDCG@10 {ndcg:.4f} in the order of the score")
+    return 0
 
 
 def run_train(arguments: argparse.Namespace) -> int:

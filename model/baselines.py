@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightgbm
 import numpy as np
+import polars as pl
 
 from model.dataset import Dataset, Lists
+from model.item_logit import item_effects
+from model.lambdamart import fit as fit_lambdamart
 
 Array = np.ndarray[Any, Any]
 
@@ -38,53 +40,21 @@ def item_like_rate(lists: Lists, slate_length: int, dataset: Dataset) -> Array:
     return top(lists.numbers[:, :, column], lists.mask, slate_length)
 
 
+def item_logit(lists: Lists, slate_length: int, dataset: Dataset) -> Array:
+    """The effect of each item on the train split, by ridge logistic regression."""
+    effects = item_effects(dataset)
+    shown = dataset.rows.filter(pl.col("request_id").is_in(list(lists.request_ids)))
+    by_request = dict(shown.group_by("request_id", maintain_order=True).agg("item_id").iter_rows())
+    scores = np.zeros(lists.mask.shape)
+    for row, request in enumerate(lists.request_ids):
+        own = [effects[item] for item in by_request[request]]
+        scores[row, : len(own)] = own
+    return top(scores, lists.mask, slate_length)
+
+
 def lambdamart(
     train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
 ) -> Array:
-    """LightGBM LambdaMART on the network's own features; stops early on validation NDCG@10.
-
-    Tokens become presence columns where the whole train split shows them at least 200 times: trees
-    make nothing of rarer ones.
-    """
-    counts = np.bincount(train.tokens[train.mask].ravel(), minlength=vocabulary)
-    counts[0] = 0
-    common = np.flatnonzero(counts >= 200)
-
-    def table(lists: Lists) -> Array:
-        tokens = lists.tokens[lists.mask]
-        present = np.stack([(tokens == t).any(axis=1) for t in common], axis=1)
-        return np.concatenate([lists.numbers[lists.mask], present.astype(np.float32)], axis=1)
-
-    def data(lists: Lists, reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
-        liked = (lists.labels[lists.mask] > 0.5).astype(np.int32)
-        sizes = lists.mask.sum(axis=1)
-        return lightgbm.Dataset(table(lists), liked, reference, group=sizes)
-
-    fitted = data(train)
-    ranker = lightgbm.train(
-        {
-            "objective": "lambdarank",
-            "metric": "ndcg",
-            "eval_at": [10],
-            "learning_rate": 0.04,
-            "num_leaves": 15,
-            "min_data_in_leaf": 60,
-            "bagging_fraction": 0.8,
-            "bagging_freq": 1,
-            "feature_fraction": 0.4,
-            "lambda_l2": 5.0,
-            "lambdarank_truncation_level": 12,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": 1,
-            "verbosity": -1,
-        },
-        fitted,
-        num_boost_round=600,
-        valid_sets=[data(valid, fitted)],
-        callbacks=[lightgbm.early_stopping(60, verbose=False)],
-    )
-    scores = np.full(test.mask.shape, -np.inf)
-    scores[test.mask] = ranker.predict(table(test))
-    return top(scores, test.mask, slate_length)
+    """LightGBM LambdaMART on the network's own features; stops early on validation NDCG@10."""
+    ranker = fit_lambdamart(train, valid, seed, vocabulary)
+    return top(ranker.score(test), test.mask, slate_length)
