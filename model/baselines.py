@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from model.dataset import Dataset, Lists
+from model.dataset import Dataset
+from model.lists import Lists
 from model.item_logit import item_effects
 from model.lambdamart import fit as fit_lambdamart
 
@@ -40,13 +41,17 @@ def item_like_rate(lists: Lists, slate_length: int, dataset: Dataset) -> Array:
     return top(lists.numbers[:, :, column], lists.mask, slate_length)
 
 
-def item_logit(lists: Lists, slate_length: int, dataset: Dataset) -> Array:
-    """The effect of each item on the train split, by ridge logistic regression."""
+def item_logit(lists: Lists, slate_length: int, dataset: Dataset, split: str) -> Array:
+    """The effect of each item on the train split, by ridge logistic regression.
+
+    lists: some or all of `dataset.lists([split])`.
+    """
     effects = item_effects(dataset)
-    shown = dataset.rows.filter(pl.col("request_id").is_in(list(lists.request_ids)))
+    shown = dataset.rows.filter(pl.col("split") == split).collect()
     by_request = dict(shown.group_by("request_id", maintain_order=True).agg("item_id").iter_rows())
+    requests = dataset.requests([split])["request_id"].gather(lists.rows)
     scores = np.zeros(lists.mask.shape)
-    for row, request in enumerate(lists.request_ids):
+    for row, request in enumerate(requests):
         own = [effects[item] for item in by_request[request]]
         scores[row, : len(own)] = own
     return top(scores, lists.mask, slate_length)

@@ -137,6 +137,16 @@ class Dataset:
                     columns["request_id"][0], columns["user_id"][0], split, request, labels
                 )
 
+    def requests(self, splits: Sequence[str]) -> pl.DataFrame:
+        """request_id and user_id of these splits' lists, in the order of `lists`."""
+        found = [
+            (columns["request_id"][0], columns["user_id"][0])
+            for _, lists in self._by_user(splits)
+            for columns in lists
+            if columns["split"][0] in splits
+        ]
+        return pl.DataFrame(found, ["request_id", "user_id"], orient="row")
+
     def _by_user(self, splits: Sequence[str]) -> Iterator[tuple[dict[str, Any], list[Columns]]]:
         """Features and lists, by time, of each user; runs without any of these splits are skipped.
 

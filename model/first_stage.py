@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from model import lambdamart, statistics
 from model.baselines import top
-from model.dataset import Dataset, Lists
+from model.dataset import Dataset
+from model.lists import Lists
 from model.metrics import slate_metrics
 from model.prepare import replaced
 from model.sources import SPLITS, DataError
@@ -44,7 +45,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
         raise DataError(data / "schema.yaml", "a schema without a feature named score")
     with replaced([out]) as (directory,):
         scored, rounds = _score(dataset)
-        _with_scores(dataset.rows, list(scored.values())).write_parquet(
+        _with_scores(dataset, scored).write_parquet(
             directory / "impressions.parquet", row_group_size=1 << 18
         )
         for name in ("items.parquet", "users.parquet"):
@@ -60,7 +61,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
     return {split: _ndcg(*pair) for split, pair in scored.items() if split != "history"}
 
 
-def user_folds(users: tuple[str, ...]) -> Array:
+def user_folds(users: Sequence[str]) -> Array:
     """A fold for each list, int64 [R]; all lists of a user share one.
 
     Not the folds of the statistics, which part lists: a user's other lists have this list's labels
@@ -90,13 +91,13 @@ def out_of_fold_scores(
 def _score(dataset: Dataset) -> tuple[dict[str, tuple[Lists, Array]], Sequence[int]]:
     """Per split its lists and their scores [R, N]; and the rounds that validation chose."""
     vocabulary = dataset.featuriser.vocabulary_size
-    present = set(dataset.rows["split"])
+    present = set(dataset.rows.select(pl.col("split").unique()).collect()["split"])
     lists = {split: dataset.lists([split]) for split in SPLITS if split in present}
     for split in ("train", "valid"):
         if split not in lists or not len(lists[split].rankable()):
             rule = f"at least one {split} list with a positive and a negative, to learn order from"
             raise DataError(dataset.directory, rule, value="none")
-    folds = user_folds(lists["train"].users)
+    folds = user_folds(dataset.requests(["train"])["user_id"].to_list())
     for fold in np.unique(folds):
         if not len(lists["train"].take(np.flatnonzero(folds != fold)).rankable()):
             rule = "train lists with a positive and a negative of several users, for folds of them"
@@ -109,17 +110,17 @@ def _score(dataset: Dataset) -> tuple[dict[str, tuple[Lists, Array]], Sequence[i
     return {"train": (train, scores), **scored}, ranker.rounds
 
 
-def _with_scores(rows: pl.DataFrame, scored: list[tuple[Lists, Array]]) -> pl.DataFrame:
+def _with_scores(dataset: Dataset, scored: dict[str, tuple[Lists, Array]]) -> pl.DataFrame:
     """Rows in their own order, with `score`; the columns of scores are the lists' shown order."""
     index = pl.int_range(pl.len()).over("request_id").alias("index")
     tables = []
-    for lists, scores in scored:
+    for split, (lists, scores) in scored.items():
         row, column = np.nonzero(lists.mask)
-        request = np.array(lists.request_ids, dtype=object)[row].tolist()
+        request = dataset.requests([split])["request_id"].gather(row)
         values = scores[row, column]
         tables.append(pl.DataFrame({"request_id": request, "index": column, "score": values}))
     table = pl.concat(tables)
-    joined = rows.with_columns(index).join(
+    joined = dataset.rows.collect().with_columns(index).join(
         table, on=["request_id", "index"], how="left", maintain_order="left"
     )
     return joined.drop("index")

@@ -29,7 +29,7 @@ def item_effects(dataset: Dataset) -> dict[str, float]:
     mean. The intercept of the list takes up how generous its user was, the position effect how much
     the top of the page is looked at; neither is part of what is returned, w . x_i + item_i.
     """
-    train = dataset.rows.filter(pl.col("split") == "train")
+    train = dataset.rows.filter(pl.col("split") == "train").collect()
     index = {item: row for row, item in enumerate(dataset.featuriser.items.ids)}
     items = np.array([index[item] for item in train["item_id"].to_list()])
     metadata = _metadata(dataset)

@@ -14,7 +14,7 @@ from typing import Any
 import lightgbm
 import numpy as np
 
-from model.dataset import Lists
+from model.lists import Lists
 
 Array = np.ndarray[Any, Any]
 

@@ -23,7 +23,7 @@ from tqdm import trange
 
 from model.baselines import top
 from model.config import Config, NetworkConfig, ReasoningConfig
-from model.dataset import Lists
+from model.lists import Lists
 from model.evaluator import discount
 from model.generator import Generator
 from model.layers import MASKED, Block, CandidateEmbedding, bias_of, feed_forward

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from model import baselines, checkpoint
 from model.config import Config
-from model.dataset import Dataset, Lists
+from model.dataset import Dataset
+from model.lists import Lists
 from model.metrics import interval, slate_metrics
 from model.policy import Policy
 from model.train import train

@@ -8,7 +8,8 @@ import pytest
 
 from model import lambdamart
 from model.baselines import item_logit
-from model.dataset import Dataset, Lists
+from model.dataset import Dataset
+from model.lists import Arrays, Lists
 from model.item_logit import item_effects
 from model.metrics import slate_metrics
 from model.prepare import prepare_impressions
@@ -66,7 +67,7 @@ def shop(tmp_path_factory):
 def test_item_effects_see_through_the_display_and_the_like_rate_does_not(shop):
     dataset, worth = shop
     effects = item_effects(dataset)
-    train = dataset.rows.filter(pl.col("split") == "train")
+    train = dataset.rows.filter(pl.col("split") == "train").collect()
     rate = dict(train.group_by("item_id").agg(pl.col("label").mean()).iter_rows())
     ids = [f"i{item}" for item in range(ITEMS - 1)]
     truth = worth[: ITEMS - 1]
@@ -98,9 +99,10 @@ def test_item_effects_read_train_labels_only(shop):
 def test_lists_are_sorted_by_the_effects_of_their_own_items(shop):
     dataset, _ = shop
     effects, lists = item_effects(dataset), dataset.lists(["test"]).take([5, 3])
-    slates = item_logit(lists, 4, dataset)
-    for request, slate in zip(lists.request_ids, slates, strict=True):
-        shown = dataset.rows.filter(pl.col("request_id") == request)["item_id"].to_list()
+    slates = item_logit(lists, 4, dataset, "test")
+    requests = dataset.requests(["test"])["request_id"].gather(lists.rows)
+    for request, slate in zip(requests, slates, strict=True):
+        shown = dataset.rows.filter(pl.col("request_id") == request).collect()["item_id"].to_list()
         best = sorted(shown, key=lambda item: -effects[item])[:4]
         assert [shown[index] for index in slate] == best
 
@@ -114,8 +116,8 @@ def make_lists(rows: int, seed: int) -> Lists:
     mask[::4, -3:] = False
     logit = numbers.sum(axis=2) + 2.5 * (tokens[:, :, 0] == 3) - 1.0
     labels = ((draw.random(mask.shape) < sigmoid(logit)) & mask).astype(np.float32)
-    names = tuple(str(row) for row in range(rows))
-    return Lists(numbers, tokens * mask[:, :, None], mask, labels, names, names).rankable()
+    arrays = Arrays(numbers, tokens * mask[:, :, None], mask, labels)
+    return Lists.of(arrays._asdict()).rankable()
 
 
 @pytest.fixture(scope="module")

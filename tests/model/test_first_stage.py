@@ -71,22 +71,23 @@ def relabelled(shop):
     before, after = Dataset(shop), Dataset(shop)
     lists = before.lists(["train"])
     row = int(np.flatnonzero((lists.labels.sum(axis=1) == 2) & lists.mask.all(axis=1))[7])
-    own = pl.col("request_id") == lists.request_ids[row]
+    own = pl.col("request_id") == before.requests(["train"])["request_id"][row]
     turned = pl.when(own).then(1.0 - pl.col("label")).otherwise(pl.col("label"))
     after.rows = before.rows.with_columns(turned.cast(pl.Float32).alias("label"))
-    return lists, after.lists(["train"]), row, before.featuriser.vocabulary_size
+    users = before.requests(["train"])["user_id"].to_list()
+    return lists, after.lists(["train"]), users, row, before.featuriser.vocabulary_size
 
 
 def test_a_train_lists_score_does_not_depend_on_its_own_labels(relabelled):
-    before, after, row, vocabulary = relabelled
-    folds = user_folds(before.users)
+    before, after, users, row, vocabulary = relabelled
+    folds = user_folds(users)
     old, new = (out_of_fold_scores(x, folds, [30] * 3, 0, vocabulary) for x in (before, after))
     assert np.array_equal(old[row], new[row])
     assert not np.array_equal(old, new)  # others, whose rankers it was fitted for, do change
 
 
 def test_in_fold_or_with_its_users_other_lists_in_training_it_would(relabelled):
-    before, after, row, vocabulary = relabelled
+    before, after, _, row, vocabulary = relabelled
     old, new = (lambdamart.fit(x.rankable(), [30] * 3, 0, vocabulary) for x in (before, after))
     assert not np.array_equal(old.score(before)[row], new.score(after)[row])
     by_list = np.arange(len(before)) % FOLDS  # the user's histories tell
@@ -95,7 +96,7 @@ def test_in_fold_or_with_its_users_other_lists_in_training_it_would(relabelled):
 
 
 def test_folds_keep_users_together_and_are_even(shop):
-    users = Dataset(shop).lists(["train"]).users
+    users = Dataset(shop).requests(["train"])["user_id"].to_list()
     folds = user_folds(users)
     assert len(set(zip(users, folds.tolist(), strict=True))) == len(set(users)) == 60
     assert np.bincount(folds).tolist() == [len(users) // FOLDS] * FOLDS
@@ -127,7 +128,8 @@ def test_scores_stand_at_their_own_candidates(shop, scored):
     expected = lambdamart.fit(train.rankable(), rounds, 0, vocabulary).score(test)
     rows = pl.read_parquet(scored[0] / "impressions.parquet")
     for row in (0, 11):
-        own = rows.filter(pl.col("request_id") == test.request_ids[row])["score"]
+        request = dataset.requests(["test"])["request_id"][row]
+        own = rows.filter(pl.col("request_id") == request)["score"]
         assert own.to_list() == expected[row][test.mask[row]].tolist()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model import neural_baselines
-from model.dataset import Lists
+from model.lists import Arrays, Lists
 from model.layers import MASKED
 from model.metrics import slate_metrics
 from model.neural_baselines import (
@@ -39,8 +39,7 @@ def make_lists(rows: int, seed: int, size: int = 8) -> Lists:
     value = np.where(mask, numbers[:, :, 0], -np.inf)
     labels = (value >= np.sort(value, axis=1)[:, -3:-2]).astype(np.float32)
     tokens = draw.integers(1, VOCABULARY, (rows, size, 2)) * mask[:, :, None]
-    names = tuple(f"r{seed}-{row}" for row in range(rows))
-    return Lists(numbers, tokens, mask, labels, names, names)
+    return Lists.of(Arrays(numbers, tokens, mask, labels)._asdict())
 
 
 @pytest.fixture(scope="module")
