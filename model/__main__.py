@@ -1,4 +1,4 @@
-"""python -m model prepare | first-stage | train | evaluate | report"""
+"""python -m model COMMAND: prepare and first-stage, train, evaluate, report, world ..."""
 
 from __future__ import annotations
 
@@ -79,11 +79,13 @@ def parse() -> argparse.Namespace:
     throughput.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     throughput.add_argument("--threads", type=int, default=1)
     throughput.add_argument("--rounds", type=int, default=16)
+    throughput.add_argument("--batch", type=int, help="requests per round, not the configuration's")
     scale = commands.add_parser("scale", help="memory and speed on drawn logs of any size")
     scale.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
     scale.add_argument("--out", type=Path, default=Path("docs/reports"))
     scale.add_argument("--cache", type=Path, default=Path("build/scale"))
     scale.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    scale.add_argument("--smoke", action="store_true", help="a miniature, for tests")
     return parser.parse_args()
 
 
@@ -171,6 +173,9 @@ def run_throughput(arguments: argparse.Namespace) -> int:
     from model.throughput import describe, measure
 
     config = Config.load(arguments.config)
+    if arguments.batch is not None:
+        grpo = dataclasses.replace(config.grpo, batch=arguments.batch)
+        config = dataclasses.replace(config, grpo=grpo)
     print(describe(measure(config, arguments.data, arguments.threads, arguments.rounds)))
     return 0
 

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from model.dataset import Dataset
-from model.lists import Lists
 from model.item_logit import item_effects
 from model.lambdamart import fit as fit_lambdamart
+from model.lists import Lists
 
 Array = np.ndarray[Any, Any]
 

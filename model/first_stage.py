@@ -120,8 +120,10 @@ def _with_scores(dataset: Dataset, scored: dict[str, tuple[Lists, Array]]) -> pl
         values = scores[row, column]
         tables.append(pl.DataFrame({"request_id": request, "index": column, "score": values}))
     table = pl.concat(tables)
-    joined = dataset.rows.collect().with_columns(index).join(
-        table, on=["request_id", "index"], how="left", maintain_order="left"
+    joined = (
+        dataset.rows.collect()
+        .with_columns(index)
+        .join(table, on=["request_id", "index"], how="left", maintain_order="left")
     )
     return joined.drop("index")
 

@@ -23,10 +23,10 @@ from tqdm import trange
 
 from model.baselines import top
 from model.config import Config, NetworkConfig, ReasoningConfig
-from model.lists import Lists
 from model.evaluator import discount
 from model.generator import Generator
 from model.layers import MASKED, Block, CandidateEmbedding, bias_of, feed_forward
+from model.lists import Lists
 from model.metrics import slate_metrics
 from model.policy import Batch, Policy, descend
 from model.reasoning import greedy, sampler

@@ -7,7 +7,6 @@ so that the peak memory is that phase's. Nothing learned here is worth anything.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -49,23 +48,24 @@ features:
 """
 
 
-def write_log(directory: Path, rows: int, seed: int = 0) -> None:
-    """Write a canonical data set of `rows` rows: everyone's first list, everyone's second, ...
+def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> None:
+    """Write a canonical data set of `rows` rows over `count` items.
 
-    So the lists of a user lie far apart in the file, which is the hard case. The last of each
+    Everyone's first list comes first, then everyone's second, ...: the lists of a user lie far
+    apart in the file, which is the hard case. The last of each
     user's lists is test; VALID lists are valid, the rest train.
     """
     draw = np.random.default_rng(seed)
     directory.mkdir(parents=True)
     (directory / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
-    genres = draw.integers(GENRES, size=(ITEMS, 2)).astype(str)
+    genres = draw.integers(GENRES, size=(count, 2)).astype(str)
     items = pl.DataFrame(
         {
-            "item_id": [f"i{i:05d}" for i in range(ITEMS)],
-            "like_rate": draw.normal(-1.0, 0.5, ITEMS),
-            "length": draw.lognormal(3.0, 1.0, ITEMS),
+            "item_id": [f"i{i:05d}" for i in range(count)],
+            "like_rate": draw.normal(-1.0, 0.5, count),
+            "length": draw.lognormal(3.0, 1.0, count),
             "genres": genres.tolist(),
-            "tags": draw.standard_normal((ITEMS, TAGS)).astype(np.float32).tolist(),
+            "tags": draw.standard_normal((count, TAGS)).astype(np.float32).tolist(),
         }
     )
     items.write_parquet(directory / "items.parquet")
@@ -80,9 +80,9 @@ def write_log(directory: Path, rows: int, seed: int = 0) -> None:
     for start in range(0, lists, piece):
         number = np.arange(start, min(lists, start + piece))
         shape = len(number), CANDIDATES
-        # Distinct items without a permutation of them all: a start and a step without divisor 2, 5.
+        # Distinct items without a permutation of them all, for the last is less than `count` away.
         step = draw.choice([1, 3, 7, 9, 11, 13, 17, 19, 21, 23], (len(number), 1))
-        shown = (draw.integers(ITEMS, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % ITEMS
+        shown = (draw.integers(count, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % count
         turn = number // users
         split = np.where(turn == LISTS_PER_USER - 1, "test", "train")
         split = np.where((turn == 0) & (number < VALID), "valid", split)
@@ -231,7 +231,8 @@ def text(found: list[dict[str, Any]]) -> str:
 
 def report(arguments: argparse.Namespace) -> None:
     """Measure each size and write scale.json and scale.md."""
-    config = dataclasses.replace(Config.load(arguments.config), slate_length=10)
+    config = Config.load(arguments.config)
+    config = config.smoke() if arguments.smoke else config
     arguments.out.mkdir(parents=True, exist_ok=True)
     found = []
     for rows in arguments.rows:

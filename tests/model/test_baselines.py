@@ -9,8 +9,8 @@ import pytest
 from model import lambdamart
 from model.baselines import item_logit
 from model.dataset import Dataset
-from model.lists import Arrays, Lists
 from model.item_logit import item_effects
+from model.lists import Arrays, Lists
 from model.metrics import slate_metrics
 from model.prepare import prepare_impressions
 

@@ -1,5 +1,6 @@
 """A log larger than memory gives the arrays that a small one gives, and no half of them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,13 +18,14 @@ from model.policy import Batch
 from model.scale import write_log
 
 ROOT = Path(__file__).parents[2]
+ITEMS = 1000
 ROWS = 6_000  # 240 lists of 25, by 24 users whose lists lie far apart
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
     directory = tmp_path_factory.mktemp("log") / "data"
-    write_log(directory, ROWS)
+    write_log(directory, ROWS, ITEMS)
     return directory
 
 
@@ -85,20 +87,20 @@ def test_the_first_lists_are_the_first_of_all(log, in_small_pieces):
 
 
 def test_arrays_in_files_are_made_once_and_anew_for_another_log(log, tmp_path, monkeypatch):
-    write_log(tmp_path / "data", ROWS)
+    write_log(tmp_path / "data", ROWS, ITEMS)
     first = Dataset(tmp_path / "data", memory=0).lists(["train"])
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "impressions", None)  # nobody may read the log again
         again = Dataset(tmp_path / "data", memory=0).lists(["train"])
     assert np.array_equal(first.numbers, again.numbers)
-    write_log(tmp_path / "data2", ROWS, seed=1)
+    write_log(tmp_path / "data2", ROWS, ITEMS, seed=1)
     os.replace(tmp_path / "data2" / "impressions.parquet", tmp_path / "data/impressions.parquet")
     other = Dataset(tmp_path / "data", memory=0).lists(["train"])
     assert not np.array_equal(first.labels, other.labels)
 
 
 def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp_path):
-    write_log(tmp_path / "data", ROWS)
+    write_log(tmp_path / "data", ROWS, ITEMS)
     code = (
         "import sys; from pathlib import Path; from model import dataset; dataset.BLOCK = 1;"
         "dataset.Dataset(Path(sys.argv[1]), memory=0).lists(['train'])"
@@ -118,8 +120,21 @@ def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp
     assert not (cache / "unfinished").exists()
 
 
+def test_the_scale_report_is_written_from_what_was_measured(tmp_path):
+    command = [sys.executable, "-m", "model", "scale", "--smoke", "--rows", "3000",
+               "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]  # fmt: skip
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    (found,) = json.loads((tmp_path / "scale.json").read_text())
+    assert found["rows"] == 3000
+    assert set(found["train"]["result"]) == {"evaluator", "warm_start", "grpo"}
+    shown = (tmp_path / "scale.md").read_text()
+    assert f"| {found['train']['result']['grpo']:,.0f} |" in shown
+    assert f"{found['featurise']['peak']:,.0f} MB" in shown
+    assert list((tmp_path / "cache").iterdir()) == []  # the logs are gone
+
+
 def test_an_error_in_the_log_leaves_no_arrays(tmp_path, monkeypatch):
-    write_log(tmp_path / "data", ROWS)
+    write_log(tmp_path / "data", ROWS, ITEMS)
     broken = Dataset(tmp_path / "data", memory=0)
     found = broken.impressions
 

@@ -125,6 +125,11 @@ def two_processes(world, tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def one(world, tmp_path_factory):
+    return gradients(world, tmp_path_factory.mktemp("one"))
+
+
 def differences(one, directory, name, rank=0):
     two = load_file(directory / f"{name}-{rank}.safetensors")
     assert one.keys() == two.keys()
@@ -132,16 +137,14 @@ def differences(one, directory, name, rank=0):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_two_processes_have_the_losses_and_gradients_of_one(world, two_processes, tmp_path, rank):
-    one = gradients(world, tmp_path)
+def test_two_processes_have_the_losses_and_gradients_of_one(one, two_processes, rank):
     assert "grpo reason_token.weight" in one
     assert max(differences(one, two_processes, "good", rank).values()) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["not_added", "own_denominators"])
 @pytest.mark.parametrize("loss", ["evaluator", "warm_start", "grpo"])
-def test_without_part_of_the_reduction_they_have_not(world, two_processes, tmp_path, name, loss):
-    one = gradients(world, tmp_path)
+def test_without_part_of_the_reduction_they_have_not(one, two_processes, name, loss):
     two = load_file(two_processes / f"{name}-0.safetensors")
     found = [
         float((one[key] - two[key]).abs().max()) if key in two else 1.0

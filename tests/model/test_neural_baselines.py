@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model import neural_baselines
-from model.lists import Arrays, Lists
 from model.layers import MASKED
+from model.lists import Arrays, Lists
 from model.metrics import slate_metrics
 from model.neural_baselines import (
     Matcher,
