@@ -125,7 +125,7 @@ def seq2slate(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         width = train.numbers.shape[2]
-        generator = Generator(network, width, vocabulary, slate_length, 0, 1.0)
+        generator = Generator(network, width, vocabulary, slate_length, reasoning)
         policy = Policy(config, generator, 0.0)
 
         def slates(lists: Lists) -> Array:
