@@ -55,6 +55,7 @@ class Dataset:
         if not (directory / "schema.yaml").exists():
             raise DataError(directory, "a prepared data set (python -m model prepare)")
         self.directory, self.memory = directory, memory
+        self._made: dict[tuple[str | int | None, ...], Lists] = {}
         payload = yaml.safe_load((directory / "schema.yaml").read_text(encoding="utf-8"))
         self.rows = pl.scan_parquet(directory / "impressions.parquet")
         self.items = pl.read_parquet(directory / "items.parquet")
@@ -172,7 +173,16 @@ class Dataset:
                 yield features.get(columns["user_id"][0], {}), lists
 
     def lists(self, splits: Sequence[str], most: int | None = None) -> Lists:
-        """Featurise the (first `most`) lists of these splits, with the featuriser that serves."""
+        """Featurise the (first `most`) lists of these splits, with the featuriser that serves.
+
+        What was made once is kept.
+        """
+        key = (*splits, most)
+        if key not in self._made:
+            self._made[key] = self._lists(splits, most)
+        return self._made[key]
+
+    def _lists(self, splits: Sequence[str], most: int | None) -> Lists:
         users = self._users.filter(pl.col("split").is_in(splits))
         total = int(users["lists"].sum())
         total = min(total, most or total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,23 @@ def slate_metrics(slate: Array, labels: Array) -> dict[str, Array]:
 
 
 def interval(values: Array, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of values [R] and its 95 % bootstrap interval over lists."""
-    draw = np.random.default_rng(seed)
-    means = [values[draw.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
+    """Mean of values [R] and its 95 % bootstrap interval over lists; [S, R] over seeds too.
+
+    Seeds and lists are drawn anew together, so that the interval tells of other trainings and of
+    other lists.
+    """
+    table = np.atleast_2d(values)
+    seeds, lists = table.shape
+    of_seeds, of_lists = _draws(seeds, lists, resamples, seed)
+    means = ((of_lists @ table.T) * of_seeds).sum(axis=1) / (seeds * lists)
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    return float(table.mean()), float(low), float(high)
+
+
+@functools.lru_cache(maxsize=4)
+def _draws(seeds: int, lists: int, resamples: int, seed: int) -> tuple[Array, Array]:
+    """How often each seed and each list is drawn, float [resamples, S] and [resamples, R]."""
+    draw = np.random.default_rng(seed)
+    sizes = lists, seeds
+    of_lists, of_seeds = (draw.multinomial(n, np.full(n, 1.0 / n), resamples) for n in sizes)
+    return of_seeds.astype(np.float64), of_lists.astype(np.float64)

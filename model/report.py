@@ -1,313 +1,330 @@
-"""Train and compare over seeds, and write docs/reports/quality.md, quality.json and the plot.
-
-Each cell (split, seed) is a process of its own and leaves its results in the cache: a report that
-was interrupted goes on where it stopped. Test labels are read once per finished model, never to
-choose anything.
-"""
+"""Write docs/reports/quality.md, quality.json and the plots from the cells of model.grid."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from scipy.stats import ttest_1samp
 
-from model import baselines, checkpoint
+from model import grid
 from model.config import Config
-from model.dataset import Dataset
-from model.lists import Lists
-from model.metrics import interval, slate_metrics
-from model.policy import Policy
-from model.train import train
+from model.grid import BASELINES, CONTROLS, NEURAL, SLATES, Study
+from model.metrics import interval
 
 Array = np.ndarray[Any, Any]
 METRICS = ("ndcg@5", "ndcg@10", "map@10")
-BUDGETS = (0, 1, 3)
-NAMES = {
-    "random": "random order",
-    "shown_order": "shown order",
-    "item_like_rate": "item like rate",
-    "lambdamart": "LambdaMART (LightGBM)",
-    "host": "plain host (S = 0)",
-    "eglr_s1": "EGLR (S = 1)",
-    "eglr_s3": "EGLR (S = 3)",
-}
-COMPARISONS = (
-    ("eglr_s1", "host"),
-    ("eglr_s3", "host"),
-    ("eglr_s3", "lambdamart"),
-    ("eglr_s3", "item_like_rate"),
-    ("host", "lambdamart"),
-)
-
-
-def neural_name(budget: int) -> str:
-    """The report's name of a trained budget."""
-    return f"eglr_s{budget}" if budget else "host"
-
-
-def cell(config: Config, data: Path, cache: Path) -> None:
-    """All models of one data set and seed; per-list test metrics into `cache`, one file each."""
-    torch.set_num_threads(1)
-    cache.mkdir(parents=True, exist_ok=True)
-    budgets = [b for b in BUDGETS if b <= config.reasoning.budget]
-    for budget in budgets:
-        reasoning = dataclasses.replace(config.reasoning, budget=budget)
-        start = None if budget == 0 else cache / neural_name(0)
-        own = dataclasses.replace(config, reasoning=reasoning)
-        train(own, data, cache / neural_name(budget), start)
-    pending = [name for name in NAMES if not (cache / f"{name}.npz").exists()]
-    if not pending:
-        return
-    dataset = Dataset(data)
-    test = dataset.lists(["test"]).rankable()
-    length, seed = config.slate_length, config.seed
-    for name in pending:
-        extra: dict[str, Array] = {}
-        if name == "random":
-            slate = baselines.random_order(test, length, seed)
-        elif name == "shown_order":
-            slate = baselines.shown_order(test, length)
-        elif name == "item_like_rate":
-            slate = baselines.item_like_rate(test, length, dataset)
-        elif name == "lambdamart":
-            slate = baselines.lambdamart(
-                dataset.lists(["train"], config.train_lists).rankable(),
-                dataset.lists(["valid"], config.train_lists).rankable(),
-                test,
-                length,
-                seed,
-                dataset.featuriser.vocabulary_size,
-            )
-        elif (cache / name).exists():
-            slate, extra = neural_slates(cache / name, test)
-        else:
-            continue
-        save(cache / f"{name}.npz", {**slate_metrics(slate, test.labels), **extra})
-
-
-def neural_slates(
-    directory: Path, test: Lists, keep_entropies: bool = False
-) -> tuple[Array, dict[str, Array]]:
-    """Greedy slates of a finished run, its steps [R] and entropies by position [K] (nats).
-
-    `keep_entropies` adds those before reasoning of every list, [R, K].
-    """
-    trained = checkpoint.load(directory)
-    policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
-    decoded = policy.rank(test, trained.config.reasoning.budget)
-    gather = {
-        name: torch.cat([getattr(d, name) for d in decoded]).numpy()
-        for name in ("slate", "steps", "entropy_before", "entropy_after")
-    }
-    more = {"entropies_before": gather["entropy_before"]} if keep_entropies else {}
-    return gather["slate"], more | {
-        "reasoning_steps": gather["steps"].sum(axis=1).astype(np.float64),
-        "steps_by_position": gather["steps"].mean(axis=0),
-        "entropy_before": gather["entropy_before"].mean(axis=0),
-        "entropy_after": gather["entropy_after"].mean(axis=0),
-        "threshold": np.array(trained.threshold),
-        "train_seconds": np.array(trained.info["seconds"]),
-    }
-
-
-def save(path: Path, arrays: dict[str, Array]) -> None:
-    """Write and rename, so that an interrupted cell leaves no half file."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    os.replace(temporary, path)
+MAIN = [(d, s, t) for d, s, t in (
+    ("ranklens", "warm", "stand-alone"), ("ranklens", "warm", "first stage"),
+    ("ranklens", "cold", "stand-alone"), ("ranklens", "cold", "first stage"),
+    ("ranklens", "metarank", "stand-alone"), ("movielens", "all", "first stage"),
+)]  # fmt: skip
+PAIRS = [
+    *((f"{host} EGLR", f"{host} host") for host in ("transformer", "gru")),
+    ("transformer EGLR S=1", "transformer host"),
+    *((f"{host} {kind}", "LambdaMART") for host in ("transformer", "gru")
+      for kind in ("EGLR", "host")),
+    ("transformer EGLR", "shown order"),
+    ("transformer EGLR", "item like rate"),
+]  # fmt: skip
+Key = tuple[str, str, str]
+Cells = dict[str, list[dict[str, Array]]]  # model -> a cell per seed
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Fill the cache, two cells at a time, then write the report."""
+    """Fill the cache unless told to draw what it has, then write the report."""
     config = Config.load(arguments.config)
+    studies = grid.studies(arguments.data, arguments.movielens, arguments.seeds)
     if arguments.smoke:
-        config = config.smoke()
-    jobs = [
-        (
-            dataclasses.replace(config, seed=seed),
-            arguments.data / split,
-            arguments.cache / split / f"seed{seed}",
-        )
-        for seed in range(arguments.seeds)
-        for split in ("warm", "cold")
-    ]
-    workers = min(len(jobs), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers) as pool:
-        futures = [pool.submit(cell, *job) for job in jobs]
-        for future in tqdm(as_completed(futures), "cells", len(futures)):
-            future.result()
-    summary = summarise(arguments.cache, arguments.seeds, config.reasoning.budget)
+        config, studies = config.smoke(), grid.smoke(studies)
+    if not arguments.no_training:
+        grid.fill(config, studies, arguments.cache)
+    found = collect(studies, arguments.cache)
+    summary = summarise(found)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({key: summary[key] for key in ("rows", "comparisons")}, indent=1)
+    text = json.dumps({key: summary[key] for key in ("rows", "comparisons", "curves")}, indent=1)
     (arguments.out / "quality.json").write_text(text + "\n", encoding="utf-8")
-    plot(summary["curves"], arguments.out / "entropy.png")
-    (arguments.out / "quality.md").write_text(render(summary), encoding="utf-8")
+    plot_entropy(found, arguments.out / "entropy.png")
+    plot_curves(summary["curves"], arguments.out / "best_of_m.png")
+    (arguments.out / "quality.md").write_text(render(summary, config), encoding="utf-8")
 
 
-def summarise(cache: Path, seeds: int, budget: int) -> dict[str, Any]:
-    """Rows, paired comparisons and curves from the cached per-list metrics."""
-    rows, comparisons, table, curves = [], [], [], []
-    names = [n for n in NAMES if n not in [neural_name(b) for b in BUDGETS if b > budget]]
-    lists = {}
-    for split in ("warm", "cold"):
-        found = {
-            name: [
-                dict(np.load(cache / split / f"seed{seed}" / f"{name}.npz"))
-                for seed in range(seeds)
-            ]
-            for name in names
-        }
-        lists[split] = len(found["random"][0]["ndcg@10"])
-        label = {"dataset": "ranklens", "split": split}
-        for name, cells in found.items():
-            metrics = [m for m in (*METRICS, "reasoning_steps") if m in cells[0]]
-            for seed, values in enumerate(cells):
-                for metric in metrics:
-                    value = round(float(values[metric].mean()), 6)
-                    rows.append(
-                        {**label, "model": name, "seed": seed, "metric": metric, "value": value}
-                    )
-            means = {m: interval(np.mean([c[m] for c in cells], axis=0)) for m in metrics}
-            table.append({**label, "model": name, **means})
-            if "entropy_before" in cells[0]:
-                curve = {
-                    key: np.mean([c[key] for c in cells], axis=0)
-                    for key in (
-                        "entropy_before",
-                        "entropy_after",
-                        "steps_by_position",
-                        "threshold",
-                        "train_seconds",
-                    )
-                }
-                curves.append({**label, "model": name, **curve})
-        for name, against in COMPARISONS:
-            if name not in found:
+def collect(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:
+    """The finished cells, by study and model, seeds in order."""
+    found: dict[Key, Cells] = {}
+    for study in studies:
+        for model in study.models:
+            path = study.directory(cache) / f"{model}.npz"
+            if path.exists():
+                cells = found.setdefault((study.dataset, study.split, study.track), {})
+                cells.setdefault(model, []).append({"seed": study.seed, **grid.load(path)})
+    return found
+
+
+def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
+    """Rows per seed, means with intervals, paired comparisons and best-of-M curves."""
+    rows: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    table: dict[Key, dict[str, dict[str, Any]]] = {}
+    for key, cells in found.items():
+        label = dict(zip(("dataset", "split", "track"), key, strict=True))
+        for model, seeds in cells.items():
+            if model == "best of M":
+                curves += best_of_m(label, seeds)
                 continue
-            for metric in METRICS:
-                difference = np.mean(
-                    [
-                        a[metric] - b[metric]
-                        for a, b in zip(found[name], found[against], strict=True)
-                    ],
-                    axis=0,
-                )
-                mean, low, high = (round(v, 6) for v in interval(difference))
-                comparisons.append(
-                    {
-                        **label,
-                        "model": name,
-                        "against": against,
-                        "metric": metric,
-                        "mean_difference": mean,
-                        "low": low,
-                        "high": high,
-                    }
-                )
-    return {
-        "rows": rows,
-        "comparisons": comparisons,
-        "table": table,
-        "curves": curves,
-        "seeds": seeds,
-        "lists": lists,
-    }
+            metrics = [m for m in (*METRICS, "utility", "reasoning_steps") if m in seeds[0]]
+            for cell in seeds:
+                for metric in metrics:
+                    value = round(float(cell[metric].mean()), 6)
+                    rows.append(
+                        {**label, "model": model, "seed": int(cell["seed"]),
+                         "metric": metric, "value": value}
+                    )  # fmt: skip
+            entry: dict[str, Any] = {m: interval(np.array([c[m] for c in seeds])) for m in metrics}
+            entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"])}
+            entry["seconds"] = float(np.mean([c["train_seconds"] for c in seeds]))
+            if "validation" in seeds[0]:
+                entry["validation"] = float(np.mean([c["validation"] for c in seeds]))
+            table.setdefault(key, {})[model] = entry
+        against_host = [(control, "transformer host") for control in CONTROLS]
+        against_eglr = [(control, "transformer EGLR") for control in CONTROLS]
+        for model, against in (*PAIRS, *against_host, *against_eglr):
+            if model in cells and against in cells:
+                comparisons += compared(label, cells, model, against)
+    return {"rows": rows, "comparisons": comparisons, "curves": curves, "table": table}
 
 
-def plot(curves: list[dict[str, Any]], path: Path) -> None:
-    """Entropy by position before and after reasoning, one panel per split."""
+def compared(label: dict[str, str], cells: Cells, model: str, against: str) -> list[dict[str, Any]]:
+    """Paired differences on the seeds that both have, per metric."""
+    other = {int(c["seed"]): c for c in cells[against]}
+    pairs = [(c, other[int(c["seed"])]) for c in cells[model] if int(c["seed"]) in other]
+    found = []
+    for metric in METRICS:
+        difference = np.array([mine[metric] - theirs[metric] for mine, theirs in pairs])
+        mean, low, high = (round(v, 6) for v in interval(difference))
+        of_lists = difference.mean(axis=0)
+        constant = np.ptp(of_lists) < 1e-9  # nothing for a t-test to divide by
+        p = float(mean == 0) if constant else float(ttest_1samp(of_lists, 0.0).pvalue)
+        found.append(
+            {**label, "model": model, "against": against, "metric": metric,
+             "mean_difference": mean, "low": low, "high": high, "p": round(p, 6),
+             "seeds": [round(float(d), 6) for d in difference.mean(axis=1)]}
+        )  # fmt: skip
+    return found
+
+
+def best_of_m(label: dict[str, str], seeds: list[dict[str, Array]]) -> list[dict[str, Any]]:
+    """One point per budget and M: means over seeds and lists, and the median time of a request."""
+    found = []
+    for budget in range(len(seeds[0]["seconds"])):
+        for index, slates in enumerate(SLATES):
+            means = {
+                metric: interval(np.array([c[metric][budget, index] for c in seeds]))
+                for metric in ("ndcg@10", "utility")
+            }
+            seconds = np.median([c["seconds"][budget, index] for c in seeds])
+            found.append(
+                {**label, "budget": budget, "slates": slates, "ms": round(1e3 * float(seconds), 3),
+                 **{metric: [round(v, 6) for v in values] for metric, values in means.items()}}
+            )  # fmt: skip
+    return found
+
+
+def equal_latency(curves: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """EGLR's one slate, and the most slates of the host that take no longer (one at least)."""
+    budget = max((point["budget"] for point in curves), default=0)
+    eglr = next((p for p in curves if (p["budget"], p["slates"]) == (budget, 1)), None)
+    if eglr is None:
+        return None
+    host = [p for p in curves if p["budget"] == 0 and (p["slates"] == 1 or p["ms"] <= eglr["ms"])]
+    return eglr, host[-1]
+
+
+def plot_entropy(found: dict[Key, Cells], path: Path) -> None:
+    """Entropy by position before and after reasoning, and where the steps were spent."""
+    pyplot = drawing()
+    keys = [k for k in MAIN if k in found and any(m in found[k] for m in NEURAL)]
+    figure, axes = pyplot.subplots(
+        2, len(keys), figsize=(4.2 * len(keys), 6.5), layout="constrained", squeeze=False
+    )
+    for (above, below), key in zip(axes.T, keys, strict=True):
+        names = [name for name in NEURAL if name in found[key]]
+        for number, name in enumerate(names):
+            mean = {
+                curve: np.mean([c[curve] for c in found[key][name]], axis=0)
+                for curve in ("entropy_before", "entropy_after", "steps_by_position")
+            }
+            positions = np.arange(len(mean["entropy_before"]))
+            above.plot(positions, mean["entropy_before"], "--", color=f"C{number}")
+            above.plot(positions, mean["entropy_after"], "-o", color=f"C{number}", markersize=3,
+                       label=name)  # fmt: skip
+            below.plot(positions, mean["steps_by_position"], "-o", color=f"C{number}", markersize=3)
+        above.set(title=", ".join(key), ylabel="choice entropy (nats)")
+        below.set(xlabel="position", ylabel="reasoning steps")
+    axes[0, 0].legend(fontsize=7, title="dashed: before reasoning", title_fontsize=7)
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def plot_curves(curves: list[dict[str, Any]], path: Path) -> None:
+    """Quality against latency for M sampled slates and every budget."""
+    if not curves:
+        return
+    pyplot = drawing()
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, metric in zip(axes, ("ndcg@10", "utility"), strict=True):
+        for budget in sorted({point["budget"] for point in curves}):
+            points = [p for p in curves if p["budget"] == budget]
+            axis.plot([p["ms"] for p in points], [p[metric][0] for p in points], "-o",
+                      label=f"S = {budget}")  # fmt: skip
+            for point in points:
+                axis.annotate(str(point["slates"]), (point["ms"], point[metric][0]), fontsize=7)
+        axis.set(xlabel="ms per request (torch, one thread)", ylabel=metric, xscale="log")
+    axes[0].legend(title="numbers: slates M", fontsize=8)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def drawing() -> Any:
+    """pyplot without a display."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    for axis, split in zip(axes, ("warm", "cold"), strict=True):
-        for number, curve in enumerate(c for c in curves if c["split"] == split):
-            positions = np.arange(len(curve["entropy_before"]))
-            name, colour = NAMES[curve["model"]], f"C{number}"
-            axis.plot(
-                positions, curve["entropy_before"], "--", color=colour, label=f"{name}, before"
-            )
-            axis.plot(
-                positions,
-                curve["entropy_after"],
-                "-o",
-                color=colour,
-                markersize=3,
-                label=f"{name}, after",
-            )
-        axis.set(title=f"RankLens, {split}", xlabel="position", ylabel="choice entropy (nats)")
-    axes[0].legend(fontsize=7)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
+    return pyplot
 
 
-def render(summary: dict[str, Any]) -> str:
+TITLES = {"ranklens": "RankLens", "movielens": "MovieLens-1M (semi-synthetic)"}
+ABOUT = """\
+Mean over lists and seeds; in brackets the 95 % interval of a bootstrap over seeds and lists
+together (a few seeds make it an approximation). Binary gain; NDCG@k is over the ideal of the
+whole list; MAP@10 divides by min(10, positives); lists without both a like and a pass are left
+out. Slates are greedy; the order of the candidates is not a feature. Epochs are chosen by
+validation NDCG@10. p is of a paired t-test over lists (metrics of a list averaged over seeds
+first). Utility is what the evaluator that trained the models thinks of their slates: what they
+were rewarded for, not what users said. Steps are per request; s is training time, the evaluator's
+included, on one core that others may have shared."""
+
+
+def render(summary: dict[str, Any], config: Config) -> str:
     """The report as Markdown; every figure from `summary`."""
-    length = len(summary["curves"][0]["entropy_before"])
     lines = [
-        "# Quality on RankLens",
+        "# Quality",
         "",
         "Made by `make report` (`python -m model report`); the figures are in `quality.json`.",
         f"Machine: {platform.machine()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}.",
+        f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}. "
+        f"S = {config.reasoning.budget} unless said otherwise.",
         "",
-        f"Seeds: {summary['seeds']}. Mean over lists and seeds, in brackets the 95 % bootstrap "
-        "interval over lists (metrics of a list averaged over seeds first): it tells of other "
-        "lists, not of other training seeds; `quality.json` has every seed. Binary gain; NDCG@k "
-        "is over the ideal of the whole list of 24; MAP@10 divides by min(10, positives); lists "
-        f"without both a like and a pass are left out. Slates are greedy, of {length} positions; "
-        "the candidates' order is not a feature. Epochs are chosen by validation NDCG@10.",
+        ABOUT.strip(),
         "",
     ]
-    for split in ("warm", "cold"):
-        lines += [
-            f"## {split.capitalize()} split ({summary['lists'][split]} test lists)",
-            "",
-            "| model | NDCG@5 | NDCG@10 | MAP@10 | reasoning steps |",
-            "|---|---|---|---|---|",
-        ]
-        for entry in summary["table"]:
-            if entry["split"] == split:
-                cells = [shown(entry[m]) if m in entry else "-" for m in METRICS]
-                steps = f"{entry['reasoning_steps'][0]:.2f}" if "reasoning_steps" in entry else "-"
-                lines.append(f"| {NAMES[entry['model']]} | {' | '.join(cells)} | {steps} |")
-        lines += ["", "| paired difference | NDCG@5 | NDCG@10 | MAP@10 |", "|---|---|---|---|"]
-        for name, against in COMPARISONS:
-            found = {
-                c["metric"]: (c["mean_difference"], c["low"], c["high"])
-                for c in summary["comparisons"]
-                if (c["split"], c["model"], c["against"]) == (split, name, against)
-            }
-            if found:
-                cells = [shown(found[m], signed=True) for m in METRICS]
-                lines.append(f"| {NAMES[name]} - {NAMES[against]} | {' | '.join(cells)} |")
-        lines += ["", "Entropy by position (nats), before -> after reasoning:", ""]
-        for curve in summary["curves"]:
-            if curve["split"] == split:
-                pairs = zip(curve["entropy_before"], curve["entropy_after"], strict=True)
-                text = ", ".join(f"{a:.2f} -> {b:.2f}" for a, b in pairs)
-                lines.append(
-                    f"- {NAMES[curve['model']]}: {text} (threshold {curve['threshold']:.2f}; "
-                    f"trained in {curve['train_seconds']:.0f} s on one core)"
-                )
-        lines.append("")
-    lines += ["![Choice entropy by position](entropy.png)", ""]
+    for key in MAIN:
+        if key not in summary["table"]:
+            continue
+        entries = summary["table"][key]
+        some = next(iter(entries.values()))
+        dataset, split, track = key
+        lines += [f"## {TITLES[dataset]}, {split}, {track} ({some['lists']} test lists)", ""]
+        lines += models_table(entries, [m for m in (*BASELINES, *NEURAL) if m in entries])
+        lines += pairs_table(summary["comparisons"], key, PAIRS)
+        if any(control in entries for control in CONTROLS):
+            lines += ["### Controls", "", "Each is trained like EGLR but for what it names.", ""]
+            shown_models = ["transformer host", "transformer EGLR", *CONTROLS]
+            lines += models_table(entries, [m for m in shown_models if m in entries])
+            lines += pairs_table(
+                summary["comparisons"], key, [(c, "transformer EGLR") for c in CONTROLS]
+            )
+    lines += curves_section(summary["curves"])
+    lines += ["![Choice entropy and steps by position](entropy.png)", ""]
     return "\n".join(lines)
 
 
-def shown(value: tuple[float, float, float], signed: bool = False) -> str:
+def models_table(entries: dict[str, Any], models: Sequence[str]) -> list[str]:
+    """A line per model."""
+    lines = [
+        "| model | seeds | NDCG@5 | NDCG@10 | MAP@10 | validation NDCG@10 | utility | steps | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for model in models:
+        entry = entries[model]
+        cells = [shown(entry[m]) for m in METRICS]
+        cells += [f"{entry['validation']:.4f}" if "validation" in entry else "-"]
+        cells += [f"{entry['utility'][0]:.4f}" if "utility" in entry else "-"]
+        cells += [f"{entry['reasoning_steps'][0]:.2f}" if "reasoning_steps" in entry else "-"]
+        lines.append(
+            f"| {model} | {entry['seeds']} | {' | '.join(cells)} | {entry['seconds']:.0f} |"
+        )
+    return [*lines, ""]
+
+
+def pairs_table(
+    comparisons: list[dict[str, Any]], key: Key, pairs: Sequence[tuple[str, str]]
+) -> list[str]:
+    """A line per paired difference."""
+    lines = [
+        "| paired difference | NDCG@5 | NDCG@10 | MAP@10 | p (NDCG@10) |",
+        "|---|---|---|---|---|",
+    ]
+    for model, against in pairs:
+        found = {
+            c["metric"]: c
+            for c in comparisons
+            if (c["dataset"], c["split"], c["track"]) == key
+            and (c["model"], c["against"]) == (model, against)
+        }
+        if found:
+            values = [
+                shown(tuple(found[m][part] for part in ("mean_difference", "low", "high")), True)
+                for m in METRICS
+            ]
+            p = found["ndcg@10"]["p"]
+            lines.append(f"| {model} - {against} | {' | '.join(values)} | {p:.3f} |")
+    return [*lines, ""]
+
+
+def curves_section(curves: list[dict[str, Any]]) -> list[str]:
+    """Best of M: table, equal latency, plot."""
+    if not curves:
+        return []
+    lines = [
+        "## Sample M slates and let the evaluator choose (RankLens, warm, stand-alone)",
+        "",
+        "M = 1 is the greedy slate. Times are medians of lists asked alone, torch, one thread.",
+        "",
+        "| S | M | ms | NDCG@10 | utility |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {p['budget']} | {p['slates']} | {p['ms']:.1f} | {shown(p['ndcg@10'])} "
+            f"| {shown(p['utility'])} |"
+            for p in curves
+        ),
+        "",
+    ]
+    pair = equal_latency(curves)
+    if pair is not None:
+        one, best = (
+            f"{p['ms']:.1f} ms, NDCG@10 {p['ndcg@10'][0]:.4f}, utility {p['utility'][0]:.4f}"
+            for p in pair
+        )
+        lines += [
+            f"In the time of EGLR's one slate ({one}) the plain host can take the best of "
+            f"{pair[1]['slates']} ({best}).",
+            "",
+        ]
+    return [*lines, "![Quality against latency](best_of_m.png)", ""]
+
+
+def shown(value: Sequence[float], signed: bool = False) -> str:
     """Mean with its interval."""
     form = "+.4f" if signed else ".4f"
     return f"{value[0]:{form}} [{value[1]:{form}}, {value[2]:{form}}]"

@@ -48,12 +48,13 @@ class Run:
     def __init__(
         self,
         config: Config,
-        data: Path,
+        data: Path | Dataset,
         directory: Path,
         start: Path | None,
         machine: Machine | None = None,
     ) -> None:
-        self.config, self.directory, self.data = config, directory, data
+        dataset = Dataset(data) if isinstance(data, Path) else data
+        self.config, self.directory, self.data = config, directory, dataset.directory
         self.machine = machine or Machine()
         self.device = self.machine.device
         for stage in STAGES:
@@ -61,7 +62,6 @@ class Run:
                 rule = f"at least one request for each of {processes()} processes"
                 raise ConfigError(f"{stage}.batch: {rule}, got {getattr(config, stage).batch}")
         directory.mkdir(parents=True, exist_ok=True)
-        dataset = Dataset(data)
         self.featuriser = dataset.featuriser
         self.train = dataset.lists(["train"], config.train_lists)
         # The evaluator learns from every list, the generator from those that tell of order; each is
@@ -75,7 +75,7 @@ class Run:
                     f"at least one {name} list with a positive and a negative, to learn order from"
                     " (by default a user's last list is test, the one before valid, others train)"
                 )
-                raise DataError(data, rule, value=len(lists) or "none")
+                raise DataError(self.data, rule, value=len(lists) or "none")
         self.own_valid = self.valid.take(share(np.arange(len(self.valid))))
         self.positions = self.train.longest
         torch.manual_seed(config.seed)
@@ -94,7 +94,7 @@ class Run:
             "share": 0.0,
             "seconds": 0.0,
             "positions": self.positions,
-            "data": data.as_posix(),
+            "data": self.data.as_posix(),
             "data_digest": dataset.digest(),
             "commit": commit(),
             "validation": {},
@@ -394,7 +394,7 @@ def commit() -> str:
 
 def train(
     config: Config,
-    data: Path,
+    data: Path | Dataset,
     directory: Path,
     start: Path | None = None,
     machine: Machine | None = None,

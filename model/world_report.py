@@ -24,9 +24,10 @@ from tqdm import tqdm
 from model.baselines import random_order
 from model.config import Config
 from model.dataset import Dataset
+from model.grid import neural_slates, save
 from model.hosts import HOSTS
 from model.metrics import interval
-from model.report import neural_slates, save, shown
+from model.report import shown
 from model.train import train
 from model.world import CANDIDATES, SLATE, Law, prepare_world, truth
 
@@ -140,13 +141,13 @@ def summarise(data: Path, cache: Path, seeds: int) -> dict[str, Any]:
             for metric, found in (("worth", value), ("regret", regret)):
                 rows.append({"dataset": "world", "split": "test", "model": model, "seed": seed,
                              "metric": metric, "value": round(float(found.mean()), 6)})  # fmt: skip
-        table.append((model, interval(np.mean(values, axis=0)), interval(np.mean(regrets, axis=0))))
+        table.append((model, interval(np.array(values)), interval(np.array(regrets))))
     comparisons = []
     for host in HOSTS:
         for model, against in (("eglr", "host"), ("eglr", None), ("host", None)):
             mine = np.array(worth[f"{host} {model}"])
             other = np.array(worth[f"{host} {against}"]) if against else fixed["sort by appeal"]
-            mean, low, high = (round(v, 6) for v in interval((mine - other).mean(axis=0)))
+            mean, low, high = (round(v, 6) for v in interval(mine - other))
             comparisons.append(
                 {"dataset": "world", "split": "test", "model": f"{host} {model}",
                  "against": f"{host} {against}" if against else "sort by appeal", "metric": "worth",

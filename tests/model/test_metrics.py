@@ -42,3 +42,12 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_lists():
     assert low < mean < high
     narrow = interval(many)
     assert narrow[2] - narrow[1] < (high - low) / 5
+
+
+def test_an_interval_over_seeds_is_wider_where_seeds_differ_and_the_same_where_they_do_not():
+    values = np.random.default_rng(0).random(400)
+    alone = interval(values)
+    assert interval(np.stack([values] * 4)) == pytest.approx(alone)
+    mean, low, high = interval(np.stack([values - 0.2, values + 0.2] * 2))
+    assert mean == pytest.approx(alone[0])
+    assert high - low > 2 * (alone[2] - alone[1])

@@ -1,6 +1,7 @@
 """The report's arithmetic on cells made up here, and the whole of it in miniature."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,57 +9,100 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.report import NAMES, render, save, summarise
+from model.config import Config
+from model.grid import CONTROLS, NEURAL, SLATES, Study, save
+from model.report import collect, equal_latency, render, summarise
 
 ROOT = Path(__file__).parents[2]
+MODELS = ("LambdaMART", *NEURAL, *CONTROLS, "best of M")
 
 
-@pytest.fixture
-def cache(tmp_path):
-    """Two seeds of 50 lists; eglr_s3 is better than its host by .1 on every list."""
-    draw = np.random.default_rng(0)
-    for split in ("warm", "cold"):
-        for seed in range(2):
-            base = draw.random(50) * 0.5
-            for number, name in enumerate(NAMES):
-                directory = tmp_path / split / f"seed{seed}"
-                directory.mkdir(parents=True, exist_ok=True)
-                lift = 0.1 if name == "eglr_s3" else 0.0
-                arrays = dict.fromkeys(("ndcg@5", "ndcg@10", "map@10"), base + lift)
-                if number > 3:
-                    arrays |= {
-                        "reasoning_steps": np.full(50, 2.0),
-                        "steps_by_position": np.full(10, 0.2),
-                        "entropy_before": np.linspace(3, 1, 10),
-                        "entropy_after": np.linspace(2.9, 1, 10),
-                        "threshold": np.array(2.5),
-                        "train_seconds": np.array(60.0),
-                    }
-                save(directory / f"{name}.npz", arrays)
-    return tmp_path
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two seeds of 50 lists; transformer EGLR is better than its host by .1 on every list."""
+    draw, tmp_path = np.random.default_rng(0), tmp_path_factory.mktemp("cache")
+    found = [
+        Study("ranklens", split, "stand-alone", seed, tmp_path, MODELS)
+        for split in ("warm", "cold")
+        for seed in range(2)
+    ]
+    for study in found:
+        base = draw.random(50) * 0.5
+        study.directory(tmp_path).mkdir(parents=True)
+        for model in MODELS:
+            lift = 0.1 if model == "transformer EGLR" else 0.0
+            arrays = dict.fromkeys(("ndcg@5", "ndcg@10", "map@10", "utility"), base + lift)
+            arrays["train_seconds"] = np.array(60.0)
+            if model == "best of M":
+                arrays = {
+                    name: draw.random((4, len(SLATES), 50)) for name in ("ndcg@10", "utility")
+                }
+                # Twice the slates take twice the time; three steps take five times as long.
+                arrays["seconds"] = np.array(
+                    [[[m * t] * 50 for m in SLATES] for t in (1e-3, 2e-3, 4e-3, 5e-3)]
+                )
+            elif model != "LambdaMART":
+                arrays |= {
+                    "reasoning_steps": np.full(50, 2.0),
+                    "steps_by_position": np.full(10, 0.2),
+                    "entropy_before": np.linspace(3, 1, 10),
+                    "entropy_after": np.linspace(2.9, 1, 10),
+                    "threshold": np.array(2.5),
+                    "validation": np.array(0.6),
+                }
+            save(study.directory(tmp_path) / f"{model}.npz", arrays)
+    return found, tmp_path
 
 
-def test_a_paired_difference_is_exact_where_every_list_gains_the_same(cache):
-    summary = summarise(cache, 2, 3)
+@pytest.fixture(scope="module")
+def summary(made):
+    return summarise(collect(*made))
+
+
+def test_a_paired_difference_is_exact_where_every_list_gains_the_same(summary):
     found = {(c["split"], c["model"], c["against"], c["metric"]): c for c in summary["comparisons"]}
-    gain = found["warm", "eglr_s3", "host", "ndcg@10"]
+    gain = found["warm", "transformer EGLR", "transformer host", "ndcg@10"]
     assert [gain[k] for k in ("mean_difference", "low", "high")] == pytest.approx([0.1] * 3)
-    none = found["warm", "eglr_s1", "host", "ndcg@10"]
-    assert [none[k] for k in ("mean_difference", "low", "high")] == [0.0] * 3
+    assert gain["p"] < 0.001
+    none = found["warm", "transformer EGLR S=1", "transformer host", "ndcg@10"]
+    assert [none[k] for k in ("mean_difference", "low", "high", "p")] == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_rows_hold_every_model_seed_and_metric_once(cache):
-    rows = summarise(cache, 2, 3)["rows"]
-    keys = [(r["dataset"], r["split"], r["model"], r["seed"], r["metric"]) for r in rows]
-    assert len(keys) == len(set(keys)) == 2 * 2 * (len(NAMES) * 3 + 3)
+def test_every_control_is_compared_with_the_plain_host_and_with_eglr(summary):
+    found = {(c["model"], c["against"]) for c in summary["comparisons"]}
+    assert found >= {(c, a) for c in CONTROLS for a in ("transformer host", "transformer EGLR")}
 
 
-def test_the_text_shows_the_figures_of_the_table(cache):
-    summary = summarise(cache, 2, 3)
-    text = render(summary)
-    row = next(e for e in summary["table"] if e["split"] == "cold" and e["model"] == "host")
-    assert f"{row['ndcg@10'][0]:.4f}" in text
+def test_rows_hold_every_model_seed_and_metric_once(summary):
+    keys = [(r["dataset"], r["split"], r["track"], r["model"], r["seed"], r["metric"])
+            for r in summary["rows"]]  # fmt: skip
+    neural = len(NEURAL) + len(CONTROLS)
+    assert len(keys) == len(set(keys)) == 2 * 2 * (4 + 5 * neural)
+
+
+def test_a_model_that_is_not_finished_has_no_row_and_the_others_keep_theirs(made, tmp_path):
+    studies, cache = made
+    shutil.copytree(cache, tmp_path / "cache")
+    (studies[0].directory(tmp_path / "cache") / "gru EGLR.npz").unlink()
+    rows = summarise(collect(studies, tmp_path / "cache"))["rows"]
+    seeds = {(r["model"], r["seed"]) for r in rows if r["split"] == "warm"}
+    assert ("gru EGLR", 0) not in seeds
+    assert {("gru EGLR", 1), ("gru host", 0)} <= seeds
+
+
+def test_the_text_shows_the_figures_of_the_table(summary):
+    text = render(summary, Config())
+    entry = summary["table"]["ranklens", "cold", "stand-alone"]["gru host"]
+    assert f"| gru host | 2 | {entry['ndcg@5'][0]:.4f}" in text
     assert "+0.1000 [+0.1000, +0.1000]" in text
+    assert all(f"| {control} |" in text for control in CONTROLS)
+
+
+def test_equal_latency_takes_the_most_slates_that_the_host_can(summary):
+    # EGLR's one slate takes 5 ms, the host's 1 ms a slate: 4 of 1, 2, 4, 8, 16.
+    eglr, host = equal_latency(summary["curves"])
+    assert (eglr["budget"], eglr["slates"], eglr["ms"]) == (3, 1, 5.0)
+    assert (host["budget"], host["slates"], host["ms"]) == (0, 4, 4.0)
 
 
 def test_the_report_runs_in_miniature_and_again_from_its_cache(tmp_path):
@@ -67,15 +111,25 @@ def test_the_report_runs_in_miniature_and_again_from_its_cache(tmp_path):
     subprocess.run([*run, "prepare", "ranklens", "--out", data], check=True, cwd=ROOT,
                    capture_output=True)  # fmt: skip
     command = [*run, "report", "--smoke", "--seeds", "1", "--data", data,
+               "--movielens", str(tmp_path / "absent"),
                "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]  # fmt: skip
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     first = (tmp_path / "out" / "quality.json").read_bytes()
     summary = json.loads(first)
-    assert {r["model"] for r in summary["rows"]} >= {"random", "lambdamart", "host", "eglr_s1"}
+    assert {r["model"] for r in summary["rows"]} >= {
+        "random order",
+        "LambdaMART",
+        "transformer host",
+        "gru EGLR",
+        "zero token",
+    }
     random = [
-        r["value"] for r in summary["rows"] if r["model"] == "random" and r["metric"] == "ndcg@10"
+        r["value"]
+        for r in summary["rows"]
+        if r["model"] == "random order" and r["metric"] == "ndcg@10"
     ]
     assert all(0.1 < value < 0.3 for value in random)  # slates of 4, ideal of the whole list
-    assert (tmp_path / "out" / "entropy.png").stat().st_size > 1000
+    for plot in ("entropy.png", "best_of_m.png"):
+        assert (tmp_path / "out" / plot).stat().st_size > 1000
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert (tmp_path / "out" / "quality.json").read_bytes() == first
