@@ -70,6 +70,10 @@ def parse() -> argparse.Namespace:
     report.add_argument("--movielens", type=Path, default=Path("build/movielens"))
     report.add_argument("--no-training", action="store_true", help="write what the cache has")
     report.add_argument("--smoke", action="store_true", help="a miniature, for tests")
+    evaluator = commands.add_parser("evaluator", help="report how far the evaluator can be trusted")
+    evaluator.add_argument("--run", type=Path, default=Path("build/checkpoints/ranklens"))
+    evaluator.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
+    evaluator.add_argument("--out", type=Path, default=Path("docs/reports"))
     world = commands.add_parser("world", help="train and report in a world of known truth")
     world.add_argument("--config", type=Path, default=Path("model/configs/world.yaml"))
     world.add_argument("--out", type=Path, default=Path("docs/reports"))
@@ -148,6 +152,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace) -> int:
     """Train and compare over seeds, then write the report."""
     from model.report import report
+
+    report(arguments)
+    return 0
+
+
+def run_evaluator(arguments: argparse.Namespace) -> int:
+    """Examine the evaluator of a finished run."""
+    from model.evaluator_report import report
 
     report(arguments)
     return 0

@@ -43,7 +43,8 @@ def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Gener
     columns = (featuriser.numbers_width, featuriser.vocabulary_size)
     generator = Generator(config.network, *columns, config.slate_length, config.reasoning)
     discounted = config.utility == "discounted"
-    return generator, Evaluator(config.network, *columns, positions, discounted)
+    network = config.evaluator_network or config.network
+    return generator, Evaluator(network, *columns, positions, discounted)
 
 
 def write(directory: Path, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -22,13 +22,14 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shape of both networks."""
+    """Shape of a network: the generator's, and the evaluator's unless it has its own."""
 
     host: str = "transformer"  # the decoder that reasons: a name of model.hosts.HOSTS
     width: int = 64  # D, of candidates, tokens and hidden states
     heads: int = 4  # attention heads; width must divide by it
-    encoder_blocks: int = 1  # set transformer blocks over the candidates
+    encoder_blocks: int = 1  # transformer blocks over the candidates, or over the slate
     dropout: float = 0.2  # on every residual branch and on the network's input
+    recurrent: bool = False  # a GRU along the slate before the blocks; of an evaluator only
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Config:
     max_candidates: int = 500  # longest list the exported graph accepts
     train_lists: int | None = None  # use only the first so many training requests (smoke runs)
     network: NetworkConfig = NetworkConfig()
+    evaluator_network: NetworkConfig | None = None
     reasoning: ReasoningConfig = ReasoningConfig()
     evaluator: StageConfig = StageConfig(epochs=8)
     warm_start: StageConfig = StageConfig(epochs=10)
@@ -149,6 +151,7 @@ class Config:
             max_candidates=32,
             train_lists=128,
             network=dataclasses.replace(self.network, width=16, heads=2),
+            evaluator_network=None,
             reasoning=dataclasses.replace(self.reasoning, budget=min(self.reasoning.budget, 2)),
             evaluator=stage,
             warm_start=dataclasses.replace(stage, epochs=2),
@@ -162,6 +165,7 @@ def from_dict(cls: type[Any], payload: Mapping[str, Any], path: str = "") -> Any
     values: dict[str, Any] = {}
     nested = {
         "network": NetworkConfig,
+        "evaluator_network": NetworkConfig,
         "reasoning": ReasoningConfig,
         "evaluator": StageConfig,
         "warm_start": StageConfig,
@@ -170,7 +174,7 @@ def from_dict(cls: type[Any], payload: Mapping[str, Any], path: str = "") -> Any
     for key, value in payload.items():
         if key not in fields:
             raise ConfigError(f"{path}{key}: unknown; one of {', '.join(sorted(fields))}")
-        is_nested = cls is Config and key in nested
+        is_nested = cls is Config and key in nested and value is not None
         values[key] = from_dict(nested[key], value, f"{key}.") if is_nested else value
     try:
         return cls(**values)

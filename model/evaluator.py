@@ -26,7 +26,11 @@ class Evaluator(nn.Module):
         self.embed = CandidateEmbedding(numbers, vocabulary, width, config.dropout)
         self.position = nn.Embedding(positions, width)
         nn.init.normal_(self.position.weight, std=0.02)
-        self.block = Block(width, config.heads, config.dropout)
+        # What an item owes to the one before it, a GRU sees at once and attention learns slowly.
+        self.recurrent = nn.GRU(width, width, batch_first=True) if config.recurrent else None
+        self.blocks = nn.ModuleList(
+            [Block(width, config.heads, config.dropout) for _ in range(config.encoder_blocks)]
+        )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 1)
 
@@ -34,7 +38,11 @@ class Evaluator(nn.Module):
         """Embedded slate items [B, K, D] in order, mask [B, K] -> logits [B, K]."""
         positions = torch.arange(candidates.shape[1], device=candidates.device)
         positions = positions.clamp(max=self.position.num_embeddings - 1)
-        x = self.block(candidates + self.position(positions), bias_of(mask))
+        x, bias = candidates + self.position(positions), bias_of(mask)
+        if self.recurrent is not None:
+            x = x + self.recurrent(x)[0]
+        for block in self.blocks:
+            x = block(x, bias)
         with exact(x.device):
             return self.head(self.norm(x.float())).squeeze(2)
 

@@ -26,11 +26,12 @@ from model import baselines, checkpoint, first_stage, neural_baselines
 from model.checkpoint import Trained
 from model.config import Config
 from model.dataset import Dataset
+from model.evaluator import Evaluator
 from model.lists import Lists
 from model.metrics import slate_metrics
 from model.policy import Batch, Policy
 from model.reasoning import sampler
-from model.train import train
+from model.train import Run, train
 
 Array = np.ndarray[Any, Any]
 Overrides = Mapping[str, Mapping[str, Any]]
@@ -89,14 +90,14 @@ class Study:
 def studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
     """All of them, the main comparison first; `seeds` on the warm split, three elsewhere."""
     most, some = seeds, min(seeds, 3)
-    everything = (*BASELINES, *NEURAL)
+    everything = (*BASELINES, *NEURAL, "second evaluator")
     plan = [
         *((seed, "warm", "stand-alone", everything) for seed in range(most)),
         *((seed, "warm", "first stage", everything) for seed in range(most)),
         *((seed, "cold", "stand-alone", everything) for seed in range(some)),
         *((seed, "cold", "first stage", everything) for seed in range(some)),
         *((s, "warm", "stand-alone", ("best of M", *CONTROLS)) for s in range(some)),
-        *((s, "metarank", "stand-alone", (*BASELINES, *NEURAL)) for s in range(some)),
+        *((s, "metarank", "stand-alone", everything) for s in range(some)),
     ]
     found = []
     for seed, split, track, models in plan:
@@ -112,7 +113,7 @@ def studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
 def smoke(found: list[Study]) -> list[Study]:
     """One study with a model of each kind: what a test can wait for."""
     models = ("random order", "LambdaMART", "transformer host", "transformer EGLR", "gru EGLR",
-              "zero token", "best of M")  # fmt: skip
+              "zero token", "best of M", "second evaluator")  # fmt: skip
     return [dataclasses.replace(found[0], models=models)]
 
 
@@ -186,6 +187,8 @@ class Room:
         """Per-list metrics [R] of one model on test lists, and what else it has to show."""
         if model == "best of M":
             return self.best_of_m()
+        if model == "second evaluator":
+            return self.second_opinion()
         began, extra = time.monotonic(), {}
         if model in BASELINES:
             slate = self.baselines()[model]()
@@ -237,6 +240,17 @@ class Room:
             "Seq2Slate REINFORCE": fitted(neural_baselines.seq2slate),
         }
 
+    def second_opinion(self) -> dict[str, Array]:
+        """The second evaluator's utility [R] of every other model's slates, by model."""
+        directory = self.directory / "second evaluator"
+        evaluator = second_evaluator(self.config, self.dataset, directory)
+        slates = {
+            m: load(self.directory / f"{m}.npz")["slate"]
+            for m in self.study.models
+            if m in BASELINES or m in NEURAL
+        }
+        return {m: utilities(evaluator, self.test, slate) for m, slate in slates.items()}
+
     def best_of_m(self) -> dict[str, Array]:
         """Sample M slates and keep the one of the highest utility: metrics [S + 1, M, R].
 
@@ -260,6 +274,23 @@ class Room:
             for name, column in rows.items():
                 found.setdefault(name, []).append(column)
         return {name: np.array(values) for name, values in found.items()}
+
+
+def second_evaluator(config: Config, dataset: Dataset, directory: Path) -> Evaluator:
+    """Train, or finish training, an evaluator for reporting only: no model is rewarded by it.
+
+    Another architecture (a GRU along the slate in place of attention, after the evaluator of GRN,
+    arXiv 2104.00860) and another seed, on the same lists.
+    """
+    network = config.evaluator_network or config.network
+    own = dataclasses.replace(
+        config,
+        seed=config.seed + 1_000,
+        evaluator_network=dataclasses.replace(network, encoder_blocks=0, recurrent=True),
+    )
+    run = Run(own, dataset, directory, None)
+    run.run(last="warm_start")
+    return run.evaluator.eval()
 
 
 @torch.no_grad()
@@ -297,14 +328,14 @@ def seconds(trained: Trained, judge: Trained, lists: Lists, budget: int, slates:
 
 
 @torch.no_grad()
-def utilities(evaluator: Any, lists: Lists, slate: Array) -> Array:
+def utilities(evaluator: Evaluator, lists: Lists, slate: Array) -> Array:
     """The evaluator's utility [R] of slates int64 [R, K] of these lists."""
     found = []
     for start in range(0, len(lists), 256):
         piece = slice(start, start + 256)
         b = Batch(lists, piece)
         embedded = evaluator.embed(b.numbers, b.tokens)
-        found.append(evaluator.utility(embedded, torch.from_numpy(slate[piece])))
+        found.append(evaluator.utility(embedded, torch.from_numpy(slate[piece].astype(np.int64))))
     return torch.cat(found).numpy()
 
 

@@ -1,4 +1,4 @@
-"""The generator with the knobs of its loop, and the loss of its warm start."""
+"""The generator with the knobs of its loop, and the losses of supervised training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from model.config import Config
 from model.controls import control
-from model.evaluator import discount
+from model.evaluator import Evaluator, discount
 from model.generator import Encoded, Generator
 from model.lists import Lists
 from model.machine import add_gradients, total
@@ -126,6 +126,24 @@ class Policy:
         order = order[:, :length]
         order = order.masked_fill(~batch.mask.gather(1, order), -1)
         return functional.pad(order, (0, length - order.shape[1]), value=-1)
+
+
+def evaluator_loss(evaluator: Evaluator, batch: Batch, slate_length: int) -> Tensor:
+    """BCE per position, over whole shown lists and over their heads as long as a slate; a scalar.
+
+    The heads keep slates of K from being something the evaluator never saw. The losses of all
+    processes add up.
+    """
+    embedded = evaluator.embed(batch.numbers, batch.tokens)
+    loss = torch.zeros((), device=batch.mask.device)
+    for length in (batch.mask.shape[1], slate_length):
+        mask = batch.mask[:, :length]
+        logits = evaluator(embedded[:, :length], mask)
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, batch.labels[:, :length], reduction="none"
+        )
+        loss = loss + 0.5 * (losses * mask).sum() / total(mask.sum())
+    return loss
 
 
 def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
         for model, seeds in cells.items():
             if model == "best of M":
                 curves += best_of_m(label, seeds)
+            if model in ("best of M", "second evaluator"):
                 continue
             metrics = [m for m in (*METRICS, "utility", "reasoning_steps") if m in seeds[0]]
             for cell in seeds:
@@ -91,6 +92,9 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
             entry: dict[str, Any] = {m: interval(np.array([c[m] for c in seeds])) for m in metrics}
             entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"])}
             entry["seconds"] = float(np.mean([c["train_seconds"] for c in seeds]))
+            second = [c[model].mean() for c in cells.get("second evaluator", ()) if model in c]
+            if second:
+                entry["second utility"] = float(np.mean(second))
             if "validation" in seeds[0]:
                 entry["validation"] = float(np.mean([c["validation"] for c in seeds]))
             table.setdefault(key, {})[model] = entry
@@ -211,8 +215,9 @@ whole list; MAP@10 divides by min(10, positives); lists without both a like and 
 out. Slates are greedy; the order of the candidates is not a feature. Epochs are chosen by
 validation NDCG@10. p is of a paired t-test over lists (metrics of a list averaged over seeds
 first). Utility is what the evaluator that trained the models thinks of their slates: what they
-were rewarded for, not what users said. Steps are per request; s is training time, the evaluator's
-included, on one core that others may have shared."""
+were rewarded for, not what users said; 2nd is the second evaluator's opinion, by which nothing
+was trained. Steps are per request; s is training time, the evaluator's included, on one core that
+others may have shared."""
 
 
 def render(summary: dict[str, Any], config: Config) -> str:
@@ -252,14 +257,15 @@ def render(summary: dict[str, Any], config: Config) -> str:
 def models_table(entries: dict[str, Any], models: Sequence[str]) -> list[str]:
     """A line per model."""
     lines = [
-        "| model | seeds | NDCG@5 | NDCG@10 | MAP@10 | validation NDCG@10 | utility | steps | s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | seeds | NDCG@5 | NDCG@10 | MAP@10 | valid NDCG@10 | utility | 2nd | steps | s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model in models:
         entry = entries[model]
         cells = [shown(entry[m]) for m in METRICS]
         cells += [f"{entry['validation']:.4f}" if "validation" in entry else "-"]
         cells += [f"{entry['utility'][0]:.4f}" if "utility" in entry else "-"]
+        cells += [f"{entry['second utility']:.4f}" if "second utility" in entry else "-"]
         cells += [f"{entry['reasoning_steps'][0]:.2f}" if "reasoning_steps" in entry else "-"]
         lines.append(
             f"| {model} | {entry['seeds']} | {' | '.join(cells)} | {entry['seconds']:.0f} |"

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -35,7 +34,7 @@ from model.grpo import Grpo
 from model.lists import Lists
 from model.machine import Machine, agree, gather, processes, rank, share, total
 from model.metrics import slate_metrics
-from model.policy import Batch, Policy, descend
+from model.policy import Batch, Policy, descend, evaluator_loss
 from model.sources import DataError
 
 STAGES = ("evaluator", "warm_start", "grpo")
@@ -164,8 +163,8 @@ class Run:
     def _keep(self, name: str, module: nn.Module) -> None:
         self.copies[name] = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
-    def run(self) -> dict[str, Any]:
-        """Train what is left to train; returns the checkpoint's JSON."""
+    def run(self, last: str = "done") -> dict[str, Any]:
+        """Train what is left to train, up to the stage `last`; returns the checkpoint's JSON."""
         budget = self.config.reasoning.budget
         if self.info["threshold"] is not None:
             self.policy.threshold, self.policy.share = self.info["threshold"], self.info["share"]
@@ -174,7 +173,7 @@ class Run:
                 self.evaluator,
                 self.config.evaluator,
                 self.train,
-                self._evaluator_loss,
+                lambda batch: evaluator_loss(self.evaluator, batch, self.config.slate_length),
                 self._validate_evaluator,
             ),
             "warm_start": lambda: self._supervised(
@@ -188,7 +187,7 @@ class Run:
         }
         self.writer = None if rank() else SummaryWriter(str(self.directory / "events"))
         try:
-            while self.info["stage"] != "done":
+            while self.info["stage"] not in ("done", last):
                 stage = self.info["stage"]
                 stages[stage]()
                 if stage == "evaluator":
@@ -298,23 +297,6 @@ class Run:
         steps = max(1, len(lists) // stage.batch)
         self._epochs(module, stage, lists, steps, update, validate)
 
-    def _evaluator_loss(self, batch: Batch) -> Tensor:
-        """BCE per position, over whole shown lists and over their heads as long as a slate.
-
-        The heads keep slates of K from being something the evaluator never saw. The losses of all
-        processes add up.
-        """
-        embedded = self.evaluator.embed(batch.numbers, batch.tokens)
-        loss = torch.zeros((), device=self.device)
-        for length in (batch.mask.shape[1], self.config.slate_length):
-            mask = batch.mask[:, :length]
-            logits = self.evaluator(embedded[:, :length], mask)
-            losses = functional.binary_cross_entropy_with_logits(
-                logits, batch.labels[:, :length], reduction="none"
-            )
-            loss = loss + 0.5 * (losses * mask).sum() / total(mask.sum())
-        return loss
-
     @torch.no_grad()
     def _validate_evaluator(self) -> tuple[float, Metrics]:
         self.evaluator.eval()
@@ -322,7 +304,8 @@ class Run:
         every = np.arange(len(self.all_valid))
         for start in range(0, len(every), 256):
             batch = Batch(self.all_valid, share(every[start : start + 256]), self.device)
-            losses.append(self._evaluator_loss(batch).item())
+            loss = evaluator_loss(self.evaluator, batch, self.config.slate_length)
+            losses.append(loss.item())
         loss = self._total(float(np.mean(losses)))
         return -loss, {"loss": loss}
 

@@ -33,7 +33,7 @@ from model.dataset import Dataset
 from model.prepare import prepare_impressions
 
 Array = np.ndarray[Any, Any]
-TOPICS = 4
+TOPICS = 8
 ITEMS = 400
 CANDIDATES = 8
 SLATE = 4
@@ -49,9 +49,9 @@ features:
 class Law:
     """The law of clicks; all in logits but decay and abandon, which are shares."""
 
-    fatigue: float = 1.5
+    fatigue: float = 2.0
     decay: float = 0.7
-    attraction: float = 0.8
+    attraction: float = 3.0
     abandon: float = 0.5
 
     def clicks(self, appeal: Array, topic: Array, slate: Array) -> tuple[Array, Array]:

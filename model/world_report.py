@@ -32,7 +32,7 @@ from model.train import train
 from model.world import CANDIDATES, SLATE, Law, prepare_world, truth
 
 Array = np.ndarray[Any, Any]
-REQUESTS = 10_000
+REQUESTS = 20_000
 
 
 def gaps(law: Law, appeal: Array, topic: Array, slate: Array) -> Array:

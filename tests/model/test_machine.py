@@ -21,7 +21,7 @@ from model import checkpoint, machine
 from model.config import Config, ConfigError
 from model.grpo import grpo_loss
 from model.machine import Machine, MachineError, share
-from model.policy import Batch, Policy
+from model.policy import Batch, Policy, evaluator_loss
 from model.reasoning import Replay, follow
 from model.train import Run, train
 from model.world import prepare_world
@@ -64,7 +64,7 @@ def gradients(data, directory):
     with logged, replayed:
         warm_start = run.policy.supervised_loss(batch, 2)
     losses = {
-        "evaluator": (run.evaluator, run._evaluator_loss(batch)),
+        "evaluator": (run.evaluator, evaluator_loss(run.evaluator, batch, run.config.slate_length)),
         "warm_start": (run.generator, warm_start),
         "grpo": (
             run.generator,
