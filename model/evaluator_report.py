@@ -217,7 +217,7 @@ def render(found: dict[str, Any], lists: int, split: str) -> str:
             "",
             "Made by `python -m model evaluator`; the figures are in `evaluator.json`. "
             f"{lists} test lists ({split}) as they were shown, which no training saw. In brackets "
-            "95 % bootstrap intervals over lists. The second evaluator (a GRU, another seed) is only "
+            "95 % bootstrap intervals over lists. The second evaluator (a GRU, other seed) is only "
             "for reporting.",
             f"Machine: {platform.machine()}, {os.cpu_count()} cores, torch "
             f"{torch.__version__.split('+')[0]}.",

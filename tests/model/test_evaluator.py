@@ -2,16 +2,18 @@
 
 import math
 
+import pytest
 import torch
 
 from model.config import NetworkConfig
 from model.evaluator import Evaluator, discount
-from model.grpo import advantages, grpo_loss
+from model.grpo import advantages, grpo_loss, imitation_loss
 
 
-def make_evaluator() -> Evaluator:
+def make_evaluator(**network) -> Evaluator:
     torch.manual_seed(0)
-    evaluator = Evaluator(NetworkConfig(width=16, heads=2, dropout=0.0), 6, 20, 10).eval()
+    config = NetworkConfig(width=16, heads=2, dropout=0.0, **network)
+    evaluator = Evaluator(config, 6, 20, 10).eval()
     with torch.no_grad():
         for parameter in evaluator.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -36,8 +38,21 @@ def test_a_shuffled_slate_changes_more_than_the_discount():
     assert (straight[order] - shuffled).abs().max() > 1e-3
 
 
-def test_empty_positions_count_for_nothing():
-    evaluator = make_evaluator()
+def test_a_recurrent_channel_alone_sees_what_came_before_and_not_what_comes_after():
+    items, mask = torch.randn(1, 4, 16), torch.ones(1, 4, dtype=torch.bool)
+    other = items.clone()
+    other[0, 2] += 1.0
+    alone = make_evaluator(recurrent=True, encoder_blocks=0)
+    moved = (alone(items, mask) - alone(other, mask)).abs()[0]
+    assert (moved[:2] < 1e-6).all()
+    assert (moved[2:] > 1e-4).all()
+    attentive = make_evaluator(recurrent=True)
+    assert ((attentive(items, mask) - attentive(other, mask)).abs()[0] > 1e-5).all()
+
+
+@pytest.mark.parametrize("network", [{}, {"recurrent": True}])
+def test_empty_positions_count_for_nothing(network):
+    evaluator = make_evaluator(**network)
     embedded = torch.randn(1, 8, 16)
     short = evaluator.utility(embedded, torch.tensor([[4, 2]]))
     padded = evaluator.utility(embedded, torch.tensor([[4, 2, -1, -1]]))
@@ -88,3 +103,16 @@ def test_grpo_gradient_raises_good_choices_and_lowers_bad_ones():
     loss.backward()
     # d/dlogp of -(ratio * A) / 2 at ratio 1 is -A / 2.
     torch.testing.assert_close(logprob.grad, torch.tensor([[-0.5], [0.5]]))
+
+
+def test_imitation_is_of_the_best_slate_of_each_group_that_differs():
+    # Group 1: slate 1 is best, items at .5 and .25. Group 2 is flat. Mean of -ln over two items.
+    logprob = torch.log(torch.tensor([[[0.9, 0.9], [0.5, 0.25]], [[0.1, 0.1], [0.1, 0.1]]]))
+    advantage = torch.tensor([[-1.0, 1.0], [0.0, 0.0]])
+    alive = torch.ones(2, 2, 2, dtype=torch.bool)
+    found = imitation_loss(logprob, advantage, alive)
+    assert float(found) == pytest.approx((math.log(2) + math.log(4)) / 2)
+    alive[0, 1, 1] = False
+    assert float(imitation_loss(logprob, advantage, alive)) == pytest.approx(math.log(2))
+    assert float(imitation_loss(logprob, -advantage, alive)) == pytest.approx(-math.log(0.9))
+    assert float(imitation_loss(logprob, 0 * advantage, alive)) == 0.0

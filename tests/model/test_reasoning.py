@@ -62,6 +62,20 @@ def test_turning_reasoning_off_gives_the_plain_host_bit_for_bit():
         assert torch.equal(result.logprob, host.logprob)
 
 
+def test_before_training_reasoning_leaves_the_choice_as_it_was():
+    torch.manual_seed(0)
+    generator, inputs = (
+        Generator(NETWORK, F, VOCABULARY, K, ReasoningConfig(budget=S)).eval(),
+        make_inputs(),
+    )
+    on, off = run(generator, inputs), run(generator, inputs, budget=0)
+    assert (on.steps == S).all()
+    assert torch.equal(on.logits[:, 0], off.logits[:, 0])  # later ones have read the tokens
+    with torch.no_grad():
+        generator.refine.bias.add_(torch.randn_like(generator.refine.bias))
+    assert not torch.equal(run(generator, inputs).logits[:, 0], off.logits[:, 0])
+
+
 def test_reasoning_on_is_not_the_plain_host():
     generator, inputs = make_generator(), make_inputs()
     assert not torch.equal(run(generator, inputs).logits, run(generator, inputs, budget=0).logits)
