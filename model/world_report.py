@@ -21,6 +21,7 @@ import torch
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from model import checkpoint
 from model.baselines import random_order
 from model.config import Config
 from model.dataset import Dataset
@@ -73,7 +74,7 @@ def cell(config: Config, data: Path, cache: Path) -> None:
         if (cache / f"{name}.npz").exists():
             continue
         train(own, data, cache / name, cache / "host" if name == "eglr" else None)
-        slate, extra = neural_slates(cache / name, test, keep_entropies=True)
+        slate, extra = neural_slates(checkpoint.load(cache / name), test, keep_entropies=True)
         extra["gap"] = gaps(law, appeal, topic, slate)
         save(cache / f"{name}.npz", {"worth": law.worth(appeal, topic, slate), **extra})
 
