@@ -91,22 +91,22 @@ def studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
     """All of them, the main comparison first; `seeds` on the warm split, three elsewhere."""
     most, some = seeds, min(seeds, 3)
     everything = (*BASELINES, *NEURAL, "second evaluator")
+    essence = (*FEW, "transformer host", "transformer EGLR", "gru host", "gru EGLR")
     plan = [
         *((seed, "warm", "stand-alone", everything) for seed in range(most)),
         *((seed, "warm", "first stage", everything) for seed in range(most)),
         *((seed, "cold", "stand-alone", everything) for seed in range(some)),
         *((seed, "cold", "first stage", everything) for seed in range(some)),
         *((s, "warm", "stand-alone", ("best of M", *CONTROLS)) for s in range(some)),
-        *((s, "metarank", "stand-alone", everything) for s in range(some)),
+        *((s, "metarank", "stand-alone", essence) for s in range(some)),
     ]
     found = []
     for seed, split, track, models in plan:
         data = ranklens / (split if track == "stand-alone" else f"{split}-first-stage")
         found.append(Study("ranklens", split, track, seed, data, models))
     if movielens.exists():
-        models = tuple(m for m in everything if m != "item logit")
         for seed in range(some):
-            found.append(Study("movielens", "all", "first stage", seed, movielens, models))
+            found.append(Study("movielens", "all", "first stage", seed, movielens, essence))
     return found
 
 
