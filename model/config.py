@@ -44,6 +44,9 @@ class ReasoningConfig:
     gate: str = "entropy"  # or normalised (by its maximum), or a control (model/controls.py)
     token: str = "aggregate"  # of the candidates; or learned (a pause token), or zero
     stop_gradient: bool = False  # no gradient through the aggregate
+    update: str = "add"  # what the host reads of a token adds to the hidden state, or "replace"s it
+    deep_supervision: float = 0.0  # share of the warm start's loss on choices before reasoning
+    random_budget: bool = False  # each row of the warm start draws a budget from 0 to S
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,12 @@ class Config:
             ),
             ("reasoning.gate", reasoning.gate, reasoning.gate in GATES),
             ("reasoning.token", reasoning.token, reasoning.token in TOKENS),
+            ("reasoning.update", reasoning.update, reasoning.update in ("add", "replace")),
+            (
+                "reasoning.deep_supervision",
+                reasoning.deep_supervision,
+                0 <= reasoning.deep_supervision <= 1,
+            ),
             *(
                 (f"{stage}.{count}", value, value >= 1)
                 for stage in ("evaluator", "warm_start", "grpo")

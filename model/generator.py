@@ -112,12 +112,15 @@ class Generator(nn.Module):
             aggregate = aggregate.detach()
         if self.reasoning.token == "learned":
             aggregate = torch.zeros_like(aggregate)
-        token = hidden + self.reason_token(aggregate) + self.reason_step(step)
+        token = self.reason_token(aggregate) + self.reason_step(step)
+        if self.reasoning.update == "add":
+            token = token + hidden
         if self.reasoning.token == "zero":
             token = torch.zeros_like(token)
         *state, read = self.host.advance(encoded.memory, choice.state, token, active)
-        hidden = torch.where(active.unsqueeze(1), hidden + self.refine(read), hidden)
-        return self._choice(encoded, choice.available, (*state, hidden))
+        if self.reasoning.update == "add":
+            read = torch.where(active.unsqueeze(1), hidden + self.refine(read), hidden)
+        return self._choice(encoded, choice.available, (*state, read))
 
     def recommend(self, encoded: Encoded, choice: Choice, item: Tensor, position: Tensor) -> Choice:
         """Put item [R] at position (int64 scalar) and move on to the next choice.

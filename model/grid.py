@@ -60,6 +60,17 @@ CONTROLS: dict[str, Overrides] = {
     "threshold 70 %": {"reasoning": {"entropy_quantile": 0.7}},
     "threshold 90 %": {"reasoning": {"entropy_quantile": 0.9}},
 }
+# What was tried to make reasoning worth more; reported beside the controls, whatever came of it.
+IDEAS: dict[str, Overrides] = {
+    "six steps": {"reasoning": {"budget": 6}},
+    "token replaces the state": {"reasoning": {"update": "replace"}},
+    "deep supervision": {"reasoning": {"deep_supervision": 0.5}},
+    "random budgets": {"reasoning": {"random_budget": True}},
+    "imitation of the best": {"grpo": {"imitate": 1.0}},
+    "GRPO beside full supervision": {"grpo": {"supervised": 1.0}},
+    "no encoder block": {"network": {"encoder_blocks": 0}},
+    "no encoder block, plain host": {"network": {"encoder_blocks": 0}, **HOST},
+}
 BASELINES = ("random order", "shown order", "item like rate", "item logit", "LambdaMART",
              "list-wise MLP", "PRM", "NAR4Rec", "Seq2Slate", "Seq2Slate REINFORCE")  # fmt: skip
 FEW = ("random order", "shown order", "item like rate", "LambdaMART")
@@ -97,7 +108,7 @@ def studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
         *((seed, "warm", "first stage", everything) for seed in range(most)),
         *((seed, "cold", "stand-alone", everything) for seed in range(some)),
         *((seed, "cold", "first stage", everything) for seed in range(some)),
-        *((s, "warm", "stand-alone", ("best of M", *CONTROLS)) for s in range(some)),
+        *((s, "warm", "stand-alone", ("best of M", *CONTROLS, *IDEAS)) for s in range(some)),
         *((s, "metarank", "stand-alone", essence) for s in range(some)),
     ]
     found = []
@@ -193,7 +204,7 @@ class Room:
         if model in BASELINES:
             slate = self.baselines()[model]()
         else:
-            overrides = (NEURAL | CONTROLS)[model]
+            overrides = (NEURAL | CONTROLS | IDEAS)[model]
             slate, extra = neural_slates(self.trained(model, overrides), self.test)
         extra.setdefault("train_seconds", np.array(time.monotonic() - began))
         return {**self.measured(slate), **extra, "slate": slate.astype(np.int16)}

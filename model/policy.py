@@ -54,9 +54,15 @@ class Policy:
         """The gate that the threshold belongs to."""
         return EntropyGate(
             torch.full((rows,), self.threshold, device=device),
-            torch.full((rows,), budget, dtype=torch.int64, device=device),
+            self._budgets(rows, budget).to(device),
             self.config.reasoning.gate == "normalised",
         )
+
+    def _budgets(self, rows: int, budget: int) -> Tensor:
+        """One budget for every row, int64 [R]; drawn from 0 to it while the warm start trains."""
+        if self.config.reasoning.random_budget and self.generator.training:
+            return torch.randint(0, budget + 1, (rows,))
+        return torch.full((rows,), budget, dtype=torch.int64)
 
     def decode(
         self,
@@ -88,7 +94,8 @@ class Policy:
             encoded = self.generator.encode(b.numbers, b.tokens, b.mask)
             gate = self.entropy_gate(len(b.mask), budget, device) if by_entropy else budget
             found = self.decode(encoded, greedy, gate)
-            decoded.append(found._replace(logits=found.logits[:, :0]))
+            nothing = found.logits[:, :0]
+            decoded.append(found._replace(logits=nothing, logits_before=nothing))
         return decoded
 
     def entropies(self, lists: Lists) -> Tensor:
@@ -106,7 +113,12 @@ class Policy:
         encoded = self.generator.encode(batch.numbers, batch.tokens, batch.mask)
         order = self.logged_order(batch, encoded)
         decoded = self.decode(encoded, follow(order), budget)
-        return pointer_loss(decoded.logits, order, batch.labels)
+        loss = pointer_loss(decoded.logits, order, batch.labels)
+        deep = self.config.reasoning.deep_supervision
+        if deep:
+            before = pointer_loss(decoded.logits_before, order, batch.labels)
+            loss = (1 - deep) * loss + deep * before
+        return loss
 
     @torch.no_grad()
     def logged_order(self, batch: Batch, encoded: Encoded) -> Tensor:

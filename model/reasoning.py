@@ -30,6 +30,7 @@ class Decoded(NamedTuple):
     steps: Tensor  # int64 [B, K]
     gates: Tensor  # bool [B, K, S], which reasoning steps each row took
     logits: Tensor  # [B, K, N] of the choices made, at temperature 1
+    logits_before: Tensor  # [B, K, N] before any reasoning
 
 
 class Gate(Protocol):
@@ -120,7 +121,7 @@ def decode(
     choice = generator.begin(encoded, group)
     columns: list[tuple[Tensor, ...]] = []
     for position in range(slate_length):
-        before = choice.entropy
+        before, logits_before = choice.entropy, choice.logits
         gates = []
         active = choice.available.any(dim=1)
         for step in range(gate.most):
@@ -143,6 +144,7 @@ def decode(
                 taken.sum(dim=1),
                 taken,
                 choice.logits,
+                logits_before,
             )
         )
         if position + 1 < slate_length:

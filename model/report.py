@@ -16,7 +16,7 @@ from scipy.stats import ttest_1samp
 
 from model import grid
 from model.config import Config
-from model.grid import BASELINES, CONTROLS, NEURAL, SLATES, Study
+from model.grid import BASELINES, CONTROLS, IDEAS, NEURAL, SLATES, Study
 from model.metrics import interval
 
 Array = np.ndarray[Any, Any]
@@ -34,6 +34,7 @@ PAIRS = [
     ("transformer EGLR", "shown order"),
     ("transformer EGLR", "item like rate"),
 ]  # fmt: skip
+OWN = ("transformer host", "transformer EGLR")  # what controls and ideas are compared with
 Key = tuple[str, str, str]
 Cells = dict[str, list[dict[str, Array]]]  # model -> a cell per seed
 
@@ -98,9 +99,8 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
             if "validation" in seeds[0]:
                 entry["validation"] = float(np.mean([c["validation"] for c in seeds]))
             table.setdefault(key, {})[model] = entry
-        against_host = [(control, "transformer host") for control in CONTROLS]
-        against_eglr = [(control, "transformer EGLR") for control in CONTROLS]
-        for model, against in (*PAIRS, *against_host, *against_eglr):
+        variants = [(name, other) for name in (*CONTROLS, *IDEAS) for other in OWN]
+        for model, against in (*PAIRS, *variants):
             if model in cells and against in cells:
                 comparisons += compared(label, cells, model, against)
     return {"rows": rows, "comparisons": comparisons, "curves": curves, "table": table}
@@ -242,13 +242,16 @@ def render(summary: dict[str, Any], config: Config) -> str:
         lines += [f"## {TITLES[dataset]}, {split}, {track} ({some['lists']} test lists)", ""]
         lines += models_table(entries, [m for m in (*BASELINES, *NEURAL) if m in entries])
         lines += pairs_table(summary["comparisons"], key, PAIRS)
-        if any(control in entries for control in CONTROLS):
-            lines += ["### Controls", "", "Each is trained like EGLR but for what it names.", ""]
-            shown_models = ["transformer host", "transformer EGLR", *CONTROLS]
-            lines += models_table(entries, [m for m in shown_models if m in entries])
-            lines += pairs_table(
-                summary["comparisons"], key, [(c, "transformer EGLR") for c in CONTROLS]
-            )
+        for title, text, variants in (
+            ("Controls", "Each is trained like EGLR but for what it names.", CONTROLS),
+            ("Ideas", "What was tried to make reasoning worth more.", IDEAS),
+        ):
+            own = [name for name in variants if name in entries]
+            if own:
+                lines += [f"### {title}", "", text, ""]
+                lines += models_table(entries, [*OWN, *own])
+                pairs = [(name, other) for other in OWN for name in own]
+                lines += pairs_table(summary["comparisons"], key, pairs)
     lines += curves_section(summary["curves"])
     lines += ["![Choice entropy and steps by position](entropy.png)", ""]
     return "\n".join(lines)

@@ -28,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model import checkpoint
-from model.config import Config, ConfigError, GrpoConfig, StageConfig
+from model.config import Config, ConfigError, GrpoConfig, StageConfig, from_dict
 from model.dataset import Dataset
 from model.grpo import Grpo
 from model.lists import Lists
@@ -117,7 +117,7 @@ class Run:
 
     def _resume(self) -> None:
         info, tensors = checkpoint.read(self.directory)
-        if info["config"] != json.loads(json.dumps(self.info["config"])):
+        if from_dict(Config, info["config"]) != self.config:  # fields since added are at defaults
             raise checkpoint.CheckpointError(
                 f"{self.directory}: holds a run with another configuration; "
                 "choose another --out or remove it"

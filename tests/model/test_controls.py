@@ -1,6 +1,7 @@
 """Controls spend the steps they are given, where they say; ablations change what they name."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -117,3 +118,35 @@ def test_a_sample_of_a_control_is_replayed_as_it_was():
 def test_an_unknown_gate_or_token_is_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=rf"reasoning\.{field}: impossible value '{value}'"):
         from_dict(Config, {"reasoning": {field: value}})
+
+
+def test_random_budgets_are_drawn_while_the_warm_start_trains_and_not_after():
+    own = policy(random_budget=True)
+    own.generator.train()
+    steps = own.decode(encoded(own, rows=256), greedy, S).steps
+    assert set(steps[:, 0].tolist()) == {0, 1, 2}
+    own.generator.eval()
+    assert (own.decode(encoded(own), greedy, S).steps == S).all()
+
+
+def test_deep_supervision_teaches_the_choice_before_reasoning_too():
+    def loss(share):
+        own = policy(deep_supervision=share)
+        torch.manual_seed(3)
+        labels = (torch.rand(32, N) < 0.3).float()
+        numbers, tokens = torch.randn(32, N, 6), torch.randint(0, 20, (32, N, 3))
+        mask = torch.ones(32, N, dtype=torch.bool)
+        batch = SimpleNamespace(numbers=numbers, tokens=tokens, mask=mask, labels=labels)
+        torch.manual_seed(4)  # the order that is followed
+        return own.supervised_loss(batch, S).item()
+
+    after, before, both = loss(0.0), loss(1.0), loss(0.5)
+    assert both == pytest.approx((after + before) / 2, abs=1e-5)
+    assert after != pytest.approx(before, abs=1e-3)
+
+
+def test_a_token_that_replaces_the_hidden_state_is_another_model():
+    add, replace = policy(), policy(update="replace")
+    seen = encoded(add)
+    found = [own.decode(seen, greedy, S).logits for own in (add, replace)]
+    assert not torch.allclose(*found)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from model.config import Config
-from model.grid import CONTROLS, NEURAL, SLATES, Study, save
+from model.grid import CONTROLS, IDEAS, NEURAL, SLATES, Study, save
 from model.report import collect, equal_latency, render, summarise
 
 ROOT = Path(__file__).parents[2]
-MODELS = ("LambdaMART", *NEURAL, *CONTROLS, "best of M")
+MODELS = ("LambdaMART", *NEURAL, *CONTROLS, *IDEAS, "best of M")
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +68,17 @@ def test_a_paired_difference_is_exact_where_every_list_gains_the_same(summary):
     assert [none[k] for k in ("mean_difference", "low", "high", "p")] == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_every_control_is_compared_with_the_plain_host_and_with_eglr(summary):
+def test_every_control_and_idea_is_compared_with_the_plain_host_and_with_eglr(summary):
     found = {(c["model"], c["against"]) for c in summary["comparisons"]}
-    assert found >= {(c, a) for c in CONTROLS for a in ("transformer host", "transformer EGLR")}
+    assert found >= {
+        (c, a) for c in (*CONTROLS, *IDEAS) for a in ("transformer host", "transformer EGLR")
+    }
 
 
 def test_rows_hold_every_model_seed_and_metric_once(summary):
     keys = [(r["dataset"], r["split"], r["track"], r["model"], r["seed"], r["metric"])
             for r in summary["rows"]]  # fmt: skip
-    neural = len(NEURAL) + len(CONTROLS)
+    neural = len(NEURAL) + len(CONTROLS) + len(IDEAS)
     assert len(keys) == len(set(keys)) == 2 * 2 * (4 + 5 * neural)
 
 
@@ -95,7 +97,7 @@ def test_the_text_shows_the_figures_of_the_table(summary):
     entry = summary["table"]["ranklens", "cold", "stand-alone"]["gru host"]
     assert f"| gru host | 2 | {entry['ndcg@5'][0]:.4f}" in text
     assert "+0.1000 [+0.1000, +0.1000]" in text
-    assert all(f"| {control} |" in text for control in CONTROLS)
+    assert all(f"| {name} |" in text for name in (*CONTROLS, *IDEAS))
 
 
 def test_equal_latency_takes_the_most_slates_that_the_host_can(summary):
