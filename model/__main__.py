@@ -55,7 +55,11 @@ def parse() -> argparse.Namespace:
         choices=["float32", "bfloat16"],
         help="of what is differentiated; by default bfloat16 on CUDA, float32 on the CPU",
     )
-    train.add_argument("--start-from", type=Path, help="reuse the evaluator of a run")
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("--start-from", type=Path, help="reuse the evaluator of a finished run")
+    start.add_argument(
+        "--plug-into", type=Path, help="go on from a finished run, say of a host, with GRPO"
+    )
     evaluate = commands.add_parser("evaluate", help="measure a bundle through its session")
     evaluate.add_argument("--bundle", type=Path, required=True)
     evaluate.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
@@ -131,7 +135,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.smoke:
         config = config.smoke()
     with machine(arguments.device, arguments.precision) as here:
-        info = train(config, arguments.data, arguments.out, arguments.start_from, here)
+        plug_in = arguments.plug_into is not None
+        start = arguments.plug_into if plug_in else arguments.start_from
+        info = train(config, arguments.data, arguments.out, start, here, plug_in)
         shown = {key: info[key] for key in ("threshold", "seconds", "validation")}
         if not rank():
             print(json.dumps(shown, indent=1))

@@ -51,6 +51,7 @@ class Run:
         directory: Path,
         start: Path | None,
         machine: Machine | None = None,
+        plug_in: bool = False,
     ) -> None:
         dataset = Dataset(data) if isinstance(data, Path) else data
         self.config, self.directory, self.data = config, directory, dataset.directory
@@ -103,7 +104,7 @@ class Run:
         if (directory / checkpoint.CHECKPOINT).exists():
             self._resume()
         elif start is not None:
-            self._start_from(start)
+            self._start_from(start, plug_in)
         if rank():
             return
         self.featuriser.save(directory)
@@ -130,13 +131,28 @@ class Run:
         self.info = {key: value for key, value in info.items() if key != "tensors"}
         self._restore(tensors)
 
-    def _start_from(self, start: Path) -> None:
-        """Take over the evaluator of a finished run on the same data."""
+    def _start_from(self, start: Path, plug_in: bool) -> None:
+        """Take over the evaluator of a finished run on the same data; to plug in, its host too.
+
+        Only the embeddings of reasoning steps that the host did not have stay as drawn.
+        """
         info, tensors = checkpoint.read(start)
         checkpoint.restore(self.evaluator, tensors, "evaluator.")
         self.info["stage"] = "warm_start"
         self.info["seconds"] = self.info["shared_seconds"] = info["shared_seconds"]
         self.info["validation"] = {"evaluator": info["validation"]["evaluator"]}
+        if not plug_in:
+            return
+        there = from_dict(Config, info["config"])
+        if info["stage"] != "done" or there.network != self.config.network:
+            rule = f"a finished run with the network {self.config.network}"
+            raise checkpoint.CheckpointError(f"{start}: to plug in takes {rule}")
+        if there.reasoning.budget != self.config.reasoning.budget:
+            own = self.generator.state_dict()["reason_step.weight"]
+            tensors["generator.reason_step.weight"] = own
+        checkpoint.restore(self.generator, tensors, "generator.")
+        self.info["stage"] = "grpo"
+        self.info["seconds"] = info["seconds"]
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         checkpoint.restore(self.generator, tensors, "generator.")
@@ -381,6 +397,12 @@ def train(
     directory: Path,
     start: Path | None = None,
     machine: Machine | None = None,
+    plug_in: bool = False,
 ) -> dict[str, Any]:
-    """Train, or finish training, in `directory`; returns the checkpoint's JSON."""
-    return Run(config, data, directory, start, machine).run()
+    """Train, or finish training, in `directory`; returns the checkpoint's JSON.
+
+    `start` is a finished run whose evaluator is taken over; with `plug_in` its generator too, and
+    GRPO goes on from there with this configuration's reasoning. Raises CheckpointError when `start`
+    does not fit, or `directory` holds another run.
+    """
+    return Run(config, data, directory, start, machine, plug_in).run()

@@ -62,18 +62,24 @@ def _taken(prefix: Array, size: int) -> Array:
 
 
 def cell(config: Config, data: Path, cache: Path) -> None:
-    """Plain host and EGLR of one host and seed: test slates' worth and entropies, one file each."""
+    """Plain host and EGLR of one host and seed: test slates' worth and entropies, one file each.
+
+    A plain host is trained to the end; from there it goes on once as it is and once with reasoning
+    plugged in, through the same rounds of GRPO on the same requests.
+    """
     torch.set_num_threads(1)
     cache.mkdir(parents=True, exist_ok=True)
-    plain = dataclasses.replace(config.reasoning, budget=0)
-    runs = {"host": dataclasses.replace(config, reasoning=plain), "eglr": config}
+    none = dataclasses.replace(config.reasoning, budget=0)
+    plain = dataclasses.replace(config, reasoning=none)
+    runs = {"host": plain, "eglr": config}
     dataset, law = Dataset(data), Law()
+    train(plain, dataset, cache / "start")
     appeal, topic = truth(dataset, "test")
     test = dataset.lists(["test"])
     for name, own in runs.items():
         if (cache / f"{name}.npz").exists():
             continue
-        train(own, data, cache / name, cache / "host" if name == "eglr" else None)
+        train(own, dataset, cache / name, cache / "start", plug_in=True)
         slate, extra = neural_slates(checkpoint.load(cache / name), test, keep_entropies=True)
         extra["gap"] = gaps(law, appeal, topic, slate)
         save(cache / f"{name}.npz", {"worth": law.worth(appeal, topic, slate), **extra})
@@ -210,7 +216,9 @@ def render(summary: dict[str, Any]) -> str:
         f"{summary['lists']} test lists of {CANDIDATES}, slates of {SLATE}; seeds: "
         f"{summary['seeds']}. Worth is the expected clicks of the slate under the law; regret is "
         "1 - worth / best, where the best is found by trying all slates. In brackets the 95 % "
-        "bootstrap interval over lists.",
+        "interval of a bootstrap over seeds and lists together. Of each seed one plain host is "
+        "trained to the end; `host` went on from there as it was, `eglr` with reasoning plugged "
+        "in, through the same rounds of GRPO.",
         "",
         "| model | worth | regret |",
         "|---|---|---|",

@@ -186,6 +186,26 @@ def test_a_directory_with_another_configuration_is_not_overwritten(trained, data
         train(other, data, trained)
 
 
+def test_reasoning_plugs_into_a_finished_host_and_into_no_other_network(data, tmp_path):
+    config = Config.load(CONFIG).smoke()
+    plain = dataclasses.replace(config, reasoning=dataclasses.replace(config.reasoning, budget=0))
+    train(plain, data, tmp_path / "host")
+    info = train(config, data, tmp_path / "eglr", tmp_path / "host", plug_in=True)
+    assert info["validation"]["final"]["steps"] > 0
+    lines = (tmp_path / "eglr" / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line)["stage"] for line in lines} == {"grpo"}
+    # What GRPO starts from are the host's weights, but for the steps that it never had.
+    before = checkpoint.read(tmp_path / "host")[1]
+    after = checkpoint.read(tmp_path / "eglr")[1]
+    names = [n.removeprefix("reference.") for n in after if n.startswith("reference.")]
+    other = [n for n in names if not after[f"reference.{n}"].equal(before[f"generator.{n}"])]
+    assert other == ["reason_step.weight"]
+
+    gru = dataclasses.replace(config, network=dataclasses.replace(config.network, host="gru"))
+    with pytest.raises(checkpoint.CheckpointError, match="a finished run with the network"):
+        train(gru, data, tmp_path / "gru", tmp_path / "host", plug_in=True)
+
+
 def test_data_without_a_list_to_validate_on_is_refused_before_training(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "warm")
     rows = pl.read_parquet(copy / "impressions.parquet")
