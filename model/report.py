@@ -50,7 +50,9 @@ def report(arguments: argparse.Namespace) -> None:
     found = collect(studies, arguments.cache)
     summary = summarise(found)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({key: summary[key] for key in ("rows", "comparisons", "curves")}, indent=1)
+    text = json.dumps(
+        {key: summary[key] for key in ("rows", "comparisons", "curves", "positions")}, indent=1
+    )
     (arguments.out / "quality.json").write_text(text + "\n", encoding="utf-8")
     plot_entropy(found, arguments.out / "entropy.png")
     plot_curves(summary["curves"], arguments.out / "best_of_m.png")
@@ -74,6 +76,7 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
+    positions: list[dict[str, Any]] = []
     table: dict[Key, dict[str, dict[str, Any]]] = {}
     for key, cells in found.items():
         label = dict(zip(("dataset", "split", "track"), key, strict=True))
@@ -99,11 +102,22 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
             if "validation" in seeds[0]:
                 entry["validation"] = float(np.mean([c["validation"] for c in seeds]))
             table.setdefault(key, {})[model] = entry
+            if model in NEURAL:
+                positions.append({**label, "model": model, **by_position(seeds)})
         variants = [(name, other) for name in (*CONTROLS, *IDEAS) for other in OWN]
         for model, against in (*PAIRS, *variants):
             if model in cells and against in cells:
                 comparisons += compared(label, cells, model, against)
-    return {"rows": rows, "comparisons": comparisons, "curves": curves, "table": table}
+    return {"rows": rows, "comparisons": comparisons, "curves": curves, "positions": positions,
+            "table": table}  # fmt: skip
+
+
+def by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]:
+    """Means over seeds, per position: entropy before and after reasoning (nats), steps."""
+    return {
+        name: [round(float(v), 6) for v in np.mean([c[name] for c in seeds], axis=0)]
+        for name in ("entropy_before", "entropy_after", "steps_by_position")
+    }
 
 
 def compared(label: dict[str, str], cells: Cells, model: str, against: str) -> list[dict[str, Any]]:
@@ -162,10 +176,7 @@ def plot_entropy(found: dict[Key, Cells], path: Path) -> None:
     for (above, below), key in zip(axes.T, keys, strict=True):
         names = [name for name in NEURAL if name in found[key]]
         for number, name in enumerate(names):
-            mean = {
-                curve: np.mean([c[curve] for c in found[key][name]], axis=0)
-                for curve in ("entropy_before", "entropy_after", "steps_by_position")
-            }
+            mean = by_position(found[key][name])
             positions = np.arange(len(mean["entropy_before"]))
             above.plot(positions, mean["entropy_before"], "--", color=f"C{number}")
             above.plot(positions, mean["entropy_after"], "-o", color=f"C{number}", markersize=3,
@@ -253,7 +264,7 @@ def render(summary: dict[str, Any], config: Config) -> str:
                 pairs = [(name, other) for other in OWN for name in own]
                 lines += pairs_table(summary["comparisons"], key, pairs)
     lines += curves_section(summary["curves"])
-    lines += ["![Choice entropy and steps by position](entropy.png)", ""]
+    lines += entropy_section(summary["positions"])
     return "\n".join(lines)
 
 
@@ -331,6 +342,30 @@ def curves_section(curves: list[dict[str, Any]]) -> list[str]:
             "",
         ]
     return [*lines, "![Quality against latency](best_of_m.png)", ""]
+
+
+def entropy_section(positions: list[dict[str, Any]]) -> list[str]:
+    """Where the entropy is highest, and what reasoning does to it."""
+    lines = [
+        "## Entropy by position",
+        "",
+        "Is the choice most uncertain in the middle of the slate, and does reasoning lower that? "
+        "Nats, means over lists and seeds; positions count from 0.",
+        "",
+        "| lists | model | before: first, highest (position), last | after - before: mean, at the "
+        "highest | steps: first, last |",
+        "|---|---|---|---|---|",
+    ]
+    for entry in positions:
+        before = np.array(entry["entropy_before"])
+        change, steps = np.array(entry["entropy_after"]) - before, entry["steps_by_position"]
+        peak = int(before.argmax())
+        lines.append(
+            f"| {entry['dataset']}, {entry['split']}, {entry['track']} | {entry['model']} "
+            f"| {before[0]:.3f}, {before[peak]:.3f} ({peak}), {before[-1]:.3f} "
+            f"| {change.mean():+.3f}, {change[peak]:+.3f} | {steps[0]:.2f}, {steps[-1]:.2f} |"
+        )
+    return [*lines, "", "![Choice entropy and steps by position](entropy.png)", ""]
 
 
 def shown(value: Sequence[float], signed: bool = False) -> str:

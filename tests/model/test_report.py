@@ -45,8 +45,8 @@ def made(tmp_path_factory):
                 arrays |= {
                     "reasoning_steps": np.full(50, 2.0),
                     "steps_by_position": np.full(10, 0.2),
-                    "entropy_before": np.linspace(3, 1, 10),
-                    "entropy_after": np.linspace(2.9, 1, 10),
+                    "entropy_before": 3 - 0.1 * np.abs(np.arange(10) - 4),
+                    "entropy_after": np.full(10, 2.5),
                     "threshold": np.array(2.5),
                     "validation": np.array(0.6),
                 }
@@ -98,6 +98,12 @@ def test_the_text_shows_the_figures_of_the_table(summary):
     assert f"| gru host | 2 | {entry['ndcg@5'][0]:.4f}" in text
     assert "+0.1000 [+0.1000, +0.1000]" in text
     assert all(f"| {name} |" in text for name in (*CONTROLS, *IDEAS))
+
+
+def test_the_text_says_where_entropy_is_highest_and_what_reasoning_does_to_it(summary):
+    text = render(summary, Config())
+    row = "| ranklens, warm, stand-alone | gru EGLR | 2.600, 3.000 (4), 2.500 | -0.250, -0.500 |"
+    assert row in text
 
 
 def test_equal_latency_takes_the_most_slates_that_the_host_can(summary):
