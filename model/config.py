@@ -46,7 +46,8 @@ class ReasoningConfig:
     stop_gradient: bool = False  # no gradient through the aggregate
     update: str = "add"  # what the host reads of a token adds to the hidden state, or "replace"s it
     deep_supervision: float = 0.0  # share of the warm start's loss on choices before reasoning
-    random_budget: bool = False  # each row of the warm start draws a budget from 0 to S
+    random_budget: bool = False  # each row that is learnt from draws a budget from 0 to S
+    training_gate: str = "same"  # or "always": learn with every step, gate only to rank
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,11 @@ class Config:
             ),
             ("reasoning.gate", reasoning.gate, reasoning.gate in GATES),
             ("reasoning.token", reasoning.token, reasoning.token in TOKENS),
+            (
+                "reasoning.training_gate",
+                reasoning.training_gate,
+                reasoning.training_gate in ("same", "always"),
+            ),
             ("reasoning.update", reasoning.update, reasoning.update in ("add", "replace")),
             (
                 "reasoning.deep_supervision",

@@ -89,7 +89,7 @@ class Grpo:
             item[:, -1] = order[:, position].clamp(min=0)
             return item.flatten()
 
-        return self.policy.decode(encoded, pick, self.budget, group=slates)
+        return self.policy.decode(encoded, pick, self.budget, slates, learning=True)
 
     def _replay(
         self, policy: Policy, generator: Generator, inputs: tuple[Tensor, ...], first: Decoded

@@ -148,7 +148,43 @@ class GruHost(nn.Module):
         return torch.where(read, new, recurrent), torch.where(read, self.norms[2](x), hidden)
 
 
-HOSTS: dict[str, type[TransformerHost] | type[GruHost]] = {
+class PointerHost(nn.Module):
+    """A GRU over the tokens so far that never looks at the candidates: the GRN generator's family.
+
+    After Feng et al., arXiv 2104.00860. What it knows of the list is what its tokens tell: the
+    items chosen, and what reasoning aggregates. State: recurrent [R, D], hidden [R, D].
+    """
+
+    memory_axes: ClassVar[Axes] = {}
+    state_axes = GruHost.state_axes
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(width, width)
+        self.feed_forward = feed_forward(width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(3)])
+        self.dropout = nn.Dropout(dropout)
+
+    def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+    def start(self, candidates: Tensor, rows: int) -> tuple[Tensor, ...]:
+        nothing = candidates.new_zeros(rows, candidates.shape[2])
+        return nothing, nothing.clone()
+
+    def advance(
+        self, memory: tuple[Tensor, ...], state: tuple[Tensor, ...], token: Tensor, active: Tensor
+    ) -> tuple[Tensor, ...]:
+        recurrent, hidden = state
+        new = self.cell(self.norms[0](token), recurrent)
+        x = token + self.dropout(new)
+        x = x + self.dropout(self.feed_forward(self.norms[1](x)))
+        read = active.unsqueeze(1)
+        return torch.where(read, new, recurrent), torch.where(read, self.norms[2](x), hidden)
+
+
+HOSTS: dict[str, type[TransformerHost] | type[GruHost] | type[PointerHost]] = {
     "transformer": TransformerHost,
     "gru": GruHost,
+    "pointer": PointerHost,
 }

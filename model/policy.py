@@ -43,26 +43,27 @@ class Policy:
         self.config, self.generator = config, generator
         self.threshold, self.share = threshold, share
 
-    def gate(self, rows: int, budget: int, device: torch.device) -> Gate:
-        """The configured gate, with one budget and threshold for every row; 0 turns any off."""
-        name = self.config.reasoning.gate
-        if not budget or name in ("entropy", "normalised"):
-            return self.entropy_gate(rows, budget, device)
-        return control(name, self.config.slate_length, budget, self.share)
+    def gate(self, rows: int, budget: int, device: torch.device, learning: bool = False) -> Gate:
+        """The configured gate, with one threshold for every row; a budget of 0 turns any off.
+
+        While `learning`, the budget of each row may be drawn from 0 to it, or every step be taken.
+        """
+        reasoning = self.config.reasoning
+        name = "always" if learning and reasoning.training_gate == "always" else reasoning.gate
+        if budget and name not in ("entropy", "normalised"):
+            return control(name, self.config.slate_length, budget, self.share)
+        gate = self.entropy_gate(rows, budget, device)
+        if learning and reasoning.random_budget:
+            gate.budget = torch.randint(0, budget + 1, (rows,)).to(device)
+        return gate
 
     def entropy_gate(self, rows: int, budget: int, device: torch.device) -> EntropyGate:
-        """The gate that the threshold belongs to."""
+        """The gate that the threshold belongs to, with one budget for every row."""
         return EntropyGate(
             torch.full((rows,), self.threshold, device=device),
-            self._budgets(rows, budget).to(device),
+            torch.full((rows,), budget, dtype=torch.int64, device=device),
             self.config.reasoning.gate == "normalised",
         )
-
-    def _budgets(self, rows: int, budget: int) -> Tensor:
-        """One budget for every row, int64 [R]; drawn from 0 to it while the warm start trains."""
-        if self.config.reasoning.random_budget and self.generator.training:
-            return torch.randint(0, budget + 1, (rows,))
-        return torch.full((rows,), budget, dtype=torch.int64)
 
     def decode(
         self,
@@ -70,10 +71,12 @@ class Policy:
         pick: Callable[[int, Tensor], Tensor],
         gate: Gate | int,
         group: int = 1,
+        learning: bool = False,
     ) -> Decoded:
         """`group` slates per request behind a gate, or behind the configured one by its budget."""
         if isinstance(gate, int):
-            gate = self.gate(encoded.mask.shape[0] * group, gate, encoded.mask.device)
+            rows = encoded.mask.shape[0] * group
+            gate = self.gate(rows, gate, encoded.mask.device, learning)
         temperature = self.config.reasoning.recommend_temperature
         length = self.config.slate_length
         return decode(self.generator, encoded, length, pick, temperature, gate, group)
@@ -112,7 +115,7 @@ class Policy:
         """Pointer loss along `logged_order`, of one slate per request."""
         encoded = self.generator.encode(batch.numbers, batch.tokens, batch.mask)
         order = self.logged_order(batch, encoded)
-        decoded = self.decode(encoded, follow(order), budget)
+        decoded = self.decode(encoded, follow(order), budget, learning=True)
         loss = pointer_loss(decoded.logits, order, batch.labels)
         deep = self.config.reasoning.deep_supervision
         if deep:

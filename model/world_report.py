@@ -27,13 +27,16 @@ from model.config import Config
 from model.dataset import Dataset
 from model.grid import neural_slates, save
 from model.hosts import HOSTS
+from model.lists import Lists
 from model.metrics import interval
+from model.policy import Policy
 from model.report import shown
-from model.train import train
+from model.train import Run, train
 from model.world import CANDIDATES, SLATE, Law, prepare_world, truth
 
 Array = np.ndarray[Any, Any]
 REQUESTS = 20_000
+QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of entropy: thresholds to rank behind
 
 
 def gaps(law: Law, appeal: Array, topic: Array, slate: Array) -> Array:
@@ -61,7 +64,13 @@ def _taken(prefix: Array, size: int) -> Array:
     return np.asarray((prefix[:, :, None] == np.arange(size)).any(axis=1))
 
 
-def cell(config: Config, data: Path, cache: Path) -> None:
+def evaluator(config: Config, data: Path, directory: Path) -> None:
+    """Train the evaluator that all hosts of one seed are rewarded by."""
+    torch.set_num_threads(1)
+    Run(config, data, directory, None).run(last="warm_start")
+
+
+def cell(config: Config, data: Path, cache: Path, judge: Path) -> None:
     """Plain host and EGLR of one host and seed: test slates' worth and entropies, one file each.
 
     A plain host is trained to the end; from there it goes on once as it is and once with reasoning
@@ -71,18 +80,39 @@ def cell(config: Config, data: Path, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     none = dataclasses.replace(config.reasoning, budget=0)
     plain = dataclasses.replace(config, reasoning=none)
-    runs = {"host": plain, "eglr": config}
     dataset, law = Dataset(data), Law()
-    train(plain, dataset, cache / "start")
     appeal, topic = truth(dataset, "test")
-    test = dataset.lists(["test"])
-    for name, own in runs.items():
+    valid, test = dataset.lists(["valid"]), dataset.lists(["test"])
+    train(plain, dataset, cache / "start", judge)
+    for name, own in {"host": plain, "eglr": config}.items():
         if (cache / f"{name}.npz").exists():
             continue
         train(own, dataset, cache / name, cache / "start", plug_in=True)
-        slate, extra = neural_slates(checkpoint.load(cache / name), test, keep_entropies=True)
-        extra["gap"] = gaps(law, appeal, topic, slate)
-        save(cache / f"{name}.npz", {"worth": law.worth(appeal, topic, slate), **extra})
+        trained = checkpoint.load(cache / name)
+        slate, found = neural_slates(trained, test, keep_entropies=True)
+        found["gap"] = gaps(law, appeal, topic, slate)
+        found["worth"] = law.worth(appeal, topic, slate)
+        if name == "eglr":
+            slates, found["gate_steps"] = by_threshold(trained, valid, test)
+            found["gate_worth"] = np.array([law.worth(appeal, topic, s) for s in slates])
+        save(cache / f"{name}.npz", found)
+
+
+def by_threshold(trained: checkpoint.Trained, valid: Lists, test: Lists) -> tuple[Array, Array]:
+    """Slates int64 [Q, R, K] of EGLR's weights behind other thresholds, and steps per slate [Q].
+
+    Each threshold is one of QUANTILES of the entropies on validation lists without reasoning.
+    """
+    policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
+    entropies, budget = policy.entropies(valid), trained.config.reasoning.budget
+    slates, steps = [], []
+    for quantile in QUANTILES:
+        # The gate asks for more than the threshold: the lowest entropy itself would stay outside.
+        policy.threshold = float(torch.quantile(entropies, quantile)) if quantile else -1.0
+        decoded = policy.rank(test, budget if quantile < 1 else 0)
+        slates.append(torch.cat([d.slate for d in decoded]).numpy())
+        steps.append(torch.cat([d.steps for d in decoded]).sum(dim=1).double().mean().item())
+    return np.array(slates), np.array(steps)
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -97,26 +127,34 @@ def report(arguments: argparse.Namespace) -> None:
     data = arguments.cache / "data"
     if not (data / "summary.json").exists():
         prepare_world(data, requests, seed=0)
-    jobs = [
+    judges = [
         (
-            dataclasses.replace(
-                config, seed=seed, network=dataclasses.replace(config.network, host=host)
-            ),
+            dataclasses.replace(config, seed=seed),
             data,
-            arguments.cache / host / f"seed{seed}",
+            arguments.cache / "evaluator" / f"seed{seed}",
         )
         for seed in range(arguments.seeds)
+    ]
+    jobs = [
+        (
+            dataclasses.replace(own, network=dataclasses.replace(own.network, host=host)),
+            data,
+            arguments.cache / host / judge.name,
+            judge,
+        )
+        for own, data, judge in judges
         for host in HOSTS
     ]
     # Not by fork: polars, used above, keeps threads that a forked child lacks.
     workers = min(len(jobs), os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(cell, *job) for job in jobs]
-        for future in tqdm(as_completed(futures), "cells", len(futures)):
-            future.result()
+        for name, work, inputs in (("evaluators", evaluator, judges), ("cells", cell, jobs)):
+            futures = [pool.submit(work, *each) for each in inputs]
+            for future in tqdm(as_completed(futures), name, len(futures)):
+                future.result()
     summary = summarise(data, arguments.cache, arguments.seeds)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({key: summary[key] for key in ("rows", "comparisons")}, indent=1)
+    text = json.dumps({k: summary[k] for k in ("rows", "comparisons", "gates")}, indent=1)
     (arguments.out / "world.json").write_text(text + "\n", encoding="utf-8")
     plot(summary, arguments.out / "world.png")
     (arguments.out / "world.md").write_text(render(summary), encoding="utf-8")
@@ -149,20 +187,31 @@ def summarise(data: Path, cache: Path, seeds: int) -> dict[str, Any]:
                 rows.append({"dataset": "world", "split": "test", "model": model, "seed": seed,
                              "metric": metric, "value": round(float(found.mean()), 6)})  # fmt: skip
         table.append((model, interval(np.array(values)), interval(np.array(regrets))))
-    comparisons = []
+    comparisons, gates = [], []
     for host in HOSTS:
-        for model, against in (("eglr", "host"), ("eglr", None), ("host", None)):
-            mine = np.array(worth[f"{host} {model}"])
-            other = np.array(worth[f"{host} {against}"]) if against else fixed["sort by appeal"]
-            mean, low, high = (round(v, 6) for v in interval(mine - other))
+        mine = {model: np.array(worth[f"{host} {model}"]) for model in ("eglr", "host")}
+        eglr = cells[host, "eglr"]
+        behind = np.array([c["gate_worth"] for c in eglr])  # [seeds, Q, R]
+        steps = np.mean([c["gate_steps"] for c in eglr], axis=0)
+        for quantile, worths, taken in zip(QUANTILES, behind.swapaxes(0, 1), steps, strict=True):
+            gain = [round(v, 6) for v in interval(worths - mine["host"])]
+            regret = round(float((1.0 - worths / best).mean()), 6)
+            gates.append({"host": host, "quantile": quantile, "steps": round(float(taken), 4),
+                          "regret": regret, "gain": gain})  # fmt: skip
+        mine["eglr, every step"] = behind[:, 0]
+        for model, against in (("eglr", "host"), ("eglr, every step", "host"), ("eglr", None),
+                               ("host", None)):  # fmt: skip
+            other = mine[against] if against else fixed["sort by appeal"]
+            difference = mine[model] - other
+            mean, low, high = (round(v, 6) for v in interval(difference))
             comparisons.append(
                 {"dataset": "world", "split": "test", "model": f"{host} {model}",
                  "against": f"{host} {against}" if against else "sort by appeal", "metric": "worth",
                  "mean_difference": mean, "low": low, "high": high,
-                 "seeds": [round(float(d), 6) for d in (mine - other).mean(axis=1)]}
+                 "seeds": [round(float(d), 6) for d in difference.mean(axis=1)]}
             )  # fmt: skip
-    return {"rows": rows, "comparisons": comparisons, "table": table, "cells": cells,
-            "seeds": seeds, "lists": len(test)}  # fmt: skip
+    return {"rows": rows, "comparisons": comparisons, "gates": gates, "table": table,
+            "cells": cells, "seeds": seeds, "lists": len(test)}  # fmt: skip
 
 
 def ambiguity(found: list[dict[str, Array]]) -> list[float]:
@@ -175,13 +224,13 @@ def ambiguity(found: list[dict[str, Array]]) -> list[float]:
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
-    """Regret by model, and entropy against the gap between the best and the second-best item."""
+    """Regret by model, entropy against ambiguity, and regret against the steps that are taken."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right, cost) = pyplot.subplots(1, 3, figsize=(16, 4), layout="constrained")
     shown_rows = [row for row in summary["table"] if row[0] not in ("best of all", "random order")]
     means = [row[2][0] for row in shown_rows]
     spread = [[m - row[2][1] for m, row in zip(means, shown_rows, strict=True)],
@@ -199,6 +248,15 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     right.set(xlabel="gap between best and second-best item (expected clicks)",
               ylabel="choice entropy before reasoning (nats)", title="Ambiguity")  # fmt: skip
     right.legend(fontsize=7)
+    regret = {row[0]: row[2][0] for row in summary["table"]}
+    for number, host in enumerate(HOSTS):
+        points = [point for point in summary["gates"] if point["host"] == host]
+        cost.plot([p["steps"] for p in points], [p["regret"] for p in points], "-o",
+                  color=f"C{number}", markersize=3, label=f"{host} eglr")  # fmt: skip
+        cost.axhline(regret[f"{host} host"], color=f"C{number}", linestyle="--")
+    cost.set(xlabel="reasoning steps per slate", ylabel="regret",
+             title="EGLR behind other thresholds; dashed: its plain host")  # fmt: skip
+    cost.legend(fontsize=7)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
@@ -243,5 +301,21 @@ def render(summary: dict[str, Any]) -> str:
         steps = np.mean([c["reasoning_steps"].mean() for c in found])
         by_seed = ", ".join(f"{value:.2f}" for value in ambiguity(found))
         lines.append(f"- {host} {name}: {by_seed} ({steps:.2f} reasoning steps per slate)")
-    lines += ["", "![Regret and ambiguity](world.png)", ""]
+    lines += [
+        "",
+        "What the gate saves: the weights of EGLR behind other thresholds, each a quantile of the "
+        "entropies on validation lists without reasoning. Quantile 0 takes every step, 1 none. "
+        "Gain is the paired difference in worth to the plain host.",
+        "",
+        "| host | quantile | steps per slate | regret | gain |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {p['host']} | {p['quantile']:.1f} | {p['steps']:.2f} | {p['regret']:.4f} "
+            f"| {shown(p['gain'], signed=True)} |"
+            for p in summary["gates"]
+        ),
+        "",
+        "![Regret, ambiguity, and gain against cost](world.png)",
+        "",
+    ]
     return "\n".join(lines)

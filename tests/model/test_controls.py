@@ -114,19 +114,28 @@ def test_a_sample_of_a_control_is_replayed_as_it_was():
     assert not torch.equal(redrawn.logprob, sample.logprob)
 
 
-@pytest.mark.parametrize(("field", "value"), [("gate", "lucky"), ("token", "thought")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("gate", "lucky"), ("token", "thought"), ("training_gate", "never")]
+)
 def test_an_unknown_gate_or_token_is_refused_by_name(field, value):
     with pytest.raises(ConfigError, match=rf"reasoning\.{field}: impossible value '{value}'"):
         from_dict(Config, {"reasoning": {field: value}})
 
 
-def test_random_budgets_are_drawn_while_the_warm_start_trains_and_not_after():
+def test_random_budgets_are_drawn_while_learning_and_not_to_rank():
     own = policy(random_budget=True)
-    own.generator.train()
-    steps = own.decode(encoded(own, rows=256), greedy, S).steps
+    steps = own.decode(encoded(own, rows=256), greedy, S, learning=True).steps
     assert set(steps[:, 0].tolist()) == {0, 1, 2}
-    own.generator.eval()
     assert (own.decode(encoded(own), greedy, S).steps == S).all()
+
+
+def test_a_gate_for_training_takes_every_step_to_learn_and_the_entropy_gates_to_rank():
+    own = policy(training_gate="always", threshold=2.0)
+    learning = own.decode(encoded(own), greedy, S, learning=True).steps
+    ranking = own.decode(encoded(own), greedy, S).steps
+    assert (learning == S).all()
+    assert 0 < ranking.float().mean() < S
+    assert (own.decode(encoded(own), greedy, 0, learning=True).steps == 0).all()
 
 
 def test_deep_supervision_teaches_the_choice_before_reasoning_too():

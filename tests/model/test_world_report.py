@@ -36,8 +36,12 @@ def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
     }
     assert regret["best of all"] == 0.0
     assert 0.05 < regret["sort by appeal"] < regret["random order"] < 0.7
-    assert all(regret[f"{host} {name}"] > 0 for host in ("gru", "transformer")
+    assert all(regret[f"{host} {name}"] > 0 for host in ("gru", "pointer", "transformer")
                for name in ("host", "eglr"))  # fmt: skip
+    gates = json.loads(first)["gates"]
+    steps = [point["steps"] for point in gates if point["host"] == "gru"]
+    assert steps == sorted(steps, reverse=True)
+    assert (steps[0], steps[-1]) == (12.0, 0.0)  # all of 4 x 3, none
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)  # now from its cache
     assert (tmp_path / "out" / "world.json").read_bytes() == first
     assert (tmp_path / "out" / "world.png").stat().st_size > 1000
