@@ -83,6 +83,7 @@ def parse() -> argparse.Namespace:
     world.add_argument("--out", type=Path, default=Path("docs/reports"))
     world.add_argument("--cache", type=Path, default=Path("build/world"))
     world.add_argument("--seeds", type=int, default=5)
+    world.add_argument("--run", type=Path, help="only print worth and regret of this run")
     world.add_argument("--smoke", action="store_true", help="a miniature, for tests")
     throughput = commands.add_parser("throughput", help="time GRPO rounds and name their costs")
     throughput.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))

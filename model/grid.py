@@ -70,6 +70,9 @@ IDEAS: dict[str, Overrides] = {
     "GRPO beside full supervision": {"grpo": {"supervised": 1.0}},
     "no encoder block": {"network": {"encoder_blocks": 0}},
     "no encoder block, plain host": {"network": {"encoder_blocks": 0}, **HOST},
+    "gate only to rank": {"reasoning": {"training_gate": "always"}},
+    "pointer host": {"network": {"host": "pointer"}, **HOST},
+    "pointer EGLR": {"network": {"host": "pointer"}},
 }
 BASELINES = ("random order", "shown order", "item like rate", "item logit", "LambdaMART",
              "list-wise MLP", "PRM", "NAR4Rec", "Seq2Slate", "Seq2Slate REINFORCE")  # fmt: skip

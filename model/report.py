@@ -28,6 +28,7 @@ MAIN = [(d, s, t) for d, s, t in (
 )]  # fmt: skip
 PAIRS = [
     *((f"{host} EGLR", f"{host} host") for host in ("transformer", "gru")),
+    ("pointer EGLR", "pointer host"),
     ("transformer EGLR S=1", "transformer host"),
     *((f"{host} {kind}", "LambdaMART") for host in ("transformer", "gru")
       for kind in ("EGLR", "host")),

@@ -115,8 +115,23 @@ def by_threshold(trained: checkpoint.Trained, valid: Lists, test: Lists) -> tupl
     return np.array(slates), np.array(steps)
 
 
+def measured(run: Path, data: Path) -> dict[str, Any]:
+    """Worth and regret of one finished run's slates, means with intervals over test lists."""
+    dataset, law = Dataset(data), Law()
+    appeal, topic = truth(dataset, "test")
+    slate, found = neural_slates(checkpoint.load(run), dataset.lists(["test"]))
+    worth, (_, best) = law.worth(appeal, topic, slate), law.best(appeal, topic, SLATE)
+    steps = round(float(found["reasoning_steps"].mean()), 4)
+    values = {"worth": worth, "regret": 1.0 - worth / best}
+    intervals = {n: [round(v, 6) for v in interval(a[None])] for n, a in values.items()}
+    return {**intervals, "reasoning_steps": steps, "lists": len(worth)}
+
+
 def report(arguments: argparse.Namespace) -> None:
-    """Fill the cache, then write world.md, world.json and world.png."""
+    """Fill the cache, then write world.md, world.json and world.png; or measure one run."""
+    if arguments.run is not None:
+        print(json.dumps(measured(arguments.run, arguments.cache / "data"), indent=1))
+        return
     config = Config.load(arguments.config)
     requests = REQUESTS
     if arguments.smoke:

@@ -45,3 +45,8 @@ def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)  # now from its cache
     assert (tmp_path / "out" / "world.json").read_bytes() == first
     assert (tmp_path / "out" / "world.png").stat().st_size > 1000
+    asked = [*command, "--run", str(tmp_path / "cache" / "gru" / "seed0" / "eglr")]
+    done = subprocess.run(asked, check=True, cwd=ROOT, capture_output=True, text=True)
+    mean, low, high = json.loads(done.stdout)["regret"]
+    assert low < mean < high
+    assert mean == pytest.approx(regret["gru eglr"], abs=1e-6)
