@@ -49,6 +49,8 @@ def report(arguments: argparse.Namespace) -> None:
     if not arguments.no_training:
         grid.fill(config, studies, arguments.cache)
     found = collect(studies, arguments.cache)
+    if not found:
+        raise FileNotFoundError(f"{arguments.cache}: no finished cell to report")
     summary = summarise(found)
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
@@ -86,7 +88,8 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
                 curves += best_of_m(label, seeds)
             if model in ("best of M", "second evaluator"):
                 continue
-            metrics = [m for m in (*METRICS, "utility", "reasoning_steps") if m in seeds[0]]
+            metrics = [m for m in (*METRICS, "utility", "reasoning_steps", "validation")
+                       if m in seeds[0]]  # fmt: skip
             for cell in seeds:
                 for metric in metrics:
                     value = round(float(cell[metric].mean()), 6)
@@ -94,14 +97,14 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
                         {**label, "model": model, "seed": int(cell["seed"]),
                          "metric": metric, "value": value}
                     )  # fmt: skip
-            entry: dict[str, Any] = {m: interval(np.array([c[m] for c in seeds])) for m in metrics}
+            entry: dict[str, Any] = {
+                m: interval(np.array([np.atleast_1d(c[m]) for c in seeds])) for m in metrics
+            }
             entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"])}
             entry["seconds"] = float(np.mean([c["train_seconds"] for c in seeds]))
             second = [c[model].mean() for c in cells.get("second evaluator", ()) if model in c]
             if second:
                 entry["second utility"] = float(np.mean(second))
-            if "validation" in seeds[0]:
-                entry["validation"] = float(np.mean([c["validation"] for c in seeds]))
             table.setdefault(key, {})[model] = entry
             if model in NEURAL:
                 positions.append({**label, "model": model, **by_position(seeds)})
@@ -264,6 +267,7 @@ def render(summary: dict[str, Any], config: Config) -> str:
                 lines += models_table(entries, [*OWN, *own])
                 pairs = [(name, other) for other in OWN for name in own]
                 lines += pairs_table(summary["comparisons"], key, pairs)
+    lines += selection_section(summary["rows"])
     lines += curves_section(summary["curves"])
     lines += entropy_section(summary["positions"])
     return "\n".join(lines)
@@ -278,8 +282,7 @@ def models_table(entries: dict[str, Any], models: Sequence[str]) -> list[str]:
     for model in models:
         entry = entries[model]
         cells = [shown(entry[m]) for m in METRICS]
-        cells += [f"{entry['validation']:.4f}" if "validation" in entry else "-"]
-        cells += [f"{entry['utility'][0]:.4f}" if "utility" in entry else "-"]
+        cells += [f"{entry[m][0]:.4f}" if m in entry else "-" for m in ("validation", "utility")]
         cells += [f"{entry['second utility']:.4f}" if "second utility" in entry else "-"]
         cells += [f"{entry['reasoning_steps'][0]:.2f}" if "reasoning_steps" in entry else "-"]
         lines.append(
@@ -311,6 +314,33 @@ def pairs_table(
             p = found["ndcg@10"]["p"]
             lines.append(f"| {model} - {against} | {' | '.join(values)} | {p:.3f} |")
     return [*lines, ""]
+
+
+def selection_section(rows: list[dict[str, Any]]) -> list[str]:
+    """What would be served: every trained variant's validation beside EGLR's, seed by seed."""
+    served: dict[str, dict[int, float]] = {}
+    for row in rows:
+        place = (row["dataset"], row["split"], row["track"])
+        if row["metric"] == "validation" and place == MAIN[0]:
+            served.setdefault(row["model"], {})[row["seed"]] = row["value"]
+    eglr = served.pop(OWN[1], {})
+    shared = {model: sorted(eglr.keys() & found) for model, found in served.items()}
+    table = [
+        (float(np.mean([served[model][s] - eglr[s] for s in seeds])), model, len(seeds))
+        for model, seeds in shared.items()
+        if seeds
+    ]
+    lines = [
+        "## Which configuration to serve",
+        "",
+        f"Validation NDCG@10 less that of {OWN[1]}, mean over the seeds that both have (RankLens, "
+        "warm, stand-alone). No test list has a say in it.",
+        "",
+        "| model | seeds | difference |",
+        "|---|---|---|",
+        *(f"| {model} | {seeds} | {mean:+.4f} |" for mean, model, seeds in sorted(table)[::-1]),
+    ]
+    return [*lines, ""] if table else []
 
 
 def curves_section(curves: list[dict[str, Any]]) -> list[str]:

@@ -1,5 +1,6 @@
 """The report's arithmetic on cells made up here, and the whole of it in miniature."""
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from model.config import Config
 from model.grid import CONTROLS, IDEAS, NEURAL, SLATES, Study, save
-from model.report import collect, equal_latency, render, summarise
+from model.report import collect, equal_latency, render, report, summarise
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("LambdaMART", *NEURAL, *CONTROLS, *IDEAS, "best of M")
@@ -48,7 +49,7 @@ def made(tmp_path_factory):
                     "entropy_before": 3 - 0.1 * np.abs(np.arange(10) - 4),
                     "entropy_after": np.full(10, 2.5),
                     "threshold": np.array(2.5),
-                    "validation": np.array(0.6),
+                    "validation": np.array(0.61 if model == "learned token" else 0.6),
                 }
             save(study.directory(tmp_path) / f"{model}.npz", arrays)
     return found, tmp_path
@@ -79,7 +80,7 @@ def test_rows_hold_every_model_seed_and_metric_once(summary):
     keys = [(r["dataset"], r["split"], r["track"], r["model"], r["seed"], r["metric"])
             for r in summary["rows"]]  # fmt: skip
     neural = len(NEURAL) + len(CONTROLS) + len(IDEAS)
-    assert len(keys) == len(set(keys)) == 2 * 2 * (4 + 5 * neural)
+    assert len(keys) == len(set(keys)) == 2 * 2 * (4 + 6 * neural)
 
 
 def test_a_model_that_is_not_finished_has_no_row_and_the_others_keep_theirs(made, tmp_path):
@@ -104,6 +105,23 @@ def test_the_text_says_where_entropy_is_highest_and_what_reasoning_does_to_it(su
     text = render(summary, Config())
     row = "| ranklens, warm, stand-alone | gru EGLR | 2.600, 3.000 (4), 2.500 | -0.250, -0.500 |"
     assert row in text
+
+
+def test_variants_are_ranked_by_validation_beside_eglr_with_no_say_of_test_lists(summary):
+    text = render(summary, Config())
+    section = text.split("## Which configuration to serve")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "0." in line]
+    assert rows[0] == "| learned token | 2 | +0.0100 |"
+    assert "| transformer host | 2 | +0.0000 |" in rows[1:]  # worse by .1 on test lists
+
+
+def test_a_report_of_an_empty_cache_says_so(tmp_path):
+    arguments = argparse.Namespace(
+        config=ROOT / "model" / "configs" / "ranklens.yaml", data=tmp_path, movielens=tmp_path,
+        cache=tmp_path / "cache", out=tmp_path, seeds=1, smoke=False, no_training=True,
+    )  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="cache: no finished cell"):
+        report(arguments)
 
 
 def test_equal_latency_takes_the_most_slates_that_the_host_can(summary):
