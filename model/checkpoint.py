@@ -97,10 +97,13 @@ def collect(module: nn.Module, prefix: str) -> dict[str, Tensor]:
 
 
 def restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    """The inverse of collect."""
-    module.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    )
+    """The inverse of collect. Raises CheckpointError when the tensors are of another network."""
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:  # torch lists every name on a line of its own
+        what = " ".join(str(error).split())
+        raise CheckpointError(f"weights of another network or version: {what}") from error
 
 
 def collect_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
