@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import multiprocessing
 import os
 import time
@@ -78,6 +79,7 @@ BASELINES = ("random order", "shown order", "item like rate", "item logit", "Lam
              "list-wise MLP", "PRM", "NAR4Rec", "Seq2Slate", "Seq2Slate REINFORCE")  # fmt: skip
 FEW = ("random order", "shown order", "item like rate", "LambdaMART")
 SLATES = (1, 2, 4, 8, 16)  # M of best-of-M
+STUDY = "study.json"  # what the cells beside it are of
 
 
 @dataclass(frozen=True)
@@ -173,25 +175,42 @@ def fill(config: Config, found: list[Study], cache: Path) -> None:
 
 
 def fill_study(config: Config, study: Study, cache: Path) -> None:
-    """The cells of one study that are not there, one after another."""
+    """The cells of one study that are not there, one after another.
+
+    Raises CheckpointError where the cells that are there have another configuration or other data.
+    """
     torch.set_num_threads(1)
     directory = study.directory(cache)
     directory.mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(config, seed=study.seed)
+    dataset = Dataset(study.data)
+    claim(directory, config, dataset)
     pending = [m for m in study.models if not (directory / f"{m}.npz").exists()]
     if not pending:
         return
-    config = dataclasses.replace(config, seed=study.seed)
-    room = Room(config, study, directory)
+    room = Room(config, study, directory, dataset)
     for model in pending:
         save(directory / f"{model}.npz", room.cell(model))
+
+
+def claim(directory: Path, config: Config, dataset: Dataset) -> None:
+    """Write down what the cells of a directory are of, or check it."""
+    path = directory / STUDY
+    mine = {"config": checkpoint.config_dict(config), "data_digest": dataset.digest()}
+    if not path.exists():
+        path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    elif json.loads(path.read_text(encoding="utf-8")) != mine:
+        raise checkpoint.CheckpointError(
+            f"{path}: the cells beside it are of another configuration or other data; "
+            "remove them or choose another --cache"
+        )
 
 
 class Room:
     """What the cells of a study share: data set, lists, evaluator."""
 
-    def __init__(self, config: Config, study: Study, directory: Path) -> None:
-        self.config, self.study, self.directory = config, study, directory
-        self.dataset = Dataset(study.data)
+    def __init__(self, config: Config, study: Study, directory: Path, dataset: Dataset) -> None:
+        self.config, self.study, self.directory, self.dataset = config, study, directory, dataset
         self.test = self._lists("test")
 
     def _lists(self, split: str) -> Lists:
