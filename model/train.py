@@ -132,11 +132,21 @@ class Run:
         self._restore(tensors)
 
     def _start_from(self, start: Path, plug_in: bool) -> None:
-        """Take over the evaluator of a finished run on the same data; to plug in, its host too.
+        """Take over the evaluator of a run on the same data; to plug in, its finished host too.
 
         Only the embeddings of reasoning steps that the host did not have stay as drawn.
         """
         info, tensors = checkpoint.read(start)
+        if info.get("data_digest") != self.info["data_digest"]:
+            # Its evaluator may have seen what is held out here, its tokens may mean other words.
+            raise checkpoint.CheckpointError(
+                f"{start}: holds a run on {info.get('data')} as it was then, which is other data "
+                f"than {self.data} is now; start from a run on this data"
+            )
+        if "shared_seconds" not in info:
+            raise checkpoint.CheckpointError(
+                f"{start}: its evaluator is not finished; run the same train command again"
+            )
         checkpoint.restore(self.evaluator, tensors, "evaluator.")
         self.info["stage"] = "warm_start"
         self.info["seconds"] = self.info["shared_seconds"] = info["shared_seconds"]

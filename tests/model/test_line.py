@@ -225,6 +225,24 @@ def test_a_run_does_not_go_on_with_other_data(trained, data, tmp_path):
     assert before == after
 
 
+def test_a_run_starts_from_no_run_on_other_data_nor_from_an_unfinished_evaluator(
+    trained, data, tmp_path
+):
+    other = shutil.copytree(data, tmp_path / "warm")
+    rows = pl.read_parquet(other / "impressions.parquet")
+    rows.head(20_000).write_parquet(other / "impressions.parquet")
+    smoke = Config.load(CONFIG).smoke()
+    for plug_in in (False, True):
+        with pytest.raises(checkpoint.CheckpointError, match="other data than"):
+            train(smoke, other, tmp_path / "run", trained, plug_in=plug_in)
+    unfinished = shutil.copytree(trained, tmp_path / "unfinished")
+    info = json.loads((unfinished / "checkpoint.json").read_text())
+    del info["shared_seconds"]
+    (unfinished / "checkpoint.json").write_text(json.dumps(info))
+    with pytest.raises(checkpoint.CheckpointError, match="its evaluator is not finished"):
+        train(smoke, data, tmp_path / "run", unfinished)
+
+
 def test_export_does_not_replace_a_directory_that_is_no_bundle(trained, data, tmp_path):
     (tmp_path / "shop" / "1").mkdir(parents=True)
     (tmp_path / "shop" / "1" / "thesis.txt").write_text("years of work")
