@@ -179,7 +179,8 @@ def plot_entropy(found: dict[Key, Cells], path: Path) -> None:
     )
     for (above, below), key in zip(axes.T, keys, strict=True):
         names = [name for name in NEURAL if name in found[key]]
-        for number, name in enumerate(names):
+        for name in names:
+            number = list(NEURAL).index(name)  # the colour in every panel
             mean = by_position(found[key][name])
             positions = np.arange(len(mean["entropy_before"]))
             above.plot(positions, mean["entropy_before"], "--", color=f"C{number}")
