@@ -123,7 +123,9 @@ class Dataset:
                     {n: columns[n][i] for n in candidate_names if columns[n][i] is not None}
                     for i in range(len(columns["item_id"]))
                 ]
-                scores = [entry.pop("score", None) for entry in features]
+                # What POST /rerank has a field for: an item's own `score` is no first stage's.
+                scored = owner.get("score") == "candidate"
+                scores = [entry.pop("score", None) if scored else None for entry in features]
                 request = Request(
                     ids=columns["item_id"],
                     scores=scores,
@@ -159,9 +161,9 @@ class Dataset:
             ids = users["user_id"].unique(maintain_order=True)
             own = pl.col("user_id").is_in(ids.implode())
             rows = self.rows.filter(own).collect(engine="streaming")
-            number = ids.to_frame().with_row_index("number")
+            number = ids.to_frame().with_row_index("__number")  # no feature is named so
             rows = rows.join(number, on="user_id", how="left", maintain_order="left")
-            rows = rows.sort("number", "timestamp", maintain_order=True).drop("number")
+            rows = rows.sort("__number", "timestamp", maintain_order=True).drop("__number")
             features = {row["user_id"]: row for row in self.users.filter(own).iter_rows(named=True)}
             for start, stop in _stretches(rows["user_id"]):
                 mine = rows[start:stop]

@@ -45,7 +45,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
         raise DataError(data / "schema.yaml", "a schema without a feature named score")
     with replaced([out]) as (directory,):
         scored, rounds = _score(dataset)
-        _with_scores(dataset, scored).write_parquet(
+        with_scores(dataset, scored).write_parquet(
             directory / "impressions.parquet", row_group_size=1 << 18
         )
         for name in ("items.parquet", "users.parquet"):
@@ -110,22 +110,23 @@ def _score(dataset: Dataset) -> tuple[dict[str, tuple[Lists, Array]], Sequence[i
     return {"train": (train, scores), **scored}, ranker.rounds
 
 
-def _with_scores(dataset: Dataset, scored: dict[str, tuple[Lists, Array]]) -> pl.DataFrame:
+def with_scores(dataset: Dataset, scored: dict[str, tuple[Lists, Array]]) -> pl.DataFrame:
     """Rows in their own order, with `score`; the columns of scores are the lists' shown order."""
-    index = pl.int_range(pl.len()).over("request_id").alias("index")
+    # With __ in front: no feature is named so.
+    index = pl.int_range(pl.len()).over("request_id").alias("__index")
     tables = []
     for split, (lists, scores) in scored.items():
         row, column = np.nonzero(lists.mask)
         request = dataset.requests([split])["request_id"].gather(row)
         values = scores[row, column]
-        tables.append(pl.DataFrame({"request_id": request, "index": column, "score": values}))
+        tables.append(pl.DataFrame({"request_id": request, "__index": column, "score": values}))
     table = pl.concat(tables)
     joined = (
         dataset.rows.collect()
         .with_columns(index)
-        .join(table, on=["request_id", "index"], how="left", maintain_order="left")
+        .join(table, on=["request_id", "__index"], how="left", maintain_order="left")
     )
-    return joined.drop("index")
+    return joined.drop("__index")
 
 
 def _ndcg(lists: Lists, scores: Array) -> float:

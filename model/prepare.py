@@ -19,7 +19,7 @@ from model import splits, statistics
 from model.kuairand import Sessions, read_kuairand
 from model.movielens import read_movielens
 from model.ranklens import read_ranklens
-from model.sources import BASE, ROW, SPLITS, DataError, Source, read_log
+from model.sources import BASE, SPLITS, DataError, Source, read_log
 from service.feature_schema import Schema, SchemaError
 
 __all__ = ["DataError", "add_arguments", "run"]
@@ -27,6 +27,8 @@ __all__ = ["DataError", "add_arguments", "run"]
 SCHEMAS = Path(__file__).parent / "schemas"
 RANKLENS_SPLITS = (splits.warm, splits.cold, splits.metarank)
 SCRATCH = "log.parquet"
+# Columns joined to those of features, whose names never begin so.
+ORDER, FOLD = "__order", "__fold"
 FILES = (
     "schema.yaml",
     "impressions.parquet",
@@ -192,11 +194,12 @@ def load_schema(path: Path) -> Schema:
         schema = Schema.from_dict(payload)
     except (SchemaError, TypeError, ValueError, AttributeError) as error:
         raise DataError(path, str(error)) from None
-    own_columns = {*BASE, ROW, "timestamp", "split"}
+    own_columns = {*BASE, "timestamp", "split"}
     for feature in schema.features:
         is_id = (feature.name, feature.of) in (("item_id", "item"), ("user_id", "user"))
-        if feature.name in own_columns and not (is_id and feature.kind == "identifier"):
-            rule = "a name that the log does not use itself"
+        taken = feature.name in own_columns or feature.name.startswith("__")
+        if taken and not (is_id and feature.kind == "identifier"):
+            rule = "a name that the log does not use itself, not beginning with __"
             raise DataError(path, f"features.{feature.name}.name: {rule}", value=feature.name)
         strength = feature.prior_strength
         if feature.kind == "statistic" and not strength > 0:
@@ -215,11 +218,12 @@ def _write(
 ) -> None:
     """Fit on the train split what statistics the source has not; write the files."""
     train = requests.filter(pl.col("split") == "train").select("request_id")
-    train = train.with_columns(pl.Series("fold", statistics.folds(len(train))))
-    ordered = requests.with_row_index("order").join(train, on="request_id", how="left")
-    columns = ["request_id", "order", "timestamp", "split", "fold"]
+    train = train.with_columns(pl.Series(FOLD, statistics.folds(len(train))))
+    ordered = requests.with_row_index(ORDER).join(train, on="request_id", how="left")
+    columns = ["request_id", ORDER, "timestamp", "split", FOLD]
     rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
-    counts = statistics.like_counts(rows.filter(pl.col("fold").is_not_null()))
+    shown = rows.select("item_id", "label", fold=FOLD).drop_nulls("fold")
+    counts = statistics.like_counts(shown)
     items = source.items
     for feature in schema.features:
         if feature.kind != "statistic" or feature.name in source.items.columns:
@@ -228,12 +232,14 @@ def _write(
         items = items.join(table.rename({"value": feature.name}), on="item_id", how="left")
         items = items.with_columns(pl.col(feature.name).fill_null(unseen))
         out_of_fold = statistics.out_of_fold_like_rates(counts, feature.prior_strength)
-        renamed = out_of_fold.rename({"value": feature.name}).lazy()
-        rows = rows.join(renamed, on=["item_id", "fold"], how="left")
+        renamed = out_of_fold.select(
+            "item_id", pl.col("fold").alias(FOLD), pl.col("value").alias(feature.name)
+        )
+        rows = rows.join(renamed.lazy(), on=["item_id", FOLD], how="left")
     names = rows.collect_schema().names()
     inline = [f.name for f in schema.features if f.name in names and f.name not in BASE]
     first = ("request_id", "user_id", "timestamp", "position", "item_id", "label", "split")
-    rows.sort("order", "position").select(*first, *inline).sink_parquet(
+    rows.sort(ORDER, "position").select(*first, *inline).sink_parquet(
         directory / "impressions.parquet", row_group_size=1 << 18
     )
     own = [f.name for f in schema.features if f.name in items.columns and f.name != "item_id"]

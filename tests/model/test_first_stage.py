@@ -13,7 +13,7 @@ import yaml
 
 from model import lambdamart
 from model.dataset import Dataset
-from model.first_stage import FOLDS, first_stage, out_of_fold_scores, user_folds
+from model.first_stage import FOLDS, first_stage, out_of_fold_scores, user_folds, with_scores
 from model.prepare import prepare_impressions
 from model.sources import DataError
 
@@ -131,6 +131,15 @@ def test_scores_stand_at_their_own_candidates(shop, scored):
         request = dataset.requests(["test"])["request_id"][row]
         own = rows.filter(pl.col("request_id") == request)["score"]
         assert own.to_list() == expected[row][test.mask[row]].tolist()
+
+
+def test_a_column_named_index_is_a_feature_like_any_other(shop):
+    dataset = Dataset(shop)
+    test = dataset.lists(["test"])
+    scores = np.arange(test.mask.size, dtype=np.float64).reshape(test.mask.shape)
+    without = with_scores(dataset, {"test": (test, scores)})
+    dataset.rows = dataset.rows.with_columns(index=pl.lit(7.0))
+    assert with_scores(dataset, {"test": (test, scores)}).drop("index").equals(without)
 
 
 def test_the_featuriser_reads_the_score_and_its_standing_in_the_list(scored):
