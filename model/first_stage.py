@@ -38,7 +38,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
     Returns NDCG@10 of sorting by it, per split. Raises DataError where `data` is no data set, has a
     score already, or nothing to learn order from; and where `out` is no place for a data set.
     """
-    if out.absolute() == data.absolute():
+    if out.resolve() == data.resolve():
         raise DataError(out, "another directory than the data set it is made from")
     dataset = Dataset(data)
     if any(feature.name == SCORE["name"] for feature in dataset.featuriser.schema.features):

@@ -166,8 +166,10 @@ def test_the_same_data_gives_the_same_bytes_over_an_older_one(shop, scored):
 
 
 def test_data_that_cannot_have_a_first_stage_is_refused_and_nothing_written(shop, scored, tmp_path):
-    with pytest.raises(DataError, match="another directory than the data set"):
-        first_stage(shop, shop)
+    (tmp_path / "link").symlink_to(shop)
+    for out in (shop, tmp_path / "link"):
+        with pytest.raises(DataError, match="another directory than the data set"):
+            first_stage(shop, out)
     with pytest.raises(DataError, match=r"schema\.yaml: a schema without a feature named score"):
         first_stage(scored[0], tmp_path / "twice")
     (tmp_path / "thesis").mkdir()
