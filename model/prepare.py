@@ -201,10 +201,6 @@ def load_schema(path: Path) -> Schema:
         if taken and not (is_id and feature.kind == "identifier"):
             rule = "a name that the log does not use itself, not beginning with __"
             raise DataError(path, f"features.{feature.name}.name: {rule}", value=feature.name)
-        strength = feature.prior_strength
-        if feature.kind == "statistic" and not strength > 0:
-            rule = f"features.{feature.name}.prior_strength: above 0"
-            raise DataError(path, rule, value=strength)
     return schema
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,22 @@ OWNERS = ("item", "user", "context", "candidate")
 TOKEN_KINDS = ("identifier", "category", "categories")
 NUMBER_KINDS = ("number", "statistic")
 KINDS = (*TOKEN_KINDS, *NUMBER_KINDS, "vector")
+TRANSFORMS = ("none", "log")
+WHOLE, FINITE, POSITIVE = "a whole number above 0", "a finite number", "a finite number above 0"
 
 
 class SchemaError(ValueError):
     """A feature schema that says something impossible; the message names feature and rule."""
+
+
+def _is_finite(value: object, above: float = -math.inf) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return above < value and abs(value) <= sys.float_info.max
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and _is_finite(value, above=0)
 
 
 @dataclass(frozen=True)
@@ -49,13 +62,30 @@ class Feature:
     vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, allowed in (("of", OWNERS), ("kind", KINDS), ("transform", ("none", "log"))):
-            if getattr(self, name) not in allowed:
-                raise SchemaError(
-                    f"features.{self.name}.{name}: one of {', '.join(allowed)}, "
-                    f"got {getattr(self, name)!r}"
-                )
-        if self.relative and self.kind not in NUMBER_KINDS:
+        number = self.kind in NUMBER_KINDS
+        for name, rule, kept in (
+            ("name", "a text", isinstance(self.name, str) and self.name != ""),
+            *(
+                (name, f"one of {', '.join(allowed)}", getattr(self, name) in allowed)
+                for name, allowed in (("of", OWNERS), ("kind", KINDS), ("transform", TRANSFORMS))
+            ),
+            *(
+                (name, "true or false", isinstance(getattr(self, name), bool))
+                for name in ("required", "relative", "input")
+            ),
+            ("min_count", WHOLE, _is_whole(self.min_count)),
+            ("width", WHOLE, _is_whole(self.width)),
+            ("default", FINITE, not number or self.default is None or _is_finite(self.default)),
+            ("prior_strength", POSITIVE, _is_finite(self.prior_strength, above=0)),
+        ):
+            if not kept:
+                got = getattr(self, name)
+                raise SchemaError(f"features.{self.name}.{name}: {rule}, got {got!r}")
+        if self.required and self.of == "item":
+            raise SchemaError(
+                f"features.{self.name}.required: of user, context or candidate, got 'item'"
+            )
+        if self.relative and not number:
             raise SchemaError(f"features.{self.name}.relative: only numbers, got {self.kind!r}")
         if self.kind in ("statistic", "vector") and self.of != "item":
             raise SchemaError(f"features.{self.name}.of: a {self.kind} is of item, got {self.of!r}")
@@ -64,8 +94,6 @@ class Feature:
                 f"features.{self.name}.input: only a vector can feed kernels alone, "
                 f"got {self.kind!r}"
             )
-        if self.width < 1:
-            raise SchemaError(f"features.{self.name}.width: at least 1, got {self.width}")
 
     @property
     def slots(self) -> int:
@@ -88,6 +116,11 @@ class History:
     limit: int = 128
     kernels: tuple[str, ...] = ()
     rate: str | None = None
+
+    def __post_init__(self) -> None:
+        # 0 would be no entry to a training list and, as a slice [-0:], every entry to a request.
+        if not _is_whole(self.limit):
+            raise SchemaError(f"history.limit: {WHOLE}, got {self.limit!r}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +163,11 @@ class Schema:
                 if required not in entry:
                     raise SchemaError(f"features[{index}].{required}: missing")
             features.append(Feature(**{**entry, "vocabulary": tuple(entry.get("vocabulary", ()))}))
-        low, high = label.get("range", (0.0, 1.0))
+        ends = label.get("range", (0.0, 1.0))
+        pair = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(map(_is_finite, ends))
+        if not pair or ends[0] >= ends[1]:
+            raise SchemaError(f"label.range: two finite numbers, low < high, got {ends!r}")
+        low, high = ends
         if "name" not in payload:
             raise SchemaError("schema.name: missing")
         return cls(

@@ -525,7 +525,11 @@ def test_an_item_twice_in_the_item_table_is_named(shop):
     [
         ("width: 3", "wide: 3", "features[1].wide: unknown; one of"),
         ("kind: categories", "kind: colour", "features.genres.kind: one of identifier"),
-        ("prior_strength: 10", "prior_strength: 0", "prior_strength: above 0, got 0"),
+        (
+            "prior_strength: 10",
+            "prior_strength: 0",
+            "like_rate.prior_strength: a finite number above 0, got 0",
+        ),
         ("name: price", "name: position", "a name that the log does not use itself"),
         ("name: price", "name: __fold", "not beginning with __, got '__fold'"),
         ("name: shop", "- shop", "schema.yaml: unreadable"),

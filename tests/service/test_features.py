@@ -248,7 +248,20 @@ def test_a_required_feature_must_be_there():
         ({"colour": 1}, r"features\[0\].colour: unknown"),
         ({"kind": "category", "relative": True}, "features.f.relative: only numbers"),
         ({"kind": "vector", "of": "user"}, "features.f.of: a vector is of item"),
-        ({"width": 0}, "features.f.width: at least 1"),
+        ({"name": 7}, "features.7.name: a text, got 7"),
+        ({"width": 0}, "features.f.width: a whole number above 0, got 0"),
+        ({"width": 1.5}, "features.f.width: a whole number above 0, got 1.5"),
+        ({"min_count": 0}, "features.f.min_count: a whole number above 0, got 0"),
+        ({"min_count": "3"}, "features.f.min_count: a whole number above 0, got '3'"),
+        ({"prior_strength": "1e-3"}, "features.f.prior_strength: a finite number above 0, got '1e"),
+        (
+            {"prior_strength": math.inf},
+            "features.f.prior_strength: a finite number above 0, got inf",
+        ),
+        ({"default": "cheap"}, "features.f.default: a finite number, got 'cheap'"),
+        ({"default": math.nan}, "features.f.default: a finite number, got nan"),
+        ({"required": "no"}, "features.f.required: true or false, got 'no'"),
+        ({"required": True}, "features.f.required: of user, context or candidate"),
     ],
 )
 def test_an_impossible_schema_is_refused_by_name(change, message):
@@ -261,6 +274,18 @@ def test_kernels_and_rate_must_name_fitting_features():
     for history in ({"kernels": ["price"]}, {"kernels": ["none"]}, {"rate": "price"}):
         with pytest.raises(SchemaError, match=r"history\.(kernels|rate)"):
             Schema.from_dict({**SCHEMA, "history": history})
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.0, "9", True])
+def test_a_history_has_room_for_an_entry(limit):
+    with pytest.raises(SchemaError, match=r"history\.limit: a whole number above 0, got "):
+        Schema.from_dict({**SCHEMA, "history": {"limit": limit}})
+
+
+@pytest.mark.parametrize("ends", [[0], 5, [1, 1], [5, 0], [0, math.inf], ["0", "1"], [False, True]])
+def test_labels_lie_between_two_numbers(ends):
+    with pytest.raises(SchemaError, match=r"label\.range: two finite numbers, low < high, got "):
+        Schema.from_dict({**SCHEMA, "label": {"range": ends}})
 
 
 def test_a_schema_survives_its_dictionary():
