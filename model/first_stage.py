@@ -48,8 +48,9 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
         with_scores(dataset, scored).write_parquet(
             directory / "impressions.parquet", row_group_size=1 << 18
         )
-        for name in ("items.parquet", "users.parquet"):
-            shutil.copyfile(data / name, directory / name)
+        for name in ("items.parquet", "users.parquet", "histories.parquet"):
+            if (data / name).exists():
+                shutil.copyfile(data / name, directory / name)
         schema = yaml.safe_load((data / "schema.yaml").read_text(encoding="utf-8"))
         schema["features"] = [*(schema.get("features") or ()), SCORE]
         text = yaml.safe_dump(schema, sort_keys=False, allow_unicode=True)

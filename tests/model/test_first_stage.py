@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,15 @@ def test_scores_stand_at_their_own_candidates(shop, scored):
         request = dataset.requests(["test"])["request_id"][row]
         own = rows.filter(pl.col("request_id") == request)["score"]
         assert own.to_list() == expected[row][test.mask[row]].tolist()
+
+
+def test_histories_of_the_data_set_are_histories_of_the_scored_one(shop, tmp_path):
+    copy = shutil.copytree(shop, tmp_path / "shop")
+    known = {"request_id": ["u0-5"], "item_id": ["i3"], "label": [1.0]}
+    pl.DataFrame(known).write_parquet(copy / "histories.parquet")
+    first_stage(copy, tmp_path / "scored")
+    both = [Dataset(directory).histories for directory in (copy, tmp_path / "scored")]
+    assert both[0].equals(both[1])
 
 
 def test_a_column_named_index_is_a_feature_like_any_other(shop):
