@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from model.dataset import Dataset, Impression
 from model.metrics import interval, slate_metrics
+from model.sources import DataError
 from service.session import Session
 
 
@@ -86,8 +87,12 @@ def evaluate(
     The lists are asked shuffled, with what the schema declares and the user's history; by default
     of the session itself. `ndcg@10 gain over` holds paired differences from the shown order and
     from sorting by the item like rate. Intervals are 95 % bootstrap intervals over lists.
+    Raises DataError for a split without a list that tells of order.
     """
     shown = rankable(Dataset(data).impressions([split]))
+    if not shown:
+        rule = f"at least one {split} list with a positive and a negative, to measure order by"
+        raise DataError(data, rule, value="none")
     impressions = [uninformative(i) for i in shown]
     labels = [i.labels for i in impressions]
     ask = ask or through_session(session)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,24 @@ from tqdm import tqdm
 
 from model.sources import BASE, DTYPES, DataError, Source
 from model.statistics import token_vectors
-from service.feature_schema import Schema
+from service.feature_schema import Schema, is_finite
+
+# Rule -> the fields of a movie that it holds for, where they are there at all, and its check.
+FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
+    "a finite number": (("popularity", "vote_avg", "vote_cnt", "runtime", "budget"), is_finite),
+    "seconds since 1970, fewer than 6e10": (
+        ("release_date",),
+        lambda value: is_finite(value) and abs(value) < 6e10,
+    ),
+    "a text": (
+        ("title", "description", "director", "writer"),
+        lambda value: isinstance(value, str),
+    ),
+    "a list of texts": (
+        ("genres", "tags", "actors"),
+        lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+    ),
+}
 
 
 @dataclass
@@ -46,6 +64,8 @@ def read_ranklens(path: Path, schema: Schema, permute_labels: int | None = None)
         raise DataError(path, f"unreadable after row {row} ({error})") from None
     if not events.lists:
         raise DataError(path, "no ranking events")
+    if not events.clicks:
+        raise DataError(path, "no interaction events")
     for row, name, item in events.clicks:
         if name not in events.lists:
             raise DataError(path, "the id of a list", row=row, column="ranking", value=name)
@@ -64,6 +84,10 @@ def _read_event(path: Path, row: int, line: str, events: _Events) -> None:
         kind = event["event"]
         if kind == "item":
             fields = {entry["name"]: entry["value"] for entry in event["fields"]}
+            for rule, (names, keeps) in FIELDS.items():
+                for name in names:
+                    if fields.get(name) is not None and not keeps(fields[name]):
+                        raise broken(rule, name, fields[name])
             events.metadata[str(event["item"])] = _movie(fields)
         elif kind == "ranking":
             name, shown = str(event["id"]), [str(entry["id"]) for entry in event["items"]]

@@ -21,14 +21,15 @@ class SchemaError(ValueError):
     """A feature schema that says something impossible; the message names feature and rule."""
 
 
-def _is_finite(value: object, above: float = -math.inf) -> bool:
+def is_finite(value: object, above: float = -math.inf) -> bool:
+    """A number that a float64 can hold; true and false are none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return above < value and abs(value) <= sys.float_info.max
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and _is_finite(value, above=0)
+    return isinstance(value, int) and is_finite(value, above=0)
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Feature:
             ),
             ("min_count", WHOLE, _is_whole(self.min_count)),
             ("width", WHOLE, _is_whole(self.width)),
-            ("default", FINITE, not number or self.default is None or _is_finite(self.default)),
-            ("prior_strength", POSITIVE, _is_finite(self.prior_strength, above=0)),
+            ("default", FINITE, not number or self.default is None or is_finite(self.default)),
+            ("prior_strength", POSITIVE, is_finite(self.prior_strength, above=0)),
         ):
             if not kept:
                 got = getattr(self, name)
@@ -164,7 +165,7 @@ class Schema:
                     raise SchemaError(f"features[{index}].{required}: missing")
             features.append(Feature(**{**entry, "vocabulary": tuple(entry.get("vocabulary", ()))}))
         ends = label.get("range", (0.0, 1.0))
-        pair = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(map(_is_finite, ends))
+        pair = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(map(is_finite, ends))
         if not pair or ends[0] >= ends[1]:
             raise SchemaError(f"label.range: two finite numbers, low < high, got {ends!r}")
         low, high = ends

@@ -214,6 +214,15 @@ def test_data_without_a_list_to_validate_on_is_refused_before_training(data, tmp
         train(Config.load(CONFIG).smoke(), copy, tmp_path / "run")
 
 
+def test_a_split_without_a_list_to_measure_on_is_not_evaluated(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "warm")
+    rows = pl.read_parquet(copy / "impressions.parquet")
+    rows.filter(pl.col("split") != "valid").write_parquet(copy / "impressions.parquet")
+    session = Session.load(ROOT / "bundles" / "ranklens" / "1")
+    with pytest.raises(DataError, match="at least one valid list with a positive and a negative"):
+        evaluate(session, copy, "valid")
+
+
 def test_a_run_does_not_go_on_with_other_data(trained, data, tmp_path):
     other = shutil.copytree(data, tmp_path / "warm")
     rows = pl.read_parquet(other / "impressions.parquet")

@@ -275,6 +275,21 @@ EVENT_LIST = {"event": "ranking", "id": "l1", "user": "u", "timestamp": "1", "it
             "row 2, column item: a candidate of list l1, got 'b'",
         ),
         ([], "no ranking events"),
+        ([EVENT_LIST], "no interaction events"),
+        *(
+            (
+                [EVENT_LIST, {"event": "item", "item": "a", "fields": [{"name": n, "value": v}]}],
+                f"row 2, column {n}: {rule}, got {v!r}",
+            )
+            for n, v, rule in (
+                ("popularity", "high", "a finite number"),
+                ("runtime", math.nan, "a finite number"),
+                ("release_date", 1e18, "seconds since 1970, fewer than 6e10"),
+                ("director", ["Varda"], "a text"),
+                ("genres", "drama", "a list of texts"),
+                ("actors", [1], "a list of texts"),
+            )
+        ),
     ],
 )
 def test_a_broken_event_is_named(tmp_path, events, message):
