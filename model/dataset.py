@@ -224,15 +224,15 @@ def _history(lists: Sequence[Columns], index: int, limit: int) -> list[tuple[str
         return list(zip(columns["item_id"], columns["label"], strict=True))
 
     history: list[tuple[str, float]] = []
-    for earlier in reversed(lists[:index]):
+    for earlier in range(index - 1, -1, -1):
         if len(history) >= limit:
             break
-        history = answers(earlier) + history
+        history = answers(lists[earlier]) + history
     history = history[-limit:]
-    for later in lists[index + 1 :] if train else ():
+    for later in range(index + 1, len(lists) if train else 0):
         if len(history) >= limit:
             break
-        history += answers(later)
+        history += answers(lists[later])
     return history[:limit]
 
 

@@ -120,6 +120,23 @@ def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp
     assert not (cache / "unfinished").exists()
 
 
+def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():
+    read = []
+
+    class Reading(list):
+        def __getitem__(self, index):
+            found = super().__getitem__(index)
+            read.extend(found if isinstance(index, slice) else [found])
+            return found
+
+    lists = Reading(
+        {"split": ["train"], "item_id": [f"i{n}"], "label": [float(n)]} for n in range(1000)
+    )
+    history = module._history(lists, 500, 4)
+    assert history == [(f"i{n}", float(n)) for n in (496, 497, 498, 499)]
+    assert len(read) < 10
+
+
 def test_the_scale_report_is_written_from_what_was_measured(tmp_path):
     command = [sys.executable, "-m", "model", "scale", "--smoke", "--rows", "3000",
                "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]  # fmt: skip
