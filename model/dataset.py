@@ -21,8 +21,15 @@ from tqdm import tqdm
 
 from model.lists import Arrays, Lists, in_files, in_memory
 from model.sources import DataError
-from service.feature_schema import NUMBER_KINDS, Feature, Schema
-from service.features import Featuriser, ItemTable, Request, encode_number, encode_vector
+from service.feature_schema import NUMBER_KINDS, Feature, Schema, SchemaError
+from service.features import (
+    FeatureError,
+    Featuriser,
+    ItemTable,
+    Request,
+    encode_number,
+    encode_vector,
+)
 
 BASE = ("request_id", "user_id", "timestamp", "position", "item_id", "label", "split")
 ROWS_AT_ONCE = 1 << 20  # of the log, in memory
@@ -31,6 +38,27 @@ BLOCK = 1024  # lists featurised before they are put where they belong
 MEMORY = 128 << 20
 
 Columns = dict[str, list[Any]]  # of one shown list
+
+
+def load_schema(path: Path) -> Schema:
+    """Read a feature schema. Raises DataError naming file, field and rule."""
+    try:
+        payload = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(path, f"unreadable ({error})") from None
+    if not isinstance(payload, dict):
+        raise DataError(path, "a mapping with name and features", value=payload)
+    try:
+        schema = Schema.from_dict(payload)
+    except (SchemaError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(path, str(error)) from None
+    for feature in schema.features:
+        is_id = (feature.name, feature.of) in (("item_id", "item"), ("user_id", "user"))
+        taken = feature.name in BASE or feature.name.startswith("__")
+        if taken and not (is_id and feature.kind == "identifier"):
+            rule = "a name that the log does not use itself, not beginning with __"
+            raise DataError(path, f"features.{feature.name}.name: {rule}", value=feature.name)
+    return schema
 
 
 @dataclass(frozen=True)
@@ -45,7 +73,10 @@ class Impression:
 
 
 class Dataset:
-    """A canonical data set with its fitted featuriser. Raises DataError where there is none.
+    """A canonical data set with its fitted featuriser.
+
+    Raises DataError where there is none or a file is broken, FeatureError for an item that breaks
+    the schema.
 
     Items and users are held in memory. The log is not: it is read in pieces, and what `lists`
     makes of it stays in memory up to `memory` bytes and goes to files beside the data set beyond.
@@ -56,13 +87,13 @@ class Dataset:
             raise DataError(directory, "a prepared data set (python -m model prepare)")
         self.directory, self.memory = directory, memory
         self._made: dict[tuple[str | int | None, ...], Lists] = {}
-        payload = yaml.safe_load((directory / "schema.yaml").read_text(encoding="utf-8"))
-        self.rows = pl.scan_parquet(directory / "impressions.parquet")
-        self.items = pl.read_parquet(directory / "items.parquet")
-        self.users = pl.read_parquet(directory / "users.parquet")
+        schema = load_schema(directory / "schema.yaml")
+        self.rows = _scan(directory / "impressions.parquet")
+        self.items = _scan(directory / "items.parquet").collect()
+        self.users = _scan(directory / "users.parquet").collect()
         given = directory / "histories.parquet"
-        self.histories = pl.read_parquet(given) if given.exists() else None
-        self.featuriser = fit(Schema.from_dict(payload), self.rows, self.items, self.users)
+        self.histories = _scan(given).collect() if given.exists() else None
+        self.featuriser = fit(schema, self.rows, self.items, self.users)
 
     def digest(self) -> str:
         """SHA-256 over the files of the data set: what a training run belongs to."""
@@ -207,11 +238,25 @@ class Dataset:
             block = Arrays.zeros(min(BLOCK, total - start), *shape[1:])
             for row, impression in enumerate(islice(found, len(block.mask))):
                 size = len(impression.labels)
-                numbers, tokens = self.featuriser.transform(impression.request)
+                try:
+                    numbers, tokens = self.featuriser.transform(impression.request)
+                except FeatureError as error:
+                    file = self.directory / "impressions.parquet"
+                    raise DataError(file, f"request {impression.request_id!r}: {error}") from None
                 block.numbers[row, :size], block.tokens[row, :size] = numbers, tokens
                 block.mask[row, :size] = True
                 block.labels[row, :size] = impression.labels
             yield block
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    """A table of a data set; its end, which a broken copy lacks, is read at once."""
+    try:
+        frame = pl.scan_parquet(path)
+        frame.collect_schema()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(path, f"unreadable ({str(error).splitlines()[0]})") from None
+    return frame
 
 
 def _history(lists: Sequence[Columns], index: int, limit: int) -> list[tuple[str, float]]:
@@ -330,7 +375,7 @@ def _item_table(schema: Schema, items: pl.DataFrame) -> ItemTable:
     tokens = np.zeros((len(items), sum(f.slots for f in token_features)), np.int64)
     vectors = {f.name: np.zeros((len(items), f.width), np.float32) for f in vector_features}
     for index, row in enumerate(items.iter_rows(named=True)):
-        path = f"items.parquet[{index}]"
+        path = f"items.parquet[{row['item_id']!r}]"
 
         def value(feature: Feature, row: dict[str, Any] = row) -> Any:
             found = row.get(feature.name)

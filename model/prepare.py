@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
 from model import splits, statistics
+from model.dataset import Dataset, load_schema
 from model.kuairand import Sessions, read_kuairand
 from model.movielens import read_movielens
 from model.ranklens import read_ranklens
 from model.sources import BASE, SPLITS, DataError, Source, read_log
-from service.feature_schema import Schema, SchemaError
+from service.feature_schema import Schema
 
 __all__ = ["DataError", "add_arguments", "run"]
 
@@ -182,28 +182,6 @@ def prepare_impressions(
         scratch.unlink()
 
 
-def load_schema(path: Path) -> Schema:
-    """Read a feature schema. Raises DataError naming file, field and rule."""
-    try:
-        payload = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(path, f"unreadable ({error})") from None
-    if not isinstance(payload, dict):
-        raise DataError(path, "a mapping with name and features", value=payload)
-    try:
-        schema = Schema.from_dict(payload)
-    except (SchemaError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(path, str(error)) from None
-    own_columns = {*BASE, "timestamp", "split"}
-    for feature in schema.features:
-        is_id = (feature.name, feature.of) in (("item_id", "item"), ("user_id", "user"))
-        taken = feature.name in own_columns or feature.name.startswith("__")
-        if taken and not (is_id and feature.kind == "identifier"):
-            rule = "a name that the log does not use itself, not beginning with __"
-            raise DataError(path, f"features.{feature.name}.name: {rule}", value=feature.name)
-    return schema
-
-
 def _write(
     directory: Path,
     schema_path: Path,
@@ -212,7 +190,10 @@ def _write(
     requests: pl.DataFrame,
     facts: dict[str, Any],
 ) -> None:
-    """Fit on the train split what statistics the source has not; write the files."""
+    """Fit on the train split what statistics the source has not; write the files.
+
+    Raises DataError or FeatureError for what the schema cannot be fitted to.
+    """
     train = requests.filter(pl.col("split") == "train").select("request_id")
     train = train.with_columns(pl.Series(FOLD, statistics.folds(len(train))))
     ordered = requests.with_row_index(ORDER).join(train, on="request_id", how="left")
@@ -256,6 +237,7 @@ def _write(
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     (directory / "summary.json").write_text(text, encoding="utf-8")
+    Dataset(directory)  # what cannot be fitted is refused here, not by the training that comes
 
 
 def _split_counts(impressions: Path) -> dict[str, dict[str, int]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from model.dataset import Dataset, pieces
 from model.lists import Arrays, Lists
 from model.policy import Batch
 from model.scale import write_log
+from model.sources import DataError
 
 ROOT = Path(__file__).parents[2]
 ITEMS = 1000
@@ -118,6 +120,16 @@ def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp
     stored = Dataset(tmp_path / "data", memory=0).lists(["train"])
     assert np.array_equal(stored.numbers, Dataset(log).lists(["train"]).numbers)
     assert not (cache / "unfinished").exists()
+
+
+@pytest.mark.parametrize("name", ["impressions", "items", "users", "histories"])
+def test_half_a_file_is_named(log, tmp_path, name):
+    copy = shutil.copytree(log, tmp_path / "data")
+    path = copy / f"{name}.parquet"
+    path.write_bytes((log / "impressions.parquet").read_bytes()[:5000])
+    with pytest.raises(DataError, match=rf"data/{name}\.parquet: unreadable \(") as raised:
+        Dataset(copy)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():

@@ -23,6 +23,7 @@ import pytest
 from model import prepare, statistics
 from model.dataset import Dataset
 from model.prepare import DataError
+from service.features import FeatureError
 
 ROOT = Path(__file__).parents[2]
 EVENTS = ROOT / "data" / "ranklens" / "events.jsonl.gz"
@@ -555,6 +556,37 @@ def test_a_bad_schema_is_named(shop, old, new, message):
         shop(schema=SCHEMA.replace(old, new))
     assert "schema.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "items", "message"),
+    [
+        (
+            SCHEMA + "  - {name: weight, of: item, kind: number}\n",
+            "item_id,weight\ntea,1\nink,2\nmug,1e300\n",
+            "items.parquet['mug'].weight: within 1e+06 deviations of the train mean, got 1e+300",
+        ),
+        (
+            SCHEMA.replace("of: context,", "of: context, default: [9],"),
+            "item_id\ntea\n",
+            "hour: a string or an integer, got [9]",
+        ),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_before_training(shop, schema, items, message):
+    out = shop()
+    before = digests(out)
+    with pytest.raises(FeatureError, match=re.escape(message)):
+        shop(schema=schema, items=items)
+    assert digests(out) == before
+
+
+def test_a_list_that_cannot_be_featurised_is_named(shop):
+    out = shop(LOG.replace("1.5,10", "1e300,10"))
+    with pytest.raises(
+        DataError, match=r"request 'r2': candidates\[0\]\.features\.price: within 1e"
+    ):
+        Dataset(out).lists(["test"])
 
 
 def test_an_interruption_leaves_the_old_data_set_and_no_other(shop):
