@@ -24,6 +24,8 @@ DTYPES: dict[str, Any] = {
     "statistic": pl.Float64,
     "vector": pl.List(pl.Float32),
 }
+TEXT = "text or a whole number"
+REQUIRED = "required by the schema"
 _ABSENT = object()
 
 
@@ -102,6 +104,8 @@ def read_log(
         expression, more = _feature_column(path, feature, dtypes[feature.name])
         columns[feature.name] = expression
         rules += more
+        if feature.of != "user":  # of whose rows one may tell what the others leave out
+            rules += _required(feature, expression)
     with tqdm(total=4, desc="check rows", disable=None, leave=False) as bar:
         check(path, raw, rules, empty_lists=True)
         _next(bar, "read")
@@ -202,8 +206,11 @@ def check(
 
 def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[str, pl.Expr]]:
     """The rules for a log's own columns, and how each is read."""
-    columns = {name: pl.col(name).cast(pl.String) for name in ("request_id", "user_id", "item_id")}
-    rules = [id_rule(name) for name in columns]
+    rules: list[Rule] = []
+    columns = {}
+    for name in ("request_id", "user_id", "item_id"):
+        more, columns[name] = _id_column(name, dtypes[name])
+        rules += more
     low, high = schema.label_range
     label = pl.col("label").cast(pl.Float64, strict=False)
     whole, columns["position"] = whole_number("position", dtypes["position"], pl.Int32)
@@ -234,10 +241,30 @@ def once(path: Path, table: pl.DataFrame, key: Sequence[str], rule: str = "once 
         raise DataError(path, rule, row=row[ROW], column=key[-1], value=row[key[-1]])
 
 
-def id_rule(column: str) -> Rule:
-    """An id is neither null nor blank."""
-    text = pl.col(column).cast(pl.String).str.strip_chars().fill_null("")
-    return Rule(column, "an id, neither null nor blank", text == "")
+def id_rule(column: str, read: pl.Expr | None = None) -> Rule:
+    """An id is neither null nor blank, as it is `read`: by default simply cast to text."""
+    text = pl.col(column).cast(pl.String) if read is None else read
+    blank = text.str.strip_chars().fill_null("") == ""
+    return Rule(column, "an id, neither null nor blank", blank)
+
+
+def _id_column(column: str, dtype: pl.DataType) -> tuple[list[Rule], pl.Expr]:
+    read, broken = _text(pl.col(column), dtype)
+    return [Rule(column, TEXT, broken), id_rule(column, read)], read
+
+
+def _text(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, pl.Expr]:
+    """How a text or whole number is read as text, as the service reads it, and where it is neither.
+
+    Beside a null many tools write whole numbers as floats: 1.0 is the 1 of a request, NaN a null.
+    """
+    if dtype.is_float():
+        whole = value.cast(pl.Int64, strict=False)
+        read = pl.when(whole == value).then(whole).cast(pl.String)
+        return read, (value.is_not_nan() & read.is_null()).fill_null(False)
+    if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        return value.cast(pl.String), pl.lit(False)
+    return pl.lit(None, pl.String), value.is_not_null()
 
 
 def whole_number(column: str, dtype: pl.DataType, to: Any) -> tuple[Rule, pl.Expr]:
@@ -256,34 +283,39 @@ def _feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[p
     """How a feature's column is read, and its rules; lists in a text column are `|`-separated."""
     given = pl.col(feature.name)
     is_list = isinstance(dtype, (pl.List, pl.Array))
-    expression, rule = given, ""
-    broken = pl.lit(False)
-    if feature.kind in ("categories", "vector"):
-        if isinstance(dtype, pl.Array):
-            given = given.arr.to_list()
-        elif not is_list:
-            parts = given.cast(pl.String).str.split("|")
-            element = pl.element().str.strip_chars()
-            given = parts.list.eval(element.filter(element != ""))
-        inner = pl.element().cast(DTYPES[feature.kind].inner, strict=False)
-        if feature.kind == "categories":
-            expression = given.list.eval(inner.drop_nulls())
-        else:
-            expression = given.list.eval(inner)
-            rule = f"{feature.width} finite numbers"
-            good = expression.list.eval(pl.element().is_finite().fill_null(False)).list.all()
-            broken = given.is_not_null() & ((expression.list.len() != feature.width) | ~good)
-    elif is_list:
+    if is_list and feature.kind not in ("categories", "vector"):
         raise DataError(path, f"one value per row for a {feature.kind}", column=feature.name)
+    if isinstance(dtype, pl.Array):
+        given = given.arr.to_list()
+    if feature.kind == "categories" and is_list:
+        element, other = _text(pl.element(), dtype.inner)
+        expression = given.list.eval(element.drop_nulls())
+        rule, broken = TEXT, given.list.eval(other).list.any()
+    elif feature.slots:
+        expression, broken = _text(given, dtype)
+        rule = TEXT
+        if feature.kind == "categories":
+            expression = _parts(expression)
+    elif feature.kind == "vector":
+        numbers = given if is_list else _parts(given.cast(pl.String))
+        expression = numbers.list.eval(pl.element().cast(DTYPES["vector"].inner, strict=False))
+        rule = f"{feature.width} finite numbers"
+        good = expression.list.eval(pl.element().is_finite().fill_null(False)).list.all()
+        broken = given.is_not_null() & ((expression.list.len() != feature.width) | ~good)
     else:
         expression = given.cast(DTYPES[feature.kind], strict=False)
-        if feature.kind == "number":
-            rule = "a finite number"
-            broken = given.is_not_null() & ~expression.is_finite().fill_null(False)
-    rules = [Rule(feature.name, rule, broken.fill_null(False))] if rule else []
-    if feature.required and feature.of in ("candidate", "context"):
-        rules.append(Rule(feature.name, "required by the schema", given.is_null()))
-    return expression, rules
+        rule = "a finite number"
+        broken = given.is_not_null() & ~expression.is_finite().fill_null(False)
+    return expression, [Rule(feature.name, rule, broken.fill_null(False))]
+
+
+def _parts(text: pl.Expr) -> pl.Expr:
+    element = pl.element().str.strip_chars()
+    return text.str.split("|").list.eval(element.filter(element != ""))
+
+
+def _required(feature: Feature, expression: pl.Expr) -> list[Rule]:
+    return [Rule(feature.name, REQUIRED, expression.is_null())] if feature.required else []
 
 
 def _check_once(path: Path, log: pl.LazyFrame, column: str) -> None:
@@ -314,40 +346,60 @@ def _requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) -> pl.Data
         .agg(
             time.alias("timestamp"),
             pl.col(ROW).min(),
-            *(pl.col(name).n_unique().alias(f"{name}:values") for name in single),
+            *(pl.col(name).n_unique().alias(f"__{name}") for name in single),
             *(pl.col(name).first() for name in single if name not in contexts),
         )
         .sort("timestamp", ROW)
         .collect(engine="streaming")
     )
     for name in single:
-        mixed = requests.filter(pl.col(f"{name}:values") > 1).head(1)
-        if len(mixed):
-            request = mixed["request_id"].item()
-            seen = log.filter(pl.col("request_id") == request).sort(ROW).select(ROW, name).collect()
-            first = seen.row(0)[1]
-            row, value = next(entry for entry in seen.iter_rows() if entry[1] != first)
-            rule = f"one value per request; request {request!r} began with {first!r}"
-            raise DataError(path, rule, row=row, column=name, value=value)
+        _check_one(path, log, "request_id", requests, name)
     kept = ["request_id", "user_id", "timestamp", *(["split"] if "split" in names else ())]
     return requests.select(kept)
+
+
+def _check_one(
+    path: Path, log: pl.LazyFrame, key: str, counted: pl.DataFrame, name: str, hint: str = ""
+) -> None:
+    """Each `key` has one value of `name` in the log, if as many as `counted` says in __name."""
+    mixed = counted.filter(pl.col(f"__{name}") > 1).head(1)
+    if len(mixed):
+        own, whose = mixed[key].item(), key.removesuffix("_id")
+        seen = log.filter(pl.col(key) == own).sort(ROW).select(ROW, name).collect()
+        first = seen.row(0)[1]
+        row, value = next(entry for entry in seen.iter_rows() if entry[1] != first)
+        rule = f"one value per {whose}{hint}; {whose} {own!r} began with {first!r}"
+        raise DataError(path, rule, row=row, column=name, value=value)
 
 
 def _table(
     path: Path, log: pl.LazyFrame, schema: Schema, owner: str, given: Path | None
 ) -> pl.DataFrame:
-    """Ids and features of items or users: from the file given, else first non-null in the log."""
+    """Ids and features of items or users: from the file given, else first non-null in the log.
+
+    A feature of a user that the log gives is the same in all rows, or null: what it was at some
+    other list would not be known.
+    """
     key = f"{owner}_id"
     features = [f for f in schema.features if f.of == owner and f.name != key]
     table = None if given is None else _read_table(given, key, features)
     has = [] if table is None else table.columns
     in_log = log.collect_schema().names()
     names = [f.name for f in features if f.name in in_log and f.name not in has]
-    firsts = [pl.col(name).drop_nulls().first() for name in names]
-    found = log.group_by(key, maintain_order=True).agg(firsts).collect(engine="streaming")
+    values = {name: pl.col(name).drop_nulls() for name in names}
+    firsts = [value.first() for value in values.values()]
+    counts = [value.n_unique().alias(f"__{name}") for name, value in values.items()]
+    found = log.group_by(key, maintain_order=True).agg(*firsts, *counts).collect(engine="streaming")
+    for name in names if owner == "user" else ():
+        _check_one(path, log.drop_nulls(name), key, found, name, ", or else of: context")
     if table is not None:
         found = found.join(table, on=key, how="full", coalesce=True)
     kept = [feature.name for feature in features if feature.name in found.columns]
+    for name in (f.name for f in features if f.required and f.name in kept):
+        without = found.filter(pl.col(name).is_null())[key]
+        rows = log.filter(pl.col(key).is_in(without.implode())).select(ROW, key)
+        for row, own in rows.head(1).collect().iter_rows():
+            raise DataError(path, f"{REQUIRED}, but {owner} {own!r} has none", row=row, column=name)
     return found.select(key, *kept).sort(key)
 
 
@@ -355,14 +407,15 @@ def _read_table(path: Path, key: str, features: Sequence[Feature]) -> pl.DataFra
     raw = scan(path)
     dtypes = raw.collect_schema()
     require(path, dtypes, [key])
-    rules, columns = [id_rule(key)], [pl.col(ROW), pl.col(key).cast(pl.String)]
+    rules, read = _id_column(key, dtypes[key])
+    columns = [pl.col(ROW), read.alias(key)]
     for feature in features:
         if feature.name in dtypes:
             if feature.kind == "statistic":
                 raise DataError(path, "a statistic is computed, not given", column=feature.name)
             expression, more = _feature_column(path, feature, dtypes[feature.name])
             columns.append(expression.alias(feature.name))
-            rules += more
+            rules += more + _required(feature, expression)
     check(path, raw, rules)
     table = raw.select(columns).collect(engine="streaming")
     once(path, table, [key])

@@ -492,6 +492,20 @@ def test_a_bad_value_is_named_with_its_row_column_rule_and_value(shop, column, v
         (pl.read_csv(io.StringIO(LOG)).with_columns(like_rate=0.5), "a statistic is computed"),
         (pl.read_csv(io.StringIO(LOG)).with_columns(hour=["a"]), "one value per row"),
         (pl.read_csv(io.StringIO(LOG)).clear(), "at least one row"),
+        *(
+            (pl.read_csv(io.StringIO(LOG)).with_columns(value.alias(name)), f"{name}: {rule}")
+            for name, value, rule in (
+                ("user_id", pl.lit(1.5), "text or a whole number, got 1.5"),
+                ("user_id", pl.lit(math.nan), "an id, neither null nor blank, got nan"),
+                ("request_id", pl.lit(True), "text or a whole number, got True"),
+                ("hour", pl.lit(1.5), "text or a whole number, got 1.5"),
+                ("hour", pl.lit(math.inf), "text or a whole number, got inf"),
+                ("hour", pl.lit(True), "text or a whole number, got True"),
+                ("genres", pl.lit(2.5), "text or a whole number, got 2.5"),
+                ("genres", pl.lit([1.0, 2.5]), "text or a whole number, got [1.0, 2.5]"),
+                ("genres", pl.lit([False]), "text or a whole number, got [False]"),
+            )
+        ),
     ],
 )
 def test_a_bad_parquet_log_is_named(shop, log, message):
@@ -527,6 +541,74 @@ def test_a_required_feature_may_not_be_null(shop):
     schema = SCHEMA.replace("of: candidate,", "of: candidate, required: true,")
     with pytest.raises(DataError, match="row 2, column price: required by the schema, got null"):
         shop(LOG.replace(",7,", ",,"), schema)
+
+
+BOB = LOG + "r3,bob,3,0,tea,1,,3,9\n"  # a second user, in row 5
+REQUIRED_AGE = SCHEMA + "  - {name: age, of: user, kind: number, required: true}\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "users", "message"),
+    [
+        (BOB, "user_id,age\nada,36\nbob,\n", "users.csv, row 2, column age: required by the sch"),
+        (BOB, "user_id,age\nada,36\n", "log.csv, row 5, column age: required by the schema, but "),
+        (
+            BOB.replace("hour\n", "hour,age\n").replace("ink,0,office,7,9", "ink,0,office,7,9,36"),
+            "user_id\nada\n",
+            "log.csv, row 5, column age: required by the schema, but user 'bob' has none",
+        ),
+    ],
+)
+def test_a_required_feature_of_a_user_is_there_for_every_user(shop, log, users, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        shop(log, REQUIRED_AGE, users=users)
+
+
+def test_a_feature_of_a_user_is_the_same_in_every_row_of_the_log_or_null(shop):
+    schema = SCHEMA + "  - {name: age, of: user, kind: number}\n"
+    schema += "  - {name: tastes, of: user, kind: categories, width: 2}\n"
+
+    def log(ages, tastes):
+        frame = pl.read_csv(io.StringIO(LOG))
+        return frame.with_columns(age=pl.Series(ages), tastes=pl.Series(tastes))
+
+    same = log([None, 36, None, 36], [None, ["a", "b"], ["a", "b"], ["a", "b"]])
+    users = pl.read_parquet(shop(same, schema) / "users.parquet")
+    assert users.rows() == [("ada", 36.0, ["a", "b"])]
+    rule = "one value per user, or else of: context; user 'ada' began with"
+    with pytest.raises(DataError, match=f"row 4, column age: {rule} 36.0, got 37.0"):
+        shop(log([None, 36, None, 37], [["a"]] * 4), schema)
+    with pytest.raises(DataError, match=f"row 3, column tastes: {rule} "):
+        shop(log([36] * 4, [["a"], ["a"], ["b"], ["b"]]), schema)
+    # Where the table of users has the column, the log's is not read.
+    given = shop(log([1, 2, 3, 4], [["a"]] * 4), schema, users="user_id,age\nada,36\n")
+    assert pl.read_parquet(given / "users.parquet").rows() == [("ada", 36.0, ["a"])]
+
+
+def test_whole_numbers_are_read_alike_as_floats_as_integers_and_as_text(shop):
+    log = pl.read_csv(io.StringIO(LOG)).with_columns(
+        request_id=pl.Series([1, 1, 2, 2]),
+        user_id=pl.Series([7, 7, 7, 7]),
+        item_id=pl.Series([10, 20, 30, 40]),
+        genres=pl.Series([[1], [2, 3], [], [4]]),
+    )
+    floats = log.with_columns(
+        pl.col("request_id", "user_id", "item_id", "hour").cast(pl.Float64),
+        pl.col("genres").cast(pl.List(pl.Float64)),
+    )
+    categories = log.with_columns(
+        pl.col("request_id", "user_id", "item_id", "hour").cast(pl.String).cast(pl.Categorical)
+    )
+    frames = [pl.read_parquet(shop(x) / "impressions.parquet") for x in (log, floats, categories)]
+    assert frames[0]["item_id"].to_list() == ["10", "20", "30", "40"]
+    assert frames[0]["genres"].to_list() == [["1"], ["2", "3"], [], ["4"]]
+    assert all(frame.equals(frames[0]) for frame in frames)
+    nothing = floats.with_columns(
+        hour=math.nan, genres=pl.Series([[math.nan, 1.0], [], [], []])
+    )  # NaN is the null of many tools
+    rows = pl.read_parquet(shop(nothing) / "impressions.parquet")
+    assert rows["hour"].null_count() == 4
+    assert rows["genres"].to_list() == [["1"], [], [], []]
 
 
 def test_an_item_twice_in_the_item_table_is_named(shop):
