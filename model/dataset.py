@@ -316,13 +316,14 @@ def fit(
     inline = rows.lazy().collect_schema().names()
 
     def columns(feature: Feature) -> Iterator[pl.Series]:
-        if feature.of in tables:
+        # An id stands once in its table, so what counts is how often the log has it.
+        if feature.of in tables and feature.name not in BASE:
             if feature.name in tables[feature.of].columns:
                 yield tables[feature.of][feature.name]
         elif feature.name in inline:
             for piece in pieces(rows.lazy().select("request_id", "split", feature.name)):
                 own = piece.filter(pl.col("split") == "train")
-                if feature.of == "context":
+                if feature.of in ("context", "user"):
                     own = own.unique("request_id", keep="first", maintain_order=True)
                 yield own[feature.name]
 

@@ -42,7 +42,8 @@ class Feature:
     transform     none, or log for log(1 + max(x, 0)); then (x - mean) / std
     default       stands in for a missing value (else: the train mean, no token, a zero vector)
     required      a request without it is refused (of: user, context, candidate)
-    min_count     a value seen less often in train falls to the out-of-vocabulary token
+    min_count     a value seen less often in train falls to the out-of-vocabulary token: in rows
+                  (item_id, candidate), lists (user_id, context), or among the items or users
     relative      adds z-score, rank and distance from the best within the candidate list
     input         false, of a vector: feeds history kernels only, not the network
     """
