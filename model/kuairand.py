@@ -17,12 +17,12 @@ import polars as pl
 from tqdm import tqdm
 
 from model import splits
-from model.sources import (
+from model.sources import Source
+from model.tables import (
     DTYPES,
     ROW,
     DataError,
     Rule,
-    Source,
     check,
     id_rule,
     once,

@@ -22,7 +22,8 @@ from model.retrieval import (
     quality,
     retrieve,
 )
-from model.sources import DTYPES, ROW, DataError, Rule, Source, check, id_rule, once, require, scan
+from model.sources import Source
+from model.tables import DTYPES, ROW, DataError, Rule, check, id_rule, once, require, scan
 from service.feature_schema import Schema
 
 CORE = 20  # ratings that every user and movie has at least

@@ -15,8 +15,9 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from model.sources import BASE, DTYPES, DataError, Source
+from model.sources import BASE, Source
 from model.statistics import token_vectors
+from model.tables import DTYPES, DataError
 from service.feature_schema import Schema, is_finite
 
 # Rule -> the fields of a movie that it holds for, where they are there at all, and its check.
