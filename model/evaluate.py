@@ -56,18 +56,27 @@ def through_session(session: Session) -> Ask:
     return ask
 
 
-def through_http(url: str) -> Ask:
-    """Ask a running service. Raises OSError when it does not answer so."""
+def through_http(url: str, attempts: int = 5) -> Ask:
+    """Ask a running service; a call with a degraded answer, which is not the model's, is repeated.
+
+    A machine that stalls longer than the server's deadline degrades answers now and then. Raises
+    OSError when the service does not answer, or degrades every one of the attempts.
+    """
 
     def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
         bodies = [i.request.to_json() | {"timeout_ms": 30_000} for i in impressions]
         request = urllib.request.Request(
             f"{url}/rerank/batch", json.dumps({"requests": bodies}).encode(), method="POST"
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            responses = json.load(answer)["responses"]
-        if any(response["degraded"] for response in responses):
-            raise OSError(f"{url}: a degraded answer is not the model's")
+        for _ in range(attempts):
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                responses = json.load(answer)["responses"]
+            degraded = {r["degraded"]["reason"] for r in responses if r["degraded"]}
+            if not degraded:
+                break
+        else:
+            reasons = ", ".join(sorted(degraded))
+            raise OSError(f"{url}: degraded ({reasons}) {attempts} times; not the model's answers")
         return [
             (
                 [entry["initial_position"] for entry in response["slate"]],

@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 
 def test_the_served_bundle_beats_shown_order_and_item_like_rate_and_is_what_its_manifest_says(data):
     session = Session.load(BUNDLE)
-    with serving(create_app(Settings(), session)) as url:
+    with serving(create_app(Settings(timeout_ms=60_000), session)) as url:
         result = evaluate(session, data, "test", through_http(url))
     print(result)
     for _, low, _ in result["ndcg@10 gain over"].values():

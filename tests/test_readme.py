@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_readmes_curl_answers_as_printed():
     body = re.search(r"/rerank -d '\n(.*?)'\n```", README, re.DOTALL)[1]
     printed = json.loads(re.search(r"```json\n(.*?)\n```", README, re.DOTALL)[1])
-    with serving(create_app(Settings(), Session.load(BUNDLE))) as url:
+    with serving(create_app(Settings(timeout_ms=60_000), Session.load(BUNDLE))) as url:
         answer = httpx.post(f"{url}/rerank", content=body).raise_for_status().json()
     assert answer.keys() == printed.keys()
     assert answer["latency_ms"].keys() == printed["latency_ms"].keys()

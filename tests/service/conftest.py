@@ -45,7 +45,7 @@ def serving(app):
 
 @pytest.fixture(scope="session")
 def url(session):
-    with serving(create_app(Settings(), session)) as base:
+    with serving(create_app(Settings(timeout_ms=60_000), session)) as base:
         yield base
 
 
@@ -62,5 +62,8 @@ def items(session):
 
 
 def fresh(session, **settings):
-    """A server of its own, for what the shared one must not suffer."""
-    return serving(create_app(Settings(**settings), session))
+    """A server of its own, for what the shared one must not suffer; patient, like the shared one.
+
+    A machine of two shared cores stalls now and then for longer than the default deadline.
+    """
+    return serving(create_app(Settings(**{"timeout_ms": 60_000, **settings}), session))
