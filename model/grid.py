@@ -134,11 +134,16 @@ def smoke(found: list[Study]) -> list[Study]:
 
 
 def overridden(config: Config, overrides: Overrides) -> Config:
-    """The configuration with some fields of its sections replaced."""
+    """The configuration with some fields of its sections replaced.
+
+    Another network is the generator's only: all cells of a study share one evaluator.
+    """
     sections = {
         name: dataclasses.replace(getattr(config, name), **fields)
         for name, fields in overrides.items()
     }
+    if "network" in overrides:
+        sections["evaluator_network"] = config.evaluator_network or config.network
     return dataclasses.replace(config, **sections)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from model import grid
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, build
 from model.config import Config
 
 
@@ -31,3 +31,14 @@ def test_cells_of_another_configuration_or_other_data_are_refused(tmp_path, conf
     grid.claim(tmp_path, Config(seed=3), lists("a"))
     with pytest.raises(CheckpointError, match=r"study.json: the cells beside it"):
         grid.claim(tmp_path, config, lists(digest))
+
+
+@pytest.mark.parametrize("model", [*grid.NEURAL, *grid.CONTROLS, *grid.IDEAS])
+def test_every_model_of_a_study_can_take_over_the_evaluator_of_its_first(model):
+    of_any_list = SimpleNamespace(numbers_width=7, vocabulary_size=11)
+    overrides = grid.NEURAL | grid.CONTROLS | grid.IDEAS
+    first, own = (
+        build(grid.overridden(Config(), overrides[name]), of_any_list, positions=24)[1]
+        for name in (next(iter(grid.NEURAL)), model)
+    )
+    own.load_state_dict(first.state_dict())
