@@ -1,7 +1,7 @@
 """Gates that reason elsewhere than where the choice is uncertain: what the entropy gate must beat.
 
-All but the first spend as many steps as the entropy gate does: `share` is the part of the K x S
-steps that it takes, measured on the same weights.
+All but `always` spend as many steps as the entropy gate does, up to whole positions: `share` is the
+part of the K x S steps that it takes, measured on the same weights.
 """
 
 from __future__ import annotations

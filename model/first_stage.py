@@ -62,6 +62,15 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
     return {split: _ndcg(*pair) for split, pair in scored.items() if split != "history"}
 
 
+def is_of(scored: Path, data: Path) -> bool:
+    """Whether `scored` is there and was made of what `data` holds now."""
+    path = scored / "summary.json"
+    if not path.exists():
+        return False
+    facts = json.loads(path.read_text(encoding="utf-8")).get("first_stage", {})
+    return bool(facts.get("data") == Dataset(data).digest())
+
+
 def user_folds(users: Sequence[str]) -> Array:
     """A fold for each list, int64 [R]; all lists of a user share one.
 

@@ -10,25 +10,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from model import baselines, checkpoint, first_stage, neural_baselines
 from model.checkpoint import Trained
-from model.config import Config
+from model.config import Config, from_dict
 from model.dataset import Dataset
 from model.evaluator import Evaluator
 from model.lists import Lists
+from model.machine import in_processes
 from model.metrics import slate_metrics
 from model.policy import Batch, Policy
 from model.reasoning import sampler
@@ -161,22 +159,13 @@ def fill(config: Config, found: list[Study], cache: Path) -> None:
             waves[0].append(job)
         else:
             waves[1].append(job)
-            if not (study.data / "summary.json").exists():
+            if not first_stage.is_of(study.data, origin):
                 origins[study.data] = origin
-    waves[0] = [
-        *(
-            functools.partial(first_stage.first_stage, origin, data)
-            for data, origin in origins.items()
-        ),
-        *waves[0],
+    scores = [
+        functools.partial(first_stage.first_stage, origin, data) for data, origin in origins.items()
     ]
-    # Not by fork: polars, used above, keeps threads that a forked child lacks.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(found), os.cpu_count() or 1), context) as pool:
-        for wave in waves:
-            futures = [pool.submit(job) for job in wave]
-            for future in tqdm(as_completed(futures), "studies", len(futures)):
-                future.result()
+    waves[0] = [*scores, *waves[0]]
+    in_processes([("studies", wave) for wave in waves])
 
 
 def fill_study(config: Config, study: Study, cache: Path) -> None:
@@ -200,11 +189,25 @@ def fill_study(config: Config, study: Study, cache: Path) -> None:
 
 def claim(directory: Path, config: Config, dataset: Dataset) -> None:
     """Write down what the cells of a directory are of, or check it."""
+    path, digest = directory / STUDY, dataset.digest()
+    if path.exists():
+        check(directory, config, digest)
+        return
+    mine = {"config": checkpoint.config_dict(config), "data_digest": digest}
+    path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+
+
+def check(directory: Path, config: Config, digest: str | None = None) -> None:
+    """Raises CheckpointError where a directory has cells of something else.
+
+    A field that the configuration had not yet when they were made counts as its default.
+    """
     path = directory / STUDY
-    mine = {"config": checkpoint.config_dict(config), "data_digest": dataset.digest()}
     if not path.exists():
-        path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-    elif json.loads(path.read_text(encoding="utf-8")) != mine:
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    same = from_dict(Config, there["config"]) == config
+    if not same or digest not in (None, there["data_digest"]):
         raise checkpoint.CheckpointError(
             f"{path}: the cells beside it are of another configuration or other data; "
             "remove them or choose another --cache"
@@ -399,6 +402,8 @@ def neural_slates(
         "entropy_after": gather["entropy_after"].mean(axis=0),
         "threshold": np.array(trained.threshold),
         "validation": np.array(trained.info["validation"]["final"]["ndcg@10"]),
+        # Whether an epoch of GRPO validated better than the start, or the start was kept.
+        "grpo_kept": np.array(float("grpo" in trained.info["validation"])),
         "train_seconds": np.array(trained.info["seconds"]),
     }
 

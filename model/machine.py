@@ -7,8 +7,11 @@ of its parts. Without torchrun all of this is the identity.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from tqdm import tqdm
 
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -120,3 +124,29 @@ def agree(value: Any) -> Any:
     if distributed.is_initialized():
         distributed.broadcast_object_list(held)
     return held[0]
+
+
+def in_processes(waves: Sequence[tuple[str, Sequence[Callable[[], None]]]]) -> None:
+    """Do the jobs of each named wave, one on each core at a time; a wave needs the one before.
+
+    Ctrl-C ends the jobs under way, and the first that fails raises at once; neither lets those
+    that wait begin.
+    """
+    most = max(len(jobs) for _, jobs in waves)
+    pool = ProcessPoolExecutor(
+        min(most, os.cpu_count() or 1),
+        # Not by fork: polars keeps threads that a forked child lacks.
+        multiprocessing.get_context("spawn"),
+        # A worker would take KeyboardInterrupt for the outcome of its job, and begin the next.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_DFL),
+    )
+    with pool:
+        try:
+            for name, jobs in waves:
+                futures = [pool.submit(job) for job in jobs]
+                for future in tqdm(as_completed(futures), name, len(futures)):
+                    future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -116,8 +116,8 @@ def seq2slate(
     as that paper trains it: one slate sampled per request, rewarded with NDCG@10 under the *train*
     labels (that baseline's own published recipe; our generator never sees such a reward), minus
     the reward of the greedy slate. Where no epoch of it validates better than the supervised model,
-    as with seed 0 on RankLens, warm and cold, the latter is what ranks; 0 epochs leave it out. The
-    encoder is our set transformer, where the paper has an LSTM over the initial list.
+    the latter is what ranks; 0 epochs leave it out. The encoder is our set transformer, where the
+    paper has an LSTM over the initial list.
     """
     network = dataclasses.replace(NETWORK, host="gru")
     reasoning = ReasoningConfig(budget=0, recommend_temperature=1.0)  # sample what is learnt

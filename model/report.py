@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from model.metrics import interval
 
 Array = np.ndarray[Any, Any]
 METRICS = ("ndcg@5", "ndcg@10", "map@10")
+FIGURES = (*METRICS, "utility", "reasoning_steps", "validation", "grpo_kept")
 MAIN = [(d, s, t) for d, s, t in (
     ("ranklens", "warm", "stand-alone"), ("ranklens", "warm", "first stage"),
     ("ranklens", "cold", "stand-alone"), ("ranklens", "cold", "first stage"),
@@ -36,6 +38,11 @@ PAIRS = [
     ("transformer EGLR", "item like rate"),
 ]  # fmt: skip
 OWN = ("transformer host", "transformer EGLR")  # what controls and ideas are compared with
+TABLES = {
+    "main": (*BASELINES, *NEURAL),
+    "Controls": (*OWN, *CONTROLS),
+    "Ideas": (*OWN, *IDEAS),
+}
 Key = tuple[str, str, str]
 Cells = dict[str, list[dict[str, Array]]]  # model -> a cell per seed
 
@@ -48,6 +55,9 @@ def report(arguments: argparse.Namespace) -> None:
         config, studies = config.smoke(), grid.smoke(studies)
     if not arguments.no_training:
         grid.fill(config, studies, arguments.cache)
+    for study in studies:
+        own = dataclasses.replace(config, seed=study.seed)
+        grid.check(study.directory(arguments.cache), own)
     found = collect(studies, arguments.cache)
     if not found:
         raise FileNotFoundError(f"{arguments.cache}: no finished cell to report")
@@ -80,7 +90,7 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
     comparisons: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     positions: list[dict[str, Any]] = []
-    table: dict[Key, dict[str, dict[str, Any]]] = {}
+    tables: dict[Key, dict[str, dict[str, dict[str, Any]]]] = {}
     for key, cells in found.items():
         label = dict(zip(("dataset", "split", "track"), key, strict=True))
         for model, seeds in cells.items():
@@ -88,32 +98,52 @@ def summarise(found: dict[Key, Cells]) -> dict[str, Any]:
                 curves += best_of_m(label, seeds)
             if model in ("best of M", "second evaluator"):
                 continue
-            metrics = [m for m in (*METRICS, "utility", "reasoning_steps", "validation")
-                       if m in seeds[0]]  # fmt: skip
             for cell in seeds:
-                for metric in metrics:
+                for metric in (m for m in FIGURES if m in cell):
                     value = round(float(cell[metric].mean()), 6)
                     rows.append(
                         {**label, "model": model, "seed": int(cell["seed"]),
                          "metric": metric, "value": value}
                     )  # fmt: skip
-            entry: dict[str, Any] = {
-                m: interval(np.array([np.atleast_1d(c[m]) for c in seeds])) for m in metrics
-            }
-            entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"])}
-            entry["seconds"] = float(np.mean([c["train_seconds"] for c in seeds]))
-            second = [c[model].mean() for c in cells.get("second evaluator", ()) if model in c]
-            if second:
-                entry["second utility"] = float(np.mean(second))
-            table.setdefault(key, {})[model] = entry
             if model in NEURAL:
                 positions.append({**label, "model": model, **by_position(seeds)})
+        tables[key] = {
+            title: table(cells, models)
+            for title, models in TABLES.items()
+            if cells.keys() & (set(models) - (set(OWN) if title != "main" else set()))
+        }
         variants = [(name, other) for name in (*CONTROLS, *IDEAS) for other in OWN]
         for model, against in (*PAIRS, *variants):
             if model in cells and against in cells:
                 comparisons += compared(label, cells, model, against)
     return {"rows": rows, "comparisons": comparisons, "curves": curves, "positions": positions,
-            "table": table}  # fmt: skip
+            "tables": tables}  # fmt: skip
+
+
+def table(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A table's rows: means with intervals over the seeds that all of its models have.
+
+    Every seed has its own evaluator and its own luck: means over different seeds do not compare.
+    """
+    own = {model: {int(c["seed"]): c for c in cells[model]} for model in models if model in cells}
+    shared = sorted(set.intersection(*map(set, own.values())))
+    if not shared:
+        return {}
+    second = {int(c["seed"]): c for c in cells.get("second evaluator", ())}
+    found = {}
+    for model, by_seed in own.items():
+        seeds = [by_seed[seed] for seed in shared]
+        entry: dict[str, Any] = {
+            m: interval(np.array([np.atleast_1d(c[m]) for c in seeds]))
+            for m in FIGURES
+            if all(m in c for c in seeds)
+        }
+        entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"])}
+        entry["seconds"] = float(np.mean([c["train_seconds"] for c in seeds]))
+        if all(model in second.get(seed, ()) for seed in shared):
+            entry["second utility"] = float(np.mean([second[s][model].mean() for s in shared]))
+        found[model] = entry
+    return found
 
 
 def by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]:
@@ -129,7 +159,7 @@ def compared(label: dict[str, str], cells: Cells, model: str, against: str) -> l
     other = {int(c["seed"]): c for c in cells[against]}
     pairs = [(c, other[int(c["seed"])]) for c in cells[model] if int(c["seed"]) in other]
     found = []
-    for metric in METRICS:
+    for metric in METRICS if pairs else ():
         difference = np.array([mine[metric] - theirs[metric] for mine, theirs in pairs])
         mean, low, high = (round(v, 6) for v in interval(difference))
         of_lists = difference.mean(axis=0)
@@ -174,6 +204,8 @@ def plot_entropy(found: dict[Key, Cells], path: Path) -> None:
     """Entropy by position before and after reasoning, and where the steps were spent."""
     pyplot = drawing()
     keys = [k for k in MAIN if k in found and any(m in found[k] for m in NEURAL)]
+    if not keys:
+        return
     figure, axes = pyplot.subplots(
         2, len(keys), figsize=(4.2 * len(keys), 6.5), layout="constrained", squeeze=False
     )
@@ -230,10 +262,14 @@ together (a few seeds make it an approximation). Binary gain; NDCG@k is over the
 whole list; MAP@10 divides by min(10, positives); lists without both a like and a pass are left
 out. Slates are greedy; the order of the candidates is not a feature. Epochs are chosen by
 validation NDCG@10. p is of a paired t-test over lists (metrics of a list averaged over seeds
-first). Utility is what the evaluator that trained the models thinks of their slates: what they
-were rewarded for, not what users said; 2nd is the second evaluator's opinion, by which nothing
-was trained. Steps are per request; s is training time, the evaluator's included, on one core that
-others may have shared."""
+first). The rows of a table are means over the seeds that all of them have. GRPO counts the seeds in
+which an epoch of it validated better than the warm start; in the others the warm start is the
+model, and what changes GRPO alone changes nothing. Utility is what the evaluator that trained the
+models, another one for each seed, thinks of their slates: what GRPO rewards, not what users said;
+2nd is the second evaluator's opinion, by which nothing was trained. Steps are per request; s is
+training time, the evaluator's included, on one core that others may have shared. Metarank's
+protocol tests several lists of some users: intervals there take them for independent, and are
+somewhat narrow."""
 
 
 def render(summary: dict[str, Any], config: Config) -> str:
@@ -250,23 +286,23 @@ def render(summary: dict[str, Any], config: Config) -> str:
         "",
     ]
     for key in MAIN:
-        if key not in summary["table"]:
+        entries = summary["tables"].get(key, {}).get("main")
+        if not entries:
             continue
-        entries = summary["table"][key]
         some = next(iter(entries.values()))
         dataset, split, track = key
         lines += [f"## {TITLES[dataset]}, {split}, {track} ({some['lists']} test lists)", ""]
-        lines += models_table(entries, [m for m in (*BASELINES, *NEURAL) if m in entries])
+        lines += models_table(entries)
         lines += pairs_table(summary["comparisons"], key, PAIRS)
         for title, text, variants in (
             ("Controls", "Each is trained like EGLR but for what it names.", CONTROLS),
             ("Ideas", "What was tried to make reasoning worth more.", IDEAS),
         ):
-            own = [name for name in variants if name in entries]
-            if own:
+            entries = summary["tables"][key].get(title)
+            if entries:
                 lines += [f"### {title}", "", text, ""]
-                lines += models_table(entries, [*OWN, *own])
-                pairs = [(name, other) for other in OWN for name in own]
+                lines += models_table(entries)
+                pairs = [(name, other) for other in OWN for name in variants]
                 lines += pairs_table(summary["comparisons"], key, pairs)
     lines += selection_section(summary["rows"])
     lines += curves_section(summary["curves"])
@@ -274,16 +310,19 @@ def render(summary: dict[str, Any], config: Config) -> str:
     return "\n".join(lines)
 
 
-def models_table(entries: dict[str, Any], models: Sequence[str]) -> list[str]:
+def models_table(entries: dict[str, Any]) -> list[str]:
     """A line per model."""
     lines = [
-        "| model | seeds | NDCG@5 | NDCG@10 | MAP@10 | valid NDCG@10 | utility | 2nd | steps | s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | seeds | NDCG@5 | NDCG@10 | MAP@10 | valid NDCG@10 | GRPO | utility | 2nd "
+        "| steps | s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for model in models:
-        entry = entries[model]
+    for model, entry in entries.items():
         cells = [shown(entry[m]) for m in METRICS]
-        cells += [f"{entry[m][0]:.4f}" if m in entry else "-" for m in ("validation", "utility")]
+        cells += [f"{entry['validation'][0]:.4f}" if "validation" in entry else "-"]
+        kept = round(entry["seeds"] * entry["grpo_kept"][0]) if "grpo_kept" in entry else None
+        cells += ["-" if kept is None else f"{kept}/{entry['seeds']}"]
+        cells += [f"{entry['utility'][0]:.4f}"]
         cells += [f"{entry['second utility']:.4f}" if "second utility" in entry else "-"]
         cells += [f"{entry['reasoning_steps'][0]:.2f}" if "reasoning_steps" in entry else "-"]
         lines.append(

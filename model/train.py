@@ -337,6 +337,7 @@ class Run:
 
     def _validate(self, budget: int) -> tuple[float, Metrics]:
         """Greedy slates of validation lists: their NDCG@10 (or utility) selects the epoch."""
+        torch.manual_seed(self.config.seed + rank())  # a gate at random tosses the same coins
         decoded = self.policy.rank(self.own_valid, budget)
         slate = torch.cat([d.slate for d in decoded])
         utility = gather(self._utility(slate))

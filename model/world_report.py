@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
-import multiprocessing
 import os
 import platform
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from tqdm import tqdm
 
 from model import checkpoint
 from model.baselines import random_order
@@ -28,6 +26,7 @@ from model.dataset import Dataset
 from model.grid import neural_slates, save
 from model.hosts import HOSTS
 from model.lists import Lists
+from model.machine import in_processes
 from model.metrics import interval
 from model.policy import Policy
 from model.report import shown
@@ -142,31 +141,16 @@ def report(arguments: argparse.Namespace) -> None:
     data = arguments.cache / "data"
     if not (data / "summary.json").exists():
         prepare_world(data, requests, seed=0)
-    judges = [
-        (
-            dataclasses.replace(config, seed=seed),
-            data,
-            arguments.cache / "evaluator" / f"seed{seed}",
-        )
-        for seed in range(arguments.seeds)
-    ]
-    jobs = [
-        (
-            dataclasses.replace(own, network=dataclasses.replace(own.network, host=host)),
-            data,
-            arguments.cache / host / judge.name,
-            judge,
-        )
-        for own, data, judge in judges
-        for host in HOSTS
-    ]
-    # Not by fork: polars, used above, keeps threads that a forked child lacks.
-    workers = min(len(jobs), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for name, work, inputs in (("evaluators", evaluator, judges), ("cells", cell, jobs)):
-            futures = [pool.submit(work, *each) for each in inputs]
-            for future in tqdm(as_completed(futures), name, len(futures)):
-                future.result()
+    evaluators, cells = [], []
+    for seed in range(arguments.seeds):
+        own = dataclasses.replace(config, seed=seed)
+        judge = arguments.cache / "evaluator" / f"seed{seed}"
+        evaluators.append(functools.partial(evaluator, own, data, judge))
+        for host in HOSTS:
+            hosted = dataclasses.replace(own, network=dataclasses.replace(own.network, host=host))
+            place = arguments.cache / host / judge.name
+            cells.append(functools.partial(cell, hosted, data, place, judge))
+    in_processes([("evaluators", evaluators), ("cells", cells)])
     summary = summarise(data, arguments.cache, arguments.seeds)
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({k: summary[k] for k in ("rows", "comparisons", "gates")}, indent=1)
@@ -231,11 +215,7 @@ def summarise(data: Path, cache: Path, seeds: int) -> dict[str, Any]:
 
 def ambiguity(found: list[dict[str, Array]]) -> list[float]:
     """Per seed Spearman's correlation of entropy before reasoning with the gap's smallness."""
-    free = slice(0, SLATE)
-    return [
-        float(spearmanr(c["entropies_before"][:, free].ravel(), -c["gap"][:, free].ravel())[0])
-        for c in found
-    ]
+    return [float(spearmanr(c["entropies_before"].ravel(), -c["gap"].ravel())[0]) for c in found]
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from model import lambdamart
 from model.dataset import Dataset
-from model.first_stage import FOLDS, first_stage, out_of_fold_scores, user_folds, with_scores
+from model.first_stage import FOLDS, first_stage, is_of, out_of_fold_scores, user_folds, with_scores
 from model.prepare import prepare_impressions
 from model.sources import DataError
 
@@ -207,3 +207,14 @@ def test_a_missing_data_set_is_told_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("first-stage: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_first_stage_of_older_data_is_not_taken_for_one_of_todays(shop, scored, tmp_path):
+    out, _ = scored
+    assert is_of(out, shop)
+    assert not is_of(tmp_path, shop)
+    today = tmp_path / "shop"
+    shutil.copytree(shop, today)
+    log = pl.read_parquet(today / "impressions.parquet")
+    log[:-1].write_parquet(today / "impressions.parquet")
+    assert not is_of(out, today)

@@ -1,6 +1,7 @@
 """Cells are kept for the configuration and the data that they were made of."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,18 @@ def test_cells_of_another_configuration_or_other_data_are_refused(tmp_path, conf
     grid.claim(tmp_path, Config(seed=3), lists("a"))
     with pytest.raises(CheckpointError, match=r"study.json: the cells beside it"):
         grid.claim(tmp_path, config, lists(digest))
+
+
+def test_cells_of_before_a_field_was_added_are_of_the_same_configuration(tmp_path):
+    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    path = tmp_path / grid.STUDY
+    there = json.loads(path.read_text(encoding="utf-8"))
+    del there["config"]["reasoning"]["training_gate"]
+    path.write_text(json.dumps(there), encoding="utf-8")
+    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    grid.check(tmp_path, Config(seed=3))
+    with pytest.raises(CheckpointError, match=r"study.json"):
+        grid.check(tmp_path, Config(seed=4))
 
 
 @pytest.mark.parametrize("model", [*grid.NEURAL, *grid.CONTROLS, *grid.IDEAS])

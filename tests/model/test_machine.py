@@ -1,6 +1,7 @@
 """Training on several processes, in bfloat16 and on CUDA is training on one, but for rounding."""
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from model import checkpoint, machine
 from model.config import Config, ConfigError
 from model.grpo import grpo_loss
-from model.machine import Machine, MachineError, share
+from model.machine import Machine, MachineError, in_processes, share
 from model.policy import Batch, Policy, evaluator_loss
 from model.reasoning import Replay, follow
 from model.train import Run, train
@@ -280,3 +281,41 @@ def test_cuda_trains_a_run_that_the_cpu_loads(world, tmp_path, precision):
     trained = checkpoint.load(tmp_path)
     assert trained.generator.start_token.device.type == "cpu"
     assert all(torch.isfinite(p).all() for p in trained.generator.parameters())
+
+
+def test_a_job_that_fails_is_told_before_those_that_wait_begin(tmp_path):
+    fails = functools.partial(os.remove, tmp_path / "absent")
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        in_processes([("jobs", [fails, *[functools.partial(time.sleep, 5)] * 40])])
+    assert time.monotonic() - began < 60  # the 40 would take 100 s and more on two cores
+
+
+def test_a_wave_begins_when_the_one_before_has_ended(tmp_path):
+    made, moved = tmp_path / "made", tmp_path / "moved"
+    in_processes([
+        ("make", [functools.partial(made.touch)]), ("move", [functools.partial(made.rename, moved)])
+    ])  # fmt: skip
+    assert moved.exists()
+
+
+def test_ctrl_c_ends_jobs_under_way_and_begins_no_other(tmp_path):
+    code = (
+        "import functools, pathlib, sys, time\n"
+        "from model.machine import in_processes\n"
+        "if __name__ == '__main__':\n"
+        "    begun = functools.partial(pathlib.Path(sys.argv[1]).touch)\n"
+        "    in_processes([('jobs', [begun]), ('jobs', [functools.partial(time.sleep, 60)] * 8)])"
+    )
+    (tmp_path / "work.py").write_text(code, encoding="utf-8")
+    run = subprocess.Popen(
+        [sys.executable, str(tmp_path / "work.py"), str(tmp_path / "begun")],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "begun").exists() and run.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    _, errors = run.communicate(timeout=50)  # less than one job takes
+    assert run.returncode != 0, errors

@@ -12,7 +12,7 @@ import pytest
 
 from model.config import Config
 from model.grid import CONTROLS, IDEAS, NEURAL, SLATES, Study, save
-from model.report import collect, equal_latency, render, report, summarise
+from model.report import collect, equal_latency, plot_entropy, render, report, summarise
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("LambdaMART", *NEURAL, *CONTROLS, *IDEAS, "best of M")
@@ -50,6 +50,7 @@ def made(tmp_path_factory):
                     "entropy_after": np.full(10, 2.5),
                     "threshold": np.array(2.5),
                     "validation": np.array(0.61 if model == "learned token" else 0.6),
+                    "grpo_kept": np.array(float(study.seed == 1)),
                 }
             save(study.directory(tmp_path) / f"{model}.npz", arrays)
     return found, tmp_path
@@ -80,7 +81,7 @@ def test_rows_hold_every_model_seed_and_metric_once(summary):
     keys = [(r["dataset"], r["split"], r["track"], r["model"], r["seed"], r["metric"])
             for r in summary["rows"]]  # fmt: skip
     neural = len(NEURAL) + len(CONTROLS) + len(IDEAS)
-    assert len(keys) == len(set(keys)) == 2 * 2 * (4 + 6 * neural)
+    assert len(keys) == len(set(keys)) == 2 * 2 * (4 + 7 * neural)
 
 
 def test_a_model_that_is_not_finished_has_no_row_and_the_others_keep_theirs(made, tmp_path):
@@ -93,9 +94,56 @@ def test_a_model_that_is_not_finished_has_no_row_and_the_others_keep_theirs(made
     assert {("gru EGLR", 1), ("gru host", 0)} <= seeds
 
 
+def test_the_rows_of_a_table_are_means_over_the_same_seeds(made, tmp_path):
+    studies, cache = made
+    shutil.copytree(cache, tmp_path / "cache")
+    (studies[0].directory(tmp_path / "cache") / "zero token.npz").unlink()
+    tables = summarise(collect(studies, tmp_path / "cache"))["tables"]
+    tables = tables["ranklens", "warm", "stand-alone"]
+    assert {row["seeds"] for row in tables["Controls"].values()} == {1}
+    assert {row["seeds"] for row in tables["main"].values()} == {2}
+    second = np.load(studies[1].directory(cache) / "transformer host.npz")["ndcg@10"].mean()
+    assert tables["Controls"]["transformer host"]["ndcg@10"][0] == pytest.approx(second)
+    assert tables["main"]["transformer host"]["ndcg@10"][0] != pytest.approx(second)
+
+
+@pytest.mark.parametrize("left", [("LambdaMART",), ("zero token", "gru EGLR")])
+def test_a_report_of_a_few_cells_shows_those(made, tmp_path, left):
+    studies, cache = made
+    for study in studies[:2]:
+        study.directory(tmp_path).mkdir(parents=True)
+        for model in left:
+            name = f"{model}.npz"
+            shutil.copy(study.directory(cache) / name, study.directory(tmp_path) / name)
+    found = collect(studies, tmp_path)
+    text = render(summarise(found), Config())
+    plot_entropy(found, tmp_path / "entropy.png")
+    assert all(f"| {model} | 2 |" in text for model in left)
+    assert "transformer host" not in text.split("## Which")[0]
+
+
+def test_models_without_a_seed_in_common_are_not_compared(made, tmp_path):
+    studies, cache = made
+    shutil.copytree(cache, tmp_path / "cache")
+    (studies[0].directory(tmp_path / "cache") / "gru host.npz").unlink()
+    (studies[1].directory(tmp_path / "cache") / "gru EGLR.npz").unlink()
+    summary = summarise(collect(studies[:2], tmp_path / "cache"))
+    assert ("gru EGLR", "gru host") not in {
+        (c["model"], c["against"]) for c in summary["comparisons"]
+    }
+    assert summary["tables"]["ranklens", "warm", "stand-alone"]["main"] == {}
+    render(summary, Config())
+
+
+def test_the_text_says_in_how_many_seeds_grpo_was_kept(summary):
+    lines = render(summary, Config()).splitlines()
+    row = next(line.split(" | ") for line in lines if line.startswith("| gru host |"))
+    assert row[5:7] == ["0.6000", "1/2"]
+
+
 def test_the_text_shows_the_figures_of_the_table(summary):
     text = render(summary, Config())
-    entry = summary["table"]["ranklens", "cold", "stand-alone"]["gru host"]
+    entry = summary["tables"]["ranklens", "cold", "stand-alone"]["main"]["gru host"]
     assert f"| gru host | 2 | {entry['ndcg@5'][0]:.4f}" in text
     assert "+0.1000 [+0.1000, +0.1000]" in text
     assert all(f"| {name} |" in text for name in (*CONTROLS, *IDEAS))
