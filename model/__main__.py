@@ -65,11 +65,12 @@ def parse() -> argparse.Namespace:
     evaluate.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     evaluate.add_argument("--split", default="test", choices=["train", "valid", "test"])
     evaluate.add_argument("--url", help="ask this running service of the same bundle instead")
+    places = "default: {}, with --smoke build/smoke/{}"
     report = commands.add_parser("report", help="train and compare over seeds; resumes")
     report.add_argument("--data", type=Path, default=Path("build/ranklens"))
     report.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
-    report.add_argument("--out", type=Path, default=Path("docs/reports"))
-    report.add_argument("--cache", type=Path, default=Path("build/report"))
+    report.add_argument("--out", type=Path, help=places.format("docs/reports", "reports"))
+    report.add_argument("--cache", type=Path, help=places.format("build/report", "report"))
     report.add_argument("--seeds", type=int, default=5)
     report.add_argument("--movielens", type=Path, default=Path("build/movielens"))
     report.add_argument("--no-training", action="store_true", help="write what the cache has")
@@ -80,8 +81,8 @@ def parse() -> argparse.Namespace:
     evaluator.add_argument("--out", type=Path, default=Path("docs/reports"))
     world = commands.add_parser("world", help="train and report in a world of known truth")
     world.add_argument("--config", type=Path, default=Path("model/configs/world.yaml"))
-    world.add_argument("--out", type=Path, default=Path("docs/reports"))
-    world.add_argument("--cache", type=Path, default=Path("build/world"))
+    world.add_argument("--out", type=Path, help=places.format("docs/reports", "reports"))
+    world.add_argument("--cache", type=Path, help=places.format("build/world", "world"))
     world.add_argument("--seeds", type=int, default=5)
     world.add_argument("--run", type=Path, help="only print worth and regret of this run")
     world.add_argument("--smoke", action="store_true", help="a miniature, for tests")
@@ -93,11 +94,18 @@ def parse() -> argparse.Namespace:
     throughput.add_argument("--batch", type=int, help="requests per round, not the configuration's")
     scale = commands.add_parser("scale", help="memory and speed on drawn logs of any size")
     scale.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
-    scale.add_argument("--out", type=Path, default=Path("docs/reports"))
-    scale.add_argument("--cache", type=Path, default=Path("build/scale"))
+    scale.add_argument("--out", type=Path, help=places.format("docs/reports", "reports"))
+    scale.add_argument("--cache", type=Path, help=places.format("build/scale", "scale"))
     scale.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     scale.add_argument("--smoke", action="store_true", help="a miniature, for tests")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.command in ("report", "world", "scale"):
+        smoke = Path("build/smoke") if arguments.smoke else None
+        if arguments.out is None:  # a miniature is no report to keep
+            arguments.out = smoke / "reports" if smoke else Path("docs/reports")
+        if arguments.cache is None:
+            arguments.cache = (smoke or Path("build")) / arguments.command
+    return arguments
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
