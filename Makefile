@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BUNDLE ?= bundles/ranklens/1
 DATA := build/ranklens
-CONFIG := model/configs/ranklens.yaml
+CONFIG := model/configs/served.yaml
 CHECKPOINT := build/checkpoints/ranklens
 PIP := 26.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
