@@ -156,7 +156,7 @@ def report(arguments: argparse.Namespace) -> None:
     text = json.dumps({k: summary[k] for k in ("rows", "comparisons", "gates")}, indent=1)
     (arguments.out / "world.json").write_text(text + "\n", encoding="utf-8")
     plot(summary, arguments.out / "world.png")
-    (arguments.out / "world.md").write_text(render(summary), encoding="utf-8")
+    (arguments.out / "world.md").write_text(render(summary, config), encoding="utf-8")
 
 
 def summarise(data: Path, cache: Path, seeds: int) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def render(summary: dict[str, Any]) -> str:
+def render(summary: dict[str, Any], config: Config) -> str:
     """The report as Markdown."""
     lines = [
         "# A world with known truth",
@@ -271,7 +271,9 @@ def render(summary: dict[str, Any]) -> str:
         "1 - worth / best, where the best is found by trying all slates. In brackets the 95 % "
         "interval of a bootstrap over seeds and lists together. Of each seed one plain host is "
         "trained to the end; `host` went on from there as it was, `eglr` with reasoning plugged "
-        "in, through the same rounds of GRPO.",
+        "in, through the same rounds of GRPO. Its gate is the entropy's "
+        f"{config.reasoning.entropy_quantile:.0%} quantile; while it learns, it decides as "
+        f"`training_gate: {config.reasoning.training_gate}` says (docs/model.md).",
         "",
         "| model | worth | regret |",
         "|---|---|---|",

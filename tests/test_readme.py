@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from model.report import shown
 from service.app import create_app
 from service.session import Session
 from service.settings import Settings
@@ -55,7 +56,17 @@ def test_every_row_of_the_readmes_table_is_a_row_of_the_report():
 def test_the_readmes_figure_of_the_served_bundle_is_the_manifests():
     manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
     mean, low, high = manifest["offline_metrics"]["ndcg@10"]
-    assert f"prints NDCG@10 {mean:.4f} [{low:.4f}, {high:.4f}]" in README
+    text = f"prints NDCG@10 {mean:.4f} [{low:.4f}, {high:.4f}]"
+    assert text in README.replace("\n", " ")
+
+
+def test_the_readmes_figure_of_the_served_configuration_is_the_reports():
+    report = (ROOT / "docs" / "reports" / "quality.md").read_text(encoding="utf-8")
+    lines = report.split("### Controls")[1].splitlines()
+    row = next(line.strip("| ").split(" | ") for line in lines if line.startswith("| stop gradien"))
+    assert f"(over {row[1]} seeds NDCG@10 {row[3]})" in README.replace("\n", " ")
+    first = report.split("## Which configuration to serve")[1].split("|---|---|---|\n")[1]
+    assert first.startswith(f"| {row[0]} |")
 
 
 def test_the_readmes_training_time_is_the_manifests():
@@ -64,20 +75,38 @@ def test_the_readmes_training_time_is_the_manifests():
 
 
 @pytest.mark.parametrize(
-    ("report", "model", "against", "text"),
+    ("report", "split", "model", "against", "text"),
     [
-        ("quality", "transformer EGLR", "transformer host", "is {} to its plain host"),
-        ("quality", "transformer EGLR", "LambdaMART", "and {} to LambdaMART"),
-        ("world", "pointer eglr, every step", "pointer host", "adds {} expected clicks"),
-        ("world", "pointer eglr", "pointer host", "behind the gate {}"),
+        ("quality", "warm", "transformer EGLR", "transformer host", "is {} to its plain host"),
+        ("quality", "warm", "transformer EGLR", "LambdaMART", "and {} to LambdaMART"),
+        ("quality", "cold", "transformer EGLR", "LambdaMART", "(cold split) it is {} to Lambda"),
+        ("world", "test", "pointer eglr, every step", "pointer host", "adds {} expected clicks"),
+        ("world", "test", "pointer eglr", "pointer host", "behind the gate {}"),
     ],
 )
-def test_the_readmes_paired_differences_are_the_reports(report, model, against, text):
+def test_the_readmes_paired_differences_are_the_reports(report, split, model, against, text):
     path = ROOT / "docs" / "reports" / f"{report}.json"
     (found,) = (
         c for c in json.loads(path.read_text(encoding="utf-8"))["comparisons"]
-        if (c["model"], c["against"]) == (model, against) and c["metric"] in ("ndcg@10", "worth")
-        and c["split"] in ("warm", "test") and c.get("track", "stand-alone") == "stand-alone"
+        if (c["split"], c["model"], c["against"]) == (split, model, against)
+        and c["metric"] in ("ndcg@10", "worth") and c.get("track", "stand-alone") == "stand-alone"
     )  # fmt: skip
-    figures = "{mean_difference:+.4f} [{low:+.4f}, {high:+.4f}]".format(**found)
+    figures = shown([found[name] for name in ("mean_difference", "low", "high")], signed=True)
     assert text.format(figures) in README.replace("\n", " ")
+
+
+def test_the_ideas_in_the_notes_have_the_reports_figures():
+    reports = ROOT / "docs" / "reports"
+    found = {
+        (c["model"], c["against"]): shown([c[k] for k in ("mean_difference", "low", "high")], True)
+        for c in json.loads((reports / "quality.json").read_text(encoding="utf-8"))["comparisons"]
+        if (c["dataset"], c["split"], c["track"]) == ("ranklens", "warm", "stand-alone")
+        and c["metric"] == "ndcg@10"
+    }
+    notes = (reports / "notes.md").read_text(encoding="utf-8")
+    section = notes.split("## Ideas on RankLens")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if "[" in line]
+    assert len(rows) >= 5
+    for idea, to_eglr, to_host, _ in rows:
+        assert to_eglr == found[idea, "transformer EGLR"]
+        assert to_host == found[idea, "transformer host"]
