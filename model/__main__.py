@@ -74,6 +74,9 @@ def parse() -> argparse.Namespace:
     report.add_argument("--seeds", type=int, default=5)
     report.add_argument("--movielens", type=Path, default=Path("build/movielens"))
     report.add_argument("--no-training", action="store_true", help="write what the cache has")
+    report.add_argument(
+        "--fresh", action="store_true", help="forget the rows of a report that stands in --out"
+    )
     report.add_argument("--smoke", action="store_true", help="a miniature, for tests")
     evaluator = commands.add_parser("evaluator", help="report how far the evaluator can be trusted")
     evaluator.add_argument("--run", type=Path, default=Path("build/checkpoints/ranklens"))

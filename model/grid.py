@@ -120,7 +120,8 @@ def studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
         found.append(Study("ranklens", split, track, seed, data, models))
     if movielens.exists():
         for seed in range(some):
-            found.append(Study("movielens", "all", "first stage", seed, movielens, essence))
+            models = (*BASELINES, *NEURAL)
+            found.append(Study("movielens", "all", "first stage", seed, movielens, models))
     return found
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from model.config import Config
 from model.grid import CONTROLS, IDEAS, NEURAL, SLATES, Study, save
-from model.report import collect, equal_latency, plot_entropy, render, report, summarise
+from model.report import MAIN, collect, equal_latency, render, report, summarise
+from model.report_plots import plot_entropy
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("LambdaMART", *NEURAL, *CONTROLS, *IDEAS, "best of M")
@@ -54,6 +55,15 @@ def made(tmp_path_factory):
                 }
             save(study.directory(tmp_path) / f"{model}.npz", arrays)
     return found, tmp_path
+
+
+def tables_of(summary, split):
+    """title -> model -> entry"""
+    found = {}
+    for entry in summary["tables"]:
+        if entry["split"] == split:
+            found.setdefault(entry["title"], {})[entry["model"]] = entry
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +108,7 @@ def test_the_rows_of_a_table_are_means_over_the_same_seeds(made, tmp_path):
     studies, cache = made
     shutil.copytree(cache, tmp_path / "cache")
     (studies[0].directory(tmp_path / "cache") / "zero token.npz").unlink()
-    tables = summarise(collect(studies, tmp_path / "cache"))["tables"]
-    tables = tables["ranklens", "warm", "stand-alone"]
+    tables = tables_of(summarise(collect(studies, tmp_path / "cache")), "warm")
     assert {row["seeds"] for row in tables["Controls"].values()} == {1}
     assert {row["seeds"] for row in tables["main"].values()} == {2}
     second = np.load(studies[1].directory(cache) / "transformer host.npz")["ndcg@10"].mean()
@@ -116,8 +125,9 @@ def test_a_report_of_a_few_cells_shows_those(made, tmp_path, left):
             name = f"{model}.npz"
             shutil.copy(study.directory(cache) / name, study.directory(tmp_path) / name)
     found = collect(studies, tmp_path)
-    text = render(summarise(found), Config())
-    plot_entropy(found, tmp_path / "entropy.png")
+    summary = summarise(found)
+    text = render(summary, Config())
+    plot_entropy(summary["positions"], MAIN, tmp_path / "entropy.png")
     assert all(f"| {model} | 2 |" in text for model in left)
     assert "transformer host" not in text.split("## Which")[0]
 
@@ -131,7 +141,7 @@ def test_models_without_a_seed_in_common_are_not_compared(made, tmp_path):
     assert ("gru EGLR", "gru host") not in {
         (c["model"], c["against"]) for c in summary["comparisons"]
     }
-    assert summary["tables"]["ranklens", "warm", "stand-alone"]["main"] == {}
+    assert "main" not in tables_of(summary, "warm")
     render(summary, Config())
 
 
@@ -143,7 +153,7 @@ def test_the_text_says_in_how_many_seeds_grpo_was_kept(summary):
 
 def test_the_text_shows_the_figures_of_the_table(summary):
     text = render(summary, Config())
-    entry = summary["tables"]["ranklens", "cold", "stand-alone"]["main"]["gru host"]
+    entry = tables_of(summary, "cold")["main"]["gru host"]
     assert f"| gru host | 2 | {entry['ndcg@5'][0]:.4f}" in text
     assert "+0.1000 [+0.1000, +0.1000]" in text
     assert all(f"| {name} |" in text for name in (*CONTROLS, *IDEAS))
@@ -166,7 +176,7 @@ def test_variants_are_ranked_by_validation_beside_eglr_with_no_say_of_test_lists
 def test_a_report_of_an_empty_cache_says_so(tmp_path):
     arguments = argparse.Namespace(
         config=ROOT / "model" / "configs" / "ranklens.yaml", data=tmp_path, movielens=tmp_path,
-        cache=tmp_path / "cache", out=tmp_path, seeds=1, smoke=False, no_training=True,
+        cache=tmp_path / "cache", out=tmp_path, seeds=1, smoke=False, no_training=True, fresh=False,
     )  # fmt: skip
     with pytest.raises(FileNotFoundError, match="cache: no finished cell"):
         report(arguments)
