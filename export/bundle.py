@@ -15,22 +15,27 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from export.compose import compose
+from export.compose import ComposeError, compose, compose_evaluator
 from model.checkpoint import Trained
 from model.dataset import Dataset
 from model.evaluate import evaluate
-from model.reasoning import Decoded, EntropyGate, decode, greedy
+from model.reasoning import Decoded, EntropyGate, Rules, decode, noisy
+from service import constraints
 from service.contract import (
+    EVALUATOR,
     FEATURES,
     GENERATOR,
     GOLDEN,
+    INPUTS,
     ITEMS,
     MANIFEST,
+    OUTPUTS,
+    STATIC,
     BundleError,
     Manifest,
 )
 from service.features import Request
-from service.session import Row, Session, Slate
+from service.session import Row, Sampling, Session, Slate, collate, open_graph
 
 LOGPROB_TOLERANCE = 1e-4
 # Two choices closer than this are an exact tie for float32: either is right.
@@ -68,20 +73,28 @@ def cases(trained: Trained) -> list[Case]:
     ]
 
 
-def decode_torch(trained: Trained, rows: list[Row]) -> Decoded:
-    """The rows through the torch loop, padded to the longest."""
-    from service.session import collate
+def tensors_of(trained: Trained, rows: list[Row]) -> dict[str, torch.Tensor]:
+    """The rows as the graph's inputs, padded to the longest."""
+    arrays = collate(rows, trained.config.slate_length)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    feeds = {name: torch.from_numpy(array) for name, array in collate(rows).items()}
+
+def decode_torch(trained: Trained, rows: list[Row]) -> Decoded:
+    """The rows through the torch loop; a row that samples takes as many slates."""
+    feeds = tensors_of(trained, rows)
+    lists = feeds["list"]
+    knobs = {name: feeds[f"{name}_temperature"].unsqueeze(1) for name in ("reason", "recommend")}
     with torch.no_grad():
-        encoded = trained.generator.encode(feeds["numbers"], feeds["tokens"], feeds["mask"])
+        given = (feeds[name][lists] for name in ("numbers", "tokens", "mask"))
         return decode(
             trained.generator,
-            encoded,
+            trained.generator.encode(*given),
             trained.config.slate_length,
-            greedy,
-            trained.config.reasoning.recommend_temperature,
+            noisy(feeds["noise"], knobs["recommend"]),
+            knobs["recommend"],
             EntropyGate(feeds["entropy_threshold"], feeds["budget"]),
+            rules=Rules(feeds["length"], feeds["pinned"], feeds["group"], feeds["quota"]),
+            reason_temperature=knobs["reason"],
         )
 
 
@@ -116,40 +129,103 @@ class Requests:
 def random_rows(trained: Trained, requests: Requests, case: Case, seed: int) -> list[Row]:
     """Lists of known and unknown items with random histories, through the featuriser.
 
-    In a batch, lists have different sizes; the first has the case's.
+    In a batch, lists have different sizes; the first has the case's. Every other row has knobs of
+    its own: temperatures, a shorter slate, constraints, sampled slates.
     """
     draw = np.random.default_rng(seed)
+    reasoning = trained.config.reasoning
     rows = []
     for index in range(case.batch):
         size = case.size if index == 0 else int(draw.integers(1, case.size + 1))
-        numbers, tokens = trained.featuriser.transform(requests.draw(size, draw))
+        request = requests.draw(size, draw)
+        numbers, tokens = trained.featuriser.transform(request)
         longest = min(size, trained.config.slate_length)
-        rows.append(Row(numbers, tokens, longest, case.budget, case.threshold))
+        row = Row(
+            numbers, tokens, longest, case.budget, case.threshold, reasoning.reason_temperature,
+            reasoning.recommend_temperature, constraints.Rules.none(size, longest),
+        )  # fmt: skip
+        rows.append(knobbed(row, list(request.ids), longest, draw) if index % 2 else row)
     return rows
 
 
-def verify(trained: Trained, session: Session, requests: Requests) -> dict[str, Any]:
-    """Compare both decoders on every case. Raises VerificationError naming the first difference."""
+def knobbed(row: Row, ids: list[str], longest: int, draw: np.random.Generator) -> Row:
+    """The row with random knobs; constraints that cannot be met leave it unconstrained."""
+    blocked = set(draw.choice(ids, len(ids) // 4, replace=False).tolist())
+    free = [item for item in ids if item not in blocked]
+    pins = draw.choice(free, min(len(free), int(draw.integers(0, 3))), replace=False).tolist()
+    places = draw.choice(longest, min(longest, len(pins)), replace=False).tolist()
+    groups = draw.integers(0, 1 + len(ids) // 3, len(ids)).tolist()
+    try:
+        size, rules = constraints.resolve(
+            ids, None, longest, dict(zip(pins, places, strict=False)), blocked, groups,
+            ("group", int(draw.integers(1, 4))),
+        )  # fmt: skip
+    except constraints.ConstraintError:
+        size, rules = row.slate_size, row.rules
+    return dataclasses.replace(
+        row,
+        slate_size=size,
+        rules=rules,
+        reason_temperature=float(draw.uniform(0.5, 3.0)),
+        recommend_temperature=float(draw.uniform(0.3, 2.0)),
+        sampling=Sampling(2, int(draw.integers(1 << 32))) if draw.random() < 0.5 else None,
+    )
+
+
+def verify(trained: Trained, bundle: Path, requests: Requests) -> dict[str, Any]:
+    """Compare torch with both forms of the graph, and the evaluators, on every case.
+
+    Raises VerificationError naming the first difference.
+    """
+    graphs = {name: open_graph(bundle / name, 1, "cpu") for name in (GENERATOR, STATIC, EVALUATOR)}
     worst, ties, slates = 0.0, 0, 0
     for number, case in enumerate(tqdm(cases(trained), "verify", leave=False)):
         rows = random_rows(trained, requests, case, seed=number)
         expected = decode_torch(trained, rows)
-        for index, (row, slate) in enumerate(zip(rows, session.run(rows), strict=True)):
-            difference = compare(expected, index, row, slate)
-            slates += 1
-            if difference is None:
-                ties += 1
-            elif difference > LOGPROB_TOLERANCE:
-                raise VerificationError(
-                    f"{case}, row {index}: log-probabilities or entropies differ by "
-                    f"{difference:.2e}, allowed {LOGPROB_TOLERANCE}"
-                )
-            else:
-                worst = max(worst, difference)
+        feeds = {n: t.numpy() for n, t in tensors_of(trained, rows).items()}
+        each = [row for row in rows for _ in range(row.sampling.slates if row.sampling else 1)]
+        for form in (GENERATOR, STATIC):
+            names = list(OUTPUTS)[:5]
+            outputs = graphs[form].run(names, {name: feeds[name] for name in INPUTS})
+            for index, row in enumerate(each):
+                slate = Slate(*(output[index, : row.slate_size] for output in outputs))
+                difference = compare(expected, index, row, slate, form)
+                slates += 1
+                if difference is None:
+                    ties += 1
+                elif difference > LOGPROB_TOLERANCE:
+                    raise VerificationError(
+                        f"{form}, {case}, row {index}: log-probabilities or entropies differ by "
+                        f"{difference:.2e}, allowed {LOGPROB_TOLERANCE}"
+                    )
+                else:
+                    worst = max(worst, difference)
+        worst = max(worst, compare_evaluators(trained, graphs[EVALUATOR], feeds, expected.slate))
     return {"slates": slates, "ties": ties, "largest_difference": worst}
 
 
-def compare(expected: Decoded, index: int, row: Row, slate: Slate) -> float | None:
+def compare_evaluators(
+    trained: Trained, graph: Any, feeds: dict[str, np.ndarray[Any, Any]], slate: torch.Tensor
+) -> float:
+    """Largest difference of the utilities of slates int64 [R, K]. Raises VerificationError."""
+    given = {name: feeds[name] for name in ("numbers", "tokens", "list")}
+    (found,) = graph.run(["utility"], {**given, "slate": slate.numpy()})
+    with torch.no_grad():
+        embedded = trained.evaluator.embed(
+            *(torch.from_numpy(feeds[n]) for n in ("numbers", "tokens"))
+        )
+        expected = trained.evaluator.utility(embedded[torch.from_numpy(feeds["list"])], slate)
+    difference = float(np.abs(found - expected.numpy()).max())
+    if difference > LOGPROB_TOLERANCE:
+        raise VerificationError(
+            f"{EVALUATOR}: utilities differ by {difference:.2e}, allowed {LOGPROB_TOLERANCE}"
+        )
+    return difference
+
+
+def compare(
+    expected: Decoded, index: int, row: Row, slate: Slate, form: str = GENERATOR
+) -> float | None:
     """Largest difference of one row, None where an exact tie went the other way.
 
     Raises VerificationError when slates or steps differ without a tie.
@@ -163,8 +239,9 @@ def compare(expected: Decoded, index: int, row: Row, slate: Slate) -> float | No
         if margins[first] < TIE:
             return None
         raise VerificationError(
-            f"position {first} of a list of {len(row.numbers)}: torch chose {want.tolist()} "
-            f"after {steps.tolist()} steps, onnxruntime {slate.indices.tolist()} after "
+            f"{form}, position {first} of a list of {len(row.numbers)}: torch chose "
+            f"{want.tolist()} after {steps.tolist()} steps, onnxruntime "
+            f"{slate.indices.tolist()} after "
             f"{slate.steps.tolist()}"
         )
     differences = [
@@ -178,8 +255,11 @@ def margin(expected: Decoded, index: int, row: Row) -> np.ndarray[Any, Any]:
     """Per position [k], how far the nearest decision - choice or gate - was from the other way."""
     size = row.slate_size
     logits = expected.logits[index, :size]
+    if row.sampling:  # what is compared has noise on it: no choice is known to be clear
+        return np.zeros(size)
     top = logits.topk(min(2, logits.shape[1]), dim=1).values
     choice = (top[:, 0] - top[:, -1]) if top.shape[1] > 1 else torch.full((size,), 1e9)
+    choice = torch.where(torch.from_numpy(row.rules.pinned) >= 0, 1e9, choice)
     before = (expected.entropy_before[index, :size] - row.entropy_threshold).abs()
     after = (expected.entropy_after[index, :size] - row.entropy_threshold).abs()
     if row.budget == 0:
@@ -206,7 +286,12 @@ def golden(trained: Trained, requests: Requests, count: int = 8) -> list[dict[st
         request = requests.draw(size, draw)
         numbers, tokens = trained.featuriser.transform(request)
         longest = min(size, trained.config.slate_length)
-        row = Row(numbers, tokens, longest, trained.config.reasoning.budget, trained.threshold)
+        reasoning = trained.config.reasoning
+        row = Row(
+            numbers, tokens, longest, reasoning.budget, trained.threshold,
+            reasoning.reason_temperature, reasoning.recommend_temperature,
+            constraints.Rules.none(size, longest),
+        )  # fmt: skip
         if not clear_of_ties(trained, row):
             continue
         decoded = decode_torch(trained, [row])
@@ -227,7 +312,7 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     offline metrics. Raises VerificationError or service.contract.BundleError; `out` is then as it
     was.
     """
-    own = {MANIFEST, GENERATOR, FEATURES, ITEMS, GOLDEN}
+    own = {MANIFEST, GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, GOLDEN}
     foreign = sorted({path.name for path in out.iterdir()} - own) if out.exists() else []
     if foreign:
         raise BundleError(f"{out}: a new directory or a bundle to replace, it holds {foreign[0]!r}")
@@ -242,15 +327,17 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     building.mkdir(parents=True)
     try:
         features = trained.featuriser
-        model = compose(
-            trained.generator,
-            features.numbers_width,
-            features.tokens_width,
-            config.slate_length,
-            config.reasoning.budget,
-            config.reasoning.recommend_temperature,
-        )
-        (building / GENERATOR).write_bytes(model.SerializeToString())
+        columns = features.numbers_width, features.tokens_width, config.slate_length
+        try:
+            forms = {
+                GENERATOR: compose(trained.generator, *columns, gated=True),
+                STATIC: compose(trained.generator, *columns, gated=False),
+                EVALUATOR: compose_evaluator(trained.evaluator, *columns),
+            }
+        except ComposeError as error:
+            raise BundleError(str(error)) from error
+        for name, model in forms.items():
+            (building / name).write_bytes(model.SerializeToString())
         features.save(building)
         (building / GOLDEN).write_text(
             json.dumps(golden(trained, requests)) + "\n", encoding="utf-8"
@@ -274,8 +361,8 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
                 "validation": trained.info["validation"],
             },
         ).write(building)
+        verification = verify(trained, building, requests)
         session = Session.load(building)
-        verification = verify(trained, session, requests)
         metrics = evaluate(session, data)
         manifest = Manifest(**{**manifest.__dict__, "offline_metrics": metrics})
         manifest.write(building)

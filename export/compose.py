@@ -1,354 +1,354 @@
-"""Compose the unrolled graph: each step kind is exported once and called K x (1 + S) times.
+"""Compose the unrolled graph: each step kind is defined once and called K x (1 + S) times.
 
-The exporter sees four small modules, never the loop; the loop is laid out here as calls of ONNX
-functions that share their weights as initialisers of the main graph. Exporting the whole unrolled
-loop at once takes minutes and gives a graph nobody can read.
+Two forms of one graph. *gated*: a branch skips a reasoning step that no row of the batch wants,
+and where few rows want it only they are gathered, reasoned about and scattered back. *static*:
+every step is taken and masked, without control flow, as CUDA graphs ask for.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
 
+import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper
-from torch import Tensor, nn
-from torch.export import Dim
 
-from model.generator import Choice, Encoded, Generator
-from model.reasoning import chosen_logprob, gate, reason_where
-from service.contract import INPUTS, OUTPUTS
+from export.graph import Graph, Values
+from export.lower import LOWERINGS, Lowering, encode, evaluator_likes
+from model.evaluator import Evaluator
+from model.generator import Generator
+from service.contract import EVALUATOR_INPUTS, EVALUATOR_OUTPUTS, INPUTS, OUTPUTS
 
-DOMAIN = "eglr"
-OPSET = 20
-IR_VERSION = 10
-ENCODED = ("candidates", "keys", "mask")  # and the host's memory
-CHOICE = ("available", "logits", "entropy")  # and the host's state
-
-
-class Step(nn.Module):
-    """A step kind: flat tensors in, flat tensors out, by the names in `inputs` and `outputs`."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    def __init__(self, generator: Generator, temperature: float) -> None:
-        super().__init__()
-        self.generator, self.temperature = generator, temperature
-        self.encoded = (*ENCODED, *generator.host.memory_axes)
-        self.choice = (*CHOICE, *generator.host.state_axes)
-
-    def unpack(self, tensors: Sequence[Tensor]) -> tuple[Encoded, Choice, Sequence[Tensor]]:
-        """The flat tensors of a step: what was encoded, the choice, and what else there is."""
-        seen = len(self.encoded)
-        candidates, keys, mask, *memory = tensors[:seen]
-        available, logits, entropy, *state = tensors[seen : seen + len(self.choice)]
-        encoded = Encoded(candidates, keys, mask, tuple(memory))
-        choice = Choice(available, logits, entropy, tuple(state))
-        return encoded, choice, tensors[seen + len(self.choice) :]
-
-
-class Encode(Step):
-    """numbers, tokens, mask -> everything that later steps read, and the first choice."""
-
-    def __init__(self, generator: Generator, temperature: float) -> None:
-        super().__init__(generator, temperature)
-        self.inputs = ("numbers", "tokens", "mask")
-        self.outputs = tuple(n for n in (*self.encoded, *self.choice[1:]) if n != "mask")
-
-    def forward(self, numbers: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        encoded = self.generator.encode(numbers, tokens, mask)
-        choice = self.generator.begin(encoded)
-        return (
-            encoded.candidates,
-            encoded.keys,
-            *encoded.memory,
-            choice.logits,
-            choice.entropy,
-            *choice.state,
-        )
-
-
-class Reason(Step):
-    """One reasoning step behind its gate."""
-
-    def __init__(self, generator: Generator, temperature: float) -> None:
-        super().__init__(generator, temperature)
-        knobs = ("step", "threshold", "budget", "before", "steps")
-        self.inputs = (*self.encoded, *self.choice, *knobs)
-        self.outputs = (*self.choice[1:], "active", "taken")
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        encoded, choice, (step, threshold, budget, before, steps) = self.unpack(tensors)
-        active = before & gate(choice, threshold, budget, step)
-        choice = reason_where(self.generator, encoded, choice, step, active)
-        return choice.logits, choice.entropy, *choice.state, active, steps + active
-
-
-class Pick(Step):
-    """The greedy choice of a position and its output columns [B, 1]."""
-
-    inputs = ("available", "logits", "entropy", "first_entropy", "steps")
-    outputs = ("item", *(f"{name}_column" for name in OUTPUTS))
-
-    def forward(
-        self,
-        available: Tensor,
-        logits: Tensor,
-        entropy: Tensor,
-        first_entropy: Tensor,
-        steps: Tensor,
-    ) -> tuple[Tensor, ...]:
-        alive = available.any(dim=1)
-        item = logits.argmax(dim=-1)
-        logprob = chosen_logprob(logits, item, self.temperature)
-        columns = [
-            torch.where(alive, item, -torch.ones_like(item)),
-            *(
-                torch.where(alive, x, torch.zeros_like(x))
-                for x in (logprob, first_entropy, entropy, steps)
-            ),
-        ]
-        return item, *(column.unsqueeze(1) for column in columns)
-
-
-class Recommend(Step):
-    """Put the item into the slate; the next choice."""
-
-    def __init__(self, generator: Generator, temperature: float) -> None:
-        super().__init__(generator, temperature)
-        self.inputs = (*self.encoded, *self.choice, "item", "position")
-        self.outputs = self.choice
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        encoded, choice, (item, position) = self.unpack(tensors)
-        choice = self.generator.recommend(encoded, choice, item, position)
-        return choice.available, choice.logits, choice.entropy, *choice.state
-
-
-def examples(generator: Generator, numbers: int, tokens: int) -> dict[str, Tensor]:
-    """One example tensor per name, all distinct objects: torch.export merges equal ones."""
-    batch, size, slots = 2, 5, 3
-    mask = torch.ones(batch, size, dtype=torch.bool)
-    given = {
-        "numbers": torch.randn(batch, size, numbers),
-        "tokens": torch.zeros(batch, size, tokens, dtype=torch.int64),
-        "mask": mask,
-    }
-    with torch.no_grad():
-        encoded = generator.encode(**given)
-        choice = generator.begin(encoded)
-        for _ in range(slots - 1):
-            number = torch.tensor(0)
-            choice = generator.reason(encoded, choice, number, torch.ones(batch) > 0)
-    named = [
-        *zip(ENCODED, encoded[:3], strict=True),
-        *zip(generator.host.memory_axes, encoded.memory, strict=True),
-        *zip(CHOICE, choice[:3], strict=True),
-        *zip(generator.host.state_axes, choice.state, strict=True),
-    ]
-    given |= {name: tensor.clone() for name, tensor in named}
-    given |= {name: torch.tensor(0) for name in ("step", "position")}
-    given |= {"threshold": torch.zeros(batch), "first_entropy": torch.ones(batch)}
-    given |= {name: torch.zeros(batch, dtype=torch.int64) for name in ("budget", "steps", "item")}
-    return given | {"before": torch.ones(batch, dtype=torch.bool)}
-
-
-# Which axes vary: B at 0 everywhere but for scalars, N as listed; the host names those of its own.
-AXES = {
-    **{name: {0: "B", 1: "N"} for name in ("numbers", "tokens", "mask", "candidates", "keys")},
-    **{name: {0: "B", 1: "N"} for name in ("available", "logits")},
-    "step": {},
-    "position": {},
+NEVER = -1e9  # no certainty is below it
+# Gathering costs a row about half a reasoning step: from this share of rows on it does not pay.
+FEW = 0.75
+CHOICE = {
+    "hidden": TensorProto.FLOAT,
+    "logits": TensorProto.FLOAT,
+    "certainty": TensorProto.FLOAT,
 }
 
 
-def export_step(step: Step, given: dict[str, Tensor]) -> onnx.ModelProto:
-    """Export one step kind on its own."""
-    host = step.generator.host
-    axes = AXES | host.memory_axes | host.state_axes
-    shapes = tuple(dict.fromkeys(axes.get(name, {0: "B"}), Dim.DYNAMIC) for name in step.inputs)
-    variadic = isinstance(step, Reason | Recommend)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations, not ours to mend
-        program = torch.onnx.export(
-            step.eval(),
-            tuple(given[name] for name in step.inputs),
-            input_names=list(step.inputs),
-            output_names=[f"{name}_out" for name in step.outputs],
-            dynamic_shapes=(shapes,) if variadic else shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
+class ComposeError(ValueError):
+    """A generator that has no served form."""
 
 
-class Composer:
-    """Collects functions, shared weights and calls into one model."""
+class Loop:
+    """Lays out the reasoning loop of one generator as calls of its step kinds.
 
-    def __init__(self) -> None:
-        self.functions: list[onnx.FunctionProto] = []
-        self.weights: dict[str, onnx.TensorProto] = {}
-        self.nodes: list[onnx.NodeProto] = []
-        self._arguments: dict[str, list[str]] = {}
+    `values` names, at every moment, the tensors that the next step reads: per list, per slate, the
+    host's state, and the choice (hidden state [R, 1, D], logits [R, 1, N] and certainty [R, 1, 1],
+    the negative entropy in nats).
+    """
 
-    def add(self, name: str, kind: Step, model: onnx.ModelProto) -> None:
-        """Make an exported step a function whose last inputs are its weights."""
-        graph = model.graph
-        if [value.name for value in graph.input] != list(kind.inputs):
-            raise ValueError(
-                f"{name}: the exporter kept {[v.name for v in graph.input]}, "
-                f"expected {list(kind.inputs)}"
+    def __init__(self, generator: Generator, slate_length: int, gated: bool) -> None:
+        self.g, self.generator, self.gated = Graph(), generator, gated
+        self.slate_length = slate_length
+        self.budget = generator.reasoning.budget
+        self.host: Lowering = LOWERINGS[type(generator.host)](self.g, generator.host)
+        self.memory = ("keys", "prior", "thoughts", *self.host.memory_parts)
+        self.state = tuple(self.host.state_types)
+        self.values: Values = {}
+
+    def define(self) -> None:
+        """The step kinds as functions."""
+        g, host = self.g, self.host
+        glimpsed = (*host.memory_parts, *self.state)
+
+        def parts(names: Iterable[str], values: Values) -> Values:
+            return {name: values[name] for name in names}
+
+        def start(like: str, **values: str) -> Values:
+            width = self.generator.start_token.shape[0]
+            rows = g.op("Concat", g.op("Shape", like, end=1), g.constant([width]), axis=0)
+            token = g.op("Expand", g.weight("start_token", self.generator.start_token), rows)
+            state, hidden = host.advance(token, values["everyone"], values, {})
+            return {**state, "hidden": g.op("Unsqueeze", hidden, g.constant([1]))}
+
+        def choose(hidden: str, keys: str, prior: str) -> Values:
+            logits = g.op("Add", g.op("MatMul", hidden, keys), prior)
+            logprob = g.op("LogSoftmax", logits)
+            terms = g.op("Mul", g.op("Exp", logprob), logprob)
+            certainty = g.op("ReduceSum", terms, g.constant([2]), keepdims=1)
+            return {"logits": logits, "certainty": certainty}
+
+        def reason(**values: str) -> Values:
+            softened = g.op("Softmax", g.op("Mul", values["logits"], values["cool"]))
+            token = g.op("MatMul", softened, values["thoughts"])
+            token = g.op("Add", g.op("Add", token, values["thought"]), values["hidden"])
+            token = g.op("Squeeze", token, g.constant([1]))
+            state, read = host.advance(token, values["active"], values, parts(self.state, values))
+            refine = self.generator.refine
+            weight = g.weight("refine.weight", refine.weight.T)
+            delta = g.op("Gemm", read, weight, g.weight("refine.bias", refine.bias))
+            delta = g.op("Unsqueeze", delta, g.constant([1]))
+            hidden = g.op("Add", values["hidden"], delta)
+            hidden = g.op("Where", values["active"], hidden, values["hidden"])
+            return {**state, "hidden": hidden}
+
+        def pick(logits: str, scale: str, noise: str, pinned: str, free: str) -> Values:
+            logprob = g.op("LogSoftmax", g.op("Mul", logits, scale))
+            best = g.op("ArgMax", g.op("Add", logprob, noise), axis=2, keepdims=1)
+            item = g.op("Where", free, best, pinned)
+            return {"item": item, "logprob": g.op("GatherElements", logprob, item, axis=2)}
+
+        def recommend(**values: str) -> Values:
+            item = values["item"]
+            token = g.op("Gather", values["items"], g.op("Add", item, values["offset"]))
+            token = g.op("Add", token, values["place"])
+            token = g.op("Squeeze", token, g.constant([1, 2]))
+            state, hidden = host.advance(
+                token, values["everyone"], values, parts(self.state, values)
             )
-        arguments = []
-        renamed = {}
-        for tensor in graph.initializer:
-            renamed[tensor.name] = f"w.{tensor.name}"
-            arguments.append(self._share(tensor))
-        nodes = list(graph.node)
-        for node in nodes:
-            # Stack traces of the exporter: long, of no use to a reader, and full of its paths.
-            node.ClearField("metadata_props")
-            node.ClearField("doc_string")
-            for index, value in enumerate(node.input):
-                node.input[index] = renamed.get(value, value)
-        function = helper.make_function(
-            DOMAIN,
-            name,
-            [*kind.inputs, *renamed.values()],
-            [v.name for v in graph.output],
-            nodes,
-            [helper.make_opsetid(o.domain, o.version) for o in model.opset_import],
-        )
-        if model.functions:
-            raise ValueError(f"{name}: the exporter left functions {model.functions[0].name} ...")
-        self.functions.append(function)
-        self._arguments[name] = arguments
+            mine = g.op("GatherElements", values["group"], item, axis=2)
+            same = g.op("Cast", g.op("Equal", values["group"], mine), to=TensorProto.FLOAT)
+            quota = g.op("Sub", values["quota"], same)
+            quota = g.op("ScatterElements", quota, item, values["spent"], axis=2)
+            shut = g.op("LessOrEqual", quota, g.number(0.0))
+            prior = g.op("Where", shut, g.number(NEVER), values["prior"])
+            hidden = g.op("Unsqueeze", hidden, g.constant([1]))
+            return {**state, "quota": quota, "prior": prior, "hidden": hidden}
 
-    def _share(self, tensor: onnx.TensorProto) -> str:
-        """Enter a weight once; equal names with other contents (lifted constants) get a suffix."""
-        copy = onnx.TensorProto()
-        copy.CopyFrom(tensor)
-        name, number = tensor.name, 0
-        while True:
-            copy.name = name if number == 0 else f"{name}.{number}"
-            known = self.weights.setdefault(copy.name, copy)
-            if known.SerializeToString() == copy.SerializeToString():
-                return copy.name
-            number += 1
+        given = ("numbers", "tokens", "mask")
+        g.function("Encode", given, lambda **v: encode(g, self.generator, host, *v.values()))
+        g.function("Start", ("like", "everyone", *host.memory_parts), start)
+        g.function("Choose", ("hidden", "keys", "prior"), choose)
+        g.function("Pick", ("logits", "scale", "noise", "pinned", "free"), pick)
+        if self.budget:
+            read = ("thought", "cool", "active", "thoughts", "hidden", "logits")
+            g.function("Reason", (*read, *glimpsed), reason)
+        if self.slate_length > 1:
+            read = ("item", "offset", "place", "items", "everyone", "spent")
+            g.function("Recommend", (*read, "group", "quota", "prior", *glimpsed), recommend)
 
-    def call(self, name: str, label: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """Append one call of a function."""
-        arguments = [*inputs, *self._arguments[name]]
-        self.nodes.append(helper.make_node(name, arguments, outputs, name=label, domain=DOMAIN))
+    def compose(self) -> None:
+        """The whole loop, from the contract's inputs to its outputs."""
+        g, k = self.g, self.slate_length
+        self.define()
+        self.knobs()
+        columns: list[Values] = []
+        self.values |= g.call("Start", "start", self.values)
+        self.choose("p0")
+        for position in range(k):
+            label = f"p{position}"
+            before = self.values["certainty"]
+            flags = self.reason(position, 0, self.values) if self.budget else {}
+            self.values |= {name: flags.pop(name) for name in (*CHOICE, *self.state) if flags}
+            self.values |= {
+                name: self.values[f"{name}.{position}"] for name in ("noise", "pinned", "free")
+            }
+            picked = g.call("Pick", f"{label}.pick", self.values)
+            columns.append(
+                {**picked, **flags, "before": before, "after": self.values["certainty"],
+                 "logits": self.values["logits"]}
+            )  # fmt: skip
+            if position + 1 < k:
+                place = self.generator.position.weight[position]
+                self.values |= {
+                    "item": picked["item"],
+                    "place": g.weight(f"place.{position}", place),
+                }
+                self.values |= g.call("Recommend", f"{label}.recommend", self.values)
+                self.choose(f"p{position + 1}")
+        self.outputs(columns)
 
-    def constant(self, name: str, value: int) -> str:
-        """A shared int64 scalar."""
-        self.weights.setdefault(name, helper.make_tensor(name, TensorProto.INT64, [], [value]))
-        return name
+    def knobs(self) -> None:
+        """Encode the lists, spread them over the slates, unpack the knobs once for all steps."""
+        g, k = self.g, self.slate_length
+        lists = g.call("Encode", "encode", {name: name for name in ("numbers", "tokens", "mask")})
+        per_slate = {name: g.op("Gather", lists[name], "list") for name in self.memory}
+        third = g.constant([1, 2])
+
+        def scalar(name: str) -> str:  # [R] -> [R, 1, 1]
+            return str(g.op("Unsqueeze", name, third))
+
+        size = g.op("Shape", "mask", start=1, end=2)
+        quota = g.op("Unsqueeze", "quota", g.constant([1]))
+        shut = g.op("LessOrEqual", quota, g.number(0.0))
+        length = g.op("Unsqueeze", "length", g.constant([1]))
+        inside = g.op("Less", g.constant(np.arange(k)), length)  # [R, K]
+        free = g.op("Less", "pinned", g.constant(0))
+        everyone = g.op("GreaterOrEqual", scalar("length"), g.constant(0))
+        self.values |= {
+            **per_slate,
+            "prior": g.op("Where", shut, g.number(NEVER), per_slate["prior"]),
+            "items": lists["items"],
+            "like": "list",
+            "everyone": everyone,
+            "offset": scalar(g.op("Mul", "list", size)),
+            "group": g.op("Unsqueeze", "group", g.constant([1])),
+            "quota": quota,
+            "spent": g.op("Neg", g.op("Cast", everyone, to=TensorProto.FLOAT)),
+            "scale": g.op("Reciprocal", scalar("recommend_temperature")),
+            "inside": inside,
+            "chosen": g.op("And", inside, free),
+        }
+        for name, value in (("noise", "noise"), ("pinned", "pinned"), ("free", free)):
+            if name != "noise":
+                value = g.op("Unsqueeze", value, g.constant([2]))
+            self.split(value, [f"{name}.{position}" for position in range(k)])
+        if self.budget:
+            self.values["cool"] = g.op("Reciprocal", scalar("reason_temperature"))
+            self.values["nobody"] = g.op("Not", everyone)
+            # A step is wanted below this certainty; where budget or slate end, below none.
+            steps = g.constant(np.arange(self.budget))
+            left = g.op("Less", steps, scalar("budget"))  # [R, 1, S]
+            open_ = g.op("And", left, g.op("Unsqueeze", self.values["chosen"], g.constant([2])))
+            limit = g.op("Neg", scalar("entropy_threshold"))
+            limits = g.op("Where", open_, limit, g.number(NEVER))
+            limits = g.op("Reshape", limits, g.constant([0, k * self.budget, 1]))
+            names = [f"limit.{p}.{s}" for p in range(k) for s in range(self.budget)]
+            self.split(limits, names)
+
+    def split(self, value: str, names: list[str]) -> None:
+        """Cut a value along axis 1 into pieces of one, under these names."""
+        if len(names) == 1:
+            self.values[names[0]] = value
+            return
+        pieces = self.g.op("Split", value, outputs=len(names), axis=1, num_outputs=len(names))
+        self.values |= dict(zip(names, pieces, strict=True))
+
+    def choose(self, label: str) -> None:
+        """Logits and certainty of the hidden state."""
+        self.values |= self.g.call("Choose", f"{label}.choose", self.values)
+
+    def reason(self, position: int, step: int, values: Values) -> Values:
+        """Steps `step`.. before a position: the choice, the state, and who took which step.
+
+        `values` has the choice now; `taken.s` bool [R, 1, 1] of the result are the flags of step s.
+        """
+        g = self.g
+        active = g.op("Less", values["certainty"], values[f"limit.{position}.{step}"])
+        if step:
+            active = g.op("And", active, values["active"])
+        now = {**values, "active": active}
+        later = range(step, self.budget)
+        if not self.gated:
+            return self.taken(position, step, now)
+        types = {**CHOICE, **self.host.state_types}
+        types |= {f"taken.{s}": TensorProto.BOOL for s in later}
+        unchanged = now | {f"taken.{s}": values["nobody"] for s in later}
+        anyone = g.op("ReduceMax", active, keepdims=0)
+        label = f"p{position}.s{step}.gate"
+
+        def whole() -> Values:
+            return self.taken(position, step, now)
+
+        def some() -> Values:
+            return self.compacted(position, step, now)
+
+        def wanted() -> Values:
+            if step:
+                return whole()
+            share = g.op("ReduceMean", g.op("Cast", active, to=TensorProto.FLOAT), keepdims=0)
+            few = g.op("Less", share, g.number(FEW))
+            return g.branch(few, f"p{position}.few", some, whole, types)
+
+        return g.branch(anyone, label, wanted, lambda: unchanged, types)
+
+    def taken(self, position: int, step: int, values: Values) -> Values:
+        """Take one step, masked, and go on with the next."""
+        g = self.g
+        thought = self.generator.reason_step.weight[step] + self.generator.reason_token.bias
+        label = f"p{position}.s{step}"
+        now = values | {"thought": g.weight(f"thought.{step}", thought)}
+        now |= g.call("Reason", label, now)
+        now |= g.call("Choose", f"{label}.choose", now)
+        found = {name: now[name] for name in (*CHOICE, *self.state)}
+        if step + 1 < self.budget:
+            found = self.reason(position, step + 1, now)
+        return found | {f"taken.{step}": values["active"]}
+
+    def compacted(self, position: int, step: int, values: Values) -> Values:
+        """The same for the active rows alone, gathered and scattered back."""
+        g = self.g
+        flat = g.op("Reshape", values["active"], g.constant([-1]))
+        rows = g.op("Squeeze", g.op("NonZero", flat), g.constant([0]))
+        limits = [f"limit.{position}.{s}" for s in range(step + 1, self.budget)]
+        own = (*CHOICE, *self.state, *self.memory, "cool", "active", "nobody", *limits)
+        part = values | {name: g.op("Gather", values[name], rows) for name in own}
+        part = self.taken(position, step, part)
+        index = g.op("Unsqueeze", rows, g.constant([1]))
+        found = self.host.put({name: values[name] for name in self.state}, index, part)
+        for name, new in part.items():
+            if name not in self.state:
+                base = values["nobody" if name.startswith("taken") else name]
+                found[name] = g.op("ScatterND", base, index, new)
+        return found
+
+    def outputs(self, columns: list[Values]) -> None:
+        """Join the columns [R, 1, .] of all positions, and blank what is no choice."""
+        g, k = self.g, self.slate_length
+
+        def joined(name: str) -> str:
+            return str(g.op("Concat", *(column[name] for column in columns), axis=1))
+
+        def flat(name: str) -> str:
+            return str(g.op("Squeeze", joined(name), g.constant([2])))
+
+        chosen, nothing = self.values["chosen"], g.number(0.0)
+        found = {
+            "slate": g.op("Where", self.values["inside"], flat("item"), g.constant(-1)),
+            "logprob": g.op("Where", chosen, flat("logprob"), nothing),
+            "entropy_before": g.op("Where", chosen, g.op("Neg", flat("before")), nothing),
+            "entropy_after": g.op("Where", chosen, g.op("Neg", flat("after")), nothing),
+            "logits": joined("logits"),
+        }
+        if self.budget:
+            flags = [column[f"taken.{s}"] for column in columns for s in range(self.budget)]
+            taken = g.op("Cast", g.op("Concat", *flags, axis=1), to=TensorProto.INT64)
+            taken = g.op("Reshape", taken, g.constant([0, k, self.budget]))
+            found["steps"] = g.op("ReduceSum", taken, g.constant([2]), keepdims=0)
+        else:
+            zero = g.op("Cast", self.values["chosen"], to=TensorProto.INT64)
+            found["steps"] = g.op("Mul", zero, g.constant(0))
+        for name in OUTPUTS:
+            g.output(name, found[name])
 
 
 def compose(
-    generator: Generator,
-    numbers: int,
-    tokens: int,
-    slate_length: int,
-    budget: int,
-    temperature: float,
+    generator: Generator, numbers: int, tokens: int, slate_length: int, gated: bool
 ) -> onnx.ModelProto:
-    """The unrolled graph with the contract's inputs and outputs; batch and list size dynamic.
+    """The unrolled graph with the contract's inputs and outputs; lists and slates are dynamic.
 
-    The budget is the most steps per position; per row less may be asked. Without rows that want it
-    a step still runs, masked (the static form).
+    numbers, tokens: columns F and T of the featuriser. Raises ComposeError for a generator of a
+    control: only the paper's token, added to the state, is served.
     """
-    given = examples(generator, numbers, tokens)
-    composer = Composer()
-    encode, reason, pick, recommend = (
-        kind(generator, temperature) for kind in (Encode, Reason, Pick, Recommend)
-    )
-    steps_used = {"Encode": encode, "Pick": pick}
-    if budget:
-        steps_used["Reason"] = reason
-    if slate_length > 1:
-        steps_used["Recommend"] = recommend
-    for name, step_kind in steps_used.items():
-        composer.add(name, step_kind, export_step(step_kind, given))
-
-    read, state = (*encode.encoded, *encode.choice), encode.choice
-    now = {name: name for name in ("mask", *encode.outputs)} | {"available": "mask"}
-    composer.call("Encode", "encode", list(encode.inputs), list(encode.outputs))
-    everyone, none = _constants_per_row(composer)
-    columns: list[list[str]] = []
-    for position in range(slate_length):
-        first_entropy, before, steps = now["entropy"], everyone, none
-        for step in range(budget):
-            label = f"p{position}.s{step}"
-            extra = [composer.constant(f"number_{step}", step), "entropy_threshold", "budget"]
-            inputs = [now[name] for name in read]
-            outputs = [f"{label}.{name}" for name in reason.outputs]
-            composer.call("Reason", label, [*inputs, *extra, before, steps], outputs)
-            now |= dict(zip(state[1:], outputs, strict=False))
-            before, steps = outputs[-2:]
-        outputs = [f"p{position}.{name}" for name in pick.outputs]
-        inputs = [now["available"], now["logits"], now["entropy"], first_entropy, steps]
-        composer.call("Pick", f"p{position}.pick", inputs, outputs)
-        columns.append(outputs[1:])
-        if position + 1 < slate_length:
-            number = composer.constant(f"number_{position}", position)
-            inputs = [now[name] for name in read]
-            next_names = [f"p{position + 1}.{name}" for name in state]
-            composer.call(
-                "Recommend", f"p{position}.recommend", [*inputs, outputs[0], number], next_names
+    reasoning = generator.reasoning
+    for name, served in (("token", "aggregate"), ("update", "add")):
+        if getattr(reasoning, name) != served:
+            raise ComposeError(
+                f"reasoning.{name}: only {served} is served, got {getattr(reasoning, name)!r}"
             )
-            now |= dict(zip(state, next_names, strict=True))
-    for output, parts in zip(OUTPUTS, zip(*columns, strict=True), strict=True):
-        composer.nodes.append(helper.make_node("Concat", parts, [output], name=output, axis=1))
-    return _model(composer, {"F": numbers, "T": tokens, "K": slate_length})
+    loop = Loop(generator, slate_length, gated)
+    loop.compose()
+    fixed = {"F": numbers, "T": tokens, "K": slate_length}
+    return loop.g.model("eglr", infos(INPUTS, fixed), infos(OUTPUTS, fixed))
 
 
-def _constants_per_row(composer: Composer) -> tuple[str, str]:
-    """Names of a true bool [B] and a zero int64 [B], made from the budget input."""
-    composer.constant("zero", 0)
-    composer.nodes.append(helper.make_node("Mul", ["budget", "zero"], ["no_steps"]))
-    composer.nodes.append(helper.make_node("Equal", ["no_steps", "zero"], ["every_row"]))
-    return "every_row", "no_steps"
-
-
-def _model(composer: Composer, fixed: dict[str, int]) -> onnx.ModelProto:
-    def values(table: dict[str, tuple[Any, tuple[str, ...]]]) -> list[onnx.ValueInfoProto]:
-        return [
-            helper.make_tensor_value_info(
-                name,
-                helper.np_dtype_to_tensor_dtype(dtype_of(dtype)),
-                [fixed.get(axis, axis) for axis in axes],
-            )
-            for name, (dtype, axes) in table.items()
-        ]
-
-    graph = helper.make_graph(
-        composer.nodes,
-        "eglr",
-        values(INPUTS),
-        values(OUTPUTS),
-        initializer=list(composer.weights.values()),
+def compose_evaluator(
+    evaluator: Evaluator, numbers: int, tokens: int, slate_length: int
+) -> onnx.ModelProto:
+    """The evaluator over finished slates: like-probabilities and utility."""
+    g = Graph()
+    likes, utility = evaluator_likes(
+        g, evaluator, slate_length, *("numbers", "tokens", "list", "slate")
     )
-    model = helper.make_model(
-        graph,
-        functions=composer.functions,
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
-        ir_version=IR_VERSION,
-        producer_name="eglr-rerank",
-    )
-    onnx.checker.check_model(model)
-    return model
+    g.output("likes", likes)
+    g.output("utility", utility)
+    fixed = {"F": numbers, "T": tokens, "K": slate_length}
+    return g.model("evaluator", infos(EVALUATOR_INPUTS, fixed), infos(EVALUATOR_OUTPUTS, fixed))
 
 
-def dtype_of(scalar: Any) -> Any:
-    """numpy scalar type -> numpy dtype."""
-    import numpy as np
-
-    return np.dtype(scalar)
+def infos(
+    table: dict[str, tuple[type[np.generic], tuple[str, ...]]], fixed: dict[str, int]
+) -> list[onnx.ValueInfoProto]:
+    """The contract's tensors as ONNX describes them."""
+    return [
+        helper.make_tensor_value_info(
+            name,
+            helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
+            [fixed.get(axis, axis) for axis in axes],
+        )
+        for name, (dtype, axes) in table.items()
+    ]

@@ -87,9 +87,12 @@ class Generator(nn.Module):
             keys = self.pointer_key(candidates) * candidates.shape[-1] ** -0.5
         return Encoded(candidates, keys, mask, self.host.memory(candidates, mask))
 
-    def begin(self, encoded: Encoded, group: int = 1) -> Choice:
-        """Read the start token: the choice at position 0 of `group` slates per request."""
-        available = encoded.mask
+    def begin(self, encoded: Encoded, group: int = 1, available: Tensor | None = None) -> Choice:
+        """Read the start token: the choice at position 0 of `group` slates per request.
+
+        available bool [B, N]: what may be chosen, all candidates unless given.
+        """
+        available = encoded.mask if available is None else available
         if group > 1:
             available = available.repeat_interleave(group, 0)
         rows = available.shape[0]
@@ -98,14 +101,25 @@ class Generator(nn.Module):
         state = self.host.advance(encoded.memory, state, token, available.any(dim=1))
         return self._choice(encoded, available, state)
 
-    def reason(self, encoded: Encoded, choice: Choice, step: Tensor, active: Tensor) -> Choice:
+    def reason(
+        self,
+        encoded: Encoded,
+        choice: Choice,
+        step: Tensor,
+        active: Tensor,
+        temperature: float | Tensor | None = None,
+    ) -> Choice:
         """Append reasoning token number step (int64 scalar) where active [R], and choose anew.
+
+        temperature: what softens the aggregate, the configured one unless given (scalar or [R, 1]).
 
         The token is an aggregate of the candidates by their softened probabilities (P, form C),
         beside the hidden state so far; what the host makes of it is added to that state (C).
         """
         hidden = choice.state[-1]
-        weights = torch.softmax(choice.logits / self.reasoning.reason_temperature, dim=-1)
+        if temperature is None:
+            temperature = self.reasoning.reason_temperature
+        weights = torch.softmax(choice.logits / temperature, dim=-1)
         aggregate = encoded.per_request(weights) @ encoded.candidates
         aggregate = aggregate.view(-1, aggregate.shape[2])
         if self.reasoning.stop_gradient:
@@ -122,14 +136,25 @@ class Generator(nn.Module):
             read = torch.where(active.unsqueeze(1), hidden + self.refine(read), hidden)
         return self._choice(encoded, choice.available, (*state, read))
 
-    def recommend(self, encoded: Encoded, choice: Choice, item: Tensor, position: Tensor) -> Choice:
+    def recommend(
+        self,
+        encoded: Encoded,
+        choice: Choice,
+        item: Tensor,
+        position: Tensor,
+        available: Tensor | None = None,
+    ) -> Choice:
         """Put item [R] at position (int64 scalar) and move on to the next choice.
 
-        A row with nothing left stays as it is; its item is not read.
+        available bool [R, N]: what may be chosen then, all but the item unless given. A row with
+        nothing left stays as it is; its item is not read.
         """
         alive = choice.available.any(dim=1)
-        index = torch.arange(choice.available.shape[1], device=item.device)
-        available = choice.available & (index != item.unsqueeze(1))
+        if available is None:
+            index = torch.arange(choice.available.shape[1], device=item.device)
+            available = choice.available & (index != item.unsqueeze(1))
+        else:
+            alive = torch.ones_like(alive)
         width = encoded.candidates.shape[2]
         index = encoded.per_request(item.unsqueeze(1)).expand(-1, -1, width)
         chosen = encoded.candidates.gather(1, index)

@@ -33,6 +33,30 @@ class Decoded(NamedTuple):
     logits_before: Tensor  # [B, K, N] before any reasoning
 
 
+class Rules(NamedTuple):
+    """What the slates of R rows must keep to; the same tensors as the graph's inputs.
+
+    length: int64 [R], positions to fill
+    pinned: int64 [R, K], the candidate of a position, -1 where it is free
+    group: int64 [R, N]
+    quota: float [R, N], how many more of its group a candidate sees chosen before it may not be
+
+    A pinned position is no choice: nothing is reasoned about, log-probability and entropies are 0.
+    """
+
+    length: Tensor
+    pinned: Tensor
+    group: Tensor
+    quota: Tensor
+
+    def spend(self, item: Tensor) -> Rules:
+        """After item [R] was put into the slate."""
+        row = item.unsqueeze(1)
+        same = self.group == self.group.gather(1, row)
+        quota = (self.quota - same.to(self.quota.dtype)).scatter(1, row, -1.0)
+        return self._replace(quota=quota)
+
+
 class Gate(Protocol):
     """Which rows reason, asked before each step of each position."""
 
@@ -83,10 +107,15 @@ def gate(choice: Choice, threshold: Tensor, budget: Tensor, step: Tensor) -> Ten
 
 
 def reason_where(
-    generator: Generator, encoded: Encoded, choice: Choice, step: Tensor, active: Tensor
+    generator: Generator,
+    encoded: Encoded,
+    choice: Choice,
+    step: Tensor,
+    active: Tensor,
+    temperature: Tensor | None = None,
 ) -> Choice:
     """One reasoning step for the rows active [B]; the others keep their choice bit for bit."""
-    reasoned = generator.reason(encoded, choice, step, active)
+    reasoned = generator.reason(encoded, choice, step, active, temperature)
     return Choice(
         choice.available,
         torch.where(active.unsqueeze(1), reasoned.logits, choice.logits),
@@ -95,7 +124,7 @@ def reason_where(
     )
 
 
-def chosen_logprob(logits: Tensor, item: Tensor, temperature: float) -> Tensor:
+def chosen_logprob(logits: Tensor, item: Tensor, temperature: float | Tensor) -> Tensor:
     """Log-probability [B] of item [B] under logits [B, N] at the recommending temperature."""
     logprob = torch.log_softmax(logits / temperature, dim=-1)
     return logprob.gather(1, item.unsqueeze(1)).squeeze(1)
@@ -106,41 +135,52 @@ def decode(
     encoded: Encoded,
     slate_length: int,
     pick: Pick,
-    recommend_temperature: float,
+    recommend_temperature: float | Tensor,
     gate: Gate,
     group: int = 1,
+    rules: Rules | None = None,
+    reason_temperature: Tensor | None = None,
 ) -> Decoded:
     """Compose slates position by position.
 
     R = B * group rows make `group` slates for each of the B requests, those of a request side by
-    side. A step that no row takes is skipped whole: with budget 0 this is the plain host,
-    operation for operation.
+    side. Temperatures are scalars or [R, 1]. A step that no row takes is skipped whole: with
+    budget 0 this is the plain host, operation for operation. Rules are for one slate per request.
     """
     device = encoded.mask.device
     last_step = generator.reason_step.num_embeddings - 1  # its embedding serves any beyond
-    choice = generator.begin(encoded, group)
+    available = rules.quota > 0 if rules else None
+    choice = generator.begin(encoded, group, available)
     columns: list[tuple[Tensor, ...]] = []
     for position in range(slate_length):
         before, logits_before = choice.entropy, choice.logits
         gates = []
         active = choice.available.any(dim=1)
+        if rules:
+            inside, pinned = position < rules.length, rules.pinned[:, position]
+            active = inside & (pinned < 0)
         for step in range(gate.most):
             active = active & gate(position, step, choice)
             gates.append(active)
             if active.any():
                 number = torch.tensor(min(step, last_step), device=device)
-                choice = reason_where(generator, encoded, choice, number, active)
-        alive = choice.available.any(dim=1)
+                choice = reason_where(
+                    generator, encoded, choice, number, active, reason_temperature
+                )
+        alive = chosen = choice.available.any(dim=1)
         item = pick(position, choice.logits)
+        if rules:
+            alive, chosen = inside, inside & (pinned < 0)
+            item = torch.where(pinned < 0, item, pinned)
         logprob = chosen_logprob(choice.logits, item, recommend_temperature)
         zero = torch.zeros_like(before)
         taken = torch.stack(gates, dim=1) if gates else choice.available[:, :0]
         columns.append(
             (
                 torch.where(alive, item, -torch.ones_like(item)),
-                torch.where(alive, logprob, zero),
-                torch.where(alive, before, zero),
-                torch.where(alive, choice.entropy, zero),
+                torch.where(chosen, logprob, zero),
+                torch.where(chosen, before, zero),
+                torch.where(chosen, choice.entropy, zero),
                 taken.sum(dim=1),
                 taken,
                 choice.logits,
@@ -148,15 +188,27 @@ def decode(
             )
         )
         if position + 1 < slate_length:
-            choice = generator.recommend(
-                encoded, choice, item, torch.tensor(position, device=device)
-            )
+            if rules:
+                rules = rules.spend(item)
+                available = rules.quota > 0
+            number = torch.tensor(position, device=device)
+            choice = generator.recommend(encoded, choice, item, number, available)
     return Decoded(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
 
 
 def greedy(_position: int, logits: Tensor) -> Tensor:
     """The most likely item; what the service does."""
     return logits.argmax(dim=-1)
+
+
+def noisy(noise: Tensor, temperature: float | Tensor) -> Pick:
+    """The highest log-probability plus noise [R, K, N]: zeros are greedy, Gumbel noise samples."""
+
+    def pick(position: int, logits: Tensor) -> Tensor:
+        logprob = torch.log_softmax(logits / temperature, dim=-1)
+        return (logprob + noise[:, position]).argmax(dim=-1)
+
+    return pick
 
 
 def sampler(temperature: float, generator: torch.Generator | None = None) -> Pick:

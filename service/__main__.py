@@ -47,7 +47,7 @@ def main() -> int:
         # Not refused: an orchestrator may set RERANK_SERVICE_HOST and the like on its own.
         logging.getLogger("service").warning("%s: not a setting, ignored", name)
     try:
-        session = Session.load(settings.bundle, settings.threads)
+        session = Session.load(settings.bundle, settings.threads, settings.provider)
         listener = bind(settings.host, settings.port)
     except (BundleError, OSError) as error:
         print(f"service: {error}", file=sys.stderr)

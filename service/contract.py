@@ -14,28 +14,56 @@ from typing import Any
 
 import numpy as np
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
-# Graph inputs. `budget` and `entropy_threshold` are per row, so that one uncertain or impatient
-# request never changes what its batch neighbours get.
-INPUTS: dict[str, tuple[type[np.generic], tuple[str, ...]]] = {
+Table = dict[str, tuple[type[np.generic], tuple[str, ...]]]
+
+# Graph inputs. Lists are encoded once; R slates are decoded over them, so that several slates of a
+# list share its encoding. Everything but numbers, tokens and mask is per slate: one uncertain,
+# impatient or constrained request never changes what its batch neighbours get.
+INPUTS: Table = {
     "numbers": (np.float32, ("B", "N", "F")),
     "tokens": (np.int64, ("B", "N", "T")),
-    "mask": (np.bool_, ("B", "N")),
-    "budget": (np.int64, ("B",)),
-    "entropy_threshold": (np.float32, ("B",)),
+    "mask": (np.bool_, ("B", "N")),  # true at candidates, false at padding
+    "list": (np.int64, ("R",)),  # which list a slate is of
+    "length": (np.int64, ("R",)),  # positions to fill, at most K
+    "budget": (np.int64, ("R",)),  # most reasoning steps per position
+    "entropy_threshold": (np.float32, ("R",)),  # nats
+    "reason_temperature": (np.float32, ("R",)),
+    "recommend_temperature": (np.float32, ("R",)),
+    # Added to log-probabilities before the highest is taken: 0 is greedy, Gumbel noise samples.
+    "noise": (np.float32, ("R", "K", "G")),  # G is N, or 1 where nothing is sampled
+    "pinned": (np.int64, ("R", "K")),  # the candidate of a position, -1 where it is free
+    "group": (np.int64, ("R", "N")),
+    # How many more of its group a candidate sees chosen before it may not be; 0: never.
+    "quota": (np.float32, ("R", "N")),
 }
-# Graph outputs. `slate` holds candidate indices, -1 past the end of a list shorter than K.
-OUTPUTS: dict[str, tuple[type[np.generic], tuple[str, ...]]] = {
-    "slate": (np.int64, ("B", "K")),
-    "logprob": (np.float32, ("B", "K")),
-    "entropy_before": (np.float32, ("B", "K")),
-    "entropy_after": (np.float32, ("B", "K")),
-    "steps": (np.int64, ("B", "K")),
+# Graph outputs. `slate` holds candidate indices, -1 past the slate's length. A pinned position is
+# no choice: its log-probability and entropies are 0.
+OUTPUTS: Table = {
+    "slate": (np.int64, ("R", "K")),
+    "logprob": (np.float32, ("R", "K")),
+    "entropy_before": (np.float32, ("R", "K")),
+    "entropy_after": (np.float32, ("R", "K")),
+    "steps": (np.int64, ("R", "K")),
+    "logits": (np.float32, ("R", "K", "N")),  # of the choices, -1e9 where not available
+}
+# The evaluator's graph: what finished slates are worth.
+EVALUATOR_INPUTS: Table = {
+    "numbers": (np.float32, ("B", "N", "F")),
+    "tokens": (np.int64, ("B", "N", "T")),
+    "list": (np.int64, ("R",)),
+    "slate": (np.int64, ("R", "K")),
+}
+EVALUATOR_OUTPUTS: Table = {
+    "likes": (np.float32, ("R", "K")),  # estimated probabilities
+    "utility": (np.float32, ("R",)),
 }
 
 MANIFEST = "manifest.json"
-GENERATOR = "generator.onnx"
+GENERATOR = "generator.onnx"  # the gated form: a branch skips steps that nobody wants
+STATIC = "generator.static.onnx"  # the same without control flow, for CUDA graphs
+EVALUATOR = "evaluator.onnx"
 FEATURES = "features.json"
 ITEMS = "items.npz"
 GOLDEN = "golden.json"
@@ -105,7 +133,7 @@ class Manifest:
 
     def verify_files(self, directory: Path) -> None:
         """Raises BundleError naming the first file whose size or SHA-256 is not the manifest's."""
-        for required in (GENERATOR, FEATURES, ITEMS, GOLDEN):
+        for required in (GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, GOLDEN):
             if required not in self.files:
                 raise BundleError(f"{directory / MANIFEST}: files lacks {required!r}")
         for name, expected in self.files.items():

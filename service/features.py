@@ -384,6 +384,16 @@ class Featuriser:
         """How many of these ids the item table lacks."""
         return sum(item not in self._row for item in ids)
 
+    def groups(self, name: str, tokens: Integers) -> list[int | None]:
+        """Each candidate's value of a category or identifier, as its token in `transform`'s rows.
+
+        None where it has none that the model knows by name. Raises KeyError for another feature.
+        """
+        slot, first = self._slot[name], self._first_token[name]
+        if next(f for f in self.schema.features if f.name == name).slots != 1:
+            raise KeyError(name)
+        return [token if token > first else None for token in tokens[:, slot].tolist()]
+
     def column(self, name: str) -> int:
         """The column of `numbers` that holds a number or statistic, standardised."""
         return self._column[name]

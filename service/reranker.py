@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import time
@@ -12,7 +13,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from service import constraints
 from service.batcher import Batcher, Outcome
+from service.constraints import ConstraintError, Rules
 from service.errors import (
     DeadlineExceeded,
     FieldError,
@@ -23,13 +26,14 @@ from service.errors import (
 )
 from service.features import FeatureError, Request
 from service.metrics import Metrics
-from service.schemas import RerankRequest
-from service.session import Row, Session
+from service.schemas import Constraints, RerankRequest
+from service.session import Row, Sampling, Session
 from service.settings import Settings
 
 logger = logging.getLogger("service")
 
 T = TypeVar("T", bound=BaseModel)
+REQUEST_FIELDS = {"user", "context", "candidates"}  # what the featuriser reads of a body
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,59 @@ class Reranker:
             errors.append(FieldError(f"{path}reasoning.budget", rule, budget))
         if errors:
             raise InvalidRequest.of(*errors)
-        request = Request.from_json(body.model_dump(exclude={"timeout_ms", "reasoning"}))
+        request = Request.from_json(body.model_dump(include=REQUEST_FIELDS))
         threshold = reasoning.entropy_threshold if reasoning else None
         try:
             row = self._session.row(request, body.slate_size, budget, threshold)
-        except FeatureError as error:
+            row = self._knobs(body, row, longest)
+        except (FeatureError, ConstraintError) as error:
             broken = FieldError(f"{path}{error.path}", error.rule, error.value)
             raise InvalidRequest.of(broken) from None
         self._metrics.unknown.inc(self._session.featuriser.unknown(ids))
         return Prepared(ids, row, body.request_id or request_id)
+
+    def _knobs(self, body: RerankRequest, row: Row, longest: int) -> Row:
+        """The row with what the body asks of it beside reasoning. Raises ConstraintError."""
+        if body.temperatures is not None:
+            reason, recommend = body.temperatures.reason, body.temperatures.recommend
+            row = dataclasses.replace(
+                row,
+                reason_temperature=reason or row.reason_temperature,
+                recommend_temperature=recommend or row.recommend_temperature,
+            )
+        if body.sampling is not None:
+            row = dataclasses.replace(row, sampling=Sampling(**body.sampling.model_dump()))
+        if body.constraints is not None:
+            size, rules = self._rules(body, body.constraints, row, longest)
+            row = dataclasses.replace(row, slate_size=size, rules=rules)
+        return row
+
+    def _rules(
+        self, body: RerankRequest, asked: Constraints, row: Row, longest: int
+    ) -> tuple[int, Rules]:
+        groups, limit = None, next(iter(asked.max_per_group.items()), None)
+        if limit is not None:
+            name = limit[0]
+            try:
+                known: list[int | None] = self._session.featuriser.groups(name, row.tokens)
+            except KeyError:
+                if not any(name in candidate.groups for candidate in body.candidates):
+                    rule = "a category of the model's schema, or a key of candidates[].groups"
+                    raise ConstraintError("constraints.max_per_group", rule, name) from None
+                known = [None] * len(body.candidates)
+            groups = [
+                candidate.groups.get(name, value)
+                for candidate, value in zip(body.candidates, known, strict=True)
+            ]
+        return constraints.resolve(
+            [candidate.id for candidate in body.candidates],
+            body.slate_size,
+            longest,
+            asked.pinned,
+            set(asked.blocked),
+            groups,
+            limit,
+        )
 
     async def answer(
         self, lists: Sequence[Prepared], deadlines: Sequence[float], clock: Clock
@@ -132,9 +180,10 @@ class Reranker:
     ) -> dict[str, Any]:
         manifest, row = self._session.manifest, entry.row
         queue = inference = 0.0
-        degraded = None
+        degraded = utility = None
         if isinstance(outcome, Outcome):
             slate, queue, inference = outcome.slate, outcome.queue_s, outcome.inference_s
+            utility = slate.utility if slate.utility is None else round(slate.utility, 6)
             columns = zip(
                 slate.indices.tolist(),
                 slate.logprob.tolist(),
@@ -150,7 +199,8 @@ class Reranker:
         else:
             degraded = {"reason": outcome.code}
             queue = time.monotonic() - clock.featurised  # it waited, whether in a queue or a run
-            positions = [(index, None, None, None, 0) for index in range(row.slate_size)]
+            ranking = row.rules.initial_ranking(row.slate_size)
+            positions = [(index, None, None, None, 0) for index in ranking]
             self._metrics.degraded.labels(outcome.code).inc()
         used = sum(position[-1] for position in positions)
         now = time.monotonic()
@@ -188,6 +238,7 @@ class Reranker:
                 "budget_per_position": row.budget,
                 "entropy_threshold": round(row.entropy_threshold, 6),
             },
+            "utility": utility,
             "latency_ms": {
                 "total": round(1e3 * (now - clock.began), 3),
                 **{stage: round(1e3 * seconds, 3) for stage, seconds in parts.items()},

@@ -56,6 +56,9 @@ class Candidate(Body):
         None, description="the initial ranker's score, if the model uses it"
     )
     features: Features | None = Field(None, description="inline features; they override the table")
+    groups: dict[str, str] = Field(
+        {}, description="values of attributes that `constraints.max_per_group` may limit"
+    )
 
 
 class Reasoning(Body):
@@ -70,6 +73,35 @@ class Reasoning(Body):
     )
 
 
+class Sampling(Body):
+    """Sample slates at the recommending temperature; the evaluator's favourite is the answer."""
+
+    slates: int = Field(ge=1, le=64, description="how many to choose from; one is a sample as such")
+    seed: int = Field(ge=0, lt=1 << 63, description="the same seed, the same slates")
+
+
+class Temperatures(Body):
+    """What is not given is the bundle's."""
+
+    reason: float | None = Field(None, ge=0.01, le=100, description="of the reasoning aggregate")
+    recommend: float | None = Field(None, ge=0.01, le=100, description="of the choice of an item")
+
+
+class Constraints(Body):
+    """What the slate must keep to; refused before the run where it cannot be met."""
+
+    pinned: dict[Id, Annotated[int, Field(ge=0)]] = Field(
+        {}, description="candidate id -> its position, counted from 0"
+    )
+    blocked: list[Id] = Field([], description="ids that must not be in the slate")
+    max_per_group: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {},
+        max_length=1,
+        description="an attribute and the most items of one value: a category of the model's "
+        "schema, or a key of `candidates[].groups`",
+    )
+
+
 class RerankRequest(Body):
     """One candidate list, in the order of the initial ranking."""
 
@@ -79,6 +111,9 @@ class RerankRequest(Body):
     candidates: list[Candidate] = Field(min_length=1)
     slate_size: int | None = Field(None, ge=1, description="default: the bundle's slate length")
     reasoning: Reasoning | None = None
+    temperatures: Temperatures | None = None
+    sampling: Sampling | None = None
+    constraints: Constraints | None = None
     timeout_ms: float | None = Field(None, gt=0, description="deadline from the body's arrival")
 
 
@@ -140,6 +175,7 @@ class RerankResponse(BaseModel):
     model: Model
     slate: list[SlateEntry]
     reasoning: ReasoningUsed
+    utility: float | None = Field(description="the evaluator's estimate, of a sampled slate")
     latency_ms: Latency
     degraded: Degraded | None
 

@@ -1,7 +1,8 @@
-"""One onnxruntime session over one bundle: verify, replay golden requests, run, check slates."""
+"""The onnxruntime sessions of one bundle: verify, replay golden requests, run, check slates."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,25 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from service.contract import GENERATOR, GOLDEN, INPUTS, OUTPUTS, BundleError, Manifest
+from service.constraints import Rules
+from service.contract import (
+    EVALUATOR,
+    EVALUATOR_INPUTS,
+    EVALUATOR_OUTPUTS,
+    GENERATOR,
+    GOLDEN,
+    INPUTS,
+    OUTPUTS,
+    STATIC,
+    BundleError,
+    Manifest,
+    Table,
+)
+from service.cuda import CudaRunner
 from service.features import Featuriser, Floats, Integers, Request
+
+SLATE_OUTPUTS = [name for name in OUTPUTS if name != "logits"]
+COLUMNS = ["indices", *SLATE_OUTPUTS[1:]]  # their fields of a Slate
 
 
 class ModelError(RuntimeError):
@@ -20,14 +38,35 @@ class ModelError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """Sample `slates` slates, the same for the same seed, and keep the evaluator's favourite."""
+
+    slates: int
+    seed: int
+
+    def noise(self, positions: int, size: int) -> Floats:
+        """Gumbel noise [slates, K, N]; of this request alone, whatever is batched with it."""
+        draw = np.random.Generator(np.random.Philox(self.seed))
+        noise = draw.gumbel(size=(self.slates, positions, size))
+        return noise.astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Row:
-    """One featurised request: numbers float32 [N, F], tokens int64 [N, T] and its knobs."""
+    """One featurised request: numbers float32 [N, F], tokens int64 [N, T] and its knobs.
+
+    Without sampling the slate is the greedy one.
+    """
 
     numbers: Floats
     tokens: Integers
     slate_size: int
     budget: int
     entropy_threshold: float
+    reason_temperature: float
+    recommend_temperature: float
+    rules: Rules
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +74,8 @@ class Slate:
     """One decoded slate of k positions.
 
     indices int64 [k] into the candidate list; logprob, entropy_before, entropy_after float32 [k]
-    (nats); steps int64 [k], the reasoning steps taken before each position.
+    (nats); steps int64 [k], the reasoning steps taken before each position; utility of a sampled
+    slate, as the evaluator sees it.
     """
 
     indices: Integers
@@ -43,24 +83,33 @@ class Slate:
     entropy_before: Floats
     entropy_after: Floats
     steps: Integers
+    utility: float | None = None
 
 
 class Session:
-    """A verified bundle, ready to run. `run` is thread-safe and releases the GIL."""
+    """A verified bundle, ready to run. On the CPU `run` is thread-safe and releases the GIL."""
 
     def __init__(
-        self, manifest: Manifest, featuriser: Featuriser, graph: ort.InferenceSession
+        self,
+        manifest: Manifest,
+        featuriser: Featuriser,
+        generator: ort.InferenceSession,
+        evaluator: ort.InferenceSession,
     ) -> None:
         self.manifest = manifest
         self.featuriser = featuriser
-        self._graph = graph
+        self._generator, self._evaluator = generator, evaluator
+        self._run = generator.run
+        if self.provider == "CUDAExecutionProvider":
+            self._run = CudaRunner(generator, manifest.slate_length).run
 
     @classmethod
-    def load(cls, directory: Path, threads: int = 1) -> Session:
-        """Verify every file and the graph's signature, then replay the golden requests.
+    def load(cls, directory: Path, threads: int = 1, provider: str = "cpu") -> Session:
+        """Verify every file and the graphs' signatures, then replay the golden requests.
 
         `threads` is onnxruntime's intra-op count; the graph is small, so one is usually fastest.
-        Raises BundleError naming the file and both values.
+        `provider` is cpu, which runs the gated form, or cuda, which runs the static one. Raises
+        BundleError naming the file and both values, or the provider that did not come.
         """
         manifest = Manifest.read(directory)
         manifest.verify_files(directory)
@@ -75,36 +124,21 @@ class Session:
                     f"{directory}: the featuriser makes {width} columns of {name}, "
                     f"the manifest says {getattr(manifest, name)}"
                 )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Spinning burns the core that the event loop needs between runs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            graph = ort.InferenceSession(
-                str(directory / GENERATOR), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises a dozen unrelated types here
-            raise BundleError(f"{directory / GENERATOR}: does not load ({error})") from error
-        session = cls(manifest, featuriser, graph)
-        session._check_signature(directory / GENERATOR)
+        graphs = []
+        for name, inputs, outputs in (
+            (STATIC if provider == "cuda" else GENERATOR, INPUTS, OUTPUTS),
+            (EVALUATOR, EVALUATOR_INPUTS, EVALUATOR_OUTPUTS),
+        ):
+            graphs.append(open_graph(directory / name, threads, provider))
+            check_signature(directory / name, graphs[-1], inputs, outputs)
+        session = cls(manifest, featuriser, *graphs)
         session.replay_golden(json.loads((directory / GOLDEN).read_text(encoding="utf-8")))
         return session
 
     @property
     def provider(self) -> str:
         """The execution provider that really runs the graph."""
-        return str(self._graph.get_providers()[0])
-
-    def _check_signature(self, path: Path) -> None:
-        for what, found, expected in (
-            ("inputs", self._graph.get_inputs(), INPUTS),
-            ("outputs", self._graph.get_outputs(), OUTPUTS),
-        ):
-            names = [value.name for value in found]
-            if names != list(expected):
-                raise BundleError(f"{path}: {what} are {names}, the contract has {list(expected)}")
+        return str(self._generator.get_providers()[0])
 
     def row(
         self,
@@ -113,37 +147,58 @@ class Session:
         budget: int | None = None,
         entropy_threshold: float | None = None,
     ) -> Row:
-        """Featurise one request; what is not given is the bundle's default.
+        """Featurise one request; what is not given is the bundle's default, without constraints.
 
         Raises FeatureError for inline features that break the schema.
         """
         manifest = self.manifest
         numbers, tokens = self.featuriser.transform(request)
         longest = min(manifest.slate_length, len(request.ids))
+        size = longest if slate_size is None else slate_size
         return Row(
             numbers=numbers,
             tokens=tokens,
-            slate_size=longest if slate_size is None else slate_size,
+            slate_size=size,
             budget=manifest.budget if budget is None else budget,
             entropy_threshold=(
                 manifest.entropy_threshold if entropy_threshold is None else entropy_threshold
             ),
+            reason_temperature=manifest.reason_temperature,
+            recommend_temperature=manifest.recommend_temperature,
+            rules=Rules.none(len(request.ids), size),
         )
 
     def run(self, rows: Sequence[Row]) -> list[Slate]:
-        """Decode one slate per row in a single padded run.
+        """Decode one slate per row in a single padded run; of sampled ones, the evaluator's best.
 
         Raises ModelError when the graph fails or any answer is not a valid slate.
         """
+        feeds = collate(rows, self.manifest.slate_length)
         try:
-            outputs = self._graph.run(list(OUTPUTS), collate(rows))
-        except Exception as error:  # see load
+            outputs = self._run(SLATE_OUTPUTS, feeds)
+            utility = None
+            if any(row.sampling for row in rows):
+                given = {
+                    "slate": outputs[0],
+                    **{n: feeds[n] for n in ("numbers", "tokens", "list")},
+                }
+                (utility,) = self._evaluator.run(["utility"], given)
+        except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(f"the graph failed: {error}") from error
-        slates = []
-        for index, row in enumerate(rows):
-            slate = Slate(*(output[index, : row.slate_size] for output in outputs))
+        slates, start = [], 0
+        for row in rows:
+            best, value, count = start, None, row.sampling.slates if row.sampling else 1
+            if row.sampling and utility is not None:
+                best += int(utility[start : start + count].argmax())
+                value = float(utility[best])
+            columns = {
+                name: output[best, : row.slate_size]
+                for name, output in zip(COLUMNS, outputs, strict=True)
+            }
+            slate = Slate(**columns, utility=value)
             check_slate(slate, row)
             slates.append(slate)
+            start += count
         return slates
 
     def replay_golden(self, golden: Sequence[Mapping[str, Any]]) -> None:
@@ -164,34 +219,107 @@ class Session:
         numbers = np.zeros((list_size, self.manifest.numbers), np.float32)
         tokens = np.zeros((list_size, self.manifest.tokens), np.int64)
         size = min(self.manifest.slate_length, list_size)
-        row = Row(numbers, tokens, size, self.manifest.budget, self.manifest.entropy_threshold)
+        row = Row(
+            numbers, tokens, size, self.manifest.budget, -1.0, self.manifest.reason_temperature,
+            self.manifest.recommend_temperature, Rules.none(list_size, size),
+        )  # fmt: skip
         for batch in batch_sizes:
             self.run([row] * batch)
+        self.run([dataclasses.replace(row, sampling=Sampling(2, seed=0))])
 
 
-def collate(rows: Sequence[Row]) -> dict[str, np.ndarray[Any, Any]]:
-    """Rows of different list sizes -> the graph's inputs, padded to the longest list."""
+def open_graph(path: Path, threads: int, provider: str) -> ort.InferenceSession:
+    """A session that runs where it was asked to. Raises BundleError."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning burns the core that the event loop needs between runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wanted = CudaRunner.providers() if provider == "cuda" else ["CPUExecutionProvider"]
+    try:
+        graph = ort.InferenceSession(
+            str(path),
+            options,
+            providers=wanted,
+            # On the CPU the fused operator takes six times as long as the two that it replaces.
+            disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
+        )
+    except Exception as error:  # see Session.run
+        raise BundleError(f"{path}: does not load ({error})") from error
+    first = graph.get_providers()[0]
+    if provider == "cuda" and first != "CUDAExecutionProvider":
+        # onnxruntime falls back to the CPU in silence, even where it lists CUDA as available.
+        raise BundleError(f"{path}: runs on {first}, asked for CUDAExecutionProvider")
+    return graph
+
+
+def check_signature(path: Path, graph: ort.InferenceSession, inputs: Table, outputs: Table) -> None:
+    """Raises BundleError unless inputs and outputs are the contract's."""
+    for what, found, expected in (
+        ("inputs", graph.get_inputs(), inputs),
+        ("outputs", graph.get_outputs(), outputs),
+    ):
+        names = [value.name for value in found]
+        if names != list(expected):
+            raise BundleError(f"{path}: {what} are {names}, the contract has {list(expected)}")
+
+
+def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of different list sizes -> the graph's inputs, padded to the longest list.
+
+    positions: K of the graph. A sampled row takes as many slates as it samples.
+    """
     longest = max(len(row.numbers) for row in rows)
     count, first = len(rows), rows[0]
+    slates = [row.sampling.slates if row.sampling else 1 for row in rows]
+    total, sampled = sum(slates), any(row.sampling for row in rows)
     numbers = np.zeros((count, longest, first.numbers.shape[1]), np.float32)
     tokens = np.zeros((count, longest, first.tokens.shape[1]), np.int64)
     mask = np.zeros((count, longest), np.bool_)
+    noise = np.zeros((total, positions, longest if sampled else 1), np.float32)
+    pinned = np.full((count, positions), -1, np.int64)
+    group = np.full((count, longest), -1, np.int64)  # padding: of no candidate's group
+    quota = np.zeros((count, longest), np.float32)
+    start = 0
     for index, row in enumerate(rows):
         size = len(row.numbers)
         numbers[index, :size] = row.numbers
         tokens[index, :size] = row.tokens
         mask[index, :size] = True
+        pinned[index, : row.slate_size] = row.rules.pinned
+        group[index, :size] = row.rules.group
+        quota[index, :size] = row.rules.quota
+        if row.sampling:
+            stop = start + slates[index]
+            noise[start:stop, :, :size] = row.sampling.noise(positions, size)
+        start += slates[index]
+    lists = np.repeat(np.arange(count), slates)
+    if total != count:
+        pinned, group, quota = pinned[lists], group[lists], quota[lists]
+
+    def knob(name: str, dtype: Any) -> np.ndarray[Any, Any]:
+        return np.array([getattr(row, name) for row in rows], dtype)[lists]
+
     return {
         "numbers": numbers,
         "tokens": tokens,
         "mask": mask,
-        "budget": np.array([row.budget for row in rows], np.int64),
-        "entropy_threshold": np.array([row.entropy_threshold for row in rows], np.float32),
+        "list": lists,
+        "length": knob("slate_size", np.int64),
+        "budget": knob("budget", np.int64),
+        "entropy_threshold": knob("entropy_threshold", np.float32),
+        "reason_temperature": knob("reason_temperature", np.float32),
+        "recommend_temperature": knob("recommend_temperature", np.float32),
+        "noise": noise,
+        "pinned": pinned,
+        "group": group,
+        "quota": quota,
     }
 
 
 def check_slate(slate: Slate, row: Row) -> None:
-    """Raises ModelError unless the slate has its length, no repeats, no padding, finite numbers."""
+    """Raises ModelError unless the slate is what the row asks for, and its numbers are finite."""
     indices = slate.indices.tolist()
     if len(indices) != row.slate_size:
         raise ModelError(f"slate of {len(indices)} positions, asked for {row.slate_size}")
@@ -199,6 +327,9 @@ def check_slate(slate: Slate, row: Row) -> None:
         raise ModelError(f"slate {indices} points outside a list of {len(row.numbers)}")
     if len(set(indices)) != len(indices):
         raise ModelError(f"slate {indices} repeats a candidate")
+    broken = row.rules.broken_by(indices)
+    if broken is not None:
+        raise ModelError(f"slate {indices}: {broken}")
     if not (np.isfinite(slate.logprob).all() and np.isfinite(slate.entropy_after).all()):
         raise ModelError("log-probabilities or entropies are not finite")
     steps = slate.steps.tolist()

@@ -21,7 +21,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     threads: int = Field(
-        1, ge=1, description="Intra-op threads of a run; one is fastest until lists are long."
+        1, ge=1, description="Intra-op threads of a run; `python -m export tune` measures how many."
+    )
+    provider: Literal["cpu", "cuda"] = Field(
+        "cpu", description="Where the graph runs; cuda refuses to start where it would not."
     )
     max_batch_size: int = Field(
         16, ge=1, description="Most requests in one run; more raises throughput and latency."

@@ -22,14 +22,17 @@ RULES = {
     "service.contract": ({"numpy"}, set()),
     "service.feature_schema": (set(), set()),
     "service.features": ({"numpy"}, WALLS),
-    "service.session": ({"numpy", "onnxruntime"}, WALLS),
+    "service.constraints": ({"numpy"}, set()),
+    "service.cuda": ({"numpy", "onnxruntime"}, {"service.contract"}),
+    "service.session": ({"numpy", "onnxruntime"},
+                        {"service.constraints", "service.cuda", *WALLS}),
     "service": (SERVING, {"service"}),
     # Offline metrics come from the code that serves.
     "model.evaluate": (TRAINING, {"model", "service.session", *WALLS}),
     "model.__main__": (TRAINING, {"model", "service.session", *WALLS}),
     "model": (TRAINING, {"model", *WALLS}),
     "export": ({"torch", "onnx", "onnxscript", "numpy", "tqdm"},
-               {"export", "model", "service.session", *WALLS}),
+               {"export", "model", "service.session", "service.constraints", *WALLS}),
     "loadtest": ({"locust", "httpx", "numpy"}, {"loadtest"}),
 }  # fmt: skip
 

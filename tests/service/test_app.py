@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.contract import OUTPUTS
+from service.features import Request
 from service.schemas import EXAMPLE, RerankRequest, RerankResponse
 from service.session import ModelError, Session
 from tests.service.conftest import fresh
@@ -167,7 +168,49 @@ REFUSED = [
     ({"candidates": [{"id": ""}]}, "candidates[0].id", "at least 1 character", '""'),
     ({"candidates": "a"}, "candidates", "a list", '"a"'),
     ({"candidates": [{"id": "a", "scor": 1}]}, "candidates[0].scor", "unknown field", "1"),
-    ({"candidates": [{"id": "a"}], "sampling": {}}, "sampling", "unknown field", "{}"),
+    ({"candidates": [{"id": "a"}], "sample": {}}, "sample", "unknown field", "{}"),
+    (
+        {"candidates": [{"id": "a"}], "sampling": {"slates": 2}},
+        "sampling.seed",
+        "required",
+        '"nothing"',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "temperatures": {"reason": 0}},
+        "temperatures.reason",
+        "greater than or equal to 0.01",
+        "0",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"pinned": {"b": 0}}},
+        "constraints.pinned.b",
+        "the id of a candidate",
+        '"b"',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"blocked": ["a"]}},
+        "constraints",
+        "at least 1 candidates",
+        '{"slate_size": 1, "candidates": 1}',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"max_per_group": {"colour": 1}}},
+        "constraints.max_per_group",
+        "a category of the model's schema",
+        '"colour"',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"max_per_group": {"genres": 1}}},
+        "constraints.max_per_group",
+        "a category of the model's schema",
+        '"genres"',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"max_per_group": {"a": 1, "b": 1}}},
+        "constraints.max_per_group",
+        "at most 1 item",
+        '{"a": 1, "b": 1}',
+    ),
     (
         {"candidates": [{"id": "a", "features": {"color": 1}}]},
         "candidates[0].features.color",
@@ -369,7 +412,7 @@ class Failing(Session):
     """A session whose graph always fails, after `delay_s`."""
 
     def __init__(self, real, delay_s=0.0, fail=True):
-        super().__init__(real.manifest, real.featuriser, real._graph)
+        super().__init__(real.manifest, real.featuriser, real._generator, real._evaluator)
         self.delay_s, self.fail = delay_s, fail
 
     def run(self, rows):
@@ -380,6 +423,69 @@ class Failing(Session):
 
     def warm_up(self, batch_sizes, list_size):
         pass
+
+
+def constrained(items):
+    """Item 7 pinned first, item 0 blocked, at most one of each of three authors and the pinned."""
+    candidates = [{"id": item, "groups": {"author": str(i % 3)}} for i, item in enumerate(items)]
+    asked = {"pinned": {items[7]: 0}, "blocked": [items[0]], "max_per_group": {"author": 2}}
+    return {"candidates": candidates[:30], "constraints": asked}
+
+
+def keeps(answer, items):
+    ids = [entry["id"] for entry in answer["slate"]]
+    authors = [items.index(item) % 3 for item in ids]
+    assert ids[0] == items[7]
+    assert items[0] not in ids
+    assert len(ids) == 6  # three authors, two items each: no more can be filled
+    assert all(authors.count(author) == 2 for author in range(3))
+
+
+def test_constraints_are_met_and_a_pinned_position_is_no_choice(client, items):
+    answer = client.post("/rerank", json=constrained(items)).raise_for_status().json()
+    keeps(answer, items)
+    first = answer["slate"][0]
+    assert (first["logprob"], first["entropy"], first["reasoning_steps"]) == (0.0, 0.0, 0)
+    assert answer["slate"][1]["logprob"] < 0
+
+
+def test_constraints_of_the_models_own_category_are_met(client, session, items):
+    asked = {"candidates": [{"id": item} for item in items[:200]],
+             "constraints": {"max_per_group": {"director": 1}}}  # fmt: skip
+    free = client.post("/rerank", json={"candidates": asked["candidates"]}).json()
+    kept = client.post("/rerank", json=asked).raise_for_status().json()
+    for answer, unique in ((free, False), (kept, True)):
+        row = session.row(Request(ids=[entry["id"] for entry in answer["slate"]]))
+        directors = [d for d in session.featuriser.groups("director", row.tokens) if d]
+        assert (len(directors) == len(set(directors))) == unique
+
+
+def test_a_seed_answers_the_same_sample_and_the_evaluators_opinion_of_it(client, items):
+    def ask(**sampling):
+        asked = {"candidates": [{"id": item} for item in items[:30]], "sampling": sampling}
+        answer = client.post("/rerank", json=asked).raise_for_status().json()
+        return [entry["id"] for entry in answer["slate"]], answer["utility"]
+
+    assert ask(slates=4, seed=7) == ask(slates=4, seed=7)
+    assert ask(slates=1, seed=7)[0] != ask(slates=1, seed=8)[0]
+    assert ask(slates=16, seed=7)[1] > ask(slates=1, seed=7)[1]
+
+
+def test_temperatures_sharpen_and_soften_the_choice(client, items):
+    candidates = [{"id": item} for item in items[:30]]
+    logprob = {}
+    for recommend in (0.1, 1.0):
+        asked = {"candidates": candidates, "temperatures": {"recommend": recommend}}
+        answer = client.post("/rerank", json=asked).raise_for_status().json()
+        logprob[recommend] = answer["slate"][0]["logprob"]
+    assert logprob[0.1] > logprob[1.0]
+
+
+def test_a_degraded_answer_keeps_its_constraints(session, items):
+    with fresh(Failing(session)) as base:
+        answer = httpx.post(f"{base}/rerank", json=constrained(items)).raise_for_status().json()
+    assert answer["degraded"] == {"reason": "model_error"}
+    keeps(answer, items)
 
 
 @pytest.mark.parametrize("reason", ["model_error", "deadline"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from service.batcher import Batcher
+from service.constraints import Rules
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
 from service.session import ModelError, Row, Slate
@@ -29,7 +30,10 @@ class Gate:
 
 
 def row(size=1):
-    return Row(np.zeros((9, 1), np.float32), np.zeros((9, 1), np.int64), size, 0, 0.0)
+    rules = Rules.none(9, size)
+    return Row(
+        np.zeros((9, 1), np.float32), np.zeros((9, 1), np.int64), size, 0, 0.0, 1.5, 0.7, rules
+    )
 
 
 def soon(seconds=10.0):

@@ -5,11 +5,13 @@ import json
 import shutil
 
 import numpy as np
+import onnxruntime
 import pytest
 
+from service.constraints import Rules
 from service.contract import CONTRACT_VERSION, BundleError, Manifest
 from service.features import Request
-from service.session import ModelError, Row, Session, Slate, check_slate
+from service.session import ModelError, Row, Sampling, Session, Slate, check_slate
 from tests.service.conftest import BUNDLE
 
 
@@ -97,7 +99,9 @@ def make_slate(**changes):
     return dataclasses.replace(slate, **changes)
 
 
-ROW = Row(np.zeros((3, 1), np.float32), np.zeros((3, 1), np.int64), 2, 1, 0.5)
+ROW = Row(
+    np.zeros((3, 1), np.float32), np.zeros((3, 1), np.int64), 2, 1, 0.5, 1.5, 0.7, Rules.none(3, 2)
+)
 
 
 def test_a_valid_slate_passes():
@@ -121,6 +125,48 @@ def test_what_is_not_a_slate_is_refused(changes, message):
 
 
 def test_a_graph_that_fails_is_a_model_error(session):
-    wrong = Row(np.zeros((3, 1), np.float32), np.zeros((3, 1), np.int64), 2, 1, 0.5)
     with pytest.raises(ModelError, match="the graph failed"):
-        session.run([wrong])
+        session.run([ROW])
+
+
+def test_a_slate_that_breaks_a_constraint_is_refused():
+    pinned = Rules(np.array([1, -1]), np.arange(3), np.ones(3, np.float32))
+    with pytest.raises(ModelError, match="position 0 holds candidate 2, 1 is pinned there"):
+        check_slate(make_slate(), dataclasses.replace(ROW, rules=pinned))
+
+
+def test_a_seed_samples_the_same_slate_alone_and_in_a_batch(session, items):
+    def sampled(seed, size=30, slates=4):
+        row = session.row(Request(ids=items[:size]))
+        return dataclasses.replace(row, sampling=Sampling(slates, seed))
+
+    plain = session.row(Request(ids=items[:50]))
+    (alone,) = session.run([sampled(7)])
+    _, among, _ = session.run([plain, sampled(7), sampled(8)])
+    assert alone.indices.tolist() == among.indices.tolist()
+    assert alone.utility == pytest.approx(among.utility, abs=1e-6)
+    (other,) = session.run([sampled(8)])
+    assert other.indices.tolist() != alone.indices.tolist()
+    (greedy,) = session.run([plain])
+    assert greedy.utility is None
+
+
+def test_more_slates_leave_the_evaluator_a_better_one(session, items):
+    row = session.row(Request(ids=items[:40]))
+    utility = [
+        session.run([dataclasses.replace(row, sampling=Sampling(slates, 3))])[0].utility
+        for slates in (1, 4, 16)
+    ]
+    assert utility == sorted(utility)  # the first slates of a seed are the same for any number
+    assert utility[0] < utility[2]
+
+
+def test_a_session_that_silently_runs_elsewhere_is_refused(monkeypatch):
+    cpu = onnxruntime.InferenceSession
+
+    def without_cuda(path, options, providers, **more):
+        return cpu(path, options, providers=["CPUExecutionProvider"], **more)
+
+    monkeypatch.setattr("service.session.ort.InferenceSession", without_cuda)
+    with pytest.raises(BundleError, match="runs on CPUExecutionProvider, asked for CUDA"):
+        Session.load(BUNDLE, provider="cuda")

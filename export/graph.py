@@ -1,0 +1,202 @@
+"""ONNX under construction: nodes in nested scopes, functions with shared weights, branches.
+
+A step kind is a function (FunctionProto) whose last inputs are its weights; the weights themselves
+are initialisers of the main graph, entered once however often the function is called. Small
+constants are nodes of the scope that uses them, so that a function reads by itself in a viewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from torch import Tensor
+
+DOMAIN = "eglr"
+OPSET = 24  # the first whose Attention takes a cache; onnxruntime 1.31 reads up to 25
+IR_VERSION = 11
+
+Array = np.ndarray[Any, Any]
+Values = dict[str, str]  # a tensor's part in the loop -> its name in the graph
+
+
+@dataclass
+class Scope:
+    """Nodes of the graph, of a function's body or of a branch; what it made so far."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    weights: list[str] | None = None  # of a function: names of the weights it reads
+
+
+class Graph:
+    """Appends nodes to the innermost open scope and hands back the names of their outputs."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, onnx.TensorProto] = {}
+        self.functions: dict[str, onnx.FunctionProto] = {}
+        self._scopes = [Scope()]
+        self._count = 0
+        self._arguments: dict[str, list[str]] = {}
+
+    def op(
+        self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any
+    ) -> Any:
+        """Append one node; the name of its output, or a tuple of names where there are several."""
+        names = [self._name(kind.lower()) for _ in range(outputs)]
+        node = helper.make_node(kind, inputs, names, **attributes)
+        self._scopes[-1].nodes.append(node)
+        return names[0] if outputs == 1 else tuple(names)
+
+    def constant(self, value: float | Sequence[int] | Array, dtype: Any = np.int64) -> str:
+        """A small constant of this scope, the same name for the same value."""
+        array = np.asarray(value, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        scope = self._scopes[-1]
+        if key not in scope.constants:
+            tensor = numpy_helper.from_array(array)
+            scope.constants[key] = self.op("Constant", value=tensor)
+        return scope.constants[key]
+
+    def number(self, value: float) -> str:
+        """A float32 scalar of this scope."""
+        return self.constant(value, np.float32)
+
+    def weight(self, name: str, value: Tensor | Array) -> str:
+        """A weight by its name, entered once. Raises ValueError for two values of one name."""
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        tensor = numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name)
+        known = self.weights.setdefault(name, tensor)
+        if known.SerializeToString() != tensor.SerializeToString():
+            raise ValueError(f"weight {name!r}: entered before with another value")
+        for scope in self._scopes:
+            if scope.weights is not None and name not in scope.weights:
+                scope.weights.append(name)
+        return name
+
+    def function(
+        self, name: str, inputs: Sequence[str], body: Callable[..., Mapping[str, str]]
+    ) -> None:
+        """Define a step kind: `body(**inputs)` returns the values that its outputs are named for.
+
+        An output that is an input, or stands there twice, passes through a node of its own.
+        """
+        scope = Scope(weights=[])
+        self._scopes.append(scope)
+        found = body(**{part: part for part in inputs})
+        for part, value in found.items():
+            scope.nodes.append(helper.make_node("Identity", [value], [f"{part}_out"]))
+        self._scopes.pop()
+        assert scope.weights is not None
+        drop_identities(scope.nodes, inputs)
+        self.functions[name] = helper.make_function(
+            DOMAIN,
+            name,
+            [*inputs, *scope.weights],
+            [f"{part}_out" for part in found],
+            scope.nodes,
+            [helper.make_opsetid("", OPSET)],
+        )
+        self._arguments[name] = [*inputs]
+
+    def call(self, name: str, label: str, values: Mapping[str, str]) -> Values:
+        """Call a step kind; `values` holds at least its inputs. Outputs are named after `label`."""
+        function = self.functions[name]
+        given = self._arguments[name]
+        weights = list(function.input)[len(given) :]
+        parts = [output.removesuffix("_out") for output in function.output]
+        names = {part: self._name(f"{label}.{part}") for part in parts}
+        node = helper.make_node(
+            name, [*(values[part] for part in given), *weights], list(names.values()),
+            name=self._name(label), domain=DOMAIN,
+        )  # fmt: skip
+        self._scopes[-1].nodes.append(node)
+        return names
+
+    def branch(
+        self,
+        condition: str,
+        label: str,
+        then: Callable[[], Mapping[str, str]],
+        otherwise: Callable[[], Mapping[str, str]],
+        types: Mapping[str, int],
+    ) -> Values:
+        """The values of `then` where the condition bool [] holds, else those of `otherwise`.
+
+        `types` are the element types of the parts, which both branches have alike.
+        """
+        bodies = []
+        for found in (then, otherwise):
+            scope = Scope()
+            self._scopes.append(scope)
+            values = found()
+            inside = {name for node in scope.nodes for name in node.output}
+            # A branch may only hand out what it made itself.
+            own = [
+                values[part] if values[part] in inside else self.op("Identity", values[part])
+                for part in types
+            ]
+            self._scopes.pop()
+            infos = [
+                helper.make_tensor_value_info(name, kind, None)
+                for name, kind in zip(own, types.values(), strict=True)
+            ]
+            bodies.append(helper.make_graph(scope.nodes, f"{label}.{len(bodies)}", [], infos))
+        names = {part: self._name(f"{label}.{part}") for part in types}
+        node = helper.make_node(
+            "If", [condition], list(names.values()), name=self._name(label),
+            then_branch=bodies[0], else_branch=bodies[1],
+        )  # fmt: skip
+        self._scopes[-1].nodes.append(node)
+        return names
+
+    def output(self, name: str, value: str) -> None:
+        """Give a value the name of one of the graph's outputs."""
+        self._scopes[-1].nodes.append(helper.make_node("Identity", [value], [name]))
+
+    def model(
+        self,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
+    ) -> onnx.ModelProto:
+        """The finished model, checked with shape inference."""
+        assert len(self._scopes) == 1, "a scope is still open"
+        graph = helper.make_graph(
+            self._scopes[0].nodes, name, inputs, outputs, initializer=list(self.weights.values())
+        )
+        model = helper.make_model(
+            graph,
+            functions=list(self.functions.values()),
+            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
+            ir_version=IR_VERSION,
+            producer_name="eglr-rerank",
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _name(self, hint: str) -> str:
+        self._count += 1
+        return f"{hint}.{self._count}"
+
+
+def drop_identities(nodes: list[onnx.NodeProto], inputs: Sequence[str]) -> None:
+    """Let the node that makes a function's output write it itself, where it makes no other."""
+    makers = {name: (node, i) for node in nodes for i, name in enumerate(node.output)}
+    taken: set[str] = set()
+    for node in [n for n in nodes if n.op_type == "Identity" and n.output[0].endswith("_out")]:
+        source = node.input[0]
+        if source in inputs or source in taken or source not in makers:
+            continue
+        taken.add(source)
+        maker, index = makers[source]
+        maker.output[index] = node.output[0]
+        nodes.remove(node)
+        for other in nodes:
+            for i, name in enumerate(other.input):
+                if name == source:
+                    other.input[i] = node.output[0]

@@ -1,0 +1,144 @@
+"""Runs on CUDA: inputs and outputs stay bound to fixed buffers, one captured graph per bucket.
+
+A CUDA graph replays the kernels of one shape from the same addresses, so feeds are padded to the
+next bucket of lists, slates and candidates, and every bucket owns its buffers. Captured graphs are
+never freed: the buckets bound their number. The static form is captured, since a captured graph
+may not branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from service.contract import INPUTS, OUTPUTS
+
+Array = np.ndarray[Any, Any]
+BATCHES = (1, 2, 4, 8, 16, 32, 64)  # of lists and of slates
+SIZES = (32, 64, 128, 256, 512)  # of candidates
+ARENA_BYTES = 2 << 30  # most memory of a session's arena; it never shrinks
+
+
+def bucket(value: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds the value; beyond the largest, its next multiple."""
+    for size in buckets:
+        if value <= size:
+            return size
+    return -(-value // buckets[-1]) * buckets[-1]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A bucket: lists B, slates R, candidates N, and whether noise is given per candidate."""
+
+    lists: int
+    slates: int
+    size: int
+    sampled: bool
+
+
+def shape_of(feeds: Mapping[str, Array]) -> Shape:
+    """The bucket that these feeds are padded to."""
+    lists, size = feeds["mask"].shape
+    return Shape(
+        bucket(lists, BATCHES),
+        bucket(len(feeds["list"]), BATCHES),
+        bucket(size, SIZES),
+        feeds["noise"].shape[2] > 1,
+    )
+
+
+def padded(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[str, Array]:
+    """The feeds in a bucket's shape.
+
+    Slates beyond the given ones are of list 0 and have no position to fill; candidates beyond the
+    given ones are masked and have no quota; lists beyond the given ones are of one candidate.
+    """
+    axes = {"B": shape.lists, "R": shape.slates, "N": shape.size, "K": slate_length}
+    axes["G"] = shape.size if shape.sampled else 1
+    found = {}
+    for name, (dtype, names) in INPUTS.items():
+        given = feeds[name]
+        want = tuple(axes.get(axis, given.shape[i]) for i, axis in enumerate(names))
+        fill = {"pinned": -1, "group": -1, "reason_temperature": 1, "recommend_temperature": 1}
+        array = np.full(want, fill.get(name, 0), dtype)
+        array[tuple(slice(0, n) for n in given.shape)] = given
+        found[name] = array
+    found["mask"][len(feeds["mask"]) :, 0] = True
+    return found
+
+
+class CudaRunner:
+    """`InferenceSession.run` over bound buffers. Not thread-safe: a captured graph is one stream's.
+
+    device: where the buffers lie; "cpu" runs the same code without capturing, for tests.
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, slate_length: int, device: str = "cuda"
+    ) -> None:
+        self._session, self._slate_length, self._device = session, slate_length, device
+        self._bound: dict[Shape, _Bound] = {}
+
+    @staticmethod
+    def providers() -> list[Any]:
+        """What a session is opened with: CUDA with graphs and a bounded arena, nothing else."""
+        options = {
+            "enable_cuda_graph": "1",
+            "gpu_mem_limit": str(ARENA_BYTES),
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0",  # 10 bits of mantissa change slates
+        }
+        return [("CUDAExecutionProvider", options)]
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The outputs of these feeds, without the bucket's padding."""
+        shape = shape_of(feeds)
+        if shape not in self._bound:
+            self._bound[shape] = _Bound(self, shape, feeds)
+        bound = self._bound[shape]
+        bound.run(padded(feeds, shape, self._slate_length))
+        slates, size = len(feeds["list"]), feeds["mask"].shape[1]
+        found = []
+        for name in outputs:
+            array = bound.outputs[name].numpy()[:slates]
+            found.append(array[:, :, :size] if name == "logits" else array)
+        return found
+
+    @property
+    def buckets(self) -> list[Shape]:
+        """The shapes that have buffers, and on CUDA a captured graph."""
+        return list(self._bound)
+
+
+class _Bound:
+    """One bucket's buffers, and the number of its captured graph."""
+
+    def __init__(self, runner: CudaRunner, shape: Shape, feeds: Mapping[str, Array]) -> None:
+        self._session = runner._session
+        self._options = ort.RunOptions()
+        number = len(runner._bound) + 1 if runner._device == "cuda" else -1
+        self._options.add_run_config_entry("gpu_graph_id", str(number))
+        self._binding = self._session.io_binding()
+        self.inputs, self.outputs = {}, {}
+        first = padded(feeds, shape, runner._slate_length)
+        for name, array in first.items():
+            value = ort.OrtValue.ortvalue_from_numpy(array, runner._device, 0)
+            self.inputs[name] = value
+            self._binding.bind_ortvalue_input(name, value)
+        axes = {"R": shape.slates, "N": shape.size, "K": runner._slate_length}
+        for name, (dtype, names) in OUTPUTS.items():
+            dims = [axes[axis] for axis in names]
+            value = ort.OrtValue.ortvalue_from_shape_and_type(dims, dtype, runner._device, 0)
+            self.outputs[name] = value
+            self._binding.bind_ortvalue_output(name, value)
+
+    def run(self, feeds: Mapping[str, Array]) -> None:
+        """Copy the feeds into the buffers and run over them."""
+        for name, value in self.inputs.items():
+            value.update_inplace(feeds[name])
+        self._session.run_with_iobinding(self._binding, self._options)
