@@ -1,4 +1,4 @@
-"""python -m export --checkpoint DIR --out bundles/NAME/VERSION"""
+"""python -m export --checkpoint DIR --out bundles/NAME/VERSION; python -m export bench | tune"""
 
 from __future__ import annotations
 
@@ -8,27 +8,62 @@ import logging
 import sys
 from pathlib import Path
 
-from export import bundle
+from export import bench, bundle, tune
 from model import checkpoint
 from model.sources import DataError
 from service.contract import BundleError
 from service.features import FeatureError
 
 
-def main() -> int:
-    """Export one checkpoint; exit status 2 for a refusal, in one line."""
+def parse() -> argparse.Namespace:
+    """The command line: a checkpoint to export, or `bench` or `tune`."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a finished training run")
-    parser.add_argument("--out", type=Path, required=True, help="bundles/NAME/VERSION")
+    parser.add_argument("--checkpoint", type=Path, help="a finished training run")
+    parser.add_argument("--out", type=Path, help="bundles/NAME/VERSION")
     parser.add_argument(
         "--data", type=Path, help="data set for the offline metrics (default: the trained one)"
     )
+    commands = parser.add_subparsers(dest="command")
+    timing = commands.add_parser("bench", help="time every form of the graph, side by side")
+    timing.add_argument("--config", type=Path, default=Path("model/configs/served.yaml"))
+    timing.add_argument("--out", type=Path, default=Path("docs/reports"))
+    timing.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
+    timing.add_argument("--seconds", type=float, default=4.0, help="per variant and size")
+    timing.add_argument("--smoke", action="store_true", help="a miniature, for tests")
+    tuning = commands.add_parser("tune", help="measure how this machine serves a bundle best")
+    tuning.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
+    tuning.add_argument("--out", type=Path, default=Path("build/profile.json"))
+    tuning.add_argument("--candidates", type=int, default=50, help="length of the lists")
+    tuning.add_argument("--budget-ms", type=float, default=10.0, help="p99 that a run must keep")
+    tuning.add_argument("--seconds", type=float, default=1.0, help="per threads and batch")
     arguments = parser.parse_args()
+    if arguments.command is None:
+        for name in ("checkpoint", "out"):
+            if getattr(arguments, name) is None:
+                parser.error(f"--{name} is required")
+    return arguments
+
+
+def main() -> int:
+    """Export one checkpoint, or measure; exit status 2 for a refusal, in one line."""
+    arguments = parse()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # silent about absent torchvision
     try:
+        if arguments.command == "bench":
+            bench.bench(arguments)
+            return 0
+        if arguments.command == "tune":
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            profile = tune.tune(arguments)
+            chosen = {name: profile[name] for name in ("threads", "spinning", "max_batch_size")}
+            print(json.dumps(chosen))
+            return 0
         trained = checkpoint.load(arguments.checkpoint)
         data = arguments.data or Path(trained.info["data"])
         outcome = bundle.write(trained, arguments.out, data)
+    except KeyboardInterrupt:
+        print("export: interrupted", file=sys.stderr)
+        return 130
     except (
         checkpoint.CheckpointError,
         BundleError,

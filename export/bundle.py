@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def verify(trained: Trained, bundle: Path, requests: Requests) -> dict[str, Any]
     Raises VerificationError naming the first difference.
     """
     graphs = {name: open_graph(bundle / name, 1, "cpu") for name in (GENERATOR, STATIC, EVALUATOR)}
-    worst, ties, slates = 0.0, 0, 0
+    worst, ties, slates, began = 0.0, 0, 0, time.monotonic()
     for number, case in enumerate(tqdm(cases(trained), "verify", leave=False)):
         rows = random_rows(trained, requests, case, seed=number)
         expected = decode_torch(trained, rows)
@@ -201,7 +202,8 @@ def verify(trained: Trained, bundle: Path, requests: Requests) -> dict[str, Any]
                 else:
                     worst = max(worst, difference)
         worst = max(worst, compare_evaluators(trained, graphs[EVALUATOR], feeds, expected.slate))
-    return {"slates": slates, "ties": ties, "largest_difference": worst}
+    seconds = round(time.monotonic() - began, 1)
+    return {"slates": slates, "ties": ties, "largest_difference": worst, "seconds": seconds}
 
 
 def compare_evaluators(

@@ -37,8 +37,9 @@ class Loop:
     """Lays out the reasoning loop of one generator as calls of its step kinds.
 
     `values` names, at every moment, the tensors that the next step reads: per list, per slate, the
-    host's state, and the choice (hidden state [R, 1, D], logits [R, 1, N] and certainty [R, 1, 1],
-    the negative entropy in nats).
+    host's state, and the choice (hidden state [R, 1, 1, D], logits [R, 1, 1, N] and certainty
+    [R, 1, 1, 1], the negative entropy in nats). The ones spare reshapes: flags of rows go into
+    attention masks as they are.
     """
 
     def __init__(self, generator: Generator, slate_length: int, gated: bool) -> None:
@@ -63,50 +64,50 @@ class Loop:
             rows = g.op("Concat", g.op("Shape", like, end=1), g.constant([width]), axis=0)
             token = g.op("Expand", g.weight("start_token", self.generator.start_token), rows)
             state, hidden = host.advance(token, values["everyone"], values, {})
-            return {**state, "hidden": g.op("Unsqueeze", hidden, g.constant([1]))}
+            return {**state, "hidden": g.op("Unsqueeze", hidden, g.constant([1, 2]))}
 
         def choose(hidden: str, keys: str, prior: str) -> Values:
             logits = g.op("Add", g.op("MatMul", hidden, keys), prior)
             logprob = g.op("LogSoftmax", logits)
             terms = g.op("Mul", g.op("Exp", logprob), logprob)
-            certainty = g.op("ReduceSum", terms, g.constant([2]), keepdims=1)
+            certainty = g.op("ReduceSum", terms, g.constant([3]), keepdims=1)
             return {"logits": logits, "certainty": certainty}
 
         def reason(**values: str) -> Values:
             softened = g.op("Softmax", g.op("Mul", values["logits"], values["cool"]))
             token = g.op("MatMul", softened, values["thoughts"])
             token = g.op("Add", g.op("Add", token, values["thought"]), values["hidden"])
-            token = g.op("Squeeze", token, g.constant([1]))
+            token = g.op("Squeeze", token, g.constant([1, 2]))
             state, read = host.advance(token, values["active"], values, parts(self.state, values))
             refine = self.generator.refine
             weight = g.weight("refine.weight", refine.weight.T)
             delta = g.op("Gemm", read, weight, g.weight("refine.bias", refine.bias))
-            delta = g.op("Unsqueeze", delta, g.constant([1]))
+            delta = g.op("Unsqueeze", delta, g.constant([1, 2]))
             hidden = g.op("Add", values["hidden"], delta)
             hidden = g.op("Where", values["active"], hidden, values["hidden"])
             return {**state, "hidden": hidden}
 
         def pick(logits: str, scale: str, noise: str, pinned: str, free: str) -> Values:
             logprob = g.op("LogSoftmax", g.op("Mul", logits, scale))
-            best = g.op("ArgMax", g.op("Add", logprob, noise), axis=2, keepdims=1)
+            best = g.op("ArgMax", g.op("Add", logprob, noise), axis=3, keepdims=1)
             item = g.op("Where", free, best, pinned)
-            return {"item": item, "logprob": g.op("GatherElements", logprob, item, axis=2)}
+            return {"item": item, "logprob": g.op("GatherElements", logprob, item, axis=3)}
 
         def recommend(**values: str) -> Values:
             item = values["item"]
             token = g.op("Gather", values["items"], g.op("Add", item, values["offset"]))
             token = g.op("Add", token, values["place"])
-            token = g.op("Squeeze", token, g.constant([1, 2]))
+            token = g.op("Squeeze", token, g.constant([1, 2, 3]))
             state, hidden = host.advance(
                 token, values["everyone"], values, parts(self.state, values)
             )
-            mine = g.op("GatherElements", values["group"], item, axis=2)
+            mine = g.op("GatherElements", values["group"], item, axis=3)
             same = g.op("Cast", g.op("Equal", values["group"], mine), to=TensorProto.FLOAT)
             quota = g.op("Sub", values["quota"], same)
-            quota = g.op("ScatterElements", quota, item, values["spent"], axis=2)
+            quota = g.op("ScatterElements", quota, item, values["spent"], axis=3)
             shut = g.op("LessOrEqual", quota, g.number(0.0))
             prior = g.op("Where", shut, g.number(NEVER), values["prior"])
-            hidden = g.op("Unsqueeze", hidden, g.constant([1]))
+            hidden = g.op("Unsqueeze", hidden, g.constant([1, 2]))
             return {**state, "quota": quota, "prior": prior, "hidden": hidden}
 
         given = ("numbers", "tokens", "mask")
@@ -157,13 +158,12 @@ class Loop:
         g, k = self.g, self.slate_length
         lists = g.call("Encode", "encode", {name: name for name in ("numbers", "tokens", "mask")})
         per_slate = {name: g.op("Gather", lists[name], "list") for name in self.memory}
-        third = g.constant([1, 2])
 
-        def scalar(name: str) -> str:  # [R] -> [R, 1, 1]
-            return str(g.op("Unsqueeze", name, third))
+        def scalar(name: str) -> str:  # [R] -> [R, 1, 1, 1]
+            return str(g.op("Unsqueeze", name, g.constant([1, 2, 3])))
 
         size = g.op("Shape", "mask", start=1, end=2)
-        quota = g.op("Unsqueeze", "quota", g.constant([1]))
+        quota, group = (g.op("Unsqueeze", n, g.constant([1, 2])) for n in ("quota", "group"))
         shut = g.op("LessOrEqual", quota, g.number(0.0))
         length = g.op("Unsqueeze", "length", g.constant([1]))
         inside = g.op("Less", g.constant(np.arange(k)), length)  # [R, K]
@@ -176,27 +176,31 @@ class Loop:
             "like": "list",
             "everyone": everyone,
             "offset": scalar(g.op("Mul", "list", size)),
-            "group": g.op("Unsqueeze", "group", g.constant([1])),
+            "group": group,
             "quota": quota,
             "spent": g.op("Neg", g.op("Cast", everyone, to=TensorProto.FLOAT)),
             "scale": g.op("Reciprocal", scalar("recommend_temperature")),
             "inside": inside,
             "chosen": g.op("And", inside, free),
         }
-        for name, value in (("noise", "noise"), ("pinned", "pinned"), ("free", free)):
-            if name != "noise":
-                value = g.op("Unsqueeze", value, g.constant([2]))
+        for name, value, axes in (
+            ("noise", "noise", [2]),
+            ("pinned", "pinned", [2, 3]),
+            ("free", free, [2, 3]),
+        ):
+            value = g.op("Unsqueeze", value, g.constant(axes))
             self.split(value, [f"{name}.{position}" for position in range(k)])
         if self.budget:
             self.values["cool"] = g.op("Reciprocal", scalar("reason_temperature"))
             self.values["nobody"] = g.op("Not", everyone)
             # A step is wanted below this certainty; where budget or slate end, below none.
             steps = g.constant(np.arange(self.budget))
-            left = g.op("Less", steps, scalar("budget"))  # [R, 1, S]
-            open_ = g.op("And", left, g.op("Unsqueeze", self.values["chosen"], g.constant([2])))
+            left = g.op("Less", steps, scalar("budget"))  # [R, 1, 1, S]
+            chosen = g.op("Unsqueeze", self.values["chosen"], g.constant([2, 3]))
+            open_ = g.op("And", left, chosen)  # [R, K, 1, S]
             limit = g.op("Neg", scalar("entropy_threshold"))
             limits = g.op("Where", open_, limit, g.number(NEVER))
-            limits = g.op("Reshape", limits, g.constant([0, k * self.budget, 1]))
+            limits = g.op("Reshape", limits, g.constant([0, k * self.budget, 1, 1]))
             names = [f"limit.{p}.{s}" for p in range(k) for s in range(self.budget)]
             self.split(limits, names)
 
@@ -215,7 +219,7 @@ class Loop:
     def reason(self, position: int, step: int, values: Values) -> Values:
         """Steps `step`.. before a position: the choice, the state, and who took which step.
 
-        `values` has the choice now; `taken.s` bool [R, 1, 1] of the result are the flags of step s.
+        `values` has the choice now; `taken.s` bool [R, 1, 1, 1] of the result flag step s.
         """
         g = self.g
         active = g.op("Less", values["certainty"], values[f"limit.{position}.{step}"])
@@ -277,14 +281,14 @@ class Loop:
         return found
 
     def outputs(self, columns: list[Values]) -> None:
-        """Join the columns [R, 1, .] of all positions, and blank what is no choice."""
+        """Join the columns [R, 1, 1, .] of all positions, and blank what is no choice."""
         g, k = self.g, self.slate_length
 
         def joined(name: str) -> str:
             return str(g.op("Concat", *(column[name] for column in columns), axis=1))
 
         def flat(name: str) -> str:
-            return str(g.op("Squeeze", joined(name), g.constant([2])))
+            return str(g.op("Squeeze", joined(name), g.constant([2, 3])))
 
         chosen, nothing = self.values["chosen"], g.number(0.0)
         found = {
@@ -292,7 +296,7 @@ class Loop:
             "logprob": g.op("Where", chosen, flat("logprob"), nothing),
             "entropy_before": g.op("Where", chosen, g.op("Neg", flat("before")), nothing),
             "entropy_after": g.op("Where", chosen, g.op("Neg", flat("after")), nothing),
-            "logits": joined("logits"),
+            "logits": g.op("Squeeze", joined("logits"), g.constant([2])),
         }
         if self.budget:
             flags = [column[f"taken.{s}"] for column in columns for s in range(self.budget)]

@@ -101,10 +101,10 @@ class GlimpseLowering:
         self.g, self.name, self.module = g, name, module
 
     def memory(self, candidates: str, bias: str) -> Values:
-        """candidates [B, N, D], bias [B, 1, N] -> keys, values [B, H, N, D / H], bias."""
+        """candidates [B, N, D], bias [B, 1, 1, N] -> keys, values [B, H, N, D / H], bias."""
         g, cross = self.g, self.module.cross
         weights, biases = cross.key_value.weight.chunk(2), cross.key_value.bias.chunk(2)
-        found = {"memory_bias": g.op("Unsqueeze", bias, g.constant([1]))}
+        found = {"memory_bias": bias}
         for part, weight, shift in zip(self.parts[:2], weights, biases, strict=True):
             x = dense(g, f"{self.name}.{part}", weight, shift, candidates)
             x = g.op("Reshape", x, g.constant([0, 0, cross.heads, -1]))
@@ -143,7 +143,7 @@ class TransformerLowering:
         self.memory = self.glimpse.memory
 
     def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
-        """Token x [R, D] where read bool [R, 1, 1]: the state, and the hidden state [R, D]."""
+        """Token x [R, D] where read bool [R, 1, 1, 1]: the state, and the hidden state [R, D]."""
         g, host, own = self.g, self.host, self.host.own
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
         weight = torch.cat([own.query.weight, own.key_value.weight])
@@ -151,9 +151,9 @@ class TransformerLowering:
         packed = gemm(g, "host.own.query_key_value", weight, bias, normed)
         heads = g.op("Reshape", packed, g.constant([0, 3 * own.heads, 1, -1]))
         q, k, v = g.op("Split", heads, outputs=3, axis=1, num_outputs=3)
-        mask = g.op("Unsqueeze", read, g.constant([3]))
+        mask = read
         if state:
-            mask = g.op("Concat", state["cache_mask"], mask, axis=3)
+            mask = g.op("Concat", state["cache_mask"], read, axis=3)
             mixed, k, v = g.op(
                 "Attention", q, k, v, mask, state["cache_keys"], state["cache_values"], outputs=3
             )
@@ -203,7 +203,7 @@ class RecurrentLowering:
         return self.glimpse.memory(candidates, bias) if self.glimpse else {}
 
     def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
-        """Token x [R, D] where read bool [R, 1, 1]: the state, and the hidden state [R, D]."""
+        """Token x [R, D] where read bool [R, 1, 1, 1]: the state, and the hidden state [R, D]."""
         g, host, cell = self.g, self.host, self.host.cell
         width = cell.hidden_size
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
@@ -220,7 +220,7 @@ class RecurrentLowering:
         new = g.op("Squeeze", new, one)
         x = g.op("Add", x, new)
         if state:
-            row = g.op("Squeeze", read, g.constant([2]))
+            row = g.op("Squeeze", read, g.constant([2, 3]))
             new = g.op("Where", row, new, state["recurrent"])
         if self.glimpse:
             x = self.glimpse.add(memory, x)
@@ -252,15 +252,15 @@ def encode(
 ) -> Values:
     """Everything that a list tells every step.
 
-    keys [B, D, N] and prior [B, 1, N]: logits are hidden . keys + prior, for the query projection
-    is multiplied into the keys; thoughts [B, N, D]: the reasoning token's projection, which an
-    average of candidates takes in either order; items [B * N, D]: item tokens; the host's memory.
+    keys [B, 1, D, N] and prior [B, 1, 1, N]: logits are hidden . keys + prior, for the query
+    projection is multiplied into the keys; thoughts [B, 1, N, D]: the reasoning token's projection,
+    which an average of candidates takes in either order; items [B * N, D]: item tokens; the host's
+    memory.
     """
     x = embed(g, "embed", generator.embed, numbers, tokens)
-    bias = bias_of(g, g.op("Unsqueeze", mask, g.constant([1])))
-    wide = g.op("Unsqueeze", bias, g.constant([1]))
+    bias = bias_of(g, g.op("Unsqueeze", mask, g.constant([1, 2])))
     for number, module in enumerate(generator.blocks):
-        x = block(g, f"blocks.{number}", module, x, wide)
+        x = block(g, f"blocks.{number}", module, x, bias)
     candidates = layer_norm(g, "encoded_norm", generator.encoded_norm, x)
     query, key, prior = generator.pointer_query, generator.pointer_key, generator.prior
     width = query.in_features
@@ -272,10 +272,15 @@ def encode(
     prior_bias = (bq @ bk * scale + prior.bias.double()).view(1)
     priors = dense(g, "pointer.prior", weight, prior_bias, candidates)
     item = linear(g, "item_token", generator.item_token, candidates)
+    thoughts = dense(g, "reason_token", generator.reason_token.weight, None, candidates)
+    second = g.constant([1])
+    flipped = (
+        g.op("Unsqueeze", g.op("Transpose", x, perm=[0, 2, 1]), second) for x in (keys, priors)
+    )
     return {
-        "keys": g.op("Transpose", keys, perm=[0, 2, 1]),
-        "prior": g.op("Add", g.op("Transpose", priors, perm=[0, 2, 1]), bias),
-        "thoughts": dense(g, "reason_token", generator.reason_token.weight, None, candidates),
+        "keys": next(flipped),
+        "prior": g.op("Add", next(flipped), bias),
+        "thoughts": g.op("Unsqueeze", thoughts, second),
         "items": g.op("Reshape", item, g.constant([-1, width])),
         **host.memory(candidates, bias),
     }

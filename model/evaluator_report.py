@@ -25,7 +25,8 @@ from model.lists import Lists
 from model.metrics import interval
 from model.policy import Batch, Policy
 from model.reasoning import sampler
-from model.report import drawing, shown
+from model.report import shown
+from model.report_plots import drawing
 
 Array = np.ndarray[Any, Any]
 BINS = 10

@@ -16,7 +16,7 @@ from service.app import create_app
 from service.contract import BundleError
 from service.reranker import path_of
 from service.session import Session
-from service.settings import Settings, describe, unknown_variables
+from service.settings import Settings, describe, tuned, unknown_variables
 
 
 def main() -> int:
@@ -31,8 +31,11 @@ def main() -> int:
     arguments = vars(parser.parse_args())
     only_print = arguments.pop("print_settings")
     try:
-        settings = Settings(**{k: v for k, v in arguments.items() if v is not None})
-    except ValidationError as error:
+        settings = tuned(Settings(**{k: v for k, v in arguments.items() if v is not None}))
+    except (OSError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            print(f"service: RERANK_PROFILE: {error}", file=sys.stderr)
+            return 2
         for entry in error.errors(include_url=False):
             name = f"RERANK_{path_of(entry['loc']).upper()}"
             print(f"service: {name}: {entry['msg']}, got {entry['input']!r}", file=sys.stderr)
@@ -47,7 +50,9 @@ def main() -> int:
         # Not refused: an orchestrator may set RERANK_SERVICE_HOST and the like on its own.
         logging.getLogger("service").warning("%s: not a setting, ignored", name)
     try:
-        session = Session.load(settings.bundle, settings.threads, settings.provider)
+        session = Session.load(
+            settings.bundle, settings.threads, settings.provider, settings.spinning
+        )
         listener = bind(settings.host, settings.port)
     except (BundleError, OSError) as error:
         print(f"service: {error}", file=sys.stderr)

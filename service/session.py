@@ -104,10 +104,13 @@ class Session:
             self._run = CudaRunner(generator, manifest.slate_length).run
 
     @classmethod
-    def load(cls, directory: Path, threads: int = 1, provider: str = "cpu") -> Session:
+    def load(
+        cls, directory: Path, threads: int = 1, provider: str = "cpu", spinning: bool = False
+    ) -> Session:
         """Verify every file and the graphs' signatures, then replay the golden requests.
 
-        `threads` is onnxruntime's intra-op count; the graph is small, so one is usually fastest.
+        `threads` is onnxruntime's intra-op count, `spinning` whether they burn their core between
+        runs; the graph is small, so one thread is usually fastest (python -m export tune).
         `provider` is cpu, which runs the gated form, or cuda, which runs the static one. Raises
         BundleError naming the file and both values, or the provider that did not come.
         """
@@ -129,7 +132,7 @@ class Session:
             (STATIC if provider == "cuda" else GENERATOR, INPUTS, OUTPUTS),
             (EVALUATOR, EVALUATOR_INPUTS, EVALUATOR_OUTPUTS),
         ):
-            graphs.append(open_graph(directory / name, threads, provider))
+            graphs.append(open_graph(directory / name, threads, provider, spinning))
             check_signature(directory / name, graphs[-1], inputs, outputs)
         session = cls(manifest, featuriser, *graphs)
         session.replay_golden(json.loads((directory / GOLDEN).read_text(encoding="utf-8")))
@@ -228,14 +231,16 @@ class Session:
         self.run([dataclasses.replace(row, sampling=Sampling(2, seed=0))])
 
 
-def open_graph(path: Path, threads: int, provider: str) -> ort.InferenceSession:
+def open_graph(
+    path: Path, threads: int, provider: str, spinning: bool = False
+) -> ort.InferenceSession:
     """A session that runs where it was asked to. Raises BundleError."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Spinning burns the core that the event loop needs between runs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     wanted = CudaRunner.providers() if provider == "cuda" else ["CPUExecutionProvider"]
     try:
         graph = ort.InferenceSession(

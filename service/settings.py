@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     threads: int = Field(
         1, ge=1, description="Intra-op threads of a run; `python -m export tune` measures how many."
+    )
+    spinning: bool = Field(
+        False, description="Threads that wait burn their core; only for a machine of one's own."
+    )
+    profile: Path | None = Field(
+        None, description="What `python -m export tune` wrote; settings given elsewhere win."
     )
     provider: Literal["cpu", "cuda"] = Field(
         "cpu", description="Where the graph runs; cuda refuses to start where it would not."
@@ -51,6 +58,22 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."
     )
+
+
+def tuned(settings: Settings) -> Settings:
+    """The settings with what their profile says and nobody else does.
+
+    Raises OSError or ValueError for a profile that cannot be read, naming it.
+    """
+    if settings.profile is None:
+        return settings
+    try:
+        payload = json.loads(settings.profile.read_bytes())
+        found = {name: payload[name] for name in ("threads", "spinning", "max_batch_size")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{settings.profile}: no profile of this service ({error!r})") from error
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return Settings(**{**found, **given})
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -31,7 +31,8 @@ RULES = {
     "model.evaluate": (TRAINING, {"model", "service.session", *WALLS}),
     "model.__main__": (TRAINING, {"model", "service.session", *WALLS}),
     "model": (TRAINING, {"model", *WALLS}),
-    "export": ({"torch", "onnx", "onnxscript", "numpy", "tqdm"},
+    "export": ({"torch", "onnx", "onnxscript", "onnxruntime", "openvino", "matplotlib", "numpy",
+                "tqdm"},
                {"export", "model", "service.session", "service.constraints", *WALLS}),
     "loadtest": ({"locust", "httpx", "numpy"}, {"loadtest"}),
 }  # fmt: skip

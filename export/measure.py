@@ -1,0 +1,129 @@
+"""What bench and tune share: random feeds, fair timing, the arithmetic of a graph."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+NEVER, ALWAYS = 1e9, -1.0  # entropy thresholds, nats
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a run is asked: B lists of N candidates, a share of rows that reasons, S steps."""
+
+    batch: int = 1
+    candidates: int = 50
+    budget: int = 3
+    share: float = 1.0
+
+
+def feeds_of(
+    size: Size, numbers: int, tokens: int, vocabulary: int, positions: int
+) -> dict[str, Array]:
+    """Random lists as the graph's inputs; the rows that reason are spread over the batch."""
+    draw = np.random.default_rng(0)
+    b, n = size.batch, size.candidates
+    reasons = np.floor(np.arange(1, b + 1) * size.share) > np.floor(np.arange(b) * size.share)
+    return {
+        "numbers": draw.standard_normal((b, n, numbers)).astype(np.float32),
+        "tokens": draw.integers(0, vocabulary, (b, n, tokens)),
+        "mask": np.ones((b, n), np.bool_),
+        "list": np.arange(b),
+        "length": np.full(b, min(positions, n)),
+        "budget": np.full(b, size.budget),
+        "entropy_threshold": np.where(reasons, ALWAYS, NEVER).astype(np.float32),
+        "reason_temperature": np.full(b, 1.5, np.float32),
+        "recommend_temperature": np.full(b, 0.7, np.float32),
+        "noise": np.zeros((b, positions, 1), np.float32),
+        "pinned": np.full((b, positions), -1),
+        "group": np.tile(np.arange(n), (b, 1)),
+        "quota": np.ones((b, n), np.float32),
+    }
+
+
+def timed(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
+    """Seconds of each run, in turns, so that a busy moment of the machine falls on all alike.
+
+    Every run warms up first; rounds go on for about `seconds`, five at least.
+    """
+    for run in runs.values():
+        run(), run()
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds or len(next(iter(found.values()))) < 5:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            found[name].append(time.perf_counter() - start)
+    return found
+
+
+def flops(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> int:
+    """Floating-point operations of the products in a graph without branches, for these inputs."""
+    flat = onnx.inliner.inline_local_functions(model)
+    for value in flat.graph.input:
+        for dim, length in zip(
+            value.type.tensor_type.shape.dim, feeds[value.name].shape, strict=True
+        ):
+            dim.dim_value = length
+    flat = onnx.shape_inference.infer_shapes(flat, data_prop=True)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+              for v in (*flat.graph.value_info, *flat.graph.input)}  # fmt: skip
+    shapes |= {w.name: list(w.dims) for w in flat.graph.initializer}
+    total = 0
+    for node in flat.graph.node:
+        out = shapes.get(node.output[0])
+        if node.op_type in ("MatMul", "Gemm"):
+            total += 2 * int(np.prod(out)) * shapes[node.input[0]][-1]
+        elif node.op_type == "Attention":
+            rows, heads, queries, width = shapes[node.input[0]]
+            past = shapes[node.input[4]][2] if len(node.input) > 4 else 0
+            total += 4 * rows * heads * queries * width * (shapes[node.input[1]][2] + past)
+        elif node.op_type == "GRU":
+            _, rows, width = shapes[node.input[0]]
+            total += 12 * rows * width * width
+    return total
+
+
+def gemm_throughput(seconds: float = 1.0) -> float:
+    """FLOP per second of one onnxruntime thread in a 512 x 512 x 512 product, the fastest seen."""
+    side = 512
+    weight = numpy_helper.from_array(np.ones((side, side), np.float32), "w")
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [side, side]) for n in "xy"]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "gemm", info[:1], info[1:], initializer=[weight])
+    opsets = [helper.make_opsetid("", 20)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    x = {"x": np.ones((side, side), np.float32)}
+    times = timed({"gemm": lambda: session.run(None, x)}, seconds)["gemm"]
+    return 2 * side**3 / min(times)
+
+
+def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: its affinity, capped by the container's quota."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, int(int(quota) / int(period))))
+
+
+def median(times: Sequence[float]) -> float:
+    """Milliseconds."""
+    return float(1e3 * np.median(times))

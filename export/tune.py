@@ -1,0 +1,99 @@
+"""python -m export tune: how this machine runs a bundle best, as a profile the service loads.
+
+Measures intra-op threads, spinning and batch sizes through the service's own session, and counts
+cores as the container's quota allows, not as the host has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from tqdm import tqdm
+
+from export.measure import cores, timed
+from service.constraints import Rules
+from service.session import Row, Session
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
+    """Lists of nobody: what a run costs does not depend on who is in it."""
+    manifest, draw = session.manifest, np.random.default_rng(0)
+    size = min(candidates, manifest.max_candidates)
+    positions = min(manifest.slate_length, size)
+    row = Row(
+        draw.standard_normal((size, manifest.numbers)).astype(np.float32),
+        np.zeros((size, manifest.tokens), np.int64),
+        positions,
+        manifest.budget,
+        -1.0,  # every step: the service must hold its budget then, too
+        manifest.reason_temperature,
+        manifest.recommend_temperature,
+        Rules.none(size, positions),
+    )
+    return [dataclasses.replace(row) for _ in range(batch)]
+
+
+def tune(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure, write the profile, return it."""
+    available = cores()
+    measured: list[dict[str, Any]] = []
+    counts = sorted({1, 2, available // 2, available} - {0})
+    for threads in tqdm([c for c in counts if c <= available], "threads"):
+        for spinning in (False, True) if threads > 1 else (False,):
+            session = Session.load(arguments.bundle, threads, spinning=spinning)
+            runs: dict[str, Callable[[], Any]] = {}
+            for batch in BATCHES:
+                rows = rows_of(session, batch, arguments.candidates)
+                runs[str(batch)] = lambda own=session, rows=rows: own.run(rows)
+            for batch, seconds in timed(runs, arguments.seconds * len(BATCHES)).items():
+                measured.append(
+                    {
+                        "threads": threads, "spinning": spinning, "batch": int(batch),
+                        "ms_median": round(1e3 * float(np.median(seconds)), 4),
+                        "ms_p99": round(1e3 * float(np.quantile(seconds, 0.99)), 4),
+                    }
+                )  # fmt: skip
+    profile = {
+        **choose(measured, arguments.budget_ms),
+        "budget_ms": arguments.budget_ms,
+        "cores": available,
+        "host_cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "onnxruntime": ort.__version__,
+        "measured": measured,
+    }
+    arguments.out.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
+    return profile
+
+
+def choose(measured: list[dict[str, Any]], budget_ms: float) -> dict[str, Any]:
+    """Threads, spinning and the largest batch for a budget: the most requests per second within it.
+
+    More threads must earn a tenth, for they take a core from other workers. Where not even a batch
+    of one keeps the budget, that is the batch.
+    """
+    within = [row for row in measured if row["ms_p99"] <= budget_ms]
+    pool = within or [row for row in measured if row["batch"] == 1]
+
+    def rate(row: dict[str, Any]) -> float:
+        return float(row["batch"] / row["ms_median"])
+
+    single = max((row for row in pool if row["threads"] == 1), key=rate, default=None)
+    best = max(pool, key=rate)
+    if single is not None and rate(best) < 1.1 * rate(single):
+        best = single
+    return {
+        "threads": best["threads"],
+        "spinning": best["spinning"],
+        "max_batch_size": best["batch"],
+    }
