@@ -84,6 +84,7 @@ def parse() -> argparse.Namespace:
     world.add_argument(
         "--config", type=Path, help="default: model/configs/world.yaml, or world_law"
     )
+    world.add_argument("--hosts", nargs="+", default=["transformer", "gru", "pointer"])
     world.add_argument("--out", type=Path, help=places.format("docs/reports", "reports"))
     world.add_argument("--cache", type=Path, help=places.format("build/world", "world"))
     world.add_argument("--seeds", type=int, default=5)

@@ -25,7 +25,6 @@ from model.baselines import random_order
 from model.config import Config
 from model.dataset import Dataset
 from model.grid import neural_slates, save
-from model.hosts import HOSTS
 from model.lists import Lists
 from model.machine import in_processes
 from model.metrics import interval
@@ -37,6 +36,7 @@ from model.world import CANDIDATES, Law, LawJudge, prepare_world, truth
 Array = np.ndarray[Any, Any]
 REQUESTS = 20_000
 AMBIGUOUS = 500  # test lists whose gaps are sought: all continuations of every choice are tried
+LEAD = 2  # rewarded by the law, a plain host first learns so many times the rounds of what follows
 QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of entropy: thresholds to rank behind
 
 
@@ -87,7 +87,10 @@ def cell(config: Config, data: Path, cache: Path, evaluator: Path | None) -> Non
     appeal, topic = truth(dataset, "test")
     valid, test = dataset.lists(["valid"]), dataset.lists(["test"])
     judge = None if evaluator else LawJudge(dataset.featuriser, law)
-    train(plain, dataset, cache / "start", evaluator, judge=judge)
+    lead = 1 if evaluator else LEAD
+    grpo = dataclasses.replace(plain.grpo, epochs=lead * plain.grpo.epochs)
+    start = dataclasses.replace(plain, grpo=grpo)
+    train(start, dataset, cache / "start", evaluator, judge=judge)
     for name, own in {"host": plain, "eglr": config}.items():
         if (cache / f"{name}.npz").exists():
             continue
@@ -158,12 +161,13 @@ def report(arguments: argparse.Namespace) -> None:
         if arguments.reward == "evaluator":
             judge = arguments.cache / "evaluator" / f"seed{seed}"
             evaluators.append(functools.partial(evaluator, own, data, judge))
-        for host in HOSTS:
+        for host in arguments.hosts:
             hosted = dataclasses.replace(own, network=dataclasses.replace(own.network, host=host))
             place = arguments.cache / host / f"seed{seed}"
             cells.append(functools.partial(cell, hosted, data, place, judge))
     in_processes([("evaluators", evaluators), ("cells", cells)])
-    summary = summarise(data, arguments.cache, arguments.seeds, config.slate_length)
+    hosts, seeds = arguments.hosts, arguments.seeds
+    summary = summarise(data, arguments.cache, hosts, seeds, config.slate_length)
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({k: summary[k] for k in ("rows", "comparisons", "gates")}, indent=1)
     name = "world" if arguments.reward == "evaluator" else "world_law"
@@ -173,7 +177,7 @@ def report(arguments: argparse.Namespace) -> None:
     (arguments.out / f"{name}.md").write_text(markdown, encoding="utf-8")
 
 
-def summarise(data: Path, cache: Path, seeds: int, length: int) -> dict[str, Any]:
+def summarise(data: Path, cache: Path, hosts: list[str], seeds: int, length: int) -> dict[str, Any]:
     """Rows, paired comparisons and entropies from the cached cells and the law itself."""
     dataset, law = Dataset(data), Law()
     appeal, topic = truth(dataset, "test")
@@ -188,7 +192,7 @@ def summarise(data: Path, cache: Path, seeds: int, length: int) -> dict[str, Any
         (host, name): [
             dict(np.load(cache / host / f"seed{s}" / f"{name}.npz")) for s in range(seeds)
         ]
-        for host in HOSTS
+        for host in hosts
         for name in ("host", "eglr")
     }
     worth = {f"{host} {name}": [c["worth"] for c in found] for (host, name), found in cells.items()}
@@ -201,7 +205,7 @@ def summarise(data: Path, cache: Path, seeds: int, length: int) -> dict[str, Any
                              "metric": metric, "value": round(float(found.mean()), 6)})  # fmt: skip
         table.append((model, interval(np.array(values)), interval(np.array(regrets))))
     comparisons, gates = [], []
-    for host in HOSTS:
+    for host in hosts:
         mine = {model: np.array(worth[f"{host} {model}"]) for model in ("eglr", "host")}
         eglr = cells[host, "eglr"]
         behind = np.array([c["gate_worth"] for c in eglr])  # [seeds, Q, R]
@@ -224,7 +228,7 @@ def summarise(data: Path, cache: Path, seeds: int, length: int) -> dict[str, Any
                  "seeds": [round(float(d), 6) for d in difference.mean(axis=1)]}
             )  # fmt: skip
     return {"rows": rows, "comparisons": comparisons, "gates": gates, "table": table,
-            "cells": cells, "seeds": seeds, "lists": len(test)}  # fmt: skip
+            "cells": cells, "hosts": hosts, "seeds": seeds, "lists": len(test)}  # fmt: skip
 
 
 def ambiguity(found: list[dict[str, Array]]) -> list[float]:
@@ -258,7 +262,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
               ylabel="choice entropy before reasoning (nats)", title="Ambiguity")  # fmt: skip
     right.legend(fontsize=7)
     regret = {row[0]: row[2][0] for row in summary["table"]}
-    for number, host in enumerate(HOSTS):
+    for number, host in enumerate(summary["hosts"]):
         points = [point for point in summary["gates"] if point["host"] == host]
         cost.plot([p["steps"] for p in points], [p["regret"] for p in points], "-o",
                   color=f"C{number}", markersize=3, label=f"{host} eglr")  # fmt: skip
@@ -283,7 +287,8 @@ def render(summary: dict[str, Any], config: Config, name: str) -> str:
     lines = [
         "# A world with known truth" + ", rewarded by the law itself" * by_law,
         "",
-        f"Made by `python -m model world{' --reward law' * by_law}`; the law of clicks is in "
+        f"Made by `python -m model world{' --reward law' * by_law} --hosts "
+        f"{' '.join(summary['hosts'])}`; the law of clicks is in "
         f"`model/world.py`, the figures are in `{name}.json`. No number here is of real data.",
         f"Machine: {platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}.",
