@@ -280,7 +280,8 @@ def render(summary: dict[str, Any], config: Config, name: str) -> str:
     reward = (
         "Generators were rewarded by the law itself, its expected clicks, and epochs selected by "
         "it: no evaluator is learned, so no error of one is in these figures, and no real data "
-        "offers such a reward. [world.md](world.md) has the same with a learned evaluator."
+        f"offers such a reward. The plain host learned {LEAD} times the rounds of what followed. "
+        "[world.md](world.md) has wider hosts and shorter slates with a learned evaluator."
         if by_law
         else "Generators were rewarded by an evaluator learned from the world's clicks."
     )
@@ -323,10 +324,10 @@ def render(summary: dict[str, Any], config: Config, name: str) -> str:
         f"next item (each followed by its best continuation), on the first {AMBIGUOUS} lists:",
         "",
     ]  # fmt: skip
-    for (host, name), found in summary["cells"].items():
+    for (host, model), found in summary["cells"].items():
         steps = np.mean([c["reasoning_steps"].mean() for c in found])
         by_seed = ", ".join(f"{value:.2f}" for value in ambiguity(found))
-        lines.append(f"- {host} {name}: {by_seed} ({steps:.2f} reasoning steps per slate)")
+        lines.append(f"- {host} {model}: {by_seed} ({steps:.2f} reasoning steps per slate)")
     lines += [
         "",
         "What the gate saves: the weights of EGLR behind other thresholds, each a quantile of the "
