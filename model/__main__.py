@@ -83,7 +83,11 @@ def parse() -> argparse.Namespace:
     evaluator.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     evaluator.add_argument("--out", type=Path, default=Path("docs/reports"))
     world = commands.add_parser("world", help="train and report in a world of known truth")
-    world.add_argument("--config", type=Path, default=Path("model/configs/world.yaml"))
+    world.add_argument("--reward", choices=["evaluator", "law"], default="evaluator")
+    world.add_argument(
+        "--config", type=Path, help="default: model/configs/world.yaml, or world_law"
+    )
+    world.add_argument("--hosts", nargs="+", default=["transformer", "gru", "pointer"])
     world.add_argument("--out", type=Path, help=places.format("docs/reports", "reports"))
     world.add_argument("--cache", type=Path, help=places.format("build/world", "world"))
     world.add_argument("--seeds", type=int, default=5)
@@ -106,8 +110,12 @@ def parse() -> argparse.Namespace:
         smoke = Path("build/smoke") if arguments.smoke else None
         if arguments.out is None:  # a miniature is no report to keep
             arguments.out = smoke / "reports" if smoke else Path("docs/reports")
+        name = arguments.command
+        if name == "world":
+            name += "_law" if arguments.reward == "law" else ""
+            arguments.config = arguments.config or Path(f"model/configs/{name}.yaml")
         if arguments.cache is None:
-            arguments.cache = (smoke or Path("build")) / arguments.command
+            arguments.cache = (smoke or Path("build")) / name
     return arguments
 
 

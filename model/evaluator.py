@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
 from model.layers import Block, CandidateEmbedding, bias_of, exact
+
+
+class Judge(Protocol):
+    """What rewards a generator: an `Evaluator`, or a truth that needs no learning."""
+
+    def embed(self, numbers: Tensor, tokens: Tensor, /) -> Tensor:
+        """numbers [B, N, F], tokens [B, N, T] -> what utility reads of the candidates [B, N, X]."""
+
+    def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
+        """The worth [B] of slates int64 [B, K] (-1 = no item)."""
 
 
 class Evaluator(nn.Module):

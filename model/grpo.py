@@ -1,4 +1,4 @@
-"""GRPO against the frozen evaluator (arXiv 2402.03300), with the gates of a sample replayed."""
+"""GRPO against a frozen judge (arXiv 2402.03300), with the gates of a sample replayed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.config import GrpoConfig
-from model.evaluator import Evaluator
+from model.evaluator import Judge
 from model.generator import Encoded, Generator
 from model.machine import Machine, processes, total
 from model.policy import Batch, Policy, descend, pointer_loss
@@ -25,10 +25,10 @@ class Grpo:
         settings: GrpoConfig,
         policy: Policy,
         frozen: Generator,
-        evaluator: Evaluator,
+        judge: Judge,
         machine: Machine,
     ) -> None:
-        self.settings, self.policy, self.evaluator = settings, policy, evaluator
+        self.settings, self.policy, self.judge = settings, policy, judge
         self.machine = machine
         self.budget = policy.config.reasoning.budget
         self.reference = Policy(policy.config, frozen, policy.threshold, policy.share)
@@ -109,10 +109,10 @@ class Grpo:
 
     @torch.no_grad()
     def _reward(self, batch: Batch, slates: Tensor) -> Tensor:
-        """The evaluator's utility [B, G] of slates [B, G, K]."""
-        embedded = self.evaluator.embed(batch.numbers, batch.tokens)
+        """The judge's utility [B, G] of slates [B, G, K]."""
+        embedded = self.judge.embed(batch.numbers, batch.tokens)
         embedded = embedded.repeat_interleave(slates.shape[1], 0)
-        return self.evaluator.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])
+        return self.judge.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])
 
     def _sampled(self, rows: Tensor) -> Tensor:
         """[B * (G + 1), K] -> [B, G, K], without the logged slates."""

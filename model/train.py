@@ -30,6 +30,7 @@ from tqdm import tqdm
 from model import checkpoint
 from model.config import Config, ConfigError, GrpoConfig, StageConfig, from_dict
 from model.dataset import Dataset
+from model.evaluator import Judge
 from model.grpo import Grpo
 from model.lists import Lists
 from model.machine import Machine, agree, gather, processes, rank, share, total
@@ -52,6 +53,7 @@ class Run:
         start: Path | None,
         machine: Machine | None = None,
         plug_in: bool = False,
+        judge: Judge | None = None,
     ) -> None:
         dataset = Dataset(data) if isinstance(data, Path) else data
         self.config, self.directory, self.data = config, directory, dataset.directory
@@ -81,6 +83,9 @@ class Run:
         torch.manual_seed(config.seed)
         networks = checkpoint.build(config, self.featuriser, self.positions)
         self.generator, self.evaluator = (network.to(self.device) for network in networks)
+        self.judge: Judge = (
+            judge or self.evaluator
+        )  # what rewards the generator and selects its epoch
         self.policy = Policy(config, self.generator, math.inf)
         # Copies: "reference", the generator when GRPO starts; "best", of the stage so far.
         self.copies: dict[str, dict[str, Tensor]] = {}
@@ -105,6 +110,8 @@ class Run:
             self._resume()
         elif start is not None:
             self._start_from(start, plug_in)
+        elif judge is not None:
+            self.info.update(stage="warm_start", shared_seconds=0.0)
         if rank():
             return
         self.featuriser.save(directory)
@@ -150,7 +157,8 @@ class Run:
         checkpoint.restore(self.evaluator, tensors, "evaluator.")
         self.info["stage"] = "warm_start"
         self.info["seconds"] = self.info["shared_seconds"] = info["shared_seconds"]
-        self.info["validation"] = {"evaluator": info["validation"]["evaluator"]}
+        found = info["validation"]
+        self.info["validation"] = {k: v for k, v in found.items() if k == "evaluator"}
         if not plug_in:
             return
         there = from_dict(Config, info["config"])
@@ -350,13 +358,13 @@ class Run:
 
     @torch.no_grad()
     def _utility(self, slate: Tensor) -> Tensor:
-        """The evaluator's utility [R] of slates [R, K] of this process's validation lists."""
+        """The judge's utility [R] of slates [R, K] of this process's validation lists."""
         self.evaluator.eval()
         found = []
         for start in range(0, len(slate), 256):
             batch = Batch(self.own_valid, slice(start, start + 256), self.device)
-            embedded = self.evaluator.embed(batch.numbers, batch.tokens)
-            found.append(self.evaluator.utility(embedded, slate[start : start + 256]))
+            embedded = self.judge.embed(batch.numbers, batch.tokens)
+            found.append(self.judge.utility(embedded, slate[start : start + 256]))
         return torch.cat(found)
 
     def _total(self, value: float) -> float:
@@ -364,14 +372,14 @@ class Run:
         return float(total(torch.tensor(value, dtype=torch.float64, device=self.device)))
 
     def grpo(self) -> None:
-        """The last stage: improve the generator against the frozen evaluator."""
+        """The last stage: improve the generator against the frozen judge."""
         settings, budget = self.config.grpo, self.config.reasoning.budget
         self.evaluator.eval()
         if "reference" not in self.copies:
             self._keep("reference", self.generator)
         frozen = checkpoint.build(self.config, self.featuriser, self.positions)[0].eval()
         frozen.to(self.device).load_state_dict(self.copies["reference"])
-        grpo = Grpo(settings, self.policy, frozen, self.evaluator, self.machine)
+        grpo = Grpo(settings, self.policy, frozen, self.judge, self.machine)
         self._epochs(
             self.generator,
             settings,
@@ -409,11 +417,13 @@ def train(
     start: Path | None = None,
     machine: Machine | None = None,
     plug_in: bool = False,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Train, or finish training, in `directory`; returns the checkpoint's JSON.
 
     `start` is a finished run whose evaluator is taken over; with `plug_in` its generator too, and
-    GRPO goes on from there with this configuration's reasoning. Raises CheckpointError when `start`
-    does not fit, or `directory` holds another run.
+    GRPO goes on from there with this configuration's reasoning. Where the truth is known a `judge`
+    stands in for the evaluator, and none is trained. Raises CheckpointError when `start` does not
+    fit, or `directory` holds another run.
     """
-    return Run(config, data, directory, start, machine, plug_in).run()
+    return Run(config, data, directory, start, machine, plug_in, judge).run()

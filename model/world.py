@@ -28,9 +28,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
 from model.dataset import Dataset
 from model.prepare import prepare_impressions
+from service.features import Featuriser
 
 Array = np.ndarray[Any, Any]
 TOPICS = 8
@@ -90,6 +93,31 @@ class Law:
             better = found > worth
             best[better], worth[better] = order, found[better]
         return best, worth
+
+
+class LawJudge:
+    """The law itself as the reward: expected clicks without the error of a learned evaluator.
+
+    What a generator then fails to find is its own lack, not its teacher's. It sees no more of a
+    candidate than a network does: the featuriser's columns, read back into appeal and topic.
+    """
+
+    def __init__(self, featuriser: Featuriser, law: Law) -> None:
+        self.law = law
+        self.appeal, self.topic = featuriser.column("appeal"), featuriser.column("topic")
+        (feature,) = (f for f in featuriser.schema.features if f.name == "appeal")
+        self.mean, self.std = feature.mean, feature.std
+
+    def embed(self, numbers: Tensor, _tokens: Tensor, /) -> Tensor:
+        """numbers [B, N, F] -> appeal in logits and topic, side by side [B, N, 1 + T]."""
+        appeal = numbers[..., self.appeal, None] * self.std + self.mean
+        return torch.cat([appeal, numbers[..., self.topic : self.topic + TOPICS]], dim=-1)
+
+    def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
+        """Expected clicks [B] of slates int64 [B, K], every position filled."""
+        known = embedded.double().cpu().numpy()
+        worth = self.law.worth(known[..., 0], known[..., 1:], slate.cpu().numpy())
+        return torch.from_numpy(worth).to(embedded)
 
 
 def prepare_world(out: Path, requests: int, seed: int, law: Law | None = None) -> None:

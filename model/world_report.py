@@ -1,5 +1,6 @@
 """Train in the known world and report how far each slate is from the best: docs/reports/world.md.
 
+Generators are rewarded by a learned evaluator, or by the law itself (docs/reports/world_law.md).
 Resumable: each (host, seed) leaves its results in the cache.
 """
 
@@ -24,17 +25,18 @@ from model.baselines import random_order
 from model.config import Config
 from model.dataset import Dataset
 from model.grid import neural_slates, save
-from model.hosts import HOSTS
 from model.lists import Lists
 from model.machine import in_processes
 from model.metrics import interval
 from model.policy import Policy
 from model.report import shown
 from model.train import Run, train
-from model.world import CANDIDATES, SLATE, Law, prepare_world, truth
+from model.world import CANDIDATES, Law, LawJudge, prepare_world, truth
 
 Array = np.ndarray[Any, Any]
 REQUESTS = 20_000
+AMBIGUOUS = 500  # test lists whose gaps are sought: all continuations of every choice are tried
+LEAD = 2  # rewarded by the law, a plain host first learns so many times the rounds of what follows
 QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of entropy: thresholds to rank behind
 
 
@@ -69,8 +71,10 @@ def evaluator(config: Config, data: Path, directory: Path) -> None:
     Run(config, data, directory, None).run(last="warm_start")
 
 
-def cell(config: Config, data: Path, cache: Path, judge: Path) -> None:
+def cell(config: Config, data: Path, cache: Path, evaluator: Path | None) -> None:
     """Plain host and EGLR of one host and seed: test slates' worth and entropies, one file each.
+
+    They are rewarded by the evaluator of that run, or without one by the law.
 
     A plain host is trained to the end; from there it goes on once as it is and once with reasoning
     plugged in, through the same rounds of GRPO on the same requests.
@@ -82,14 +86,20 @@ def cell(config: Config, data: Path, cache: Path, judge: Path) -> None:
     dataset, law = Dataset(data), Law()
     appeal, topic = truth(dataset, "test")
     valid, test = dataset.lists(["valid"]), dataset.lists(["test"])
-    train(plain, dataset, cache / "start", judge)
+    judge = None if evaluator else LawJudge(dataset.featuriser, law)
+    lead = 1 if evaluator else LEAD
+    grpo = dataclasses.replace(plain.grpo, epochs=lead * plain.grpo.epochs)
+    start = dataclasses.replace(plain, grpo=grpo)
+    train(start, dataset, cache / "start", evaluator, judge=judge)
     for name, own in {"host": plain, "eglr": config}.items():
         if (cache / f"{name}.npz").exists():
             continue
-        train(own, dataset, cache / name, cache / "start", plug_in=True)
+        train(own, dataset, cache / name, cache / "start", plug_in=True, judge=judge)
         trained = checkpoint.load(cache / name)
         slate, found = neural_slates(trained, test, keep_entropies=True)
-        found["gap"] = gaps(law, appeal, topic, slate)
+        some = slice(AMBIGUOUS)
+        found["gap"] = gaps(law, appeal[some], topic[some], slate[some])
+        found["entropies_before"] = found["entropies_before"][some]
         found["worth"] = law.worth(appeal, topic, slate)
         if name == "eglr":
             slates, found["gate_steps"] = by_threshold(trained, valid, test)
@@ -119,7 +129,7 @@ def measured(run: Path, data: Path) -> dict[str, Any]:
     dataset, law = Dataset(data), Law()
     appeal, topic = truth(dataset, "test")
     slate, found = neural_slates(checkpoint.load(run), dataset.lists(["test"]))
-    worth, (_, best) = law.worth(appeal, topic, slate), law.best(appeal, topic, SLATE)
+    worth, (_, best) = law.worth(appeal, topic, slate), law.best(appeal, topic, slate.shape[1])
     steps = round(float(found["reasoning_steps"].mean()), 4)
     values = {"worth": worth, "regret": 1.0 - worth / best}
     intervals = {n: [round(v, 6) for v in interval(a[None])] for n, a in values.items()}
@@ -127,7 +137,10 @@ def measured(run: Path, data: Path) -> dict[str, Any]:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Fill the cache, then write world.md, world.json and world.png; or measure one run."""
+    """Fill the cache, then write Markdown, JSON and plot, or measure one run.
+
+    They are named world, or world_law where the law rewards.
+    """
     if arguments.run is not None:
         print(json.dumps(measured(arguments.run, arguments.cache / "data"), indent=1))
         return
@@ -144,37 +157,42 @@ def report(arguments: argparse.Namespace) -> None:
     evaluators, cells = [], []
     for seed in range(arguments.seeds):
         own = dataclasses.replace(config, seed=seed)
-        judge = arguments.cache / "evaluator" / f"seed{seed}"
-        evaluators.append(functools.partial(evaluator, own, data, judge))
-        for host in HOSTS:
+        judge = None
+        if arguments.reward == "evaluator":
+            judge = arguments.cache / "evaluator" / f"seed{seed}"
+            evaluators.append(functools.partial(evaluator, own, data, judge))
+        for host in arguments.hosts:
             hosted = dataclasses.replace(own, network=dataclasses.replace(own.network, host=host))
-            place = arguments.cache / host / judge.name
+            place = arguments.cache / host / f"seed{seed}"
             cells.append(functools.partial(cell, hosted, data, place, judge))
     in_processes([("evaluators", evaluators), ("cells", cells)])
-    summary = summarise(data, arguments.cache, arguments.seeds)
+    hosts, seeds = arguments.hosts, arguments.seeds
+    summary = summarise(data, arguments.cache, hosts, seeds, config.slate_length)
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({k: summary[k] for k in ("rows", "comparisons", "gates")}, indent=1)
-    (arguments.out / "world.json").write_text(text + "\n", encoding="utf-8")
-    plot(summary, arguments.out / "world.png")
-    (arguments.out / "world.md").write_text(render(summary, config), encoding="utf-8")
+    name = "world" if arguments.reward == "evaluator" else "world_law"
+    (arguments.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    plot(summary, arguments.out / f"{name}.png")
+    markdown = render(summary, config, name)
+    (arguments.out / f"{name}.md").write_text(markdown, encoding="utf-8")
 
 
-def summarise(data: Path, cache: Path, seeds: int) -> dict[str, Any]:
+def summarise(data: Path, cache: Path, hosts: list[str], seeds: int, length: int) -> dict[str, Any]:
     """Rows, paired comparisons and entropies from the cached cells and the law itself."""
     dataset, law = Dataset(data), Law()
     appeal, topic = truth(dataset, "test")
     test = dataset.lists(["test"])
-    _, best = law.best(appeal, topic, SLATE)
+    _, best = law.best(appeal, topic, length)
     fixed = {
         "best of all": best,
-        "sort by appeal": law.worth(appeal, topic, np.argsort(-appeal, axis=1)[:, :SLATE]),
-        "random order": law.worth(appeal, topic, random_order(test, SLATE, 0)),
+        "sort by appeal": law.worth(appeal, topic, np.argsort(-appeal, axis=1)[:, :length]),
+        "random order": law.worth(appeal, topic, random_order(test, length, 0)),
     }
     cells = {
         (host, name): [
             dict(np.load(cache / host / f"seed{s}" / f"{name}.npz")) for s in range(seeds)
         ]
-        for host in HOSTS
+        for host in hosts
         for name in ("host", "eglr")
     }
     worth = {f"{host} {name}": [c["worth"] for c in found] for (host, name), found in cells.items()}
@@ -187,7 +205,7 @@ def summarise(data: Path, cache: Path, seeds: int) -> dict[str, Any]:
                              "metric": metric, "value": round(float(found.mean()), 6)})  # fmt: skip
         table.append((model, interval(np.array(values)), interval(np.array(regrets))))
     comparisons, gates = [], []
-    for host in HOSTS:
+    for host in hosts:
         mine = {model: np.array(worth[f"{host} {model}"]) for model in ("eglr", "host")}
         eglr = cells[host, "eglr"]
         behind = np.array([c["gate_worth"] for c in eglr])  # [seeds, Q, R]
@@ -210,7 +228,7 @@ def summarise(data: Path, cache: Path, seeds: int) -> dict[str, Any]:
                  "seeds": [round(float(d), 6) for d in difference.mean(axis=1)]}
             )  # fmt: skip
     return {"rows": rows, "comparisons": comparisons, "gates": gates, "table": table,
-            "cells": cells, "seeds": seeds, "lists": len(test)}  # fmt: skip
+            "cells": cells, "hosts": hosts, "seeds": seeds, "lists": len(test)}  # fmt: skip
 
 
 def ambiguity(found: list[dict[str, Array]]) -> list[float]:
@@ -244,7 +262,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
               ylabel="choice entropy before reasoning (nats)", title="Ambiguity")  # fmt: skip
     right.legend(fontsize=7)
     regret = {row[0]: row[2][0] for row in summary["table"]}
-    for number, host in enumerate(HOSTS):
+    for number, host in enumerate(summary["hosts"]):
         points = [point for point in summary["gates"] if point["host"] == host]
         cost.plot([p["steps"] for p in points], [p["regret"] for p in points], "-o",
                   color=f"C{number}", markersize=3, label=f"{host} eglr")  # fmt: skip
@@ -256,17 +274,29 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def render(summary: dict[str, Any], config: Config) -> str:
+def render(summary: dict[str, Any], config: Config, name: str) -> str:
     """The report as Markdown."""
+    by_law = name == "world_law"
+    reward = (
+        "Generators were rewarded by the law itself, its expected clicks, and epochs selected by "
+        "it: no evaluator is learned, so no error of one is in these figures, and no real data "
+        f"offers such a reward. The plain host learned {LEAD} times the rounds of what followed. "
+        "[world.md](world.md) has wider hosts and shorter slates with a learned evaluator."
+        if by_law
+        else "Generators were rewarded by an evaluator learned from the world's clicks."
+    )
     lines = [
-        "# A world with known truth",
+        "# A world with known truth" + ", rewarded by the law itself" * by_law,
         "",
-        "Made by `python -m model world`; the law of clicks is in `model/world.py`, the figures "
-        "are in `world.json`. No number here is of real data.",
+        f"Made by `python -m model world{' --reward law' * by_law} --hosts "
+        f"{' '.join(summary['hosts'])}`; the law of clicks is in "
+        f"`model/world.py`, the figures are in `{name}.json`. No number here is of real data.",
         f"Machine: {platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}.",
         "",
-        f"{summary['lists']} test lists of {CANDIDATES}, slates of {SLATE}; seeds: "
+        reward,
+        "",
+        f"{summary['lists']} test lists of {CANDIDATES}, slates of {config.slate_length}; seeds: "
         f"{summary['seeds']}. Worth is the expected clicks of the slate under the law; regret is "
         "1 - worth / best, where the best is found by trying all slates. In brackets the 95 % "
         "interval of a bootstrap over seeds and lists together. Of each seed one plain host is "
@@ -291,13 +321,13 @@ def render(summary: dict[str, Any], config: Config) -> str:
         "",
         "Is entropy high where the truth is ambiguous? Spearman's correlation, per seed, of the "
         "entropy of a choice with the smallness of the gap between the best and the second-best "
-        "next item (each followed by its best continuation):",
+        f"next item (each followed by its best continuation), on the first {AMBIGUOUS} lists:",
         "",
     ]  # fmt: skip
-    for (host, name), found in summary["cells"].items():
+    for (host, model), found in summary["cells"].items():
         steps = np.mean([c["reasoning_steps"].mean() for c in found])
         by_seed = ", ".join(f"{value:.2f}" for value in ambiguity(found))
-        lines.append(f"- {host} {name}: {by_seed} ({steps:.2f} reasoning steps per slate)")
+        lines.append(f"- {host} {model}: {by_seed} ({steps:.2f} reasoning steps per slate)")
     lines += [
         "",
         "What the gate saves: the weights of EGLR behind other thresholds, each a quantile of the "
@@ -312,7 +342,7 @@ def render(summary: dict[str, Any], config: Config) -> str:
             for p in summary["gates"]
         ),
         "",
-        "![Regret, ambiguity, and gain against cost](world.png)",
+        f"![Regret, ambiguity, and gain against cost]({name}.png)",
         "",
     ]
     return "\n".join(lines)

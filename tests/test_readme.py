@@ -89,6 +89,8 @@ def test_the_readmes_training_time_is_the_manifests():
         ("quality", "cold", "transformer EGLR", "LambdaMART", "(cold split) it is {} to Lambda"),
         ("world", "test", "pointer eglr, every step", "pointer host", "adds {} expected clicks"),
         ("world", "test", "pointer eglr", "pointer host", "behind the gate {}"),
+        ("world_law", "test", "transformer eglr", "transformer host", "the transformer's {}"),
+        ("world_law", "test", "gru eglr", "gru host", "the GRU's {}"),
     ],
 )
 def test_the_readmes_paired_differences_are_the_reports(report, split, model, against, text):

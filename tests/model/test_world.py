@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from model.dataset import Dataset
-from model.world import SLATE, TOPICS, Law, prepare_world, truth
+from model.world import SLATE, TOPICS, Law, LawJudge, prepare_world, truth
 
 TOPIC = np.eye(TOPICS)[None, [0, 0, 1, 2]]  # two items of topic 0, one of 1, one of 2
 APPEAL = np.array([[1.0, 0.5, 0.0, -1.0]])
@@ -66,3 +67,16 @@ def test_the_log_obeys_the_law_and_is_reproducible(tmp_path):
     assert lists.labels.mean(axis=0) != pytest.approx(clicked.mean(axis=0), abs=0.03)
     assert len(dataset.lists(["test"])) == 300
     assert appeal.shape[1] > SLATE
+
+
+def test_the_laws_judge_reads_the_truth_back_from_the_features(tmp_path):
+    prepare_world(tmp_path, 400, seed=1)
+    dataset, law = Dataset(tmp_path), Law()
+    lists = dataset.lists(["valid"])
+    appeal, topic = truth(dataset, "valid")
+    numbers, tokens, _, _ = (torch.from_numpy(array) for array in lists.read(slice(None)))
+    slate = np.argsort(np.random.default_rng(0).random(appeal.shape), axis=1)[:, :SLATE]
+    judge = LawJudge(dataset.featuriser, law)
+    found = judge.utility(judge.embed(numbers, tokens), torch.from_numpy(slate)).numpy()
+    assert found == pytest.approx(law.worth(appeal, topic, slate), abs=1e-5)
+    assert found != pytest.approx(law.worth(appeal, topic, slate[:, ::-1]), abs=1e-2)

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from model.world import TOPICS, Law
+from model import checkpoint
+from model.dataset import Dataset
+from model.policy import Policy
+from model.world import TOPICS, Law, truth
 from model.world_report import gaps
 
 ROOT = Path(__file__).parents[2]
@@ -50,3 +54,25 @@ def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
     mean, low, high = json.loads(done.stdout)["regret"]
     assert low < mean < high
     assert mean == pytest.approx(regret["gru eglr"], abs=1e-6)
+
+
+def test_the_law_itself_rewards_where_it_is_asked_to(tmp_path):
+    command = [sys.executable, "-m", "model", "world", "--smoke", "--seeds", "1", "--reward", "law",
+               "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]  # fmt: skip
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    assert not (tmp_path / "cache" / "evaluator").exists()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "world_law.json", "world_law.md", "world_law.png"]  # fmt: skip
+    markdown = (tmp_path / "out" / "world_law.md").read_text(encoding="utf-8")
+    assert "rewarded by the law itself" in markdown
+    assert "](world_law.png)" in markdown
+    run = tmp_path / "cache" / "gru" / "seed0" / "host"
+    dataset, trained = Dataset(tmp_path / "cache" / "data"), checkpoint.load(run)
+    valid = dataset.lists(["valid"]).rankable()
+    policy = Policy(trained.config, trained.generator, trained.threshold)
+    slate = torch.cat([d.slate for d in policy.rank(valid, 0)]).numpy()
+    appeal, topic = (array[valid.rows - dataset.lists(["valid"]).rows[0]]
+                     for array in truth(dataset, "valid"))  # fmt: skip
+    # What selected its epoch is the expected clicks of its slates, of the worth of no network.
+    selected = trained.info["validation"]["final"]["utility"]
+    assert selected == pytest.approx(Law().worth(appeal, topic, slate).mean(), abs=1e-5)
