@@ -64,6 +64,8 @@ def machine(device: str = "auto", precision: str | None = None) -> Iterator[Mach
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield found
+        # gloo aborts a process that takes its group down while another still talks to it.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 

@@ -361,11 +361,11 @@ def test_a_graph_of_other_weights_is_refused(exported, trained, data):
         weight = other.generator.pointer_query.weight
         weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(bundle.VerificationError):
-        bundle.verify(other, Session.load(directory), bundle.Requests(data))
+        bundle.verify(other, directory, bundle.Requests(data))
 
 
 def test_a_refused_bundle_is_not_written(trained, data, tmp_path, monkeypatch):
-    def disagree(_trained, _session, _requests):
+    def disagree(_trained, _bundle, _requests):
         raise bundle.VerificationError("planted")
 
     monkeypatch.setattr(bundle, "verify", disagree)
