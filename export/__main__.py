@@ -28,6 +28,9 @@ def parse() -> argparse.Namespace:
     timing.add_argument("--config", type=Path, default=Path("model/configs/served.yaml"))
     timing.add_argument("--out", type=Path, default=Path("docs/reports"))
     timing.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
+    timing.add_argument(
+        "--data", type=Path, default=Path("build/ranklens/warm"), help="test lists for int8"
+    )
     timing.add_argument("--seconds", type=float, default=4.0, help="per variant and size")
     timing.add_argument("--smoke", action="store_true", help="a miniature, for tests")
     tuning = commands.add_parser("tune", help="measure how this machine serves a bundle best")

@@ -26,10 +26,11 @@ from export.bench_report import write
 from export.compose import compose
 from export.measure import Size, feeds_of, flops, gemm_throughput, timed
 from model.config import Config
+from model.dataset import Dataset
 from model.generator import Generator
 from model.reasoning import EntropyGate, decode, greedy, reason_where
-from service.contract import OUTPUTS
-from service.session import Session, open_graph
+from service.contract import OUTPUTS, STATIC
+from service.session import Session, collate, open_graph
 
 NAMES = list(OUTPUTS)[:5]
 NUMBERS, TOKENS, VOCABULARY = 121, 21, 3000  # columns and tokens as RankLens has them
@@ -241,6 +242,23 @@ def quantised(path: Path) -> Path:
     return out
 
 
+def agreement(session: Session, bundle: Path, data: Path, scratch: Path) -> str:
+    """On how many test lists int8 gives the slate that float32 gives, as text."""
+    path = scratch / "served.onnx"
+    path.write_bytes((bundle / STATIC).read_bytes())
+    graphs = [open_graph(p, 1, "cpu") for p in (path, quantised(path))]
+    requests = [i.request for i in Dataset(data).impressions(["test"])]
+    same = 0
+    for start in range(0, len(requests), 64):
+        rows = [session.row(request) for request in requests[start : start + 64]]
+        feeds = collate(rows, session.manifest.slate_length)
+        one, other = (graph.run(["slate"], feeds)[0] for graph in graphs)
+        same += int((one == other).all(axis=1).sum())
+    return (
+        f"the slate of float32 on {same} of {len(requests)} test lists ({same / len(requests):.1%})"
+    )
+
+
 def plan(smoke: bool) -> list[tuple[list[tuple[str, Size]], int]]:
     """What is timed together: the variants side by side first, then the sweeps."""
     batches = (1, 2) if smoke else (1, 8, 32)
@@ -282,6 +300,9 @@ def bench(arguments: argparse.Namespace) -> None:
     session = Session.load(arguments.bundle)
     session.warm_up([1, 16], 50)
     own.notes["load and warm-up"] = f"{time.perf_counter() - began:.2f} s for {arguments.bundle}"
+    if arguments.data.exists():
+        found = agreement(session, arguments.bundle, arguments.data, Path(own.scratch.name))
+        own.notes["static int8"] = found
     throughput = gemm_throughput()
     floors = []
     for batch in (1, 32):

@@ -88,7 +88,7 @@ def render(
         "# Inference",
         "",
         "Made by `python -m export bench`; the figures are in `inference.json`. One intra-op "
-        "thread, no spinning; what stands in one table of ratios was timed in turns. "
+        "thread, no spinning; what a ratio compares was timed in turns of 30 ms. "
         f"Machine: {machine}.",
         "",
         "Lists of N = 50 candidates, slates of K = 10, S = 3 reasoning steps a position unless "

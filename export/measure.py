@@ -53,20 +53,30 @@ def feeds_of(
     }
 
 
-def timed(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
+def timed(
+    runs: Mapping[str, Callable[[], Any]], seconds: float, turn: float = 0.03
+) -> dict[str, list[float]]:
     """Seconds of each run, in turns, so that a busy moment of the machine falls on all alike.
 
-    Every run warms up first; rounds go on for about `seconds`, five at least.
+    A turn repeats one run for `turn` seconds, as a service does, and does not count its first: that
+    one pays for what the others left in the caches. Turns go on for about `seconds`, and until
+    every run has been timed five times.
     """
     for run in runs.values():
         run(), run()
     found: dict[str, list[float]] = {name: [] for name in runs}
     began = time.perf_counter()
-    while time.perf_counter() - began < seconds or len(next(iter(found.values()))) < 5:
+    while time.perf_counter() - began < seconds or min(map(len, found.values())) < 5:
         for name, run in runs.items():
-            start = time.perf_counter()
             run()
-            found[name].append(time.perf_counter() - start)
+            ends = time.perf_counter() + turn
+            while True:
+                start = time.perf_counter()
+                run()
+                now = time.perf_counter()
+                found[name].append(now - start)
+                if now >= ends:
+                    break
     return found
 
 

@@ -40,7 +40,8 @@ def test_the_first_of_two_timings_of_a_size_counts():
 
 
 def test_the_benchmark_runs_in_miniature(tmp_path):
-    command = [sys.executable, "-m", "export", "bench", "--smoke", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "export", "bench", "--smoke", "--out", str(tmp_path),
+               "--data", str(tmp_path / "absent")]  # fmt: skip
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     payload = json.loads((tmp_path / "inference.json").read_text())
     assert {r["batch"] for r in payload["ratios"]} == {1, 2}

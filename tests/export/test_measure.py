@@ -47,10 +47,11 @@ def test_a_containers_quota_caps_the_cores(tmp_path):
     assert cores(tmp_path) == cores(tmp_path / "absent") >= 1
 
 
-def test_runs_are_timed_in_turns():
+def test_runs_are_timed_in_turns_and_the_first_of_a_turn_does_not_count():
     order = []
-    times = timed({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.0)
-    assert order[4:] == ["a", "b"] * 5  # after two warm-ups of each
+    runs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    times = timed(runs, seconds=0.0, turn=0.0)
+    assert order == ["a", "a", "b", "b"] + ["a", "a", "b", "b"] * 5  # two warm-ups, five turns
     assert [len(found) for found in times.values()] == [5, 5]
 
 
