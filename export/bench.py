@@ -267,7 +267,8 @@ def plan(smoke: bool) -> list[tuple[list[tuple[str, Size]], int]]:
         every = Size(batch)
         main = [
             ("torch eager", every), ("gated", every), ("static", every),
-            ("gated", Size(batch, share=0.0)), ("gated", Size(batch, share=0.5)),
+            ("gated", Size(batch, share=0.0)),
+            *([("gated", Size(batch, share=0.5))] if batch > 1 else []),
             ("static", Size(batch, budget=0)), ("torch eager", Size(batch, budget=0)),
         ]  # fmt: skip
         groups.append((main, 10))
@@ -278,7 +279,8 @@ def plan(smoke: bool) -> list[tuple[list[tuple[str, Size]], int]]:
         others = [(name, every) for name in OTHERS]
         groups.append((others, 10))
     for batch in BATCHES:
-        groups.append(([("gated", Size(batch, share=share)) for share in (0.0, 0.5, 1.0)], 10))
+        shares = (0.0, 0.5, 1.0) if batch > 1 else (0.0, 1.0)
+        groups.append(([("gated", Size(batch, share=share)) for share in shares], 10))
     for candidates in SIZES:
         groups.append(([("gated", Size(1, candidates)), ("static", Size(1, candidates)),
                         ("static", Size(1, candidates, budget=0))], 10))  # fmt: skip

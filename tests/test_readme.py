@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from export.bench_report import Figures
 from model.report import shown
 from service.app import create_app
 from service.session import Session
@@ -89,6 +90,14 @@ def test_the_readmes_training_time_is_the_manifests():
         ("quality", "cold", "transformer EGLR", "LambdaMART", "(cold split) it is {} to Lambda"),
         ("world", "test", "pointer eglr, every step", "pointer host", "adds {} expected clicks"),
         ("world", "test", "pointer eglr", "pointer host", "behind the gate {}"),
+        (
+            "six_steps/world_law",
+            "test",
+            "transformer eglr",
+            "transformer host",
+            "the transformer gains {}",
+        ),
+        ("six_steps/world_law", "test", "gru eglr", "gru host", "the GRU {}. [What"),
         ("world_law", "test", "transformer eglr", "transformer host", "the transformer's {}"),
         ("world_law", "test", "gru eglr", "gru host", "the GRU's {}"),
     ],
@@ -119,3 +128,16 @@ def test_the_ideas_in_the_notes_have_the_reports_figures():
     for idea, to_eglr, to_host, _ in rows:
         assert to_eglr == found[idea, "transformer EGLR"]
         assert to_host == found[idea, "transformer host"]
+
+
+def test_the_readmes_times_of_the_graph_are_the_reports():
+    path = ROOT / "docs" / "reports" / "inference.json"
+    payload = json.loads(path.read_text(encoding="utf-8"))
+    figures = Figures(payload["rows"])
+    (ratio,) = (r for r in payload["ratios"] if r["batch"] == 1)
+    text = (
+        f"{figures.ms('gated', 1):.2f} ms of one core with every reasoning step taken and "
+        f"{figures.ms('gated', 1, share=0.0):.2f} ms with none, "
+        f"{ratio['torch eager / gated']:.0f} times less than torch"
+    )
+    assert text in README.replace("\n", " ")
