@@ -55,9 +55,10 @@ class Rules:
             if self.quota[item] <= 0:
                 return f"candidate {item} may not be chosen"
         for group, count in Counter(self.group[free].tolist()).items():
-            most = self.quota[self.group == group].max()
-            if count > most:
-                return f"{count} candidates of one group, at most {most:g}"
+            if count > 1:  # one is within any quota above 0
+                most = self.quota[self.group == group].max()
+                if count > most:
+                    return f"{count} candidates of one group, at most {most:g}"
         return None
 
     def initial_ranking(self, slate_size: int) -> list[int]:
