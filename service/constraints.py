@@ -111,7 +111,7 @@ def resolve(
     quota[open_] = 1.0
     fill = len(open_)
     if limit is not None and groups is not None:
-        name, cap = limit
+        name, cap = limit[0], min(limit[1], len(ids))
         numbers: dict[Any, int] = {}
         for i, value in enumerate(groups):
             if value is not None:  # numbers beyond the list's, which are each candidate's own

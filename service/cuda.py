@@ -2,8 +2,8 @@
 
 A CUDA graph replays the kernels of one shape from the same addresses, so feeds are padded to the
 next bucket of lists, slates and candidates, and every bucket owns its buffers. Captured graphs are
-never freed: the buckets bound their number. The static form is captured, since a captured graph
-may not branch.
+never freed: the buckets bound their number, and what is larger than all of them is not captured.
+The static form is captured, since a captured graph may not branch.
 """
 
 from __future__ import annotations
@@ -85,10 +85,13 @@ class CudaRunner:
         self._bound: dict[Shape, _Bound] = {}
 
     @staticmethod
-    def providers() -> list[Any]:
-        """What a session is opened with: CUDA with graphs and a bounded arena, nothing else."""
+    def providers(capture: bool) -> list[Any]:
+        """What a session is opened with: CUDA and a bounded arena, nothing else.
+
+        capture: whether CUDA graphs are; then the session must run through a CudaRunner.
+        """
         options = {
-            "enable_cuda_graph": "1",
+            "enable_cuda_graph": str(int(capture)),
             "gpu_mem_limit": str(ARENA_BYTES),
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "0",  # 10 bits of mantissa change slates
@@ -121,7 +124,8 @@ class _Bound:
     def __init__(self, runner: CudaRunner, shape: Shape, feeds: Mapping[str, Array]) -> None:
         self._session = runner._session
         self._options = ort.RunOptions()
-        number = len(runner._bound) + 1 if runner._device == "cuda" else -1
+        within = max(shape.lists, shape.slates) <= BATCHES[-1] and shape.size <= SIZES[-1]
+        number = len(runner._bound) + 1 if runner._device == "cuda" and within else -1
         self._options.add_run_config_entry("gpu_graph_id", str(number))
         self._binding = self._session.io_binding()
         self.inputs, self.outputs = {}, {}

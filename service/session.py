@@ -132,7 +132,8 @@ class Session:
             (STATIC if provider == "cuda" else GENERATOR, INPUTS, OUTPUTS),
             (EVALUATOR, EVALUATOR_INPUTS, EVALUATOR_OUTPUTS),
         ):
-            graphs.append(open_graph(directory / name, threads, provider, spinning))
+            capture = name == STATIC  # the evaluator runs plainly, on slates of any number
+            graphs.append(open_graph(directory / name, threads, provider, spinning, capture))
             check_signature(directory / name, graphs[-1], inputs, outputs)
         session = cls(manifest, featuriser, *graphs)
         session.replay_golden(json.loads((directory / GOLDEN).read_text(encoding="utf-8")))
@@ -176,8 +177,8 @@ class Session:
 
         Raises ModelError when the graph fails or any answer is not a valid slate.
         """
-        feeds = collate(rows, self.manifest.slate_length)
         try:
+            feeds = collate(rows, self.manifest.slate_length)
             outputs = self._run(SLATE_OUTPUTS, feeds)
             utility = None
             if any(row.sampling for row in rows):
@@ -232,16 +233,16 @@ class Session:
 
 
 def open_graph(
-    path: Path, threads: int, provider: str, spinning: bool = False
+    path: Path, threads: int, provider: str, spinning: bool = False, capture: bool = False
 ) -> ort.InferenceSession:
-    """A session that runs where it was asked to. Raises BundleError."""
+    """A session that runs where it was asked to; `capture`: by CUDA graphs. Raises BundleError."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Spinning burns the core that the event loop needs between runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-    wanted = CudaRunner.providers() if provider == "cuda" else ["CPUExecutionProvider"]
+    wanted = CudaRunner.providers(capture) if provider == "cuda" else ["CPUExecutionProvider"]
     try:
         graph = ort.InferenceSession(
             str(path),
@@ -335,6 +336,8 @@ def check_slate(slate: Slate, row: Row) -> None:
     broken = row.rules.broken_by(indices)
     if broken is not None:
         raise ModelError(f"slate {indices}: {broken}")
+    if slate.utility is not None and not np.isfinite(slate.utility):
+        raise ModelError(f"the slate's utility is {slate.utility}")
     if not (np.isfinite(slate.logprob).all() and np.isfinite(slate.entropy_after).all()):
         raise ModelError("log-probabilities or entropies are not finite")
     steps = slate.steps.tolist()

@@ -364,6 +364,20 @@ def test_a_graph_of_other_weights_is_refused(exported, trained, data):
         bundle.verify(other, directory, bundle.Requests(data))
 
 
+def test_a_graph_that_ignores_its_noise_is_refused(exported, trained, data, monkeypatch):
+    directory, _ = exported
+    real = bundle.tensors_of
+
+    def quiet(own, rows):  # what torch decodes keeps the noise, what the graph is fed does not
+        feeds = real(own, rows)
+        caller = sys._getframe(1).f_code.co_name
+        return feeds if caller == "decode_torch" else feeds | {"noise": feeds["noise"] * 0}
+
+    monkeypatch.setattr(bundle, "tensors_of", quiet)
+    with pytest.raises(bundle.VerificationError):
+        bundle.verify(checkpoint.load(trained), directory, bundle.Requests(data))
+
+
 def test_a_refused_bundle_is_not_written(trained, data, tmp_path, monkeypatch):
     def disagree(_trained, _bundle, _requests):
         raise bundle.VerificationError("planted")

@@ -102,3 +102,9 @@ def test_a_refusal_names_field_rule_and_value(changes, path, rule):
 def test_without_constraints_the_initial_ranking_stays():
     assert Rules.none(6, 4).initial_ranking(4) == [0, 1, 2, 3]
     np.testing.assert_array_equal(Rules.none(2, 1).quota, [1, 1])
+
+
+def test_a_limit_beyond_any_number_of_candidates_limits_nothing():
+    size, rules = resolve(IDS, None, 5, {}, set(), ["a"] * 7, ("author", 10**40))
+    assert size == 5
+    assert rules.broken_by([0, 1, 2, 3, 4]) is None

@@ -59,7 +59,9 @@ def test_bound_buffers_answer_as_a_plain_run_bucket_by_bucket(session, static, i
 
 
 def test_cuda_is_asked_for_alone_so_that_nothing_falls_back():
-    ((name, options),) = CudaRunner.providers()
+    ((name, options),) = CudaRunner.providers(capture=True)
     assert name == "CUDAExecutionProvider"
     assert options["enable_cuda_graph"] == "1"
+    ((_, plain),) = CudaRunner.providers(capture=False)
+    assert plain["enable_cuda_graph"] == "0"
     assert int(options["gpu_mem_limit"]) > 0

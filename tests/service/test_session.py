@@ -117,6 +117,7 @@ def test_a_valid_slate_passes():
         ({"indices": np.array([2])}, "asked for 2"),
         ({"logprob": np.array([np.nan, 0], np.float32)}, "not finite"),
         ({"steps": np.array([2, 0])}, "budget"),
+        ({"utility": float("nan")}, "utility is nan"),
     ],
 )
 def test_what_is_not_a_slate_is_refused(changes, message):
