@@ -20,7 +20,7 @@ from model.generator import Generator
 from service.contract import EVALUATOR_INPUTS, EVALUATOR_OUTPUTS, INPUTS, OUTPUTS
 
 NEVER = -1e9  # no certainty is below it
-# Gathering costs a row about half a reasoning step: from this share of rows on it does not pay.
+# Gathering moves a row's memory: from this share of the rows on it costs what it saves.
 FEW = 0.75
 CHOICE = {
     "hidden": TensorProto.FLOAT,

@@ -65,8 +65,8 @@ def embed(g: Graph, name: str, module: CandidateEmbedding, numbers: str, tokens:
 def block(g: Graph, name: str, module: Block, x: str, bias: str) -> str:
     """x [B, L, D], bias [B, 1, 1, L] -> [B, L, D].
 
-    Plain products for the attention: over sets as short as these they are twice as fast as the
-    fused operators of onnxruntime's CPU provider (docs/inference.md has the figures).
+    Plain products for the attention: over sets as short as these the fused operators of
+    onnxruntime's CPU provider are no faster.
     """
     own = module.attention
     normed = layer_norm(g, f"{name}.norms.0", module.norms[0], x)

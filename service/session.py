@@ -248,7 +248,7 @@ def open_graph(
             str(path),
             options,
             providers=wanted,
-            # On the CPU the fused operator takes six times as long as the two that it replaces.
+            # On the CPU the fused operator is slower than the two it replaces (docs/inference.md).
             disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
         )
     except Exception as error:  # see Session.run
