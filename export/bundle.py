@@ -31,6 +31,7 @@ from service.contract import (
     ITEMS,
     MANIFEST,
     OUTPUTS,
+    SEAL,
     STATIC,
     BundleError,
     Manifest,
@@ -180,7 +181,10 @@ def verify(trained: Trained, bundle: Path, requests: Requests) -> dict[str, Any]
 
     Raises VerificationError naming the first difference.
     """
-    graphs = {name: open_graph(bundle / name, 1, "cpu") for name in (GENERATOR, STATIC, EVALUATOR)}
+    graphs = {
+        name: open_graph(bundle / name, 1, "cpu", packed=name != GENERATOR)
+        for name in (GENERATOR, STATIC, EVALUATOR)
+    }
     worst, ties, slates, began = 0.0, 0, 0, time.monotonic()
     for number, case in enumerate(tqdm(cases(trained), "verify", leave=False)):
         rows = random_rows(trained, requests, case, seed=number)
@@ -318,7 +322,7 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     offline metrics. Raises VerificationError or service.contract.BundleError; `out` is then as it
     was.
     """
-    own = {MANIFEST, GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, GOLDEN}
+    own = {MANIFEST, SEAL, GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, GOLDEN}
     foreign = sorted({path.name for path in out.iterdir()} - own) if out.exists() else []
     if foreign:
         raise BundleError(f"{out}: a new directory or a bundle to replace, it holds {foreign[0]!r}")
@@ -329,7 +333,9 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     requests = Requests(data)
     config = trained.config
     building = out.parent / f".{out.name}.building"
-    shutil.rmtree(building, ignore_errors=True)
+    replaced = out.parent / f".{out.name}.replaced"
+    for left in (building, replaced):
+        shutil.rmtree(left, ignore_errors=True)
     building.mkdir(parents=True)
     try:
         features = trained.featuriser
@@ -373,8 +379,9 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
         manifest = Manifest(**{**manifest.__dict__, "offline_metrics": metrics})
         manifest.write(building)
         if out.exists():
-            shutil.rmtree(out)
+            os.replace(out, replaced)  # a moment's work: who loads `out` finds a whole bundle
         os.replace(building, out)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        for left in (building, replaced):
+            shutil.rmtree(left, ignore_errors=True)
     return {"verification": verification, "offline_metrics": metrics}

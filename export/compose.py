@@ -1,8 +1,8 @@
 """Compose the unrolled graph: each step kind is defined once and called K x (1 + S) times.
 
-Two forms of one graph. *gated*: a branch skips a reasoning step that no row of the batch wants,
-and where few rows want it only they are gathered, reasoned about and scattered back. *static*:
-every step is taken and masked, without control flow, as CUDA graphs ask for.
+Two forms of one graph. *gated*: a branch skips the reasoning before a position where no row of the
+batch wants any. *static*: every step is taken and masked, without control flow, as CUDA graphs ask
+for.
 """
 
 from __future__ import annotations
@@ -20,13 +20,8 @@ from model.generator import Generator
 from service.contract import EVALUATOR_INPUTS, EVALUATOR_OUTPUTS, INPUTS, OUTPUTS
 
 NEVER = -1e9  # no certainty is below it
-# Gathering moves a row's memory: from this share of the rows on it costs what it saves.
-FEW = 0.75
-CHOICE = {
-    "hidden": TensorProto.FLOAT,
-    "logits": TensorProto.FLOAT,
-    "certainty": TensorProto.FLOAT,
-}
+# What reasoning leaves of a choice; its hidden state has then been read for the last time.
+CHOICE = {"logits": TensorProto.FLOAT, "certainty": TensorProto.FLOAT}
 
 
 class ComposeError(ValueError):
@@ -133,15 +128,15 @@ class Loop:
         for position in range(k):
             label = f"p{position}"
             before = self.values["certainty"]
-            flags = self.reason(position, 0, self.values) if self.budget else {}
-            self.values |= {name: flags.pop(name) for name in (*CHOICE, *self.state) if flags}
+            if self.budget:
+                self.values |= self.reason(position)
             self.values |= {
                 name: self.values[f"{name}.{position}"] for name in ("noise", "pinned", "free")
             }
             picked = g.call("Pick", f"{label}.pick", self.values)
             columns.append(
-                {**picked, **flags, "before": before, "after": self.values["certainty"],
-                 "logits": self.values["logits"]}
+                {**picked, "before": before, "after": self.values["certainty"],
+                 **{name: self.values[name] for name in ("logits", "taken") if name in self.values}}
             )  # fmt: skip
             if position + 1 < k:
                 place = self.generator.position.weight[position]
@@ -192,7 +187,8 @@ class Loop:
             self.split(value, [f"{name}.{position}" for position in range(k)])
         if self.budget:
             self.values["cool"] = g.op("Reciprocal", scalar("reason_temperature"))
-            self.values["nobody"] = g.op("Not", everyone)
+            never = g.constant(np.zeros((1, 1, 1, self.budget)), np.bool_)
+            self.values["nobody"] = g.op("And", everyone, never)
             # A step is wanted below this certainty; where budget or slate end, below none.
             steps = g.constant(np.arange(self.budget))
             left = g.op("Less", steps, scalar("budget"))  # [R, 1, 1, S]
@@ -216,73 +212,41 @@ class Loop:
         """Logits and certainty of the hidden state."""
         self.values |= self.g.call("Choose", f"{label}.choose", self.values)
 
-    def reason(self, position: int, step: int, values: Values) -> Values:
-        """Steps `step`.. before a position: the choice, the state, and who took which step.
-
-        `values` has the choice now; `taken.s` bool [R, 1, 1, 1] of the result flag step s.
-        """
-        g = self.g
-        active = g.op("Less", values["certainty"], values[f"limit.{position}.{step}"])
-        if step:
-            active = g.op("And", active, values["active"])
-        now = {**values, "active": active}
-        later = range(step, self.budget)
+    def reason(self, position: int) -> Values:
+        """The choice, the state, and `taken` bool [R, 1, 1, S]: who took which step."""
+        g, now = self.g, self.values
+        wants = g.op("Less", now["certainty"], now[f"limit.{position}.0"])
         if not self.gated:
-            return self.taken(position, step, now)
-        types = {**CHOICE, **self.host.state_types}
-        types |= {f"taken.{s}": TensorProto.BOOL for s in later}
-        unchanged = now | {f"taken.{s}": values["nobody"] for s in later}
-        anyone = g.op("ReduceMax", active, keepdims=0)
-        label = f"p{position}.s{step}.gate"
+            return self.steps(position, wants)
+        last = position + 1 == self.slate_length
+        types = {**CHOICE, "taken": TensorProto.BOOL, **({} if last else self.host.state_types)}
+        return g.branch(
+            # One gate a position: who wants a first step nearly always wants the others too.
+            g.op("ReduceMax", wants, keepdims=0),
+            f"p{position}.gate",
+            lambda: self.steps(position, wants),
+            lambda: now | {"taken": now["nobody"]},
+            types,
+        )
 
-        def whole() -> Values:
-            return self.taken(position, step, now)
-
-        def some() -> Values:
-            return self.compacted(position, step, now)
-
-        def wanted() -> Values:
+    def steps(self, position: int, active: str) -> Values:
+        """Every step before a position, masked; `active` flags who takes the first."""
+        g, now, taken = self.g, dict(self.values), [active]
+        for step in range(self.budget):
             if step:
-                return whole()
-            share = g.op("ReduceMean", g.op("Cast", active, to=TensorProto.FLOAT), keepdims=0)
-            few = g.op("Less", share, g.number(FEW))
-            return g.branch(few, f"p{position}.few", some, whole, types)
-
-        return g.branch(anyone, label, wanted, lambda: unchanged, types)
-
-    def taken(self, position: int, step: int, values: Values) -> Values:
-        """Take one step, masked, and go on with the next."""
-        g = self.g
-        thought = self.generator.reason_step.weight[step] + self.generator.reason_token.bias
-        label = f"p{position}.s{step}"
-        now = values | {"thought": g.weight(f"thought.{step}", thought)}
-        now |= g.call("Reason", label, now)
-        now |= g.call("Choose", f"{label}.choose", now)
+                # Who did not take the step before is as certain as then, so wants none now.
+                taken.append(g.op("Less", now["certainty"], now[f"limit.{position}.{step}"]))
+            thought = self.generator.reason_step.weight[step] + self.generator.reason_token.bias
+            label = f"p{position}.s{step}"
+            now |= {"active": taken[-1], "thought": g.weight(f"thought.{step}", thought)}
+            now |= g.call("Reason", label, now)
+            now |= g.call("Choose", f"{label}.choose", now)
         found = {name: now[name] for name in (*CHOICE, *self.state)}
-        if step + 1 < self.budget:
-            found = self.reason(position, step + 1, now)
-        return found | {f"taken.{step}": values["active"]}
-
-    def compacted(self, position: int, step: int, values: Values) -> Values:
-        """The same for the active rows alone, gathered and scattered back."""
-        g = self.g
-        flat = g.op("Reshape", values["active"], g.constant([-1]))
-        rows = g.op("Squeeze", g.op("NonZero", flat), g.constant([0]))
-        limits = [f"limit.{position}.{s}" for s in range(step + 1, self.budget)]
-        own = (*CHOICE, *self.state, *self.memory, "cool", "active", "nobody", *limits)
-        part = values | {name: g.op("Gather", values[name], rows) for name in own}
-        part = self.taken(position, step, part)
-        index = g.op("Unsqueeze", rows, g.constant([1]))
-        found = self.host.put({name: values[name] for name in self.state}, index, part)
-        for name, new in part.items():
-            if name not in self.state:
-                base = values["nobody" if name.startswith("taken") else name]
-                found[name] = g.op("ScatterND", base, index, new)
-        return found
+        return found | {"taken": g.op("Concat", *taken, axis=3)}
 
     def outputs(self, columns: list[Values]) -> None:
         """Join the columns [R, 1, 1, .] of all positions, and blank what is no choice."""
-        g, k = self.g, self.slate_length
+        g = self.g
 
         def joined(name: str) -> str:
             return str(g.op("Concat", *(column[name] for column in columns), axis=1))
@@ -299,10 +263,8 @@ class Loop:
             "logits": g.op("Squeeze", joined("logits"), g.constant([2])),
         }
         if self.budget:
-            flags = [column[f"taken.{s}"] for column in columns for s in range(self.budget)]
-            taken = g.op("Cast", g.op("Concat", *flags, axis=1), to=TensorProto.INT64)
-            taken = g.op("Reshape", taken, g.constant([0, k, self.budget]))
-            found["steps"] = g.op("ReduceSum", taken, g.constant([2]), keepdims=0)
+            taken = g.op("Cast", joined("taken"), to=TensorProto.INT64)
+            found["steps"] = g.op("ReduceSum", taken, g.constant([2, 3]), keepdims=0)
         else:
             zero = g.op("Cast", self.values["chosen"], to=TensorProto.INT64)
             found["steps"] = g.op("Mul", zero, g.constant(0))

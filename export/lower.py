@@ -2,8 +2,9 @@
 
 What a module owes to the request alone is computed once, outside the loop; products of two linear
 maps are one; the projections of an attention are one matrix. Dense layers inside the loop are Gemm
-on [R, D], whose bias costs no node of its own. Every step is compared with its module before a
-bundle is written (export.bundle.verify).
+on [R, D], whose bias costs no node of its own. An attention of one head has less to compute: its
+output projection goes into the values, and over a list its query projection into the keys. Every
+step is compared with its module before a bundle is written (export.bundle.verify).
 
 Axes: B lists, R slates, N candidates, D width, H heads, L tokens read so far.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
@@ -70,21 +70,54 @@ def block(g: Graph, name: str, module: Block, x: str, bias: str) -> str:
     """
     own = module.attention
     normed = layer_norm(g, f"{name}.norms.0", module.norms[0], x)
-    scale = (module.norms[0].normalized_shape[0] // own.heads) ** -0.5
-    weight = torch.cat([own.query.weight * scale, own.key_value.weight])
-    shift = torch.cat([own.query.bias * scale, own.key_value.bias])
-    packed = dense(g, f"{name}.query_key_value", weight, shift, normed)
-    heads = g.op("Reshape", packed, g.constant([0, 0, 3 * own.heads, -1]))
-    heads = g.op("Transpose", heads, perm=[0, 2, 1, 3])
-    q, k, v = g.op("Split", heads, outputs=3, axis=1, num_outputs=3)
-    scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2])), bias)
-    mixed = g.op("Transpose", g.op("MatMul", g.op("Softmax", scores), v), perm=[0, 2, 1, 3])
-    mixed = g.op("Reshape", mixed, g.constant([0, 0, -1]))
-    x = g.op("Add", x, linear(g, f"{name}.output", own.output, mixed))
+    packed = dense(g, f"{name}.query_key_value", *packed_projections(own, True), normed)
+    if own.heads == 1:
+        q, k, v = g.op("Split", packed, outputs=3, axis=2, num_outputs=3)
+        bias = g.op("Squeeze", bias, g.constant([1]))
+        scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 2, 1])), bias)
+        x = g.op("Add", x, g.op("MatMul", g.op("Softmax", scores), v))
+    else:
+        heads = g.op("Reshape", packed, g.constant([0, 0, 3 * own.heads, -1]))
+        heads = g.op("Transpose", heads, perm=[0, 2, 1, 3])
+        q, k, v = g.op("Split", heads, outputs=3, axis=1, num_outputs=3)
+        scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2])), bias)
+        mixed = g.op("Transpose", g.op("MatMul", g.op("Softmax", scores), v), perm=[0, 2, 1, 3])
+        mixed = g.op("Reshape", mixed, g.constant([0, 0, -1]))
+        x = g.op("Add", x, linear(g, f"{name}.output", own.output, mixed))
     normed = layer_norm(g, f"{name}.norms.1", module.norms[1], x)
     inner = linear(g, f"{name}.feed_forward.0", module.feed_forward[0], normed)
     outer = linear(g, f"{name}.feed_forward.2", module.feed_forward[2], g.op("Gelu", inner))
     return g.op("Add", x, outer)
+
+
+def packed_projections(own: Attention, scaled: bool) -> tuple[Tensor, Tensor]:
+    """Weight [3 D, D] and bias [3 D] of query, key and value; scaled: scores need no division.
+
+    Of one head the value comes out projected: weights sum to one, so W (sum w v) + b is the sum of
+    w (W v + b).
+    """
+    (query, shift), (key, key_bias), (value, value_bias) = projections(own)
+    scale = (query.shape[0] // own.heads) ** -0.5 if scaled else 1.0
+    if own.heads == 1:
+        value, value_bias = through_output(own, value, value_bias)
+    weight = torch.cat([query * scale, key, value])
+    return weight, torch.cat([shift * scale, key_bias, value_bias])
+
+
+def projections(own: Attention) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of query, key and value, in float64."""
+    (key, value), (key_bias, value_bias) = (
+        own.key_value.weight.chunk(2),
+        own.key_value.bias.chunk(2),
+    )
+    pairs = ((own.query.weight, own.query.bias), (key, key_bias), (value, value_bias))
+    return [(weight.double(), bias.double()) for weight, bias in pairs]
+
+
+def through_output(own: Attention, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The value projection followed by the output projection."""
+    weight, shift = own.output.weight.double(), own.output.bias.double()
+    return weight @ value, weight @ bias + shift
 
 
 def bias_of(g: Graph, mask: str) -> str:
@@ -103,19 +136,30 @@ class GlimpseLowering:
     def memory(self, candidates: str, bias: str) -> Values:
         """candidates [B, N, D], bias [B, 1, 1, N] -> keys, values [B, H, N, D / H], bias."""
         g, cross = self.g, self.module.cross
-        weights, biases = cross.key_value.weight.chunk(2), cross.key_value.bias.chunk(2)
+        (query, shift), key, value = projections(cross)
+        if cross.heads == 1:
+            # (Wq x + bq) . (Wk c + bk) = x . Wq'(Wk c + bk) + bq . Wk c + what all c have alike
+            scale = query.shape[0] ** -0.5
+            told = dense(g, f"{self.name}.prior", shift[None] @ key[0] * scale, None, candidates)
+            told = g.op("Unsqueeze", g.op("Transpose", told, perm=[0, 2, 1]), g.constant([1]))
+            bias = g.op("Add", bias, told)
+            key, value = (query.T @ key[0], query.T @ key[1]), through_output(cross, *value)
         found = {"memory_bias": bias}
-        for part, weight, shift in zip(self.parts[:2], weights, biases, strict=True):
-            x = dense(g, f"{self.name}.{part}", weight, shift, candidates)
-            x = g.op("Reshape", x, g.constant([0, 0, cross.heads, -1]))
-            found[part] = g.op("Transpose", x, perm=[0, 2, 1, 3])
+        for part, (weight, offset) in zip(self.parts[:2], (key, value), strict=True):
+            x = dense(g, f"{self.name}.{part}", weight, offset, candidates)
+            if cross.heads == 1:
+                found[part] = g.op("Unsqueeze", x, g.constant([1]))
+            else:
+                x = g.op("Reshape", x, g.constant([0, 0, cross.heads, -1]))
+                found[part] = g.op("Transpose", x, perm=[0, 2, 1, 3])
         return found
 
     def add(self, memory: Values, x: str) -> str:
         """x [R, D] plus what it saw [R, D]."""
         g, cross = self.g, self.module.cross
-        normed = layer_norm(g, f"{self.name}.norm", self.module.norm, x)
-        q = gemm(g, f"{self.name}.query", cross.query.weight, cross.query.bias, normed)
+        q = layer_norm(g, f"{self.name}.norm", self.module.norm, x)
+        if cross.heads > 1:
+            q = gemm(g, f"{self.name}.query", cross.query.weight, cross.query.bias, q)
         q = g.op("Reshape", q, g.constant([0, cross.heads, 1, -1]))
         seen = g.op("Attention", q, *(memory[part] for part in self.parts))
         return g.op("Add", x, merge_heads(g, f"{self.name}.output", cross, seen))
@@ -124,6 +168,8 @@ class GlimpseLowering:
 def merge_heads(g: Graph, name: str, module: Attention, mixed: str) -> str:
     """What the heads saw [R, H, 1, D / H] -> [R, D] through the output projection."""
     flat = g.op("Reshape", mixed, g.constant([0, -1]))
+    if module.heads == 1:  # the values came projected
+        return flat
     return gemm(g, name, module.output.weight, module.output.bias, flat)
 
 
@@ -146,9 +192,7 @@ class TransformerLowering:
         """Token x [R, D] where read bool [R, 1, 1, 1]: the state, and the hidden state [R, D]."""
         g, host, own = self.g, self.host, self.host.own
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
-        weight = torch.cat([own.query.weight, own.key_value.weight])
-        bias = torch.cat([own.query.bias, own.key_value.bias])
-        packed = gemm(g, "host.own.query_key_value", weight, bias, normed)
+        packed = gemm(g, "host.own.query_key_value", *packed_projections(own, False), normed)
         heads = g.op("Reshape", packed, g.constant([0, 3 * own.heads, 1, -1]))
         q, k, v = g.op("Split", heads, outputs=3, axis=1, num_outputs=3)
         mask = read
@@ -165,25 +209,6 @@ class TransformerLowering:
         x = residual_gemms(g, "host.feed_forward", host.feed_forward, normed, x)
         hidden = layer_norm(g, "host.norms.2", host.norms[2], x)
         return {"cache_keys": k, "cache_values": v, "cache_mask": mask}, hidden
-
-    def put(self, state: Values, rows: str, part: Values) -> Values:
-        """The state after the tokens that only `rows` int64 [n, 1] read; `part` is theirs."""
-        g = self.g
-        found = {}
-        for name, axis, empty in (
-            ("cache_keys", 2, g.number(0.0)),
-            ("cache_values", 2, g.number(0.0)),
-            ("cache_mask", 3, g.constant(False, np.bool_)),
-        ):
-            length = g.op("Shape", state[name], start=axis, end=axis + 1)
-            most, axes = g.constant([np.iinfo(np.int64).max]), g.constant([axis])
-            new = g.op("Slice", part[name], length, most, axes)
-            batch = g.op("Shape", state[name], start=0, end=1)
-            shape = g.op("Concat", batch, g.op("Shape", new, start=1), axis=0)
-            blank = g.op("Expand", empty, shape)
-            new = g.op("ScatterND", blank, rows, new)
-            found[name] = g.op("Concat", state[name], new, axis=axis)
-        return found
 
 
 class RecurrentLowering:
@@ -227,10 +252,6 @@ class RecurrentLowering:
         normed = layer_norm(g, "host.norms.1", host.norms[1], x)
         x = residual_gemms(g, "host.feed_forward", host.feed_forward, normed, x)
         return {"recurrent": new}, layer_norm(g, "host.norms.2", host.norms[2], x)
-
-    def put(self, state: Values, rows: str, part: Values) -> Values:
-        """The state after the tokens that only `rows` int64 [n, 1] read; `part` is theirs."""
-        return {"recurrent": self.g.op("ScatterND", state["recurrent"], rows, part["recurrent"])}
 
 
 def zrn(parameter: Tensor) -> Tensor:

@@ -72,6 +72,9 @@ IDEAS: dict[str, Overrides] = {
     "gate only to rank": {"reasoning": {"training_gate": "always"}},
     "pointer host": {"network": {"host": "pointer"}, **HOST},
     "pointer EGLR": {"network": {"host": "pointer"}},
+    # Of interest for its cost: an attention of one head folds into its memory (export/lower.py).
+    "one head": {"network": {"heads": 1}},
+    "one head, stop gradient": {"network": {"heads": 1}, "reasoning": {"stop_gradient": True}},
 }
 BASELINES = ("random order", "shown order", "item like rate", "item logit", "LambdaMART",
              "list-wise MLP", "PRM", "NAR4Rec", "Seq2Slate", "Seq2Slate REINFORCE")  # fmt: skip

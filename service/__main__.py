@@ -5,33 +5,35 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 import sys
+import tempfile
 from pathlib import Path
 
-import uvicorn
 from pydantic import ValidationError
 
-from service.app import create_app
+from service.bodies import path_of
 from service.contract import BundleError
-from service.reranker import path_of
-from service.session import Session
+from service.security import KeysError
 from service.settings import Settings, describe, tuned, unknown_variables
+from service.telemetry import TelemetryError, configure
 
 
 def main() -> int:
     """Serve until stopped; exit status 2, in one line, for a bad setting, bundle or port."""
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--bundle", type=Path, help="bundle directory (RERANK_BUNDLE)")
+    parser.add_argument("--models", type=Path, help="store of bundles (RERANK_MODELS)")
     parser.add_argument("--host", help="address to listen on (RERANK_HOST)")
     parser.add_argument("--port", type=int, help="port to listen on (RERANK_PORT)")
+    parser.add_argument("--workers", type=int, help="processes (RERANK_WORKERS)")
     parser.add_argument(
         "--print-settings", action="store_true", help="every setting with its value, then exit"
     )
     arguments = vars(parser.parse_args())
     only_print = arguments.pop("print_settings")
+    given = {name: value for name, value in arguments.items() if value is not None}
     try:
-        settings = tuned(Settings(**{k: v for k, v in arguments.items() if v is not None}))
+        settings = tuned(Settings(**given))
     except (OSError, ValueError) as error:
         if not isinstance(error, ValidationError):
             print(f"service: RERANK_PROFILE: {error}", file=sys.stderr)
@@ -43,47 +45,23 @@ def main() -> int:
     if only_print:
         print(describe(settings))
         return 0
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    configure(settings)
     for name in unknown_variables(os.environ):
         # Not refused: an orchestrator may set RERANK_SERVICE_HOST and the like on its own.
         logging.getLogger("service").warning("%s: not a setting, ignored", name)
-    try:
-        session = Session.load(
-            settings.bundle, settings.threads, settings.provider, settings.spinning
-        )
-        listener = bind(settings.host, settings.port)
-    except (BundleError, OSError) as error:
-        print(f"service: {error}", file=sys.stderr)
-        return 2
-    host, port = listener.getsockname()[:2]
-    manifest = session.manifest
-    logging.getLogger("service").info(
-        "serving %s/%s on http://%s:%d", manifest.name, manifest.version, host, port
-    )
-    config = uvicorn.Config(
-        create_app(settings, session),
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    with tempfile.TemporaryDirectory(prefix="rerank-metrics-") as directory:
+        if settings.workers > 1:
+            # prometheus_client reads this when it is imported: so before the server's import.
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+        from service.server import exported, serve
+
+        exported(settings, given)
+        try:
+            serve(settings)
+        except (BundleError, KeysError, TelemetryError, OSError) as error:
+            print(f"service: {error}", file=sys.stderr)
+            return 2
     return 0
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening address, before the model is warmed. Raises OSError naming it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise OSError(f"{host}:{port}: cannot listen there ({error.strerror})") from None
-    return listener
 
 
 if __name__ == "__main__":

@@ -2,61 +2,77 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import fastapi
 import onnxruntime
-import orjson
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic.json_schema import models_json_schema
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from service import schemas
-from service.batcher import Batcher
+from service import admin, schemas
+from service.bodies import validated
+from service.document import openapi
 from service.edge import Edge
 from service.errors import (
-    BadRequest,
     FieldError,
     InvalidRequest,
-    JsonResponse,
     NotReady,
     ServiceError,
+    SlowClient,
     problem,
     problem_of,
 )
+from service.fleet import Fleet
 from service.metrics import Metrics
-from service.reranker import Clock, Reranker, validated
-from service.session import Session
+from service.reranker import Clock, Reranker
+from service.security import Keys, Quota
 from service.settings import Settings
+from service.telemetry import Tracer
+from service.wire import decoded, responding
+
+logger = logging.getLogger("service")
+
+T = TypeVar("T")
 
 API_VERSION = "1"
 STAGES = ("parse", "features", "queue", "inference", "respond", "total")
+WATCH_S = 0.003  # an answer that takes longer is watched for a client that leaves
+GONE = 499  # what the log says of a client that left; nobody reads the answer
 
 
-def create_app(settings: Settings, session: Session) -> FastAPI:
-    """The application over a loaded session; it becomes ready once every batch size has run."""
-    metrics = Metrics()
-    manifest = session.manifest
-    batcher = Batcher(session, metrics, settings.max_batch_size, settings.max_queue)
-    reranker = Reranker(settings, session, batcher, metrics)
-    ready = False
+def create_app(
+    settings: Settings,
+    fleet: Fleet,
+    metrics: Metrics,
+    started: Callable[[FastAPI], None] = lambda app: None,
+) -> FastAPI:
+    """The application over loaded models. Raises KeysError or TelemetryError for bad settings.
+
+    started: called on the event loop, once requests may come.
+    """
+    keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
+    admins = None if settings.admin_keys_file is None else Keys(settings.admin_keys_file)
+    quota = None if settings.quota_rps is None else Quota(settings.quota_rps)
+    tracer = Tracer.of(settings)
+    reranker = Reranker(settings, fleet, metrics)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        nonlocal ready
-        batcher.start()
-        session.warm_up([1, settings.max_batch_size], min(50, manifest.max_candidates))
-        metrics.model_info.labels(manifest.name, manifest.version, session.provider).set(1)
-        ready = True
-        yield
-        ready = False
-        await batcher.close()
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        fleet.start()
+        started(app)
+        app.state.ready = True
+        yield {"head_timeout_s": settings.body_timeout_s}
+        app.state.ready = False
+        await fleet.close()
+        if tracer is not None:
+            tracer.close()
 
     app = FastAPI(
         title="EGLR re-ranking service",
@@ -64,19 +80,24 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
         description="Candidate lists in, re-ranked slates out, with the reasoning steps they took.",
         lifespan=lifespan,
     )
+    app.state.ready = False
+    app.state.draining = False  # set by the server when it is told to stop
+
+    def admitted(request: Request) -> str:
+        """Who asks, by key. Raises Unauthorized, Forbidden or NotReady."""
+        if not app.state.ready:
+            raise NotReady("no model is ready yet")
+        return "" if keys is None else keys.client(request.headers.get("authorization"))
 
     async def read(request: Request) -> tuple[Any, float]:
-        """The body as JSON, and when it was complete."""
-        if not ready:
-            raise NotReady("no model is ready yet")
-        content = await request.body()
-        began = time.monotonic()
+        """The body's content, and when it was complete."""
         try:
-            return orjson.loads(content), began
-        except orjson.JSONDecodeError as error:
-            value = content[:100].decode("utf-8", "replace")
-            broken = FieldError("body", f"JSON in UTF-8 ({error})", value)
-            raise BadRequest(f"body: not JSON in UTF-8 ({error})", [broken]) from None
+            async with asyncio.timeout(settings.body_timeout_s):
+                content = await request.body()
+        except TimeoutError:
+            rule = f"a body within {settings.body_timeout_s:g} s"
+            raise SlowClient(f"body: {rule}") from None
+        return decoded(content, request.headers), time.monotonic()
 
     def header_timeout(request: Request) -> float | None:
         text = request.headers.get("x-request-timeout-ms")
@@ -93,11 +114,18 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
 
     def refuse_long(payload: Any, path: str) -> None:
         """Before field by field: ten thousand entries deserve one error, not a slow parse."""
-        candidates = payload.get("candidates") if isinstance(payload, dict) else None
-        if isinstance(candidates, list) and len(candidates) > manifest.max_candidates:
-            rule = f"at most {manifest.max_candidates} candidates"
-            raise InvalidRequest.of(FieldError(f"{path}candidates", rule, len(candidates)))
-        user = payload.get("user") if isinstance(payload, dict) else None
+        if not isinstance(payload, dict):
+            return
+        candidates = payload.get("candidates")
+        columns = isinstance(candidates, dict)
+        ids = candidates.get("id") if isinstance(candidates, dict) else candidates
+        most = fleet.max_candidates
+        if isinstance(ids, list) and len(ids) > most:
+            where = f"{path}candidates{'.id' if columns else ''}"
+            raise InvalidRequest.of(FieldError(where, f"at most {most} candidates", len(ids)))
+        if isinstance(candidates, list) and candidates and isinstance(candidates[0], str):
+            payload["candidates"] = {"id": candidates}  # ids alone, the shortest body
+        user = payload.get("user")
         history = user.get("history") if isinstance(user, dict) else None
         if isinstance(history, list) and len(history) > settings.max_history:
             rule = f"at most {settings.max_history} entries"
@@ -105,11 +133,18 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
 
     async def answer(
         request: Request,
+        client: str,
         bodies: Sequence[schemas.RerankRequest],
         paths: Sequence[str],
         began: float,
     ) -> list[dict[str, Any]]:
         parsed = time.monotonic()
+        if quota is not None:
+            try:
+                quota.spend(client, len(bodies))
+            except ServiceError:
+                metrics.shed.labels("quota").inc(len(bodies))
+                raise
         request_id = request.state.request_id
         lists = [
             # In a batch call each list has an id of its own to be found by in a log.
@@ -119,23 +154,48 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
         timeout = header_timeout(request)
         deadlines = [reranker.deadline(began, (body.timeout_ms, timeout)) for body in bodies]
         clock = Clock(began, parsed, time.monotonic())
-        with metrics.inflight.track_inprogress():
-            return await reranker.answer(lists, deadlines, clock)
+        metrics.inflight.inc()
+        try:
+            responses = reranker.answer(lists, deadlines, clock)
+            return await unless_gone(request, responses)
+        finally:
+            metrics.inflight.dec()
 
-    def timed(content: Any, latency: dict[str, float]) -> Response:
+    def told(
+        request: Request, content: Any, responses: Sequence[dict[str, Any]], lists: int
+    ) -> Response:
+        """The answer with its times in headers, log and trace; of several lists the slowest's."""
+        latency = max((r["latency_ms"] for r in responses), key=lambda each: each["total"])
         timing = ", ".join(f"{stage};dur={latency[stage]}" for stage in STAGES)
-        return JsonResponse(content, headers={"Server-Timing": timing})
+        headers = {"Server-Timing": timing}
+        if tracer is not None:
+            about = {"rerank.lists": lists, "rerank.model": responses[0]["model"]["name"]}
+            given = request.headers.get("traceparent")
+            name = f"POST {request.url.path}"
+            headers["traceparent"] = tracer.record(given, name, latency, about)
+        if settings.log_requests:
+            degraded = [r["degraded"]["reason"] for r in responses if r["degraded"]]
+            logger.info(
+                "answered",
+                extra={
+                    "request_id": request.state.request_id, "path": request.url.path,
+                    "lists": lists, "latency_ms": latency, "degraded": degraded,
+                },
+            )  # fmt: skip
+        return responding(request.headers)(content, headers=headers)
 
     async def rerank(request: Request) -> Response:
         """Re-rank one candidate list."""
+        client = admitted(request)
         payload, began = await read(request)
         refuse_long(payload, "")
         body = validated(schemas.RerankRequest, payload)
-        (response,) = await answer(request, [body], [""], began)
-        return timed(response, response["latency_ms"])
+        responses = await answer(request, client, [body], [""], began)
+        return told(request, responses[0], responses, 1)
 
     async def rerank_batch(request: Request) -> Response:
         """Re-rank several candidate lists; one bad list refuses the call."""
+        client = admitted(request)
         payload, began = await read(request)
         entries = payload.get("requests") if isinstance(payload, dict) else None
         if isinstance(entries, list):
@@ -146,9 +206,8 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
                 refuse_long(entry, f"requests[{index}].")
         body = validated(schemas.BatchRequest, payload)
         paths = [f"requests[{index}]." for index in range(len(body.requests))]
-        responses = await answer(request, body.requests, paths, began)
-        slowest = max((r["latency_ms"] for r in responses), key=lambda latency: latency["total"])
-        return timed({"responses": responses}, slowest)
+        responses = await answer(request, client, body.requests, paths, began)
+        return told(request, {"responses": responses}, responses, len(responses))
 
     def livez() -> dict[str, str]:
         """The process is up."""
@@ -156,32 +215,43 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
 
     def readyz() -> dict[str, str]:
         """Loaded, golden requests replayed, warmed, not draining."""
-        if not ready:
-            raise NotReady("loading or draining")
+        if not app.state.ready:
+            raise NotReady("loading")
+        if app.state.draining:
+            raise NotReady("draining")
         return {"status": "ready"}
 
     def info() -> dict[str, Any]:
         """What is served, and what it scored offline."""
+        session = fleet.lineups[fleet.default_name()].active.session
+        manifest = session.manifest
         return {
             "model": {"name": manifest.name, "version": manifest.version},
+            "models": {name: lineup.serving.active for name, lineup in fleet.lineups.items()},
             "contract_version": manifest.contract_version,
             "provider": session.provider,
             "slate_length": manifest.slate_length,
             "max_candidates": manifest.max_candidates,
             "budget_per_position": manifest.budget,
             "entropy_threshold": manifest.entropy_threshold,
+            "temperatures": {
+                "reason": manifest.reason_temperature,
+                "recommend": manifest.recommend_temperature,
+            },
             "offline_metrics": manifest.offline_metrics,
             "features": [
                 {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required}
                 for f in session.featuriser.schema.features
             ],
             "training_commit": manifest.training.get("commit"),
+            "threads": settings.threads,
+            "max_batch_size": settings.max_batch_size,
             "versions": {"onnxruntime": onnxruntime.__version__, "fastapi": fastapi.__version__},
         }
 
     def metrics_page() -> Response:
-        """Prometheus metrics."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        """Prometheus metrics, of all workers."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     for path, handler in (
         ("/rerank", rerank),
@@ -189,19 +259,23 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
         ("/rerank/batch", rerank_batch),
         ("/v1/rerank/batch", rerank_batch),
     ):
-        app.add_api_route(
-            path, handler, methods=["POST"], tags=["re-rank"], response_class=JsonResponse
-        )
+        # Starlette's own routes: the framework's per-call machinery costs more than our parsing.
+        app.router.add_route(path, handler, methods=["POST"])
     for path, endpoint in (("/livez", livez), ("/readyz", readyz), ("/info", info)):
         app.add_api_route(path, endpoint, methods=["GET"], tags=["operate"])
         app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/metrics", metrics_page, methods=["GET"], tags=["operate"])
+    if admins is not None:
+        admin.add_routes(app, fleet, admins, settings)
 
     async def on_service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        if request.method == "POST":
-            reranker.count("client_error" if error.status < 500 else "error")
-        return problem(error, request.state.request_id)
+        if request.method == "POST" and not request.url.path.startswith("/admin"):
+            reranker.refused(error.status >= 500)
+        response = problem(error, request.state.request_id)
+        if isinstance(error, SlowClient):
+            response.headers["Connection"] = "close"
+        return response
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -215,60 +289,42 @@ def create_app(settings: Settings, session: Session) -> FastAPI:
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_middleware(
-        Edge, max_body_bytes=settings.max_body_bytes, on_error=lambda: reranker.count("error")
+        Edge,
+        max_body_bytes=settings.max_body_bytes,
+        on_error=lambda: reranker.refused(True),
+        leaving=lambda: app.state.draining,
     )
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document with the bodies that the routes parse themselves."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
-        bodies = (schemas.RerankRequest, schemas.BatchRequest)
-        answers = (schemas.RerankResponse, schemas.BatchResponse, schemas.Problem)
-        _, definitions = models_json_schema(
-            [(model, "validation") for model in bodies]
-            + [(model, "serialization") for model in answers],
-            ref_template="#/components/schemas/{model}",
-        )
-        components = document.setdefault("components", {}).setdefault("schemas", {})
-        components.update(definitions["$defs"])
-        many = {"requests": [schemas.EXAMPLE, schemas.EXAMPLE]}
-        for path, body, answer, example in (
-            ("/rerank", bodies[0], answers[0], schemas.EXAMPLE),
-            ("/v1/rerank", bodies[0], answers[0], schemas.EXAMPLE),
-            ("/rerank/batch", bodies[1], answers[1], many),
-            ("/v1/rerank/batch", bodies[1], answers[1], many),
-        ):
-            operation = document["paths"][path]["post"]
-            operation["requestBody"] = {
-                "required": True,
-                "content": {"application/json": {"schema": _ref(body), "example": example}},
-            }
-            operation["responses"] = {
-                "200": {
-                    "description": "The slate; `degraded` says when it is the initial ranking.",
-                    "content": {"application/json": {"schema": _ref(answer)}},
-                }
-            }
-            for status, meaning in (
-                ("400", "Not JSON"),
-                ("413", "Body too large"),
-                ("422", "A field breaks a rule; `errors` names field, rule and value"),
-                ("500", "The model failed and the fallback is off"),
-                ("503", "Overload or not ready; see Retry-After"),
-                ("504", "Deadline passed and the fallback is off"),
-            ):
-                operation["responses"][status] = {
-                    "description": meaning,
-                    "content": {"application/problem+json": {"schema": _ref(schemas.Problem)}},
-                }
-        app.openapi_schema = document
-    return app.openapi_schema
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The work's result; cancelled when the client leaves before it is there."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+    watcher: asyncio.Task[None] | None = None
 
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
 
-def _ref(model: type[Any]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{model.__name__}"}
+    def begin() -> None:
+        nonlocal watcher
+        watcher = asyncio.get_running_loop().create_task(watch())
+
+    handle = asyncio.get_running_loop().call_later(WATCH_S, begin)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        task.uncancel()
+        raise HTTPException(GONE, "the client left") from None
+    finally:
+        handle.cancel()
+        if watcher is not None:
+            watcher.cancel()

@@ -1,56 +1,67 @@
-"""Admission and batching: a bounded queue before one worker that takes whatever waits.
+"""Batching: one worker that takes what waits, decides how much it may reason, and runs it.
 
-There is no batch window: while a run is under way arrivals gather, and the next run takes them
-together. An idle service therefore answers a lone request at once, a busy one batches by itself.
+By default there is no batch window: while a run is under way arrivals gather, and the next run
+takes them together. An idle service therefore answers a lone request at once, a busy one batches by
+itself. A window waits for company, but never longer than the tightest deadline can bear.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from service.admission import Queue, Waiting
+from service.budget import BudgetController, Pace, Timing
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
 from service.session import Row, Session, Slate
+from service.settings import Settings
 
 logger = logging.getLogger("service")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A slate and how long it waited and ran, in seconds."""
+    """A slate, the budget per position it was granted, and how long it waited and ran (s)."""
 
     slate: Slate
+    budget: int
     queue_s: float
     inference_s: float
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    row: Row
-    deadline: float  # time.monotonic()
-    arrived: float
-    answer: asyncio.Future[Outcome]
+Entry = Waiting[Outcome]
 
 
 class Batcher:
     """Runs rows of concurrent requests together. Belongs to one event loop; start, then close."""
 
-    def __init__(
-        self, session: Session, metrics: Metrics, max_batch_size: int, max_queue: int
-    ) -> None:
-        self._session, self._metrics = session, metrics
-        self._max_batch_size, self._max_queue = max_batch_size, max_queue
-        self._queue: deque[_Waiting] = deque()
+    def __init__(self, session: Session, metrics: Metrics, settings: Settings, pace: Pace) -> None:
+        self._session, self._metrics, self._settings = session, metrics, settings
+        self._queue: Queue[Outcome] = Queue(settings.max_queue)
+        self._pace = pace
+        self._controller = BudgetController(
+            session.manifest.budget,
+            settings.target_wait_ms / 1e3,
+            settings.recover_s,
+            settings.adaptive_budget,
+        )
         self._arrival = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._worker: asyncio.Task[None] | None = None
         self._closing = False
+        self._busy_until = 0.0
+        self._cpu_s = session.graph_cpu_s
+
+    @property
+    def level(self) -> int:
+        """The most reasoning steps per position that a run takes now."""
+        return self._controller.level
 
     def start(self) -> None:
         """Begin to take rows; needs a running event loop."""
@@ -65,58 +76,79 @@ class Batcher:
         self._executor.shutdown()
 
     def submit(
-        self, rows: Sequence[Row], deadlines: Sequence[float]
+        self, rows: Sequence[Row], deadlines: Sequence[float], priority: int = 0
     ) -> list[asyncio.Future[Outcome]]:
         """Admit rows, all or none; deadlines are times of time.monotonic(), one per row.
 
-        Each future ends in an Outcome, DeadlineExceeded or InferenceFailed; a cancelled one is
-        dropped before its run. Raises Overloaded.
+        Each future ends in an Outcome, DeadlineExceeded, Overloaded or InferenceFailed; a cancelled
+        one is dropped before its run. A row that would wait past its deadline even if nobody
+        reasoned is refused at once. Raises Overloaded where the queue is full of rows that are as
+        urgent; less urgent ones make room.
         """
-        if len(self._queue) + len(rows) > self._max_queue:
+        gone = self._queue.yields(len(rows), priority)
+        if gone is None:
             self._metrics.shed.labels("overload").inc(len(rows))
-            raise Overloaded(f"{len(self._queue)} lists wait, the queue holds {self._max_queue}")
+            raise Overloaded(f"{len(self._queue)} lists wait, the queue holds {self._queue.limit}")
+        for entry in gone:
+            self._refuse(entry, "overload", Overloaded("a more urgent list took its place"))
         now = time.monotonic()
         loop = asyncio.get_running_loop()
         answers = []
         for row, deadline in zip(rows, deadlines, strict=True):
-            entry = _Waiting(row, deadline, now, loop.create_future())
+            entry = Waiting(row, priority, deadline, now, loop.create_future())
             answers.append(entry.answer)
-            if now < deadline:
-                self._queue.append(entry)
-            else:
+            ahead = self._pace.seconds(0, self._queue.cells + entry.cells)
+            if now >= deadline:
                 self._expire(entry, "the deadline passed before admission")
+            elif len(self._queue) and max(now, self._busy_until) + ahead > deadline:
+                error = Overloaded("the lists that wait would take it past its deadline")
+                self._refuse(entry, "overload", error)
+            else:
+                self._queue.push(entry)
         self._metrics.queue_depth.set(len(self._queue))
         self._arrival.set()
         return answers
 
-    def _expire(self, entry: _Waiting, detail: str) -> None:
-        self._metrics.shed.labels("deadline").inc()
+    def _refuse(self, entry: Entry, reason: str, error: Exception) -> None:
+        self._metrics.shed.labels(reason).inc()
         if not entry.answer.done():
-            entry.answer.set_exception(DeadlineExceeded(detail))
+            entry.answer.set_exception(error)
+
+    def _expire(self, entry: Entry, detail: str) -> None:
+        self._refuse(entry, "deadline", DeadlineExceeded(detail))
 
     async def _work(self) -> None:
-        while self._queue or not self._closing:
+        while len(self._queue) or not self._closing:
             await self._arrival.wait()
-            batch = self._next_batch()
+            if self._settings.batch_window_ms and not self._closing:
+                await self._company()
+            batch = self._queue.take(self._settings.max_batch_size, self._wanted)
+            self._metrics.queue_depth.set(len(self._queue))
             if batch:
                 await self._run(batch)
-            if not self._queue and not self._closing:
+            if not len(self._queue) and not self._closing:
                 self._arrival.clear()
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Up to max_batch_size rows that still want an answer and still have time."""
-        batch: list[_Waiting] = []
-        now = time.monotonic()
-        while self._queue and len(batch) < self._max_batch_size:
-            entry = self._queue.popleft()
-            if self._wanted(entry, now):
-                batch.append(entry)
-        self._metrics.queue_depth.set(len(self._queue))
-        return batch
+    async def _company(self) -> None:
+        """Wait for more rows until the window is over, a run is full or a deadline presses."""
+        closes = time.monotonic() + self._settings.batch_window_ms / 1e3
+        while 0 < len(self._queue) < self._settings.max_batch_size and not self._closing:
+            longest = self._pace.seconds(self._session.manifest.budget, self._queue.cells)
+            now = time.monotonic()
+            # Half of what the tightest deadline leaves beside the run; half is for chance.
+            left = min(closes - now, (self._queue.tightest() - now - longest) / 2)
+            if left <= 0:
+                return
+            self._arrival.clear()
+            try:
+                await asyncio.wait_for(self._arrival.wait(), left)
+            except TimeoutError:
+                self._arrival.set()
+                return
 
-    def _wanted(self, entry: _Waiting, now: float) -> bool:
+    def _wanted(self, entry: Entry) -> bool:
         """Whether somebody waits for this row and it still has time; else it is counted out."""
-        if now >= entry.deadline:  # whoever waited has given up just now
+        if time.monotonic() >= entry.deadline:  # whoever waited has given up just now
             self._expire(entry, "the deadline passed in the queue")
         elif entry.answer.done():
             self._metrics.shed.labels("disconnected").inc()
@@ -124,18 +156,35 @@ class Batcher:
             return True
         return False
 
-    async def _run(self, batch: list[_Waiting]) -> None:
+    def _granted(self, batch: Sequence[Entry], now: float) -> tuple[int, int]:
+        """The budget per position of this run, and its cells."""
+        cells = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
+        level = self._controller.waited(now - min(entry.arrived for entry in batch), now)
+        self._metrics.budget_level.set(level)
+        if self._settings.adaptive_budget:
+            remaining = min(entry.deadline for entry in batch) - now
+            level = min(level, self._pace.affordable(cells, remaining))
+        return level, cells
+
+    async def _run(self, batch: list[Entry]) -> None:
         self._metrics.batch_size.observe(len(batch))
         began = time.monotonic()
+        level, cells = self._granted(batch, began)
+        budgets = [min(entry.row.budget, level) for entry in batch]
+        rows = [
+            entry.row
+            if budget == entry.row.budget
+            else dataclasses.replace(entry.row, budget=budget)
+            for entry, budget in zip(batch, budgets, strict=True)
+        ]
+        self._busy_until = began + self._pace.seconds(max(budgets), cells)
         loop = asyncio.get_running_loop()
         try:
-            slates = await loop.run_in_executor(
-                self._executor, self._session.run, [entry.row for entry in batch]
-            )
+            slates = await loop.run_in_executor(self._executor, self._session.run, rows)
         except Exception:  # whatever it was, the worker must live on
             if len(batch) > 1:  # one bad row must not cost its neighbours their answer
                 for entry in batch:
-                    if self._wanted(entry, time.monotonic()):
+                    if self._wanted(entry):
                         await self._run([entry])
                 return
             logger.exception("inference failed")
@@ -143,6 +192,11 @@ class Batcher:
                 batch[0].answer.set_exception(InferenceFailed("the model failed on this list"))
             return
         ended = time.monotonic()
-        for entry, slate in zip(batch, slates, strict=True):
+        self._metrics.inference_cpu.inc(self._session.graph_cpu_s - self._cpu_s)
+        self._cpu_s = self._session.graph_cpu_s
+        self._pace.observe(Timing(max(budgets), cells, ended - began))
+        for entry, slate, budget in zip(batch, slates, budgets, strict=True):
             if not entry.answer.done():
-                entry.answer.set_result(Outcome(slate, began - entry.arrived, ended - began))
+                entry.answer.set_result(
+                    Outcome(slate, budget, began - entry.arrived, ended - began)
+                )

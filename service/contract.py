@@ -61,6 +61,7 @@ EVALUATOR_OUTPUTS: Table = {
 }
 
 MANIFEST = "manifest.json"
+SEAL = "manifest.sha256"  # of the manifest's bytes, which itself vouches for every other file
 GENERATOR = "generator.onnx"  # the gated form: a branch skips steps that nobody wants
 STATIC = "generator.static.onnx"  # the same without control flow, for CUDA graphs
 EVALUATOR = "evaluator.onnx"
@@ -101,9 +102,17 @@ class Manifest:
         """Read `manifest.json`. Raises BundleError for anything but a manifest of this contract."""
         path = directory / MANIFEST
         try:
-            payload = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            raise BundleError(f"{path}: no such file; a bundle is a directory with it") from None
+            content = path.read_bytes()
+            seal = (directory / SEAL).read_bytes()
+        except FileNotFoundError as error:
+            name = error.filename
+            raise BundleError(f"{name}: no such file; a bundle is a directory with it") from None
+        digest = hashlib.sha256(content).hexdigest()
+        if seal != f"{digest}\n".encode():
+            found = seal[:64].decode("ascii", "replace")
+            raise BundleError(f"{path}: SHA-256 {digest}, {SEAL} says {found!r}")
+        try:
+            payload = json.loads(content)
         except ValueError as error:
             raise BundleError(f"{path}: not JSON ({error})") from None
         version = payload.get("contract_version") if isinstance(payload, dict) else None
@@ -124,11 +133,14 @@ class Manifest:
         files = {
             path.name: {"sha256": sha256(path), "size": path.stat().st_size}
             for path in sorted(directory.iterdir())
-            if path.name != MANIFEST
+            if path.name not in (MANIFEST, SEAL)
         }
         complete = dataclasses.replace(self, files=files)
         text = json.dumps(dataclasses.asdict(complete), indent=1, ensure_ascii=False)
-        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        content = f"{text}\n".encode()
+        (directory / MANIFEST).write_bytes(content)
+        seal = hashlib.sha256(content).hexdigest()
+        (directory / SEAL).write_text(f"{seal}\n", encoding="ascii")
         return complete
 
     def verify_files(self, directory: Path) -> None:

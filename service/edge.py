@@ -23,8 +23,16 @@ DRAIN_BYTES = 32 << 20
 class Edge:
     """Wraps the application; leaves `request_id` in the request's state."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, on_error: Callable[[], None]) -> None:
-        self.app, self.max_body_bytes, self.on_error = app, max_body_bytes, on_error
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        on_error: Callable[[], None],
+        leaving: Callable[[], bool],
+    ) -> None:
+        """leaving: whether to close connections after their answer, because we go."""
+        self.app, self.max_body_bytes = app, max_body_bytes
+        self.on_error, self.leaving = on_error, leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,8 +54,11 @@ class Edge:
                 started = True
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-ID"] = request_id
-                if traceparent := headers.get("traceparent"):
-                    answer["traceparent"] = traceparent
+                answer["X-Content-Type-Options"] = "nosniff"
+                if "traceparent" not in answer and (given := headers.get("traceparent")):
+                    answer["traceparent"] = given
+                if self.leaving():
+                    answer["Connection"] = "close"
                 if "server-timing" not in answer:
                     spent = 1e3 * (time.monotonic() - began)
                     answer["Server-Timing"] = f"total;dur={spent:.3f}"

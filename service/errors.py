@@ -1,9 +1,15 @@
 """Everything that can go wrong with a request, and the one table of how it is told.
 
     ServiceError
-    |- BadRequest           400 bad_json         the body is not JSON (or not UTF-8)
+    |- BadRequest           400 bad_json         the body is not the JSON or MessagePack it says
+    |- Unauthorized         401 unauthorized     no API key
+    |- Forbidden            403 forbidden        a key that is not known
+    |- SlowClient           408 timeout          the body took too long to arrive
+    |- Conflict             409 conflict         a change of models that cannot be made
     |- PayloadTooLarge      413 payload_too_large
+    |- UnsupportedMedia     415 unsupported_media_type
     |- InvalidRequest       422 invalid_request  fields that break a rule; every one is named
+    |- QuotaExceeded        429 quota            the key's lists per second are used up
     |- NotReady             503 not_ready        still loading, or draining
     |- Overloaded           503 overload         the queue is full
     |- DeadlineExceeded     504 deadline         no time left for an answer
@@ -65,7 +71,7 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -73,9 +79,39 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
-    """The body cannot be read as JSON."""
+    """The body cannot be read as what it says it is."""
 
     status, code = 400, "bad_json"
+
+
+class Unauthorized(ServiceError):
+    """No API key was sent."""
+
+    status, code = 401, "unauthorized"
+
+
+class Forbidden(ServiceError):
+    """The API key is not known."""
+
+    status, code = 403, "forbidden"
+
+
+class SlowClient(ServiceError):
+    """The body did not arrive in time."""
+
+    status, code = 408, "timeout"
+
+
+class Conflict(ServiceError):
+    """A change of models that cannot be made; what is served goes on."""
+
+    status, code = 409, "conflict"
+
+
+class UnsupportedMedia(ServiceError):
+    """A body of a type that is not read here."""
+
+    status, code = 415, "unsupported_media_type"
 
 
 class PayloadTooLarge(ServiceError):
@@ -96,16 +132,28 @@ class InvalidRequest(ServiceError):
         return cls(f"{first['field']}: {first['rule']}, got {first['value']}", errors)
 
 
+class QuotaExceeded(ServiceError):
+    """The client asks for more than its quota."""
+
+    status, code = 429, "quota"
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
 class NotReady(ServiceError):
     """No model is ready."""
 
-    status, code, retry_after_s = 503, "not_ready", 1
+    status, code = 503, "not_ready"
+    retry_after_s = 1
 
 
 class Overloaded(ServiceError):
     """More requests wait than the queue holds."""
 
-    status, code, retry_after_s = 503, "overload", 1
+    status, code = 503, "overload"
+    retry_after_s = 1
 
 
 class DeadlineExceeded(ServiceError):
@@ -122,8 +170,15 @@ class InferenceFailed(ServiceError):
 
 def problem(error: ServiceError, request_id: str) -> ProblemResponse:
     """The answer that tells this error."""
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
     return problem_of(
-        error.status, error.code, error.detail, request_id, error.errors, error.retry_after_s
+        error.status,
+        error.code,
+        error.detail,
+        request_id,
+        error.errors,
+        error.retry_after_s,
+        headers,
     )
 
 

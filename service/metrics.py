@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+# Where several workers keep their metrics; read by prometheus_client when it is imported.
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 SECONDS = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25,
     0.5, 1.0,
 )  # fmt: skip
+STAGES = ("parse", "features", "queue", "inference", "respond")
 COUNTS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100)
 SIZES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -21,8 +28,9 @@ class Metrics:
         model = ("model", "version")
         self.requests = Counter(
             "rerank_requests",
-            "Lists answered, by outcome ok or degraded; and calls refused: client_error, error.",
-            (*model, "outcome"),
+            "Lists answered, by outcome ok, reduced_budget or degraded; and calls refused: "
+            "client_error, error.",
+            (*model, "variant", "outcome"),
             registry=self.registry,
         )
         self.duration = Histogram(
@@ -38,6 +46,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.stages = {stage: self.stage.labels(stage) for stage in STAGES}
         self.steps = Histogram(
             "rerank_reasoning_steps",
             "Reasoning steps of one slate.",
@@ -57,23 +66,70 @@ class Metrics:
         )
         self.degraded = Counter(
             "rerank_degraded",
-            "Answers that are the initial ranking, by reason: deadline, overload, model_error.",
+            "Answers that are the initial ranking, by reason: deadline, overload, model_error; or "
+            "that were reasoned about less than asked: reduced_budget.",
             ("reason",),
             registry=self.registry,
         )
         self.shed = Counter(
             "rerank_shed",
-            "Lists that never ran, by reason: deadline, overload, disconnected.",
+            "Lists that never ran, by reason: deadline, overload, disconnected, quota.",
             ("reason",),
             registry=self.registry,
         )
-        self.queue_depth = Gauge(
-            "rerank_queue_depth", "Lists waiting for a run.", registry=self.registry
+        self.budget_level = Gauge(
+            "rerank_budget_level",
+            "Most reasoning steps per position that a run takes now; it falls as lists wait.",
+            registry=self.registry,
+            multiprocess_mode="livemin",
         )
-        self.inflight = Gauge("rerank_inflight", "Calls being answered.", registry=self.registry)
-        self.model_info = Gauge(
-            "rerank_model_info",
-            "1 for the model that serves.",
-            ("name", "version", "provider"),
+        self.inference_cpu = Counter(
+            "rerank_inference_cpu_seconds",
+            "CPU time of the runs, of the thread that makes them.",
             registry=self.registry,
         )
+        self.queue_depth = Gauge(
+            "rerank_queue_depth",
+            "Lists waiting for a run.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.inflight = Gauge(
+            "rerank_inflight",
+            "Calls being answered.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.changes = Counter(
+            "rerank_model_changes",
+            "Changes of what is served, by outcome: changed, refused, rolled_back.",
+            ("name", "outcome"),
+            registry=self.registry,
+        )
+        self.shadow = Counter(
+            "rerank_shadow",
+            "Lists a shadow ranked too, by outcome: same_slate, same_items, different, failed, "
+            "skipped.",
+            (*model, "outcome"),
+            registry=self.registry,
+        )
+        self.worker_restarts = Counter(
+            "rerank_worker_restarts",
+            "Workers that died and were replaced.",
+            registry=self.registry,
+        )
+        self.model_info = Gauge(
+            "rerank_model_info",
+            "1 for a bundle that is loaded to serve.",
+            ("name", "version", "provider"),
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+
+    def page(self) -> bytes:
+        """In Prometheus's text format; of several workers, their sum."""
+        if DIRECTORY not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)

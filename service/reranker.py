@@ -9,12 +9,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from service import constraints
-from service.batcher import Batcher, Outcome
+from service.answers import entries_of
+from service.batcher import Outcome
+from service.bodies import Groups, request_of
 from service.constraints import ConstraintError, Rules
 from service.errors import (
     DeadlineExceeded,
@@ -25,24 +25,30 @@ from service.errors import (
     ServiceError,
 )
 from service.features import FeatureError, Request
+from service.fleet import Engine, Fleet
 from service.metrics import Metrics
 from service.schemas import Constraints, RerankRequest
-from service.session import Row, Sampling, Session
+from service.session import Row, Sampling, Slate
 from service.settings import Settings
 
 logger = logging.getLogger("service")
 
-T = TypeVar("T", bound=BaseModel)
-REQUEST_FIELDS = {"user", "context", "candidates"}  # what the featuriser reads of a body
+PRIORITIES = {"interactive": 0, "background": 1}
+SHADOW_PRIORITY = 2
+NOBODY = ServiceError("nobody was asked")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One list, checked and featurised."""
+    """One list, checked and featurised, and the engine that will answer it."""
 
     ids: Sequence[str]
     row: Row
     request_id: str
+    engine: Engine
+    variant: str
+    priority: int
+    request: Request
 
 
 @dataclass(frozen=True)
@@ -57,23 +63,28 @@ class Clock:
 class Reranker:
     """Answers checked bodies; knows nothing of HTTP but its error types."""
 
-    def __init__(
-        self, settings: Settings, session: Session, batcher: Batcher, metrics: Metrics
-    ) -> None:
-        self._settings, self._session = settings, session
-        self._batcher, self._metrics = batcher, metrics
+    def __init__(self, settings: Settings, fleet: Fleet, metrics: Metrics) -> None:
+        self._settings, self._fleet, self._metrics = settings, fleet, metrics
+        self._shadows: set[asyncio.Task[None]] = set()
 
     def prepare(self, body: RerankRequest, path: str, request_id: str) -> Prepared:
         """Check what only the bundle knows, then featurise. Raises InvalidRequest."""
-        manifest = self._session.manifest
-        ids = [candidate.id for candidate in body.candidates]
+        user_id = body.user.id if body.user else None
+        engine, variant = self._fleet.choose(body.model, user_id, path)
+        request, groups = request_of(body, path)
+        ids = request.ids
+        manifest = engine.manifest
         errors = []
-        seen: dict[str, int] = {}
-        for position, item in enumerate(ids):
-            if item in seen:
-                rule = f"unique within the list, already at candidates[{seen[item]}]"
-                errors.append(FieldError(f"{path}candidates[{position}].id", rule, item))
-            seen.setdefault(item, position)
+        if len(set(ids)) < len(ids):
+            seen: dict[str, int] = {}
+            for position, item in enumerate(ids):
+                if item in seen:
+                    rule = f"unique within the list, already at candidates[{seen[item]}]"
+                    errors.append(FieldError(f"{path}candidates[{position}].id", rule, item))
+                seen.setdefault(item, position)
+        if len(ids) > manifest.max_candidates:
+            rule = f"at most {manifest.max_candidates} candidates"
+            errors.append(FieldError(f"{path}candidates", rule, len(ids)))
         longest = min(len(ids), manifest.slate_length)
         if body.slate_size is not None and body.slate_size > longest:
             rule = f"at most {longest}, the lesser of candidates and the bundle's slate length"
@@ -85,52 +96,72 @@ class Reranker:
             errors.append(FieldError(f"{path}reasoning.budget", rule, budget))
         if errors:
             raise InvalidRequest.of(*errors)
-        request = Request.from_json(body.model_dump(include=REQUEST_FIELDS))
         threshold = reasoning.entropy_threshold if reasoning else None
         try:
-            row = self._session.row(request, body.slate_size, budget, threshold)
-            row = self._knobs(body, row, longest)
+            row = engine.session.row(request, body.slate_size, budget, threshold)
+            row = self._knobs(body, row, longest, request, groups, engine)
         except (FeatureError, ConstraintError) as error:
             broken = FieldError(f"{path}{error.path}", error.rule, error.value)
             raise InvalidRequest.of(broken) from None
-        self._metrics.unknown.inc(self._session.featuriser.unknown(ids))
-        return Prepared(ids, row, body.request_id or request_id)
+        unknown = engine.session.featuriser.unknown(ids)
+        if unknown:
+            self._metrics.unknown.inc(unknown)
+        return Prepared(
+            ids, row, body.request_id or request_id, engine, variant,
+            PRIORITIES[body.priority], request,
+        )  # fmt: skip
 
-    def _knobs(self, body: RerankRequest, row: Row, longest: int) -> Row:
+    def _knobs(
+        self,
+        body: RerankRequest,
+        row: Row,
+        longest: int,
+        request: Request,
+        groups: Groups,
+        engine: Engine,
+    ) -> Row:
         """The row with what the body asks of it beside reasoning. Raises ConstraintError."""
+        changed: dict[str, Any] = {}
         if body.temperatures is not None:
-            reason, recommend = body.temperatures.reason, body.temperatures.recommend
-            row = dataclasses.replace(
-                row,
-                reason_temperature=reason or row.reason_temperature,
-                recommend_temperature=recommend or row.recommend_temperature,
-            )
+            given = body.temperatures
+            changed["reason_temperature"] = given.reason or row.reason_temperature
+            changed["recommend_temperature"] = given.recommend or row.recommend_temperature
         if body.sampling is not None:
-            row = dataclasses.replace(row, sampling=Sampling(**body.sampling.model_dump()))
+            changed["sampling"] = Sampling(**body.sampling.model_dump())
         if body.constraints is not None:
-            size, rules = self._rules(body, body.constraints, row, longest)
-            row = dataclasses.replace(row, slate_size=size, rules=rules)
-        return row
+            size, rules = self._rules(body, body.constraints, row, longest, request, groups, engine)
+            changed |= {"slate_size": size, "rules": rules}
+        if body.explain:
+            changed["explain"] = True
+        return dataclasses.replace(row, **changed) if changed else row
 
     def _rules(
-        self, body: RerankRequest, asked: Constraints, row: Row, longest: int
+        self,
+        body: RerankRequest,
+        asked: Constraints,
+        row: Row,
+        longest: int,
+        request: Request,
+        given: Groups,
+        engine: Engine,
     ) -> tuple[int, Rules]:
         groups, limit = None, next(iter(asked.max_per_group.items()), None)
         if limit is not None:
             name = limit[0]
+            values = given.get(name)
             try:
-                known: list[int | None] = self._session.featuriser.groups(name, row.tokens)
+                known: Sequence[int | None] = engine.session.featuriser.groups(name, row.tokens)
             except KeyError:
-                if not any(name in candidate.groups for candidate in body.candidates):
+                if values is None:
                     rule = "a category of the model's schema, or a key of candidates[].groups"
                     raise ConstraintError("constraints.max_per_group", rule, name) from None
-                known = [None] * len(body.candidates)
+                known = [None] * len(request.ids)
             groups = [
-                candidate.groups.get(name, value)
-                for candidate, value in zip(body.candidates, known, strict=True)
+                own if value is None else value
+                for value, own in zip(values or [None] * len(known), known, strict=True)
             ]
         return constraints.resolve(
-            [candidate.id for candidate in body.candidates],
+            request.ids,
             body.slate_size,
             longest,
             asked.pinned,
@@ -143,66 +174,130 @@ class Reranker:
         self, lists: Sequence[Prepared], deadlines: Sequence[float], clock: Clock
     ) -> list[dict[str, Any]]:
         """Responses in order. Raises what failed when `on_failure` is error."""
-        futures: list[asyncio.Future[Outcome]] = []
-        outcomes: Sequence[Outcome | ServiceError]
+        waits: list[asyncio.Future[Outcome] | ServiceError] = [NOBODY for _ in lists]
+        together: dict[tuple[int, int], list[int]] = {}
+        for index, entry in enumerate(lists):
+            together.setdefault((id(entry.engine), entry.priority), []).append(index)
         try:
-            futures = self._batcher.submit([entry.row for entry in lists], deadlines)
-            outcomes = await asyncio.gather(*map(self._outcome, futures, deadlines))
-        except Overloaded as error:
-            outcomes = [error] * len(lists)
+            for (_, priority), indices in together.items():
+                rows = [lists[index].row for index in indices]
+                ends = [deadlines[index] for index in indices]
+                try:
+                    found: Sequence[asyncio.Future[Outcome] | ServiceError]
+                    found = lists[indices[0]].engine.batcher.submit(rows, ends, priority)
+                except Overloaded as error:
+                    found = [error] * len(indices)
+                for index, future in zip(indices, found, strict=True):
+                    waits[index] = future
+            outcomes = [
+                await self._outcome(wait, end) for wait, end in zip(waits, deadlines, strict=True)
+            ]
         finally:
-            for future in futures:
-                future.cancel()
+            for wait in waits:
+                if isinstance(wait, asyncio.Future):
+                    wait.cancel()
         for entry, outcome in zip(lists, outcomes, strict=True):
-            if isinstance(outcome, InferenceFailed):
+            broken = isinstance(outcome, InferenceFailed)
+            if broken:
                 logger.error("request %s: the model failed", entry.request_id)
+            self._fleet.told(entry.engine, broken)
         failed = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failed and self._settings.on_failure == "error":
             raise failed[0]
+        for entry, outcome in zip(lists, outcomes, strict=True):
+            if isinstance(outcome, Outcome):
+                self._beside(entry, outcome.slate)
         return [
             self._response(entry, outcome, clock)
             for entry, outcome in zip(lists, outcomes, strict=True)
         ]
 
     async def _outcome(
-        self, future: asyncio.Future[Outcome], deadline: float
+        self, wait: asyncio.Future[Outcome] | ServiceError, deadline: float
     ) -> Outcome | ServiceError:
+        if isinstance(wait, ServiceError):
+            return wait
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await future
+                return await wait
         except TimeoutError:
             return DeadlineExceeded("the deadline passed during the run")
-        except (DeadlineExceeded, InferenceFailed) as error:
+        except (DeadlineExceeded, Overloaded, InferenceFailed) as error:
             return error
+
+    def _beside(self, entry: Prepared, slate: Slate) -> None:
+        """Let the shadow rank the same list, where there is one and it does not get in the way."""
+        shadow = self._fleet.shadow_of(entry.engine)
+        if shadow is None or entry.row.sampling is not None:
+            return
+        count = self._metrics.shadow.labels(
+            shadow.manifest.name, shadow.manifest.version, "skipped"
+        )
+        if entry.engine.batcher.level < entry.engine.manifest.budget:
+            count.inc()
+            return
+        task = asyncio.get_running_loop().create_task(self._compare(entry, slate, shadow))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _compare(self, entry: Prepared, slate: Slate, shadow: Engine) -> None:
+        manifest, outcome = shadow.manifest, "failed"
+        try:
+            row = shadow.session.row(entry.request)
+            size = min(entry.row.slate_size, row.slate_size)
+            row = dataclasses.replace(
+                row,
+                slate_size=size,
+                rules=entry.row.rules,
+                budget=min(row.budget, entry.row.budget),
+            )
+            if size == entry.row.slate_size:
+                end = time.monotonic() + self._settings.timeout_ms / 1e3
+                (future,) = shadow.batcher.submit([row], [end], SHADOW_PRIORITY)
+                mine, theirs = slate.indices.tolist(), (await future).slate.indices.tolist()
+                if mine == theirs:
+                    outcome = "same_slate"
+                else:
+                    outcome = "same_items" if set(mine) == set(theirs) else "different"
+            else:
+                outcome = "skipped"
+        except (Overloaded, DeadlineExceeded):
+            outcome = "skipped"
+        except Exception:  # a shadow may do anything but be noticed
+            logger.exception("shadow %s/%s", manifest.name, manifest.version)
+        self._metrics.shadow.labels(manifest.name, manifest.version, outcome).inc()
 
     def _response(
         self, entry: Prepared, outcome: Outcome | ServiceError, clock: Clock
     ) -> dict[str, Any]:
-        manifest, row = self._session.manifest, entry.row
+        manifest, row = entry.engine.manifest, entry.row
         queue = inference = 0.0
-        degraded = utility = None
+        reason = utility = None
+        budget = row.budget
         if isinstance(outcome, Outcome):
             slate, queue, inference = outcome.slate, outcome.queue_s, outcome.inference_s
             utility = slate.utility if slate.utility is None else round(slate.utility, 6)
-            columns = zip(
-                slate.indices.tolist(),
-                slate.logprob.tolist(),
-                slate.entropy_before.tolist(),
-                slate.entropy_after.tolist(),
-                slate.steps.tolist(),
-                strict=True,
-            )
-            positions: list[tuple[int, float | None, float | None, float | None, int]] = [
-                (index, round(logprob, 6), round(before, 6), round(after, 6), steps)
-                for index, logprob, before, after, steps in columns
-            ]
+            if outcome.budget < row.budget:
+                budget, reason = outcome.budget, "reduced_budget"
+            entries = entries_of(entry.ids, slate, row)
+            used = int(slate.steps.sum())
         else:
-            degraded = {"reason": outcome.code}
+            reason = outcome.code
             queue = time.monotonic() - clock.featurised  # it waited, whether in a queue or a run
-            ranking = row.rules.initial_ranking(row.slate_size)
-            positions = [(index, None, None, None, 0) for index in ranking]
-            self._metrics.degraded.labels(outcome.code).inc()
-        used = sum(position[-1] for position in positions)
+            used = 0
+            entries = [
+                {
+                    "id": entry.ids[index], "position": position, "initial_position": index,
+                    "logprob": None, "entropy": None, "entropy_after": None, "reasoning_steps": 0,
+                }
+                for position, index in enumerate(row.rules.initial_ranking(row.slate_size))
+            ]  # fmt: skip
+            if row.explain:
+                for told in entries:
+                    moved = told["initial_position"] - told["position"]
+                    told["explanation"] = {"probability": None, "alternatives": [], "moved": moved}
+        if reason is not None:
+            self._metrics.degraded.labels(reason).inc()
         now = time.monotonic()
         parts = {
             "parse": clock.parsed - clock.began,
@@ -211,31 +306,27 @@ class Reranker:
             "inference": inference,
         }
         parts["respond"] = max(0.0, now - clock.began - sum(parts.values()))
+        metrics = self._metrics
         for stage, seconds in parts.items():
-            self._metrics.stage.labels(stage).observe(seconds)
-        self._metrics.duration.observe(now - clock.began)
-        self._metrics.steps.observe(used)
-        self._metrics.list_size.observe(len(entry.ids))
-        self.count("degraded" if degraded else "ok")
+            metrics.stages[stage].observe(seconds)
+        metrics.duration.observe(now - clock.began)
+        metrics.steps.observe(used)
+        metrics.list_size.observe(len(entry.ids))
+        outcomes = {None: "ok", "reduced_budget": "reduced_budget"}
+        metrics.requests.labels(
+            manifest.name, manifest.version, entry.variant, outcomes.get(reason, "degraded")
+        ).inc()
         return {
             "request_id": entry.request_id,
-            "model": {"name": manifest.name, "version": manifest.version},
-            "slate": [
-                {
-                    "id": entry.ids[index],
-                    "position": position,
-                    "initial_position": index,
-                    "logprob": logprob,
-                    "entropy": before,
-                    "entropy_after": after,
-                    "reasoning_steps": steps,
-                }
-                for position, (index, logprob, before, after, steps) in enumerate(positions)
-            ],
+            "model": {
+                "name": manifest.name, "version": manifest.version, "variant": entry.variant,
+            },
+            "slate": entries,
             "reasoning": {
                 "steps_used": used,
-                "budget": row.budget * row.slate_size,
-                "budget_per_position": row.budget,
+                "budget": budget * row.slate_size,
+                "budget_per_position": budget,
+                "budget_asked": row.budget,
                 "entropy_threshold": round(row.entropy_threshold, 6),
             },
             "utility": utility,
@@ -243,53 +334,18 @@ class Reranker:
                 "total": round(1e3 * (now - clock.began), 3),
                 **{stage: round(1e3 * seconds, 3) for stage, seconds in parts.items()},
             },
-            "degraded": degraded,
-        }
+            "degraded": None if reason is None else {"reason": reason},
+        }  # fmt: skip
 
-    def count(self, outcome: str, lists: int = 1) -> None:
-        """Count answered lists by outcome."""
-        manifest = self._session.manifest
-        self._metrics.requests.labels(manifest.name, manifest.version, outcome).inc(lists)
+    def refused(self, error: bool) -> None:
+        """Count a call that got no list back: `error` ours, else the client's."""
+        lineup = self._fleet.lineups.get(self._fleet.default_name())
+        manifest = lineup.active.manifest if lineup else None
+        names = (manifest.name, manifest.version) if manifest else ("", "")
+        outcome = "error" if error else "client_error"
+        self._metrics.requests.labels(*names, "active", outcome).inc()
 
     def deadline(self, began: float, timeouts: Sequence[float | None]) -> float:
         """The smallest of the given timeouts (ms) and the server's, as a monotonic time."""
         given = [timeout for timeout in timeouts if timeout is not None and math.isfinite(timeout)]
         return began + min([*given, self._settings.timeout_ms]) / 1e3
-
-
-def validated(model: type[T], payload: Any) -> T:
-    """The payload as model. Raises InvalidRequest naming every broken field."""
-    try:
-        return model.model_validate(payload)
-    except ValidationError as error:
-        errors = [
-            FieldError(
-                path_of(entry["loc"]),
-                RULES.get(entry["type"], entry["msg"]),
-                "nothing" if entry["type"] == "missing" else entry["input"],
-            )
-            for entry in error.errors(include_url=False, include_context=False)[:20]
-        ]
-        raise InvalidRequest.of(*errors) from None
-
-
-RULES = {
-    "extra_forbidden": "unknown field",
-    "missing": "required",
-    "model_type": "an object",
-    "model_attributes_type": "an object",
-    "dict_type": "an object",
-    "list_type": "a list",
-    "string_type": "a string",
-    "int_type": "an integer",
-    "float_type": "a number",
-    "too_short": "at least one entry",
-}
-
-
-def path_of(location: Sequence[str | int]) -> str:
-    """("candidates", 3, "id") -> candidates[3].id"""
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path or "body"

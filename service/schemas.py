@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 Features = dict[str, Any]  # checked against the bundle's feature schema, not here
@@ -24,6 +24,12 @@ def _or_id(schema: dict[str, Any]) -> None:
     schema["description"] = entry.pop("description")
     schema["anyOf"] = [{"type": "string", "minLength": 1, "maxLength": 256}, entry]
     schema["examples"] = ["260", {"id": "1721", "label": 0.0}]
+
+
+def _or_ids(schema: dict[str, Any]) -> None:
+    """Tell in the published schema that a list of ids will do."""
+    ids = {"type": "string", "minLength": 1, "maxLength": 256}
+    schema["oneOf"] = [*schema["oneOf"], {"type": "array", "items": ids, "minItems": 1}]
 
 
 class HistoryEntry(Body):
@@ -59,6 +65,35 @@ class Candidate(Body):
     groups: dict[str, str] = Field(
         {}, description="values of attributes that `constraints.max_per_group` may limit"
     )
+
+
+class CandidateColumns(Body):
+    """The candidates by column: a list for each field, all as long as `id`."""
+
+    id: list[Id] = Field(min_length=1)
+    score: list[float | None] | None = None
+    features: dict[str, list[Any]] = {}
+    groups: dict[str, list[str | None]] = {}
+
+    def uneven(self) -> tuple[str, int] | None:
+        """The first column that is not as long as `id`, and its length."""
+        columns: list[tuple[str, list[Any]]] = [("score", self.score)] if self.score else []
+        for field in ("features", "groups"):
+            named = getattr(self, field)
+            columns += [(f"{field}.{name}", values) for name, values in named.items()]
+        lengths = ((name, len(values)) for name, values in columns)
+        return next(((name, n) for name, n in lengths if n != len(self.id)), None)
+
+
+def _form(value: Any) -> str:
+    return "columns" if isinstance(value, dict | CandidateColumns) else "records"
+
+
+Candidates = Annotated[
+    Annotated[list[Candidate], Field(min_length=1), Tag("records")]
+    | Annotated[CandidateColumns, Tag("columns")],
+    Discriminator(_form),
+]
 
 
 class Reasoning(Body):
@@ -108,19 +143,41 @@ class RerankRequest(Body):
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     user: User | None = None
     context: Features = Field({}, description="context features of the schema")
-    candidates: list[Candidate] = Field(min_length=1)
+    candidates: Candidates = Field(
+        description="records, columns, or ids alone", json_schema_extra=_or_ids
+    )
     slate_size: int | None = Field(None, ge=1, description="default: the bundle's slate length")
     reasoning: Reasoning | None = None
     temperatures: Temperatures | None = None
     sampling: Sampling | None = None
     constraints: Constraints | None = None
     timeout_ms: float | None = Field(None, gt=0, description="deadline from the body's arrival")
+    model: Id | None = Field(None, description="of several that are served, by name")
+    priority: Literal["interactive", "background"] = Field(
+        "interactive", description="background waits behind interactive, and is shed first"
+    )
+    explain: bool = Field(False, description="per position: probability, alternatives, movement")
 
 
 class BatchRequest(Body):
     """Several lists in one call."""
 
     requests: list[RerankRequest] = Field(min_length=1)
+
+
+class Alternative(BaseModel):
+    """An item that could have been chosen here, and how likely it was."""
+
+    id: str
+    probability: float
+
+
+class Explanation(BaseModel):
+    """Why this item stands here, as far as the model's own figures tell."""
+
+    probability: float | None = Field(description="of this choice, exp(logprob)")
+    alternatives: list[Alternative] = Field(description="the three nearest that were still free")
+    moved: int = Field(description="initial position less position: positive is up")
 
 
 class SlateEntry(BaseModel):
@@ -133,14 +190,16 @@ class SlateEntry(BaseModel):
     entropy: float | None = Field(description="nats, before any reasoning")
     entropy_after: float | None = Field(description="nats, when the item was chosen")
     reasoning_steps: int
+    explanation: Explanation | None = Field(None, description="only where `explain` asks for it")
 
 
 class ReasoningUsed(BaseModel):
     """Steps taken and steps that were allowed, over the slate."""
 
     steps_used: int
-    budget: int
-    budget_per_position: int
+    budget: int = Field(description="granted, over the slate")
+    budget_per_position: int = Field(description="granted; lower than asked where degraded says so")
+    budget_asked: int = Field(description="per position, by the request or the bundle")
     entropy_threshold: float
 
 
@@ -156,9 +215,9 @@ class Latency(BaseModel):
 
 
 class Degraded(BaseModel):
-    """Why the answer is the initial ranking."""
+    """Why the answer is the initial ranking, or was reasoned about less than asked."""
 
-    reason: Literal["deadline", "overload", "model_error"]
+    reason: Literal["deadline", "overload", "model_error", "reduced_budget"]
 
 
 class Model(BaseModel):
@@ -166,6 +225,7 @@ class Model(BaseModel):
 
     name: str
     version: str
+    variant: Literal["active", "canary"]
 
 
 class RerankResponse(BaseModel):

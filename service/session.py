@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from service.budget import Timing
 from service.constraints import Rules
 from service.contract import (
     EVALUATOR,
@@ -67,6 +69,7 @@ class Row:
     recommend_temperature: float
     rules: Rules
     sampling: Sampling | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Slate:
 
     indices int64 [k] into the candidate list; logprob, entropy_before, entropy_after float32 [k]
     (nats); steps int64 [k], the reasoning steps taken before each position; utility of a sampled
-    slate, as the evaluator sees it.
+    slate, as the evaluator sees it; logits float32 [k, N] each choice was made by, of an explained
+    one: what may not be chosen any more is far below the rest.
     """
 
     indices: Integers
@@ -84,6 +88,7 @@ class Slate:
     entropy_after: Floats
     steps: Integers
     utility: float | None = None
+    logits: Floats | None = None
 
 
 class Session:
@@ -99,6 +104,7 @@ class Session:
         self.manifest = manifest
         self.featuriser = featuriser
         self._generator, self._evaluator = generator, evaluator
+        self.graph_cpu_s = 0.0  # of the threads that ran the graphs, so far
         self._run = generator.run
         if self.provider == "CUDAExecutionProvider":
             self._run = CudaRunner(generator, manifest.slate_length).run
@@ -133,7 +139,9 @@ class Session:
             (EVALUATOR, EVALUATOR_INPUTS, EVALUATOR_OUTPUTS),
         ):
             capture = name == STATIC  # the evaluator runs plainly, on slates of any number
-            graphs.append(open_graph(directory / name, threads, provider, spinning, capture))
+            packed = name != GENERATOR
+            path = directory / name
+            graphs.append(open_graph(path, threads, provider, spinning, capture, packed))
             check_signature(directory / name, graphs[-1], inputs, outputs)
         session = cls(manifest, featuriser, *graphs)
         session.replay_golden(json.loads((directory / GOLDEN).read_text(encoding="utf-8")))
@@ -177,9 +185,12 @@ class Session:
 
         Raises ModelError when the graph fails or any answer is not a valid slate.
         """
+        feeds = collate(rows, self.manifest.slate_length)
+        explained = any(row.explain for row in rows)
+        began = time.thread_time()
         try:
-            feeds = collate(rows, self.manifest.slate_length)
-            outputs = self._run(SLATE_OUTPUTS, feeds)
+            outputs = self._run([*SLATE_OUTPUTS, "logits"] if explained else SLATE_OUTPUTS, feeds)
+            logits = outputs.pop() if explained else None
             utility = None
             if any(row.sampling for row in rows):
                 given = {
@@ -189,6 +200,8 @@ class Session:
                 (utility,) = self._evaluator.run(["utility"], given)
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(f"the graph failed: {error}") from error
+        finally:
+            self.graph_cpu_s += time.thread_time() - began
         slates, start = [], 0
         for row in rows:
             best, value, count = start, None, row.sampling.slates if row.sampling else 1
@@ -199,7 +212,10 @@ class Session:
                 name: output[best, : row.slate_size]
                 for name, output in zip(COLUMNS, outputs, strict=True)
             }
-            slate = Slate(**columns, utility=value)
+            seen = None
+            if row.explain and logits is not None:
+                seen = logits[best, : row.slate_size, : len(row.numbers)]
+            slate = Slate(**columns, utility=value, logits=seen)
             check_slate(slate, row)
             slates.append(slate)
             start += count
@@ -218,8 +234,11 @@ class Session:
                 if got != entry[what]:
                     raise BundleError(f"{GOLDEN}[{number}].{what}: {got}, expected {entry[what]}")
 
-    def warm_up(self, batch_sizes: Sequence[int], list_size: int) -> None:
-        """Run each batch size once, so that no request pays for the first allocation."""
+    def warm_up(self, batch_sizes: Sequence[int], list_size: int) -> list[Timing]:
+        """Run each batch size, so that no request pays for the first allocation; how long it took.
+
+        Each at the bundle's budget with every step taken, and at budget 0.
+        """
         numbers = np.zeros((list_size, self.manifest.numbers), np.float32)
         tokens = np.zeros((list_size, self.manifest.tokens), np.int64)
         size = min(self.manifest.slate_length, list_size)
@@ -227,21 +246,40 @@ class Session:
             numbers, tokens, size, self.manifest.budget, -1.0, self.manifest.reason_temperature,
             self.manifest.recommend_temperature, Rules.none(list_size, size),
         )  # fmt: skip
-        for batch in batch_sizes:
-            self.run([row] * batch)
-        self.run([dataclasses.replace(row, sampling=Sampling(2, seed=0))])
+        self.run([dataclasses.replace(row, sampling=Sampling(2, seed=0), explain=True)])
+        timings = []
+        for budget in sorted({0, self.manifest.budget}):
+            for batch in sorted(set(batch_sizes)):
+                rows = [dataclasses.replace(row, budget=budget)] * batch
+                times = []
+                for _ in range(3):
+                    began = time.monotonic()
+                    self.run(rows)
+                    times.append(time.monotonic() - began)
+                timings.append(Timing(budget, batch * list_size, min(times)))
+        return timings
 
 
 def open_graph(
-    path: Path, threads: int, provider: str, spinning: bool = False, capture: bool = False
+    path: Path,
+    threads: int,
+    provider: str,
+    spinning: bool = False,
+    capture: bool = False,
+    packed: bool = True,
 ) -> ort.InferenceSession:
-    """A session that runs where it was asked to; `capture`: by CUDA graphs. Raises BundleError."""
+    """A session that runs where it was asked to. Raises BundleError.
+
+    capture: by CUDA graphs. packed: weights are laid out anew for their products; not for a graph
+    with branches, which onnxruntime then runs without planning their memory (docs/inference.md).
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Spinning burns the core that the event loop needs between runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.disable_prepacking", str(int(not packed)))
     wanted = CudaRunner.providers(capture) if provider == "cuda" else ["CPUExecutionProvider"]
     try:
         graph = ort.InferenceSession(

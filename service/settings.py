@@ -19,8 +19,29 @@ class Settings(BaseSettings):
     bundle: Path = Field(
         Path("bundles/ranklens/1"), description="The bundle to serve, NAME/VERSION below a store."
     )
+    models: Path | None = Field(
+        None, description="A store of bundles, NAME/VERSION, to serve and follow instead of one."
+    )
+    default_model: str | None = Field(
+        None, description="The store's model for requests that name none; else the first by name."
+    )
+    watch_s: float = Field(
+        2.0, ge=0, description="How often the store is looked at; 0: only the admin routes change."
+    )
+    probation_s: float = Field(
+        60.0, ge=0, description="How long a new version is watched for failures; 0: never."
+    )
+    rollback_failures: int = Field(
+        5, ge=1, description="Failed lists before a new version goes back by itself."
+    )
+    rollback_share: float = Field(
+        0.05, ge=0, le=1, description="And the share of its answers that they must exceed."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        1, ge=1, description="Processes, each with a core of its own; no more than there are cores."
+    )
     threads: int = Field(
         1, ge=1, description="Intra-op threads of a run; `python -m export tune` measures how many."
     )
@@ -39,6 +60,18 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         256, ge=1, description="Most requests waiting; about deadline times requests per second."
     )
+    batch_window_ms: float = Field(
+        0.0, ge=0, description="How long a run waits for company; 0 suits one core, it only waits."
+    )
+    adaptive_budget: bool = Field(
+        True, description="Reason less as lists wait or deadlines press, before any is shed."
+    )
+    target_wait_ms: float = Field(
+        10.0, gt=0, description="A longer wait in the queue lowers the budget by one."
+    )
+    recover_s: float = Field(
+        1.0, gt=0, description="Calm before the budget rises by one; longer swings less."
+    )
     max_body_bytes: int = Field(
         1 << 20, ge=1024, description="Largest body; 500 candidates with features take 100 kB."
     )
@@ -54,6 +87,31 @@ class Settings(BaseSettings):
     on_failure: Literal["initial_ranking", "error"] = Field(
         "initial_ranking",
         description="What a late, shed or failed request gets: its own order back, or an error.",
+    )
+    body_timeout_s: float = Field(
+        5.0, gt=0, description="How long a client may take to send head and body, before 408."
+    )
+    drain_s: float = Field(
+        0.0, ge=0, description="After SIGTERM: serve on unready for so long, until nobody asks."
+    )
+    shutdown_s: float = Field(
+        10.0, gt=0, description="Then: how long requests in flight may take to finish."
+    )
+    api_keys_file: Path | None = Field(
+        None, description="Lines NAME:KEY of who may ask; read again when it changes. None: anyone."
+    )
+    admin_keys_file: Path | None = Field(
+        None, description="Lines NAME:KEY of who may change models. None: no admin routes at all."
+    )
+    quota_rps: float | None = Field(
+        None, gt=0, description="Lists per second of one key, in bursts of two seconds. None: any."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="json for machines, console to read."
+    )
+    log_requests: bool = Field(False, description="A line for each call; no bodies, no user ids.")
+    tracing: Literal["off", "otlp"] = Field(
+        "off", description="otlp exports spans as OTEL_EXPORTER_OTLP_* say (group `tracing`)."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."

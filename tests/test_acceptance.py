@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from model.evaluate import evaluate, through_http
-from service.app import create_app
 from service.session import Session
-from service.settings import Settings
-from tests.service.conftest import BUNDLE, serving
+from tests.service.conftest import BUNDLE, fresh
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,7 +23,7 @@ def data(tmp_path_factory):
 
 def test_the_served_bundle_beats_shown_order_and_item_like_rate_and_is_what_its_manifest_says(data):
     session = Session.load(BUNDLE)
-    with serving(create_app(Settings(timeout_ms=60_000), session)) as url:
+    with fresh(session) as url:
         result = evaluate(session, data, "test", through_http(url))
     print(result)
     for _, low, _ in result["ndcg@10 gain over"].values():

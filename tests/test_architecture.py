@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("service", "model", "export", "loadtest")
 SERVING = {
     "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "numpy", "onnxruntime",
-    "prometheus_client", "orjson",
+    "prometheus_client", "orjson", "ormsgpack", "structlog", "opentelemetry",
 }  # fmt: skip
 TRAINING = {
     "torch", "numpy", "polars", "scipy", "yaml", "safetensors", "tqdm", "lightgbm", "matplotlib",
@@ -24,8 +24,10 @@ RULES = {
     "service.features": ({"numpy"}, WALLS),
     "service.constraints": ({"numpy"}, set()),
     "service.cuda": ({"numpy", "onnxruntime"}, {"service.contract"}),
+    "service.budget": (set(), set()),
     "service.session": ({"numpy", "onnxruntime"},
-                        {"service.constraints", "service.cuda", *WALLS}),
+                        {"service.budget", "service.constraints", "service.cuda", *WALLS}),
+    "service.admission": (set(), {"service.session"}),
     "service": (SERVING, {"service"}),
     # Offline metrics come from the code that serves.
     "model.evaluate": (TRAINING, {"model", "service.session", *WALLS}),

@@ -9,10 +9,8 @@ import pytest
 
 from export.bench_report import Figures
 from model.report import shown
-from service.app import create_app
 from service.session import Session
-from service.settings import Settings
-from tests.service.conftest import BUNDLE, serving
+from tests.service.conftest import BUNDLE, fresh
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_readmes_curl_answers_as_printed():
     body = re.search(r"/rerank -d '\n(.*?)'\n```", README, re.DOTALL)[1]
     printed = json.loads(re.search(r"```json\n(.*?)\n```", README, re.DOTALL)[1])
-    with serving(create_app(Settings(timeout_ms=60_000), Session.load(BUNDLE))) as url:
+    with fresh(Session.load(BUNDLE)) as url:
         answer = httpx.post(f"{url}/rerank", content=body).raise_for_status().json()
     assert answer.keys() == printed.keys()
     assert answer["latency_ms"].keys() == printed["latency_ms"].keys()
@@ -71,7 +69,7 @@ def test_the_readmes_figure_of_the_served_bundle_is_the_manifests():
 def test_the_readmes_figure_of_the_served_configuration_is_the_reports():
     report = (ROOT / "docs" / "reports" / "quality.md").read_text(encoding="utf-8")
     lines = report.split("### Controls")[1].splitlines()
-    row = next(line.strip("| ").split(" | ") for line in lines if line.startswith("| stop gradien"))
+    row = next(line.strip("| ").split(" | ") for line in lines if line.startswith("| one head |"))
     assert f"(over {row[1]} seeds NDCG@10 {row[3]})" in README.replace("\n", " ")
     first = report.split("## Which configuration to serve")[1].split("|---|---|---|\n")[1]
     assert first.startswith(f"| {row[0]} |")

@@ -11,6 +11,9 @@ import pytest
 import uvicorn
 
 from service.app import create_app
+from service.fleet import Fleet
+from service.metrics import Metrics
+from service.server import config_of
 from service.session import Session
 from service.settings import Settings
 
@@ -22,12 +25,22 @@ def session():
     return Session.load(BUNDLE)
 
 
+def application(session, **settings):
+    """An application over one loaded bundle; patient, and as thoughtful under load as at rest.
+
+    A machine of two shared cores stalls now and then for longer than the default deadline.
+    """
+    settings = Settings(**{"timeout_ms": 60_000, "adaptive_budget": False, **settings})
+    metrics = Metrics()
+    return create_app(settings, Fleet.of(session, settings, metrics), metrics)
+
+
 @contextlib.contextmanager
 def serving(app):
     """Run the application in a thread; yields its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = uvicorn.Server(config_of(app, Settings()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -45,7 +58,7 @@ def serving(app):
 
 @pytest.fixture(scope="session")
 def url(session):
-    with serving(create_app(Settings(timeout_ms=60_000), session)) as base:
+    with serving(application(session)) as base:
         yield base
 
 
@@ -62,8 +75,5 @@ def items(session):
 
 
 def fresh(session, **settings):
-    """A server of its own, for what the shared one must not suffer; patient, like the shared one.
-
-    A machine of two shared cores stalls now and then for longer than the default deadline.
-    """
-    return serving(create_app(Settings(**{"timeout_ms": 60_000, **settings}), session))
+    """A server of its own, for what the shared one must not suffer."""
+    return serving(application(session, **settings))

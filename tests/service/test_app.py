@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.budget import Timing
 from service.contract import OUTPUTS
 from service.features import Request
 from service.schemas import EXAMPLE, RerankRequest, RerankResponse
@@ -145,7 +146,7 @@ def test_unknown_ids_are_ranked_by_defaults_and_inline_features_override(client)
 
 REFUSED = [
     ({"candidates": []}, "candidates", "at least one entry", "[]"),
-    ({}, "candidates", "required", '"nothing"'),
+    ({}, "candidates", "required", "null"),
     ([1], "body", "an object", "[1]"),
     (
         {"candidates": [{"id": "a"}, {"id": "b"}, {"id": "a"}]},
@@ -173,7 +174,7 @@ REFUSED = [
         {"candidates": [{"id": "a"}], "sampling": {"slates": 2}},
         "sampling.seed",
         "required",
-        '"nothing"',
+        "null",
     ),
     (
         {"candidates": [{"id": "a"}], "temperatures": {"reason": 0}},
@@ -208,7 +209,7 @@ REFUSED = [
     (
         {"candidates": [{"id": "a"}], "constraints": {"max_per_group": {"a": 1, "b": 1}}},
         "constraints.max_per_group",
-        "at most 1 item",
+        "at most one entry",
         '{"a": 1, "b": 1}',
     ),
     (
@@ -401,7 +402,7 @@ def test_metrics_count_every_request_once(session, items):
         own.post("/rerank/batch", json={"requests": [body(items)] * 3})
         own.post("/rerank", json={})
         text = own.get("/metrics").text
-    name = 'rerank_requests_total{model="ranklens",outcome="%s",version="1"} %s'
+    name = 'rerank_requests_total{model="ranklens",outcome="%s",variant="active",version="1"} %s'
     assert name % ("ok", "10.0") in text
     assert name % ("client_error", "1.0") in text
     assert "rerank_request_duration_seconds_count 10.0" in text
@@ -422,7 +423,7 @@ class Failing(Session):
         return super().run(rows)
 
     def warm_up(self, batch_sizes, list_size):
-        pass
+        return [Timing(b, cells, 1e-6 * cells * (1 + b)) for b in (0, 3) for cells in (1, 100)]
 
 
 def constrained(items):
@@ -445,7 +446,7 @@ def test_constraints_are_met_and_a_pinned_position_is_no_choice(client, items):
     answer = client.post("/rerank", json=constrained(items)).raise_for_status().json()
     keeps(answer, items)
     first = answer["slate"][0]
-    assert (first["logprob"], first["entropy"], first["reasoning_steps"]) == (0.0, 0.0, 0)
+    assert (first["logprob"], first["entropy"], first["reasoning_steps"]) == (None, None, 0)
     assert answer["slate"][1]["logprob"] < 0
 
 

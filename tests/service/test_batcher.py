@@ -3,49 +3,60 @@
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from service.batcher import Batcher
+from service.budget import Pace, Timing
 from service.constraints import Rules
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
-from service.session import ModelError, Row, Slate
+from service.session import ModelError, Row, Sampling, Slate
+from service.settings import Settings
+
+QUICK = Pace([Timing(b, cells, 1e-6 * cells * (1 + b)) for b in (0, 3) for cells in (1, 100)])
 
 
 class Gate:
     """Stands in for a session: holds each run until it is opened, fails on slate_size 9."""
 
     def __init__(self):
-        self.open, self.runs = threading.Event(), []
+        self.open, self.runs, self.rows = threading.Event(), [], []
+        self.manifest, self.graph_cpu_s = SimpleNamespace(budget=3), 0.0
 
     def run(self, rows):
         self.open.wait(10)
         self.runs.append(len(rows))
+        self.rows.append(rows)
         if any(row.slate_size == 9 for row in rows):
             raise ModelError("planted")
         zeros = np.zeros(1, np.float32)
         return [Slate(np.array([0]), zeros, zeros, zeros, np.array([0])) for _ in rows]
 
 
-def row(size=1):
-    rules = Rules.none(9, size)
-    return Row(
-        np.zeros((9, 1), np.float32), np.zeros((9, 1), np.int64), size, 0, 0.0, 1.5, 0.7, rules
-    )
+def row(size=1, candidates=9, budget=3, sampling=None):
+    rules = Rules.none(candidates, size)
+    numbers, tokens = np.zeros((candidates, 1), np.float32), np.zeros((candidates, 1), np.int64)
+    return Row(numbers, tokens, size, budget, 0.0, 1.5, 0.7, rules, sampling)
+
+
+def batching(gate, metrics, max_batch_size=4, max_queue=8, pace=QUICK, **settings):
+    limits = {"max_batch_size": max_batch_size, "max_queue": max_queue}
+    return Batcher(gate, metrics, Settings(**limits, **settings), pace)
 
 
 def soon(seconds=10.0):
     return time.monotonic() + seconds
 
 
-def scenario(steps, max_queue=8, max_batch_size=4):
+def scenario(steps, **settings):
     """Run `steps(batcher, gate)` in a loop of its own; returns its result and the gate."""
     gate = Gate()
 
     async def play():
-        batcher = Batcher(gate, Metrics(), max_batch_size, max_queue)
+        batcher = batching(gate, Metrics(), **settings)
         batcher.start()
         try:
             return await steps(batcher, gate)
@@ -119,7 +130,7 @@ def test_a_deadline_that_passes_in_the_queue_is_told_from_a_client_that_went_awa
         return metrics.shed.labels(reason)._value.get()
 
     async def play(gate):
-        batcher = Batcher(gate, metrics, 4, 8)
+        batcher = batching(gate, metrics)
         batcher.start()
         batcher.submit([row()], [soon()])
         await asyncio.sleep(0.05)
@@ -139,7 +150,7 @@ def test_a_deadline_that_passes_in_the_queue_is_told_from_a_client_that_went_awa
 
 def test_closing_lets_what_runs_and_what_waits_finish():
     async def play(gate):
-        batcher = Batcher(gate, Metrics(), 1, 8)
+        batcher = batching(gate, Metrics(), 1)
         batcher.start()
         futures = batcher.submit([row(), row()], [soon()] * 2)
         await asyncio.sleep(0.05)
@@ -159,3 +170,102 @@ def test_one_bad_row_does_not_cost_its_neighbours_their_answer():
     outcomes, _ = scenario(steps)
     assert isinstance(outcomes[1], InferenceFailed)
     assert outcomes[0].slate.indices.tolist() == outcomes[2].slate.indices.tolist() == [0]
+
+
+def test_background_lists_wait_behind_interactive_ones_and_make_room_for_them():
+    async def steps(batcher, gate):
+        (first,) = batcher.submit([row()], [soon()])
+        await asyncio.sleep(0.05)
+        behind = batcher.submit([row(budget=2) for _ in range(8)], [soon()] * 8, priority=1)
+        ahead = batcher.submit([row(budget=1)] * 2, [soon()] * 2)
+        with pytest.raises(Overloaded):  # nobody is less urgent than these
+            batcher.submit([row()], [soon()], priority=1)
+        gate.open.set()
+        found = await asyncio.gather(*behind, return_exceptions=True)
+        await asyncio.gather(first, *ahead)
+        return [isinstance(each, Overloaded) for each in found]
+
+    shed, gate = scenario(steps, adaptive_budget=False)
+    assert sum(shed) == 2
+    assert [each.budget for each in gate.rows[1]] == [1, 1, 2, 2]
+
+
+def test_a_run_takes_lists_of_one_size_class_and_no_more_slates_than_a_batch():
+    async def steps(batcher, gate):
+        (first,) = batcher.submit([row()], [soon()])
+        await asyncio.sleep(0.05)
+        sampled = row(sampling=Sampling(3, 0))
+        sizes = [row(), row(candidates=200), sampled, row(candidates=150), row(), row()]
+        futures = batcher.submit(sizes, [soon()] * 6)
+        gate.open.set()
+        await asyncio.gather(first, *futures)
+
+    _, gate = scenario(steps)
+    found = [[(len(r.numbers), r.sampling is not None) for r in rows] for rows in gate.rows[1:]]
+    assert found == [
+        [(9, False), (9, True)],  # four slates
+        [(200, False), (150, False)],
+        [(9, False), (9, False)],
+    ]
+
+
+def test_a_list_that_cannot_be_answered_in_time_is_refused_at_the_door_though_not_when_idle():
+    slow = Pace([Timing(b, cells, 0.02 * cells * (1 + b)) for b in (0, 3) for cells in (1, 100)])
+
+    async def steps(batcher, gate):
+        futures = batcher.submit([row()] * 3, [soon()] * 3)  # 0.18 s each at budget 0
+        await asyncio.sleep(0.05)
+        (late,) = batcher.submit([row()], [soon(0.3)])
+        (fine,) = batcher.submit([row()], [soon(10)])
+        gate.open.set()
+        await asyncio.gather(*futures, fine)
+        with pytest.raises(Overloaded, match="past its deadline"):
+            await late
+        (alone,) = batcher.submit([row()], [soon(0.1)])
+        return await alone
+
+    assert scenario(steps, pace=slow, max_batch_size=1)[0].slate.indices.tolist() == [0]
+
+
+def test_lists_that_wait_are_reasoned_about_less_and_told_so():
+    async def steps(batcher, gate):
+        (first,) = batcher.submit([row()], [soon()])
+        await asyncio.sleep(0.05)
+        late = batcher.submit([row(), row(budget=1)], [soon()] * 2)
+        await asyncio.sleep(0.05)
+        gate.open.set()
+        return [outcome.budget for outcome in await asyncio.gather(first, *late)]
+
+    assert scenario(steps, target_wait_ms=5, adaptive_budget=True)[0] == [3, 2, 1]
+    assert scenario(steps, target_wait_ms=5, adaptive_budget=False)[0] == [3, 3, 1]
+
+
+def test_a_deadline_that_cannot_pay_for_every_step_gets_fewer():
+    slow = Pace([Timing(b, cells, 0.1 * (1 + b)) for b in (0, 3) for cells in (1, 100)])
+
+    async def steps(batcher, gate):
+        gate.open.set()
+        budgets = []
+        for seconds in (10, 0.35, 0.15):
+            (future,) = batcher.submit([row()], [soon(seconds)])
+            budgets.append((await future).budget)
+        return budgets
+
+    assert scenario(steps, pace=slow)[0] == [3, 2, 0]
+
+
+def test_a_window_waits_for_company_but_not_past_what_a_deadline_bears():
+    async def steps(batcher, gate):
+        gate.open.set()
+        first = batcher.submit([row()], [soon()])
+        await asyncio.sleep(0.02)
+        together = batcher.submit([row()], [soon()])
+        await asyncio.gather(*first, *together)
+        began = time.monotonic()
+        (pressed,) = batcher.submit([row()], [soon(0.05)])
+        await pressed
+        return time.monotonic() - began
+
+    seconds, gate = scenario(steps, batch_window_ms=300)
+    assert gate.runs == [2, 1]
+    assert seconds < 0.2

@@ -93,7 +93,7 @@ def test_the_service_starts_answers_and_stops_on_sigterm():
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if "startup complete" in line:
+            if "serving" in line:
                 break
         url = re.search(r"http://127\.0\.0\.1:\d+", "".join(lines))[0]
         asked = {"candidates": [{"id": "1"}, {"id": "2"}]}

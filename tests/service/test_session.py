@@ -1,6 +1,7 @@
 """Bundles that do not verify are refused, slates that are not slates too."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -20,9 +21,16 @@ def copy(tmp_path):
     return shutil.copytree(BUNDLE, tmp_path / "bundle")
 
 
+def seal(directory):
+    """Vouch for the manifest as it now is: what is refused then is its content."""
+    digest = hashlib.sha256((directory / "manifest.json").read_bytes()).hexdigest()
+    (directory / "manifest.sha256").write_text(f"{digest}\n")
+
+
 def rewrite(directory, **changes):
     path = directory / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    seal(directory)
 
 
 def test_a_manifest_of_another_contract_is_refused_naming_both_versions(copy):
@@ -39,10 +47,21 @@ def test_a_manifest_with_missing_or_unknown_fields_is_refused(copy):
 
 def test_a_manifest_that_is_not_json_or_not_there_is_refused(copy, tmp_path):
     (copy / "manifest.json").write_text("{")
+    seal(copy)
     with pytest.raises(BundleError, match="not JSON"):
         Manifest.read(copy)
     with pytest.raises(BundleError, match="no such file"):
         Manifest.read(tmp_path / "nowhere")
+
+
+def test_a_manifest_that_its_seal_does_not_know_is_refused(copy):
+    path = copy / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"budget": 3', b'"budget": 2'))
+    with pytest.raises(BundleError, match=r"manifest\.json: SHA-256 \w+, manifest\.sha256 says"):
+        Manifest.read(copy)
+    (copy / "manifest.sha256").unlink()
+    with pytest.raises(BundleError, match=r"manifest\.sha256: no such file"):
+        Manifest.read(copy)
 
 
 def test_a_missing_or_shortened_file_is_refused(copy):

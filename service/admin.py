@@ -1,0 +1,72 @@
+"""The routes that change what is served: only where a file of admin keys is set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+from service.contract import BundleError
+from service.errors import BadRequest, Conflict, FieldError, JsonResponse, NotReady
+from service.fleet import NAME, Fleet, Serving, described, models_of
+from service.security import Keys
+from service.settings import Settings
+from service.wire import decoded
+
+
+def add_routes(app: FastAPI, fleet: Fleet, keys: Keys, settings: Settings) -> None:
+    """`GET /admin/models`, `PUT /admin/models/NAME`, `POST /admin/models/NAME/rollback`."""
+
+    def admitted(request: Request) -> None:
+        keys.client(request.headers.get("authorization"))
+
+    def known(request: Request) -> str:
+        name = str(request.path_params["name"])
+        store = settings.models
+        if store is None:
+            raise Conflict("one bundle is served, and no store that could be changed")
+        if not NAME.fullmatch(name) or name not in models_of(store):
+            rule = f"one of {', '.join(models_of(store))}"
+            raise Conflict(f"name: {rule}, got {name[:100]!r}", [FieldError("name", rule, name)])
+        return name
+
+    async def models(request: Request) -> Response:
+        """What is served of each model."""
+        admitted(request)
+        return JsonResponse({"models": described(fleet)})
+
+    async def put(request: Request) -> Response:
+        """Serve `{"active": "2", "canary": {...}, "shadow": "3"}` of a model from now on.
+
+        Answers once this process serves it; other workers follow as they look at the store.
+        """
+        admitted(request)
+        name = known(request)
+        payload: Any = decoded(await request.body(), request.headers)
+        try:
+            serving = Serving.parsed(payload, "body")
+        except BundleError as error:
+            raise BadRequest(str(error)) from None
+        try:
+            await fleet.change(name, serving)
+        except BundleError as error:
+            raise Conflict(f"refused, what was served goes on: {error}") from None
+        fleet.remember(name)
+        return JsonResponse({"models": described(fleet)})
+
+    async def rollback(request: Request) -> Response:
+        """Serve what was active before."""
+        admitted(request)
+        name = known(request)
+        try:
+            fleet.roll_back(name, "asked by an admin")
+        except NotReady as error:
+            raise Conflict(error.detail) from None
+        return JsonResponse({"models": described(fleet)})
+
+    for path, handler, method in (
+        ("/admin/models", models, "GET"),
+        ("/admin/models/{name}", put, "PUT"),
+        ("/admin/models/{name}/rollback", rollback, "POST"),
+    ):
+        app.router.add_route(path, handler, methods=[method])

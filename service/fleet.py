@@ -1,0 +1,419 @@
+"""Which bundle answers whom: engines of several models, changed while they serve.
+
+A store is a directory of bundles, `<name>/<version>/`. What is served of a model stands in
+`<name>/serving.json`, which every worker process reads again when it changes; without the file the
+highest version is served and everything else is left alone:
+
+    {"active": "2", "canary": {"version": "3", "share": 0.1}, "shadow": "4"}
+
+A change is verified, replayed and warmed beside the traffic, then swapped in between two requests;
+the engine that goes finishes what it has. What cannot be served is refused and counted, and what
+was served goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.batcher import Batcher
+from service.budget import Pace
+from service.contract import MANIFEST, BundleError, Manifest
+from service.errors import FieldError, InvalidRequest, NotReady
+from service.metrics import Metrics
+from service.session import Session
+from service.settings import Settings
+
+logger = logging.getLogger("service")
+
+SERVING = "serving.json"
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+Version = Annotated[str, Field(pattern=NAME.pattern + "$")]
+
+
+class CanaryBody(BaseModel):
+    """The version that a share of the users gets."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    version: Version
+    share: float = Field(ge=0, le=1)
+
+
+class ServingBody(BaseModel):
+    """`serving.json`, and what the admin route takes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    active: Version
+    canary: CanaryBody | None = None
+    shadow: Version | None = None
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is served of one model; a share of users, by hash, is answered by the canary."""
+
+    active: str
+    canary: str | None = None
+    share: float = 0.0
+    shadow: str | None = None
+
+    @classmethod
+    def read(cls, directory: Path) -> Serving:
+        """From `serving.json`, or the highest version there is. Raises BundleError."""
+        path = directory / SERVING
+        try:
+            payload = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            versions = versions_of(directory)
+            if not versions:
+                raise BundleError(
+                    f"{directory}: no bundle in it, looked for */{MANIFEST}"
+                ) from None
+            return cls(versions[-1])
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path}: does not read ({error})") from None
+        return cls.parsed(payload, str(path))
+
+    @classmethod
+    def parsed(cls, payload: Any, where: str) -> Serving:
+        """From JSON. Raises BundleError naming `where`, field, rule and value."""
+        try:
+            body = ServingBody.model_validate(payload)
+        except ValidationError as error:
+            entry = error.errors(include_url=False)[0]
+            field = ".".join(map(str, entry["loc"])) or "body"
+            raise BundleError(f"{where}: {field}: {entry['msg']}, got {entry['input']!r}") from None
+        canary = body.canary
+        share = canary.share if canary else 0.0
+        return cls(body.active, canary.version if canary else None, share, body.shadow)
+
+    def write(self, directory: Path) -> None:
+        """Replace `serving.json`, whole or not at all."""
+        payload: dict[str, Any] = {"active": self.active}
+        if self.canary is not None:
+            payload["canary"] = {"version": self.canary, "share": self.share}
+        if self.shadow is not None:
+            payload["shadow"] = self.shadow
+        building = directory / f".{SERVING}.{os.getpid()}"
+        building.write_text(json.dumps(payload) + "\n", encoding="utf-8")
+        os.replace(building, directory / SERVING)
+
+    def versions(self) -> set[str]:
+        """All that must be loaded."""
+        return {v for v in (self.active, self.canary, self.shadow) if v is not None}
+
+
+@dataclass
+class Engine:
+    """One loaded bundle at work. `answered` and `failed` count lists since it began to serve."""
+
+    session: Session
+    batcher: Batcher
+    pace: Pace
+    since: float = field(default_factory=time.monotonic)
+    answered: int = 0
+    failed: int = 0
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of its bundle."""
+        return self.session.manifest
+
+
+@dataclass
+class Lineup:
+    """The engines of one model; `previous` can come back at once."""
+
+    serving: Serving
+    engines: dict[str, Engine]
+    previous: Engine | None = None
+    refused: Serving | None = None
+
+    @property
+    def active(self) -> Engine:
+        """Who answers by default."""
+        return self.engines[self.serving.active]
+
+
+class Fleet:
+    """All models of one process. Made with its sessions loaded; `start` and `close` on a loop."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, store: Path | None = None) -> None:
+        self._settings, self._metrics, self._store = settings, metrics, store
+        self.lineups: dict[str, Lineup] = {}
+        self._watcher: asyncio.Task[None] | None = None
+        self._draining: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+
+    @classmethod
+    def load(cls, settings: Settings, metrics: Metrics) -> Fleet:
+        """The store, or the one bundle, as the settings say. Raises BundleError."""
+        if settings.models is None:
+            return cls.of(load(settings.bundle, settings), settings, metrics)
+        fleet = cls(settings, metrics, settings.models)
+        names = models_of(settings.models)
+        if not names:
+            raise BundleError(f"{settings.models}: no bundle in it, looked for */*/{MANIFEST}")
+        for name in names:
+            serving = Serving.read(settings.models / name)
+            engines = {v: fleet._engine(name, v) for v in sorted(serving.versions())}
+            fleet.lineups[name] = Lineup(serving, engines)
+        fleet.default_name()
+        return fleet
+
+    @classmethod
+    def of(cls, session: Session, settings: Settings, metrics: Metrics) -> Fleet:
+        """Of one loaded bundle that nobody will change."""
+        fleet = cls(settings, metrics)
+        manifest = session.manifest
+        engine = fleet._engine_of(session)
+        fleet.lineups[manifest.name] = Lineup(Serving(manifest.version), {manifest.version: engine})
+        return fleet
+
+    def default_name(self) -> str:
+        """The model that a request means that names none. Raises BundleError."""
+        name = self._settings.default_model
+        if name is None:
+            return min(self.lineups)
+        if name not in self.lineups:
+            raise BundleError(f"default_model: one of {sorted(self.lineups)}, got {name!r}")
+        return name
+
+    def start(self) -> None:
+        """Let every engine take rows, and watch the store."""
+        for name, lineup in self.lineups.items():
+            for engine in lineup.engines.values():
+                engine.batcher.start()
+            self._show(name, lineup)
+        if self._store is not None and self._settings.watch_s:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def close(self) -> None:
+        """Finish what waits and what runs."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        engines = [e for lineup in self.lineups.values() for e in lineup.engines.values()]
+        await asyncio.gather(*(engine.batcher.close() for engine in engines), *self._draining)
+
+    def choose(self, name: str | None, user_id: str | None, path: str) -> tuple[Engine, str]:
+        """Who answers, and as which variant: "active" or "canary". Raises InvalidRequest."""
+        if name is None:
+            name = self.default_name()
+        lineup = self.lineups.get(name)
+        if lineup is None:
+            rule = f"one of {', '.join(sorted(self.lineups))}"
+            raise InvalidRequest.of(FieldError(f"{path}model", rule, name))
+        serving = lineup.serving
+        if serving.canary is not None and user_id is not None and (
+            in_canary(name, user_id, serving.share)
+        ):  # fmt: skip
+            return lineup.engines[serving.canary], "canary"
+        return lineup.active, "active"
+
+    def shadow_of(self, engine: Engine) -> Engine | None:
+        """Who answers beside this engine and is only compared."""
+        lineup = self.lineups[engine.manifest.name]
+        shadow = lineup.serving.shadow
+        return None if shadow is None else lineup.engines[shadow]
+
+    def told(self, engine: Engine, failed: bool) -> None:
+        """Count one answered list; a new engine that fails too often goes back by itself."""
+        engine.answered += 1
+        engine.failed += failed
+        lineup = self.lineups.get(engine.manifest.name)
+        settings = self._settings
+        if (
+            failed
+            and lineup is not None
+            and lineup.previous is not None
+            and lineup.active is engine
+            and time.monotonic() - engine.since < settings.probation_s
+            and engine.failed >= settings.rollback_failures
+            and engine.failed > settings.rollback_share * engine.answered
+        ):
+            self.roll_back(engine.manifest.name, "failures")
+
+    def roll_back(self, name: str, why: str) -> Serving:
+        """Swap the previous engine in again, and say so in the store. Raises NotReady without."""
+        lineup = self.lineups[name]
+        previous, refused = lineup.previous, lineup.serving
+        if previous is None:
+            raise NotReady(f"{name}: nothing to roll back to")
+        version = previous.manifest.version
+        serving = Serving(version)
+        logger.error("model %s: back from %s to %s (%s)", name, refused.active, version, why)
+        # Its batcher has drained; what was measured of it still holds.
+        batcher = Batcher(previous.session, self._metrics, self._settings, previous.pace)
+        batcher.start()
+        engine = Engine(previous.session, batcher, previous.pace)
+        self._swap(name, Lineup(serving, {version: engine}, None, refused))
+        self._metrics.changes.labels(name, "rolled_back").inc()
+        self.remember(name)
+        return serving
+
+    def remember(self, name: str) -> None:
+        """Write what is served of a model into the store, for other workers and the next start."""
+        if self._store is not None:
+            self.lineups[name].serving.write(self._store / name)
+
+    @property
+    def max_candidates(self) -> int:
+        """The longest list that any model takes."""
+        return max(lineup.active.manifest.max_candidates for lineup in self.lineups.values())
+
+    async def change(self, name: str, serving: Serving) -> None:
+        """Load what is new of `serving`, warm it and swap it in. Raises BundleError, swaps nothing.
+
+        The work is done in a thread; requests go on meanwhile.
+        """
+        async with self._changing:
+            lineup = self.lineups.get(name)
+            if lineup is not None and lineup.serving == serving:
+                return
+            known = dict(lineup.engines) if lineup else {}
+            missing = sorted(serving.versions() - known.keys())
+            loop = asyncio.get_running_loop()
+            try:
+                for version in missing:
+                    known[version] = await loop.run_in_executor(None, self._engine, name, version)
+            except BundleError:
+                self._metrics.changes.labels(name, "refused").inc()
+                raise
+            for version in missing:
+                known[version].batcher.start()
+            previous = lineup.previous if lineup else None
+            if lineup is not None and lineup.serving.active != serving.active:
+                previous = lineup.active
+            engines = {version: known[version] for version in serving.versions()}
+            self._swap(name, Lineup(serving, engines, previous))
+            self._metrics.changes.labels(name, "changed").inc()
+            logger.info("model %s: serving %s", name, serving)
+
+    def _swap(self, name: str, lineup: Lineup) -> None:
+        """Between two requests: nothing is awaited here."""
+        old = self.lineups.get(name)
+        self.lineups[name] = lineup
+        gone = [e for e in old.engines.values() if e not in lineup.engines.values()] if old else []
+        lineup.active.since = time.monotonic()
+        for engine in gone:
+            manifest = engine.manifest
+            labels = manifest.name, manifest.version, engine.session.provider
+            self._metrics.model_info.labels(*labels).set(0)
+            task = asyncio.get_running_loop().create_task(engine.batcher.close())
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
+        self._show(name, lineup)
+
+    def _show(self, name: str, lineup: Lineup) -> None:
+        for engine in lineup.engines.values():
+            version, provider = engine.manifest.version, engine.session.provider
+            self._metrics.model_info.labels(name, version, provider).set(1)
+
+    async def _watch(self) -> None:
+        """Follow the store; what cannot be served is refused once, not at every look."""
+        assert self._store is not None
+        refused: dict[str, tuple[Any, ...]] = {}
+        while True:
+            await asyncio.sleep(self._settings.watch_s)
+            for name in models_of(self._store):
+                directory = self._store / name
+                stamp = stamp_of(directory)
+                lineup = self.lineups.get(name)
+                if refused.get(name) == stamp:
+                    continue
+                try:
+                    serving = Serving.read(directory)
+                    if lineup is None or serving not in (lineup.serving, lineup.refused):
+                        await self.change(name, serving)
+                except Exception as error:  # whatever it was, what is served goes on
+                    refused[name] = stamp
+                    logger.error("model %s: refused, %s", name, error)
+
+    def _engine(self, name: str, version: str) -> Engine:
+        assert self._store is not None
+        return self._engine_of(load(self._store / name / version, self._settings))
+
+    def _engine_of(self, session: Session) -> Engine:
+        batches = [1, max(2, self._settings.max_batch_size)]
+        pace = Pace(session.warm_up(batches, min(50, session.manifest.max_candidates)))
+        return Engine(session, Batcher(session, self._metrics, self._settings, pace), pace)
+
+
+def load(directory: Path, settings: Settings) -> Session:
+    """One bundle, verified and replayed. Raises BundleError."""
+    session = Session.load(directory, settings.threads, settings.provider, settings.spinning)
+    manifest = session.manifest
+    found = directory.resolve()
+    if settings.models is not None and (manifest.name, manifest.version) != (
+        found.parent.name,
+        found.name,
+    ):
+        raise BundleError(
+            f"{directory}: holds {manifest.name}/{manifest.version}, a store has it where it says"
+        )
+    return session
+
+
+def versions_of(directory: Path) -> Sequence[str]:
+    """The bundles of one model, lowest version first; numbers count as numbers."""
+    names = (path.parent.name for path in directory.glob(f"*/{MANIFEST}"))
+    found = [name for name in names if NAME.fullmatch(name)]
+
+    def key(version: str) -> list[tuple[int, int | str]]:
+        parts = re.findall(r"\d+|\D+", version)
+        return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+
+    return sorted(found, key=key)
+
+
+def models_of(store: Path) -> Sequence[str]:
+    """The models of a store, by name."""
+    if not store.is_dir():
+        return []
+    return sorted(d.name for d in store.iterdir() if NAME.fullmatch(d.name) and versions_of(d))
+
+
+def stamp_of(directory: Path) -> tuple[Any, ...]:
+    """Changes when anything of a model's directory does that could make it servable."""
+    paths = [directory / SERVING, *sorted(directory.glob("*/*"))]
+    return tuple(
+        (str(path), found.st_mtime_ns, found.st_size)
+        for path in paths
+        if path.exists() and (found := path.stat())
+    )
+
+
+def in_canary(name: str, user_id: str, share: float) -> bool:
+    """Sticky: the same user always, and who is in at a share stays in at a larger one."""
+    digest = hashlib.blake2b(f"{name}\0{user_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def described(fleet: Fleet) -> Mapping[str, Any]:
+    """What is served, as the admin routes tell it."""
+    return {
+        name: {
+            "active": lineup.serving.active,
+            "canary": lineup.serving.canary,
+            "share": lineup.serving.share,
+            "shadow": lineup.serving.shadow,
+            "previous": lineup.previous.manifest.version if lineup.previous else None,
+        }
+        for name, lineup in sorted(fleet.lineups.items())
+    }

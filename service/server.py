@@ -1,0 +1,191 @@
+"""From settings to a listening process, or several: uvicorn with our manners around it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import multiprocess
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
+
+from service.app import create_app
+from service.contract import BundleError
+from service.fleet import Fleet
+from service.metrics import Metrics
+from service.security import KeysError
+from service.settings import Settings, tuned
+from service.telemetry import TelemetryError, configure
+
+logger = logging.getLogger("service")
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 75  # longer than callers keep a connection, so that they are the ones to close it
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """Closes a connection whose head does not arrive in time: a slow client may not hold one.
+
+    The application says how long, in the lifespan's state; the body's time is its own affair.
+    """
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def on_message_begin(self) -> None:
+        self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._forget_head()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._forget_head()
+        patience = self.app_state.get("head_timeout_s")
+        if patience is not None:
+            self._head = self.loop.call_later(patience, self.transport.close)
+
+    def _forget_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+
+class Supervisor(Multiprocess):
+    """uvicorn's supervisor: starts workers, replaces those that die. Deaths are counted."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, metrics: Metrics) -> None:
+        super().__init__(config, sockets=[listener])
+        self._metrics = metrics
+
+    def keep_subprocess_alive(self) -> None:
+        """Called twice a second."""
+        before = [process.pid for process in self.processes]
+        super().keep_subprocess_alive()
+        for old, process in zip(before, self.processes, strict=True):
+            if process.pid != old and old is not None:
+                multiprocess.mark_process_dead(old)  # type: ignore[no-untyped-call]
+                self._metrics.worker_restarts.inc()
+                logger.error("worker %d died, worker %s takes its place", old, process.pid)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop. Raises BundleError, KeysError, TelemetryError or OSError before."""
+    listener = bind(settings.host, settings.port)
+    if settings.workers > 1:
+        metrics = Metrics()
+        supervisor = Supervisor(config_of("service.server:worker", settings), listener, metrics)
+        announce(listener, f"{settings.workers} workers")
+        supervisor.run()
+        if any(process.exitcode for process in supervisor.processes):
+            raise BundleError("a worker did not start; its own line says why")
+        return
+    app, fleet = application(settings)
+    lineup = fleet.lineups[fleet.default_name()]
+    announce(listener, f"{fleet.default_name()}/{lineup.serving.active}")
+    uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
+
+
+def worker() -> FastAPI:
+    """The application of one of several workers; its settings come from the environment."""
+    settings = tuned(Settings.model_validate({}))
+    configure(settings)
+    try:
+        return application(settings)[0]
+    except (BundleError, KeysError, TelemetryError, OSError) as error:
+        logger.error("%s", error)
+        raise SystemExit(uvicorn.config.STARTUP_FAILURE) from None
+
+
+def application(settings: Settings) -> tuple[FastAPI, Fleet]:
+    """The application with its models loaded and warm."""
+    metrics = Metrics()
+    fleet = Fleet.load(settings, metrics)
+
+    def started(app: FastAPI) -> None:
+        drain_on_sigterm(app, settings.drain_s)
+
+    return create_app(settings, fleet, metrics, started), fleet
+
+
+def config_of(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs it."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        workers=settings.workers,
+        http=PatientProtocol,
+        ws="none",
+        loop="uvloop",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.shutdown_s) or 1,
+        timeout_worker_healthcheck=30,
+    )
+
+
+def announce(listener: socket.socket, what: str) -> None:
+    """One line that says where, once it can be asked."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    logger.info("serving %s on http://%s:%d", what, shown, port)
+
+
+def drain_on_sigterm(app: FastAPI, drain_s: float) -> None:
+    """Before uvicorn's own handling of SIGTERM: unready at once, but served for `drain_s` more.
+
+    A second signal does not wait. Does nothing outside of the main thread, where nobody signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop, then = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not callable(then):
+            return
+        if app.state.draining or not drain_s:
+            then(number, frame)
+        else:
+            loop.call_soon_threadsafe(lambda: loop.call_later(drain_s, then, number, None))
+        app.state.draining = True
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening address. Raises OSError naming it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"{host}:{port}: cannot listen there ({error.strerror})") from None
+    listener.listen(BACKLOG)  # who connects before the model is warm waits, and is answered
+    return listener
+
+
+def exported(settings: Settings, given: dict[str, Any]) -> None:
+    """Let workers find in the environment what the command line said."""
+    for name in given:
+        os.environ[f"RERANK_{name.upper()}"] = str(getattr(settings, name))

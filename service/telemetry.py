@@ -1,0 +1,108 @@
+"""Logs as structured lines, and traces where they are asked for. No bodies, no user ids."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from service.settings import Settings
+
+STAGES = ("parse", "features", "queue", "inference", "respond")
+
+
+class TelemetryError(ValueError):
+    """Telemetry that cannot be had as set."""
+
+
+def configure(settings: Settings) -> None:
+    """Send every log line of the process, uvicorn's too, through one format to standard error."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = structlog.dev.ConsoleRenderer(colors=False)
+    if settings.log_format == "json":
+        renderer = structlog.processors.JSONRenderer()
+        shared.append(structlog.processors.format_exc_info)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+class Tracer:
+    """Spans of answered calls, made from their stage times once they are over.
+
+    The work itself is not touched: with tracing off there is no tracer at all.
+    """
+
+    def __init__(self, provider: Any) -> None:
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._trace, self._propagator = trace, TraceContextTextMapPropagator()
+        self._tracer = provider.get_tracer("rerank")
+        self._provider = provider
+
+    @classmethod
+    def of(cls, settings: Settings) -> Tracer | None:
+        """None when off. Raises TelemetryError where the packages of group `tracing` lack."""
+        if settings.tracing == "off":
+            return None
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ImportError as error:
+            raise TelemetryError(
+                f"tracing=otlp needs the dependency group `tracing` ({error})"
+            ) from None
+        provider = TracerProvider(resource=Resource.create({"service.name": "rerank"}))
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        return cls(provider)
+
+    def record(
+        self,
+        traceparent: str | None,
+        name: str,
+        latency_ms: Mapping[str, float],
+        attributes: Mapping[str, Any],
+    ) -> str:
+        """One span and a child for each stage, ending now; the span's own traceparent."""
+        ends = time.time_ns()
+        at = ends - int(1e6 * latency_ms["total"])
+        carrier = {} if traceparent is None else {"traceparent": traceparent}
+        parent = self._propagator.extract(carrier)
+        span = self._tracer.start_span(
+            name, context=parent, kind=self._trace.SpanKind.SERVER, start_time=at,
+            attributes=dict(attributes),
+        )  # fmt: skip
+        inside = self._trace.set_span_in_context(span, parent)
+        for stage in STAGES:
+            child = self._tracer.start_span(stage, context=inside, start_time=at)
+            at += int(1e6 * latency_ms[stage])
+            child.end(end_time=at)
+        span.end(end_time=ends)
+        found: dict[str, str] = {}
+        self._propagator.inject(found, inside)
+        return found.get("traceparent", "")
+
+    def close(self) -> None:
+        """Export what is left."""
+        self._provider.shutdown()
