@@ -27,7 +27,7 @@ def initial_ranking(body: Mapping[str, Any]) -> tuple[Position, ...]:
     for i, candidate in enumerate(candidates):
         if candidate["id"] not in blocked:
             index.setdefault(candidate["id"], i)
-    at = {p: index[item] for p, item in pinned.items() if item in index and p < size}
+    at = {p: index[item] for p, item in pinned.items() if item in index}
 
     def groups(i: int) -> list[tuple[str, str]]:
         values = candidates[i].get("groups", {})

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import uvicorn
 
 from client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
+from client.clients import LIMITS
 from service.app import create_app
 from service.settings import Settings
 from tests.client.conftest import CUT, HANG, PATIENT_MS, RESET, TRICKLE, answer_to, reply, scripted
@@ -241,6 +243,22 @@ def test_one_client_serves_many_threads_or_tasks(url):
     for answers in (threads, asyncio.run(together())):
         assert [len(answer.slate) for answer in answers] == sizes
         assert not any(answer.degraded for answer in answers)
+
+
+@pytest.mark.parametrize("act", [TRICKLE, reply(body=b"no gzip", Content_Encoding="gzip")])
+def test_an_answer_given_up_leaves_its_connection_to_the_next_call(connect, monkeypatch, act):
+    monkeypatch.setattr("client.clients.LIMITS", httpx.Limits(max_connections=1))
+    with scripted(act, turned) as server:
+        client = connect(server.url)
+        assert client.rerank(["a"], timeout_ms=100).degraded.startswith("client: ")
+        assert client.rerank(["a"]).degraded is None
+
+
+def test_connections_are_given_up_before_the_service_does(connect, monkeypatch, url):
+    assert LIMITS.keepalive_expiry < uvicorn.Config("app").timeout_keep_alive
+    assert connect(url).rerank(CANDIDATES).degraded is None
+    monkeypatch.setattr("client.clients.LIMITS", httpx.Limits(max_connections=0))  # it is used
+    assert connect(url, timeout_ms=50).rerank(CANDIDATES).degraded == "client: timeout"
 
 
 def test_a_cancelled_task_is_cancelled_and_the_client_goes_on():

@@ -83,6 +83,13 @@ def test_an_id_given_twice_is_ranked_once_where_it_stood_first():
     assert ids(["a", "b", "a"]) == ["a", "b"]
 
 
+def test_a_pinned_candidate_takes_its_share_of_its_group():
+    both = [{"id": "a", "groups": {"by": "x"}}, {"id": "b", "groups": {"by": "x"}}, "c"]
+    rules = {"pinned": {"b": 1}, "max_per_group": {"by": 1}}
+    assert ids(both, slate_size=2, constraints=rules) == ["c", "b"]
+    assert ids(both, slate_size=2, constraints=rules | {"max_per_group": {"by": 2}}) == ["a", "b"]
+
+
 def test_only_groups_given_with_the_candidates_are_capped():
     capped = {"constraints": {"max_per_group": {"by": 1}}}
     assert ids([{"id": "a", "groups": {"by": "x"}}, {"id": "b", "groups": {"by": "x"}}, "c"],
