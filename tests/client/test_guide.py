@@ -17,7 +17,7 @@ PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
 def test_an_example_prints_what_stands_beside_it(example, url, down, capsys, monkeypatch):
     for kind in (Client, AsyncClient):
         monkeypatch.setitem(kind.__init__.__kwdefaults__, "timeout_ms", PATIENT_MS)
-    live = example.replace("http://127.0.0.1:8000", url).replace("http://127.0.0.1:9", down)
+    live = example.replace("http://127.0.0.1:8000", url).replace('"http://127.0.0.1:9"', repr(down))
     live = live.replace("timeout_ms=200", f"timeout_ms={PATIENT_MS}")
     names = {}
     exec(compile(live, "docs/client.md", "exec"), names)
