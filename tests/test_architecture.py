@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("service", "model", "export", "loadtest")
+PACKAGES = ("service", "model", "export", "loadtest", "client")
 SERVING = {
     "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "numpy", "onnxruntime",
     "prometheus_client", "orjson", "ormsgpack", "structlog", "opentelemetry",
@@ -37,6 +37,8 @@ RULES = {
                 "tqdm"},
                {"export", "model", "service.session", "service.constraints", *WALLS}),
     "loadtest": ({"locust", "httpx", "numpy"}, {"loadtest"}),
+    # Callers take it without the service's dependencies.
+    "client": ({"httpx"}, {"client"}),
 }  # fmt: skip
 
 
@@ -86,6 +88,8 @@ def test_every_module_imports_only_what_it_may():
         ("model.train", "from service import session"),
         ("service.app", "from model import train"),
         ("loadtest.locustfile", "import service.contract"),
+        ("client.answers", "from service import schemas"),
+        ("client.call", "import numpy"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path, module, line):

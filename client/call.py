@@ -1,0 +1,348 @@
+"""One call without its I/O: what is sent, to which instance, when, and what its outcome means.
+
+`Asker.call` is a generator that both clients drive: it yields what to send, is sent what became of
+it, and returns the slates.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+import random
+import time
+import uuid
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, Required, TypedDict, Unpack
+
+import httpx
+
+from client.answers import Reranked, read, refusal
+from client.errors import Failed, NoAnswer, TimedOut, Unavailable
+from client.fallback import initial_ranking
+
+GRACE_S = 0.05  # past the deadline, in which a degraded answer of the service may still arrive
+BACKOFF_S = 0.02  # before the first retry; doubles with every round over the instances
+LEAST_S = 0.001  # what httpx is given when nothing is left: 0 means "do not block" to a socket
+
+Candidate = str | Mapping[str, Any]
+
+
+class Constraints(TypedDict, total=False):
+    """What the slate must keep to: ids to positions from 0, ids left out, most items of a value."""
+
+    pinned: Mapping[str, int]
+    blocked: Sequence[str]
+    max_per_group: Mapping[str, int]
+
+
+class Wishes(TypedDict, total=False):
+    """What may be asked of a slate, as in docs/service.md; None is as good as left out.
+
+    user: `id`, `history`, `features`; context: features; slate_size: positions (default: the
+    bundle's); reasoning: `budget` (steps per position), `entropy_threshold` (nats); sampling:
+    `slates`, `seed`; temperatures: `reason`, `recommend`; explain: of a service that explains.
+    """
+
+    user: Mapping[str, Any] | None
+    context: Mapping[str, Any] | None
+    slate_size: int | None
+    reasoning: Mapping[str, float] | None
+    sampling: Mapping[str, int] | None
+    temperatures: Mapping[str, float] | None
+    constraints: Constraints | None
+    explain: bool
+
+
+class ListRequest(Wishes, total=False):
+    """One list of a batch call: its candidates, and what is asked of its slate."""
+
+    candidates: Required[Sequence[Candidate]]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Wait `pause_s`, then post. The rest are times of the monotonic clock.
+
+    deadline is told to the service; connect_until and until are when to give up.
+    """
+
+    url: str
+    headers: httpx.Headers  # these hide the key in their repr
+    content: bytes
+    pause_s: float
+    connect_until: float
+    deadline: float
+    until: float
+
+    def left_s(self) -> float:
+        """Seconds until the answer is of no use any more."""
+        return max(LEAST_S, self.until - time.monotonic())
+
+    def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """The request as of now: asked for after the pause, it tells what is left then."""
+        left_ms = 1e3 * max(LEAST_S, self.deadline - time.monotonic())
+        headers = httpx.Headers(self.headers)
+        headers["X-Request-Timeout-Ms"] = f"{left_ms:.3f}"
+        return http.build_request(
+            "POST", self.url, content=self.content, headers=headers,
+            extensions={"timeout": _Left(self)},
+        )  # fmt: skip
+
+
+class _Left(dict[str, float]):
+    """httpx's timeouts, each worth what is left when its phase begins, not when the call began.
+
+    Fixed ones would add up: a slow connect and then a slow answer, to twice the deadline.
+    """
+
+    def __init__(self, send: Send) -> None:
+        super().__init__(dict.fromkeys(("connect", "read", "write", "pool"), send.left_s()))
+        self._send = send
+
+    def get(self, phase: str, default: object = None) -> float:
+        if phase == "connect":
+            return max(LEAST_S, self._send.connect_until - time.monotonic())
+        return self._send.left_s()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an instance said, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """No whole answer: none of it (`connection`), not in time (`late`), a part of it (`broken`)."""
+
+    how: Literal["connection", "late", "broken"]
+    detail: str
+
+    @classmethod
+    def of(cls, error: Exception, begun: bool) -> Lost:
+        """From what httpx raised, before or after the answer had begun."""
+        detail = f"{type(error).__name__}: {error}"
+        if isinstance(error, httpx.ConnectTimeout):
+            return cls("connection", detail)
+        if isinstance(error, (httpx.TimeoutException, TimeoutError)):
+            return cls("late", detail)
+        return cls("broken" if begun else "connection", detail)
+
+
+Call = Generator[Send, Answer | Lost | None, list[Reranked]]
+
+
+class Asker:
+    """What a client knows between calls: instances, key, and which instance answered last."""
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        timeout_ms: float,
+        api_key: str | None,
+        fallback: bool,
+        rng: random.Random | None = None,
+    ) -> None:
+        given = [urls] if isinstance(urls, str) else list(urls)
+        if not given:
+            raise ValueError("urls: at least one")
+        self.urls = [_base_url(url) for url in given]
+        self.timeout_ms = _positive(timeout_ms)
+        self.fallback = fallback
+        self._headers = httpx.Headers({"Content-Type": "application/json"})
+        if api_key is not None:
+            # Checked here, for the error of an illegal header would show it.
+            if not (api_key.isascii() and api_key.isprintable() and api_key.split() == [api_key]):
+                raise ValueError("api_key: printable ASCII without spaces")
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._first = 0
+        self._rng = rng or random.Random()
+
+    def __repr__(self) -> str:
+        return f"urls={self.urls}, timeout_ms={self.timeout_ms}, fallback={self.fallback}"
+
+    def single(
+        self,
+        candidates: Sequence[Candidate],
+        timeout_ms: float | None,
+        request_id: str | None,
+        traceparent: str | None,
+        wishes: Wishes,
+    ) -> Call:
+        """A call of /rerank. Raises TypeError, ValueError for what cannot be sent."""
+        body = list_body(candidates, **wishes)
+        return self._call("/rerank", body, [body], None, timeout_ms, request_id, traceparent)
+
+    def batch(
+        self,
+        requests: Sequence[ListRequest],
+        timeout_ms: float | None,
+        request_id: str | None,
+        traceparent: str | None,
+    ) -> Call:
+        """A call of /rerank/batch. Raises TypeError, ValueError for what cannot be sent."""
+        bodies = [list_body(**request) for request in requests]
+        body = {"requests": bodies}
+        return self._call(
+            "/rerank/batch", body, bodies, len(bodies), timeout_ms, request_id, traceparent
+        )
+
+    def _call(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        bodies: Sequence[Mapping[str, Any]],
+        lists: int | None,
+        timeout_ms: float | None,
+        request_id: str | None,
+        traceparent: str | None,
+    ) -> Call:
+        """Everything is checked here, before the generator's first step."""
+        timeout_s = _positive(self.timeout_ms if timeout_ms is None else timeout_ms) / 1e3
+        content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+        request_id = uuid.uuid4().hex if request_id is None else _header("request_id", request_id)
+        headers = httpx.Headers(self._headers)
+        headers["X-Request-ID"] = request_id
+        if traceparent is not None:
+            headers["traceparent"] = _header("traceparent", traceparent)
+
+        def call() -> Call:
+            began = time.monotonic()
+            try:
+                answer = yield from self._answer(path, content, headers, began + timeout_s)
+                try:
+                    return read(answer.content, lists)
+                except ValueError as error:
+                    raise Failed("unreadable answer", str(error), request_id) from None
+            except NoAnswer as error:
+                if not self.fallback:
+                    raise
+                spent = {"total": round(1e3 * (time.monotonic() - began), 3)}
+                return [
+                    Reranked(
+                        slate=initial_ranking(one),
+                        request_id=request_id if lists is None else f"{request_id}.{index}",
+                        model=None,
+                        reasoning=None,
+                        latency_ms=spent,
+                        degraded=f"client: {error.reason}",
+                        raw={},
+                    )
+                    for index, one in enumerate(bodies)
+                ]
+
+        return call()
+
+    def _answer(
+        self, path: str, content: bytes, headers: httpx.Headers, deadline: float
+    ) -> Generator[Send, Answer | Lost | None, Answer]:
+        """The first answer of status 200 before the deadline, a monotonic time.
+
+        Every instance is asked once, from the one that answered last on, until one answers. One
+        that says 503 is asked again when it may be; one that cannot be reached is not.
+        """
+        request_id, count = headers["X-Request-ID"], len(self.urls)
+        now, first = time.monotonic(), self._first
+        # When each may be asked, its rank among those that may, which it is.
+        waiting = [(now, rank, (first + rank) % count) for rank in range(count)]
+        asked = 0
+        while True:
+            ready, rank, instance = heapq.heappop(waiting)
+            now = time.monotonic()
+            # An instance that swallows packets leaves their share to those not asked yet.
+            share = (deadline - max(now, ready)) / max(1, count - asked)
+            outcome = yield Send(
+                url=self.urls[instance] + path,
+                headers=headers,
+                content=content,
+                pause_s=max(0.0, ready - now),
+                connect_until=max(now, ready) + share,
+                deadline=deadline,
+                until=deadline + GRACE_S,
+            )
+            match outcome:
+                case Answer(status=503):
+                    backoff = BACKOFF_S * 2 ** (asked // count) * self._rng.uniform(0.5, 1.5)
+                    again = time.monotonic() + backoff + _retry_after_s(outcome.headers)
+                    heapq.heappush(waiting, (again, rank, instance))
+                    last = "status 503"
+                case Answer(status=status):
+                    self._first = instance
+                    if status == 200:
+                        return outcome
+                    if 400 <= status < 500:
+                        raise refusal(status, outcome.content, request_id)
+                    if status == 504:
+                        raise TimedOut("timeout", "status 504", request_id)
+                    raise Failed(f"status {status}", self.urls[instance], request_id)
+                case Lost("connection", last):
+                    pass
+                case Lost("late", detail):
+                    raise TimedOut("timeout", detail, request_id)
+                case Lost(_, detail):
+                    raise Failed("broken answer", detail, request_id)
+            asked += 1
+            if time.monotonic() >= deadline:
+                raise TimedOut("timeout", f"asked {asked} times, last: {last}", request_id)
+            if not waiting or waiting[0][0] >= deadline:
+                raise Unavailable("unavailable", f"asked {asked} times, last: {last}", request_id)
+
+
+def list_body(candidates: Sequence[Candidate], **wishes: Unpack[Wishes]) -> dict[str, Any]:
+    """One list as the service reads it. Raises TypeError, ValueError for what is none."""
+    if unknown := wishes.keys() - Wishes.__annotations__.keys():
+        raise TypeError(f"unknown: {', '.join(sorted(unknown))}")
+    if isinstance(candidates, str) or not candidates:
+        raise ValueError("candidates: a list of at least one")
+    entries = [{"id": one} if isinstance(one, str) else dict(one) for one in candidates]
+    for index, entry in enumerate(entries):
+        if not isinstance(entry.get("id"), str):
+            raise TypeError(f"candidates[{index}]: an id, or a mapping with a string as id")
+    # Not asked to explain is not said at all: it is no field of a service that cannot.
+    asked = {k: v for k, v in wishes.items() if v is not None and v is not False}
+    return {"candidates": entries, **asked}
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds that Retry-After asks for, as a number or a date; 0 without one that can be read."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    return max(0.0, (at.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _base_url(url: str) -> str:
+    """Without a slash at its end. Raises ValueError, which does not show a password in it."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"urls: {error}") from None
+    if parsed.userinfo:
+        raise ValueError("urls: no user and password, give an api_key")
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise ValueError(f"urls: http://host:port, got {url!r}")
+    return url.rstrip("/")
+
+
+def _positive(timeout_ms: float) -> float:
+    if not 0 < timeout_ms < math.inf:
+        raise ValueError(f"timeout_ms: a positive number, got {timeout_ms!r}")
+    return timeout_ms
+
+
+def _header(name: str, value: str) -> str:
+    """Raises ValueError for what the service would not take over from a header."""
+    if not (0 < len(value) <= 128 and value.isascii() and value.isprintable()):
+        raise ValueError(f"{name}: 1 to 128 printable ASCII characters, got {value!r}")
+    return value

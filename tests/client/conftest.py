@@ -1,0 +1,147 @@
+"""Both clients behind one face, the real server, and servers that misbehave by script."""
+
+import asyncio
+import contextlib
+import inspect
+import json
+import socket
+import socketserver
+import struct
+import threading
+
+import pytest
+
+from client import AsyncClient, Client
+from tests.service.conftest import items, session, url
+
+__all__ = ["items", "session", "url"]  # fixtures
+
+PATIENT_MS = 30_000  # a machine of two shared cores stalls now and then
+HANG, RESET, TRICKLE, CUT = "hang", "reset", "trickle", "cut"  # what a scripted server may do
+
+
+def reply(status=200, body=b"{}", **headers):
+    """The bytes of an answer after which the connection is closed."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(content)}", "Connection: close"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def answer_to(body, request_id="r", degraded=None):
+    """What a service says that turns the list around."""
+    ids = [candidate["id"] for candidate in body["candidates"]]
+    entry = dict.fromkeys(("logprob", "entropy", "entropy_after"), -1.5)
+    return {
+        "request_id": request_id,
+        "model": {"name": "turn", "version": "7"},
+        "slate": [
+            {"id": item, "position": i, "initial_position": len(ids) - 1 - i, **entry,
+             "reasoning_steps": 2}
+            for i, item in enumerate(ids[::-1])
+        ],
+        "reasoning": {"steps_used": 2 * len(ids), "budget": 30, "budget_per_position": 3,
+                      "entropy_threshold": 2.5},
+        "utility": None,
+        "latency_ms": {"total": 2.0, "inference": 1.0},
+        "degraded": degraded,
+    }  # fmt: skip
+
+
+class Scripted(socketserver.ThreadingTCPServer):
+    """Answers the n-th request with the n-th of its replies, further ones with the last.
+
+    A reply is bytes, a function of the request's body, or one of the ways to misbehave.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, replies):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.replies, self.requests, self.closing = replies, [], threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        if not self.rfile.readline():
+            return
+        headers = {}
+        while line := self.rfile.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            headers[name.lower()] = value
+        body = json.loads(self.rfile.read(int(headers["content-length"])))
+        count = len(self.server.requests)
+        self.server.requests.append((headers, body))
+        act = self.server.replies[min(count, len(self.server.replies) - 1)]
+        if act == HANG:
+            self.server.closing.wait(10)
+        elif act == RESET:
+            linger = struct.pack("ii", 1, 0)  # close with RST
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        elif act == CUT:
+            self.wfile.write(reply(body=b" " * 100)[:-50])
+        elif act == TRICKLE:
+            self.wfile.write(reply(body=b" " * 1000)[:-1000])
+            with contextlib.suppress(OSError):
+                while not self.server.closing.wait(0.02):
+                    self.wfile.write(b" ")
+        else:
+            self.wfile.write(act if isinstance(act, bytes) else act(body))
+
+
+@contextlib.contextmanager
+def scripted(*replies):
+    server = Scripted(replies)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.closing.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def down():
+    """The URL of an instance that is not there: connections are refused."""
+    with socket.socket() as taken:  # bound, so that no other test is given the port; not listening
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+class Driven:
+    """An AsyncClient that is asked like a Client."""
+
+    def __init__(self, runner, client):
+        self.runner, self.client = runner, client
+
+    def __getattr__(self, name):
+        method = getattr(self.client, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
+
+        async def called(*args, **more):
+            return await method(*args, **more)
+
+        return lambda *args, **more: self.runner.run(called(*args, **more))
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request):
+    """Makes clients, of both kinds in turn, that the test need not close."""
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner())
+
+        def made(urls, **settings):
+            settings = {"timeout_ms": PATIENT_MS, **settings}
+            if request.param == "sync":
+                return stack.enter_context(Client(urls, **settings))
+            client = Driven(runner, AsyncClient(urls, **settings))
+            stack.callback(client.aclose)
+            return client
+
+        yield made

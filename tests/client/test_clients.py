@@ -1,0 +1,302 @@
+"""Both clients on real sockets: the service itself, and servers that do not behave."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import uvicorn
+
+from client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
+from client.clients import LIMITS
+from service.app import create_app
+from service.settings import Settings
+from tests.client.conftest import CUT, HANG, PATIENT_MS, RESET, TRICKLE, answer_to, reply, scripted
+from tests.service.conftest import serving
+
+CANDIDATES = [str(i) for i in (1, 32, 34, 47, 50, 110, 150, 165)]
+
+
+def turned(body):
+    return reply(body=answer_to(body))
+
+
+def elapsed_s(act):
+    began = time.monotonic()
+    act()
+    return time.monotonic() - began
+
+
+def test_the_services_answer_is_what_it_says_over_plain_http(connect, url):
+    wishes = {
+        "user": {"history": ["260", {"id": "1721", "label": 0.0}]},
+        "slate_size": 3,
+        "reasoning": {"budget": 2, "entropy_threshold": -1.0},
+        "constraints": {"pinned": {"34": 1}, "blocked": ["1"]},
+        "temperatures": {"recommend": 2.0},
+        "sampling": {"slates": 4, "seed": 7},
+    }
+    plain = {"candidates": [{"id": item} for item in CANDIDATES], **wishes}
+    expected = httpx.post(f"{url}/rerank", json=plain, timeout=30).raise_for_status().json()
+    client = connect(url)
+    answer = client.rerank(CANDIDATES, request_id="mine", **wishes)
+    assert answer.raw["slate"] == expected["slate"]
+    assert answer.ids == tuple(entry["id"] for entry in expected["slate"])
+    assert answer.raw["utility"] == expected["utility"]
+    assert answer.slate[1].id == "34"
+    assert answer.reasoning.steps_used == expected["reasoning"]["steps_used"] > 0
+    assert (answer.model.name, answer.request_id) == ("ranklens", "mine")
+    assert answer.degraded is None
+    assert answer.latency_ms["total"] > 0
+    other = client.rerank(CANDIDATES, **wishes | {"sampling": None})
+    assert other.raw["utility"] is None
+
+
+def test_several_lists_in_one_call_are_answered_in_order_each_with_its_id(connect, url):
+    client = connect(url)
+    lists = [{"candidates": CANDIDATES[:n], "slate_size": 2} for n in (2, 5, 8)]
+    answers = client.rerank_many(lists, request_id="page")
+    assert [answer.request_id for answer in answers] == ["page.0", "page.1", "page.2"]
+    alone = [client.rerank(CANDIDATES[:n], slate_size=2) for n in (2, 5, 8)]
+    assert [answer.ids for answer in answers] == [answer.ids for answer in alone]
+    assert client.rerank_many([]) == []
+
+
+def test_a_refusal_names_every_field_and_is_raised_despite_the_fallback(connect, url):
+    client = connect(url)
+    with pytest.raises(Refused) as told:
+        client.rerank(CANDIDATES, slate_size=0, reasoning={"budget": -1}, request_id="mine")
+    assert (told.value.status, told.value.code) == (422, "invalid_request")
+    assert told.value.request_id == "mine"
+    assert [error.field for error in told.value.errors] == ["slate_size", "reasoning.budget"]
+    with pytest.raises(Refused) as told:
+        client.rerank_many([{"candidates": CANDIDATES}, {"candidates": ["1", "1"]}])
+    assert [error.field for error in told.value.errors] == ["requests[1].candidates[1].id"]
+    assert client.rerank(CANDIDATES, slate_size=1).degraded is None
+
+
+def test_a_wish_to_explain_is_sent_only_where_there_is_one(connect):
+    def explains(body):
+        return reply(status=422) if "explain" in body else turned(body)
+
+    with scripted(explains) as server:
+        client = connect(server.url)
+        assert client.rerank(["a"]).degraded is None
+        with pytest.raises(Refused):
+            client.rerank(["a"], explain=True)
+
+
+def test_the_services_own_degraded_answer_is_told_from_the_clients(connect, session):
+    with serving(create_app(Settings(timeout_ms=0.001), session)) as hasty:
+        answer = connect(hasty).rerank(CANDIDATES, slate_size=2)
+    assert answer.degraded == "deadline"
+    assert answer.ids == tuple(CANDIDATES[:2])
+    assert (answer.slate[0].logprob, answer.model.name) == (None, "ranklens")
+
+
+@pytest.mark.parametrize(("grace_s", "degraded"), [(5.0, "deadline"), (0.01, "client: timeout")])
+def test_an_answer_that_comes_within_the_grace_counts(connect, monkeypatch, grace_s, degraded):
+    def late(body):
+        time.sleep(0.15)
+        return reply(body=answer_to(body, degraded={"reason": "deadline"}))
+
+    monkeypatch.setattr("client.call.GRACE_S", grace_s)
+    with scripted(late) as server:
+        assert connect(server.url, timeout_ms=50).rerank(["a"]).degraded == degraded
+
+
+def test_headers_carry_deadline_key_id_and_trace(connect):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with scripted(turned) as server:
+        connect(server.url, api_key="s3cret").rerank(
+            ["a"], timeout_ms=5000, request_id="mine", traceparent=trace
+        )
+        connect(server.url, timeout_ms=700).rerank(["a"])
+    (headers, _), (bare, _) = server.requests
+    assert headers["authorization"] == "Bearer s3cret"
+    assert headers["traceparent"] == trace
+    assert headers["x-request-id"] == "mine"
+    assert 4000 < float(headers["x-request-timeout-ms"]) <= 5000
+    assert 0 < float(bare["x-request-timeout-ms"]) <= 700
+    assert "authorization" not in bare
+    assert "traceparent" not in bare
+    assert len(bare["x-request-id"]) == 32
+
+
+def test_a_refused_connection_and_a_reset_are_retried_on_the_next_instance(connect, down):
+    with scripted(RESET) as resetting, scripted(turned) as good:
+        answer = connect([down, resetting.url, good.url]).rerank(["a", "b"])
+        assert answer.ids == ("b", "a")
+        assert answer.degraded is None
+        assert (len(resetting.requests), len(good.requests)) == (1, 1)
+        sent = [server.requests[0][0]["x-request-id"] for server in (resetting, good)]
+        assert sent[0] == sent[1] == good.requests[0][0]["x-request-id"]
+        lone = connect([down, resetting.url]).rerank(["a", "b"])
+        assert lone.degraded == "client: unavailable"
+        assert lone.ids == ("a", "b")
+
+
+def test_an_answer_cut_short_is_not_asked_for_again(connect):
+    with scripted(CUT) as cutting, scripted(turned) as good:
+        answer = connect([cutting.url, good.url]).rerank(["a", "b"])
+        assert answer.degraded == "client: broken answer"
+        assert good.requests == []
+
+
+def test_a_busy_instance_is_asked_again_when_it_said_if_there_is_time(connect):
+    busy = reply(status=503, Retry_After="1")
+    with scripted(busy, turned) as server:
+        client = connect(server.url)
+        assert elapsed_s(lambda: client.rerank(["a"], timeout_ms=900)) < 0.9
+        assert len(server.requests) == 1
+    with scripted(busy, turned) as server:
+        client = connect(server.url)
+        assert elapsed_s(lambda: client.rerank(["a"], timeout_ms=3000)) >= 1
+        (first, _), (second, _) = server.requests
+    left = [float(headers["x-request-timeout-ms"]) for headers in (first, second)]
+    assert left[0] - left[1] >= 1000
+
+
+@pytest.mark.parametrize("act", [HANG, TRICKLE])
+def test_a_server_that_hangs_or_dawdles_costs_no_more_than_deadline_and_grace(connect, act):
+    with scripted(act) as server:
+        client = connect(server.url, timeout_ms=150)
+        client.rerank(["a"], timeout_ms=1)  # what is made once per client is not timed
+        asked = {"slate_size": 1, "constraints": {"blocked": ["a"], "pinned": {"c": 0}}}
+        began = time.monotonic()
+        answer = client.rerank(["a", "b", "c"], **asked)
+        spent = time.monotonic() - began
+        assert answer.degraded == "client: timeout"
+        assert answer.ids == ("c",)
+        assert 0.15 <= spent < 1
+        with pytest.raises(TimedOut):
+            connect(server.url, fallback=False).rerank(["a"], timeout_ms=20)
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "reason"),
+    [
+        (reply(status=500), Failed, "status 500"),
+        (reply(status=504), TimedOut, "timeout"),
+        (reply(status=503, Retry_After="60"), Unavailable, "unavailable"),
+        (reply(body=b"<html>"), Failed, "unreadable answer"),
+        (RESET, Unavailable, "unavailable"),
+    ],
+)
+def test_every_failure_falls_back_once_or_raises_without_fallback(connect, act, kind, reason):
+    with scripted(act) as server:
+        answer = connect(server.url).rerank(["a", "b"], slate_size=1)
+        assert (answer.degraded, answer.ids) == (f"client: {reason}", ("a",))
+        assert len(server.requests) == 1
+        with pytest.raises(kind) as told:
+            connect(server.url, fallback=False, api_key="s3cret").rerank(["a"], request_id="mine")
+    assert (told.value.reason, told.value.request_id) == (reason, "mine")
+    seen = told.value
+    while seen is not None:
+        assert "s3cret" not in f"{seen!r} {seen} {vars(seen)}"
+        seen = seen.__cause__ or seen.__context__
+
+
+def test_a_batch_call_falls_back_list_by_list(connect, down):
+    lists = [{"candidates": ["a", "b"]}, {"candidates": ["c", "d"], "slate_size": 1}]
+    answers = connect(down).rerank_many(lists, request_id="page")
+    assert [answer.ids for answer in answers] == [("a", "b"), ("c",)]
+    assert [answer.request_id for answer in answers] == ["page.0", "page.1"]
+    with pytest.raises(Unavailable):
+        connect(down, fallback=False).rerank_many(lists)
+
+
+def test_a_rolling_restart_is_not_noticed(connect, session):
+    def start(stack):
+        application = create_app(Settings(timeout_ms=60_000), session)
+        return stack.enter_context(serving(application))
+
+    def while_stopping(stack, client):
+        stopping = threading.Thread(target=stack.close)
+        stopping.start()
+        answers = [client.rerank(CANDIDATES)]
+        while stopping.is_alive():
+            answers.append(client.rerank(CANDIDATES))
+        return [*answers, client.rerank(CANDIDATES)]
+
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        client = connect([start(first), start(second)])
+        answers = [client.rerank(CANDIDATES), *while_stopping(first, client)]
+        assert {answer.degraded for answer in answers} == {None}
+        assert {answer.ids for answer in answers} == {answers[0].ids}
+        last = while_stopping(second, client)[-1]
+    assert last.degraded == "client: unavailable"
+
+
+def test_one_client_serves_many_threads_or_tasks(url):
+    sizes = [1 + i % 8 for i in range(40)]
+    with Client(url, timeout_ms=PATIENT_MS) as client, ThreadPoolExecutor(8) as pool:
+        threads = list(pool.map(lambda n: client.rerank(CANDIDATES, slate_size=n), sizes))
+
+    async def together():
+        async with AsyncClient(url, timeout_ms=PATIENT_MS) as client:
+            return await asyncio.gather(*(client.rerank(CANDIDATES, slate_size=n) for n in sizes))
+
+    for answers in (threads, asyncio.run(together())):
+        assert [len(answer.slate) for answer in answers] == sizes
+        assert not any(answer.degraded for answer in answers)
+
+
+@pytest.mark.parametrize("act", [TRICKLE, reply(body=b"no gzip", Content_Encoding="gzip")])
+def test_an_answer_given_up_leaves_its_connection_to_the_next_call(connect, monkeypatch, act):
+    monkeypatch.setattr("client.clients.LIMITS", httpx.Limits(max_connections=1))
+    with scripted(act, turned) as server:
+        client = connect(server.url)
+        assert client.rerank(["a"], timeout_ms=100).degraded.startswith("client: ")
+        assert client.rerank(["a"]).degraded is None
+
+
+def test_connections_are_given_up_before_the_service_does(connect, monkeypatch, url):
+    assert LIMITS.keepalive_expiry < uvicorn.Config("app").timeout_keep_alive
+    assert connect(url).rerank(CANDIDATES).degraded is None
+    monkeypatch.setattr("client.clients.LIMITS", httpx.Limits(max_connections=0))  # it is used
+    assert connect(url, timeout_ms=50).rerank(CANDIDATES).degraded == "client: timeout"
+
+
+def test_a_cancelled_task_is_cancelled_and_the_client_goes_on():
+    async def cancelled():
+        with scripted(HANG, turned) as server:
+            async with AsyncClient(server.url, timeout_ms=5000) as client:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await client.rerank(["a"])
+                return await client.rerank(["a"])
+
+    assert asyncio.run(cancelled()).degraded is None
+
+
+def test_an_http_client_of_ones_own_is_used_and_left_open(url):
+    seen = []
+    with httpx.Client(event_hooks={"request": [seen.append]}, timeout=1e-6) as http:
+        with Client(url, timeout_ms=PATIENT_MS, http=http) as client:
+            assert client.rerank(CANDIDATES).degraded is None
+        assert len(seen) == 1
+        assert not http.is_closed
+
+    async def own():
+        async with httpx.AsyncClient(timeout=1e-6) as http:
+            async with AsyncClient(url, timeout_ms=PATIENT_MS, http=http) as client:
+                answer = await client.rerank(CANDIDATES)
+            return answer.degraded, http.is_closed
+
+    assert asyncio.run(own()) == (None, False)
+    with Client(url) as client:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        client.rerank(CANDIDATES)
+
+
+def test_the_repr_tells_where_it_asks_and_not_with_which_key():
+    for kind in (Client, AsyncClient):
+        shown = repr(kind("http://a:8000", timeout_ms=5, api_key="s3cret"))
+        assert shown == (
+            f"{kind.__name__}(urls=['http://a:8000'], timeout_ms=5, fallback=True)"
+        )  # fmt: skip

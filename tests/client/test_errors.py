@@ -1,0 +1,36 @@
+"""The exception tree is the one that is drawn, and survives a pickle."""
+
+import pickle
+import re
+
+import pytest
+
+import client
+from client import Failed, FieldProblem, NoAnswer, Refused, RerankError, TimedOut, Unavailable
+
+
+def test_the_tree_is_the_one_the_docstring_draws():
+    drawn = re.findall(r"^ {4}([|` -]*)(\w+)(?: {2,}|$)", client.__doc__, re.MULTILINE)
+    assert [name for _, name in drawn] == [
+        "RerankError", "Refused", "NoAnswer", "TimedOut", "Unavailable", "Failed"
+    ]  # fmt: skip
+    parents = []
+    for stem, name in drawn:
+        depth = len(stem) // 3
+        parents[depth:] = [getattr(client, name)]
+        assert getattr(client, name).__bases__ == (parents[depth - 1] if depth else Exception,)
+
+
+@pytest.mark.parametrize("kind", [NoAnswer, TimedOut, Unavailable, Failed])
+def test_no_answer_survives_a_pickle(kind):
+    again = pickle.loads(pickle.dumps(kind("timeout", "asked twice", "r")))
+    assert (type(again), again.reason, again.request_id) == (kind, "timeout", "r")
+    assert str(again) == "timeout: asked twice (request r)"
+
+
+def test_a_refusal_survives_a_pickle_with_its_fields():
+    error = Refused(422, "invalid_request", "d", "r", [FieldProblem("f", "rule", "1")])
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again, RerankError)
+    assert again.errors == (FieldProblem("f", "rule", "1"),)
+    assert str(again) == "422 invalid_request: d (request r)"

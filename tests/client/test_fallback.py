@@ -1,0 +1,97 @@
+"""The initial ranking of the client is the service's own, where a client can know it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.call import list_body
+from client.fallback import initial_ranking
+from service.constraints import ConstraintError, resolve
+
+IDS = [f"i{n}" for n in range(7)]
+
+
+def ids(candidates, **wishes):
+    return [entry.id for entry in initial_ranking(list_body(candidates, **wishes))]
+
+
+@st.composite
+def asked(draw):
+    ids = IDS[: draw(st.integers(1, 7))]
+    groups = [draw(st.sampled_from(["a", "b", None])) for _ in ids]
+    pins = draw(st.lists(st.sampled_from(ids), unique=True, max_size=3))
+    return {
+        "candidates": [
+            {"id": i} if g is None else {"id": i, "groups": {"by": g}}
+            for i, g in zip(ids, groups, strict=True)
+        ],
+        "slate_size": draw(st.integers(1, len(ids))),
+        "constraints": {
+            "pinned": {item: draw(st.integers(0, 4)) for item in pins},
+            "blocked": draw(st.lists(st.sampled_from([*ids, "absent"]), max_size=3)),
+            "max_per_group": {"by": draw(st.integers(0, 3))},
+        },
+    }
+
+
+@given(asked())
+def test_what_the_service_admits_is_ranked_as_the_service_would_without_its_model(ask):
+    candidates, rules = ask["candidates"], ask["constraints"]
+    try:
+        size, resolved = resolve(
+            [c["id"] for c in candidates],
+            ask["slate_size"],
+            len(candidates),
+            rules["pinned"],
+            set(rules["blocked"]),
+            [c.get("groups", {}).get("by") for c in candidates],
+            ("by", rules["max_per_group"]["by"]),
+        )
+    except ConstraintError:
+        initial_ranking(list_body(**ask))  # best effort, whatever it comes to
+        return
+    slate = initial_ranking(list_body(**ask))
+    assert [entry.initial_position for entry in slate] == resolved.initial_ranking(size)
+    assert [entry.position for entry in slate] == list(range(size))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "expected"),
+    [
+        ({}, ["i0", "i1", "i2", "i3"]),
+        ({"slate_size": 2}, ["i0", "i1"]),
+        ({"constraints": {"blocked": ["i0"]}}, ["i1", "i2", "i3"]),
+        ({"constraints": {"pinned": {"i3": 0}}}, ["i3", "i0", "i1", "i2"]),
+        ({"constraints": {"pinned": {"i3": 0}, "blocked": ["i3"]}}, ["i0", "i1", "i2"]),
+        ({"constraints": {"pinned": {"absent": 0}}}, ["i0", "i1", "i2", "i3"]),
+        ({"slate_size": 3, "constraints": {"blocked": ["i0", "i1"]}}, ["i2", "i3"]),
+    ],
+)
+def test_each_wish_changes_the_ranking_as_it_should(wishes, expected):
+    assert ids(IDS[:4], **wishes) == expected
+
+
+def test_without_a_size_the_slate_has_ten_positions_or_what_the_last_pinned_one_needs():
+    many = [f"c{n}" for n in range(20)]
+    assert ids(many) == many[:10]
+    pinned = {"constraints": {"pinned": {"c19": 11}}}
+    assert ids(many, **pinned) == [*many[:11], "c19"]
+    assert ids(many, slate_size=12) == many[:12]
+
+
+def test_an_id_given_twice_is_ranked_once_where_it_stood_first():
+    assert ids(["a", "b", "a"]) == ["a", "b"]
+
+
+def test_a_pinned_candidate_takes_its_share_of_its_group():
+    both = [{"id": "a", "groups": {"by": "x"}}, {"id": "b", "groups": {"by": "x"}}, "c"]
+    rules = {"pinned": {"b": 1}, "max_per_group": {"by": 1}}
+    assert ids(both, slate_size=2, constraints=rules) == ["c", "b"]
+    assert ids(both, slate_size=2, constraints=rules | {"max_per_group": {"by": 2}}) == ["a", "b"]
+
+
+def test_only_groups_given_with_the_candidates_are_capped():
+    capped = {"constraints": {"max_per_group": {"by": 1}}}
+    assert ids([{"id": "a", "groups": {"by": "x"}}, {"id": "b", "groups": {"by": "x"}}, "c"],
+               **capped) == ["a", "c"]  # fmt: skip
+    assert ids(["a", "b", "c"], **capped) == ["a", "b", "c"]
