@@ -17,6 +17,7 @@ from service.contract import BundleError
 from service.reranker import path_of
 from service.session import Session
 from service.settings import Settings, describe, tuned, unknown_variables
+from service.wire import Protocol
 
 
 def main() -> int:
@@ -64,6 +65,7 @@ def main() -> int:
     )
     config = uvicorn.Config(
         create_app(settings, session),
+        http=Protocol,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,

@@ -13,6 +13,7 @@ import uvicorn
 from service.app import create_app
 from service.session import Session
 from service.settings import Settings
+from service.wire import Protocol
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "ranklens" / "1"
 
@@ -27,7 +28,9 @@ def serving(app):
     """Run the application in a thread; yields its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=Protocol, log_level="warning", access_log=False)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
