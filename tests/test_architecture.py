@@ -34,7 +34,8 @@ RULES = {
     "export": ({"torch", "onnx", "onnxscript", "onnxruntime", "openvino", "matplotlib", "numpy",
                 "tqdm"},
                {"export", "model", "service.session", "service.constraints", *WALLS}),
-    "loadtest": ({"locust", "httpx", "numpy"}, {"loadtest"}),
+    "loadtest": ({"locust", "httpx", "numpy", "hypothesis", "schemathesis", "requests",
+                  "jsonschema_rs", "tqdm"}, {"loadtest"}),
 }  # fmt: skip
 
 
