@@ -12,12 +12,12 @@ from pathlib import Path
 import uvicorn
 from pydantic import ValidationError
 
+from service import wire
 from service.app import create_app
 from service.contract import BundleError
 from service.reranker import path_of
 from service.session import Session
 from service.settings import Settings, describe, tuned, unknown_variables
-from service.wire import Protocol
 
 
 def main() -> int:
@@ -63,14 +63,7 @@ def main() -> int:
     logging.getLogger("service").info(
         "serving %s/%s on http://%s:%d", manifest.name, manifest.version, host, port
     )
-    config = uvicorn.Config(
-        create_app(settings, session),
-        http=Protocol,
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-    )
+    config = wire.config(create_app(settings, session), settings.log_level)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
 

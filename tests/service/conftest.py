@@ -10,10 +10,10 @@ import httpx
 import pytest
 import uvicorn
 
+from service import wire
 from service.app import create_app
 from service.session import Session
 from service.settings import Settings
-from service.wire import Protocol
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "ranklens" / "1"
 
@@ -28,9 +28,7 @@ def serving(app):
     """Run the application in a thread; yields its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, http=Protocol, log_level="warning", access_log=False)
-    )
+    server = uvicorn.Server(wire.config(app, "warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

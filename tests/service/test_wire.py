@@ -29,3 +29,17 @@ def test_what_is_not_http_is_a_problem_too(client, url, sent):
     assert problem["code"] == "bad_http"
     assert f"x-request-id: {problem['request_id']}".encode() in head
     assert client.get("/livez").status_code == 200
+
+
+def test_a_websocket_handshake_is_a_request_like_any_other(client):
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    for headers in (handshake, {name: handshake[name] for name in ("Connection", "Upgrade")}):
+        refused = client.get("/rerank", headers=headers)
+        assert refused.status_code == 405
+        assert refused.headers["content-type"] == "application/problem+json"
+    assert client.get("/livez", headers=handshake).json() == {"status": "live"}
