@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import httptools
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -12,7 +13,44 @@ from service.errors import problem_of
 
 
 class Protocol(HttpToolsProtocol):
-    """Refuses what is not HTTP with a problem, like everything else that is refused."""
+    """Refuses what is not HTTP with a problem, like everything else that is refused.
+
+    And reads on where a client offers to upgrade, as Java's does to h2c with every first request:
+    the parser stops there, and a body would be lost. The offer is declined by not answering it.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a request that offers an upgrade is parsed again without the offer."""
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                data = self._without_offer() + data[stopped.args[0] :]
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+
+    def _without_offer(self) -> bytes:
+        """The head of a request that offers an upgrade, for a fresh parser, less its offer."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        lines = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
+
+    def on_headers_complete(self) -> None:
+        """Begin with the request, unless it will be parsed again."""
+        if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers say
+            raise ValueError("this is no proxy")  # which the parser makes an HttpParserError
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End the request's body, unless it will be parsed again."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 `bad_http` and close the connection: where the next request begins is lost."""

@@ -26,6 +26,7 @@ RULES = {
     "service.cuda": ({"numpy", "onnxruntime"}, {"service.contract"}),
     "service.session": ({"numpy", "onnxruntime"},
                         {"service.constraints", "service.cuda", *WALLS}),
+    "service.wire": ({"fastapi", "httptools", "uvicorn"}, {"service.errors"}),
     "service": (SERVING, {"service"}),
     # Offline metrics come from the code that serves.
     "model.evaluate": (TRAINING, {"model", "service.session", *WALLS}),
