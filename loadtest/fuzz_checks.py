@@ -283,11 +283,28 @@ class Contract:
         same = told["status"] == answer.status and (
             told["request_id"] == answer.headers.get("x-request-id")
         )
-        return None if same else "status or request_id is another than the response's"
+        if not same:
+            return "status or request_id is another than the response's"
+        return (
+            "JSON refused as none" if told["code"] == "bad_json" and _is_json(sent.body) else None
+        )
 
     def _unfit(self, name: str, value: Any) -> str | None:
         error = next(self._schemas[name].iter_errors(value), None)
         return None if error is None else f"{name}: {error.message}"[:300]
+
+
+def _is_json(content: bytes) -> bool:
+    """Whether every parser reads it: UTF-8, numbers within a double's, not nested deep."""
+    if content.count(b"[") + content.count(b"{") > 900:
+        return False
+    try:
+        text = content.decode()
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates
+    except ValueError:
+        return False
+    return True
 
 
 def _no_number(text: str) -> float:
