@@ -16,7 +16,8 @@ class Position:
     """One position of the slate, counted from 0; the figures are None in a degraded answer.
 
     initial_position: the index among the candidates; logprob: of this choice; entropy,
-    entropy_after: nats, before any reasoning and when the item was chosen.
+    entropy_after: nats, before any reasoning and when the item was chosen; explanation: where
+    it was asked for, `probability`, `alternatives` and `moved`.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Position:
     entropy: float | None = None
     entropy_after: float | None = None
     reasoning_steps: int = 0
+    explanation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,20 @@ class Model:
 
     name: str
     version: str
+    variant: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Steps taken and steps allowed over the slate; the threshold is in nats."""
+    """Steps taken over the slate and granted, over the slate and per position.
+
+    budget_asked: per position; the threshold is in nats.
+    """
 
     steps_used: int
     budget: int
     budget_per_position: int
+    budget_asked: int
     entropy_threshold: float
 
 
@@ -50,9 +57,10 @@ class Reasoning:
 class Reranked:
     """A slate, best first.
 
-    degraded: None, or why this is the initial ranking: the service's `deadline`, `overload` or
-    `model_error`, or `client: ` and a reason of NoAnswer. Made by the client, it has no model and
-    no reasoning. latency_ms: `total` and its parts at the service, or the time spent here.
+    degraded: None, or `reduced_budget` where it was reasoned about less than asked, or why this is
+    the initial ranking: the service's `deadline`, `overload` or `model_error`, or
+    `client: ` and a reason of NoAnswer. Made by the client, it has no model and no reasoning.
+    latency_ms: `total` and its parts at the service, or the time spent here.
     raw: the answer as it came, with what has no field here; empty if there was none.
     """
 
@@ -94,15 +102,17 @@ def _reranked(raw: Mapping[str, Any]) -> Reranked:
                 entry["entropy"],
                 entry["entropy_after"],
                 entry["reasoning_steps"],
+                entry.get("explanation"),
             )
             for entry in raw["slate"]
         ),
         request_id=raw["request_id"],
-        model=Model(model["name"], model["version"]),
+        model=Model(model["name"], model["version"], model["variant"]),
         reasoning=Reasoning(
             reasoning["steps_used"],
             reasoning["budget"],
             reasoning["budget_per_position"],
+            reasoning["budget_asked"],
             reasoning["entropy_threshold"],
         ),
         latency_ms=dict(raw["latency_ms"]),

@@ -44,7 +44,8 @@ class Wishes(TypedDict, total=False):
 
     user: `id`, `history`, `features`; context: features; slate_size: positions (default: the
     bundle's); reasoning: `budget` (steps per position), `entropy_threshold` (nats); sampling:
-    `slates`, `seed`; temperatures: `reason`, `recommend`; explain: of a service that explains.
+    `slates`, `seed`; temperatures: `reason`, `recommend`; model: by name; priority:
+    `interactive` or `background`; explain: ask for an explanation of each position.
     """
 
     user: Mapping[str, Any] | None
@@ -55,6 +56,8 @@ class Wishes(TypedDict, total=False):
     temperatures: Mapping[str, float] | None
     constraints: Constraints | None
     explain: bool
+    model: str | None
+    priority: str | None
 
 
 class ListRequest(Wishes, total=False):
@@ -305,7 +308,6 @@ def list_body(candidates: Sequence[Candidate], **wishes: Unpack[Wishes]) -> dict
     for index, entry in enumerate(entries):
         if not isinstance(entry.get("id"), str):
             raise TypeError(f"candidates[{index}]: an id, or a mapping with a string as id")
-    # Not asked to explain is not said at all: it is no field of a service that cannot.
     asked = {k: v for k, v in wishes.items() if v is not None and v is not False}
     return {"candidates": entries, **asked}
 

@@ -1,4 +1,5 @@
-"""python -m loadtest: latency of a service started for it, asked by one closed-loop client.
+"""python -m loadtest: latency of a service started for it, asked by one closed-loop client;
+`python -m loadtest fuzz` hunts for requests that break the contract instead.
 
 One client waits for each answer before it asks again, so queueing never shows: this is the latency
 of a lone request, not a capacity.
@@ -11,8 +12,6 @@ import json
 import os
 import platform
 import random
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,39 +20,31 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from loadtest.server import ServerError, serving
+
 
 def main() -> int:
     """Start, warm, ask, print JSON, stop."""
+    if sys.argv[1:2] == ["fuzz"]:
+        from loadtest import fuzz  # what it imports is not needed, nor always there, for the rest
+
+        return fuzz.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--candidates", type=int, default=50)
     arguments = parser.parse_args()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "--bundle", str(arguments.bundle), "--port", "0"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     try:
-        assert process.stderr is not None
-        seen = ""
-        for line in process.stderr:
-            seen += line
-            if "startup complete" in line:
-                break
-        found = re.search(r"http://\S+:\d+", seen)
-        if found is None:
-            print(f"loadtest: the service did not start: {seen.strip()}", file=sys.stderr)
-            return 2
         with np.load(arguments.bundle / "items.npz", allow_pickle=False) as table:
             known = table["ids"].tolist()
         if not 1 <= arguments.candidates <= len(known):
             print(f"loadtest: --candidates: 1 to {len(known)}, the bundle's items", file=sys.stderr)
             return 2
-        outcome = measure(found[0], known, arguments.seconds, arguments.candidates)
-    finally:
-        process.terminate()
-        process.communicate()
+        with serving(arguments.bundle) as server:
+            outcome = measure(server.url, known, arguments.seconds, arguments.candidates)
+    except (OSError, ServerError) as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return 2
     print(json.dumps(outcome, indent=1))
     return 0
 

@@ -14,13 +14,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import multiprocess
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
 from service.contract import BundleError
 from service.fleet import Fleet
 from service.metrics import Metrics
+from service.protocol import Protocol
 from service.security import KeysError
 from service.settings import Settings, tuned
 from service.telemetry import TelemetryError, configure
@@ -29,42 +29,6 @@ logger = logging.getLogger("service")
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than callers keep a connection, so that they are the ones to close it
-
-
-class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection whose head does not arrive in time: a slow client may not hold one.
-
-    The application says how long, in the lifespan's state; the body's time is its own affair.
-    """
-
-    _head: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_head()
-
-    def on_message_begin(self) -> None:
-        self._expect_head()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._forget_head()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_head()
-        super().connection_lost(exc)
-
-    def _expect_head(self) -> None:
-        self._forget_head()
-        patience = self.app_state.get("head_timeout_s")
-        if patience is not None:
-            self._head = self.loop.call_later(patience, self.transport.close)
-
-    def _forget_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
 
 
 class Supervisor(Multiprocess):
@@ -130,7 +94,7 @@ def config_of(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         app,
         factory=isinstance(app, str),
         workers=settings.workers,
-        http=PatientProtocol,
+        http=Protocol,
         ws="none",
         loop="uvloop",
         log_config=None,

@@ -28,6 +28,7 @@ RULES = {
     "service.session": ({"numpy", "onnxruntime"},
                         {"service.budget", "service.constraints", "service.cuda", *WALLS}),
     "service.admission": (set(), {"service.session"}),
+    "service.protocol": ({"fastapi", "httptools", "uvicorn"}, {"service.errors"}),
     "service": (SERVING, {"service"}),
     # Offline metrics come from the code that serves.
     "model.evaluate": (TRAINING, {"model", "service.session", *WALLS}),
@@ -36,7 +37,8 @@ RULES = {
     "export": ({"torch", "onnx", "onnxscript", "onnxruntime", "openvino", "matplotlib", "numpy",
                 "tqdm"},
                {"export", "model", "service.session", "service.constraints", *WALLS}),
-    "loadtest": ({"locust", "httpx", "numpy"}, {"loadtest"}),
+    "loadtest": ({"locust", "httpx", "numpy", "hypothesis", "schemathesis", "requests",
+                  "jsonschema_rs", "ormsgpack", "tqdm"}, {"loadtest"}),
     # Callers take it without the service's dependencies.
     "client": ({"httpx"}, {"client"}),
 }  # fmt: skip

@@ -34,14 +34,14 @@ def answer_to(body, request_id="r", degraded=None):
     entry = dict.fromkeys(("logprob", "entropy", "entropy_after"), -1.5)
     return {
         "request_id": request_id,
-        "model": {"name": "turn", "version": "7"},
+        "model": {"name": "turn", "version": "7", "variant": "active"},
         "slate": [
             {"id": item, "position": i, "initial_position": len(ids) - 1 - i, **entry,
              "reasoning_steps": 2}
             for i, item in enumerate(ids[::-1])
         ],
         "reasoning": {"steps_used": 2 * len(ids), "budget": 30, "budget_per_position": 3,
-                      "entropy_threshold": 2.5},
+                      "budget_asked": 3, "entropy_threshold": 2.5},
         "utility": None,
         "latency_ms": {"total": 2.0, "inference": 1.0},
         "degraded": degraded,

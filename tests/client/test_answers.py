@@ -32,8 +32,8 @@ def test_an_answer_is_read_field_by_field_and_kept_whole_beside():
     (answer,) = read(json.dumps(RAW | {"new": 1}).encode(), None)
     assert answer.ids == ("b", "a")
     assert answer.slate[0] == Position("b", 0, 1, -1.5, -1.5, -1.5, 2)
-    assert answer.model == Model("turn", "7")
-    assert answer.reasoning == Reasoning(4, 30, 3, 2.5)
+    assert answer.model == Model("turn", "7", "active")
+    assert answer.reasoning == Reasoning(4, 30, 3, 3, 2.5)
     assert answer.latency_ms == {"total": 2.0, "inference": 1.0}
     assert answer.degraded is None
     assert answer.raw["new"] == 1

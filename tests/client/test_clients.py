@@ -12,10 +12,8 @@ import uvicorn
 
 from client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
 from client.clients import LIMITS
-from service.app import create_app
-from service.settings import Settings
 from tests.client.conftest import CUT, HANG, PATIENT_MS, RESET, TRICKLE, answer_to, reply, scripted
-from tests.service.conftest import serving
+from tests.service.conftest import fresh
 
 CANDIDATES = [str(i) for i in (1, 32, 34, 47, 50, 110, 150, 165)]
 
@@ -78,19 +76,14 @@ def test_a_refusal_names_every_field_and_is_raised_despite_the_fallback(connect,
     assert client.rerank(CANDIDATES, slate_size=1).degraded is None
 
 
-def test_a_wish_to_explain_is_sent_only_where_there_is_one(connect):
-    def explains(body):
-        return reply(status=422) if "explain" in body else turned(body)
-
-    with scripted(explains) as server:
-        client = connect(server.url)
-        assert client.rerank(["a"]).degraded is None
-        with pytest.raises(Refused):
-            client.rerank(["a"], explain=True)
+def test_an_explanation_is_there_where_it_was_asked_for(connect, url):
+    plain, told = (connect(url).rerank(CANDIDATES, explain=asked) for asked in (False, True))
+    assert plain.slate[0].explanation is None
+    assert 0 < told.slate[0].explanation["probability"] <= 1
 
 
 def test_the_services_own_degraded_answer_is_told_from_the_clients(connect, session):
-    with serving(create_app(Settings(timeout_ms=0.001), session)) as hasty:
+    with fresh(session, timeout_ms=0.001) as hasty:
         answer = connect(hasty).rerank(CANDIDATES, slate_size=2)
     assert answer.degraded == "deadline"
     assert answer.ids == tuple(CANDIDATES[:2])
@@ -211,8 +204,7 @@ def test_a_batch_call_falls_back_list_by_list(connect, down):
 
 def test_a_rolling_restart_is_not_noticed(connect, session):
     def start(stack):
-        application = create_app(Settings(timeout_ms=60_000), session)
-        return stack.enter_context(serving(application))
+        return stack.enter_context(fresh(session))
 
     def while_stopping(stack, client):
         stopping = threading.Thread(target=stack.close)

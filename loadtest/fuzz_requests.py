@@ -1,0 +1,337 @@
+"""Requests to try a service with, drawn by seed: from its OpenAPI document, and from strategies.
+
+The document's half is schemathesis's: bodies that fit the published schemas and bodies that just
+do not. The other half knows the bundle: known ids among unknown ones, every knob, then mutations
+of such bodies, headers, methods and paths that a schema has no words for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ormsgpack
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+PATHS = ("/rerank", "/v1/rerank", "/rerank/batch", "/v1/rerank/batch")
+MARK = "@here@"  # where raw JSON text goes into a body that json.dumps writes
+
+
+MSGPACK = "application/msgpack"
+
+
+def is_msgpack(headers: tuple[tuple[str, str], ...]) -> bool:
+    """Whether a request says that its body is MessagePack."""
+    kinds = [value for name, value in headers if name.lower() == "content-type"]
+    return bool(kinds) and "msgpack" in kinds[0]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One HTTP request, as it goes over the wire."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]  # without the body's length
+    body: bytes
+    chunked: bool = False
+
+    def wire(self) -> bytes:
+        """The bytes of the request; header values are Latin-1."""
+        length = ("Transfer-Encoding", "chunked")
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(self.body), self.body)
+        if not self.chunked or not self.body:  # an empty chunk is the end of a body already
+            length, body = ("Content-Length", str(len(self.body))), self.body
+        headers = self.headers
+        if "host" not in (name.lower() for name, _ in headers):
+            headers = (("Host", "127.0.0.1"), *headers)
+        lines = [f"{name}: {value}" for name, value in (*headers, length)]
+        head = "\r\n".join([f"{self.method} {self.target} HTTP/1.1", *lines, "", ""])
+        return head.encode("latin-1") + body
+
+
+def drawn(strategy: st.SearchStrategy[Message], key: str, count: int) -> list[Message]:
+    """Exactly `count` messages; the same key draws the same ones."""
+    found: list[Message] = []
+
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def draw(message: Message) -> None:
+        found.append(message)
+
+    for turn in itertools.count():
+        if len(found) >= count:
+            break
+        seed(f"{key}.{turn}")(draw)()  # once more where a search was exhausted early
+    return found[:count]
+
+
+def from_document(document: dict[str, Any]) -> st.SearchStrategy[Message]:
+    """What schemathesis makes of an OpenAPI document, valid and invalid alike."""
+    schema = schemathesis.openapi.from_dict(document)
+    operations = [found.ok() for found in schema.get_all_operations()]
+    strategies = [
+        operation.as_strategy(generation_mode=mode)
+        for operation in operations
+        for mode in GenerationMode
+        if mode is GenerationMode.POSITIVE or operation.body
+        for _ in range(1 if "batch" in operation.path else 2)  # lists of lists take long to draw
+    ]
+    return st.one_of(strategies).map(_message)
+
+
+def _message(case: schemathesis.Case) -> Message:
+    sent = case.as_transport_kwargs(base_url="http://127.0.0.1")
+    known = ("method", "url", "headers", "json", "data", "params", "cookies", "files")
+    request = requests.Request(**{name: sent[name] for name in known if name in sent}).prepare()
+    body = request.body or b""
+    own = ("content-length", "x-schemathesis-testcaseid")  # the latter is not drawn by seed
+    return Message(
+        str(request.method),
+        request.path_url,
+        tuple((str(n), str(v)) for n, v in request.headers.items() if n.lower() not in own),
+        body.encode() if isinstance(body, str) else body,
+    )
+
+
+NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["x" * 256, "0", "\x00", "é", "🎬"])
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+ROUGH = [
+    *("null", "true", "NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1e308", "1e-320", "-0.0"),
+    *("0", "-1", "1.0", "01", "9" * 20, "9" * 400, "18446744073709551616", "9223372036854775808"),
+    *('""', '"0"', '"\\ud800"', '"\\udfff\\ud800"', '"\\u0000"', '"\ud800"', "'a'", '"\n"'),
+    *("[]", "{}", "[[]]", '{"":{}}', '{"id": "1"}', '{"id": "1", "id": "2"}', "[1, 2,]", ""),
+    *("[" * n + "]" * n for n in (60, 250, 500, 990, 1500, 100_000)),
+    *('{"a":' * n + "1" + "}" * n for n in (60, 250, 500, 990, 1500)),
+    *('"' + "x" * n + '"' for n in (257, 5_000, 100_000)),
+]  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)
+RAW = st.sampled_from(ROUGH) | JSON.map(json.dumps)
+
+
+def bodies(ids: Sequence[str], categories: dict[str, list[str]]) -> st.SearchStrategy[Any]:
+    """Bodies of /rerank that the document allows, most of them such that they can be met.
+
+    ids: known items; categories: names of the schema's categories with their vocabularies.
+    """
+    some = st.lists(st.sampled_from(ids) | NAMES, min_size=1, max_size=12, unique=True)
+    run = st.builds(
+        lambda start, size: list(ids[start : start + size]),
+        st.integers(0, len(ids) - 1),
+        st.integers(1, 40) | st.sampled_from([100, 500, 501]),
+    )
+    group = st.dictionaries(st.sampled_from(["author", *categories]), st.sampled_from("abc"))
+    inline = st.fixed_dictionaries(
+        {},
+        optional={name: st.sampled_from([*known, "?"]) for name, known in categories.items()},
+    )
+    entry = st.sampled_from(ids) | st.fixed_dictionaries(
+        {"id": st.sampled_from(ids) | NAMES}, optional={"label": st.floats(0, 1)}
+    )
+    history = st.lists(entry, max_size=8) | run
+    temperature = st.none() | st.floats(0.01, 100) | st.sampled_from([0.01, 0.7, 100])
+
+    knobs = st.fixed_dictionaries(
+        {},
+        optional={
+            "request_id": st.text(min_size=1, max_size=128),
+            "user": st.fixed_dictionaries({}, optional={"id": NAMES, "history": history}),
+            "reasoning": st.fixed_dictionaries(
+                {},
+                optional={
+                    "budget": st.none() | st.integers(0, 3),
+                    "entropy_threshold": st.none() | st.floats(-1, 4) | st.floats(-1e9, 1e9),
+                },
+            ),
+            "temperatures": st.fixed_dictionaries(
+                {}, optional={"reason": temperature, "recommend": temperature}
+            ),
+            "sampling": st.fixed_dictionaries(
+                {
+                    "slates": st.integers(1, 4) | st.sampled_from([1, 64]),
+                    "seed": st.integers(0, 2**63 - 1),
+                }
+            ),
+            "priority": st.sampled_from(["interactive", "background"]),
+            "explain": st.booleans(),
+            "timeout_ms": st.sampled_from([5e-324, 0.01, 1, 5, 20, 100, 1e4, 1e300]),
+        },
+    )
+    shape = st.fixed_dictionaries({}, optional={"groups": group, "features": inline})
+    shapes = st.lists(shape, max_size=12)
+    place = st.integers(0, 11)  # among the candidates
+    spots = st.dictionaries(place, st.integers(0, 9), max_size=3)
+    barred = st.lists(place | NAMES, max_size=4)
+    limit = st.dictionaries(st.sampled_from(["author", *categories]), st.integers(0, 4), max_size=1)
+    size = st.none() | st.integers(1, 10)
+
+    forms = st.sampled_from([as_records, as_records, as_ids, as_columns])
+
+    @st.composite
+    def body(draw: st.DrawFn) -> dict[str, Any]:
+        chosen = draw(some | run)
+        candidates: list[dict[str, Any]] = [{"id": item} for item in chosen]
+        for candidate, more in zip(candidates, draw(shapes), strict=False):
+            candidate.update(more)
+        asked = {"candidates": draw(forms)(candidates), **draw(knobs)}
+        if draw(st.booleans()):
+            wanted = draw(size)
+            asked["slate_size"] = wanted and min(wanted, len(chosen))
+        if draw(st.booleans()):
+            names = [chosen[at % len(chosen)] for at in range(12)]
+            asked["constraints"] = {
+                "pinned": {names[at]: position for at, position in draw(spots).items()},
+                "blocked": [names[at] if isinstance(at, int) else at for at in draw(barred)],
+                "max_per_group": draw(limit),
+            }
+        return asked
+
+    return body()
+
+
+def as_records(candidates: list[dict[str, Any]]) -> Any:
+    """As they are."""
+    return candidates
+
+
+def as_ids(candidates: list[dict[str, Any]]) -> Any:
+    """The ids alone."""
+    return [candidate["id"] for candidate in candidates]
+
+
+def as_columns(candidates: list[dict[str, Any]]) -> Any:
+    """A list for each field."""
+    columns: dict[str, Any] = {"id": as_ids(candidates)}
+    for field in ("features", "groups"):
+        names = sorted({name for one in candidates for name in one.get(field, {})})
+        columns[field] = {n: [one.get(field, {}).get(n) for one in candidates] for n in names}
+    return columns
+
+
+def paths(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The ways to every value of a body, of a list's only the first three entries'."""
+    found = [before]
+    steps = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list):
+        steps = enumerate(value[:3])
+    for key, inner in steps:
+        found += paths(inner, (*before, key))
+    return found
+
+
+@st.composite
+def mutated(draw: st.DrawFn, body: st.SearchStrategy[Any]) -> bytes:
+    """A valid body with something wrong in it, or bytes that are hardly a body at all."""
+    payload = draw(body)
+    how = draw(st.sampled_from(["value", "value", "value", "key", "twice", "cut", "bytes", "code"]))
+    if how == "twice":
+        first = payload["requests"][0] if "requests" in payload else payload
+        given = first["candidates"]
+        first["candidates"] = {"id": given["id"] * 2} if isinstance(given, dict) else given * 2
+    if how in ("value", "key"):
+        way = draw(st.sampled_from(paths(payload)))
+        holder: Any = {"": payload}
+        last: Any = ""
+        for key in way:
+            holder, last = holder[last], key
+        if how == "value" or not isinstance(holder[last], dict):
+            holder[last] = MARK
+        else:
+            holder[last][draw(NAMES)] = MARK
+        payload = payload if way else MARK
+    text = json.dumps(payload).replace(f'"{MARK}"', draw(RAW))
+    code = draw(st.sampled_from(["utf-16", "utf-8-sig", "utf-32"])) if how == "code" else "utf-8"
+    content = text.encode(code, "surrogatepass")
+    if how == "cut":
+        return content[: draw(st.integers(0, len(content)))]
+    if how == "bytes":
+        at = draw(st.integers(0, len(content)))
+        return draw(st.sampled_from([content[:at], b""])) + draw(st.binary()) + content[at:]
+    return content
+
+
+HEADERS = {
+    "Content-Type": st.sampled_from(
+        ["application/json", "text/plain", "application/xml", "multipart/form-data", "é", ";", ""]
+    ),
+    "X-Request-ID": st.sampled_from(["abc", "", "x" * 129, "é", "a\tb", '"<script>"'])
+    | st.text(st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f")),
+    "X-Request-Timeout-Ms": st.sampled_from(
+        ["soon", "nan", "inf", "-1", "0", "1e-300", "5", "1e300", "1_0", "٣".encode().decode("l1")]
+    ),
+    "traceparent": st.sampled_from(
+        ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "é", "x" * 5_000]
+    ),
+    "Host": st.sampled_from(["", "[", "a b", "é", "[::1", "x:y", "/", "a" * 300, "h:99999999"]),
+    "Accept": st.sampled_from(["*/*", "text/html", "image/png;q=2"]),
+    "Accept-Encoding": st.sampled_from(["gzip", "br;q=x", "*"]),
+    "Content-Encoding": st.sampled_from(["gzip", "deflate"]),
+    "Connection": st.sampled_from(["keep-alive", "close", "Upgrade", "x"]),
+    "Upgrade": st.sampled_from(["websocket", "h2c"]),
+    "Expect": st.sampled_from(["100-continue", "200"]),
+    "Cookie": st.sampled_from(["a=b", ";;=", "x" * 5_000]),
+    "X-Forwarded-For": st.sampled_from(["1.2.3.4", "?"]),
+    "X-Forwarded-Proto": st.sampled_from(["https", "ws", "\x80"]),
+    "X-Broken": st.sampled_from(["a\x00b", "a\x01b", "a\rb"]),
+    "Bad name": st.just("x"),
+}
+METHODS = ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW", "post")
+TARGETS = (
+    *("/", "/livez", "/readyz", "/info", "/metrics", "/openapi.json", "/docs", "/redoc"),
+    *("/rerank/", "/rerank?x=1&x=%ff", "/RERANK", "/rerank/batch/", "/nowhere", "//", "//["),
+    *("/%00", "/%ff%fe", "/../rerank", "/rerank/../info", "/rerank%2fbatch", "/é", "/a b", "*"),
+    *("rerank", "/" + "a" * 5_000, "/rerank#x", "/{x}", "/rerank;a", "?", "http://[/rerank"),
+    *("http://h/rerank", "h:443"),
+)  # fmt: skip
+
+
+def from_bundle(ids: Sequence[str], categories: dict[str, list[str]]) -> st.SearchStrategy[Message]:
+    """A valid body, a broken one, or one in a request that is odd around its body."""
+    single = bodies(ids, categories)
+    batch = st.fixed_dictionaries({"requests": st.lists(single, min_size=1, max_size=4)})
+    broken = {PATHS[:2]: mutated(single), PATHS[2:]: mutated(batch)}
+    valid = {PATHS[:2]: single.map(_written), PATHS[2:]: batch.map(_written)}
+    kinds = st.sampled_from(["valid"] * 4 + ["mutated"] * 4 + ["headers", "route", "packed"])
+    names = st.lists(st.sampled_from(list(HEADERS)), min_size=1, max_size=3, unique=True)
+    padding = st.sampled_from([0] * 19 + [1 << 20])  # white space that breaks the limit
+
+    @st.composite
+    def message(draw: st.DrawFn) -> Message:
+        group = draw(st.sampled_from([PATHS[:2], PATHS[:2], PATHS[:2], PATHS[2:]]))
+        target = draw(st.sampled_from(group))
+        kind = draw(kinds)
+        content = draw((broken if kind == "mutated" else valid)[group])
+        if kind == "headers":
+            headers = tuple((name, draw(HEADERS[name])) for name in draw(names))
+            content += b" " * draw(padding)
+            return Message("POST", target, headers, content, draw(st.booleans()))
+        if kind == "packed":
+            content = ormsgpack.packb(draw(single if group == PATHS[:2] else batch))
+            return Message("POST", target, (("Content-Type", MSGPACK),), content)
+        if kind == "route":
+            target = draw(st.sampled_from([*TARGETS, target]))
+            return Message(draw(st.sampled_from([*METHODS, "POST"])), target, (), content)
+        return Message("POST", target, (), content)
+
+    return message()
+
+
+def _written(body: Any) -> bytes:
+    return json.dumps(body).encode()

@@ -1,0 +1,93 @@
+"""HTTP below the application: what is refused, or left, before there is a request."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.errors import problem_of
+
+
+class Protocol(HttpToolsProtocol):
+    """Refuses what is not HTTP with a problem, and leaves whose head does not arrive in time.
+
+    The application says how long a head may take, in the lifespan's state; the body is its own
+    affair.
+
+    And reads on where a client offers to upgrade, as Java's does to h2c with every first request:
+    the parser stops there, and a body would be lost. The offer is declined by not answering it.
+    """
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A slow client may not hold a connection."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is expected any more."""
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """The next request of a kept connection has as long as the first."""
+        self._expect_head()
+        super().on_message_begin()
+
+    def _expect_head(self) -> None:
+        self._forget_head()
+        patience = self.app_state.get("head_timeout_s")
+        if patience is not None:
+            self._head = self.loop.call_later(patience, self.transport.close)
+
+    def _forget_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; a request that offers an upgrade is parsed again without the offer."""
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                data = self._without_offer() + data[stopped.args[0] :]
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+
+    def _without_offer(self) -> bytes:
+        """The head of a request that offers an upgrade, for a fresh parser, less its offer."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        lines = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
+
+    def on_headers_complete(self) -> None:
+        """Begin with the request, unless it will be parsed again."""
+        self._forget_head()
+        if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers say
+            raise ValueError("this is no proxy")  # which the parser makes an HttpParserError
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End the request's body, unless it will be parsed again."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer 400 `bad_http` and close the connection: where the next request begins is lost."""
+        request_id = uuid.uuid4().hex
+        headers = {"X-Request-ID": request_id, "Connection": "close"}
+        answer = problem_of(400, "bad_http", msg, request_id, headers=headers)
+        lines = [b"%b: %b\r\n" % pair for pair in answer.raw_headers]
+        self.transport.write(b"".join([STATUS_LINE[400], *lines, b"\r\n", bytes(answer.body)]))
+        self.transport.close()

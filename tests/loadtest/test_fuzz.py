@@ -1,0 +1,111 @@
+"""The fuzzer: silent about the service, loud about a server that is wrong on purpose."""
+
+import contextlib
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from loadtest.fuzz import Findings, ask
+from loadtest.fuzz_checks import Bundle
+from service.session import Session
+from tests.service.conftest import application
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "bundles" / "ranklens" / "1"
+
+
+def test_the_service_keeps_its_contract(tmp_path):
+    out = tmp_path / "fuzz.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", "fuzz", "--requests", "300", "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(out.read_text(encoding="utf-8"))
+    assert told["requests"] == {"bundle": 150, "document": 150}
+    assert sum(told["statuses"].values()) == told["checks"]["answered"]["made"] == 300
+    assert {"200", "400", "422"} <= told["statuses"].keys()
+    assert told["checks"]["candidates"]["made"] > 20
+    assert told["examples"] == []
+
+
+class Wrong(http.server.BaseHTTPRequestHandler):
+    """Repeats the first candidate of whatever it can read, and fails with a page about the rest."""
+
+    protocol_version = "HTTP/1.1"
+    document, info = {}, {}
+
+    def do_GET(self):
+        self.answer(200, {"/openapi.json": self.document, "/info": self.info}.get(self.path, {}))
+
+    def do_POST(self):
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        try:
+            first = json.loads(content)["candidates"][0]["id"]
+        except (ValueError, LookupError, TypeError):
+            self.answer(500, "<pre>Traceback (most recent call last)</pre>", "text/html")
+            return
+        entry = {"id": first, "initial_position": 0, "logprob": -1.0, "entropy": 1.0}
+        more = {"entropy_after": 1.0, "reasoning_steps": 0}
+        stages = ("total", "parse", "features", "queue", "inference", "respond")
+        self.answer(200, {
+            "request_id": "1",
+            "model": {"name": "wrong", "version": "1", "variant": "active"},
+            "slate": [{**entry, **more, "position": position} for position in range(2)],
+            "reasoning": {"steps_used": 1, "budget": 6, "budget_per_position": 3,
+                          "budget_asked": 3, "entropy_threshold": 0.0},
+            "utility": None,
+            "latency_ms": dict.fromkeys(stages, 0.0),
+            "degraded": None,
+        })  # fmt: skip
+
+    def answer(self, status, content, kind="application/json"):
+        body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    """The base URL of a server that publishes the service's document and does not keep to it."""
+    Wrong.document = application(Session.load(BUNDLE)).openapi()
+    Wrong.info = {"slate_length": 10, "budget_per_position": 3}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Wrong)
+    with contextlib.closing(server.socket):
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_wrong_server_is_found_out(wrong):
+    findings = Findings()
+    ask(wrong, Bundle.read(BUNDLE), 200, 0, lambda: True, findings)
+    assert {"no_server_error", "problem", "candidates", "steps"} <= findings.failed.keys()
+    told = {(example["check"], example["wrong"]) for example in findings.examples}
+    assert ("no_server_error", "status 500") in told
+    assert ("problem", "content type text/html") in told
+    assert any("an id is repeated" in wrong for check, wrong in told if check == "candidates")
+
+
+def test_an_ended_process_is_told_and_ends_the_hunt(wrong):
+    findings = Findings()
+    ask(wrong, Bundle.read(BUNDLE), 2_000, 0, lambda: False, findings)
+    assert findings.failed["alive"] == 1
+    assert findings.sent.total() < 2_000
