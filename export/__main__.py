@@ -24,21 +24,38 @@ def parse() -> argparse.Namespace:
         "--data", type=Path, help="data set for the offline metrics (default: the trained one)"
     )
     commands = parser.add_subparsers(dest="command")
-    timing = commands.add_parser("bench", help="time every form of the graph, side by side")
+    shown = argparse.ArgumentDefaultsHelpFormatter
+    timing = commands.add_parser(
+        "bench", help="time every form of the graph (ten minutes)", formatter_class=shown
+    )
     timing.add_argument("--config", type=Path, default=Path("model/configs/served.yaml"))
-    timing.add_argument("--out", type=Path, default=Path("docs/reports"))
+    timing.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/reports"),
+        help="whose inference.* it replaces",
+    )
     timing.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
     timing.add_argument(
         "--data", type=Path, default=Path("build/ranklens/warm"), help="test lists for int8"
     )
     timing.add_argument("--seconds", type=float, default=4.0, help="per variant and size")
     timing.add_argument("--smoke", action="store_true", help="a miniature, for tests")
-    tuning = commands.add_parser("tune", help="measure how this machine serves a bundle best")
+    tuning = commands.add_parser(
+        "tune", help="measure how this machine serves a bundle best", formatter_class=shown
+    )
     tuning.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
-    tuning.add_argument("--out", type=Path, default=Path("build/profile.json"))
-    tuning.add_argument("--candidates", type=int, default=50, help="length of the lists")
+    tuning.add_argument(
+        "--out", type=Path, default=Path("build/profile.json"), help="where to write it"
+    )
+    tuning.add_argument("--candidates", type=int, default=50, help="of the lists")
     tuning.add_argument("--budget-ms", type=float, default=10.0, help="p99 that a run must keep")
-    tuning.add_argument("--seconds", type=float, default=1.0, help="per threads and batch")
+    tuning.add_argument(
+        "--seconds",
+        type=float,
+        default=1.0,
+        help="per threads and batch; more is steadier",
+    )
     arguments = parser.parse_args()
     if arguments.command is None:
         for name in ("checkpoint", "out"):
@@ -73,6 +90,7 @@ def main() -> int:
         DataError,
         FeatureError,
         bundle.VerificationError,
+        tune.TuneError,
         OSError,
     ) as error:
         print(f"export: {error}", file=sys.stderr)

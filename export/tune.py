@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from export.measure import cores, timed
 from service.constraints import Rules
+from service.contract import Manifest
 from service.session import Row, Session
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -43,8 +44,20 @@ def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
     return [dataclasses.replace(row) for _ in range(batch)]
 
 
+class TuneError(ValueError):
+    """A question that makes no profile."""
+
+
 def tune(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure, write the profile, return it."""
+    """Measure, write the profile, return it. Raises TuneError for an option out of range."""
+    most = Manifest.read(arguments.bundle).max_candidates
+    for option, value, holds, rule in (
+        ("candidates", arguments.candidates, 1 <= arguments.candidates <= most, f"1 to {most}"),
+        ("budget-ms", arguments.budget_ms, arguments.budget_ms > 0, "above 0"),
+        ("seconds", arguments.seconds, arguments.seconds > 0, "above 0"),
+    ):
+        if not holds:
+            raise TuneError(f"--{option}: {rule}, got {value}")
     available = cores()
     measured: list[dict[str, Any]] = []
     counts = sorted({1, 2, available // 2, available} - {0})
@@ -63,6 +76,9 @@ def tune(arguments: argparse.Namespace) -> dict[str, Any]:
                         "ms_p99": round(1e3 * float(np.quantile(seconds, 0.99)), 4),
                     }
                 )  # fmt: skip
+    best = min(row["ms_p99"] for row in measured)
+    if best > arguments.budget_ms:
+        raise TuneError(f"--budget-ms: no p99 is below {arguments.budget_ms:g}, the best is {best}")
     profile = {
         **choose(measured, arguments.budget_ms),
         "budget_ms": arguments.budget_ms,
@@ -79,11 +95,9 @@ def tune(arguments: argparse.Namespace) -> dict[str, Any]:
 def choose(measured: list[dict[str, Any]], budget_ms: float) -> dict[str, Any]:
     """Threads, spinning and the largest batch for a budget: the most requests per second within it.
 
-    More threads must earn a tenth, for they take a core from other workers. Where not even a batch
-    of one keeps the budget, that is the batch.
+    More threads must earn a tenth, for they take a core from other workers. Some run must keep it.
     """
-    within = [row for row in measured if row["ms_p99"] <= budget_ms]
-    pool = within or [row for row in measured if row["batch"] == 1]
+    pool = [row for row in measured if row["ms_p99"] <= budget_ms]
 
     def rate(row: dict[str, Any]) -> float:
         return float(row["batch"] / row["ms_median"])

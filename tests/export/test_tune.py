@@ -6,7 +6,7 @@ import json
 import pytest
 
 from export.measure import cores
-from export.tune import choose, tune
+from export.tune import TuneError, choose, tune
 from service.settings import Settings, tuned
 from tests.service.conftest import BUNDLE
 
@@ -22,7 +22,6 @@ def measured(*rows):
         ([(1, False, 1, 1.0, 2.0), (1, False, 8, 4.0, 6.0), (1, False, 32, 15.0, 20.0)], 1, 8),
         ([(1, False, 8, 4.0, 6.0), (2, False, 8, 3.8, 6.0)], 1, 8),  # a twentieth is no reason
         ([(1, False, 8, 4.0, 6.0), (2, False, 8, 2.0, 3.0)], 2, 8),
-        ([(1, False, 1, 30.0, 40.0), (1, False, 8, 90.0, 99.0)], 1, 1),  # nothing keeps 10 ms
     ],
 )
 def test_the_most_requests_per_second_within_the_budget_win(rows, threads, batch):
@@ -46,3 +45,21 @@ def test_a_profile_is_measured_and_loaded_by_the_service_beneath_what_is_given(t
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"profile\.json: no profile of this service"):
         tuned(Settings(profile=path))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("candidates", 0, "1 to 500, got 0"),
+        ("candidates", 501, "1 to 500"),
+        ("budget_ms", float("nan"), "above 0"),
+        ("seconds", 0.0, "above 0"),
+        ("budget_ms", 1e-6, "no p99 is below 1e-06"),
+    ],
+)
+def test_a_question_that_makes_no_profile_is_refused_and_writes_none(tmp_path, option, value, told):
+    asked = {"candidates": 12, "budget_ms": 50.0, "seconds": 0.01, option: value}
+    arguments = argparse.Namespace(bundle=BUNDLE, out=tmp_path / "profile.json", **asked)
+    with pytest.raises(TuneError, match=told):
+        tune(arguments)
+    assert not arguments.out.exists()
