@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import FieldError, PayloadTooLarge, problem_of
@@ -52,16 +52,19 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-ID"] = request_id
-                answer["X-Content-Type-Options"] = "nosniff"
-                if "traceparent" not in answer and (given := headers.get("traceparent")):
-                    answer["traceparent"] = given
+                # Pairs of bytes, as the server takes them: a mapping over them costs a search each.
+                answer = message["headers"] = list(message.get("headers", ()))
+                named = {name for name, _ in answer}
+                answer.append((b"x-content-type-options", b"nosniff"))
+                if b"x-request-id" not in named:
+                    answer.append((b"x-request-id", request_id.encode()))
+                if b"traceparent" not in named and (given := headers.get("traceparent")):
+                    answer.append((b"traceparent", given.encode("latin-1")))
                 if self.leaving():
-                    answer["Connection"] = "close"
-                if "server-timing" not in answer:
+                    answer.append((b"connection", b"close"))
+                if b"server-timing" not in named:
                     spent = 1e3 * (time.monotonic() - began)
-                    answer["Server-Timing"] = f"total;dur={spent:.3f}"
+                    answer.append((b"server-timing", b"total;dur=%.3f" % spent))
             await send(message)
 
         try:

@@ -218,7 +218,8 @@ class Featuriser:
         though required.
         """
         unknown = len(self.items.ids)
-        index = np.fromiter((self._row.get(i, unknown) for i in request.ids), np.int64)
+        row = self._row
+        index = np.array([row.get(item, unknown) for item in request.ids], np.int64)
         numbers, tokens = self._numbers[index], self._token_rows[index]
         kernels = [rows[index] for rows in self._kernels]
         user = request.user
@@ -457,13 +458,16 @@ def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
 
 def _z_score(column: Floats) -> Floats:
     exact = column.astype(np.float64)  # in float32 the mean of equal numbers is not that number
-    return np.asarray((exact - exact.mean()) / (exact.std() + 1e-6), np.float32)
+    # By hand what mean() and std() do: their own overhead is most of their time on a short list.
+    exact -= np.add.reduce(exact) / len(exact)
+    deviation = math.sqrt(np.add.reduce(exact * exact) / len(exact))
+    return np.asarray(exact / (deviation + 1e-6), np.float32)
 
 
 def _rank(values: Floats) -> Floats:
     """From -1, the least, to 1, the greatest; equal values share the mean of their ranks."""
     ordered = np.sort(values)
-    low, high = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    low, high = ordered.searchsorted(values, "left"), ordered.searchsorted(values, "right")
     return np.asarray((low + high - len(values)) / max(len(values), 1), np.float32)
 
 

@@ -101,6 +101,7 @@ def config_of(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who the client is decides nothing here
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.shutdown_s) or 1,
         timeout_worker_healthcheck=30,
