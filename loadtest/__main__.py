@@ -1,5 +1,5 @@
 """python -m loadtest: latency of a service started for it, asked by one closed-loop client;
-`python -m loadtest fuzz` hunts for requests that break the contract instead.
+`fuzz` hunts for requests that break the contract instead, `overload` asks for too much.
 
 One client waits for each answer before it asks again, so queueing never shows: this is the latency
 of a lone request, not a capacity.
@@ -29,6 +29,10 @@ def main() -> int:
         from loadtest import fuzz  # what it imports is not needed, nor always there, for the rest
 
         return fuzz.main(sys.argv[2:])
+    if sys.argv[1:2] == ["overload"]:
+        from loadtest import overload
+
+        return overload.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
     parser.add_argument("--seconds", type=float, default=10.0)

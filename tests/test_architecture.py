@@ -38,7 +38,7 @@ RULES = {
                 "tqdm"},
                {"export", "model", "service.session", "service.constraints", *WALLS}),
     "loadtest": ({"locust", "httpx", "numpy", "hypothesis", "schemathesis", "requests",
-                  "jsonschema_rs", "ormsgpack", "tqdm"}, {"loadtest"}),
+                  "jsonschema_rs", "matplotlib", "ormsgpack", "tqdm"}, {"loadtest"}),
     # Callers take it without the service's dependencies.
     "client": ({"httpx"}, {"client"}),
 }  # fmt: skip
