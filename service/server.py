@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import multiprocess
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
@@ -29,6 +31,7 @@ logger = logging.getLogger("service")
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than callers keep a connection, so that they are the ones to close it
+JOIN_S = 0.05  # how often a supervisor that stops looks for signals and at its workers
 
 
 class Supervisor(Multiprocess):
@@ -41,12 +44,24 @@ class Supervisor(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         """Called twice a second."""
         before = [process.pid for process in self.processes]
+        for process in self.processes:
+            # Our copy of its end of the pipe: while that is open, a worker that dies with a ping
+            # unanswered is not gone, but waited for.
+            process.child_conn.close()
         super().keep_subprocess_alive()
         for old, process in zip(before, self.processes, strict=True):
             if process.pid != old and old is not None:
                 multiprocess.mark_process_dead(old)  # type: ignore[no-untyped-call]
                 self._metrics.worker_restarts.inc()
                 logger.error("worker %d died, worker %s takes its place", old, process.pid)
+
+    def join_all(self) -> None:
+        """Wait for workers that were told to stop; what comes meanwhile is passed on to them."""
+        while any(process.exitcode is None for process in self.processes):
+            if self.signal_queue:
+                self.signal_queue.clear()
+                self.terminate_all()
+            time.sleep(JOIN_S)
 
 
 def serve(settings: Settings) -> None:
@@ -57,13 +72,20 @@ def serve(settings: Settings) -> None:
         supervisor = Supervisor(config_of("service.server:worker", settings), listener, metrics)
         announce(listener, f"{settings.workers} workers")
         supervisor.run()
-        if any(process.exitcode for process in supervisor.processes):
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise BundleError("a worker did not start; its own line says why")
         return
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises again what stopped it
+        signal.signal(number, stopped)
     app, fleet = application(settings)
     lineup = fleet.lineups[fleet.default_name()]
     announce(listener, f"{fleet.default_name()}/{lineup.serving.active}")
     uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
+
+
+def stopped(number: int, frame: FrameType | None) -> None:
+    """To be told to stop is no failure: status 0, and what was opened is closed on the way."""
+    raise SystemExit(0)
 
 
 def worker() -> FastAPI:
@@ -74,7 +96,7 @@ def worker() -> FastAPI:
         return application(settings)[0]
     except (BundleError, KeysError, TelemetryError, OSError) as error:
         logger.error("%s", error)
-        raise SystemExit(uvicorn.config.STARTUP_FAILURE) from None
+        raise SystemExit(STARTUP_FAILURE) from None
 
 
 def application(settings: Settings) -> tuple[FastAPI, Fleet]:
