@@ -67,6 +67,21 @@ def test_a_rotated_key_counts_once_the_file_is_looked_at_again_and_not_before(tm
         keys.client(f"Bearer {OLD}")
 
 
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
+
+    def overtaken(given):
+        found = read_keys(given)
+        written(path, f"shop:{NEW}\n")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.security.read_keys", overtaken)
+        keys = Keys(path, clock)
+    clock.now += 2 * LOOK_S
+    assert keys.client(f"Bearer {NEW}") == "shop"
+
+
 @pytest.mark.parametrize("broken", ["shop:short", "no separator at all", "", "# nobody\n", None])
 def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(tmp_path, broken):
     clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
