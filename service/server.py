@@ -31,6 +31,7 @@ logger = logging.getLogger("service")
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than callers keep a connection, so that they are the ones to close it
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 JOIN_S = 0.05  # how often a supervisor that stops looks for signals and at its workers
 
 
@@ -56,11 +57,13 @@ class Supervisor(Multiprocess):
                 logger.error("worker %d died, worker %s takes its place", old, process.pid)
 
     def join_all(self) -> None:
-        """Wait for workers that were told to stop; what comes meanwhile is passed on to them."""
-        while any(process.exitcode is None for process in self.processes):
-            if self.signal_queue:
-                self.signal_queue.clear()
-                self.terminate_all()
+        """Wait for workers that were told to stop; a second signal goes to them as SIGINT."""
+        while running := [process for process in self.processes if process.exitcode is None]:
+            while self.signal_queue:
+                if self.signal_queue.pop(0) in STOPPING:
+                    for process in running:
+                        if process.pid is not None:
+                            os.kill(process.pid, signal.SIGINT)
             time.sleep(JOIN_S)
 
 
@@ -75,7 +78,7 @@ def serve(settings: Settings) -> None:
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise BundleError("a worker did not start; its own line says why")
         return
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises again what stopped it
+    for number in STOPPING:  # uvicorn raises again what stopped it
         signal.signal(number, stopped)
     app, fleet = application(settings)
     lineup = fleet.lineups[fleet.default_name()]
@@ -105,7 +108,7 @@ def application(settings: Settings) -> tuple[FastAPI, Fleet]:
     fleet = Fleet.load(settings, metrics)
 
     def started(app: FastAPI) -> None:
-        drain_on_sigterm(app, settings.drain_s)
+        drain_on_sigterm(app, settings.drain_s, alone=settings.workers == 1)
 
     return create_app(settings, fleet, metrics, started), fleet
 
@@ -136,10 +139,12 @@ def announce(listener: socket.socket, what: str) -> None:
     logger.info("serving %s on http://%s:%d", what, shown, port)
 
 
-def drain_on_sigterm(app: FastAPI, drain_s: float) -> None:
+def drain_on_sigterm(app: FastAPI, drain_s: float, alone: bool) -> None:
     """Before uvicorn's own handling of SIGTERM: unready at once, but served for `drain_s` more.
 
-    A second signal does not wait. Does nothing outside of the main thread, where nobody signals.
+    A second signal does not wait; but one of several workers may get a first one twice, from its
+    parent and from who signals every process, and only leaves off at its parent's SIGINT. Does
+    nothing outside of the main thread, where nobody signals.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -148,9 +153,9 @@ def drain_on_sigterm(app: FastAPI, drain_s: float) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
         if not callable(then):
             return
-        if app.state.draining or not drain_s:
+        if not drain_s or (app.state.draining and alone):
             then(number, frame)
-        else:
+        elif not app.state.draining:
             loop.call_soon_threadsafe(lambda: loop.call_later(drain_s, then, number, None))
         app.state.draining = True
 

@@ -209,6 +209,18 @@ def test_a_second_sigterm_does_not_wait(workers):
         assert server.process.wait(5) == 0
 
 
+def test_a_manager_that_signals_every_process_of_the_service_is_served_through_too(items):
+    drain_s = 2.0
+    with serving(BUNDLE, "--workers", "2", drain_s=drain_s, **PATIENT) as server:
+        assert until(lambda: len(workers_of(server)) == 2, 5)
+        os.killpg(server.process.pid, signal.SIGTERM)  # as systemd does
+        told = time.monotonic()
+        assert until(lambda: server.process.poll() is not None, drain_s - 0.5) is None
+        assert httpx.post(f"{server.url}/rerank", json=body(items)).status_code == 200
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - told > drain_s
+
+
 def test_a_rolling_restart_behind_the_client_fails_no_request(items):
     stop, asked, failed = threading.Event(), [], []
 
