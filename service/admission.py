@@ -63,6 +63,12 @@ class Queue(Generic[T]):
         item = (entry.priority, entry.deadline, next(self._number), entry)
         heapq.heappush(self._heap, item)
 
+    def keep(self, wanted: Callable[[Waiting[T]], bool]) -> None:
+        """Let those leave who are not wanted; `wanted` is asked once of each."""
+        self._heap = [item for item in self._heap if wanted(item[3])]
+        heapq.heapify(self._heap)
+        self.cells = sum(entry.cells for entry in self)
+
     def yields(self, count: int, priority: int) -> list[Waiting[T]] | None:
         """Who must go so that `count` more fit: the last of a lower class; None where too few."""
         excess = len(self) + count - self.limit

@@ -191,11 +191,13 @@ def create_app(
             headers["traceparent"] = tracer.record(given, name, latency, about)
         if settings.log_requests:
             degraded = [r["degraded"]["reason"] for r in responses if r["degraded"]]
+            # A lone list may name itself in its body.
+            request_id = content.get("request_id", request.state.request_id)
             logger.info(
                 "answered",
                 extra={
-                    "request_id": request.state.request_id, "path": request.url.path,
-                    "lists": lists, "latency_ms": latency, "degraded": degraded,
+                    "request_id": request_id, "path": request.url.path, "lists": lists,
+                    "latency_ms": latency, "degraded": degraded,
                 },
             )  # fmt: skip
         return responding(request.headers)(content, headers=headers)

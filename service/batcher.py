@@ -85,6 +85,8 @@ class Batcher:
         reasoned is refused at once. Raises Overloaded where the queue is full of rows that are as
         urgent; less urgent ones make room.
         """
+        if len(self._queue) + len(rows) > self._queue.limit:
+            self._queue.keep(self._wanted)  # whom nobody waits for takes no place
         gone = self._queue.yields(len(rows), priority)
         if gone is None:
             self._metrics.shed.labels("overload").inc(len(rows))

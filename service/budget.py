@@ -48,7 +48,7 @@ class BudgetController:
             rises = int((now - self._calm_since) / self._recover_s)
             if rises:
                 self.level = min(self.most, self.level + rises)
-                self._calm_since = now
+                self._calm_since += rises * self._recover_s  # what is over counts on
         return self.level
 
 

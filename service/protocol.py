@@ -14,8 +14,8 @@ from service.errors import problem_of
 class Protocol(HttpToolsProtocol):
     """Refuses what is not HTTP with a problem, and leaves whose head does not arrive in time.
 
-    The application says how long a head may take, in the lifespan's state; the body is its own
-    affair.
+    The application says how long a head may take, in the lifespan's state. A body is its own
+    affair until it has answered; what is left of the body then has as long as a head.
 
     And reads on where a client offers to upgrade, as Java's does to h2c with every first request:
     the parser stops there, and a body would be lost. The offer is declined by not answering it.
@@ -35,6 +35,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The next request of a kept connection has as long as the first."""
+        self._unset_keepalive_if_required()  # only now: other bytes do not keep it open
         self._expect_head()
         super().on_message_begin()
 
@@ -51,7 +52,6 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; a request that offers an upgrade is parsed again without the offer."""
-        self._unset_keepalive_if_required()
         while data:
             try:
                 self.parser.feed_data(data)
@@ -80,8 +80,15 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the request's body, unless it will be parsed again."""
+        self._forget_head()
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Who was refused before the body came may not hold the connection with it."""
+        super().on_response_complete()
+        if self.cycle.more_body and not self.transport.is_closing():
+            self._expect_head()
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 `bad_http` and close the connection: where the next request begins is lost."""

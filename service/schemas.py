@@ -77,7 +77,9 @@ class CandidateColumns(Body):
 
     def uneven(self) -> tuple[str, int] | None:
         """The first column that is not as long as `id`, and its length."""
-        columns: list[tuple[str, list[Any]]] = [("score", self.score)] if self.score else []
+        columns: list[tuple[str, list[Any]]] = []
+        if self.score is not None:
+            columns.append(("score", self.score))
         for field in ("features", "groups"):
             named = getattr(self, field)
             columns += [(f"{field}.{name}", values) for name, values in named.items()]

@@ -30,8 +30,8 @@ class Keys:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
+        self._stamp = self._stamped()  # before the reading: a change beside it is seen later
         self._known = read_keys(path)
-        self._stamp = self._stamped()
         self._looked = clock()
 
     def client(self, authorization: str | None) -> str:

@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import multiprocess
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.app import create_app
@@ -29,6 +31,8 @@ logger = logging.getLogger("service")
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than callers keep a connection, so that they are the ones to close it
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+JOIN_S = 0.05  # how often a supervisor that stops looks for signals and at its workers
 
 
 class Supervisor(Multiprocess):
@@ -41,12 +45,26 @@ class Supervisor(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         """Called twice a second."""
         before = [process.pid for process in self.processes]
+        for process in self.processes:
+            # Our copy of its end of the pipe: while that is open, a worker that dies with a ping
+            # unanswered is not gone, but waited for.
+            process.child_conn.close()
         super().keep_subprocess_alive()
         for old, process in zip(before, self.processes, strict=True):
             if process.pid != old and old is not None:
                 multiprocess.mark_process_dead(old)  # type: ignore[no-untyped-call]
                 self._metrics.worker_restarts.inc()
                 logger.error("worker %d died, worker %s takes its place", old, process.pid)
+
+    def join_all(self) -> None:
+        """Wait for workers that were told to stop; a second signal goes to them as SIGINT."""
+        while running := [process for process in self.processes if process.exitcode is None]:
+            while self.signal_queue:
+                if self.signal_queue.pop(0) in STOPPING:
+                    for process in running:
+                        if process.pid is not None:
+                            os.kill(process.pid, signal.SIGINT)
+            time.sleep(JOIN_S)
 
 
 def serve(settings: Settings) -> None:
@@ -57,13 +75,20 @@ def serve(settings: Settings) -> None:
         supervisor = Supervisor(config_of("service.server:worker", settings), listener, metrics)
         announce(listener, f"{settings.workers} workers")
         supervisor.run()
-        if any(process.exitcode for process in supervisor.processes):
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise BundleError("a worker did not start; its own line says why")
         return
+    for number in STOPPING:  # uvicorn raises again what stopped it
+        signal.signal(number, stopped)
     app, fleet = application(settings)
     lineup = fleet.lineups[fleet.default_name()]
     announce(listener, f"{fleet.default_name()}/{lineup.serving.active}")
     uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
+
+
+def stopped(number: int, frame: FrameType | None) -> None:
+    """To be told to stop is no failure: status 0, and what was opened is closed on the way."""
+    raise SystemExit(0)
 
 
 def worker() -> FastAPI:
@@ -74,7 +99,7 @@ def worker() -> FastAPI:
         return application(settings)[0]
     except (BundleError, KeysError, TelemetryError, OSError) as error:
         logger.error("%s", error)
-        raise SystemExit(uvicorn.config.STARTUP_FAILURE) from None
+        raise SystemExit(STARTUP_FAILURE) from None
 
 
 def application(settings: Settings) -> tuple[FastAPI, Fleet]:
@@ -83,7 +108,7 @@ def application(settings: Settings) -> tuple[FastAPI, Fleet]:
     fleet = Fleet.load(settings, metrics)
 
     def started(app: FastAPI) -> None:
-        drain_on_sigterm(app, settings.drain_s)
+        drain_on_sigterm(app, settings.drain_s, alone=settings.workers == 1)
 
     return create_app(settings, fleet, metrics, started), fleet
 
@@ -115,10 +140,12 @@ def announce(listener: socket.socket, what: str) -> None:
     logger.info("serving %s on http://%s:%d", what, shown, port)
 
 
-def drain_on_sigterm(app: FastAPI, drain_s: float) -> None:
+def drain_on_sigterm(app: FastAPI, drain_s: float, alone: bool) -> None:
     """Before uvicorn's own handling of SIGTERM: unready at once, but served for `drain_s` more.
 
-    A second signal does not wait. Does nothing outside of the main thread, where nobody signals.
+    A second signal does not wait; but one of several workers may get a first one twice, from its
+    parent and from who signals every process, and only leaves off at its parent's SIGINT. Does
+    nothing outside of the main thread, where nobody signals.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -127,9 +154,9 @@ def drain_on_sigterm(app: FastAPI, drain_s: float) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
         if not callable(then):
             return
-        if app.state.draining or not drain_s:
+        if not drain_s or (app.state.draining and alone):
             then(number, frame)
-        else:
+        elif not app.state.draining:
             loop.call_soon_threadsafe(lambda: loop.call_later(drain_s, then, number, None))
         app.state.draining = True
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from service.errors import BadRequest, FieldError, JsonResponse, UnsupportedMedia
 
 MSGPACK = "application/msgpack"
+PAIR, END = b"\x92", ormsgpack.packb("the end of a body")
 NAMES = {MSGPACK, "application/x-msgpack", "application/vnd.msgpack"}
 
 
@@ -29,15 +30,19 @@ def decoded(content: bytes, headers: Headers) -> Any:
 
     Raises BadRequest, or UnsupportedMedia for a compressed one.
     """
-    encoding = headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    encoding = headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
         error = FieldError("header Content-Encoding", "identity: bodies are small", encoding)
         raise UnsupportedMedia(f"a body is read as it is, got {encoding[:50]!r}", [error])
     if is_msgpack(headers.get("content-type")):
         try:
-            return ormsgpack.unpackb(content)
+            # The decoder stops at the end of a value: a pair tells whether that is the body's.
+            payload, end = ormsgpack.unpackb(PAIR + content + END)
         except ormsgpack.MsgpackDecodeError as error:
             raise _broken("MessagePack", str(error), content) from None
+        if end != ormsgpack.unpackb(END):
+            raise _broken("MessagePack", "it goes on after its end", content)
+        return payload
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -49,7 +54,7 @@ def decoded(content: bytes, headers: Headers) -> Any:
 
 def responding(headers: Headers) -> type[Response]:
     """How to answer: as `Accept` asks, else as the body came."""
-    accept = headers.get("accept", "*/*")
+    accept = headers.get("accept", "*/*").lower()
     if any(name in accept for name in NAMES):
         return MsgpackResponse
     if "*/*" in accept and is_msgpack(headers.get("content-type")):

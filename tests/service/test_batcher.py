@@ -148,6 +148,29 @@ def test_a_deadline_that_passes_in_the_queue_is_told_from_a_client_that_went_awa
     assert (shed("deadline"), shed("disconnected")) == (1.0, 1.0)
 
 
+def test_lists_that_nobody_waits_for_take_no_place_in_a_full_queue():
+    metrics = Metrics()
+
+    async def play(gate):
+        batcher = batching(gate, metrics, 1, max_queue=2)
+        batcher.start()
+        (first,) = batcher.submit([row()], [soon()])
+        await asyncio.sleep(0.05)
+        left, stays = batcher.submit([row(), row()], [soon()] * 2)
+        with pytest.raises(Overloaded):
+            batcher.submit([row()], [soon()])
+        left.cancel()
+        (comes,) = batcher.submit([row()], [soon()])
+        gate.open.set()
+        await asyncio.gather(first, stays, comes)
+        await batcher.close()
+
+    gate = Gate()
+    asyncio.run(play(gate))
+    assert gate.runs == [1, 1, 1]
+    assert metrics.shed.labels("disconnected")._value.get() == 1
+
+
 def test_closing_lets_what_runs_and_what_waits_finish():
     async def play(gate):
         batcher = batching(gate, Metrics(), 1)

@@ -1,0 +1,297 @@
+"""The process and its workers: counted together, replaced when they die, stopped in peace."""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from client import Client, NoAnswer
+from loadtest.server import ServerError, serving
+from tests.service.conftest import BUNDLE
+from tests.service.test_main import command
+
+PATIENT = {"timeout_ms": 60_000}
+
+
+def body(items, size=24, seed=0, **more):
+    return {"candidates": [{"id": i} for i in random.Random(seed).sample(items, size)], **more}
+
+
+def until(found, seconds, every=0.02):
+    """What `found` tells once it tells anything; None after so many seconds."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        value = found()
+        if value:
+            return value
+        time.sleep(every)
+    return None
+
+
+def workers_of(server):
+    """The pids of a service's workers, without what else Python starts beside them."""
+    parent = server.process.pid
+    pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
+
+
+def callers_of(pid):
+    """The ports of the clients whose connections a process holds."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(re.sub(r"socket:\[(\d+)\]", r"\1", str(link.readlink())))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(line[2].split(":")[1], 16) for line in lines if line[9] in inodes}
+
+
+def port_of(response):
+    return response.extensions["network_stream"].get_extra_info("client_addr")[1]
+
+
+def total(text, metric):
+    found = re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+def timing(response):
+    return float(re.search(r"total;dur=([\d.]+)", response.headers["server-timing"])[1]) / 1e3
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A service of two workers."""
+    with serving(BUNDLE, "--workers", "2", **PATIENT) as server:
+        assert until(lambda: len(workers_of(server)) == 2, 5)
+        yield server
+
+
+def test_two_workers_count_every_request_once_whichever_of_them_is_asked(pair, items):
+    before = httpx.get(f"{pair.url}/metrics").text
+    connections = [httpx.Client(base_url=pair.url, timeout=30) for _ in range(12)]
+    with contextlib.ExitStack() as stack:
+        for connection in connections:
+            stack.enter_context(connection)
+        answers = [
+            connection.post("/rerank", json=body(items, seed=turn)).raise_for_status()
+            for turn in range(5)
+            for connection in connections
+        ]
+        ports = {port_of(answer) for answer in answers}
+        assert all(ports & callers_of(pid) for pid in workers_of(pair)), "one worker had it all"
+        pages = [connection.get("/metrics").text for connection in connections]
+    name = "rerank_request_duration_seconds"
+    spent = [timing(answer) for answer in answers]
+    for page in pages:
+        for metric in ("rerank_requests_total", f"{name}_count", "rerank_list_size_count"):
+            assert total(page, metric) - total(before, metric) == len(answers)
+        measured = total(page, f"{name}_sum") - total(before, f"{name}_sum")
+        assert measured == pytest.approx(sum(spent), rel=0.01)
+        assert measured != pytest.approx(sum(spent) - max(spent), rel=0.01)  # one of them missed
+
+
+def test_a_killed_worker_costs_only_what_it_had_in_flight_and_is_replaced(pair, items):
+    stop, failed, answered, ports = threading.Event(), [0] * 4, [0] * 4, [0] * 4
+
+    def ask(caller):
+        with httpx.Client(base_url=pair.url, timeout=30) as connection:
+            while not stop.is_set():
+                try:
+                    answer = connection.post("/rerank", json=body(items, seed=caller))
+                    assert answer.status_code == 200
+                    ports[caller] = ports[caller] or port_of(answer)
+                    answered[caller] += 1
+                except httpx.TransportError:
+                    failed[caller] += 1
+
+    before = httpx.get(f"{pair.url}/metrics").text
+    old = workers_of(pair)
+    callers = [threading.Thread(target=ask, args=(caller,)) for caller in range(4)]
+    for caller in callers:
+        caller.start()
+    try:
+        assert until(lambda: all(ports), 10)
+        victim = max(old, key=lambda pid: len(callers_of(pid) & set(ports)))
+        hit = [port in callers_of(victim) for port in ports]
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+
+        def replaced():
+            """The new worker's answer, over a connection that it holds."""
+            new = [pid for pid in workers_of(pair) if pid not in old]
+            with httpx.Client(base_url=pair.url, timeout=30) as connection:
+                answer = connection.get("/readyz")
+                return new and answer.status_code == 200 and port_of(answer) in callers_of(new[0])
+
+        assert until(replaced, 5)
+        assert time.monotonic() - killed < 5
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+    assert any(hit)
+    for touched, failures in zip(hit, failed, strict=True):
+        assert failures <= touched
+    assert victim not in workers_of(pair)
+    assert len(workers_of(pair)) == 2
+    text = httpx.get(f"{pair.url}/metrics").text
+    assert total(text, "rerank_worker_restarts_total") == 1
+    # What the dead one had counted is kept; it may have died between counting and answering.
+    counted = total(text, "rerank_requests_total") - total(before, "rerank_requests_total")
+    assert sum(answered) <= counted <= sum(answered) + sum(failed)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_is_served_through_and_what_is_in_flight_finishes(
+    items, tmp_path, monkeypatch, workers
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    slow = {"requests": [body(items, 500, seed) for seed in range(64)]}
+    drain_s, found = 1.5, []
+    with (
+        serving(BUNDLE, "--workers", workers, drain_s=drain_s, **PATIENT) as server,
+        httpx.Client(base_url=server.url, timeout=30) as kept,
+    ):
+        kept.get("/livez")
+        quick = httpx.post(f"{server.url}/rerank", json=body(items))
+        assert "connection" not in quick.headers
+
+        def ask():
+            found.append(httpx.post(f"{server.url}/rerank/batch", json=slow, timeout=30))
+            found.append(time.monotonic())
+
+        server.process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        unready = until(lambda: (r := kept.get("/readyz")).status_code == 503 and r, drain_s)
+        assert unready.json()["detail"] == "draining"
+        assert unready.headers["connection"] == "close"
+        answer = httpx.post(f"{server.url}/rerank", json=body(items))
+        assert answer.status_code == 200
+        assert answer.headers["connection"] == "close"
+        time.sleep(max(0.0, told + drain_s - 0.15 - time.monotonic()))
+        asked = threading.Thread(target=ask)
+        asked.start()
+        assert server.process.wait(drain_s + 10) == 0
+        stopped = time.monotonic()
+        asked.join()
+    response, answered = found
+    assert response.status_code == 200
+    assert response.headers["connection"] == "close"
+    assert len(response.json()["responses"]) == 64
+    assert answered > told + drain_s  # it was in flight when the listening ended
+    assert drain_s < stopped - told < drain_s + 8
+    assert answered < stopped + 0.5
+    assert list(tmp_path.glob("rerank-metrics-*")) == []  # left nothing behind
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_sigterm_does_not_wait(workers):
+    with serving(BUNDLE, "--workers", workers, drain_s=60) as server:
+        server.process.send_signal(signal.SIGTERM)
+        ready = f"{server.url}/readyz"
+        assert until(lambda: httpx.get(ready).status_code == 503, 5)
+        assert until(lambda: server.process.poll() is not None, 0.7) is None  # the first one waits
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) == 0
+
+
+def test_a_manager_that_signals_every_process_of_the_service_is_served_through_too(items):
+    drain_s = 2.0
+    with serving(BUNDLE, "--workers", "2", drain_s=drain_s, **PATIENT) as server:
+        assert until(lambda: len(workers_of(server)) == 2, 5)
+        os.killpg(server.process.pid, signal.SIGTERM)  # as systemd does
+        told = time.monotonic()
+        assert until(lambda: server.process.poll() is not None, drain_s - 0.5) is None
+        assert httpx.post(f"{server.url}/rerank", json=body(items)).status_code == 200
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - told > drain_s
+
+
+def test_a_rolling_restart_behind_the_client_fails_no_request(items):
+    stop, asked, failed = threading.Event(), [], []
+
+    def ask(urls, caller):
+        with Client(urls, timeout_ms=10_000, fallback=False) as client:
+            ids = [c["id"] for c in body(items, seed=caller)["candidates"]]
+            while not stop.is_set():
+                try:
+                    asked.append(client.rerank(ids).degraded)
+                except NoAnswer as error:
+                    failed.append(error)
+
+    def instance(stack, port=0):
+        return stack.enter_context(
+            serving(BUNDLE, "--port", str(port), drain_s=0.3, **PATIENT, adaptive_budget=False)
+        )
+
+    with contextlib.ExitStack() as stack:
+        servers = [instance(stack) for _ in range(2)]
+        urls = [server.url for server in servers]
+        callers = [threading.Thread(target=ask, args=(urls, caller)) for caller in range(3)]
+        for caller in callers:
+            caller.start()
+        try:
+            for index, server in enumerate(servers):
+                before = len(asked)
+                server.process.terminate()
+                assert server.process.wait(20) == 0
+                servers[index] = instance(stack, httpx.URL(server.url).port)
+                assert servers[index].url == server.url
+                assert len(asked) > before
+        finally:
+            stop.set()
+            for caller in callers:
+                caller.join()
+        assert len(asked) > 20
+        assert set(asked) == {None}
+        assert failed == []
+        for server in servers:  # the twin: with both away, a request does fail
+            server.process.terminate()
+            server.process.wait(20)
+        with Client(urls, timeout_ms=500, fallback=False) as client, pytest.raises(NoAnswer):
+            client.rerank(["1", "2"])
+
+
+def test_a_worker_that_cannot_start_ends_the_service_with_status_2(tmp_path):
+    shutil.copytree(BUNDLE, tmp_path / "1")
+    (tmp_path / "1" / "golden.json").write_bytes(b"[]")
+    began = time.monotonic()
+    done = command("--workers", "2", "--port", "0", "--bundle", str(tmp_path / "1"))
+    assert time.monotonic() - began < 15  # without waiting for an answer from who is gone
+    assert done.returncode == 2
+    assert f"{tmp_path}/1/golden.json: " in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "service: a worker did not start; its own line says why"
+    )
+
+
+def test_the_command_line_reaches_the_workers_before_the_environment(monkeypatch):
+    monkeypatch.setenv("RERANK_BUNDLE", "nowhere")
+    with serving(BUNDLE, "--workers", "2", max_batch_size=7) as server:
+        for _ in range(4):
+            assert httpx.get(f"{server.url}/info").json()["max_batch_size"] == 7
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = command("--workers", "2", "--port", str(port))
+    assert done.returncode == 2
+    assert "nowhere/manifest.json" in done.stderr
+
+
+def test_a_service_that_does_not_start_is_told_by_its_own_words():
+    with pytest.raises(ServerError, match=r"nowhere/manifest\.json"), serving(Path("nowhere")):
+        pass

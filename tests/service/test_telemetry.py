@@ -1,0 +1,234 @@
+"""Log lines for machines, and spans made of the times that an answer tells."""
+
+import json
+import random
+import subprocess
+import sys
+import textwrap
+from datetime import datetime
+
+import httpx
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from loadtest.server import serving
+from service.settings import Settings
+from service.telemetry import STAGES, Tracer
+from tests.service.conftest import BUNDLE, fresh
+from tests.service.test_app import body
+from tests.service.test_main import ROOT
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+KEY = "a-key-of-the-shop-0123456789"
+
+
+def python(script, *arguments):
+    """A script in a process of its own; its standard output and error."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout, done.stderr
+
+
+def lines_of(text):
+    """Every line as the object that it must be."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        assert isinstance(line["event"], str)
+        assert line["level"] in ("debug", "info", "warning", "error", "critical")
+        assert datetime.fromisoformat(line["timestamp"]).tzinfo is not None
+        assert line["logger"]
+    return lines
+
+
+LOGGING = """
+    import logging, sys, warnings
+    import structlog, uvicorn
+    from service.server import config_of
+    from service.settings import Settings
+    from service.telemetry import configure
+
+    settings = Settings(log_format=sys.argv[1], log_level=sys.argv[2])
+    configure(settings)
+    config_of("nowhere:app", settings)
+    logging.getLogger("service").info("two\\nlines, %s", "and \\u00e9", extra={"lists": 3})
+    logging.getLogger("uvicorn.error").error("Exception in %s", "ASGI", exc_info=ValueError("bad"))
+    try:
+        {}["missing"]
+    except KeyError:
+        logging.getLogger("service").exception("unhandled error, request %s", "r-1")
+    logging.getLogger("elsewhere").warning("odd", extra={"thing": object()})
+    structlog.get_logger("service").warning("by structlog", lists=[1, 2])
+    logging.getLogger("service").debug("only when asked for")
+    print("handlers", len(logging.getLogger().handlers))
+"""
+
+
+def test_json_logs_are_one_object_a_line_whoever_writes_them():
+    printed, written = python(LOGGING, "json", "info")
+    lines = lines_of(written)
+    assert printed == "handlers 1\n"
+    assert [line["event"] for line in lines] == [
+        "two\nlines, and \u00e9",
+        "Exception in ASGI",
+        "unhandled error, request r-1",
+        "odd",
+        "by structlog",
+    ]
+    assert [line["level"] for line in lines] == ["info", "error", "error", "warning", "warning"]
+    assert lines[0]["lists"] == 3
+    assert "ValueError: bad" in lines[1]["exception"]
+    assert "Traceback" in lines[2]["exception"]
+    assert "KeyError: 'missing'" in lines[2]["exception"]
+    assert lines[1]["logger"] == "uvicorn.error"
+
+
+def test_the_level_is_the_least_that_is_written_and_a_console_gets_no_json():
+    _, written = python(LOGGING, "json", "debug")
+    assert lines_of(written)[-1]["event"] == "only when asked for"
+    _, written = python(LOGGING, "json", "error")
+    assert [line["level"] for line in lines_of(written)] == ["error", "error"]
+    _, written = python(LOGGING, "console", "info")
+    assert "unhandled error, request r-1" in written
+    with pytest.raises(ValueError, match="line 1 column"):  # the twin
+        lines_of(written)
+
+
+def test_a_line_for_each_call_has_its_ids_and_times_and_nothing_of_who_or_what(items, tmp_path):
+    (tmp_path / "keys").write_text(f"shop:{KEY}\n")
+    ids = random.Random(1).sample(items, 24)
+    secret = {"user": {"id": "user-of-the-shop", "history": ["history-item"]}}
+    asked = {"candidates": [*ids, "candidate-item"], **secret}
+    settings = {"log_requests": True, "api_keys_file": tmp_path / "keys", "timeout_ms": 60_000}
+    with serving(BUNDLE, **settings) as server, httpx.Client(
+        base_url=server.url, timeout=30, headers={"Authorization": f"Bearer {KEY}"}
+    ) as client:  # fmt: skip
+        named = {"X-Request-ID": "by-header"}
+        first = client.post("/rerank", json=asked, headers=named)
+        client.post("/rerank", json={**asked, "request_id": "by-body"}, headers=named)
+        client.post("/rerank/batch", json={"requests": [asked, asked]}, headers=named)
+        client.post("/rerank", json={**asked, "slate_size": 0})
+        server.process.terminate()
+        server.process.wait()
+        text = server.log.read_text()
+    lines = [line for line in lines_of(text) if line["event"] == "answered"]
+    assert [line["request_id"] for line in lines] == ["by-header", "by-body", "by-header"]
+    assert [line["path"] for line in lines] == ["/rerank", "/rerank", "/rerank/batch"]
+    assert [line["lists"] for line in lines] == [1, 1, 2]
+    assert lines[0]["latency_ms"] == first.json()["latency_ms"]
+    assert lines[0]["degraded"] == []
+    for unsaid in ("user-of-the-shop", "history-item", "candidate-item", KEY, "shop"):
+        assert unsaid not in text
+    told = {"event", "level", "logger", "timestamp"}
+    assert set(lines[0]) == {*told, "request_id", "path", "lists", "latency_ms", "degraded"}
+
+
+@pytest.fixture
+def spans():
+    """A tracer that keeps its spans here; they are what `.get_finished_spans()` tells."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    exporter.tracer = Tracer(provider)
+    yield exporter
+    provider.shutdown()
+
+
+LATENCY = {
+    "total": 15.0, "parse": 1.0, "features": 2.0, "queue": 4.0, "inference": 7.5, "respond": 0.5
+}  # fmt: skip
+
+
+def test_the_spans_of_a_call_hang_below_its_traceparent_and_its_stages_add_up(spans):
+    given = f"00-{TRACE}-{PARENT}-01"
+    returned = spans.tracer.record(given, "POST /rerank", LATENCY, {"rerank.lists": 2})
+    *stages, call = spans.get_finished_spans()
+    assert (call.name, call.kind) == ("POST /rerank", SpanKind.SERVER)
+    assert dict(call.attributes) == {"rerank.lists": 2}
+    assert f"{call.context.trace_id:032x}" == TRACE
+    assert f"{call.parent.span_id:016x}" == PARENT
+    assert returned == f"00-{TRACE}-{call.context.span_id:016x}-01"
+    assert [stage.name for stage in stages] == list(STAGES)
+    assert call.end_time - call.start_time == 15_000_000
+    at = call.start_time
+    for stage in stages:
+        assert stage.parent.span_id == call.context.span_id
+        assert stage.start_time == at
+        at = stage.end_time
+        assert at - stage.start_time == 1e6 * LATENCY[stage.name]
+    assert at == call.end_time
+
+
+@pytest.mark.parametrize("given", [None, "", "nonsense", f"00-{'0' * 32}-{PARENT}-01"])
+def test_without_a_traceparent_that_can_be_read_a_trace_begins(spans, given):
+    returned = spans.tracer.record(given, "POST /rerank", LATENCY, {})
+    call = spans.get_finished_spans()[-1]
+    assert call.parent is None
+    version, trace, span, flags = returned.split("-")
+    assert version == "00"
+    assert int(flags, 16) & 1  # sampled
+    assert trace == f"{call.context.trace_id:032x}"
+    assert span == f"{call.context.span_id:016x}"
+
+
+def test_what_the_caller_does_not_sample_is_passed_on_and_not_recorded(spans):
+    returned = spans.tracer.record(f"00-{TRACE}-{PARENT}-00", "POST /rerank", LATENCY, {})
+    assert spans.get_finished_spans() == ()
+    assert returned.startswith(f"00-{TRACE}-")
+    assert returned.endswith("-00")
+
+
+def test_an_answered_call_is_traced_and_says_so(session, items, spans, monkeypatch):
+    monkeypatch.setattr(Tracer, "of", classmethod(lambda cls, settings: spans.tracer))
+    monkeypatch.setattr(Tracer, "close", lambda self: None)
+    given = f"00-{TRACE}-{PARENT}-01"
+    with fresh(session) as url, httpx.Client(base_url=url, timeout=30) as client:
+        one = client.post("/rerank", json=body(items), headers={"traceparent": given})
+        lists = {"requests": [body(items, seed=seed) for seed in range(3)]}
+        many = client.post("/v1/rerank/batch", json=lists)
+        refused = client.post("/rerank", json={}, headers={"traceparent": given})
+    found = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+    assert [span.name for span in found] == ["POST /rerank", "POST /v1/rerank/batch"]
+    for span, answer, count in zip(found, (one, many), (1, 3), strict=True):
+        assert dict(span.attributes) == {"rerank.lists": count, "rerank.model": "ranklens"}
+        assert answer.headers["traceparent"].split("-")[2] == f"{span.context.span_id:016x}"
+    assert one.headers["traceparent"].split("-")[1] == TRACE
+    total = 1e6 * one.json()["latency_ms"]["total"]
+    spent = found[0].end_time - found[0].start_time
+    assert spent == pytest.approx(total, abs=1)
+    stages = [s for s in spans.get_finished_spans() if s.parent and s.parent == found[0].context]
+    assert len(stages) == len(STAGES)
+    added = sum(stage.end_time - stage.start_time for stage in stages)
+    assert added == pytest.approx(total, abs=5_000)  # of five figures in microseconds
+    longest = max(stage.end_time - stage.start_time for stage in stages)
+    assert added - longest != pytest.approx(total, abs=5_000)
+    assert refused.status_code == 422
+    assert refused.headers["traceparent"] == given
+
+
+IMPORTS = """
+    import sys
+    from pathlib import Path
+    from service.server import application
+    from service.settings import Settings
+
+    application(Settings(bundle=Path("bundles/ranklens/1"), tracing=sys.argv[1]))
+    # FastAPI imports the API, which does nothing by itself.
+    ours = ("opentelemetry.sdk", "opentelemetry.exporter")
+    print([name for name in ours if name in sys.modules])
+"""
+
+
+def test_with_tracing_off_nothing_of_it_is_imported():
+    assert python(IMPORTS, "off")[0] == "[]\n"
+    assert (
+        python(IMPORTS, "otlp")[0] == "['opentelemetry.sdk', 'opentelemetry.exporter']\n"
+    )  # the twin
+    assert Tracer.of(Settings(tracing="off")) is None
