@@ -1,7 +1,7 @@
 """python -m loadtest overload: five times what the service can do, and what becomes of everybody.
 
-Finds the capacity at the full budget with a closed loop, then offers half of it, `--factor` times
-it, and half of it again, as an open loop. Writes overload.{json,md,png}.
+Finds the capacity at the full budget with a closed loop, then offers a quarter of it, `--factor`
+times it, and a quarter again, as an open loop. Writes overload.{json,md,png}.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         full = [s for s in found if s.budget is not None]
         capacity = len(full) / max(s.ended for s in found)
     with serving(asked.bundle, **settings) as server:
-        rates = (capacity / 2, asked.factor * capacity, capacity / 2)
+        rates = (capacity / 4, asked.factor * capacity, capacity / 4)
         phases = list(zip(rates, (asked.rest, asked.seconds, asked.rest), strict=True))
         with watched(server) as seen:
             samples = asyncio.run(poisson(server.url, bodies, phases, seed=0))
@@ -208,16 +208,17 @@ def written(report: dict[str, Any]) -> str:
 
 Made by `{report["command"]}`; the time series is in `overload.json`. Machine: {report["machine"]},
 shared by service and generator. Lists of {report["candidates"]} candidates, ids alone, the best of
-{report["slates"]} sampled slates, a deadline of {report["deadline_ms"]:g} ms, a queue of {report["max_queue"]}.
+{report["slates"]} sampled slates, a deadline of {report["deadline_ms"]:g} ms,
+a queue of {report["max_queue"]}.
 Poisson arrivals: {phases}. Latency counts from the moment a request was due.
 
 | figure | |
 |---|---|
 {rows}
 
-Capacity is a closed loop of 16 clients with every list at the full budget. `requests`, `unanswered` and
-`other_than_200` are of the whole run, the rest of the overload alone; `budget_falls_after_s` and
-`first_shed_after_s` count from its begin.
+Capacity is a closed loop of 16 clients with every list at the full budget. `requests`,
+`unanswered` and `other_than_200` are of the whole run, the rest of the overload alone;
+`budget_falls_after_s` and `first_shed_after_s` count from its begin.
 
 ![What was offered, what became of it, budget and latency](overload.png)
 """

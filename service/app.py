@@ -162,13 +162,15 @@ def create_app(
                 metrics.shed.labels("quota").inc(len(bodies))
                 raise
         request_id = request.state.request_id
-        lists = [
-            # In a batch call each list has an id of its own to be found by in a log.
-            reranker.prepare(body, path, f"{request_id}.{index}" if path else request_id)
-            for index, (body, path) in enumerate(zip(bodies, paths, strict=True))
-        ]
         timeout = header_timeout(request)
         deadlines = [reranker.deadline(began, (body.timeout_ms, timeout)) for body in bodies]
+        lists = [
+            # In a batch call each list has an id of its own to be found by in a log.
+            reranker.prepare(body, path, f"{request_id}.{index}" if path else request_id, deadline)
+            for index, (body, path, deadline) in enumerate(
+                zip(bodies, paths, deadlines, strict=True)
+            )
+        ]
         clock = Clock(began, parsed, time.monotonic())
         metrics.inflight.inc()
         try:

@@ -99,10 +99,9 @@ class Batcher:
         for row, deadline in zip(rows, deadlines, strict=True):
             entry = Waiting(row, priority, deadline, now, loop.create_future())
             answers.append(entry.answer)
-            ahead = self._pace.seconds(0, self._queue.cells + entry.cells)
             if now >= deadline:
                 self._expire(entry, "the deadline passed before admission")
-            elif len(self._queue) and max(now, self._busy_until) + ahead > deadline:
+            elif self.late(entry.cells, deadline):
                 error = Overloaded("the lists that wait would take it past its deadline")
                 self._refuse(entry, "overload", error)
             else:
@@ -110,6 +109,13 @@ class Batcher:
         self._metrics.queue_depth.set(len(self._queue))
         self._arrival.set()
         return answers
+
+    def late(self, cells: int, deadline: float) -> bool:
+        """Whether so many cells more would be late even if nobody reasoned; never when idle."""
+        if not len(self._queue):
+            return False
+        ahead = self._pace.seconds(0, self._queue.cells + cells)
+        return max(time.monotonic(), self._busy_until) + ahead > deadline
 
     def _refuse(self, entry: Entry, reason: str, error: Exception) -> None:
         self._metrics.shed.labels(reason).inc()

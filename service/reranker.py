@@ -49,6 +49,7 @@ class Prepared:
     variant: str
     priority: int
     request: Request
+    shed: Overloaded | None  # refused before it was featurised
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ class Reranker:
         self._settings, self._fleet, self._metrics = settings, fleet, metrics
         self._shadows: set[asyncio.Task[None]] = set()
 
-    def prepare(self, body: RerankRequest, path: str, request_id: str) -> Prepared:
-        """Check what only the bundle knows, then featurise. Raises InvalidRequest."""
+    def prepare(self, body: RerankRequest, path: str, request_id: str, deadline: float) -> Prepared:
+        """Check what only the bundle knows, then featurise. Raises InvalidRequest.
+
+        A plain list that the queue would make late is not featurised: under overload most are.
+        """
         user_id = body.user.id if body.user else None
         engine, variant = self._fleet.choose(body.model, user_id, path)
         request, groups = request_of(body, path)
@@ -97,18 +101,27 @@ class Reranker:
         if errors:
             raise InvalidRequest.of(*errors)
         threshold = reasoning.entropy_threshold if reasoning else None
+        slates = body.sampling.slates if body.sampling else 1
+        plain = not (request.features or request.user or request.context) and not (
+            body.constraints and body.constraints.max_per_group
+        )
+        shed = None
+        if plain and engine.batcher.late(slates * len(ids), deadline):
+            shed = Overloaded("the lists that wait would take it past its deadline")
+            self._metrics.shed.labels("overload").inc()
         try:
-            row = engine.session.row(request, body.slate_size, budget, threshold)
+            reading = engine.session.row if shed is None else engine.session.unread
+            row = reading(request, body.slate_size, budget, threshold)
             row = self._knobs(body, row, longest, request, groups, engine)
         except (FeatureError, ConstraintError) as error:
             broken = FieldError(f"{path}{error.path}", error.rule, error.value)
             raise InvalidRequest.of(broken) from None
-        unknown = engine.session.featuriser.unknown(ids)
+        unknown = 0 if shed else engine.session.featuriser.unknown(ids)
         if unknown:
             self._metrics.unknown.inc(unknown)
         return Prepared(
             ids, row, body.request_id or request_id, engine, variant,
-            PRIORITIES[body.priority], request,
+            PRIORITIES[body.priority], request, shed,
         )  # fmt: skip
 
     def _knobs(
@@ -177,6 +190,9 @@ class Reranker:
         waits: list[asyncio.Future[Outcome] | ServiceError] = [NOBODY for _ in lists]
         together: dict[tuple[int, int], list[int]] = {}
         for index, entry in enumerate(lists):
+            if entry.shed is not None:
+                waits[index] = entry.shed
+                continue
             together.setdefault((id(entry.engine), entry.priority), []).append(index)
         try:
             for (_, priority), indices in together.items():

@@ -163,8 +163,24 @@ class Session:
 
         Raises FeatureError for inline features that break the schema.
         """
+        return self.unread(
+            request, slate_size, budget, entropy_threshold, self.featuriser.transform(request)
+        )
+
+    def unread(
+        self,
+        request: Request,
+        slate_size: int | None = None,
+        budget: int | None = None,
+        entropy_threshold: float | None = None,
+        features: tuple[Floats, Integers] | None = None,
+    ) -> Row:
+        """The same with these features, or without any: for a list that will not be run."""
         manifest = self.manifest
-        numbers, tokens = self.featuriser.transform(request)
+        if features is None:
+            count = len(request.ids)
+            features = np.zeros((count, 0), np.float32), np.zeros((count, 0), np.int64)
+        numbers, tokens = features
         longest = min(manifest.slate_length, len(request.ids))
         size = longest if slate_size is None else slate_size
         return Row(
