@@ -1,5 +1,6 @@
 """python -m loadtest: latency of a service started for it, asked by one closed-loop client;
-`fuzz` hunts for requests that break the contract instead, `overload` asks for too much.
+`fuzz` hunts for requests that break the contract instead, `overload` asks for too much,
+`reloads` changes the model under load, `soak` waits for leaks, `cpu` tells who spends the time.
 
 One client waits for each answer before it asks again, so queueing never shows: this is the latency
 of a lone request, not a capacity.
@@ -20,7 +21,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from loadtest import cpu, overload, reloads, soak
 from loadtest.server import ServerError, serving
+
+COMMANDS = {
+    "overload": overload.main, "reloads": reloads.main, "soak": soak.main, "cpu": cpu.main,
+}  # fmt: skip
 
 
 def main() -> int:
@@ -29,10 +35,8 @@ def main() -> int:
         from loadtest import fuzz  # what it imports is not needed, nor always there, for the rest
 
         return fuzz.main(sys.argv[2:])
-    if sys.argv[1:2] == ["overload"]:
-        from loadtest import overload
-
-        return overload.main(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
     parser.add_argument("--seconds", type=float, default=10.0)

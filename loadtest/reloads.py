@@ -1,0 +1,128 @@
+"""python -m loadtest reloads: change the served model again and again while clients ask.
+
+Two versions of one bundle in a store, a closed loop of a few clients; first alone, then while an
+admin swaps the versions. Writes what failed, and the latency of both times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import platform
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from loadtest.openloop import Sample, closed
+from loadtest.server import ServerError, serving
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and write; exit status 1 where a request failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest reloads", description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"), help="to serve")
+    parser.add_argument("--changes", type=int, default=50, help="of the served version")
+    parser.add_argument("--clients", type=int, default=2, help="that ask all the time")
+    parser.add_argument("--seconds", type=float, default=15.0, help="without changes, before")
+    parser.add_argument("--out", type=Path, default=Path("docs/reports/reloads.json"), help="where")
+    asked = parser.parse_args(arguments)
+    try:
+        report = measure(asked)
+    except (OSError, ServerError, httpx.HTTPError) as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return 2
+    asked.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    print(json.dumps(report, indent=1))
+    return 1 if report["failed"] else 0
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """Both times, and what the changes took."""
+    with np.load(asked.bundle / "items.npz", allow_pickle=False) as table:
+        known = table["ids"].tolist()
+    bodies = [json.dumps({"candidates": known[i : i + 50]}).encode() for i in range(0, 1000, 50)]
+    with tempfile.TemporaryDirectory() as directory:
+        scratch, key = Path(directory), secrets.token_hex(16)
+        (scratch / "keys").write_text(f"bench:{key}\n")
+        store = scratch / "models"
+        name = asked.bundle.resolve().parent.name
+        for version in ("1", "2"):
+            shutil.copytree(asked.bundle, store / name / version)
+        renamed(store / name / "2", "2")
+        (store / name / "serving.json").write_text('{"active": "1"}')
+        with serving(
+            asked.bundle, f"--models={store}", admin_keys_file=scratch / "keys", timeout_ms=10_000
+        ) as server:
+            asyncio.run(closed(server.url, bodies, asked.clients, 2.0))
+            before = asyncio.run(closed(server.url, bodies, asked.clients, asked.seconds))
+            took: list[float] = []
+            errors: list[str] = []
+
+            def change() -> None:
+                with httpx.Client(base_url=server.url, timeout=60) as admin:
+                    for number in range(asked.changes):
+                        began = time.monotonic()
+                        answer = admin.put(
+                            f"/admin/models/{name}",
+                            json={"active": "21"[number % 2]},
+                            headers={"Authorization": f"Bearer {key}"},
+                        )
+                        took.append(time.monotonic() - began)
+                        if not answer.is_success:
+                            errors.append(answer.text)
+                done.set()
+
+            done = threading.Event()
+            thread = threading.Thread(target=change)
+            thread.start()
+            during: list[Sample] = []
+            while not done.is_set():
+                during += asyncio.run(closed(server.url, bodies, asked.clients, 2.0))
+            thread.join()
+    one, other = told(before), told(during)
+    return {
+        "command": f"python -m loadtest reloads --changes {asked.changes}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with the clients",
+        "clients": asked.clients,
+        "changes": len(took),
+        "changes_refused": errors,
+        "change_s_mean": round(float(np.mean(took)), 3),
+        "failed": one["failed"] + other["failed"],
+        "before": one,
+        "during": other,
+        "p99_during_over_before": round(other["p99_ms"] / one["p99_ms"], 3),
+    }
+
+
+def renamed(directory: Path, version: str) -> None:
+    """Give a copied bundle another version, sealed again."""
+    path = directory / "manifest.json"
+    content = json.dumps({**json.loads(path.read_bytes()), "version": version}).encode()
+    path.write_bytes(content)
+    (directory / "manifest.sha256").write_text(hashlib.sha256(content).hexdigest() + "\n")
+
+
+def told(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Requests, those without a ranked slate, and latency."""
+    latency = 1e3 * np.array([sample.latency_s for sample in samples])
+    return {
+        "requests": len(samples),
+        "failed": sum(s.status != 200 or s.budget is None for s in samples),
+        "p50_ms": round(float(np.quantile(latency, 0.5)), 3),
+        "p99_ms": round(float(np.quantile(latency, 0.99)), 3),
+    }
