@@ -1,7 +1,7 @@
 """python -m loadtest reloads: change the served model again and again while clients ask.
 
-Two versions of one bundle in a store, a closed loop of a few clients; first alone, then while an
-admin swaps the versions. Writes what failed, and the latency of both times.
+Many versions of one bundle in a store, a closed loop of a few clients; first alone, then while an
+admin serves one version after the other. Writes what failed, and the latency of both times.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"), help="to serve")
     parser.add_argument("--changes", type=int, default=50, help="of the served version")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two changes")
     parser.add_argument("--clients", type=int, default=2, help="that ask all the time")
     parser.add_argument("--seconds", type=float, default=15.0, help="without changes, before")
     parser.add_argument("--out", type=Path, default=Path("docs/reports/reloads.json"), help="where")
@@ -61,9 +62,11 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         (scratch / "keys").write_text(f"bench:{key}\n")
         store = scratch / "models"
         name = asked.bundle.resolve().parent.name
-        for version in ("1", "2"):
-            shutil.copytree(asked.bundle, store / name / version)
-        renamed(store / name / "2", "2")
+        for version in range(1, asked.changes + 2):
+            # Linked, not copied: fifty bundles would take half of a small disk.
+            directory = store / name / str(version)
+            shutil.copytree(asked.bundle, directory, copy_function=linked)
+            renamed(directory, str(version))
         (store / name / "serving.json").write_text('{"active": "1"}')
         with serving(
             asked.bundle, f"--models={store}", admin_keys_file=scratch / "keys", timeout_ms=10_000
@@ -79,10 +82,11 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
                         began = time.monotonic()
                         answer = admin.put(
                             f"/admin/models/{name}",
-                            json={"active": "21"[number % 2]},
+                            json={"active": str(number + 2)},
                             headers={"Authorization": f"Bearer {key}"},
                         )
                         took.append(time.monotonic() - began)
+                        time.sleep(asked.pause)
                         if not answer.is_success:
                             errors.append(answer.text)
                 done.set()
@@ -100,6 +104,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with the clients",
         "clients": asked.clients,
         "changes": len(took),
+        "pause_s": asked.pause,
         "changes_refused": errors,
         "change_s_mean": round(float(np.mean(took)), 3),
         "failed": one["failed"] + other["failed"],
@@ -109,12 +114,22 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def linked(source: str, target: str) -> None:
+    """Another name of a file, or a copy on another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def renamed(directory: Path, version: str) -> None:
     """Give a copied bundle another version, sealed again."""
     path = directory / "manifest.json"
     content = json.dumps({**json.loads(path.read_bytes()), "version": version}).encode()
-    path.write_bytes(content)
-    (directory / "manifest.sha256").write_text(hashlib.sha256(content).hexdigest() + "\n")
+    seal = f"{hashlib.sha256(content).hexdigest()}\n".encode()
+    for name, written in ((path.name, content), ("manifest.sha256", seal)):
+        (directory / name).unlink()  # a link: the original must not change
+        (directory / name).write_bytes(written)
 
 
 def told(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -14,13 +14,16 @@ was served goes on.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -159,6 +162,9 @@ class Fleet:
         self._watcher: asyncio.Task[None] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
+        # A session's own threads inherit the priority of the one that makes it, so only without.
+        quietly = give_way if settings.threads == 1 else None
+        self._loader = ThreadPoolExecutor(1, "loading", initializer=quietly)
 
     @classmethod
     def load(cls, settings: Settings, metrics: Metrics) -> Fleet:
@@ -210,6 +216,7 @@ class Fleet:
             await asyncio.wait([self._watcher])
         engines = [e for lineup in self.lineups.values() for e in lineup.engines.values()]
         await asyncio.gather(*(engine.batcher.close() for engine in engines), *self._draining)
+        self._loader.shutdown()
 
     def choose(self, name: str | None, user_id: str | None, path: str) -> tuple[Engine, str]:
         """Who answers, and as which variant: "active" or "canary". Raises InvalidRequest."""
@@ -291,7 +298,8 @@ class Fleet:
             loop = asyncio.get_running_loop()
             try:
                 for version in missing:
-                    known[version] = await loop.run_in_executor(None, self._engine, name, version)
+                    load_it = functools.partial(self._engine, name, version)
+                    known[version] = await loop.run_in_executor(self._loader, load_it)
             except BundleError:
                 self._metrics.changes.labels(name, "refused").inc()
                 raise
@@ -353,6 +361,12 @@ class Fleet:
         batches = [1, max(2, self._settings.max_batch_size)]
         pace = Pace(session.warm_up(batches, min(50, session.manifest.max_candidates)))
         return Engine(session, Batcher(session, self._metrics, self._settings, pace), pace)
+
+
+def give_way() -> None:
+    """Let the thread that loads a model have what the others leave of the cores."""
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def load(directory: Path, settings: Settings) -> Session:
