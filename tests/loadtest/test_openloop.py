@@ -1,0 +1,99 @@
+"""The open loop counts from when a request was due; measurements in miniature."""
+
+import asyncio
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+
+from loadtest import cpu, overload, reloads, soak
+from loadtest.openloop import closed, poisson
+from tests.service.conftest import BUNDLE
+
+ANSWER = json.dumps(
+    {"degraded": None, "reasoning": {"budget_per_position": 3, "steps_used": 1}}
+).encode()
+
+
+async def pausing(measure, pause_s):
+    """Run `measure(url)` against a server that answers nobody for `pause_s` after half a second."""
+    began = time.monotonic()
+
+    async def answer(reader, writer):
+        while head := await reader.readline():
+            while (line := await reader.readline()) != b"\r\n":
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            await reader.readexactly(length)
+            at = time.monotonic() - began
+            if 0.5 < at < 0.5 + pause_s:
+                await asyncio.sleep(0.5 + pause_s - at)
+            assert head.startswith(b"POST")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        return await measure(f"http://127.0.0.1:{port}")
+
+
+def share_slow(samples):
+    return np.mean([sample.latency_s > 0.2 for sample in samples])
+
+
+def test_a_pause_shows_in_every_request_that_was_due_in_it_and_a_closed_loop_hides_it():
+    body = [b"{}"]
+    opened = asyncio.run(pausing(lambda url: poisson(url, body, [(200, 2.0)], 0), 1.0))
+    hidden = asyncio.run(pausing(lambda url: closed(url, body, 1, 2.0), 1.0))
+    calm = asyncio.run(pausing(lambda url: poisson(url, body, [(200, 2.0)], 0), 0.0))
+    assert share_slow(opened) == pytest.approx(0.4, abs=0.1)  # due in 0.8 of 2 s
+    assert share_slow(hidden) < 0.02  # one request of hundreds
+    assert share_slow(calm) < 0.02
+    assert len(opened) == pytest.approx(400, abs=80)
+
+
+def test_who_is_not_answered_is_counted_as_such():
+    async def gone(url):
+        return await poisson(url.replace(url.rsplit(":", 1)[1], "9"), [b"{}"], [(50, 0.3)], 0)
+
+    assert {sample.status for sample in asyncio.run(pausing(gone, 0.0))} == {0}
+
+
+def test_overload_is_answered_whole_and_reported(tmp_path):
+    asked = ["--seconds", "3", "--rest", "2", "--out", str(tmp_path), "--timeout-ms", "500"]
+    assert overload.main(asked) == 0
+    report = json.loads((tmp_path / "overload.json").read_text())
+    assert report["summary"]["unanswered"] == 0
+    assert report["summary"]["largest_queue"] <= report["max_queue"]
+    assert sum(second["offered"] for second in report["series"]) == report["summary"]["requests"]
+    assert re.search(r"\| unanswered \| 0 \|", (tmp_path / "overload.md").read_text())
+    assert (tmp_path / "overload.png").stat().st_size > 10_000
+
+
+def test_reloads_fail_nobody(tmp_path):
+    out = tmp_path / "reloads.json"
+    asked = ["--changes", "3", "--pause", "0.1", "--seconds", "1", "--out", str(out)]
+    assert reloads.main(asked) == 0
+    report = json.loads(out.read_text())
+    assert (report["changes"], report["changes_refused"], report["failed"]) == (3, [], 0)
+    assert (BUNDLE / "manifest.json").stat().st_nlink == 1  # the original was not written
+
+
+def test_cpu_time_has_two_parts(tmp_path):
+    out = tmp_path / "cpu.json"
+    assert cpu.main(["--requests", "50", "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["inside_ms"][0] > 0 < report["outside_ms"][0]
+
+
+def test_a_slope_is_told_from_none():
+    draw, minutes = np.random.default_rng(0), np.arange(0, 10, 1 / 60)
+    noise = draw.normal(size=len(minutes))
+    _, low, high = soak.trend(minutes, 100 + noise)
+    assert low < 0 < high
+    slope, low, _ = soak.trend(minutes, 100 + minutes + noise)
+    assert low > 0
+    assert slope == pytest.approx(1, abs=0.3)
