@@ -243,7 +243,10 @@ class Contract:
         except ValueError as error:
             yield "request", f"accepted what is not JSON: {error}"
             return
-        yield "request", self._unfit(f"{kind}Request", asked)
+        unfit = self._unfit(f"{kind}Request", asked)
+        yield "request", unfit
+        if unfit is not None:  # the checks below read it as the document has it
+            return
         try:
             told = json.loads(answer.body, parse_constant=_no_number, parse_float=_finite)
         except ValueError as error:
