@@ -263,7 +263,10 @@ class Contract:
         except ValueError as error:
             yield "request", f"accepted what does not read: {error}"
             return
-        yield "request", self._unfit(f"{kind}Request", asked)
+        unfit = self._unfit(f"{kind}Request", asked)
+        yield "request", unfit
+        if unfit is not None:  # the checks below read it as the document has it
+            return
         try:
             told = (
                 ormsgpack.unpackb(answer.body)
