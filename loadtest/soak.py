@@ -46,15 +46,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
-    """Capacity, then the load; memory from the second minute on, when pools have filled."""
+    """Capacity at the full budget, then the load; memory from when pools have filled."""
     bodies = lists(asked)
-    with serving(asked.bundle) as server:
-        asyncio.run(closed(server.url, bodies, 8, 2.0))
-        found = asyncio.run(closed(server.url, bodies, 8, 6.0))
+    with serving(asked.bundle, adaptive_budget="false") as server:
+        asyncio.run(closed(server.url, bodies, 4, 2.0))
+        found = asyncio.run(closed(server.url, bodies, 4, 6.0))
         capacity = len(found) / max(sample.ended for sample in found)
-        with watched(server) as seen:
-            rate = asked.share * capacity
-            samples = asyncio.run(poisson(server.url, bodies, [(rate, asked.seconds)], seed=0))
+    with serving(asked.bundle) as server, watched(server) as seen:
+        rate = asked.share * capacity
+        samples = asyncio.run(poisson(server.url, bodies, [(rate, asked.seconds)], seed=0))
     minutes = []
     for minute in range(max(1, int(asked.seconds // 60))):
         own = [s.latency_s for s in samples if 60 * minute <= s.due < 60 * minute + 60]
