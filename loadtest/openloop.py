@@ -7,6 +7,7 @@ process, shows in every request that it held up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import random
@@ -71,10 +72,13 @@ class Pool:
                 self._idle.append((reader, writer))
             return int(lines[0].split()[1]), content
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Of idle connections."""
         for _, writer in self._idle:
             writer.close()
+        for _, writer in self._idle:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 async def ask(pool: Pool, body: bytes, due: float, began: float) -> Sample:
@@ -115,7 +119,7 @@ async def poisson(
         due = ends
     found = list(await asyncio.gather(*tasks))
     gc.enable()
-    pool.close()
+    await pool.close()
     return found
 
 
@@ -131,5 +135,5 @@ async def closed(url: str, bodies: Sequence[bytes], clients: int, seconds: float
         return found
 
     found = await asyncio.gather(*(client(number) for number in range(clients)))
-    pool.close()
+    await pool.close()
     return [sample for samples in found for sample in samples]

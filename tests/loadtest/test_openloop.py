@@ -1,6 +1,7 @@
 """The open loop counts from when a request was due; measurements in miniature."""
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -22,22 +23,27 @@ async def pausing(measure, pause_s):
     began = time.monotonic()
 
     async def answer(reader, writer):
-        while head := await reader.readline():
-            while (line := await reader.readline()) != b"\r\n":
-                if line.lower().startswith(b"content-length:"):
-                    length = int(line.split(b":")[1])
-            await reader.readexactly(length)
-            at = time.monotonic() - began
-            if 0.5 < at < 0.5 + pause_s:
-                await asyncio.sleep(0.5 + pause_s - at)
-            assert head.startswith(b"POST")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
-        writer.close()
+        with contextlib.closing(writer):
+            while head := await reader.readline():
+                while (line := await reader.readline()) != b"\r\n":
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.split(b":")[1])
+                await reader.readexactly(length)
+                at = time.monotonic() - began
+                if 0.5 < at < 0.5 + pause_s:
+                    await asyncio.sleep(0.5 + pause_s - at)
+                assert head.startswith(b"POST")
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER
+                )
+        await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        return await measure(f"http://127.0.0.1:{port}")
+        found = await measure(f"http://127.0.0.1:{port}")
+        await asyncio.sleep(0.05)  # for the connections to be gone
+        return found
 
 
 def share_slow(samples):
