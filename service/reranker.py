@@ -35,6 +35,7 @@ logger = logging.getLogger("service")
 
 PRIORITIES = {"interactive": 0, "background": 1}
 SHADOW_PRIORITY = 2
+KNOBS = ("entropy_threshold", "reason_temperature", "recommend_temperature")
 NOBODY = ServiceError("nobody was asked")
 
 
@@ -222,7 +223,7 @@ class Reranker:
             raise failed[0]
         for entry, outcome in zip(lists, outcomes, strict=True):
             if isinstance(outcome, Outcome):
-                self._beside(entry, outcome.slate)
+                self._beside(entry, outcome)
         return [
             self._response(entry, outcome, clock)
             for entry, outcome in zip(lists, outcomes, strict=True)
@@ -241,7 +242,7 @@ class Reranker:
         except (DeadlineExceeded, Overloaded, InferenceFailed) as error:
             return error
 
-    def _beside(self, entry: Prepared, slate: Slate) -> None:
+    def _beside(self, entry: Prepared, outcome: Outcome) -> None:
         """Let the shadow rank the same list, where there is one and it does not get in the way."""
         shadow = self._fleet.shadow_of(entry.engine)
         if shadow is None or entry.row.sampling is not None:
@@ -249,10 +250,11 @@ class Reranker:
         count = self._metrics.shadow.labels(
             shadow.manifest.name, shadow.manifest.version, "skipped"
         )
-        if entry.engine.batcher.level < entry.engine.manifest.budget:
+        calm = entry.engine.batcher.level >= entry.engine.manifest.budget
+        if not calm or outcome.budget < entry.row.budget:
             count.inc()
             return
-        task = asyncio.get_running_loop().create_task(self._compare(entry, slate, shadow))
+        task = asyncio.get_running_loop().create_task(self._compare(entry, outcome.slate, shadow))
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
@@ -261,17 +263,26 @@ class Reranker:
         try:
             row = shadow.session.row(entry.request)
             size = min(entry.row.slate_size, row.slate_size)
+            asked: dict[str, Any] = {
+                knob: value
+                for knob in KNOBS
+                if (value := getattr(entry.row, knob)) != getattr(entry.engine.manifest, knob)
+            }
             row = dataclasses.replace(
                 row,
                 slate_size=size,
                 rules=entry.row.rules,
                 budget=min(row.budget, entry.row.budget),
+                **asked,
             )
             if size == entry.row.slate_size:
                 end = time.monotonic() + self._settings.timeout_ms / 1e3
                 (future,) = shadow.batcher.submit([row], [end], SHADOW_PRIORITY)
-                mine, theirs = slate.indices.tolist(), (await future).slate.indices.tolist()
-                if mine == theirs:
+                answered = await future
+                mine, theirs = slate.indices.tolist(), answered.slate.indices.tolist()
+                if answered.budget < row.budget:
+                    outcome = "skipped"
+                elif mine == theirs:
                     outcome = "same_slate"
                 else:
                     outcome = "same_items" if set(mine) == set(theirs) else "different"
