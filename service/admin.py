@@ -6,9 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
+from service.bodies import validated
 from service.contract import BundleError
-from service.errors import BadRequest, Conflict, FieldError, JsonResponse, NotReady
-from service.fleet import NAME, Fleet, Serving, described, models_of
+from service.errors import Conflict, FieldError, JsonResponse, NotReady
+from service.fleet import NAME, Fleet, Serving, ServingBody, described, models_of
 from service.security import Keys
 from service.settings import Settings
 from service.wire import decoded
@@ -43,15 +44,12 @@ def add_routes(app: FastAPI, fleet: Fleet, keys: Keys, settings: Settings) -> No
         admitted(request)
         name = known(request)
         payload: Any = decoded(await request.body(), request.headers)
+        serving = Serving.of(validated(ServingBody, payload))
         try:
-            serving = Serving.parsed(payload, "body")
+            await fleet.change(name, serving, lasting=True)
         except BundleError as error:
-            raise BadRequest(str(error)) from None
-        try:
-            await fleet.change(name, serving)
-        except BundleError as error:
+            fleet.refused(name, error)
             raise Conflict(f"refused, what was served goes on: {error}") from None
-        fleet.remember(name)
         return JsonResponse({"models": described(fleet)})
 
     async def rollback(request: Request) -> Response:

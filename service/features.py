@@ -415,7 +415,8 @@ class Featuriser:
     def load(cls, directory: Path) -> Featuriser:
         """Read what `save` wrote. Raises SchemaError, OSError or ValueError for anything else."""
         payload = json.loads((directory / FEATURES).read_text(encoding="utf-8"))
-        with np.load(directory / ITEMS, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file open that is no archive.
+        with (directory / ITEMS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             items = ItemTable(
                 ids=tuple(arrays["ids"].tolist()),
                 numbers=arrays["numbers"],

@@ -20,6 +20,8 @@ import json
 import logging
 import os
 import re
+import reprlib
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -35,7 +37,7 @@ from service.budget import Pace
 from service.contract import MANIFEST, BundleError, Manifest
 from service.errors import FieldError, InvalidRequest, NotReady
 from service.metrics import Metrics
-from service.session import Session
+from service.session import ModelError, Session
 from service.settings import Settings
 
 logger = logging.getLogger("service")
@@ -88,7 +90,7 @@ class Serving:
                     f"{directory}: no bundle in it, looked for */{MANIFEST}"
                 ) from None
             return cls(versions[-1])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{path}: does not read ({error})") from None
         return cls.parsed(payload, str(path))
 
@@ -100,7 +102,13 @@ class Serving:
         except ValidationError as error:
             entry = error.errors(include_url=False)[0]
             field = ".".join(map(str, entry["loc"])) or "body"
-            raise BundleError(f"{where}: {field}: {entry['msg']}, got {entry['input']!r}") from None
+            shown = reprlib.repr(entry["input"])
+            raise BundleError(f"{where}: {field}: {entry['msg']}, got {shown}") from None
+        return cls.of(body)
+
+    @classmethod
+    def of(cls, body: ServingBody) -> Serving:
+        """From what has been checked field by field."""
         canary = body.canary
         share = canary.share if canary else 0.0
         return cls(body.active, canary.version if canary else None, share, body.shadow)
@@ -269,40 +277,55 @@ class Fleet:
         batcher = Batcher(previous.session, self._metrics, self._settings, previous.pace)
         batcher.start()
         engine = Engine(previous.session, batcher, previous.pace)
-        self._swap(name, Lineup(serving, {version: engine}, None, refused))
+        current = Lineup(serving, {version: engine})
+        self._swap(name, current)
         self._metrics.changes.labels(name, "rolled_back").inc()
-        self.remember(name)
+        try:
+            self._remember(name, serving)
+        except BundleError as error:
+            current.refused = refused  # it still stands there, and is not followed again
+            logger.error("model %s: %s", name, error)
         return serving
 
-    def remember(self, name: str) -> None:
-        """Write what is served of a model into the store, for other workers and the next start."""
-        if self._store is not None:
-            self.lineups[name].serving.write(self._store / name)
+    def _remember(self, name: str, serving: Serving) -> None:
+        """Write it into the store, for other workers and the next start. Raises BundleError."""
+        if self._store is None:
+            return
+        try:
+            serving.write(self._store / name)
+        except OSError as error:
+            path = self._store / name / SERVING
+            raise BundleError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def refused(self, name: str, error: Exception) -> None:
+        """Count and log a change that was not made."""
+        self._metrics.changes.labels(name, "refused").inc()
+        logger.error("model %s: refused, %s", name, error)
 
     @property
     def max_candidates(self) -> int:
         """The longest list that any model takes."""
         return max(lineup.active.manifest.max_candidates for lineup in self.lineups.values())
 
-    async def change(self, name: str, serving: Serving) -> None:
+    async def change(self, name: str, serving: Serving, lasting: bool = False) -> None:
         """Load what is new of `serving`, warm it and swap it in. Raises BundleError, swaps nothing.
 
-        The work is done in a thread; requests go on meanwhile.
+        The work is done in a thread; requests go on meanwhile. lasting: written into the store.
         """
         async with self._changing:
             lineup = self.lineups.get(name)
-            if lineup is not None and lineup.serving == serving:
-                return
             known = dict(lineup.engines) if lineup else {}
             missing = sorted(serving.versions() - known.keys())
             loop = asyncio.get_running_loop()
-            try:
-                for version in missing:
-                    load_it = functools.partial(self._engine, name, version)
-                    known[version] = await loop.run_in_executor(self._loader, load_it)
-            except BundleError:
-                self._metrics.changes.labels(name, "refused").inc()
-                raise
+            for version in missing:
+                load_it = functools.partial(self._engine, name, version)
+                known[version] = await loop.run_in_executor(self._loader, load_it)
+            if self.lineups.get(name) is not lineup:  # the engines known above are closed now
+                raise BundleError(f"{name}: went back while {serving} was loaded")
+            if lasting:
+                self._remember(name, serving)
+            if lineup is not None and lineup.serving == serving:
+                return
             for version in missing:
                 known[version].batcher.start()
             previous = lineup.previous if lineup else None
@@ -318,7 +341,9 @@ class Fleet:
         old = self.lineups.get(name)
         self.lineups[name] = lineup
         gone = [e for e in old.engines.values() if e not in lineup.engines.values()] if old else []
-        lineup.active.since = time.monotonic()
+        if old is None or old.active is not lineup.active:
+            active = lineup.active
+            active.since, active.answered, active.failed = time.monotonic(), 0, 0
         for engine in gone:
             manifest = engine.manifest
             labels = manifest.name, manifest.version, engine.session.provider
@@ -339,19 +364,26 @@ class Fleet:
         refused: dict[str, tuple[Any, ...]] = {}
         while True:
             await asyncio.sleep(self._settings.watch_s)
-            for name in models_of(self._store):
-                directory = self._store / name
-                stamp = stamp_of(directory)
-                lineup = self.lineups.get(name)
-                if refused.get(name) == stamp:
-                    continue
-                try:
-                    serving = Serving.read(directory)
-                    if lineup is None or serving not in (lineup.serving, lineup.refused):
-                        await self.change(name, serving)
-                except Exception as error:  # whatever it was, what is served goes on
-                    refused[name] = stamp
-                    logger.error("model %s: refused, %s", name, error)
+            try:
+                for name in models_of(self._store):
+                    await self._follow(name, self._store / name, refused)
+            except OSError as error:  # gone while it was looked at; there will be another look
+                logger.warning("%s: %s", self._store, error)
+
+    async def _follow(
+        self, name: str, directory: Path, refused: dict[str, tuple[Any, ...]]
+    ) -> None:
+        stamp = stamp_of(directory)
+        if refused.get(name) == stamp:
+            return
+        lineup = self.lineups.get(name)
+        try:
+            serving = Serving.read(directory)
+            if lineup is None or serving not in (lineup.serving, lineup.refused):
+                await self.change(name, serving)
+        except Exception as error:  # whatever it was, what is served goes on
+            refused[name] = stamp
+            self.refused(name, error)
 
     def _engine(self, name: str, version: str) -> Engine:
         assert self._store is not None
@@ -359,25 +391,31 @@ class Fleet:
 
     def _engine_of(self, session: Session) -> Engine:
         batches = [1, max(2, self._settings.max_batch_size)]
-        pace = Pace(session.warm_up(batches, min(50, session.manifest.max_candidates)))
+        try:
+            timings = session.warm_up(batches, min(50, session.manifest.max_candidates))
+        except ModelError as error:
+            raise BundleError(f"warm-up: {error}") from error
+        pace = Pace(timings)
         return Engine(session, Batcher(session, self._metrics, self._settings, pace), pace)
 
 
 def give_way() -> None:
     """Let the thread that loads a model have what the others leave of the cores."""
-    if hasattr(os, "setpriority"):
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def load(directory: Path, settings: Settings) -> Session:
     """One bundle, verified and replayed. Raises BundleError."""
-    session = Session.load(directory, settings.threads, settings.provider, settings.spinning)
+    try:
+        session = Session.load(directory, settings.threads, settings.provider, settings.spinning)
+    except BundleError:
+        raise
+    except Exception as error:  # a file may be as the manifest says, and yet anything
+        raise BundleError(f"{directory}: does not load ({error!r})") from error
     manifest = session.manifest
-    found = directory.resolve()
-    if settings.models is not None and (manifest.name, manifest.version) != (
-        found.parent.name,
-        found.name,
-    ):
+    where = directory.parent.name, directory.name
+    if settings.models is not None and (manifest.name, manifest.version) != where:
         raise BundleError(
             f"{directory}: holds {manifest.name}/{manifest.version}, a store has it where it says"
         )

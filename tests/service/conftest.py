@@ -1,6 +1,7 @@
 """A real server on a real socket over the committed bundle."""
 
 import contextlib
+import shutil
 import socket
 import threading
 import time
@@ -77,3 +78,11 @@ def items(session):
 def fresh(session, **settings):
     """A server of its own, for what the shared one must not suffer."""
     return serving(application(session, **settings))
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store that holds the committed bundle."""
+    root = tmp_path / "models"
+    shutil.copytree(BUNDLE, root / "ranklens" / "1")
+    return root
