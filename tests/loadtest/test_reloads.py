@@ -1,0 +1,51 @@
+"""Changes of the model under load, in miniature: a real service, a real store, real clients."""
+
+import json
+import shutil
+import socket
+
+import pytest
+
+from loadtest import reloads
+from loadtest.server import serving
+from tests.service.conftest import BUNDLE
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    out = tmp_path_factory.mktemp("reloads") / "reloads.json"
+    asked = ["--changes", "5", "--pause", "0.1", "--clients", "4", "--seconds", "1"]
+    before = {path.name: path.read_bytes() for path in BUNDLE.iterdir()}
+    assert reloads.main([*asked, "--out", str(out)]) == 0
+    assert {path.name: path.read_bytes() for path in BUNDLE.iterdir()} == before
+    return json.loads(out.read_text())
+
+
+def test_no_request_fails_while_five_versions_follow_each_other(report):
+    assert (report["changes"], report["changes_refused"], report["failed"]) == (5, [], 0)
+    for time in (report["before"], report["during"]):
+        assert time["requests"] > 50
+        assert 0 < time["p50_ms"] <= time["p99_ms"]
+
+
+def test_the_report_says_how_it_was_measured(report):
+    assert report["command"] == "python -m loadtest reloads --changes 5"
+    assert (report["clients"], report["pause_s"]) == (4, 0.1)
+    ratio = report["during"]["p99_ms"] / report["before"]["p99_ms"]
+    assert report["p99_during_over_before"] == pytest.approx(ratio, abs=0.001)
+
+
+def test_changes_that_nobody_answers_or_makes_are_told(tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        took, errors = reloads.changed(
+            f"http://127.0.0.1:{closed.getsockname()[1]}", "ranklens", "k" * 16, 3, 0.0
+        )
+    assert (took, len(errors)) == ([], 1)
+    shutil.copytree(BUNDLE, tmp_path / "models" / "ranklens" / "1")
+    (tmp_path / "keys").write_text("bench:" + "k" * 16)
+    store = f"--models={tmp_path / 'models'}"
+    with serving(BUNDLE, store, admin_keys_file=tmp_path / "keys") as server:
+        took, errors = reloads.changed(server.url, "ranklens", "k" * 16, 2, 0.0)
+    assert len(took) == len(errors) == 2
+    assert "what was served goes on" in errors[0]
