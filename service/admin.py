@@ -9,9 +9,10 @@ from fastapi import FastAPI, Request, Response
 from service.bodies import validated
 from service.contract import BundleError
 from service.errors import Conflict, FieldError, JsonResponse, NotReady
-from service.fleet import NAME, Fleet, Serving, ServingBody, described, models_of
+from service.fleet import Fleet, described
 from service.security import Keys
 from service.settings import Settings
+from service.store import NAME, Serving, ServingBody, models_of
 from service.wire import decoded
 
 

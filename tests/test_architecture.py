@@ -27,6 +27,7 @@ RULES = {
     "service.budget": (set(), set()),
     "service.session": ({"numpy", "onnxruntime"},
                         {"service.budget", "service.constraints", "service.cuda", *WALLS}),
+    "service.store": ({"pydantic"}, {"service.contract"}),
     "service.admission": (set(), {"service.session"}),
     "service.protocol": ({"fastapi", "httptools", "uvicorn"}, {"service.errors"}),
     "service": (SERVING, {"service"}),

@@ -5,7 +5,7 @@ import os
 import httpx
 import pytest
 
-from service.fleet import Serving
+from service.store import Serving
 from tests.service.conftest import fresh
 from tests.service.stores import KEY, admin, counted, put, served, version
 
