@@ -53,10 +53,7 @@ class Pool:
         """Status and body. Raises OSError, asyncio.IncompleteReadError or TimeoutError."""
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         async with self._room, asyncio.timeout(self._timeout_s):
-            if self._idle:
-                reader, writer = self._idle.pop()
-            else:
-                reader, writer = await asyncio.open_connection(*self._address)
+            reader, writer = await self._connection()
             try:
                 writer.write(head.encode() + body)
                 answer = await reader.readuntil(b"\r\n\r\n")
@@ -71,6 +68,15 @@ class Pool:
             else:
                 self._idle.append((reader, writer))
             return int(lines[0].split()[1]), content
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """An idle one that the service has not closed meanwhile, or a new one."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(*self._address)
 
     async def close(self) -> None:
         """Of idle connections."""

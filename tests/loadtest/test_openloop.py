@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from loadtest import cpu, overload, reloads, soak
-from loadtest.openloop import closed, poisson
+from loadtest.openloop import Pool, closed, poisson
 from tests.service.conftest import BUNDLE
 
 ANSWER = json.dumps(
@@ -66,6 +66,28 @@ def test_who_is_not_answered_is_counted_as_such():
         return await poisson(url.replace(url.rsplit(":", 1)[1], "9"), [b"{}"], [(50, 0.3)], 0)
 
     assert {sample.status for sample in asyncio.run(pausing(gone, 0.0))} == {0}
+
+
+def test_a_connection_that_the_service_closed_while_idle_is_not_asked_again():
+    async def play():
+        async def once(reader, writer):
+            await reader.readuntil(b"{}")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(once, "127.0.0.1", 0)
+        async with server:
+            pool = Pool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 5.0)
+            statuses = []
+            for _ in range(3):
+                statuses.append((await pool.post("/rerank", b"{}"))[0])
+                await asyncio.sleep(0.05)
+            await pool.close()
+        return statuses
+
+    assert asyncio.run(play()) == [200, 200, 200]
 
 
 def test_overload_is_answered_whole_and_reported(tmp_path):
