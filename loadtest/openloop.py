@@ -7,23 +7,31 @@ process, shows in every request that it held up.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import json
 import random
+import select
+import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import httptools
+import orjson
+
+T = TypeVar("T")
+
 MOST_CONNECTIONS = 2000
+PATIENCE_S = 10.0  # who has not been answered by then is counted as unanswered
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One request: when it was due and answered (s from the start), status, and what it says.
+    """One request: when it was due, sent and answered (s from the start), status, what it says.
 
-    status 0: no answer. budget: granted per position, None where no model answered.
+    status 0: no answer. budget: granted per position, None where no model answered. queue_ms and
+    inference_ms as the service tells them, 0 where it does not.
     """
 
     due: float
@@ -32,6 +40,9 @@ class Sample:
     degraded: str | None = None
     budget: int | None = None
     steps: int = 0
+    sent: float = 0.0
+    queue_ms: float = 0.0
+    inference_ms: float = 0.0
 
     @property
     def latency_s(self) -> float:
@@ -39,80 +50,175 @@ class Sample:
         return self.ended - self.due
 
 
+class PreciseSelector(selectors.EpollSelector):
+    """Waits to the microsecond; epoll alone would round every wait up to a millisecond.
+
+    That is what a short request takes: sending each half of it late would be most of the figure.
+    """
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """As EpollSelector's."""
+        if timeout is not None and timeout > 0:
+            select.select([self.fileno()], [], [], timeout)  # an epoll is a file as well
+            timeout = 0
+        return super().select(timeout)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """As asyncio.run, on a loop that sends when it is due."""
+    loop = asyncio.SelectorEventLoop
+    with asyncio.Runner(loop_factory=lambda: loop(PreciseSelector())) as runner:
+        return runner.run(main)
+
+
+class Connection(asyncio.Protocol):
+    """A kept connection, one request at a time on it."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._content: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self.usable = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Of asyncio."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever waits gets no answer."""
+        self.usable = False
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("closed before an answer"))
+
+    def data_received(self, data: bytes) -> None:
+        """Of asyncio."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.close()
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_exception(ConnectionError(f"no HTTP: {error}"))
+
+    def on_body(self, body: bytes) -> None:
+        """Of the parser."""
+        self._content.append(body)
+
+    def on_message_complete(self) -> None:
+        """Of the parser: the answer is there."""
+        if not self._parser.should_keep_alive():
+            self.close()
+        if self._answer is not None and not self._answer.done():
+            answer = self._parser.get_status_code(), b"".join(self._content)
+            self._answer.set_result(answer)
+        self._content.clear()
+
+    def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
+        """Write a request; its status and content. Ends in OSError where the connection does."""
+        assert self._transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._answer
+
+    def close(self) -> None:
+        """Not to be used again."""
+        self.usable = False
+        if self._transport is not None:
+            self._transport.close()
+
+
 class Pool:
     """Kept connections to one service, one request at a time on each."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, most: int = MOST_CONNECTIONS) -> None:
         parts = urlsplit(url)
         self._address = (str(parts.hostname), int(parts.port or 80))
-        self._timeout_s = timeout_s
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._room = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._host = parts.netloc
+        self._idle: list[Connection] = []
+        self._room = asyncio.Semaphore(most)
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body. Raises OSError, asyncio.IncompleteReadError or TimeoutError."""
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        async with self._room, asyncio.timeout(self._timeout_s):
-            reader, writer = await self._connection()
+        """Status and content. Raises OSError."""
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        async with self._room:
+            connection = await self._connection()
             try:
-                writer.write(head.encode() + body)
-                answer = await reader.readuntil(b"\r\n\r\n")
-                lines = answer.decode("latin-1").lower().split("\r\n")
-                length = next(li for li in lines if li.startswith("content-length:"))
-                content = await reader.readexactly(int(length.partition(":")[2]))
-            except BaseException:
-                writer.close()
+                answer = await connection.ask(head.encode() + body)
+            except BaseException:  # half an answer may still come
+                connection.close()
                 raise
-            if "connection: close" in lines:
-                writer.close()
-            else:
-                self._idle.append((reader, writer))
-            return int(lines[0].split()[1]), content
+            if connection.usable:
+                self._idle.append(connection)
+            return answer
 
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connection(self) -> Connection:
         """An idle one that the service has not closed meanwhile, or a new one."""
         while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                return reader, writer
-            writer.close()
-        return await asyncio.open_connection(*self._address)
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        loop = asyncio.get_running_loop()
+        return (await loop.create_connection(Connection, *self._address))[1]
 
     async def close(self) -> None:
         """Of idle connections."""
-        for _, writer in self._idle:
-            writer.close()
-        for _, writer in self._idle:
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        for connection in self._idle:
+            connection.close()
+        await asyncio.sleep(0)  # a transport closes in the loop's next turn
 
 
-async def ask(pool: Pool, body: bytes, due: float, began: float) -> Sample:
+async def ask(pool: Pool, path: str, body: bytes, due: float, began: float) -> Sample:
     """One request and what came of it."""
+    sent = time.monotonic() - began
     try:
-        status, content = await pool.post("/rerank", body)
-    except (OSError, asyncio.IncompleteReadError, TimeoutError):
-        return Sample(due, time.monotonic() - began, 0)
+        status, content = await pool.post(path, body)
+    except (OSError, asyncio.CancelledError):
+        return Sample(due, time.monotonic() - began, 0, sent=sent)
     ended = time.monotonic() - began
     if status != 200:
-        return Sample(due, ended, status)
-    answer = json.loads(content)
-    reason = answer["degraded"] and answer["degraded"]["reason"]
-    used = answer["reasoning"]
-    answered = reason in (None, "reduced_budget")
-    budget = used["budget_per_position"] if answered else None
-    return Sample(due, ended, status, reason, budget, used["steps_used"])
+        return Sample(due, ended, status, sent=sent)
+    return Sample(due, ended, status, **told(orjson.loads(content)), sent=sent)
+
+
+def told(answer: dict[str, Any]) -> dict[str, Any]:
+    """What an answer says of itself; of several lists the slowest. Nothing where it is not ours."""
+    answers = answer.get("responses", [answer])
+    if not answers or "latency_ms" not in answers[0]:
+        return {}
+    one = max(answers, key=lambda each: each["latency_ms"]["total"])
+    reasons = [a["degraded"]["reason"] for a in answers if a["degraded"]]
+    reason = next((r for r in reasons if r != "reduced_budget"), reasons[0] if reasons else None)
+    used, latency = one["reasoning"], one["latency_ms"]
+    return {
+        "degraded": reason,
+        "budget": used["budget_per_position"] if reason in (None, "reduced_budget") else None,
+        "steps": used["steps_used"],
+        "queue_ms": latency["queue"],
+        "inference_ms": latency["inference"],
+    }
 
 
 async def poisson(
-    url: str, bodies: Sequence[bytes], phases: Sequence[tuple[float, float]], seed: int
+    url: str,
+    bodies: Sequence[bytes],
+    phases: Sequence[tuple[float, float]],
+    seed: int,
+    path: str = "/rerank",
+    begin: float | None = None,
 ) -> list[Sample]:
-    """Requests at a rate (per s) for a time (s), phase after phase; every one that was due."""
+    """Requests at a rate (per s) for a time (s), phase after phase; every one that was due.
+
+    begin: the start, a time of time.monotonic(), which all processes of a machine share.
+    """
     draw = random.Random(seed)
-    pool = Pool(url, 10.0)
+    pool = Pool(url)
     gc.collect()
     gc.disable()  # samples pile up: a look through them all would count as the service's latency
-    began = time.monotonic()
+    began = time.monotonic() if begin is None else begin
     tasks: list[asyncio.Task[Sample]] = []
     due, ends = 0.0, 0.0
     for rate, seconds in phases:
@@ -121,25 +227,37 @@ async def poisson(
             wait = began + due - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
-            tasks.append(asyncio.create_task(ask(pool, draw.choice(bodies), due, began)))
+            body = draw.choice(bodies)
+            tasks.append(asyncio.create_task(ask(pool, path, body, due, began)))
         due = ends
-    found = list(await asyncio.gather(*tasks))
+    found: list[Sample] = []
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
+        for task in late:
+            task.cancel()
+        found = list(await asyncio.gather(*tasks))
     gc.enable()
     await pool.close()
     return found
 
 
-async def closed(url: str, bodies: Sequence[bytes], clients: int, seconds: float) -> list[Sample]:
+async def closed(
+    url: str, bodies: Sequence[bytes], clients: int, seconds: float, path: str = "/rerank"
+) -> list[Sample]:
     """So many clients that each wait for their answer before they ask again."""
-    pool = Pool(url, 10.0)
+    pool = Pool(url)
     began = time.monotonic()
 
     async def client(number: int) -> list[Sample]:
         draw, found = random.Random(number), []
         while (now := time.monotonic() - began) < seconds:
-            found.append(await ask(pool, draw.choice(bodies), now, began))
+            found.append(await ask(pool, path, draw.choice(bodies), now, began))
         return found
 
-    found = await asyncio.gather(*(client(number) for number in range(clients)))
+    tasks = [asyncio.create_task(client(number)) for number in range(clients)]
+    _, late = await asyncio.wait(tasks, timeout=seconds + PATIENCE_S)
+    for task in late:
+        task.cancel()
+    found = await asyncio.gather(*tasks)
     await pool.close()
     return [sample for samples in found for sample in samples]

@@ -16,20 +16,20 @@ FREE = -1e8  # logits of what could still be chosen are above it
 
 def entries_of(ids: Sequence[str], slate: Slate, row: Row) -> list[dict[str, Any]]:
     """The positions of a slate as they are answered; a pinned one is no choice of the model."""
-    pinned = row.rules.pinned
     entries = []
-    columns = (slate.indices, slate.logprob, slate.entropy_before, slate.entropy_after, slate.steps)
-    for position, (index, logprob, before, after, steps) in enumerate(
+    told = np.array([slate.logprob, slate.entropy_before, slate.entropy_after], np.float64)
+    columns = (slate.indices, *told.round(6), slate.steps, row.rules.pinned)
+    for position, (index, logprob, before, after, steps, pinned) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)
     ):
-        chosen = pinned[position] < 0
+        chosen = pinned < 0
         entry = {
             "id": ids[index],
             "position": position,
             "initial_position": index,
-            "logprob": round(logprob, 6) if chosen else None,
-            "entropy": round(before, 6) if chosen else None,
-            "entropy_after": round(after, 6) if chosen else None,
+            "logprob": logprob if chosen else None,
+            "entropy": before if chosen else None,
+            "entropy_after": after if chosen else None,
             "reasoning_steps": steps,
         }
         if slate.logits is not None:

@@ -47,15 +47,20 @@ class Rules:
 
     def broken_by(self, slate: Sequence[int]) -> str | None:
         """What the slate of candidate indices breaks, or None."""
+        free = []
         for position, (item, pinned) in enumerate(zip(slate, self.pinned.tolist(), strict=False)):
-            if pinned >= 0 and item != pinned:
+            if pinned < 0:
+                free.append(item)
+            elif item != pinned:
                 return f"position {position} holds candidate {item}, {pinned} is pinned there"
-        free = [i for i, p in zip(slate, self.pinned.tolist(), strict=False) if p < 0]
-        for item in free:
-            if self.quota[item] <= 0:
+        for item, quota in zip(free, self.quota[free].tolist(), strict=True):
+            if quota <= 0:
                 return f"candidate {item} may not be chosen"
-        for group, count in Counter(self.group[free].tolist()).items():
-            if count > 1:  # one is within any quota above 0
+        groups = self.group[free].tolist()
+        if len(set(groups)) == len(groups):
+            return None  # one is within any quota above 0
+        for group, count in Counter(groups).items():
+            if count > 1:
                 most = self.quota[self.group == group].max()
                 if count > most:
                     return f"{count} candidates of one group, at most {most:g}"

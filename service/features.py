@@ -154,8 +154,12 @@ class Featuriser:
         self.tokens_width = slot
         self.vocabulary_size = token
         self._of = {
-            owner: [feature for feature in schema.features if feature.of == owner]
+            owner: {feature.name: feature for feature in schema.features if feature.of == owner}
             for owner in OWNERS
+        }
+        self._required = {
+            owner: [name for name, feature in features.items() if feature.required]
+            for owner, features in self._of.items()
         }
         self._build_templates()
 
@@ -170,7 +174,7 @@ class Featuriser:
         for feature in self.schema.features:  # declared defaults first, the table over them
             self._write(feature, feature.default, numbers, tokens, slice(None), feature.name)
         number, slot = 0, 0
-        for feature in self._of["item"]:
+        for feature in self._of["item"].values():
             if feature.kind in NUMBER_KINDS:
                 numbers[:count, self._column[feature.name]] = self.items.numbers[:, number]
                 number += 1
@@ -221,38 +225,46 @@ class Featuriser:
         row = self._row
         index = np.array([row.get(item, unknown) for item in request.ids], np.int64)
         numbers, tokens = self._numbers[index], self._token_rows[index]
-        kernels = [rows[index] for rows in self._kernels]
+        history = self._known(request.history)
+        kernels = [rows[index] for rows in self._kernels] if history else []
         user = request.user
         if request.user_id is not None and "user_id" in self._features:
             user = {**user, "user_id": request.user_id}
         self._fill("user", user, "user.features", numbers, tokens, slice(None))
         self._fill("context", request.context, "context", numbers, tokens, slice(None))
         self._fill_candidates(request, numbers, tokens, kernels)
-        for source, target in self._relative:
-            values = numbers[:, source]
-            numbers[:, target] = _z_score(values)
-            numbers[:, target + 1] = _rank(values)
-            numbers[:, target + 2] = values - values.max(initial=-np.inf)
-        if kernels:
-            self._fill_history(request, numbers, index, kernels)
+        if self._relative:
+            # All columns at once, each a contiguous row: a call into numpy costs more than a list.
+            values = np.array([numbers[:, source] for source, _ in self._relative])
+            best = values.max(axis=1, keepdims=True, initial=-np.inf)
+            told = np.array([_z_score(values), _rank(values), values - best])
+            for row, (_, target) in enumerate(self._relative):
+                numbers[:, target : target + RELATIVE] = told[:, row].T
+        if history:
+            self._fill_history(history, numbers, index, kernels)
         return numbers, tokens
+
+    def _known(self, history: Sequence[tuple[str, float]]) -> list[tuple[int, float]]:
+        """Table row and label of the recent answers that kernels can use."""
+        if not (history and self._kernels):
+            return []
+        recent = history[-self.schema.history.limit :]
+        return [(self._row[item], label) for item, label in recent if item in self._row]
 
     def _fill_candidates(
         self, request: Request, numbers: Floats, tokens: Integers, kernels: list[Floats]
     ) -> None:
-        candidate_features = {feature.name for feature in self._of["candidate"]}
-        allowed = {feature.name for feature in self._of["item"]} | candidate_features
-        required = [feature.name for feature in self._of["candidate"] if feature.required]
-        if not request.features and not candidate_features:
+        if not (request.features or self._of["candidate"]):
             return
+        allowed = self._of["item"] | self._of["candidate"]
         for position in range(len(request.ids)):
             values = dict(request.features[position]) if request.features else {}
             path = f"candidates[{position}].features"
-            if "score" in candidate_features and request.scores:
+            if "score" in self._of["candidate"] and request.scores:
                 score = request.scores[position]
                 if score is not None:
                     values["score"] = score
-            for name in required:
+            for name in self._required["candidate"]:
                 if values.get(name) is None:
                     raise FeatureError(f"{path}.{name}", "required by the feature schema", None)
             for name, value in values.items():
@@ -261,9 +273,9 @@ class Featuriser:
                 if value is None:
                     continue
                 row = slice(position, position + 1)
-                feature = self._features[name]
+                feature = allowed[name]
                 vector = self._write(feature, value, numbers, tokens, row, f"{path}.{name}")
-                if name in self.schema.history.kernels:
+                if kernels and name in self.schema.history.kernels:
                     if feature.kind == "categories":
                         start = self._slot[name]
                         vector = self._bag(feature, tokens[row, start : start + feature.slots])
@@ -280,15 +292,15 @@ class Featuriser:
         tokens: Integers,
         rows: slice,
     ) -> None:
-        names = {feature.name: feature for feature in self._of[owner]}
+        features = self._of[owner]
         for name, value in values.items():
-            if name not in names:
+            if name not in features:
                 raise FeatureError(f"{path}.{name}", "not a feature of the schema", value)
             if value is not None:
-                self._write(names[name], value, numbers, tokens, rows, f"{path}.{name}")
-        for feature in self._of[owner]:
-            if feature.required and values.get(feature.name) is None:
-                raise FeatureError(f"{path}.{feature.name}", "required by the feature schema", None)
+                self._write(features[name], value, numbers, tokens, rows, f"{path}.{name}")
+        for name in self._required[owner]:
+            if values.get(name) is None:
+                raise FeatureError(f"{path}.{name}", "required by the feature schema", None)
 
     def _write(
         self,
@@ -332,17 +344,18 @@ class Featuriser:
         return slots
 
     def _fill_history(
-        self, request: Request, numbers: Floats, index: Integers, kernels: list[Floats]
+        self,
+        known: Sequence[tuple[int, float]],
+        numbers: Floats,
+        index: Integers,
+        kernels: list[Floats],
     ) -> None:
         """Kernel regression of this user's surprises onto each candidate, per item feature."""
-        recent = request.history[-self.schema.history.limit :]
-        known = [(self._row[item], label) for item, label in recent if item in self._row]
-        if not known:
-            return
         rows = np.array([row for row, _ in known], np.int64)
         labels = np.array([label for _, label in known], np.float32)
         surprise = labels - self._rate[rows]
         column = self._history_column
+        judged = []  # what each candidate is also told in comparison with the list's others
         to_history = np.zeros((len(index), len(rows)), np.float32)
         among_history = np.zeros((len(rows), len(rows)), np.float32)
         for candidates, table in zip(kernels, self._kernels, strict=True):
@@ -352,8 +365,7 @@ class Featuriser:
             among_history += (own @ own.T) / len(kernels)
             total = similarity @ surprise
             numbers[:, column] = total / math.sqrt(len(rows))
-            numbers[:, column + 1] = total / (np.abs(similarity).sum(axis=1) + 1.0)
-            numbers[:, column + 2] = _z_score(numbers[:, column + 1])
+            judged.append(total / (np.abs(similarity).sum(axis=1) + 1.0))
             column += 3
         # What the user's answers say together: a ridge regression in the kernels' mean, ...
         among_history[np.diag_indices(len(rows))] += RIDGE
@@ -363,12 +375,17 @@ class Featuriser:
         near = np.take_along_axis(to_history, nearest, axis=1)
         echo = (near * surprise[nearest]).sum(axis=1)
         liked = labels > 0.5
+        judged += [ridge, echo]
+        standard = _z_score(np.array(judged, np.float32))
+        for kernel in range(len(kernels)):
+            numbers[:, self._history_column + 3 * kernel + 1] = judged[kernel]
+            numbers[:, self._history_column + 3 * kernel + 2] = standard[kernel]
         for values in (
             ridge,
-            _z_score(ridge),
+            standard[-2],
             near.mean(axis=1),
             echo,
-            _z_score(echo),
+            standard[-1],
             to_history[:, liked].max(axis=1, initial=0.0),
             to_history[:, ~liked].max(axis=1, initial=0.0),
         ):
@@ -457,19 +474,23 @@ def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
     return vector
 
 
-def _z_score(column: Floats) -> Floats:
-    exact = column.astype(np.float64)  # in float32 the mean of equal numbers is not that number
+def _z_score(rows: Floats) -> Floats:
+    """Along the last axis."""
+    exact = rows.astype(np.float64)  # in float32 the mean of equal numbers is not that number
     # By hand what mean() and std() do: their own overhead is most of their time on a short list.
-    exact -= np.add.reduce(exact) / len(exact)
-    deviation = math.sqrt(np.add.reduce(exact * exact) / len(exact))
+    count = exact.shape[-1]
+    exact -= np.add.reduce(exact, axis=-1, keepdims=True) / count
+    deviation = np.sqrt(np.add.reduce(exact * exact, axis=-1, keepdims=True) / count)
     return np.asarray(exact / (deviation + 1e-6), np.float32)
 
 
-def _rank(values: Floats) -> Floats:
-    """From -1, the least, to 1, the greatest; equal values share the mean of their ranks."""
-    ordered = np.sort(values)
-    low, high = ordered.searchsorted(values, "left"), ordered.searchsorted(values, "right")
-    return np.asarray((low + high - len(values)) / max(len(values), 1), np.float32)
+def _rank(rows: Floats) -> Floats:
+    """In each row: from -1, the least, to 1, the greatest; equals share the mean of their ranks."""
+    twice = np.empty(rows.shape, np.int64)
+    for values, ordered, ranks in zip(rows, np.sort(rows, axis=1), twice, strict=True):
+        np.add(ordered.searchsorted(values), ordered.searchsorted(values, "right"), out=ranks)
+    count = rows.shape[1]
+    return np.asarray((twice - count) / max(count, 1), np.float32)
 
 
 def _unit(rows: Floats) -> Floats:

@@ -234,13 +234,19 @@ class Reranker:
     ) -> Outcome | ServiceError:
         if isinstance(wait, ServiceError):
             return wait
+
+        def give_up() -> None:
+            if not wait.done():
+                wait.set_exception(DeadlineExceeded("the deadline passed during the run"))
+
+        left = max(0.0, deadline - time.monotonic())
+        handle = asyncio.get_running_loop().call_later(left, give_up)
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await wait
-        except TimeoutError:
-            return DeadlineExceeded("the deadline passed during the run")
+            return await wait
         except (DeadlineExceeded, Overloaded, InferenceFailed) as error:
             return error
+        finally:
+            handle.cancel()
 
     def _beside(self, entry: Prepared, outcome: Outcome) -> None:
         """Let the shadow rank the same list, where there is one and it does not get in the way."""

@@ -11,7 +11,10 @@ Features = dict[str, Any]  # checked against the bundle's feature schema, not he
 
 
 class Body(BaseModel):
-    """Unknown fields, coercions and NaN are refused: a silent default hides a caller's bug."""
+    """Unknown fields, coercions and NaN are refused: a silent default hides a caller's bug.
+
+    Empty defaults are made by factories: pydantic makes a deep copy of any other, for each object.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -50,8 +53,10 @@ class User(Body):
     """Who asks; everything optional."""
 
     id: Id | None = None
-    history: list[HistoryEntry] = Field([], description="recent interactions, most recent last")
-    features: Features = Field({}, description="user features of the schema")
+    history: list[HistoryEntry] = Field(
+        default_factory=list, description="recent interactions, most recent last"
+    )
+    features: Features = Field(default_factory=dict, description="user features of the schema")
 
 
 class Candidate(Body):
@@ -63,7 +68,8 @@ class Candidate(Body):
     )
     features: Features | None = Field(None, description="inline features; they override the table")
     groups: dict[str, str] = Field(
-        {}, description="values of attributes that `constraints.max_per_group` may limit"
+        default_factory=dict,
+        description="values of attributes that `constraints.max_per_group` may limit",
     )
 
 
@@ -72,8 +78,8 @@ class CandidateColumns(Body):
 
     id: list[Id] = Field(min_length=1)
     score: list[float | None] | None = None
-    features: dict[str, list[Any]] = {}
-    groups: dict[str, list[str | None]] = {}
+    features: dict[str, list[Any]] = Field(default_factory=dict)
+    groups: dict[str, list[str | None]] = Field(default_factory=dict)
 
     def uneven(self) -> tuple[str, int] | None:
         """The first column that is not as long as `id`, and its length."""
@@ -128,11 +134,11 @@ class Constraints(Body):
     """What the slate must keep to; refused before the run where it cannot be met."""
 
     pinned: dict[Id, Annotated[int, Field(ge=0)]] = Field(
-        {}, description="candidate id -> its position, counted from 0"
+        default_factory=dict, description="candidate id -> its position, counted from 0"
     )
-    blocked: list[Id] = Field([], description="ids that must not be in the slate")
+    blocked: list[Id] = Field(default_factory=list, description="ids that must not be in the slate")
     max_per_group: dict[str, Annotated[int, Field(ge=0)]] = Field(
-        {},
+        default_factory=dict,
         max_length=1,
         description="an attribute and the most items of one value: a category of the model's "
         "schema, or a key of `candidates[].groups`",
@@ -144,7 +150,7 @@ class RerankRequest(Body):
 
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     user: User | None = None
-    context: Features = Field({}, description="context features of the schema")
+    context: Features = Field(default_factory=dict, description="context features of the schema")
     candidates: Candidates = Field(
         description="records, columns, or ids alone", json_schema_extra=_or_ids
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -354,12 +355,14 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
             stop = start + slates[index]
             noise[start:stop, :, :size] = row.sampling.noise(positions, size)
         start += slates[index]
-    lists = np.repeat(np.arange(count), slates)
+    lists = np.arange(count)
     if total != count:
+        lists = lists.repeat(slates)
         pinned, group, quota = pinned[lists], group[lists], quota[lists]
 
     def knob(name: str, dtype: Any) -> np.ndarray[Any, Any]:
-        return np.array([getattr(row, name) for row in rows], dtype)[lists]
+        values = np.array([getattr(row, name) for row in rows], dtype)
+        return values if total == count else values[lists]
 
     return {
         "numbers": numbers,
@@ -383,7 +386,7 @@ def check_slate(slate: Slate, row: Row) -> None:
     indices = slate.indices.tolist()
     if len(indices) != row.slate_size:
         raise ModelError(f"slate of {len(indices)} positions, asked for {row.slate_size}")
-    if any(not 0 <= index < len(row.numbers) for index in indices):
+    if indices and not (min(indices) >= 0 and max(indices) < len(row.numbers)):
         raise ModelError(f"slate {indices} points outside a list of {len(row.numbers)}")
     if len(set(indices)) != len(indices):
         raise ModelError(f"slate {indices} repeats a candidate")
@@ -392,8 +395,8 @@ def check_slate(slate: Slate, row: Row) -> None:
         raise ModelError(f"slate {indices}: {broken}")
     if slate.utility is not None and not np.isfinite(slate.utility):
         raise ModelError(f"the slate's utility is {slate.utility}")
-    if not (np.isfinite(slate.logprob).all() and np.isfinite(slate.entropy_after).all()):
+    if not all(map(math.isfinite, [*slate.logprob.tolist(), *slate.entropy_after.tolist()])):
         raise ModelError("log-probabilities or entropies are not finite")
     steps = slate.steps.tolist()
-    if any(not 0 <= step <= row.budget for step in steps):
+    if steps and not (min(steps) >= 0 and max(steps) <= row.budget):
         raise ModelError(f"steps {steps} outside the budget of {row.budget}")

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     batch_window_ms: float = Field(
         0.0, ge=0, description="How long a run waits for company; 0 suits one core, it only waits."
     )
+    brief_run_ms: float = Field(
+        2.0, ge=0, description="A lone run expected to be shorter gets no thread; 0: all get one."
+    )
     adaptive_budget: bool = Field(
         True, description="Reason less as lists wait or deadlines press, before any is shed."
     )

@@ -493,7 +493,7 @@ def test_a_degraded_answer_keeps_its_constraints(session, items):
 def test_what_cannot_be_ranked_comes_back_in_its_own_order_and_says_so(session, items, reason):
     failing = Failing(session, 0.0 if reason == "model_error" else 0.2, reason == "model_error")
     asked = body(items, slate_size=5, timeout_ms=50)
-    with fresh(failing) as base:
+    with fresh(failing, brief_run_ms=0) as base:
         answer = httpx.post(f"{base}/rerank", json=asked).raise_for_status().json()
         text = httpx.get(f"{base}/metrics").text
     RerankResponse.model_validate(answer, strict=True)
@@ -518,7 +518,7 @@ def test_with_the_fallback_off_a_failure_is_an_error_without_its_inside(
     session, items, reason, status
 ):
     failing = Failing(session, 0.0 if status == 500 else 0.2, status == 500)
-    with fresh(failing, on_failure="error") as base:
+    with fresh(failing, on_failure="error", brief_run_ms=0) as base:
         headers = {"X-Request-Timeout-Ms": "50"}
         response = httpx.post(f"{base}/rerank", json=body(items), headers=headers)
     assert problem_of(response, status)["code"] == reason

@@ -23,11 +23,12 @@ class Gate:
     """Stands in for a session: holds each run until it is opened, fails on slate_size 9."""
 
     def __init__(self):
-        self.open, self.runs, self.rows = threading.Event(), [], []
+        self.open, self.runs, self.rows, self.threads = threading.Event(), [], [], []
         self.manifest, self.graph_cpu_s = SimpleNamespace(budget=3), 0.0
 
     def run(self, rows):
         self.open.wait(10)
+        self.threads.append(threading.current_thread())
         self.runs.append(len(rows))
         self.rows.append(rows)
         if any(row.slate_size == 9 for row in rows):
@@ -43,8 +44,9 @@ def row(size=1, candidates=9, budget=3, sampling=None):
 
 
 def batching(gate, metrics, max_batch_size=4, max_queue=8, pace=QUICK, **settings):
-    limits = {"max_batch_size": max_batch_size, "max_queue": max_queue}
-    return Batcher(gate, metrics, Settings(**limits, **settings), pace)
+    # Each run in a thread, or a closed gate would stop the loop.
+    limits = {"max_batch_size": max_batch_size, "max_queue": max_queue, "brief_run_ms": 0}
+    return Batcher(gate, metrics, Settings(**{**limits, **settings}), pace)
 
 
 def soon(seconds=10.0):
@@ -80,6 +82,20 @@ def test_what_arrives_during_a_run_shares_the_next_ones():
     outcomes, gate = scenario(steps)
     assert gate.runs == [1, 4, 2]
     assert outcomes[-1].queue_s >= 0.05 > outcomes[0].queue_s
+
+
+@pytest.mark.parametrize(("brief_run_ms", "lone"), [(2.0, True), (0.0, False)])
+def test_a_lone_brief_run_is_made_on_the_loop_and_company_has_a_thread(brief_run_ms, lone):
+    async def steps(batcher, gate):
+        gate.open.set()
+        (answer,) = batcher.submit([row()], [soon()])
+        await answer
+        await asyncio.gather(*batcher.submit([row()] * 2, [soon()] * 2))
+        (long,) = batcher.submit([row(candidates=5000)], [soon()])  # expected to take 20 ms
+        await long
+        return [thread is threading.main_thread() for thread in gate.threads]
+
+    assert scenario(steps, brief_run_ms=brief_run_ms)[0] == [lone, False, False]
 
 
 def test_more_than_the_queue_holds_is_refused_whole():

@@ -363,7 +363,8 @@ class Slow(Failing):
 @pytest.mark.parametrize("leaves", [True, False])
 def test_a_list_whose_client_left_while_it_waited_is_dropped_and_never_runs(session, items, leaves):
     slow = Slow(session, 0.3)
-    with fresh(slow, max_batch_size=1) as url, connected(url) as first, connected(url) as second:
+    settings = {"max_batch_size": 1, "brief_run_ms": 0}  # slow, though it was quick to warm up
+    with fresh(slow, **settings) as url, connected(url) as first, connected(url) as second:
         content = [json.dumps(body(items, size)).encode() for size in (11, 12)]
         for connection, sent in zip((first, second), content, strict=True):
             connection.sendall(head("/rerank", len(sent)) + sent)

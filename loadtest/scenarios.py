@@ -1,0 +1,173 @@
+"""What is asked: bodies of every kind that a service meets, drawn from a bundle's own items."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HISTORY = 48  # answers of a user
+LISTS = 8  # of a batch call
+SIZES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # of mixed lists, after Zipf: short ones most
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What requests are made of: item ids, and the features that may be sent inline."""
+
+    ids: Sequence[str]
+    features: Sequence[Mapping[str, Any]]
+    longest: int
+    slate_length: int
+
+    @classmethod
+    def of(cls, bundle: Path) -> Catalogue:
+        """From a bundle's files. Raises OSError, ValueError or KeyError where it is none."""
+        with np.load(bundle / "items.npz", allow_pickle=False) as table:
+            ids = table["ids"].tolist()
+        schema = json.loads((bundle / "features.json").read_text("utf-8"))
+        manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+        return cls(
+            ids, schema["features"], manifest["max_candidates"], manifest["slate_length"]
+        )
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How large: candidates of a list, positions of a slate, budget per position; None: default."""
+
+    candidates: int = 50
+    slate_size: int | None = None
+    budget: int | None = None
+    entropy_threshold: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Bodies of one kind, where they go, and what their answers' status must be."""
+
+    name: str
+    path: str
+    bodies: Sequence[bytes]
+    expected: Sequence[int] = (200,)
+
+
+Make = Callable[[Catalogue, Asking, random.Random], dict[str, Any]]
+
+
+def ids_only(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
+    """Ids alone."""
+    count = min(asking.candidates, len(catalogue.ids), catalogue.longest)
+    body: dict[str, Any] = {"candidates": draw.sample(catalogue.ids, count)}
+    if needed := [f for f in catalogue.features if f.get("required") and f["of"] == "candidate"]:
+        body["candidates"] = [
+            {"id": item, "features": {f["name"]: value(f, draw) for f in needed}}
+            for item in body["candidates"]
+        ]
+    if asking.slate_size is not None:
+        body["slate_size"] = min(asking.slate_size, count)
+    reasoning = {"budget": asking.budget, "entropy_threshold": asking.entropy_threshold}
+    if given := {name: each for name, each in reasoning.items() if each is not None}:
+        body["reasoning"] = given
+    return body | dict(asking.extra)
+
+
+def history(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
+    """Ids, for a user with a history."""
+    past = draw.sample(catalogue.ids, min(HISTORY, len(catalogue.ids)))
+    told = [{"id": item, "label": draw.randint(0, 1)} for item in past]
+    return ids_only(catalogue, asking, draw) | {"user": {"history": told}}
+
+
+def inline(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
+    """Candidates that bring their features, as where the caller holds the feature store."""
+    own = [f for f in catalogue.features if f["of"] in ("item", "candidate")]
+    sent = [f for f in own if f["kind"] != "vector" and f["name"] not in ("item_id", "score")][:8]
+    body = ids_only(catalogue, asking, draw)
+    body["candidates"] = [
+        {
+            "id": each if isinstance(each, str) else each["id"],
+            "features": {f["name"]: value(f, draw) for f in sent},
+        }
+        for each in body["candidates"]
+    ]
+    return body
+
+
+def mixed(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
+    """Lists of many sizes: a short one is common, a long one rare."""
+    weights = [1 / rank for rank in range(1, len(SIZES) + 1)]
+    (size,) = draw.choices(SIZES, weights)
+    return ids_only(catalogue, Asking(size, asking.slate_size, asking.budget), draw)
+
+
+def constrained(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
+    """A pinned item, two blocked ones, and at most three of a group of the caller's."""
+    body = ids_only(catalogue, asking, draw)
+    records = [{"id": e} if isinstance(e, str) else e for e in body["candidates"]]
+    for record in records:
+        record["groups"] = {"shelf": str(draw.randint(0, 7))}
+    pinned, *blocked = (record["id"] for record in draw.sample(records, min(3, len(records))))
+    return body | {
+        "candidates": records,
+        "constraints": {
+            "pinned": {pinned: 0}, "blocked": blocked, "max_per_group": {"shelf": 3},
+        },
+    }  # fmt: skip
+
+
+def explained(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
+    """With what explains each position."""
+    return ids_only(catalogue, asking, draw) | {"explain": True}
+
+
+def batch(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
+    """Several lists in one call."""
+    return {"requests": [ids_only(catalogue, asking, draw) for _ in range(LISTS)]}
+
+
+def bad(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
+    """What clients get wrong: an unknown field, no candidates, an id twice, a wrong type."""
+    body = ids_only(catalogue, asking, draw)
+    wrong: dict[str, Any] = draw.choice(
+        [
+            {"candidate": body["candidates"]},
+            {"candidates": []},
+            {"candidates": [body["candidates"][0]] * 2},
+            {"slate_size": "ten"},
+            {"slate_size": len(body["candidates"]) + 1},
+        ]
+    )
+    return body | wrong
+
+
+MAKERS: dict[str, Make] = {
+    "ids": ids_only, "history": history, "inline": inline, "mixed": mixed,
+    "constraints": constrained, "explain": explained, "batch": batch, "bad": bad,
+}  # fmt: skip
+
+
+def scenario(
+    name: str, catalogue: Catalogue, asking: Asking, count: int = 64, seed: int = 0
+) -> Scenario:
+    """So many bodies of a kind, the same for the same seed. Raises KeyError for no such kind."""
+    draw, make = random.Random(seed), MAKERS[name]
+    bodies = [json.dumps(make(catalogue, asking, draw)).encode() for _ in range(count)]
+    path = "/rerank/batch" if name == "batch" else "/rerank"
+    return Scenario(name, path, bodies, (422,) if name == "bad" else (200,))
+
+
+def value(feature: Mapping[str, Any], draw: random.Random) -> Any:
+    """A likely value of a feature, to be sent inline."""
+    if feature["kind"] in ("number", "statistic"):
+        return round(max(0.0, draw.gauss(1.0, 0.3)), 3)
+    words = feature.get("vocabulary") or ["none"]
+    if feature["kind"] == "categories":
+        return draw.sample(words, min(feature["width"], 3, len(words)))
+    return draw.choice(words)
