@@ -117,7 +117,9 @@ def part(
 
     async def measured() -> list[Sample]:
         before, at = time.process_time(), time.monotonic()
-        found = await poisson(url, asked.bodies, [(rate, seconds)], seed, asked.path, begin)
+        found = await poisson(
+            url, asked.bodies, [(rate, seconds)], seed, asked.path, begin, asked.kind
+        )
         loads.append((time.process_time() - before) / (time.monotonic() - at))
         return found
 

@@ -159,9 +159,7 @@ def main(arguments: Sequence[str]) -> int:
                 bar.set_postfix_str(text)
                 bar.update()
 
-            found = capacity(
-                sending, url, what, bound, asked.seconds, asked.repeats, progress=told
-            )
+            found = capacity(sending, url, what, bound, asked.seconds, asked.repeats, progress=told)
     except (OSError, KeyError, ValueError, ServerError) as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2

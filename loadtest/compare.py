@@ -1,7 +1,7 @@
 """python -m loadtest compare A.json B.json: what changed between two reports.
 
-Figures of the same rate side by side with their ratio; what is a shade worse may be chance, so a
-difference is called one only where repeats of a capacity do not overlap.
+Capacities, or the latencies of each rate that is in both. B is worse where it loses more than the
+tolerance, and a capacity only where the ranges of the repeats do not overlap either.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     for name, old, new, more_is_better in rows:
         ratio = new / old if old else float("inf")
         loss = 1 / ratio if more_is_better and ratio else ratio
-        if loss > 1 + asked.tolerance:
+        apart = "low" not in before or "high" not in after or after["high"] < before["low"]
+        if loss > 1 + asked.tolerance and apart:
             worse.append(name)
         print(f"{name:{width}}  {old:10.3f}  {new:10.3f}  {ratio:7.3f}{' worse' * (name in worse)}")
     return 1 if worse else 0
@@ -62,8 +63,7 @@ def compared(
     """Name, both figures, and whether more is better. Raises ValueError where nothing is shared."""
     rows: list[tuple[str, float, float, bool]] = []
     if "capacity_rps" in before and "capacity_rps" in after:
-        rows.append(("capacity, per s", before["capacity_rps"], after["capacity_rps"], True))
-        return rows
+        return [("capacity, per s", before["capacity_rps"], after["capacity_rps"], True)]
     runs = [{run["asked_rps"]: run for run in report["runs"]} for report in (before, after)]
     for rate in sorted(set(runs[0]) & set(runs[1])):
         old, new = runs[0][rate], runs[1][rate]

@@ -33,13 +33,22 @@ NUMBERS = ("answers", "degraded", "queue_ms", "inference_ms", "steps")
 def options(parser: LocustArgumentParser) -> None:
     """What a run can be told beside Locust's own options; each also by its environment variable."""
     add = parser.add_argument
-    add("--bundle", default="bundles/ranklens/1", env_var="RERANK_LOAD_BUNDLE",
-        help="Item ids and features are taken from this bundle")
+    add(
+        "--bundle",
+        default="bundles/ranklens/1",
+        env_var="RERANK_LOAD_BUNDLE",
+        help="Item ids and features are taken from this bundle",
+    )
     add("--candidates", type=int, default=50, help="Of each list")
     add("--pace", type=float, default=0.1, help="Seconds between two requests of a user")
     add("--shape", choices=SHAPES, default="flat", help="How users come, up to --users of them")
-    add("--slo-p99-ms", type=float, default=100.0, env_var="RERANK_SLO_P99_MS",
-        help="Exit status 1 above it")
+    add(
+        "--slo-p99-ms",
+        type=float,
+        default=100.0,
+        env_var="RERANK_SLO_P99_MS",
+        help="Exit status 1 above it",
+    )
     add("--slo-errors", type=float, default=0.0, help="Largest share of requests that may fail")
     add("--slo-degraded", type=float, default=0.01,
         help="Largest share of lists that may get their initial ranking back")  # fmt: skip

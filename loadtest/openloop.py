@@ -19,10 +19,12 @@ from urllib.parse import urlsplit
 
 import httptools
 import orjson
+import ormsgpack
 
 T = TypeVar("T")
 
 MOST_CONNECTIONS = 2000
+JSON, MSGPACK = "application/json", "application/msgpack"
 PATIENCE_S = 10.0  # who has not been answered by then is counted as unanswered
 
 
@@ -138,10 +140,10 @@ class Pool:
         self._idle: list[Connection] = []
         self._room = asyncio.Semaphore(most)
 
-    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and content. Raises OSError."""
+    async def post(self, path: str, body: bytes, kind: str = JSON) -> tuple[int, bytes]:
+        """Status and content; kind: the body's media type. Raises OSError."""
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         async with self._room:
@@ -171,17 +173,20 @@ class Pool:
         await asyncio.sleep(0)  # a transport closes in the loop's next turn
 
 
-async def ask(pool: Pool, path: str, body: bytes, due: float, began: float) -> Sample:
+async def ask(
+    pool: Pool, path: str, body: bytes, due: float, began: float, kind: str = JSON
+) -> Sample:
     """One request and what came of it."""
     sent = time.monotonic() - began
     try:
-        status, content = await pool.post(path, body)
+        status, content = await pool.post(path, body, kind)
     except (OSError, asyncio.CancelledError):
         return Sample(due, time.monotonic() - began, 0, sent=sent)
     ended = time.monotonic() - began
     if status != 200:
         return Sample(due, ended, status, sent=sent)
-    return Sample(due, ended, status, **told(orjson.loads(content)), sent=sent)
+    answer = ormsgpack.unpackb(content) if kind == MSGPACK else orjson.loads(content)
+    return Sample(due, ended, status, **told(answer), sent=sent)
 
 
 def told(answer: dict[str, Any]) -> dict[str, Any]:
@@ -209,6 +214,7 @@ async def poisson(
     seed: int,
     path: str = "/rerank",
     begin: float | None = None,
+    kind: str = JSON,
 ) -> list[Sample]:
     """Requests at a rate (per s) for a time (s), phase after phase; every one that was due.
 
@@ -228,7 +234,7 @@ async def poisson(
             if wait > 0:
                 await asyncio.sleep(wait)
             body = draw.choice(bodies)
-            tasks.append(asyncio.create_task(ask(pool, path, body, due, began)))
+            tasks.append(asyncio.create_task(ask(pool, path, body, due, began, kind)))
         due = ends
     found: list[Sample] = []
     if tasks:

@@ -7,7 +7,6 @@ times it, and a quarter again, as an open loop. Writes overload.{json,md,png}.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -25,7 +24,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from loadtest.openloop import Sample, closed, poisson
+from loadtest.openloop import Sample, closed, poisson, run
 from loadtest.server import Server, ServerError, serving
 
 GRACE_S = 0.010  # what an answer may take beyond its deadline
@@ -65,15 +64,15 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     bodies = lists(asked)
     settings: dict[str, object] = {"max_queue": asked.max_queue}
     with serving(asked.bundle, adaptive_budget="false", **settings) as server:
-        asyncio.run(closed(server.url, bodies, 16, 2.0))
-        found = asyncio.run(closed(server.url, bodies, 16, 6.0))
+        run(closed(server.url, bodies, 16, 2.0))
+        found = run(closed(server.url, bodies, 16, 6.0))
         full = [s for s in found if s.budget is not None]
         capacity = len(full) / max(s.ended for s in found)
     with serving(asked.bundle, **settings) as server:
         rates = (capacity / 4, asked.factor * capacity, capacity / 4)
         phases = list(zip(rates, (asked.rest, asked.seconds, asked.rest), strict=True))
         with watched(server) as seen:
-            samples = asyncio.run(poisson(server.url, bodies, phases, seed=0))
+            samples = run(poisson(server.url, bodies, phases, seed=0))
     series = by_second(samples, seen)
     return {
         "command": "python -m loadtest overload",

@@ -82,7 +82,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         return "".join(f"<{tag}>{each}</{tag}>" for each in shown)
 
     head = f"<tr>{cells(columns, 'th')}</tr>" if any(columns) else ""
-    return f"<table>{head}{''.join(f'<tr>{cells(each, "td")}</tr>' for each in rows)}</table>"
+    lines = "".join(f"<tr>{cells(each, 'td')}</tr>" for each in rows)
+    return f"<table>{head}{lines}</table>"
 
 
 def picture(title: str, figure: Figure) -> str:
@@ -118,7 +119,8 @@ def percentiles(runs: Sequence[Offered]) -> Figure:
     """Latency by the share of requests that took longer, on logarithmic axes."""
     figure = drawn()
     axes = figure.subplots()
-    for run in runs if len(runs) < 6 else [runs[i] for i in np.linspace(0, len(runs) - 1, 5, dtype=int)]:
+    shown = np.unique(np.linspace(0, len(runs) - 1, 5, dtype=int))  # more cannot be told apart
+    for run in (runs[index] for index in shown):
         latency = np.sort([1e3 * s.latency_s for s in run.samples])
         if len(latency):
             beyond = 1 - np.arange(len(latency)) / len(latency)

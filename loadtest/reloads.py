@@ -7,7 +7,6 @@ admin serves one version after the other. Writes what failed, and the latency of
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from loadtest.openloop import Sample, closed
+from loadtest.openloop import Sample, closed, run
 from loadtest.server import ServerError, serving
 
 
@@ -71,13 +70,13 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
         with serving(
             asked.bundle, f"--models={store}", admin_keys_file=scratch / "keys", timeout_ms=10_000
         ) as server:
-            asyncio.run(closed(server.url, bodies, asked.clients, 2.0))
-            before = asyncio.run(closed(server.url, bodies, asked.clients, asked.seconds))
+            run(closed(server.url, bodies, asked.clients, 2.0))
+            before = run(closed(server.url, bodies, asked.clients, asked.seconds))
             with ThreadPoolExecutor(1) as beside:
                 changes = beside.submit(changed, server.url, name, key, asked.changes, asked.pause)
                 during: list[Sample] = []
                 while not changes.done():
-                    during += asyncio.run(closed(server.url, bodies, asked.clients, 2.0))
+                    during += run(closed(server.url, bodies, asked.clients, 2.0))
             took, errors = changes.result()
     one, other = told(before), told(during)
     return {

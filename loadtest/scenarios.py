@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ormsgpack
+
+from loadtest.openloop import JSON, MSGPACK
 
 HISTORY = 48  # answers of a user
 LISTS = 8  # of a batch call
@@ -32,9 +36,7 @@ class Catalogue:
             ids = table["ids"].tolist()
         schema = json.loads((bundle / "features.json").read_text("utf-8"))
         manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-        return cls(
-            ids, schema["features"], manifest["max_candidates"], manifest["slate_length"]
-        )
+        return cls(ids, schema["features"], manifest["max_candidates"], manifest["slate_length"])
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,18 @@ class Asking:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Bodies of one kind, where they go, and what their answers' status must be."""
+    """Bodies of one kind, where they go, what their answers' status must be, and media type."""
 
     name: str
     path: str
     bodies: Sequence[bytes]
     expected: Sequence[int] = (200,)
+    kind: str = JSON
+
+    def packed(self) -> Scenario:
+        """The same requests as MessagePack."""
+        bodies = [ormsgpack.packb(json.loads(body)) for body in self.bodies]
+        return dataclasses.replace(self, bodies=bodies, kind=MSGPACK)
 
 
 Make = Callable[[Catalogue, Asking, random.Random], dict[str, Any]]

@@ -103,7 +103,7 @@ def create_app(
         """Who asks, by key. Raises Unauthorized, Forbidden or NotReady."""
         if not app.state.ready:
             raise NotReady("no model is ready yet")
-        return "" if keys is None else keys.client(request.headers.get("authorization"))
+        return "" if keys is None else keys.client(request.state.headers.get("authorization"))
 
     async def read(request: Request) -> tuple[Any, float]:
         """The body's content, and when it was complete."""
@@ -113,10 +113,10 @@ def create_app(
         except TimeoutError:
             rule = f"a body within {settings.body_timeout_s:g} s"
             raise SlowClient(f"body: {rule}") from None
-        return decoded(content, request.headers), time.monotonic()
+        return decoded(content, request.state.headers), time.monotonic()
 
     def header_timeout(request: Request) -> float | None:
-        text = request.headers.get("x-request-timeout-ms")
+        text = request.state.headers.get("x-request-timeout-ms")
         if text is None:
             return None
         try:
@@ -188,7 +188,7 @@ def create_app(
         headers = {"Server-Timing": timing}
         if tracer is not None:
             about = {"rerank.lists": lists, "rerank.model": responses[0]["model"]["name"]}
-            given = request.headers.get("traceparent")
+            given = request.state.headers.get("traceparent")
             name = f"POST {request.url.path}"
             headers["traceparent"] = tracer.record(given, name, latency, about)
         if settings.log_requests:
@@ -202,7 +202,7 @@ def create_app(
                     "latency_ms": latency, "degraded": degraded,
                 },
             )  # fmt: skip
-        return responding(request.headers)(content, headers=headers)
+        return responding(request.state.headers)(content, headers=headers)
 
     async def rerank(request: Request) -> Response:
         """Re-rank one candidate list."""

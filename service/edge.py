@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import FieldError, PayloadTooLarge, problem_of
@@ -21,7 +20,10 @@ DRAIN_BYTES = 32 << 20
 
 
 class Edge:
-    """Wraps the application; leaves `request_id` in the request's state."""
+    """Wraps the application; leaves `request_id` and `headers` in the request's state.
+
+    headers: dict[str, str], by lower-case name; of a repeated one the last.
+    """
 
     def __init__(
         self,
@@ -39,13 +41,16 @@ class Edge:
             await self.app(scope, receive, send)
             return
         began = time.monotonic()
-        headers = Headers(scope=scope)
+        # Once, as a dict: starlette's own mapping searches the list at each look.
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
         request_id = headers.get("x-request-id", "")
         if not (
             0 < len(request_id) <= MAX_ID and request_id.isascii() and request_id.isprintable()
         ):
             request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, headers=headers)
         started = False
 
         async def send_with_headers(message: Message) -> None:

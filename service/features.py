@@ -224,7 +224,7 @@ class Featuriser:
         unknown = len(self.items.ids)
         row = self._row
         index = np.array([row.get(item, unknown) for item in request.ids], np.int64)
-        numbers, tokens = self._numbers[index], self._token_rows[index]
+        numbers, tokens = self._numbers.take(index, axis=0), self._token_rows.take(index, axis=0)
         history = self._known(request.history)
         kernels = [rows[index] for rows in self._kernels] if history else []
         user = request.user
@@ -238,8 +238,8 @@ class Featuriser:
             values = np.array([numbers[:, source] for source, _ in self._relative])
             best = values.max(axis=1, keepdims=True, initial=-np.inf)
             told = np.array([_z_score(values), _rank(values), values - best])
-            for row, (_, target) in enumerate(self._relative):
-                numbers[:, target : target + RELATIVE] = told[:, row].T
+            for which, (_, target) in enumerate(self._relative):
+                numbers[:, target : target + RELATIVE] = told[:, which].T
         if history:
             self._fill_history(history, numbers, index, kernels)
         return numbers, tokens

@@ -335,8 +335,11 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
     count, first = len(rows), rows[0]
     slates = [row.sampling.slates if row.sampling else 1 for row in rows]
     total, sampled = sum(slates), any(row.sampling for row in rows)
-    numbers = np.zeros((count, longest, first.numbers.shape[1]), np.float32)
-    tokens = np.zeros((count, longest, first.tokens.shape[1]), np.int64)
+    if count == 1:
+        numbers, tokens = first.numbers[None], first.tokens[None]
+    else:
+        numbers = np.zeros((count, longest, first.numbers.shape[1]), np.float32)
+        tokens = np.zeros((count, longest, first.tokens.shape[1]), np.int64)
     mask = np.zeros((count, longest), np.bool_)
     noise = np.zeros((total, positions, longest if sampled else 1), np.float32)
     pinned = np.full((count, positions), -1, np.int64)
@@ -345,8 +348,8 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
     start = 0
     for index, row in enumerate(rows):
         size = len(row.numbers)
-        numbers[index, :size] = row.numbers
-        tokens[index, :size] = row.tokens
+        if count > 1:
+            numbers[index, :size], tokens[index, :size] = row.numbers, row.tokens
         mask[index, :size] = True
         pinned[index, : row.slate_size] = row.rules.pinned
         group[index, :size] = row.rules.group

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 import ormsgpack
-from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.errors import BadRequest, FieldError, JsonResponse, UnsupportedMedia
@@ -25,7 +25,7 @@ class MsgpackResponse(Response):
         return ormsgpack.packb(content)
 
 
-def decoded(content: bytes, headers: Headers) -> Any:
+def decoded(content: bytes, headers: Mapping[str, str]) -> Any:
     """The body's content. MessagePack by its Content-Type; everything else is read as JSON.
 
     Raises BadRequest, or UnsupportedMedia for a compressed one.
@@ -52,7 +52,7 @@ def decoded(content: bytes, headers: Headers) -> Any:
         ) from None
 
 
-def responding(headers: Headers) -> type[Response]:
+def responding(headers: Mapping[str, str]) -> type[Response]:
     """How to answer: as `Accept` asks, else as the body came."""
     accept = headers.get("accept", "*/*").lower()
     if any(name in accept for name in NAMES):
