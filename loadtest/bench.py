@@ -83,7 +83,8 @@ class Offered:
         """The figures, as JSON has them."""
         served = [s for s in self.samples if s.status in self.expected]
         ranked = [s for s in served if s.budget is not None]
-        ends = max((s.ended for s in self.samples), default=self.load.seconds)
+        # Until the last answer: what piled up takes its time.
+        took = max([self.load.seconds, *(s.ended - self.load.warmup for s in self.samples)])
         reasons = Counter(s.degraded for s in served if s.degraded)
 
         def mean(values: Sequence[float]) -> float | None:
@@ -92,13 +93,14 @@ class Offered:
         return {
             "asked_rps": round(self.load.rate, 1),
             "offered_rps": round(len(self.samples) / self.load.seconds, 1),
-            # Until the last answer: what piled up takes its time.
-            "achieved_rps": round(len(served) / (ends - self.load.warmup), 1),
+            "achieved_rps": round(len(served) / took, 1),
             "requests": len(self.samples),
             "failed": self.failed,
             "unranked": self.unranked,
             "degraded": dict(reasons),
-            "latency_ms": {f"p{100 * q:g}": round(self.latency_ms(q), 3) for q in QUANTILES},
+            "latency_ms": {f"p{100 * q:g}": round(self.latency_ms(q), 3) for q in QUANTILES}
+            if self.samples
+            else {},
             "mean_ms": mean([1e3 * s.latency_s for s in self.samples]),
             "queue_ms": mean([s.queue_ms for s in ranked]),
             "inference_ms": mean([s.inference_ms for s in ranked]),

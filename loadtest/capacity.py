@@ -47,10 +47,11 @@ class Bound:
 
 def holds(found: Offered, bound: Bound) -> bool:
     """Whether the service kept to the bound."""
+    if not found.samples:
+        return False
     report = found.report()
     return (
-        bool(found.samples)
-        and found.latency_ms(0.99) <= bound.p99_ms
+        found.latency_ms(0.99) <= bound.p99_ms
         and not (found.failed or found.unranked)
         and report["achieved_rps"] >= KEEPS_UP * report["offered_rps"]
     )

@@ -132,10 +132,11 @@ def written(report: dict[str, Any]) -> str:
     table = "\n".join(lines)
     return f"""# Capacity as work grows
 
-Made by `{report["command"]}`. Machine: {report["machine"]}. Requests per second, open loop, at a p99
-of at most {report["p99_ms"]:g} ms; the mean of the searches and their range. What is not named is 50
-candidates, ids alone as JSON, one worker, the bundle's slate length and budget, which load does not
-lower here. "or more": the generator was the bottleneck.
+Made by `{report["command"]}`. Machine: {report["machine"]}.
+Requests per second in an open loop at a p99 of at most {report["p99_ms"]:g} ms: the mean of the
+searches and their range. What is not named is 50 candidates, ids alone as JSON, one worker, the
+bundle's slate length and budget, which load does not lower here. "or more": the generator was the
+bottleneck.
 
 | what | value | bytes of a body | requests/s | range |
 |---|---|---|---|---|

@@ -197,6 +197,8 @@ class Shape(LoadTestShape):
         assert self.runner is not None
         given = self.runner.environment.parsed_options
         users, rate, whole = given.num_users or 1, given.spawn_rate or 1.0, given.run_time or 60
+        if given.run_time and self.get_run_time() >= whole:
+            return None  # the end; where there is a shape, Locust leaves it to that
         share = users_share(given.shape, self.get_run_time() / whole)
         return max(1, math.ceil(users * share)), rate if given.shape == "flat" else float(users)
 

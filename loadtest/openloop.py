@@ -21,10 +21,11 @@ import httptools
 import orjson
 import ormsgpack
 
+from loadtest.scenarios import JSON, MSGPACK
+
 T = TypeVar("T")
 
 MOST_CONNECTIONS = 2000
-JSON, MSGPACK = "application/json", "application/msgpack"
 PATIENCE_S = 10.0  # who has not been answered by then is counted as unanswered
 
 

@@ -63,7 +63,7 @@ def row(run: Mapping[str, Any]) -> list[Any]:
     latency = run["latency_ms"]
     return [
         run["offered_rps"], run["achieved_rps"], run["requests"], run["failed"], run["unranked"],
-        *(latency[name] for name in ("p50", "p90", "p99", "p99.9")),
+        *(latency.get(name) for name in ("p50", "p90", "p99", "p99.9")),
         run["queue_ms"], run["inference_ms"], run["steps_used"], run["budget"], run["void"] or "",
     ]  # fmt: skip
 

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import ormsgpack
 
-from loadtest.openloop import JSON, MSGPACK
-
+JSON, MSGPACK = "application/json", "application/msgpack"
 HISTORY = 48  # answers of a user
 LISTS = 8  # of a batch call
 SIZES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # of mixed lists, after Zipf: short ones most

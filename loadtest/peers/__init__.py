@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 def same(content: bytes) -> bytes:
@@ -49,6 +50,7 @@ class Peer:
     answer: Callable[[bytes], bytes] = same
     same_model: bool = True
     python: str = "python3"
+    environment: Path | None = None  # where it runs in the environment of development
 
 
 PEERS: tuple[Peer, ...] = ()

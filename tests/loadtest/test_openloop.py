@@ -9,9 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from loadtest import cpu, overload, reloads, soak
-from loadtest.openloop import Pool, closed, poisson
-from tests.service.conftest import BUNDLE
+from loadtest import cpu, overload, soak
+from loadtest.openloop import Pool, closed, poisson, run
 
 ANSWER = json.dumps(
     {"degraded": None, "reasoning": {"budget_per_position": 3, "steps_used": 1}}
@@ -52,9 +51,9 @@ def share_slow(samples):
 
 def test_a_pause_shows_in_every_request_that_was_due_in_it_and_a_closed_loop_hides_it():
     body = [b"{}"]
-    opened = asyncio.run(pausing(lambda url: poisson(url, body, [(200, 2.0)], 0), 1.0))
-    hidden = asyncio.run(pausing(lambda url: closed(url, body, 1, 2.0), 1.0))
-    calm = asyncio.run(pausing(lambda url: poisson(url, body, [(200, 2.0)], 0), 0.0))
+    opened = run(pausing(lambda url: poisson(url, body, [(200, 2.0)], 0), 1.0))
+    hidden = run(pausing(lambda url: closed(url, body, 1, 2.0), 1.0))
+    calm = run(pausing(lambda url: poisson(url, body, [(200, 2.0)], 0), 0.0))
     assert share_slow(opened) == pytest.approx(0.4, abs=0.1)  # due in 0.8 of 2 s
     assert share_slow(hidden) < 0.02  # one request of hundreds
     assert share_slow(calm) < 0.02
@@ -65,7 +64,7 @@ def test_who_is_not_answered_is_counted_as_such():
     async def gone(url):
         return await poisson(url.replace(url.rsplit(":", 1)[1], "9"), [b"{}"], [(50, 0.3)], 0)
 
-    assert {sample.status for sample in asyncio.run(pausing(gone, 0.0))} == {0}
+    assert {sample.status for sample in run(pausing(gone, 0.0))} == {0}
 
 
 def test_a_connection_that_the_service_closed_while_idle_is_not_asked_again():
@@ -79,7 +78,7 @@ def test_a_connection_that_the_service_closed_while_idle_is_not_asked_again():
 
         server = await asyncio.start_server(once, "127.0.0.1", 0)
         async with server:
-            pool = Pool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 5.0)
+            pool = Pool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
             statuses = []
             for _ in range(3):
                 statuses.append((await pool.post("/rerank", b"{}"))[0])
@@ -87,7 +86,7 @@ def test_a_connection_that_the_service_closed_while_idle_is_not_asked_again():
             await pool.close()
         return statuses
 
-    assert asyncio.run(play()) == [200, 200, 200]
+    assert run(play()) == [200, 200, 200]
 
 
 def test_overload_is_answered_whole_and_reported(tmp_path):
@@ -99,15 +98,6 @@ def test_overload_is_answered_whole_and_reported(tmp_path):
     assert sum(second["offered"] for second in report["series"]) == report["summary"]["requests"]
     assert re.search(r"\| unanswered \| 0 \|", (tmp_path / "overload.md").read_text())
     assert (tmp_path / "overload.png").stat().st_size > 10_000
-
-
-def test_reloads_fail_nobody(tmp_path):
-    out = tmp_path / "reloads.json"
-    asked = ["--changes", "3", "--pause", "0.1", "--seconds", "1", "--out", str(out)]
-    assert reloads.main(asked) == 0
-    report = json.loads(out.read_text())
-    assert (report["changes"], report["changes_refused"], report["failed"]) == (3, [], 0)
-    assert (BUNDLE / "manifest.json").stat().st_nlink == 1  # the original was not written
 
 
 def test_cpu_time_has_two_parts(tmp_path):

@@ -1,0 +1,344 @@
+"""python -m loadtest peers: this service among the servers that a team would use instead.
+
+The same bundle, the same requests, the same two cores: each server is started, its answers are
+compared with ours, then the highest rate is searched for that keeps p99 within the bound. In
+rounds, one search of each server a round, so that a change of the machine touches all. Half of a
+round's capacity gives the percentiles; a last round asks ours and the best of the others for the
+same rate. Writes peers.{json,md,png}; --install makes the environments first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from tqdm import tqdm
+
+from loadtest.bench import Generators, Load, generators, machine
+from loadtest.capacity import Bound, capacity
+from loadtest.peers import PEERS, Peer
+from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
+from loadtest.server import ServerError, serving
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENTS = ROOT / "build" / "peers"
+START_S = 180.0
+OURS = "this service"
+PIP = "26.1"
+SAME = {True: "the same", False: "DIFFER", None: "not compared"}
+DIGITS = 1e-4  # of logprob and entropy: torch adds up in another order
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and write; exit status 1 where answers differ or a generator was the bottleneck."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest peers", description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"), help="to serve")
+    parser.add_argument("--install", action="store_true", help="make missing environments first")
+    parser.add_argument("--only", nargs="+", default=[peer.module for peer in PEERS],
+                        choices=[peer.module for peer in PEERS], help="these peers")  # fmt: skip
+    parser.add_argument("--p99-ms", type=float, default=30.0, help="the bound")
+    parser.add_argument("--seconds", type=float, default=4.0, help="at each rate")
+    parser.add_argument("--rounds", type=int, default=3, help="searches of each server")
+    parser.add_argument("--out", type=Path, default=Path("docs/reports"), help="where to write")
+    asked = parser.parse_args(arguments)
+    peers = [peer for peer in PEERS if peer.module in asked.only]
+    try:
+        for peer in peers if asked.install else ():
+            install(peer)
+        report = measure(peers, asked)
+    except (OSError, KeyError, ValueError, ServerError, subprocess.CalledProcessError) as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return 2
+    asked.out.mkdir(parents=True, exist_ok=True)
+    (asked.out / "peers.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    (asked.out / "peers.md").write_text(written(report), "utf-8")
+    plot(report, asked.out / "peers.png")
+    print(written(report))
+    wrong = [row for row in report["rows"] if row["same_answers"] is False or row["void"]]
+    return 1 if wrong else 0
+
+
+def install(peer: Peer) -> None:
+    """Make a peer's environment unless it is there. Raises CalledProcessError."""
+    home = ENVIRONMENTS / peer.module
+    pins = ROOT / "loadtest" / "peers" / peer.requirements
+    done = home / ".installed"
+    if peer.environment is not None or (done.exists() and done.read_text() == pins.read_text()):
+        return
+    run = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    subprocess.run([peer.python, "-m", "venv", str(home)], check=True)
+    subprocess.run([*run, f"pip=={PIP}"], check=True)
+    subprocess.run([*run, "--requirement", str(pins)], check=True)
+    done.write_text(pins.read_text())
+
+
+@contextlib.contextmanager
+def started(peer: Peer, bundle: Path) -> Iterator[str]:
+    """A peer's server on a free port, ready; its URL. Raises ServerError with what it said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = peer.environment or ENVIRONMENTS / peer.module
+    python = home / "bin" / "python"
+    if not python.exists():
+        raise ServerError(f"{peer.name}: {python} is missing; --install makes it")
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [str(python), "-m", f"loadtest.peers.{peer.module}", f"--bundle={bundle}",
+             f"--port={port}"],
+            cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        url = f"http://127.0.0.1:{port}"
+        try:
+            end = time.monotonic() + START_S
+            while not answers(url + peer.ready):
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    said = log.read().decode("utf-8", "replace")[-2000:]
+                    raise ServerError(f"{peer.name} did not start: {said}")
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            with contextlib.suppress(ProcessLookupError):  # children that it left behind
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether a GET comes back with 200."""
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def measure(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Any]:
+    """All rounds."""
+    what = scenario("ids", Catalogue.of(asked.bundle), Asking(50))
+    bound = Bound(asked.p99_ms)
+    names = [OURS, *(peer.name for peer in peers)]
+    found: dict[str, dict[str, list[Any]]] = {
+        name: {"rates": [], "p50": [], "p99": [], "load": [], "void": [], "same": []}
+        for name in names
+    }
+    with generators(1) as sending, tqdm(total=asked.rounds * len(names), unit="search") as bar:
+        with ours(asked.bundle) as url:
+            expected = [asking(url, what.path, body) for body in what.bodies]
+        for _ in range(asked.rounds):
+            for name, peer in zip(names, (None, *peers), strict=True):
+                bar.set_postfix_str(name)
+                own = found[name]
+                with ours(asked.bundle) if peer is None else started(peer, asked.bundle) as url:
+                    sent = what if peer is None else wrapped(what, peer)
+                    if peer is not None and peer.same_model:
+                        got = (asking(url, peer.path, body) for body in sent.bodies)
+                        told = [json.loads(peer.answer(content)) for content in got]
+                        same = all(map(alike, map(json.loads, expected), told))
+                        own["same"].append(same)
+                    start = own["rates"][-1] * 0.9 if own["rates"] else 50.0
+                    searched = capacity(sending, url, sent, bound, asked.seconds, 1, start)
+                    own["rates"] += searched.rates
+                    own["void"].append(searched.void)
+                    load, quantiles = at(sending, url, sent, searched.rates[0] / 2)
+                    own["load"].append(load)
+                    own["p50"].append(quantiles[0])
+                    own["p99"].append(quantiles[1])
+                bar.update()
+        rival = max((p for p in peers if p.same_model), default=None,
+                    key=lambda p: np.mean(found[p.name]["rates"]))  # fmt: skip
+        equal = None if rival is None else side_by_side(sending, rival, what, found, asked)
+    rows = [row(name, peer, found[name]) for name, peer in zip(names, (None, *peers), strict=True)]
+    return {
+        "command": f"python -m loadtest peers --seconds {asked.seconds:g} --rounds {asked.rounds}",
+        "machine": machine(), "p99_ms": asked.p99_ms, "candidates": 50,
+        "ours_over_best": None if rival is None else ratio(found[OURS], found[rival.name]),
+        "equal_load": equal, "rows": rows,
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def ours(bundle: Path) -> Iterator[str]:
+    """This service on both cores, as thoughtful under load as at rest: the peers cannot be less."""
+    with serving(bundle, "--workers=2", adaptive_budget="false") as server:
+        yield server.url
+
+
+def wrapped(what: Scenario, peer: Peer) -> Scenario:
+    """The same requests as the peer takes them."""
+    bodies = [peer.body(body) for body in what.bodies]
+    return dataclasses.replace(what, path=peer.path, bodies=bodies)
+
+
+def asking(url: str, path: str, body: bytes) -> bytes:
+    """One answer. Raises ServerError for another status than 200."""
+    answer = httpx.post(
+        url + path, content=body, headers={"Content-Type": "application/json"}, timeout=30
+    )
+    if answer.status_code != 200:
+        raise ServerError(f"{url}{path}: {answer.status_code} {answer.text[:500]}")
+    return answer.content
+
+
+def alike(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether two answers are the same slate, with the same figures."""
+    if len(ours["slate"]) != len(theirs["slate"]):
+        return False
+    for mine, other in zip(ours["slate"], theirs["slate"], strict=True):
+        if any(mine[k] != other[k] for k in ("id", "position", "reasoning_steps")):
+            return False
+        if any(abs(mine[k] - other[k]) > DIGITS for k in ("logprob", "entropy", "entropy_after")):
+            return False
+    return bool(ours["reasoning"]["steps_used"] == theirs["reasoning"]["steps_used"])
+
+
+def at(sending: Generators, url: str, what: Scenario, rate: float) -> tuple[float, list[float]]:
+    """p50 and p99 (ms) at a rate."""
+    run = sending.offer(url, what, Load(max(rate, 1.0), 8.0, 1.0))
+    return rate, [run.latency_ms(0.5), run.latency_ms(0.99)]
+
+
+def side_by_side(
+    sending: Generators,
+    rival: Peer,
+    what: Scenario,
+    found: dict[str, dict[str, list[Any]]],
+    asked: argparse.Namespace,
+) -> dict[str, Any]:
+    """Ours and the best of the others at half of the other's capacity, in turns."""
+    rate = float(np.mean(found[rival.name]["rates"])) / 2
+    told: dict[str, list[list[float]]] = {OURS: [], rival.name: []}
+    for _ in range(asked.rounds):
+        with ours(asked.bundle) as url:
+            told[OURS].append(at(sending, url, what, rate)[1])
+        with started(rival, asked.bundle) as url:
+            told[rival.name].append(at(sending, url, wrapped(what, rival), rate)[1])
+    return {
+        "load_rps": round(rate, 1),
+        **{
+            name: {
+                quantile: summary([each[i] for each in values], 2)
+                for i, quantile in enumerate(("p50_ms", "p99_ms"))
+            }
+            for name, values in told.items()
+        },
+    }
+
+
+def summary(values: Sequence[float], digits: int) -> list[float]:
+    """Mean, least and greatest."""
+    return [round(float(v), digits) for v in (np.mean(values), min(values), max(values))]
+
+
+def ratio(mine: dict[str, list[Any]], other: dict[str, list[Any]]) -> list[float]:
+    """Of capacities, round by round: mean, least and greatest."""
+    pairs = zip(mine["rates"], other["rates"], strict=True)
+    return summary([a / b if b else float("inf") for a, b in pairs], 3)
+
+
+def row(name: str, peer: Peer | None, own: dict[str, list[Any]]) -> dict[str, Any]:
+    """One server's line."""
+    mean, low, high = summary(own["rates"], 1)
+    return {
+        "server": name, "version": version(peer),
+        "capacity_rps": mean, "low": low, "high": high,
+        "p50_ms": summary(own["p50"], 2)[0], "p99_ms": summary(own["p99"], 2)[0],
+        "load_rps": summary(own["load"], 1)[0],
+        "settings": "two workers, one thread each, no batch window" if peer is None
+        else peer.settings,
+        "same_answers": all(own["same"]) if own["same"] else None,
+        "void": next((v for v in own["void"] if v), None),
+    }  # fmt: skip
+
+
+def version(peer: Peer | None) -> str:
+    """Of the framework: the first pin of its environment. Ours: the commit."""
+    if peer is None:
+        told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        return told.stdout.strip() or "unknown"
+    pins = (ROOT / "loadtest" / "peers" / peer.requirements).read_text("utf-8").splitlines()
+    return next(line for line in pins if "==" in line).partition("==")[2].split()[0]
+
+
+def written(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    ranked = sorted(report["rows"], key=lambda r: -r["capacity_rps"])
+    lines = [
+        f"| {r['server']} | {r['version']} | {r['capacity_rps']:.0f} | "
+        f"{r['low']:.0f}..{r['high']:.0f}{' or more' if r['void'] else ''} | {r['load_rps']:.0f} "
+        f"| {r['p50_ms']:.1f} | {r['p99_ms']:.1f} | {SAME[r['same_answers']]} |"
+        for r in ranked
+    ]
+    settings = [f"- **{r['server']}**: {r['settings']}" for r in ranked]
+    said = ""
+    if report["ours_over_best"] is not None:
+        mean, low, high = report["ours_over_best"]
+        equal = dict(report["equal_load"])
+        load = equal.pop("load_rps")
+        told = "; ".join(
+            f"{name} p50 {v['p50_ms'][0]:.1f} ms, p99 {v['p99_ms'][0]:.1f} "
+            f"[{v['p99_ms'][1]:.1f}, {v['p99_ms'][2]:.1f}]"
+            for name, v in equal.items()
+        )
+        said = f"""
+Ours over the best of those with the same model, round by round: {mean:.2f} [{low:.2f}, {high:.2f}].
+At {load:.0f} requests/s, in turns: {told}.
+"""
+    table, chosen = "\n".join(lines), "\n".join(settings)
+    return f"""# Peers
+
+Made by `{report["command"]}`. Machine: {report["machine"]}.
+Lists of {report["candidates"]} candidates, ids alone, at the bundle's full budget. Capacity is the
+highest rate of an open loop with p99 of at most {report["p99_ms"]:g} ms: mean and range of the
+rounds. p50 and p99 are at about half of it. Latency counts from when a request was due.
+
+| server | version | requests/s | range | load | p50 ms | p99 ms | answers |
+|---|---|---|---|---|---|---|---|
+{table}
+{said}
+Each peer does with a request what this service does, by the same code (`loadtest/peers/work.py`):
+parse, featurise, run, decode, respond. Settings, the best found for two cores:
+
+{chosen}
+
+![Capacity of each server](peers.png)
+"""
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Capacities with their ranges."""
+    from matplotlib.figure import Figure
+
+    ranked = sorted(report["rows"], key=lambda r: r["capacity_rps"])
+    figure = Figure(figsize=(8, 0.5 * len(ranked) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    spread = [
+        [r["capacity_rps"] - r["low"] for r in ranked],
+        [r["high"] - r["capacity_rps"] for r in ranked],
+    ]
+    colours = ["tab:blue" if r["server"] == OURS else "tab:grey" for r in ranked]
+    axes.barh([r["server"] for r in ranked], [r["capacity_rps"] for r in ranked], xerr=spread,
+              color=colours, capsize=3)  # fmt: skip
+    axes.set_xlabel(f"requests per second at p99 <= {report['p99_ms']:g} ms")
+    figure.savefig(path, dpi=110)
