@@ -4,6 +4,7 @@ bench     latency at given rates, in an open loop
 capacity  the highest rate that keeps p99 within a bound
 growth    capacity as lists, slates, budgets, workers and bodies grow
 peers     the same for other servers around the same model
+agree     whether another tool sees the same latency
 compare   two reports of bench or capacity
 overload  five times too much, and what becomes of everybody
 reloads   changes of the model under load
@@ -20,7 +21,8 @@ import importlib
 import sys
 
 COMMANDS = (
-    "bench", "capacity", "growth", "peers", "compare", "overload", "reloads", "soak", "cpu", "fuzz",
+    "bench", "capacity", "growth", "peers", "agree", "compare", "overload", "reloads", "soak",
+    "cpu", "fuzz",
 )  # fmt: skip
 
 

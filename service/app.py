@@ -32,6 +32,7 @@ from service.errors import (
 )
 from service.fleet import Fleet
 from service.metrics import Metrics
+from service.protocol import ON_LEAVE
 from service.reranker import Clock, Reranker
 from service.security import Keys, Quota
 from service.settings import Settings
@@ -44,7 +45,6 @@ T = TypeVar("T")
 
 API_VERSION = "1"
 STAGES = ("parse", "features", "queue", "inference", "respond", "total")
-WATCH_S = 0.003  # an answer that takes longer is watched for a client that leaves
 GONE = 499  # what the log says of a client that left; nobody reads the answer
 
 
@@ -337,20 +337,14 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     task = asyncio.current_task()
     assert task is not None
     gone = False
-    watcher: asyncio.Task[None] | None = None
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
         gone = True
         task.cancel()
 
-    def begin() -> None:
-        nonlocal watcher
-        watcher = asyncio.get_running_loop().create_task(watch())
-
-    handle = asyncio.get_running_loop().call_later(WATCH_S, begin)
+    state = request.scope["state"]
+    state[ON_LEAVE] = leave
     try:
         return await work
     except asyncio.CancelledError:
@@ -359,6 +353,4 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         task.uncancel()
         raise HTTPException(GONE, "the client left") from None
     finally:
-        handle.cancel()
-        if watcher is not None:
-            watcher.cancel()
+        del state[ON_LEAVE]

@@ -68,6 +68,7 @@ class Pace:
                 raise ValueError(f"budget {budget}: timed with {few} cells only")
             slope = max(0.0, (long - short) / (many - few))
             self._lines[budget] = (max(0.0, short - slope * few), slope)
+        self._low, self._high = min(self._lines), max(self._lines)
         self._correction = 1.0
 
     def observe(self, timing: Timing) -> None:
@@ -83,12 +84,11 @@ class Pace:
 
     def affordable(self, cells: int, remaining_s: float) -> int:
         """The largest measured budget that is over in time, interpolated; at least 0."""
-        most = max(self._lines)
-        fits = (b for b in range(most, 0, -1) if self.seconds(b, cells) <= remaining_s)
+        fits = (b for b in range(self._high, 0, -1) if self.seconds(b, cells) <= remaining_s)
         return next(fits, 0)
 
     def _seconds(self, budget: int, cells: int) -> float:
-        low, high = min(self._lines), max(self._lines)
+        low, high = self._low, self._high
         share = (budget - low) / (high - low) if high > low else 0.0
         ends = [fixed + slope * cells for fixed, slope in (self._lines[low], self._lines[high])]
         return ends[0] + share * (ends[1] - ends[0])

@@ -10,6 +10,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import problem_of
 
+ON_LEAVE = "on_leave"  # in a request's state: whom to tell that its client left
+
 
 class Protocol(HttpToolsProtocol):
     """Refuses what is not HTTP with a problem, and leaves whose head does not arrive in time.
@@ -29,9 +31,16 @@ class Protocol(HttpToolsProtocol):
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is expected any more."""
+        """Nothing is expected any more, and whoever works on an answer may stop.
+
+        Told at once and by a call: a task that waits for the server's word costs each request more.
+        """
         self._forget_head()
+        cycle = self.cycle
+        leave = None if cycle is None else cycle.scope["state"].get(ON_LEAVE)
         super().connection_lost(exc)
+        if leave is not None:
+            leave()
 
     def on_message_begin(self) -> None:
         """The next request of a kept connection has as long as the first."""
