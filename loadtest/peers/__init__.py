@@ -51,4 +51,27 @@ class Peer:
     python: str = "python3"
 
 
-PEERS: tuple[Peer, ...] = ()
+PEERS: tuple[Peer, ...] = (
+    Peer("Ray Serve", "ray_peer", "ray_peer.txt", ""),
+    Peer(
+        "MLServer",
+        "mlserver_peer",
+        "mlserver_peer.txt",
+        "",
+        path="/v2/models/rerank/infer",
+        ready="/v2/health/ready",
+        body=v2_body,
+        answer=v2_answer,
+    ),
+    Peer(
+        "Triton",
+        "triton_peer",
+        "triton_peer.txt",
+        "",
+        path="/v2/models/rerank/infer",
+        ready="/v2/health/ready",
+        body=v2_body,
+        answer=v2_answer,
+        python="/usr/bin/python3",
+    ),
+)
