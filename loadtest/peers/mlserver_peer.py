@@ -6,15 +6,14 @@ Its settings are files, as its command line wants them, made for the occasion.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from mlserver import MLModel
-from mlserver.cli.main import root
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
+from loadtest.peers import child
 from loadtest.peers.work import Work, arguments
 
 
@@ -36,9 +35,10 @@ class Rerank(MLModel):
         return InferenceResponse(model_name=self.name, outputs=[output])
 
 
-def main() -> None:
-    """Run the server until SIGTERM."""
-    asked = arguments(__doc__)
+def main() -> int:
+    """Run the server until SIGTERM; its exit status."""
+    # One, because its own process, which speaks HTTP and gathers batches, fills the other core.
+    asked = arguments(__doc__, workers=1)
     settings = {
         "debug": False,
         "host": "127.0.0.1",
@@ -51,15 +51,15 @@ def main() -> None:
     model = {
         "name": "rerank",
         "implementation": "loadtest.peers.mlserver_peer.Rerank",
-        "max_batch_size": int(os.environ.get("PB_BATCH", "16")),
-        "max_batch_time": float(os.environ.get("PB_TIME", "0.001")),
+        "max_batch_size": 8,
+        "max_batch_time": 0.001,
         "parameters": {"uri": str(asked.bundle.resolve())},
     }
     with tempfile.TemporaryDirectory() as directory:
         settings |= {"environments_dir": f"{directory}/envs", "metrics_dir": f"{directory}/metrics"}
         for name, content in (("settings", settings), ("model-settings", model)):
             Path(directory, f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-        root(["start", directory])
+        return child.run([str(Path(sys.prefix, "bin", "mlserver")), "start", directory])
 
 
 if __name__ == "__main__":

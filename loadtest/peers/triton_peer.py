@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from loadtest.peers import child
 from loadtest.peers.work import arguments
 
 MODEL = Path(__file__).with_name("triton_model.py")
@@ -49,9 +48,9 @@ def main() -> int:
             (backend / part.name).symlink_to(part)
         config = CONFIG.format(workers=asked.workers, bundle=asked.bundle.resolve())
         (model / "config.pbtxt").write_text(config, encoding="utf-8")
-        process = subprocess.Popen(
+        return child.run(
             [
-                server / "bin" / "tritonserver",
+                str(server / "bin" / "tritonserver"),
                 f"--model-repository={models}",
                 f"--backend-directory={backend.parent}",
                 "--http-address=127.0.0.1",
@@ -60,15 +59,13 @@ def main() -> int:
                 "--allow-metrics=false",
                 "--log-info=false",
             ],
-            env={
+            {
                 **os.environ,
                 # An embedded Python looks for its packages beside the first python3 of the path.
                 "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]),
                 "PYTHONPATH": str(Path.cwd()),
             },
         )
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        return process.wait()
 
 
 if __name__ == "__main__":
