@@ -77,10 +77,13 @@ def columns_of(payload: Any) -> Any:
     return payload
 
 
-def arguments(about: str) -> argparse.Namespace:
-    """--bundle, --port, --workers of a peer's command line."""
+def arguments(about: str, workers: int = 2) -> argparse.Namespace:
+    """--bundle, --port, --workers of a peer's command line.
+
+    workers: the default, what serves best on two cores.
+    """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--workers", type=int, default=2, help="processes that run the model")
+    parser.add_argument("--workers", type=int, default=workers, help="processes that run the model")
     return parser.parse_args()
