@@ -1,5 +1,6 @@
 """python -m loadtest COMMAND: what a service does under load, and what it costs.
 
+load      Locust's callers of every kind for a minute, with a verdict
 bench     latency at given rates, in an open loop
 capacity  the highest rate that keeps p99 within a bound
 growth    capacity as lists, slates, budgets, workers and bodies grow
@@ -21,8 +22,8 @@ import importlib
 import sys
 
 COMMANDS = (
-    "bench", "capacity", "growth", "peers", "agree", "compare", "overload", "reloads", "soak",
-    "cpu", "fuzz",
+    "load", "bench", "capacity", "growth", "peers", "agree", "compare", "overload", "reloads",
+    "soak", "cpu", "fuzz",
 )  # fmt: skip
 
 
