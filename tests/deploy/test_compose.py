@@ -1,0 +1,77 @@
+"""The compose file: accepted where docker-compose is, and made of what is there."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def compose():
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+def test_docker_compose_accepts_the_file():
+    run = subprocess.run(
+        ["docker-compose", "config", "-q"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_what_it_mounts_builds_and_sets_is_there(compose):
+    targets = {
+        line.split(" AS ")[1].strip()
+        for line in (ROOT / "Dockerfile").read_text("utf-8").splitlines()
+        if line.startswith("FROM")
+    }
+    for service in compose["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.partition(":")[0]
+            assert source in compose["volumes"] or (ROOT / source).exists(), source
+        if "build" in service:
+            assert service["build"]["target"] in targets
+        for name in service.get("environment", {}):
+            known = name.removeprefix("RERANK_").lower() in Settings.model_fields
+            assert known or name.startswith("GF_"), name
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:")
+
+
+def test_who_needs_another_waits_until_it_is_healthy(compose):
+    services = compose["services"]
+    for name in ("prometheus", "grafana", "locust"):
+        for waited in services[name]["depends_on"].values():
+            assert waited == {"condition": "service_healthy"}
+    assert "HEALTHCHECK" in (ROOT / "Dockerfile").read_text("utf-8")
+    assert "healthcheck" in services["prometheus"]
+    assert services["locust"]["profiles"] == ["load"]
+    assert services["rerank-gpu"]["profiles"] == ["gpu"]
+
+
+def test_the_container_has_longer_to_stop_than_the_service_takes(compose):
+    service = compose["services"]["rerank"]
+    settings = Settings(
+        **{k.removeprefix("RERANK_").lower(): v for k, v in service["environment"].items()}
+    )
+    grace = float(service["stop_grace_period"].rstrip("s"))
+    assert grace > settings.drain_s + settings.shutdown_s
+
+
+def test_grafana_finds_its_data_source_and_dashboard():
+    grafana = ROOT / "deploy" / "grafana"
+    sources = yaml.safe_load((grafana / "provisioning/datasources/prometheus.yml").read_text())
+    uid = sources["datasources"][0]["uid"]
+    dashboard = json.loads((grafana / "dashboards/rerank.json").read_text("utf-8"))
+    asked = [p["datasource"]["uid"] for p in dashboard["panels"] if "datasource" in p]
+    assert set(asked) == {uid}
+    assert len(asked) > 15
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))

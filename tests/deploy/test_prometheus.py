@@ -1,0 +1,131 @@
+"""Rules against promtool, and each panel's query against a real Prometheus and a service."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from loadtest.server import serving
+from tests.service.conftest import BUNDLE
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/rerank.json").read_text("utf-8"))
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="needs the package prometheus (.ci/setup)"
+)
+
+
+def queries():
+    """(panel, query) of the dashboard, with Grafana's variables filled in."""
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", ()):
+            query = target["expr"].replace("$__rate_interval", "30s").replace("$instance", ".*")
+            yield panel["title"], query
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    "check", [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]]
+)
+def test_promtool_accepts_the_rules_and_their_tests(check):
+    run = subprocess.run(["promtool", *check], cwd=PROMETHEUS, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@needs_prometheus
+def test_a_rule_that_is_off_fails_its_test(tmp_path):
+    for name in ("rules.yml", "rules_test.yml"):
+        text = (PROMETHEUS / name).read_text("utf-8")
+        (tmp_path / name).write_text(text.replace('outcome=~"degraded|error"', 'outcome="error"'))
+    run = subprocess.run(
+        ["promtool", "test", "rules", "rules_test.yml"], cwd=tmp_path, capture_output=True
+    )
+    assert run.returncode != 0
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory):
+    """The URL of a Prometheus with our configuration, that has scraped a busy service."""
+    home = tmp_path_factory.mktemp("prometheus")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving(BUNDLE, timeout_ms=60_000) as server:
+        config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["scrape_configs"][0]["static_configs"] = [
+            {"targets": [server.url.removeprefix("http://")]}
+        ]
+        (home / "prometheus.yml").write_text(yaml.safe_dump(config))
+        shutil.copy(PROMETHEUS / "rules.yml", home)
+        with (home / "log").open("wb") as log:
+            process = subprocess.Popen(
+                ["prometheus", f"--config.file={home}/prometheus.yml",
+                 f"--storage.tsdb.path={home}/data", f"--web.listen-address=127.0.0.1:{port}"],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            with httpx.Client(base_url=server.url) as client:
+                for _ in range(12):  # some scrapes, each of which sees more
+                    for size in (10, 30):
+                        body = {"candidates": [str(i) for i in range(1, size + 1)]}
+                        client.post("/rerank", json=body).raise_for_status()
+                    assert client.post("/rerank", json={}).status_code == 422
+                    time.sleep(1)
+            assert process.poll() is None, (home / "log").read_text()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def asked(prometheus, query):
+    answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()
+    assert answer["status"] == "success", answer
+    return answer["data"]["result"]
+
+
+@needs_prometheus
+def test_every_panel_of_the_dashboard_has_data(prometheus):
+    empty = [(title, query) for title, query in queries() if not asked(prometheus, query)]
+    assert empty == []
+    assert asked(prometheus, "rerank_no_such_metric") == []  # empty is told apart
+
+
+@needs_prometheus
+def test_the_service_is_scraped_and_the_ratios_are_recorded(prometheus):
+    assert [sample["value"][1] for sample in asked(prometheus, 'up{job="rerank"}')] == ["1"]
+    ((slow,),) = [[s["value"][1] for s in asked(prometheus, "rerank:slow:ratio_rate5m")]]
+    assert 0 <= float(slow) <= 1
+
+
+def test_every_metric_of_rules_and_dashboard_is_one_of_the_service():
+    source = (ROOT / "service" / "metrics.py").read_text("utf-8")
+    known = set(re.findall(r'"(rerank_[a-z_]+)"', source))
+    rules = (PROMETHEUS / "rules.yml").read_text("utf-8")
+    used = set(re.findall(r"\brerank_[a-z_]+", rules + " ".join(q for _, q in queries())))
+    assert {re.sub("_(total|bucket|sum|count)$", "", name) for name in used} <= known
+
+
+def test_every_alert_has_its_chapter_in_the_operators_page():
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    chapters = {
+        re.sub("[^a-z0-9 -]", "", line.lstrip("# ").lower()).strip().replace(" ", "-")
+        for line in page.splitlines()
+        if line.startswith("#")
+    }
+    rules = yaml.safe_load((PROMETHEUS / "rules.yml").read_text("utf-8"))
+    alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    assert len(alerts) > 10
+    for rule in alerts:
+        assert rule["annotations"]["runbook"].partition("#")[2] in chapters, rule["alert"]
+        assert rule["labels"]["severity"] in ("page", "ticket")
