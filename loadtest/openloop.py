@@ -190,8 +190,10 @@ async def ask(
     return Sample(due, ended, status, **told(answer), sent=sent)
 
 
-def told(answer: dict[str, Any]) -> dict[str, Any]:
+def told(answer: Any) -> dict[str, Any]:
     """What an answer says of itself; of several lists the slowest. Nothing where it is not ours."""
+    if not isinstance(answer, dict):
+        return {}
     answers = answer.get("responses", [answer])
     if not answers or "latency_ms" not in answers[0]:
         return {}

@@ -1,6 +1,6 @@
 """Other servers around the same model: what a team would use instead, measured on the same work.
 
-Each module here named `*_peer` starts one server, in an environment of its own:
+Each module that PEERS names starts one server, in an environment of its own:
 
     python -m loadtest.peers.litserve_peer --bundle bundles/ranklens/1 --port 9000
 
@@ -15,6 +15,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+DEVELOPMENT = Path(__file__).resolve().parents[2] / ".venv"
 
 
 def same(content: bytes) -> bytes:
@@ -32,6 +34,16 @@ def v2_answer(content: bytes) -> bytes:
     """The answer inside a response of the V2 inference protocol."""
     text = json.loads(content)["outputs"][0]["data"][0]
     return str(text).encode()
+
+
+def bodies_body(content: bytes) -> bytes:
+    """The body as the only string of a list by name, which is what BentoML puts into batches."""
+    return json.dumps({"bodies": [content.decode()]}).encode()
+
+
+def bodies_answer(content: bytes) -> bytes:
+    """The answer inside the list of such a response."""
+    return str(json.loads(content)[0]).encode()
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,55 @@ class Peer:
 
 
 PEERS: tuple[Peer, ...] = (
+    Peer(
+        name="FastAPI + torch",
+        module="torch_fastapi",
+        requirements="torch_fastapi.txt",
+        settings=(
+            "One uvicorn worker (uvloop, httptools, no access log) and one torch thread per core, "
+            "inference mode, one list in a run, an async route: threads of a worker cost as much "
+            "CPU time and delay each other. Log-probabilities and entropies differ in the last "
+            "digits (some 1e-6)."
+        ),
+        environment=DEVELOPMENT,
+    ),
+    Peer(
+        name="FastAPI + LambdaMART",
+        module="lambdamart",
+        requirements="lambdamart.txt",
+        settings=(
+            "One uvicorn worker (uvloop, httptools, no access log) and one LightGBM thread per "
+            "core, one list in a call, an async route: a thread per request costs as much CPU time."
+        ),
+        same_model=False,
+        environment=DEVELOPMENT,
+    ),
+    Peer(
+        name="LitServe",
+        module="litserve_peer",
+        requirements="litserve_peer.txt",
+        settings=(
+            "max_batch_size 32 and batch_timeout 0 (all of a longer one is waited for, even when "
+            "every client waits too), one API server and workers_per_device 1: a second worker "
+            "and the process of the queue poll each other off the cores. Bodies go "
+            "through the queue as bytes and are parsed in decode_request. fast_queue changes "
+            "nothing in this version, which passes it on under a name that nobody reads."
+        ),
+    ),
+    Peer(
+        name="BentoML",
+        module="bentoml_peer",
+        requirements="bentoml_peer.txt",
+        settings=(
+            "A worker per core, access log and metrics off; a batchable method in a thread, which "
+            "costs less CPU time than a coroutine or one list in a run; max_batch_size 8, because "
+            "batches of 32 are waited for beyond the bound; max_latency_ms 1000, because at 30 it "
+            "answers 503 what it expects to be late. Bodies are strings of a named list: for an "
+            "unnamed one a JSON schema is made anew at each request."
+        ),
+        body=bodies_body,
+        answer=bodies_answer,
+    ),
     Peer(
         "Ray Serve",
         "ray_peer",
