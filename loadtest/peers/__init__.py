@@ -50,12 +50,14 @@ def bodies_answer(content: bytes) -> bytes:
 class Peer:
     """One server: how its makers call it, the module that starts it, and how it is asked.
 
-    requirements: the file of pinned packages, beside this one, of its environment.
+    requirements: the file of pinned packages, beside this one, of its environment; distribution:
+    the one of them whose version is the server's.
     """
 
     name: str
     module: str
     requirements: str
+    distribution: str
     settings: str
     path: str = "/rerank"
     ready: str = "/readyz"
@@ -71,6 +73,7 @@ PEERS: tuple[Peer, ...] = (
         name="FastAPI + torch",
         module="torch_fastapi",
         requirements="torch_fastapi.txt",
+        distribution="torch",
         settings=(
             "One uvicorn worker (uvloop, httptools, no access log) and one torch thread per core, "
             "inference mode, one list in a run, an async route: threads of a worker cost as much "
@@ -83,6 +86,7 @@ PEERS: tuple[Peer, ...] = (
         name="FastAPI + LambdaMART",
         module="lambdamart",
         requirements="lambdamart.txt",
+        distribution="lightgbm",
         settings=(
             "One uvicorn worker (uvloop, httptools, no access log) and one LightGBM thread per "
             "core, one list in a call, an async route: a thread per request costs as much CPU time."
@@ -94,6 +98,7 @@ PEERS: tuple[Peer, ...] = (
         name="LitServe",
         module="litserve_peer",
         requirements="litserve_peer.txt",
+        distribution="litserve",
         settings=(
             "max_batch_size 32 and batch_timeout 0 (all of a longer one is waited for, even when "
             "every client waits too), one API server and workers_per_device 1: a second worker "
@@ -106,6 +111,7 @@ PEERS: tuple[Peer, ...] = (
         name="BentoML",
         module="bentoml_peer",
         requirements="bentoml_peer.txt",
+        distribution="bentoml",
         settings=(
             "A worker per core, access log and metrics off; a batchable method in a thread, which "
             "costs less CPU time than a coroutine or one list in a run; max_batch_size 8, because "
@@ -117,17 +123,19 @@ PEERS: tuple[Peer, ...] = (
         answer=bodies_answer,
     ),
     Peer(
-        "Ray Serve",
-        "ray_peer",
-        "ray_peer.txt",
-        "2 replicas behind HAProxy, throughput-optimised, far faster than its proxy in Python; "
+        name="Ray Serve",
+        module="ray_peer",
+        requirements="ray_peer.txt",
+        distribution="ray",
+        settings="2 replicas behind HAProxy, far faster than its proxy in Python; throughput-optimised; "
         "@serve.batch of 16 without a wait, which costs more than it gathers; no request log",
     ),
     Peer(
-        "MLServer",
-        "mlserver_peer",
-        "mlserver_peer.txt",
-        "1 parallel worker (its own process has the other core to itself), adaptive batches of 8 "
+        name="MLServer",
+        module="mlserver_peer",
+        requirements="mlserver_peer.txt",
+        distribution="mlserver",
+        settings="1 parallel worker (its own process has the other core), adaptive batches of 8 "
         "within 1 ms: it always waits for a full batch, so larger ones wait longer; no metrics, "
         "debug or gzip",
         path="/v2/models/rerank/infer",
@@ -136,11 +144,12 @@ PEERS: tuple[Peer, ...] = (
         answer=v2_answer,
     ),
     Peer(
-        "Triton",
-        "triton_peer",
-        "triton_peer.txt",
-        "python backend, 2 instances, dynamic batches of 16 without a delay: what gathers while "
-        "they are busy; HTTP alone, no metrics",
+        name="Triton",
+        module="triton_peer",
+        requirements="triton_peer.txt",
+        distribution="nvidia-pytriton",
+        settings="python backend, 2 instances, dynamic batches of 16 without a delay: what "
+        "gathers while they are busy; HTTP alone, no metrics",
         path="/v2/models/rerank/infer",
         ready="/v2/health/ready",
         body=v2_body,

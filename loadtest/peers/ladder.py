@@ -272,13 +272,14 @@ def row(name: str, peer: Peer | None, own: dict[str, list[Any]]) -> dict[str, An
 
 
 def version(peer: Peer | None) -> str:
-    """Of the framework: the first pin of its environment. Ours: the commit."""
+    """Of the server: what its environment pins. Ours: the commit."""
     if peer is None:
         told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT,
                               capture_output=True, text=True, check=False)  # fmt: skip
         return told.stdout.strip() or "unknown"
     pins = (ROOT / "loadtest" / "peers" / peer.requirements).read_text("utf-8").splitlines()
-    return next(line for line in pins if "==" in line).partition("==")[2].split()[0]
+    pinned = dict(line.split("==") for line in pins if "==" in line and line[0] != "#")
+    return pinned[peer.distribution]
 
 
 def written(report: dict[str, Any]) -> str:
