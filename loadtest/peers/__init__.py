@@ -127,7 +127,7 @@ PEERS: tuple[Peer, ...] = (
         module="ray_peer",
         requirements="ray_peer.txt",
         distribution="ray",
-        settings="2 replicas behind HAProxy, far faster than its proxy in Python; throughput-optimised; "
+        settings="2 replicas behind HAProxy, far faster than its proxy in Python, throughput mode; "
         "@serve.batch of 16 without a wait, which costs more than it gathers; no request log",
     ),
     Peer(

@@ -83,7 +83,7 @@ def install(peer: Peer) -> None:
     if peer.environment is not None or (done.exists() and done.read_text() == pins.read_text()):
         return
     run = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    subprocess.run([peer.python, "-m", "venv", str(home)], check=True)
+    subprocess.run([peer.python, "-m", "venv", "--clear", str(home)], check=True)
     subprocess.run([*run, f"pip=={PIP}"], check=True)
     subprocess.run([*run, "--requirement", str(pins)], check=True)
     done.write_text(pins.read_text())
