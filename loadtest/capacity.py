@@ -2,7 +2,8 @@
 
 An open loop at one rate after the other: doubled until it does not hold, then by bisection, the
 whole search several times. A rate holds when p99 is within the bound, no request fails, none gets
-the initial ranking, and answers keep up with what is offered.
+the initial ranking, and answers keep up with what is offered; in one of two tries, since a stall of
+the machine of 50 ms is in more than one of a hundred requests of such a short run.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from loadtest.bench import (
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
 
+TRIES = 2  # at a rate
 KEEPS_UP = 0.97  # answered of offered, per second
 
 
@@ -115,14 +117,19 @@ def capacity(
     found = Found()
 
     def holding(rate: float) -> bool:
-        load = Load(rate, seconds, warmup=min(1.0, seconds / 3), seed=len(found.runs))
-        run = sending.offer(url, asked, load)
-        found.runs.append(run)
-        kept = holds(run, bound)
-        if not kept and run.void:
+        for _ in range(TRIES):
+            load = Load(rate, seconds, warmup=min(1.0, seconds / 3), seed=len(found.runs))
+            run = sending.offer(url, asked, load)
+            found.runs.append(run)
+            kept = holds(run, bound)
+            progress(
+                f"{rate:.0f}/s p99 {run.latency_ms(0.99):.1f} ms{'' if kept else ': too much'}"
+            )
+            if kept:
+                return True
+        if run.void:
             found.void = run.void  # more may be in the service than could be offered
-        progress(f"{rate:.0f}/s p99 {run.latency_ms(0.99):.1f} ms{'' if kept else ', too much'}")
-        return kept
+        return False
 
     factor = 2.0
     for _ in range(repeats):

@@ -12,6 +12,7 @@ import random
 import select
 import selectors
 import time
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -138,7 +139,8 @@ class Pool:
         parts = urlsplit(url)
         self._address = (str(parts.hostname), int(parts.port or 80))
         self._host = parts.netloc
-        self._idle: list[Connection] = []
+        # Taken in turn: the last one used first would keep to one worker of several.
+        self._idle: deque[Connection] = deque()
         self._room = asyncio.Semaphore(most)
 
     async def post(self, path: str, body: bytes, kind: str = JSON) -> tuple[int, bytes]:
@@ -161,7 +163,7 @@ class Pool:
     async def _connection(self) -> Connection:
         """An idle one that the service has not closed meanwhile, or a new one."""
         while self._idle:
-            connection = self._idle.pop()
+            connection = self._idle.popleft()
             if connection.usable:
                 return connection
         loop = asyncio.get_running_loop()

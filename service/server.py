@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -114,6 +115,10 @@ def application(settings: Settings) -> tuple[FastAPI, Fleet]:
 
     def started(app: FastAPI) -> None:
         drain_on_sigterm(app, settings.drain_s, alone=settings.workers == 1)
+        # All that is there now stays: a full look through it for garbage took 30 ms, every second
+        # or two under load, and was most of what 1 % of the requests waited.
+        gc.collect()
+        gc.freeze()
 
     return create_app(settings, fleet, metrics, started), fleet
 
