@@ -32,7 +32,7 @@ from service.telemetry import TelemetryError, configure
 logger = logging.getLogger("service")
 
 BACKLOG = 2048
-SWITCH_S = 0.0005
+SWITCH_S = 0.0001
 KEEP_ALIVE_S = 75  # longer than callers keep a connection, so that they are the ones to close it
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 JOIN_S = 0.05  # how often a supervisor that stops looks for signals and at its workers
