@@ -9,7 +9,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /venv && /venv/bin/pip install pip==26.1 \
- && /venv/bin/pip install --constraint constraints.txt --group service --no-compile \
+ && /venv/bin/pip install --constraint constraints.txt --group service \
  && rm -rf /venv/lib/python3*/site-packages/pip* /venv/bin/pip*
 
 FROM ${BASE} AS train
