@@ -42,13 +42,13 @@ def asked(real):
 
 
 def test_a_call_degraded_by_a_stall_is_repeated(real, asked):
-    with fresh(Stalling(real, stalls=1), timeout_ms=2000) as url:
+    with fresh(Stalling(real, stalls=1), timeout_ms=2000, brief_run_ms=0) as url:
         assert through_http(url)(asked) == through_session(real)(asked)
 
 
 def test_a_service_that_always_degrades_is_told_as_such(real, asked):
     with (
-        fresh(Stalling(real, stalls=2), timeout_ms=100) as url,
+        fresh(Stalling(real, stalls=2), timeout_ms=100, brief_run_ms=0) as url,
         pytest.raises(OSError, match=r"degraded \(deadline\) 2 times"),
     ):
         through_http(url, attempts=2)(asked)
