@@ -188,7 +188,8 @@ class Batcher:
         expected_s = self._pace.seconds(max(budgets), cells)
         self._busy_until = began + expected_s
         try:
-            if len(rows) == 1 and expected_s < self._settings.brief_run_ms / 1e3:
+            alone = len(rows) == 1 and not len(self._queue)
+            if alone and expected_s < self._settings.brief_run_ms / 1e3:
                 # A thread costs a tenth of a millisecond of CPU time, on both sides of the
                 # hand-over; who comes meanwhile would have waited for this run anyway.
                 slates = self._session.run(rows)

@@ -526,7 +526,8 @@ def test_with_the_fallback_off_a_failure_is_an_error_without_its_inside(
 
 
 def test_a_full_queue_sheds_with_a_degraded_answer(session, items):
-    with fresh(Failing(session, 0.05, fail=False), max_queue=2, max_batch_size=1) as base:
+    slow = Failing(session, 0.05, fail=False)
+    with fresh(slow, max_queue=2, max_batch_size=1, brief_run_ms=0) as base:
 
         async def flood():
             async with httpx.AsyncClient(base_url=base, timeout=30) as many:

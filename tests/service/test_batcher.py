@@ -98,6 +98,15 @@ def test_a_lone_brief_run_is_made_on_the_loop_and_company_has_a_thread(brief_run
     assert scenario(steps, brief_run_ms=brief_run_ms)[0] == [lone, False, False]
 
 
+def test_a_list_for_which_others_wait_has_a_thread_though_it_runs_alone():
+    async def steps(batcher, gate):
+        gate.open.set()
+        await asyncio.gather(*batcher.submit([row()] * 3, [soon()] * 3))
+        return [thread is threading.main_thread() for thread in gate.threads]
+
+    assert scenario(steps, brief_run_ms=2.0, max_batch_size=1)[0] == [False, False, True]
+
+
 def test_more_than_the_queue_holds_is_refused_whole():
     async def steps(batcher, gate):
         waiting = batcher.submit([row()] * 7, [soon()] * 7)
