@@ -3,6 +3,9 @@
 By default there is no batch window: while a run is under way arrivals gather, and the next run
 takes them together. An idle service therefore answers a lone request at once, a busy one batches by
 itself. A window waits for company, but never longer than the tightest deadline can bear.
+
+Brief runs are made on the event loop: two threads that take turns at one interpreter rank fewer
+lists than one (docs/loadtest.md). Longer ones have a thread, so that deadlines are kept meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from service.session import Row, Session, Slate
 from service.settings import Settings
 
 logger = logging.getLogger("service")
+
+PASSES = 4  # of the event loop between two runs: answers leave, requests at the door come in
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
         self._closing = False
         self._busy_until = 0.0
+        # A thread costs CPU time on both sides of the hand-over, and then both want the
+        # interpreter; only a run on the GPU leaves the loop something to do meanwhile.
+        on_cpu = session.provider == "CPUExecutionProvider"
+        self._brief_s = settings.brief_run_ms / 1e3 if on_cpu else 0.0
         self._cpu_s = session.graph_cpu_s
 
     @property
@@ -134,6 +143,10 @@ class Batcher:
             self._metrics.queue_depth.set(len(self._queue))
             if batch:
                 await self._run(batch)
+                if len(batch) > 1 or len(self._queue):
+                    # Who wrote during the run is better in the next one than in the one after.
+                    for _ in range(PASSES):
+                        await asyncio.sleep(0)
             if not len(self._queue) and not self._closing:
                 self._arrival.clear()
 
@@ -188,10 +201,7 @@ class Batcher:
         expected_s = self._pace.seconds(max(budgets), cells)
         self._busy_until = began + expected_s
         try:
-            alone = len(rows) == 1 and not len(self._queue)
-            if alone and expected_s < self._settings.brief_run_ms / 1e3:
-                # A thread costs a tenth of a millisecond of CPU time, on both sides of the
-                # hand-over; who comes meanwhile would have waited for this run anyway.
+            if expected_s < self._brief_s:  # who comes meanwhile would wait for this run anyway
                 slates = self._session.run(rows)
             else:
                 loop = asyncio.get_running_loop()

@@ -506,7 +506,7 @@ def test_what_cannot_be_ranked_comes_back_in_its_own_order_and_says_so(session, 
 
 
 def test_an_impatient_list_of_a_batch_does_not_degrade_its_neighbours(session, items):
-    with fresh(Failing(session, 0.2, fail=False)) as base:
+    with fresh(Failing(session, 0.2, fail=False), brief_run_ms=0) as base:
         lists = [body(items, timeout_ms=20), body(items, timeout_ms=30_000)]
         answer = httpx.post(f"{base}/rerank/batch", json={"requests": lists}).json()
     reasons = [response["degraded"] for response in answer["responses"]]

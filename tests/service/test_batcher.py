@@ -22,9 +22,10 @@ QUICK = Pace([Timing(b, cells, 1e-6 * cells * (1 + b)) for b in (0, 3) for cells
 class Gate:
     """Stands in for a session: holds each run until it is opened, fails on slate_size 9."""
 
-    def __init__(self):
+    def __init__(self, provider="CPUExecutionProvider"):
         self.open, self.runs, self.rows, self.threads = threading.Event(), [], [], []
         self.manifest, self.graph_cpu_s = SimpleNamespace(budget=3), 0.0
+        self.provider = provider
 
     def run(self, rows):
         self.open.wait(10)
@@ -53,9 +54,9 @@ def soon(seconds=10.0):
     return time.monotonic() + seconds
 
 
-def scenario(steps, **settings):
+def scenario(steps, provider="CPUExecutionProvider", **settings):
     """Run `steps(batcher, gate)` in a loop of its own; returns its result and the gate."""
-    gate = Gate()
+    gate = Gate(provider)
 
     async def play():
         batcher = batching(gate, Metrics(), **settings)
@@ -84,27 +85,44 @@ def test_what_arrives_during_a_run_shares_the_next_ones():
     assert outcomes[-1].queue_s >= 0.05 > outcomes[0].queue_s
 
 
-@pytest.mark.parametrize(("brief_run_ms", "lone"), [(2.0, True), (0.0, False)])
-def test_a_lone_brief_run_is_made_on_the_loop_and_company_has_a_thread(brief_run_ms, lone):
+@pytest.mark.parametrize(
+    ("brief_run_ms", "provider", "on_loop"),
+    [
+        (5.0, "CPUExecutionProvider", [True, True, False]),
+        (5.0, "CUDAExecutionProvider", [False, False, False]),
+        (0.0, "CPUExecutionProvider", [False, False, False]),
+    ],
+)
+def test_a_brief_run_on_the_cpu_is_made_on_the_loop_others_have_a_thread(
+    brief_run_ms, provider, on_loop
+):
     async def steps(batcher, gate):
         gate.open.set()
-        (answer,) = batcher.submit([row()], [soon()])
-        await answer
-        await asyncio.gather(*batcher.submit([row()] * 2, [soon()] * 2))
-        (long,) = batcher.submit([row(candidates=5000)], [soon()])  # expected to take 20 ms
-        await long
-        return [thread is threading.main_thread() for thread in gate.threads]
-
-    assert scenario(steps, brief_run_ms=brief_run_ms)[0] == [lone, False, False]
-
-
-def test_a_list_for_which_others_wait_has_a_thread_though_it_runs_alone():
-    async def steps(batcher, gate):
-        gate.open.set()
+        await asyncio.gather(*batcher.submit([row()], [soon()]))
         await asyncio.gather(*batcher.submit([row()] * 3, [soon()] * 3))
+        await asyncio.gather(*batcher.submit([row(candidates=5000)], [soon()]))  # of 20 ms
         return [thread is threading.main_thread() for thread in gate.threads]
 
-    assert scenario(steps, brief_run_ms=2.0, max_batch_size=1)[0] == [False, False, True]
+    made, gate = scenario(steps, brief_run_ms=brief_run_ms, provider=provider)
+    assert gate.runs == [1, 3, 1]
+    assert made == on_loop
+
+
+def test_answers_leave_and_callers_come_in_between_two_runs_on_the_loop():
+    seen = []
+
+    async def steps(batcher, gate):
+        gate.open.set()
+
+        async def call():
+            (answer,) = batcher.submit([row()], [soon()])
+            await answer
+            seen.append(len(gate.runs))
+
+        await asyncio.gather(*(call() for _ in range(3)))
+
+    scenario(steps, brief_run_ms=5.0, max_batch_size=1)
+    assert seen == [1, 2, 3]  # runs so far at each answer
 
 
 def test_more_than_the_queue_holds_is_refused_whole():
