@@ -64,7 +64,7 @@ class Settings(BaseSettings):
         0.0, ge=0, description="How long a run waits for company; 0 suits one core, it only waits."
     )
     brief_run_ms: float = Field(
-        5.0, ge=0, description="A run expected to be shorter is made on the loop; 0: in a thread."
+        10.0, ge=0, description="A run expected to be shorter is made on the loop; 0: in a thread."
     )
     adaptive_budget: bool = Field(
         True, description="Reason less as lists wait or deadlines press, before any is shed."

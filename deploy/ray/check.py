@@ -1,7 +1,7 @@
 """Two replicas on a cluster of this machine: what becomes of 10,000 requests while the bundle is
 updated and a replica is killed.
 
-    python3 -m venv build/ray
+    python3 -m venv build/ray && build/ray/bin/pip install pip==26.1
     build/ray/bin/pip install --group service --group load -r deploy/ray/requirements.txt
     build/ray/bin/python deploy/ray/check.py
 
