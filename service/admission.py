@@ -13,6 +13,9 @@ from service.session import Row
 
 T = TypeVar("T")
 
+PRIORITIES = {"interactive": 0, "background": 1}
+SHADOW_PRIORITY = 2  # of lists that are ranked beside: nobody waits for their answer
+
 # Lists of one run are padded to the longest: a run takes lists of one of these sizes and below.
 BUCKETS = (32, 64, 128, 256, 512)
 

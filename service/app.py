@@ -15,6 +15,7 @@ import onnxruntime
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import admin, schemas
@@ -31,7 +32,7 @@ from service.errors import (
     problem_of,
 )
 from service.fleet import Fleet
-from service.metrics import Metrics
+from service.metrics import STAGES, Metrics
 from service.protocol import ON_LEAVE
 from service.reranker import Clock, Reranker
 from service.security import Keys, Quota
@@ -44,8 +45,6 @@ logger = logging.getLogger("service")
 T = TypeVar("T")
 
 API_VERSION = "1"
-STAGES = ("parse", "features", "queue", "inference", "respond", "total")
-GONE = 499  # what the log says of a client that left; nobody reads the answer
 
 
 class Application(FastAPI):
@@ -184,7 +183,7 @@ def create_app(
     ) -> Response:
         """The answer with its times in headers, log and trace; of several lists the slowest's."""
         latency = max((r["latency_ms"] for r in responses), key=lambda each: each["total"])
-        timing = ", ".join(f"{stage};dur={latency[stage]}" for stage in STAGES)
+        timing = ", ".join(f"{stage};dur={latency[stage]}" for stage in (*STAGES, "total"))
         headers = {"Server-Timing": timing}
         if tracer is not None:
             about = {"rerank.lists": lists, "rerank.model": responses[0]["model"]["name"]}
@@ -333,7 +332,10 @@ def create_app(
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The work's result; cancelled when the client leaves before it is there."""
+    """The work's result; cancelled when the client leaves before it is there.
+
+    Raises ClientDisconnect then.
+    """
     task = asyncio.current_task()
     assert task is not None
     gone = False
@@ -351,6 +353,6 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         if not gone:
             raise
         task.uncancel()
-        raise HTTPException(GONE, "the client left") from None
+        raise ClientDisconnect from None
     finally:
         del state[ON_LEAVE]

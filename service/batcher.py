@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from service.admission import Queue, Waiting
+from service.admission import SHADOW_PRIORITY, Queue, Waiting
 from service.budget import BudgetController, Pace, Timing
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
@@ -142,6 +142,10 @@ class Batcher:
             batch = self._queue.take(self._settings.max_batch_size, self._wanted)
             self._metrics.queue_depth.set(len(self._queue))
             if batch:
+                self._metrics.batch_size.observe(len(batch))
+                now = time.monotonic()
+                waited = now - min(entry.arrived for entry in batch)
+                self._metrics.budget_level.set(self._controller.waited(waited, now))
                 await self._run(batch)
                 if len(batch) > 1 or len(self._queue):
                     # Who wrote during the run is better in the next one than in the one after.
@@ -177,20 +181,12 @@ class Batcher:
             return True
         return False
 
-    def _granted(self, batch: Sequence[Entry], now: float) -> tuple[int, int]:
-        """The budget per position of this run, and its cells."""
-        cells = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
-        level = self._controller.waited(now - min(entry.arrived for entry in batch), now)
-        self._metrics.budget_level.set(level)
-        if self._settings.adaptive_budget:
-            remaining = min(entry.deadline for entry in batch) - now
-            level = min(level, self._pace.affordable(cells, remaining))
-        return level, cells
-
     async def _run(self, batch: list[Entry]) -> None:
-        self._metrics.batch_size.observe(len(batch))
-        began = time.monotonic()
-        level, cells = self._granted(batch, began)
+        began, level = time.monotonic(), self.level
+        cells = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
+        if self._settings.adaptive_budget:
+            remaining = min(entry.deadline for entry in batch) - began
+            level = min(level, self._pace.affordable(cells, remaining))
         budgets = [min(entry.row.budget, level) for entry in batch]
         rows = [
             entry.row
@@ -201,7 +197,9 @@ class Batcher:
         expected_s = self._pace.seconds(max(budgets), cells)
         self._busy_until = began + expected_s
         try:
-            if expected_s < self._brief_s:  # who comes meanwhile would wait for this run anyway
+            awaited = min(entry.priority for entry in batch) < SHADOW_PRIORITY
+            if awaited and expected_s < self._brief_s:
+                # Who comes meanwhile would wait for this run anyway.
                 slates = self._session.run(rows)
             else:
                 loop = asyncio.get_running_loop()

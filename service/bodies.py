@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from service.errors import FieldError, InvalidRequest
 from service.features import Request
@@ -16,7 +17,10 @@ Groups = dict[str, list[str | None]]  # attribute -> a value per candidate
 
 
 def request_of(body: RerankRequest, path: str) -> tuple[Request, Groups]:
-    """The list as the featuriser reads it, and the groups given with it. Raises InvalidRequest."""
+    """The list as the featuriser reads it, and the groups that its constraints may mean.
+
+    Raises InvalidRequest.
+    """
     given, user = body.candidates, body.user
     features: Sequence[dict[str, Any]] = ()
     groups: Groups = {}
@@ -35,8 +39,9 @@ def request_of(body: RerankRequest, path: str) -> tuple[Request, Groups]:
         scores = [candidate.score for candidate in given]
         if any(candidate.features for candidate in given):
             features = [candidate.features or {} for candidate in given]
-        for name in {name for candidate in given for name in candidate.groups}:
-            groups[name] = [candidate.groups.get(name) for candidate in given]
+        for name in body.constraints.max_per_group if body.constraints else ():
+            if any(name in candidate.groups for candidate in given):
+                groups[name] = [candidate.groups.get(name) for candidate in given]
     request = Request(
         ids=ids,
         scores=scores,
@@ -57,19 +62,23 @@ def validated(model: type[T], payload: Any) -> T:
         errors = [
             FieldError(
                 path_of(entry["loc"]),
-                rule_of(entry["type"], entry["loc"], entry["msg"]),
+                rule_of(entry),
                 None if entry["type"] == "missing" else entry["input"],
             )
-            for entry in error.errors(include_url=False, include_context=False)[:20]
+            for entry in error.errors(include_url=False)[:20]
         ]
         raise InvalidRequest.of(*errors) from None
 
 
-def rule_of(kind: str, location: Sequence[str | int], message: str) -> str:
+def rule_of(error: ErrorDetails) -> str:
     """What was expected, in our words where they are better than pydantic's."""
-    if kind.startswith("model_") and "history" in location[-2:-1]:
+    kind = error["type"]
+    if kind.startswith("model_") and "history" in error["loc"][-2:-1]:
         return "an id, or an object with id and label"
-    return RULES.get(kind, message)
+    if kind == "too_long":
+        most = error["ctx"]["max_length"]
+        return "at most one entry" if most == 1 else f"at most {most} entries"
+    return RULES.get(kind, error["msg"])
 
 
 RULES = {
@@ -83,7 +92,6 @@ RULES = {
     "int_type": "an integer",
     "float_type": "a number",
     "too_short": "at least one entry",
-    "too_long": "at most one entry",
 }
 
 

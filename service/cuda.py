@@ -8,6 +8,7 @@ The static form is captured, since a captured graph may not branch.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ def padded(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[
 
 
 class CudaRunner:
-    """`InferenceSession.run` over bound buffers. Not thread-safe: a captured graph is one stream's.
+    """`InferenceSession.run` over bound buffers, one thread at a time: the buffers are shared.
 
     device: where the buffers lie; "cpu" runs the same code without capturing, for tests.
     """
@@ -83,6 +84,7 @@ class CudaRunner:
     ) -> None:
         self._session, self._slate_length, self._device = session, slate_length, device
         self._bound: dict[Shape, _Bound] = {}
+        self._turn = threading.Lock()  # who rolls back may run beside what has not drained yet
 
     @staticmethod
     def providers(capture: bool) -> list[Any]:
@@ -101,16 +103,14 @@ class CudaRunner:
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """The outputs of these feeds, without the bucket's padding."""
         shape = shape_of(feeds)
-        if shape not in self._bound:
-            self._bound[shape] = _Bound(self, shape, feeds)
-        bound = self._bound[shape]
-        bound.run(padded(feeds, shape, self._slate_length))
         slates, size = len(feeds["list"]), feeds["mask"].shape[1]
-        found = []
-        for name in outputs:
-            array = bound.outputs[name].numpy()[:slates]
-            found.append(array[:, :, :size] if name == "logits" else array)
-        return found
+        with self._turn:
+            if shape not in self._bound:
+                self._bound[shape] = _Bound(self, shape, feeds)
+            bound = self._bound[shape]
+            bound.run(padded(feeds, shape, self._slate_length))
+            arrays = {name: bound.outputs[name].numpy()[:slates] for name in outputs}
+        return [a[:, :, :size] if name == "logits" else a for name, a in arrays.items()]
 
     @property
     def buckets(self) -> list[Shape]:

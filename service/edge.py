@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import FieldError, PayloadTooLarge, problem_of
@@ -22,7 +23,7 @@ DRAIN_BYTES = 32 << 20
 class Edge:
     """Wraps the application; leaves `request_id` and `headers` in the request's state.
 
-    headers: dict[str, str], by lower-case name; of a repeated one the last.
+    headers: dict[str, str], by lower-case name; of a repeated one the first.
     """
 
     def __init__(
@@ -43,7 +44,8 @@ class Edge:
         began = time.monotonic()
         # Once, as a dict: starlette's own mapping searches the list at each look.
         headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in reversed(scope["headers"])
         }
         request_id = headers.get("x-request-id", "")
         if not (
@@ -74,6 +76,8 @@ class Edge:
 
         try:
             await self.app(scope, self._limited(receive), send_with_headers)
+        except ClientDisconnect:
+            return  # nobody is left to be answered, and nothing went wrong here
         except Exception:
             logger.exception("unhandled error, request %s", request_id)
             self.on_error()

@@ -408,7 +408,7 @@ class Featuriser:
         None where it has none that the model knows by name. Raises KeyError for another feature.
         """
         slot, first = self._slot[name], self._first_token[name]
-        if next(f for f in self.schema.features if f.name == name).slots != 1:
+        if self._features[name].slots != 1:
             raise KeyError(name)
         return [token if token > first else None for token in tokens[:, slot].tolist()]
 
@@ -470,8 +470,7 @@ def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
         for x in numbers
     ):
         raise FeatureError(path, rule, value)
-    vector = np.array(numbers, np.float32)
-    return vector
+    return np.array(numbers, np.float32)
 
 
 def _z_score(rows: Floats) -> Floats:

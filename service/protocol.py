@@ -34,6 +34,7 @@ class Protocol(HttpToolsProtocol):
         """Nothing is expected any more, and whoever works on an answer may stop.
 
         Told at once and by a call: a task that waits for the server's word costs each request more.
+        Of several requests that a client sent without waiting, the newest is told.
         """
         self._forget_head()
         cycle = self.cycle

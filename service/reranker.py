@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service import constraints
+from service.admission import PRIORITIES, SHADOW_PRIORITY
 from service.answers import entries_of
 from service.batcher import Outcome
 from service.bodies import Groups, request_of
@@ -33,8 +34,6 @@ from service.settings import Settings
 
 logger = logging.getLogger("service")
 
-PRIORITIES = {"interactive": 0, "background": 1}
-SHADOW_PRIORITY = 2
 KNOBS = ("entropy_threshold", "reason_temperature", "recommend_temperature")
 NOBODY = ServiceError("nobody was asked")
 
@@ -211,8 +210,8 @@ class Reranker:
             ]
         finally:
             for wait in waits:
-                if isinstance(wait, asyncio.Future):
-                    wait.cancel()
+                if isinstance(wait, asyncio.Future) and not wait.cancel() and not wait.cancelled():
+                    wait.exception()  # seen: a failure that came when nobody waited is no news
         for entry, outcome in zip(lists, outcomes, strict=True):
             broken = isinstance(outcome, InferenceFailed)
             if broken:

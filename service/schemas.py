@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
+Text = Annotated[str, Field(max_length=256)]
+# Of lists that have no bound of their own: each broken entry costs time before it is refused.
+Entries = Field(max_length=10_000)
 Features = dict[str, Any]  # checked against the bundle's feature schema, not here
 
 
@@ -67,8 +70,9 @@ class Candidate(Body):
         None, description="the initial ranker's score, if the model uses it"
     )
     features: Features | None = Field(None, description="inline features; they override the table")
-    groups: dict[str, str] = Field(
+    groups: dict[Text, Text] = Field(
         default_factory=dict,
+        max_length=32,
         description="values of attributes that `constraints.max_per_group` may limit",
     )
 
@@ -77,9 +81,11 @@ class CandidateColumns(Body):
     """The candidates by column: a list for each field, all as long as `id`."""
 
     id: list[Id] = Field(min_length=1)
-    score: list[float | None] | None = None
+    score: Annotated[list[float | None], Entries] | None = None
     features: dict[str, list[Any]] = Field(default_factory=dict)
-    groups: dict[str, list[str | None]] = Field(default_factory=dict)
+    groups: dict[Text, Annotated[list[Text | None], Entries]] = Field(
+        default_factory=dict, max_length=32
+    )
 
     def uneven(self) -> tuple[str, int] | None:
         """The first column that is not as long as `id`, and its length."""
@@ -136,7 +142,9 @@ class Constraints(Body):
     pinned: dict[Id, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict, description="candidate id -> its position, counted from 0"
     )
-    blocked: list[Id] = Field(default_factory=list, description="ids that must not be in the slate")
+    blocked: Annotated[list[Id], Entries] = Field(
+        default_factory=list, description="ids that must not be in the slate"
+    )
     max_per_group: dict[str, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict,
         max_length=1,

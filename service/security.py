@@ -82,8 +82,9 @@ def read_keys(path: Path) -> list[tuple[str, bytes]]:
         if not line.strip() or line.startswith("#"):
             continue
         name, separator, key = (part.strip() for part in line.partition(":"))
-        if not separator or not name or len(key) < MIN_KEY:
-            raise KeysError(f"{path}:{number}: NAME:KEY with a key of {MIN_KEY} characters or more")
+        if not separator or not name or len(key) < MIN_KEY or not key.isascii():
+            rule = f"NAME:KEY with a key of {MIN_KEY} ASCII characters or more"
+            raise KeysError(f"{path}:{number}: {rule}")
         found.append((name, hashlib.sha256(key.encode()).digest()))
     if not found:
         raise KeysError(f"{path}: no key in it")

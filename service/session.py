@@ -398,7 +398,8 @@ def check_slate(slate: Slate, row: Row) -> None:
         raise ModelError(f"slate {indices}: {broken}")
     if slate.utility is not None and not np.isfinite(slate.utility):
         raise ModelError(f"the slate's utility is {slate.utility}")
-    if not all(map(math.isfinite, [*slate.logprob.tolist(), *slate.entropy_after.tolist()])):
+    figures = (slate.logprob, slate.entropy_before, slate.entropy_after)
+    if not all(math.isfinite(value) for column in figures for value in column.tolist()):
         raise ModelError("log-probabilities or entropies are not finite")
     steps = slate.steps.tolist()
     if steps and not (min(steps) >= 0 and max(steps) <= row.budget):

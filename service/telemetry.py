@@ -9,9 +9,8 @@ from typing import Any
 
 import structlog
 
+from service.metrics import STAGES
 from service.settings import Settings
-
-STAGES = ("parse", "features", "queue", "inference", "respond")
 
 
 class TelemetryError(ValueError):
@@ -26,7 +25,10 @@ def configure(settings: Settings) -> None:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=False)
+    # Its default prints the local variables of every frame where rich is installed: keys, bodies.
+    renderer: Any = structlog.dev.ConsoleRenderer(
+        colors=False, exception_formatter=structlog.dev.plain_traceback
+    )
     if settings.log_format == "json":
         renderer = structlog.processors.JSONRenderer()
         shared.append(structlog.processors.format_exc_info)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.bodies import request_of
 from service.budget import Timing
 from service.contract import OUTPUTS
 from service.features import Request
@@ -511,6 +512,44 @@ def test_an_impatient_list_of_a_batch_does_not_degrade_its_neighbours(session, i
         answer = httpx.post(f"{base}/rerank/batch", json={"requests": lists}).json()
     reasons = [response["degraded"] for response in answer["responses"]]
     assert reasons == [{"reason": "deadline"}, None]
+
+
+def test_of_a_repeated_header_the_first_counts(session, items):
+    with fresh(Failing(session, 0.2, fail=False), brief_run_ms=0) as base:
+        reasons = []
+        for given in (("20", "30000"), ("30000", "20")):
+            headers = [("X-Request-Timeout-Ms", value) for value in given]
+            answer = httpx.post(f"{base}/rerank", json=body(items), headers=headers)
+            reasons.append(answer.raise_for_status().json()["degraded"])
+    assert reasons == [{"reason": "deadline"}, None]
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "rule"),
+    [
+        ("candidates[0].groups", {str(i): "a" for i in range(33)}, "at most 32 entries"),
+        ("constraints.blocked", [0] * 300_000, "at most 10000 entries"),
+        ("constraints.max_per_group", {"a": 1, "b": 1}, "at most one entry"),
+    ],
+)
+def test_what_has_too_many_entries_is_refused_by_its_bound(client, items, field, given, rule):
+    asked = body(items)
+    if field.startswith("candidates"):
+        asked["candidates"][0]["groups"] = given
+    else:
+        asked["constraints"] = {field.partition(".")[2]: given}
+    response = client.post("/rerank", json=asked)
+    errors = problem_of(response, 422)["errors"]
+    assert rule in [error["rule"] for error in errors if error["field"] == field]
+
+
+def test_groups_that_no_constraint_names_cost_nothing(items):
+    asked = body(items, 40)
+    for index, candidate in enumerate(asked["candidates"]):
+        candidate["groups"] = {f"{index}-{i}": "a" for i in range(31)} | {"author": "b"}
+    assert request_of(RerankRequest.model_validate(asked), "")[1] == {}
+    asked["constraints"] = {"max_per_group": {"author": 2}}
+    assert request_of(RerankRequest.model_validate(asked), "")[1] == {"author": ["b"] * 40}
 
 
 @pytest.mark.parametrize(("reason", "status"), [("model_error", 500), ("deadline", 504)])

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from service.admission import SHADOW_PRIORITY
 from service.batcher import Batcher
 from service.budget import Pace, Timing
 from service.constraints import Rules
@@ -106,6 +107,16 @@ def test_a_brief_run_on_the_cpu_is_made_on_the_loop_others_have_a_thread(
     made, gate = scenario(steps, brief_run_ms=brief_run_ms, provider=provider)
     assert gate.runs == [1, 3, 1]
     assert made == on_loop
+
+
+def test_a_run_for_which_nobody_waits_does_not_hold_the_loop():
+    async def steps(batcher, gate):
+        gate.open.set()
+        for priority in (SHADOW_PRIORITY, SHADOW_PRIORITY - 1):
+            await asyncio.gather(*batcher.submit([row()], [soon()], priority))
+        return [thread is threading.main_thread() for thread in gate.threads]
+
+    assert scenario(steps, brief_run_ms=5.0)[0] == [False, True]
 
 
 def test_answers_leave_and_callers_come_in_between_two_runs_on_the_loop():
@@ -233,9 +244,31 @@ def test_one_bad_row_does_not_cost_its_neighbours_their_answer():
         gate.open.set()
         return await asyncio.gather(*futures, return_exceptions=True)
 
-    outcomes, _ = scenario(steps)
+    outcomes, gate = scenario(steps)
+    assert gate.runs == [3, 1, 1, 1]
     assert isinstance(outcomes[1], InferenceFailed)
     assert outcomes[0].slate.indices.tolist() == outcomes[2].slate.indices.tolist() == [0]
+
+
+def test_a_run_that_is_taken_apart_is_counted_once_and_lowers_the_level_once():
+    metrics = Metrics()
+
+    async def play(gate):
+        batcher = batching(gate, metrics, target_wait_ms=1)
+        batcher.start()
+        batcher.submit([row()], [soon()])
+        await asyncio.sleep(0.02)
+        futures = batcher.submit([row(9)] * 3, [soon()] * 3)
+        await asyncio.sleep(0.02)
+        gate.open.set()
+        await asyncio.gather(*futures, return_exceptions=True)
+        await batcher.close()
+        return batcher.level
+
+    gate = Gate()
+    assert asyncio.run(play(gate)) == 2
+    assert gate.runs == [1, 3, 1, 1, 1]
+    assert metrics.batch_size._sum.get() == 4
 
 
 def test_background_lists_wait_behind_interactive_ones_and_make_room_for_them():

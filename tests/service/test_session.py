@@ -135,6 +135,8 @@ def test_a_valid_slate_passes():
         ({"indices": np.array([2, -1])}, "outside"),
         ({"indices": np.array([2])}, "asked for 2"),
         ({"logprob": np.array([np.nan, 0], np.float32)}, "not finite"),
+        ({"entropy_before": np.array([0, np.nan], np.float32)}, "not finite"),
+        ({"entropy_after": np.array([0, np.inf], np.float32)}, "not finite"),
         ({"steps": np.array([2, 0])}, "budget"),
         ({"utility": float("nan")}, "utility is nan"),
     ],

@@ -62,6 +62,7 @@ LOGGING = """
     logging.getLogger("service").info("two\\nlines, %s", "and \\u00e9", extra={"lists": 3})
     logging.getLogger("uvicorn.error").error("Exception in %s", "ASGI", exc_info=ValueError("bad"))
     try:
+        secret = "bearer-of-a-" + "key"  # a traceback with local variables would show it
         {}["missing"]
     except KeyError:
         logging.getLogger("service").exception("unhandled error, request %s", "r-1")
@@ -98,6 +99,8 @@ def test_the_level_is_the_least_that_is_written_and_a_console_gets_no_json():
     assert [line["level"] for line in lines_of(written)] == ["error", "error"]
     _, written = python(LOGGING, "console", "info")
     assert "unhandled error, request r-1" in written
+    assert "KeyError: 'missing'" in written
+    assert "bearer-of-a-key" not in written
     with pytest.raises(ValueError, match="line 1 column"):  # the twin
         lines_of(written)
 
