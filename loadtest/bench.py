@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -204,6 +205,17 @@ def scenario_of(asked: argparse.Namespace) -> Scenario:
     return scenario(asked.scenario, catalogue, Asking(asked.candidates))
 
 
+def positive(text: str) -> float:
+    """A number above 0. Raises argparse.ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0, got {text!r}")
+    return number
+
+
 def main(arguments: Sequence[str]) -> int:
     """Offer the rates one after the other; exit status 1 where a run is void or a request fails."""
     parser = argparse.ArgumentParser(
@@ -211,8 +223,10 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
     add_arguments(parser)
-    parser.add_argument("--rate", type=float, nargs="+", default=[100, 300, 600], help="per second")
-    parser.add_argument("--seconds", type=float, default=10.0, help="at each rate")
+    parser.add_argument(
+        "--rate", type=positive, nargs="+", default=[100, 300, 600], help="per second"
+    )
+    parser.add_argument("--seconds", type=positive, default=10.0, help="at each rate")
     parser.add_argument("--warmup", type=float, default=2.0, help="seconds before, left out")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where to write")
     asked = parser.parse_args(arguments)

@@ -28,6 +28,7 @@ from loadtest.bench import (
     add_arguments,
     generators,
     machine,
+    positive,
     scenario_of,
     target,
 )
@@ -146,8 +147,8 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
     add_arguments(parser)
-    parser.add_argument("--p99-ms", type=float, default=30.0, help="the bound")
-    parser.add_argument("--seconds", type=float, default=4.0, help="at each rate")
+    parser.add_argument("--p99-ms", type=positive, default=30.0, help="the bound")
+    parser.add_argument("--seconds", type=positive, default=4.0, help="at each rate")
     parser.add_argument("--repeats", type=int, default=3, help="of the whole search")
     parser.add_argument("--adaptive-budget", action="store_true",
                         help="let the service reason less under load")  # fmt: skip

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2
-    for name in ("machine", "scenario", "candidates", "workers"):
+    for name in ("machine", "workers"):
         if before.get(name) != after.get(name):
             print(f"differs: {name}: {before.get(name)} -> {after.get(name)}")
     width = max(len(name) for name, *_ in rows)
@@ -62,7 +62,12 @@ def compared(
 ) -> list[tuple[str, float, float, bool]]:
     """Name, both figures, and whether more is better. Raises ValueError where nothing is shared."""
     rows: list[tuple[str, float, float, bool]] = []
-    if "capacity_rps" in before and "capacity_rps" in after:
+    for name in ("scenario", "candidates"):
+        if before.get(name) != after.get(name):
+            raise ValueError(f"{name} differs: {before.get(name)} and {after.get(name)}")
+    if ("capacity_rps" in before) != ("capacity_rps" in after):
+        raise ValueError("one is a report of capacity, the other of bench")
+    if "capacity_rps" in before:
         return [("capacity, per s", before["capacity_rps"], after["capacity_rps"], True)]
     runs = [{run["asked_rps"]: run for run in report["runs"]} for report in (before, after)]
     for rate in sorted(set(runs[0]) & set(runs[1])):

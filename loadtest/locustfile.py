@@ -14,6 +14,7 @@ import json
 import math
 import random
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # locust looks bes
 from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
 
 SHAPES = ("flat", "ramp", "step", "spike", "soak")
-NUMBERS = ("answers", "degraded", "queue_ms", "inference_ms", "steps")
+NUMBERS = ("answers", "degraded", "reduced", "queue_ms", "inference_ms", "steps")
 
 
 @events.init_command_line_parser.add_listener
@@ -52,6 +53,8 @@ def options(parser: LocustArgumentParser) -> None:
     add("--slo-errors", type=float, default=0.0, help="Largest share of requests that may fail")
     add("--slo-degraded", type=float, default=0.01,
         help="Largest share of lists that may get their initial ranking back")  # fmt: skip
+    add("--slo-reduced", type=float, default=0.5,
+        help="Largest share of lists that may be reasoned about less than asked")  # fmt: skip
 
 
 class Tally:
@@ -64,6 +67,7 @@ class Tally:
         """One list's answer."""
         latency, reason = answer["latency_ms"], answer["degraded"]
         self.sums["answers"] += 1
+        self.sums["reduced"] += reason is not None and reason["reason"] == "reduced_budget"
         self.sums["degraded"] += reason is not None and reason["reason"] != "reduced_budget"
         self.sums["queue_ms"] += latency["queue"]
         self.sums["inference_ms"] += latency["inference"]
@@ -107,11 +111,15 @@ class Caller(FastHttpUser):
     asked: Scenario
 
     def on_start(self) -> None:
-        """The bodies are made once; making them would be most of the load."""
+        """The bodies are made once; making them would be most of the load.
+
+        Then a part of the pace is slept: users that come together must not ask together for good.
+        """
         given = self.environment.parsed_options
         catalogue = Catalogue.of(Path(given.bundle))
         seed = random.randrange(1 << 30)
         self.asked = scenario(self.kind, catalogue, Asking(given.candidates), seed=seed)
+        time.sleep(random.uniform(0, given.pace))
 
     def wait_time(self) -> float:
         """Constant pacing: the time that the answer took counts."""
@@ -229,6 +237,10 @@ def judge(environment: Environment, **_: object) -> None:
         (
             "degraded", tally.mean("degraded"), tally.mean("degraded") <= given.slo_degraded,
             f"at most {given.slo_degraded:g}",
+        ),
+        (
+            "reduced budget", tally.mean("reduced"), tally.mean("reduced") <= given.slo_reduced,
+            f"at most {given.slo_reduced:g}",
         ),
     ]  # fmt: skip
     print(

@@ -54,11 +54,14 @@ def add_routes(app: FastAPI, fleet: Fleet, keys: Keys, settings: Settings) -> No
         return JsonResponse({"models": described(fleet)})
 
     async def rollback(request: Request) -> Response:
-        """Serve what was active before."""
+        """Serve what was active before; what another worker was told just now is not older."""
         admitted(request)
         name = known(request)
         try:
+            await fleet.catch_up(name)
             fleet.roll_back(name, "asked by an admin")
+        except BundleError as error:
+            raise Conflict(str(error)) from None
         except NotReady as error:
             raise Conflict(error.detail) from None
         return JsonResponse({"models": described(fleet)})

@@ -138,7 +138,11 @@ def create_app(
         if isinstance(ids, list) and len(ids) > most:
             where = f"{path}candidates{'.id' if columns else ''}"
             raise InvalidRequest.of(FieldError(where, f"at most {most} candidates", len(ids)))
-        if isinstance(candidates, list) and candidates and isinstance(candidates[0], str):
+        if (
+            isinstance(candidates, list)
+            and candidates
+            and all(isinstance(c, str) for c in candidates)
+        ):
             payload["candidates"] = {"id": candidates}  # ids alone, the shortest body
         user = payload.get("user")
         history = user.get("history") if isinstance(user, dict) else None
@@ -218,8 +222,9 @@ def create_app(
         payload, began = await read(request)
         entries = payload.get("requests") if isinstance(payload, dict) else None
         if isinstance(entries, list):
-            if len(entries) > settings.max_lists_per_call:
-                rule = f"at most {settings.max_lists_per_call} lists"
+            most = min(settings.max_lists_per_call, settings.max_queue)
+            if len(entries) > most:
+                rule = f"at most {most} lists"
                 raise InvalidRequest.of(FieldError("requests", rule, len(entries)))
             for index, entry in enumerate(entries):
                 refuse_long(entry, f"requests[{index}].")

@@ -74,6 +74,7 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to take rows; needs a running event loop."""
+        self._metrics.budget_level.set(self.level)
         self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def close(self) -> None:
@@ -136,16 +137,14 @@ class Batcher:
 
     async def _work(self) -> None:
         while len(self._queue) or not self._closing:
-            await self._arrival.wait()
+            await self._somebody()
             if self._settings.batch_window_ms and not self._closing:
                 await self._company()
             batch = self._queue.take(self._settings.max_batch_size, self._wanted)
             self._metrics.queue_depth.set(len(self._queue))
             if batch:
                 self._metrics.batch_size.observe(len(batch))
-                now = time.monotonic()
-                waited = now - min(entry.arrived for entry in batch)
-                self._metrics.budget_level.set(self._controller.waited(waited, now))
+                self._waited(min(entry.arrived for entry in batch))
                 await self._run(batch)
                 if len(batch) > 1 or len(self._queue):
                     # Who wrote during the run is better in the next one than in the one after.
@@ -153,6 +152,19 @@ class Batcher:
                         await asyncio.sleep(0)
             if not len(self._queue) and not self._closing:
                 self._arrival.clear()
+
+    async def _somebody(self) -> None:
+        """Wait for a row, or to be closed; with nobody there the level rises all the same."""
+        while self.level < self._session.manifest.budget and not self._arrival.is_set():
+            try:
+                await asyncio.wait_for(self._arrival.wait(), self._settings.recover_s)
+            except TimeoutError:
+                self._waited(time.monotonic())
+        await self._arrival.wait()
+
+    def _waited(self, since: float) -> None:
+        now = time.monotonic()
+        self._metrics.budget_level.set(self._controller.waited(now - since, now))
 
     async def _company(self) -> None:
         """Wait for more rows until the window is over, a run is full or a deadline presses."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from service.errors import FieldError, InvalidRequest
 from service.features import Request
@@ -62,7 +61,7 @@ def validated(model: type[T], payload: Any) -> T:
         errors = [
             FieldError(
                 path_of(entry["loc"]),
-                rule_of(entry),
+                rule_of(entry["type"], entry["loc"], entry["msg"], entry.get("ctx", {})),
                 None if entry["type"] == "missing" else entry["input"],
             )
             for entry in error.errors(include_url=False)[:20]
@@ -70,15 +69,18 @@ def validated(model: type[T], payload: Any) -> T:
         raise InvalidRequest.of(*errors) from None
 
 
-def rule_of(error: ErrorDetails) -> str:
+def rule_of(
+    kind: str, location: Sequence[str | int], message: str, context: Mapping[str, Any]
+) -> str:
     """What was expected, in our words where they are better than pydantic's."""
-    kind = error["type"]
-    if kind.startswith("model_") and "history" in error["loc"][-2:-1]:
+    if kind.startswith("model_") and "history" in location[-2:-1]:
         return "an id, or an object with id and label"
+    if kind.startswith("model_") and "records" in location[-2:-1]:
+        return "an object with id, or every candidate an id alone"
     if kind == "too_long":
-        most = error["ctx"]["max_length"]
+        most = context["max_length"]
         return "at most one entry" if most == 1 else f"at most {most} entries"
-    return RULES.get(kind, error["msg"])
+    return RULES.get(kind, message)
 
 
 RULES = {

@@ -2,10 +2,11 @@
 
 Two laws, both of the queue before the run and neither of the model:
 
-- *Level* (`BudgetController`). The most steps per position that any run takes, S at rest. A run
-  whose oldest list waited longer than the target lowers it by one; it rises by one after every
-  `recover_s` seconds in which no list waited for more than half of the target. Between half and
-  the whole target nothing changes: that is the hysteresis.
+- *Level* (`BudgetController`). The most steps per position that any run takes, S at rest. Two
+  runs in a row whose oldest list waited longer than the target lower it by one, and so does each
+  that follows; it rises by one after every `recover_s` seconds in which no two runs in a row had
+  waited for more than half of the target. Between half and the whole target nothing changes: that
+  is the hysteresis. Two in a row, because a stall of the machine delays one run, and load many.
 - *Forecast* (`Pace`). How long a run of so many cells takes at each budget, as measured at warm-up
   and corrected by every run since. A run takes the largest budget that its tightest deadline can
   pay for; a list that not even budget 0 would answer in time is refused at admission.
@@ -34,12 +35,13 @@ class BudgetController:
     def __init__(self, most: int, target_wait_s: float, recover_s: float, adaptive: bool) -> None:
         self.most, self.level = most, most
         self._target_s, self._recover_s, self._adaptive = target_wait_s, recover_s, adaptive
-        self._calm_since = 0.0
+        self._calm_since = self._before = 0.0
 
     def waited(self, seconds: float, now: float) -> int:
         """Tell how long the oldest list of the next run waited; returns the level it may take."""
         if not self._adaptive:
             return self.most
+        seconds, self._before = min(seconds, self._before), seconds
         if seconds > self._target_s:
             self.level = max(0, self.level - 1)
         if seconds > self._target_s / 2:

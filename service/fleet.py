@@ -31,6 +31,8 @@ from service.store import SERVING, Serving, in_canary, models_of, stamp_of
 
 logger = logging.getLogger("service")
 
+OUTCOMES = ("changed", "refused", "rolled_back")
+
 
 @dataclass
 class Engine:
@@ -108,7 +110,7 @@ class Fleet:
         if name is None:
             return min(self.lineups)
         if name not in self.lineups:
-            raise BundleError(f"default_model: one of {sorted(self.lineups)}, got {name!r}")
+            raise BundleError(f"RERANK_DEFAULT_MODEL: one of {sorted(self.lineups)}, got {name!r}")
         return name
 
     def start(self) -> None:
@@ -241,8 +243,13 @@ class Fleet:
 
     def _swap(self, name: str, lineup: Lineup) -> None:
         """Between two requests: nothing is awaited here."""
-        old = self.lineups.get(name)
+        old, default = self.lineups.get(name), self.default_name()
         self.lineups[name] = lineup
+        if self.default_name() != default:
+            logger.warning(
+                "requests that name no model go to %s now, not to %s: RERANK_DEFAULT_MODEL says it "
+                "once and for all", self.default_name(), default,
+            )  # fmt: skip
         gone = [e for e in old.engines.values() if e not in lineup.engines.values()] if old else []
         if old is None or old.active is not lineup.active:
             active = lineup.active
@@ -260,6 +267,8 @@ class Fleet:
         for engine in lineup.engines.values():
             version, provider = engine.manifest.version, engine.session.provider
             self._metrics.model_info.labels(name, version, provider).set(1)
+        for outcome in OUTCOMES:  # from 0 on, or the first one would be no increase
+            self._metrics.changes.labels(name, outcome)
 
     async def _watch(self) -> None:
         """Follow the store; what cannot be served is refused once, not at every look."""
@@ -273,17 +282,22 @@ class Fleet:
             except OSError as error:  # gone while it was looked at; there will be another look
                 logger.warning("%s: %s", self._store, error)
 
+    async def catch_up(self, name: str) -> None:
+        """Serve what the store says of a model. Raises BundleError, serves on what it serves."""
+        if self._store is None:
+            return
+        lineup, serving = self.lineups.get(name), Serving.read(self._store / name)
+        if lineup is None or serving not in (lineup.serving, lineup.refused):
+            await self.change(name, serving)
+
     async def _follow(
         self, name: str, directory: Path, refused: dict[str, tuple[Any, ...]]
     ) -> None:
         stamp = stamp_of(directory)
         if refused.get(name) == stamp:
             return
-        lineup = self.lineups.get(name)
         try:
-            serving = Serving.read(directory)
-            if lineup is None or serving not in (lineup.serving, lineup.refused):
-                await self.change(name, serving)
+            await self.catch_up(name)
         except Exception as error:  # whatever it was, what is served goes on
             refused[name] = stamp
             self.refused(name, error)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from service.errors import Forbidden, QuotaExceeded, Unauthorized
+
+logger = logging.getLogger("service")
 
 MIN_KEY = 16  # characters
 LOOK_S = 1.0  # how often a file of keys is looked at for changes
@@ -30,7 +33,9 @@ class Keys:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
-        self._stamp = self._stamped()  # before the reading: a change beside it is seen later
+        self._stamp = self._told = (
+            self._stamped()
+        )  # before the reading: a change beside it is seen later
         self._known = read_keys(path)
         self._looked = clock()
 
@@ -55,12 +60,16 @@ class Keys:
             return
         self._looked = now
         stamp = self._stamped()
-        if stamp is not None and stamp != self._stamp:
-            try:
-                self._known = read_keys(self._path)
-            except KeysError:
-                return  # half written, perhaps; looked at again in a second
-            self._stamp = stamp
+        if stamp == self._stamp:
+            return
+        try:
+            self._known = read_keys(self._path)
+        except KeysError as error:  # half written, perhaps; looked at again in a second
+            if stamp != self._told:
+                logger.warning("%s; the keys that were known stay", error)
+            self._told = stamp
+            return
+        self._stamp = self._told = stamp
 
     def _stamped(self) -> tuple[int, int, int] | None:
         try:

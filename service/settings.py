@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         True, description="Reason less as lists wait or deadlines press, before any is shed."
     )
     target_wait_ms: float = Field(
-        10.0, gt=0, description="A longer wait in the queue lowers the budget by one."
+        10.0, gt=0, description="Two runs in a row of a longer wait lower the budget by one."
     )
     recover_s: float = Field(
         1.0, gt=0, description="Calm before the budget rises by one; longer swings less."

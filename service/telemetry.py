@@ -9,8 +9,9 @@ from typing import Any
 
 import structlog
 
-from service.metrics import STAGES
 from service.settings import Settings
+
+STAGES = ("parse", "features", "queue", "inference", "respond")
 
 
 class TelemetryError(ValueError):
@@ -73,7 +74,7 @@ class Tracer:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise TelemetryError(
-                f"tracing=otlp needs the dependency group `tracing` ({error})"
+                f"RERANK_TRACING=otlp needs the dependency group `tracing` ({error})"
             ) from None
         provider = TracerProvider(resource=Resource.create({"service.name": "rerank"}))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

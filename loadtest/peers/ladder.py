@@ -39,8 +39,8 @@ ENVIRONMENTS = ROOT / "build" / "peers"
 START_S = 180.0
 OURS = "this service"
 OUR_SETTINGS = (
-    "A worker per core, whose runs are made on its event loop (RERANK_BRIEF_RUN_MS); runs of at "
-    "most 32 lists."
+    "A worker per core, everything else as by default: its runs are made on its event loop "
+    "(RERANK_BRIEF_RUN_MS), of at most 16 lists."
 )
 PIP = "26.1"
 SAME = {True: "the same", False: "DIFFER", None: "not compared"}
@@ -184,7 +184,7 @@ def measure(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Any]:
 @contextlib.contextmanager
 def ours(bundle: Path) -> Iterator[str]:
     """This service, as thoughtful under load as at rest: the peers cannot be less."""
-    with serving(bundle, "--workers=2", adaptive_budget="false", max_batch_size=32) as server:
+    with serving(bundle, "--workers=2", adaptive_budget="false") as server:
         yield server.url
 
 

@@ -165,6 +165,14 @@ def written(path, p99=5.0, **more):
     return str(path)
 
 
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "x"])
+def test_a_rate_that_is_none_is_refused_in_one_line(capsys, given):
+    with pytest.raises(SystemExit) as refused:
+        bench.main(["--rate", given])
+    assert refused.value.code == 2
+    assert "a number above 0" in capsys.readouterr().err
+
+
 def test_compare_tells_what_got_worse_by_its_exit_code(tmp_path, capsys):
     before, after = written(tmp_path / "a.json"), written(tmp_path / "b.json", p99=6.0)
     assert compare.main([before, before]) == 0
@@ -185,6 +193,11 @@ def test_reports_that_share_nothing_or_are_none_are_refused(tmp_path, capsys):
     report = written(tmp_path / "a.json")
     (tmp_path / "b.json").write_text('{"runs": []}')
     (tmp_path / "c.json").write_text("{}")
-    for other, said in (("b.json", "no rate is in both"), ("c.json", "no report"), ("d", "d")):
+    written(tmp_path / "e.json", scenario="history")
+    written(tmp_path / "f.json", capacity_rps=100, low=80, high=120)
+    for other, said in (
+        ("b.json", "no rate is in both"), ("c.json", "no report"), ("d", "d"),
+        ("e.json", "scenario differs"), ("f.json", "one is a report of capacity"),
+    ):  # fmt: skip
         assert compare.main([report, str(tmp_path / other)]) == 2
         assert said in capsys.readouterr().err

@@ -163,6 +163,19 @@ def test_a_rollback_brings_back_what_was_active_before(running, store):
     assert version(running) == "2"
 
 
+def test_a_rollback_goes_back_from_what_another_worker_was_told_just_now(running, store):
+    put(store, "ranklens", "4")
+    admin(running, "PUT", ROUTE, json={"active": "2"}).raise_for_status()
+    Serving("4").write(store / "ranklens")  # as another worker does; this one has not looked yet
+    told = admin(running, "POST", f"{ROUTE}/rollback").raise_for_status().json()
+    assert told["models"]["ranklens"]["active"] == "2"
+    assert standing(store) == Serving("2")
+    Serving("3").write(store / "ranklens")  # which is broken: nothing to go back from
+    told = problem(admin(running, "POST", f"{ROUTE}/rollback"), 409, "conflict")
+    assert "items.npz" in told["detail"]
+    assert version(running) == "2"
+
+
 def test_a_change_that_the_store_does_not_keep_is_not_made(running, store):
     (store / "ranklens" / f".serving.json.{os.getpid()}").mkdir()  # no file can be there
     body = problem(admin(running, "PUT", ROUTE, json={"active": "2"}), 409, "conflict")

@@ -543,6 +543,22 @@ def test_what_has_too_many_entries_is_refused_by_its_bound(client, items, field,
     assert rule in [error["rule"] for error in errors if error["field"] == field]
 
 
+def test_candidates_that_are_neither_all_objects_nor_all_ids_are_told_so(client, items):
+    rule = "an object with id, or every candidate an id alone"
+    for mixed, index in (([{"id": items[0]}, items[1]], 1), ([items[0], 7], 0), ([7, 8], 0)):
+        errors = problem_of(client.post("/rerank", json={"candidates": mixed}), 422)["errors"]
+        assert (errors[0]["field"], errors[0]["rule"]) == (f"candidates[{index}]", rule)
+
+
+def test_a_batch_that_the_queue_could_never_hold_is_refused_and_not_shed(session, items):
+    with fresh(session, max_queue=2) as base:
+        for count, status in ((2, 200), (3, 422)):
+            asked = {"requests": [body(items)] * count}
+            response = httpx.post(f"{base}/rerank/batch", json=asked)
+            assert response.status_code == status
+    assert response.json()["errors"][0]["rule"] == "at most 2 lists"
+
+
 def test_groups_that_no_constraint_names_cost_nothing(items):
     asked = body(items, 40)
     for index, candidate in enumerate(asked["candidates"]):

@@ -254,11 +254,11 @@ def test_a_run_that_is_taken_apart_is_counted_once_and_lowers_the_level_once():
     metrics = Metrics()
 
     async def play(gate):
-        batcher = batching(gate, metrics, target_wait_ms=1)
+        batcher = batching(gate, metrics, 3, target_wait_ms=1)
         batcher.start()
         batcher.submit([row()], [soon()])
         await asyncio.sleep(0.02)
-        futures = batcher.submit([row(9)] * 3, [soon()] * 3)
+        futures = batcher.submit([row()] * 3 + [row(9)] * 3, [soon()] * 6)
         await asyncio.sleep(0.02)
         gate.open.set()
         await asyncio.gather(*futures, return_exceptions=True)
@@ -267,8 +267,8 @@ def test_a_run_that_is_taken_apart_is_counted_once_and_lowers_the_level_once():
 
     gate = Gate()
     assert asyncio.run(play(gate)) == 2
-    assert gate.runs == [1, 3, 1, 1, 1]
-    assert metrics.batch_size._sum.get() == 4
+    assert gate.runs == [1, 3, 3, 1, 1, 1]
+    assert metrics.batch_size._sum.get() == 7
 
 
 def test_background_lists_wait_behind_interactive_ones_and_make_room_for_them():
@@ -330,13 +330,35 @@ def test_lists_that_wait_are_reasoned_about_less_and_told_so():
     async def steps(batcher, gate):
         (first,) = batcher.submit([row()], [soon()])
         await asyncio.sleep(0.05)
-        late = batcher.submit([row(), row(budget=1)], [soon()] * 2)
+        late = batcher.submit([row(), row(), row(), row(budget=1)], [soon()] * 4)
         await asyncio.sleep(0.05)
         gate.open.set()
         return [outcome.budget for outcome in await asyncio.gather(first, *late)]
 
-    assert scenario(steps, target_wait_ms=5, adaptive_budget=True)[0] == [3, 2, 1]
-    assert scenario(steps, target_wait_ms=5, adaptive_budget=False)[0] == [3, 3, 1]
+    limits = {"target_wait_ms": 5, "max_batch_size": 2}
+    assert scenario(steps, adaptive_budget=True, **limits)[0] == [3, 3, 3, 2, 1]
+    assert scenario(steps, adaptive_budget=False, **limits)[0] == [3, 3, 3, 3, 1]
+
+
+def test_with_nobody_there_the_level_rises_and_the_metric_tells_it():
+    metrics = Metrics()
+
+    async def play(gate):
+        batcher = batching(gate, metrics, 1, target_wait_ms=1, recover_s=0.05)
+        told = [metrics.budget_level._value.get()]
+        batcher.start()
+        told.append(metrics.budget_level._value.get())
+        futures = batcher.submit([row()] * 4, [soon()] * 4)
+        await asyncio.sleep(0.02)
+        gate.open.set()
+        await asyncio.gather(*futures)
+        told.append(metrics.budget_level._value.get())
+        await asyncio.sleep(0.3)
+        told.append(metrics.budget_level._value.get())
+        await batcher.close()
+        return told
+
+    assert asyncio.run(play(Gate())) == [0, 3, 1, 3]
 
 
 def test_a_deadline_that_cannot_pay_for_every_step_gets_fewer():

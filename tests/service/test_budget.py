@@ -14,22 +14,22 @@ def levels(law, *waits):
     return [law.waited(seconds, now) for seconds, now in waits]
 
 
-def test_every_run_that_waited_longer_than_the_target_lowers_the_level_by_one_down_to_none():
+def test_from_the_second_run_in_a_row_on_a_long_wait_lowers_the_level_by_one_down_to_none():
     law = controller()
     assert law.level == 3
     runs = [(0.011, 50.0 + 0.01 * run) for run in range(5)]
-    assert levels(law, *runs) == [2, 1, 0, 0, 0]
+    assert levels(law, *runs) == [3, 2, 1, 0, 0]
     assert law.level == 0
 
 
 def test_a_wait_of_just_the_target_lowers_nothing():
     assert levels(controller(), (0.010, 50.0), (0.010, 50.1)) == [3, 3]
-    assert levels(controller(), (0.0101, 50.0), (0.0101, 50.1)) == [2, 1]
+    assert levels(controller(), (0.0101, 50.0), (0.0101, 50.1)) == [3, 2]
 
 
 def test_between_half_and_the_whole_target_nothing_changes():
     law = controller()
-    assert levels(law, (0.020, 50.0)) == [2]
+    assert levels(law, (0.020, 50.0), (0.020, 50.0)) == [3, 2]
     runs = [(wait, 51.0 + run) for run, wait in enumerate((0.0051, 0.010, 0.006, 0.0099))]
     assert levels(law, *runs) == [2, 2, 2, 2]  # four seconds of it
     assert levels(law, (0.005, 54.9), (0.005, 55.0)) == [2, 3]  # half is calm: a second after 54
@@ -37,7 +37,7 @@ def test_between_half_and_the_whole_target_nothing_changes():
 
 def test_it_rises_by_one_after_every_second_of_calm():
     law = controller()
-    levels(law, *[(0.020, 50.0)] * 3)
+    levels(law, *[(0.020, 50.0)] * 4)
     runs = [(0.0, 50.0 + tenths / 10) for tenths in range(1, 36)]
     found = levels(law, *runs)
     assert found == [0] * 9 + [1] * 10 + [2] * 10 + [3] * 6
@@ -45,30 +45,39 @@ def test_it_rises_by_one_after_every_second_of_calm():
 
 def test_seconds_of_calm_add_up_whenever_the_runs_come():
     law = controller()
-    levels(law, *[(0.020, 50.0)] * 3)
+    levels(law, *[(0.020, 50.0)] * 4)
     assert levels(law, (0.0, 51.9), (0.0, 52.1), (0.0, 52.9), (0.0, 53.0)) == [1, 2, 2, 3]
 
 
 def test_a_list_that_waited_starts_the_calm_anew():
     law = controller()
-    levels(law, (0.020, 50.0), (0.020, 50.0))
-    assert levels(law, (0.0, 50.9), (0.006, 50.95), (0.0, 51.9), (0.0, 51.96)) == [1, 1, 1, 2]
+    levels(law, *[(0.020, 50.0)] * 3)
+    runs = (0.0, 50.9), (0.006, 50.94), (0.006, 50.95), (0.0, 51.9), (0.0, 51.96)
+    assert levels(law, *runs) == [1, 1, 1, 1, 2]
+
+
+def test_a_stall_that_delays_one_run_neither_lowers_the_level_nor_ends_the_calm():
+    law = controller()
+    assert levels(law, (0.0, 50.0), (5.0, 55.0), (0.001, 55.1), (5.0, 61.0)) == [3] * 4
+    levels(law, *[(0.020, 70.0)] * 2)
+    assert levels(law, (0.0, 70.5), (5.0, 70.9), (0.0, 71.0)) == [1, 1, 2]
 
 
 def test_after_an_idle_time_it_has_risen_by_all_of_its_seconds():
     law = controller()
-    levels(law, *[(0.020, 50.0)] * 3)
+    levels(law, *[(0.020, 50.0)] * 4)
     assert levels(law, (0.0, 52.5)) == [2]
     law = controller()
-    levels(law, *[(0.020, 50.0)] * 3)
+    levels(law, *[(0.020, 50.0)] * 4)
     assert levels(law, (0.0, 5000.0)) == [3]  # and no further
-    assert levels(law, (0.020, 5000.0)) == [2]
+    assert levels(law, *[(0.020, 5000.0)] * 2) == [3, 2]
     assert levels(law, (0.0, 5000.9)) == [2]  # what was calm before has been used
 
 
 def test_a_long_calm_at_the_top_is_not_saved_up():
     law = controller()
-    assert levels(law, (0.0, 10.0), (0.0, 1000.0), (0.020, 1000.1)) == [3, 3, 2]
+    runs = (0.0, 10.0), (0.0, 1000.0), (0.020, 1000.1), (0.020, 1000.1)
+    assert levels(law, *runs) == [3, 3, 3, 2]
     assert levels(law, (0.0, 1000.2), (0.0, 1001.0), (0.0, 1001.2)) == [2, 2, 3]
 
 

@@ -38,7 +38,7 @@ def test_a_store_without_bundles_and_a_default_that_is_not_there_are_refused(sto
         Settings(models=tmp_path / "empty"),
         Settings(models=store, default_model="other"),
     ):
-        with pytest.raises(BundleError, match=r"absent|empty|default_model"):
+        with pytest.raises(BundleError, match=r"absent|empty|RERANK_DEFAULT_MODEL"):
             Fleet.load(settings, Metrics())
 
 

@@ -83,7 +83,9 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("broken", ["shop:short", "no separator at all", "", "# nobody\n", None])
-def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(tmp_path, broken):
+def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(
+    tmp_path, broken, caplog
+):
     clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
     keys = Keys(path, clock)
     if broken is None:
@@ -92,6 +94,11 @@ def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(tmp_p
         written(path, broken)
     clock.now += 2 * LOOK_S
     assert keys.client(f"Bearer {OLD}") == "shop"
+    clock.now += 2 * LOOK_S
+    keys.client(f"Bearer {OLD}")
+    (warning,) = [record.getMessage() for record in caplog.records]  # once, not at each look
+    assert "the keys that were known stay" in warning
+    assert OLD not in warning
     written(path, f"shop:{NEW}\n")
     os.utime(path, ns=(10**18, 10**18))
     clock.now += 2 * LOOK_S

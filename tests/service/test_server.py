@@ -155,6 +155,18 @@ def test_a_killed_worker_costs_only_what_it_had_in_flight_and_is_replaced(pair, 
     assert sum(answered) <= counted <= sum(answered) + sum(failed)
 
 
+def test_workers_end_with_their_supervisor_and_leave_the_port():
+    with serving(BUNDLE, "--workers", "2", **PATIENT) as server:
+        assert until(lambda: len(workers_of(server)) == 2, 5)
+        workers = workers_of(server)
+        text = httpx.get(f"{server.url}/metrics").text
+        assert total(text, "rerank_budget_level") == 3  # of workers; their supervisor ranks nothing
+        server.process.kill()
+        assert until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers), 10)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{server.url}/livez")
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_is_served_through_and_what_is_in_flight_finishes(
     items, tmp_path, monkeypatch, workers
