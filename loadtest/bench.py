@@ -250,4 +250,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     page.write(asked.out, "bench", report, page.bench(report, found))
     print(json.dumps(report, indent=1))
+    print(f"loadtest: the page is {asked.out / 'bench.html'}", file=sys.stderr)
+    if all(each.failed == len(each.samples) for each in found):
+        print(f"loadtest: nothing was answered as it should be by {url}", file=sys.stderr)
     return 1 if any(each.void or each.failed for each in found) else 0

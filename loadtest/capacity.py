@@ -185,4 +185,5 @@ def main(arguments: Sequence[str]) -> int:
     }
     page.write(asked.out, "capacity", report, page.bench(report, found.runs))
     print(json.dumps({k: v for k, v in report.items() if k != "runs"}, indent=1))
+    print(f"loadtest: the page is {asked.out / 'capacity.html'}", file=sys.stderr)
     return 1 if found.void else 0

@@ -149,6 +149,17 @@ def test_bench_writes_a_line_for_each_rate(tmp_path, capsys):
     assert report["scenario"] == "history"
 
 
+def test_bench_says_where_nobody_answered(tmp_path, capsys):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        asked = ["--url", url, "--rate", "20", "--seconds", "0.5", "--warmup", "0.1"]
+        assert bench.main([*asked, "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert f"nothing was answered as it should be by {url}" in said
+    assert str(tmp_path / "bench.html") in said
+
+
 @pytest.mark.parametrize("main", [bench.main, capacity.main])
 def test_what_cannot_be_asked_is_said_in_a_line(main, tmp_path, capsys):
     out = ["--out", str(tmp_path)]
