@@ -19,6 +19,7 @@ Each has --help, and each starts the service that it asks.
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 COMMANDS = (
@@ -34,6 +35,8 @@ def main() -> int:
         wanted = command in ("-h", "--help")
         print(__doc__, file=sys.stdout if wanted else sys.stderr)
         return 0 if wanted else 2
+    # As Ctrl-C does: what was started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     module = "peers.ladder" if command == "peers" else command
     return int(importlib.import_module(f"loadtest.{module}").main(sys.argv[2:]))
 

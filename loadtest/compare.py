@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{'':{width}}  {'before':>10}  {'after':>10}  {'ratio':>7}")
     worse = []
     for name, old, new, more_is_better in rows:
-        ratio = new / old if old else float("inf")
-        loss = 1 / ratio if more_is_better and ratio else ratio
+        ratio = new / old if old else math.inf if new else 1.0
+        loss = (1 / ratio if ratio else math.inf) if more_is_better else ratio
         apart = "low" not in before or "high" not in after or after["high"] < before["low"]
         if loss > 1 + asked.tolerance and apart:
             worse.append(name)
@@ -62,7 +63,7 @@ def compared(
 ) -> list[tuple[str, float, float, bool]]:
     """Name, both figures, and whether more is better. Raises ValueError where nothing is shared."""
     rows: list[tuple[str, float, float, bool]] = []
-    for name in ("scenario", "candidates"):
+    for name in ("scenario", "candidates", "p99_ms", "adaptive_budget"):
         if before.get(name) != after.get(name):
             raise ValueError(f"{name} differs: {before.get(name)} and {after.get(name)}")
     if ("capacity_rps" in before) != ("capacity_rps" in after):
@@ -75,6 +76,8 @@ def compared(
         for quantile in ("p50", "p99"):
             figures = [run["latency_ms"][quantile] for run in (old, new)]
             rows.append((f"{quantile} ms at {rate:g}/s", *figures, False))
+        lost = [float(run.get("failed", 0) + run.get("unranked", 0)) for run in (old, new)]
+        rows.append((f"not ranked at {rate:g}/s", *lost, False))
         rows.append((f"answered/s at {rate:g}/s", old["achieved_rps"], new["achieved_rps"], True))
     if not rows:
         raise ValueError(f"no rate is in both: {sorted(runs[0])} and {sorted(runs[1])}")

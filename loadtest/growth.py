@@ -122,11 +122,16 @@ def earlier(path: Path, head: dict[str, Any]) -> dict[tuple[str, str], dict[str,
     return {(row["what"], row["value"]): row for row in report["rows"]}
 
 
+def spread(row: dict[str, Any]) -> str:
+    """The searches' range; of one search none is known."""
+    return "one search" if len(row["repeats"]) == 1 else f"{row['low']:.0f}..{row['high']:.0f}"
+
+
 def written(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     lines = [
         f"| {r['what']} | {r['value']} | {r['body_bytes']} | {r['capacity_rps']:.0f} "
-        f"| {r['low']:.0f}..{r['high']:.0f}{' or more' if r['void'] else ''} |"
+        f"| {spread(r)}{' or more' if r['void'] else ''} |"
         for r in report["rows"]
     ]
     table = "\n".join(lines)

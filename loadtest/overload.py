@@ -167,8 +167,9 @@ def summary(
     loaded = [s for s in samples if starts <= s.due < ends]
     latency = np.array([s.latency_s for s in loaded])
     limit = asked.timeout_ms / 1e3 + GRACE_S
-    reduced = [s.due for s in samples if s.degraded == "reduced_budget" and s.due >= starts]
-    shed = [s.due for s in samples if s.degraded in ("overload", "deadline") and s.due >= starts]
+    # When the answer says it: a list is due before it meets the others.
+    reduced = [s.ended for s in samples if s.degraded == "reduced_budget" and s.due >= starts]
+    shed = [s.ended for s in samples if s.degraded in ("overload", "deadline") and s.due >= starts]
     after = [e["budget_level"] for e in seen if e["at"] > ends and "budget_level" in e]
     memory = {
         name: [e["rss_mb"] for e in seen if low <= e["at"] < high]

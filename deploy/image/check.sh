@@ -17,6 +17,7 @@ container=""
 server=""
 
 finish() {
+  [ -z "$server" ] || pkill -P "$server" || true
   [ -z "$server" ] || kill "$server" 2>/dev/null || true
   [ -z "$container" ] || buildah rm "$container" >/dev/null 2>&1 || true
   rm -rf "$work"

@@ -60,9 +60,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--p99-ms", type=float, default=30.0, help="the bound")
     parser.add_argument("--seconds", type=float, default=4.0, help="at each rate")
     parser.add_argument("--rounds", type=int, default=3, help="searches of each server")
-    parser.add_argument("--out", type=Path, default=Path("docs/reports"), help="where to write")
+    parser.add_argument("--out", type=Path, help="where to write; without it docs/reports, or "
+                        "build/peers where not all are asked")  # fmt: skip
     asked = parser.parse_args(arguments)
     peers = [peer for peer in PEERS if peer.module in asked.only]
+    if asked.out is None:
+        asked.out = Path("docs/reports") if len(peers) == len(PEERS) else ENVIRONMENTS
     try:
         for peer in peers if asked.install else ():
             install(peer)
@@ -160,7 +163,7 @@ def measure(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Any]:
                         told = [json.loads(peer.answer(content)) for content in got]
                         same = all(map(alike, map(json.loads, expected), told))
                         own["same"].append(same)
-                    start = own["rates"][-1] * 0.9 if own["rates"] else 50.0
+                    start = max(1.0, own["rates"][-1] * 0.9) if own["rates"] else 50.0
                     searched = capacity(sending, url, sent, bound, asked.seconds, 1, start)
                     own["rates"] += searched.rates
                     own["void"].append(searched.void)
@@ -216,9 +219,13 @@ def alike(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     return bool(ours["reasoning"]["steps_used"] == theirs["reasoning"]["steps_used"])
 
 
-def at(sending: Generators, url: str, what: Scenario, rate: float) -> tuple[float, list[float]]:
-    """p50 and p99 (ms) at a rate."""
-    run = sending.offer(url, what, Load(max(rate, 1.0), 8.0, 1.0))
+def at(
+    sending: Generators, url: str, what: Scenario, rate: float, seed: int = 0
+) -> tuple[float, list[float]]:
+    """p50 and p99 (ms) at a rate. Raises ServerError where a request failed or was not ranked."""
+    run = sending.offer(url, what, Load(max(rate, 1.0), 8.0, 1.0, seed))
+    if run.failed or run.unranked:
+        raise ServerError(f"{url}: {run.failed} failed, {run.unranked} not ranked at {rate:.0f}/s")
     return rate, [run.latency_ms(0.5), run.latency_ms(0.99)]
 
 
@@ -232,11 +239,12 @@ def side_by_side(
     """Ours and the best of the others at half of the other's capacity, in turns."""
     rate = float(np.mean(found[rival.name]["rates"])) / 2
     told: dict[str, list[list[float]]] = {OURS: [], rival.name: []}
-    for _ in range(asked.rounds):
-        with ours(asked.bundle) as url:
-            told[OURS].append(at(sending, url, what, rate)[1])
-        with started(rival, asked.bundle) as url:
-            told[rival.name].append(at(sending, url, wrapped(what, rival), rate)[1])
+    for turn in range(asked.rounds):
+        sides = [(OURS, ours(asked.bundle), what)]
+        sides.append((rival.name, started(rival, asked.bundle), wrapped(what, rival)))
+        for name, server, sent in sides if turn % 2 == 0 else reversed(sides):
+            with server as url:
+                told[name].append(at(sending, url, sent, rate, seed=turn)[1])
     return {
         "load_rps": round(rate, 1),
         **{

@@ -191,6 +191,12 @@ def test_compare_tells_what_got_worse_by_its_exit_code(tmp_path, capsys):
     assert "p99 ms at 100/s" in capsys.readouterr().out
     assert compare.main([after, before]) == 0
     assert compare.main([before, after, "--tolerance", "0.3"]) == 0
+    run = json.loads((tmp_path / "a.json").read_text())
+    run["runs"][0] |= {"unranked": 7, "achieved_rps": 0.0}
+    (tmp_path / "c.json").write_text(json.dumps(run))
+    capsys.readouterr()
+    assert compare.main([before, str(tmp_path / "c.json")]) == 1
+    assert capsys.readouterr().out.count(" worse") == 2
 
 
 def test_a_capacity_is_worse_only_where_the_repeats_do_not_overlap(tmp_path, capsys):
