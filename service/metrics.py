@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -83,6 +84,9 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemin",
         )
+        # Until a model is at work: the least of all processes is told, and one that still loads, or
+        # only supervises, has no level.
+        self.budget_level.set(math.inf)
         self.inference_cpu = Counter(
             "rerank_inference_cpu_seconds",
             "CPU time of the runs, of the thread that makes them.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import math
 import os
 import signal
 import socket
@@ -77,7 +76,6 @@ def serve(settings: Settings) -> None:
     listener = bind(settings.host, settings.port)
     if settings.workers > 1:
         metrics = Metrics()
-        metrics.budget_level.set(math.inf)  # of this process, which ranks nothing; the least counts
         supervisor = Supervisor(config_of("service.server:worker", settings), listener, metrics)
         announce(listener, f"{settings.workers} workers")
         supervisor.run()
