@@ -1,4 +1,4 @@
-"""python -m export --checkpoint DIR --out bundles/NAME/VERSION; python -m export bench | tune"""
+"""python -m export --checkpoint DIR --out bundles/NAME/VERSION; or bench | tune | cuda."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from export import bench, bundle, tune
+from export import bench, bundle, cuda, tune
 from model import checkpoint
 from model.sources import DataError
 from service.contract import BundleError
@@ -16,7 +16,7 @@ from service.features import FeatureError
 
 
 def parse() -> argparse.Namespace:
-    """The command line: a checkpoint to export, or `bench` or `tune`."""
+    """The command line: a checkpoint to export, or `bench`, `tune` or `cuda`."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="a finished training run")
     parser.add_argument("--out", type=Path, help="bundles/NAME/VERSION")
@@ -56,6 +56,15 @@ def parse() -> argparse.Namespace:
         default=1.0,
         help="per threads and batch; more is steadier",
     )
+    checking = commands.add_parser(
+        "cuda", help="compare the GPU with the CPU, and time both", formatter_class=shown
+    )
+    checking.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
+    checking.add_argument(
+        "--out", type=Path, default=Path("docs/reports"), help="whose cuda.* it replaces"
+    )
+    checking.add_argument("--batches", type=int, default=1000, help="to compare, of 1 to 16 lists")
+    checking.add_argument("--seconds", type=float, default=1.0, help="per batch and list size")
     arguments = parser.parse_args()
     if arguments.command is None:
         for name in ("checkpoint", "out"):
@@ -78,6 +87,9 @@ def main() -> int:
             chosen = {name: profile[name] for name in ("threads", "spinning", "max_batch_size")}
             print(json.dumps(chosen))
             return 0
+        if arguments.command == "cuda":
+            print(json.dumps(cuda.check(arguments)["agreement"]))
+            return 0
         trained = checkpoint.load(arguments.checkpoint)
         data = arguments.data or Path(trained.info["data"])
         outcome = bundle.write(trained, arguments.out, data)
@@ -91,6 +103,7 @@ def main() -> int:
         FeatureError,
         bundle.VerificationError,
         tune.TuneError,
+        cuda.CudaError,
         OSError,
     ) as error:
         print(f"export: {error}", file=sys.stderr)

@@ -297,6 +297,8 @@ def open_graph(
     # Spinning burns the core that the event loop needs between runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not packed)))
+    if provider == "cuda":
+        ort.preload_dlls()  # CUDA and cuDNN may have come as wheels; else the system's are found
     wanted = CudaRunner.providers(capture) if provider == "cuda" else ["CPUExecutionProvider"]
     try:
         graph = ort.InferenceSession(
