@@ -157,7 +157,9 @@ class Loop:
         def scalar(name: str) -> str:  # [R] -> [R, 1, 1, 1]
             return str(g.op("Unsqueeze", name, g.constant([1, 2, 3])))
 
-        size = g.op("Shape", "mask", start=1, end=2)
+        # N, counted: CUDA keeps what comes from a Shape on the host, and captures no copy of it.
+        ones = g.op("Cast", g.op("Equal", "group", "group"), to=TensorProto.INT64)
+        size = g.op("ReduceSum", ones, g.constant([1]), keepdims=0)  # [R]
         quota, group = (g.op("Unsqueeze", n, g.constant([1, 2])) for n in ("quota", "group"))
         shut = g.op("LessOrEqual", quota, g.number(0.0))
         length = g.op("Unsqueeze", "length", g.constant([1]))

@@ -50,11 +50,12 @@ class Batcher:
         self._session, self._metrics, self._settings = session, metrics, settings
         self._queue: Queue[Outcome] = Queue(settings.max_queue)
         self._pace = pace
+        self._adaptive = settings.adaptive_budget and pace.saves
         self._controller = BudgetController(
             session.manifest.budget,
             settings.target_wait_ms / 1e3,
             settings.recover_s,
-            settings.adaptive_budget,
+            self._adaptive,
         )
         self._arrival = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
@@ -196,7 +197,7 @@ class Batcher:
     async def _run(self, batch: list[Entry]) -> None:
         began, level = time.monotonic(), self.level
         cells = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
-        if self._settings.adaptive_budget:
+        if self._adaptive:
             remaining = min(entry.deadline for entry in batch) - began
             level = min(level, self._pace.affordable(cells, remaining))
         budgets = [min(entry.row.budget, level) for entry in batch]

@@ -10,6 +10,8 @@ Two laws, both of the queue before the run and neither of the model:
 - *Forecast* (`Pace`). How long a run of so many cells takes at each budget, as measured at warm-up
   and corrected by every run since. A run takes the largest budget that its tightest deadline can
   pay for; a list that not even budget 0 would answer in time is refused at admission.
+
+Neither holds where a run takes as long at every budget (service/cuda.py): nothing would be saved.
 """
 
 from __future__ import annotations
@@ -58,9 +60,9 @@ class Pace:
     """Seconds of a run: at each budget a line over its cells, times a correction."""
 
     def __init__(self, timings: Sequence[Timing]) -> None:
-        """Of runs at two budgets and, at each, two numbers of cells; one budget will do for S = 0.
+        """Of runs at two budgets and, at each, two numbers of cells.
 
-        Raises ValueError for fewer.
+        Runs at one budget alone say that every budget takes as long. Raises ValueError for fewer.
         """
         self._lines: dict[int, tuple[float, float]] = {}
         for budget in sorted({timing.budget for timing in timings}):
@@ -72,6 +74,11 @@ class Pace:
             self._lines[budget] = (max(0.0, short - slope * few), slope)
         self._low, self._high = min(self._lines), max(self._lines)
         self._correction = 1.0
+
+    @property
+    def saves(self) -> bool:
+        """Whether a run is shorter for a smaller budget."""
+        return self._low < self._high
 
     def observe(self, timing: Timing) -> None:
         """Correct the forecast by a run; one run counts at most as four times what was expected."""

@@ -3,12 +3,14 @@
 A CUDA graph replays the kernels of one shape from the same addresses, so feeds are padded to the
 next bucket of lists, slates and candidates, and every bucket owns its buffers. Captured graphs are
 never freed: the buckets bound their number, and what is larger than all of them is not captured.
-The static form is captured, since a captured graph may not branch.
+The static form is captured, since a captured graph may not branch: a run takes as long at every
+budget. Capturing takes some ten runs' time, so the buckets of greedy slates are captured ahead.
 """
 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +32,15 @@ def bucket(value: int, buckets: Sequence[int]) -> int:
         if value <= size:
             return size
     return -(-value // buckets[-1]) * buckets[-1]
+
+
+def ahead(lists: int, candidates: int) -> list[tuple[int, int]]:
+    """(lists, candidates) of one run in each bucket up to these, greedy slates only."""
+    return [
+        (min(batch, lists), min(size, candidates))
+        for size in SIZES[: bisect_left(SIZES, candidates) + 1]
+        for batch in BATCHES[: bisect_left(BATCHES, lists) + 1]
+    ]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from service.contract import (
     Manifest,
     Table,
 )
-from service.cuda import CudaRunner
+from service.cuda import CudaRunner, ahead
 from service.features import Featuriser, Floats, Integers, Request
 
 SLATE_OUTPUTS = [name for name in OUTPUTS if name != "logits"]
@@ -254,18 +254,32 @@ class Session:
     def warm_up(self, batch_sizes: Sequence[int], list_size: int) -> list[Timing]:
         """Run each batch size, so that no request pays for the first allocation; how long it took.
 
-        Each at the bundle's budget with every step taken, and at budget 0.
+        Each at the bundle's budget with every step taken, and at budget 0 where that is another
+        run: not on CUDA, where every bucket up to the largest batch is captured as well.
         """
-        numbers = np.zeros((list_size, self.manifest.numbers), np.float32)
-        tokens = np.zeros((list_size, self.manifest.tokens), np.int64)
-        size = min(self.manifest.slate_length, list_size)
-        row = Row(
-            numbers, tokens, size, self.manifest.budget, -1.0, self.manifest.reason_temperature,
-            self.manifest.recommend_temperature, Rules.none(list_size, size),
-        )  # fmt: skip
+        manifest = self.manifest
+
+        def blank(count: int) -> Row:
+            size = min(manifest.slate_length, count)
+            return Row(
+                np.zeros((count, manifest.numbers), np.float32),
+                np.zeros((count, manifest.tokens), np.int64),
+                size,
+                manifest.budget,
+                -1.0,
+                manifest.reason_temperature,
+                manifest.recommend_temperature,
+                Rules.none(count, size),
+            )
+
+        row, budgets = blank(list_size), {0, manifest.budget}
         self.run([dataclasses.replace(row, sampling=Sampling(2, seed=0), explain=True)])
+        if self.provider == "CUDAExecutionProvider":
+            budgets = {manifest.budget}
+            for lists, count in ahead(max(batch_sizes), manifest.max_candidates):
+                self.run([blank(count)] * lists)
         timings = []
-        for budget in sorted({0, self.manifest.budget}):
+        for budget in sorted(budgets):
             for batch in sorted(set(batch_sizes)):
                 rows = [dataclasses.replace(row, budget=budget)] * batch
                 times = []

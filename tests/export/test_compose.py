@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnxruntime
 import pytest
 import torch
@@ -249,6 +250,35 @@ def test_the_graph_is_made_of_step_kinds_with_shared_weights_and_tells_nothing_o
         names = [weight.name for weight in model.graph.initializer]
         assert len(names) == len(set(names))
         assert b".py" not in model.SerializeToString()
+
+
+SHAPES = {"Expand": [1], "Reshape": [1], "ConstantOfShape": [0]}  # inputs read on the host
+
+
+def copied_to_the_device(model):
+    """Nodes that compute with what comes from a Shape; a CUDA graph captures no copy from there."""
+    host, found = set(), []
+    for node in onnx.inliner.inline_local_functions(model).graph.node:
+        if node.op_type == "Shape":
+            host.update(node.output)
+            continue
+        read = [i for i, name in enumerate(node.input) if name in host]
+        if node.op_type == "Concat" and node.input[0] in host:
+            host.update(node.output)  # a shape put together
+        elif any(i not in SHAPES.get(node.op_type, []) for i in read):
+            found.append(node.op_type)
+    return found
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_nothing_in_the_static_form_keeps_a_cuda_graph_from_being_captured(host):
+    model = made(host)[2]["static"]
+    assert copied_to_the_device(model) == []
+    broken = onnx.ModelProto.FromString(model.SerializeToString())
+    size = onnx.helper.make_node("Shape", ["mask"], ["size"], start=1, end=2)
+    times = onnx.helper.make_node("Mul", ["list", "size"], ["offset"])
+    broken.graph.node.extend([size, times])
+    assert copied_to_the_device(broken) == ["Mul"]
 
 
 @pytest.mark.parametrize("field", [{"token": "zero"}, {"update": "replace"}])

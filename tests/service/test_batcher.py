@@ -339,6 +339,9 @@ def test_lists_that_wait_are_reasoned_about_less_and_told_so():
     limits = {"target_wait_ms": 5, "max_batch_size": 2}
     assert scenario(steps, adaptive_budget=True, **limits)[0] == [3, 3, 3, 2, 1]
     assert scenario(steps, adaptive_budget=False, **limits)[0] == [3, 3, 3, 3, 1]
+    # Nor where a run takes as long at every budget, as on a GPU.
+    flat = Pace([Timing(3, cells, 1e-6 * cells) for cells in (1, 100)])
+    assert scenario(steps, adaptive_budget=True, pace=flat, **limits)[0] == [3, 3, 3, 3, 1]
 
 
 def test_with_nobody_there_the_level_rises_and_the_metric_tells_it():

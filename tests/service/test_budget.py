@@ -140,6 +140,13 @@ def test_a_graph_without_reasoning_has_one_line():
     assert pace.affordable(400, 1.0) == 0
 
 
+def test_runs_at_one_budget_say_that_every_budget_takes_as_long():
+    pace = Pace(LINES[2:])
+    assert pace.seconds(0, 400) == pace.seconds(3, 400) == pytest.approx(0.020)
+    assert not pace.saves
+    assert Pace(LINES).saves
+
+
 def test_every_run_corrects_the_forecast_by_a_tenth_of_how_far_it_was_off():
     pace = Pace(LINES)
     pace.observe(Timing(0, 400, 0.010))  # twice what was expected

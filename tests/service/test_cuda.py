@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from service.contract import OUTPUTS, STATIC
-from service.cuda import BATCHES, SIZES, CudaRunner, bucket, padded, shape_of
+from service.contract import EVALUATOR, OUTPUTS, STATIC
+from service.cuda import BATCHES, SIZES, CudaRunner, ahead, bucket, padded, shape_of
 from service.features import Request
-from service.session import Sampling, collate, open_graph
+from service.session import Sampling, Session, collate, open_graph
 from tests.service.conftest import BUNDLE
 
 
@@ -56,6 +56,35 @@ def test_bound_buffers_answer_as_a_plain_run_bucket_by_bucket(session, static, i
         for bound, plain in zip(runner.run(names, given), static.run(names, given), strict=True):
             np.testing.assert_allclose(bound, plain, rtol=0, atol=1e-5)
     assert [shape.size for shape in runner.buckets] == [64, 32]  # the third run found the first's
+
+
+@pytest.mark.parametrize(("lists", "candidates"), [(1, 10), (16, 500), (20, 128), (64, 512)])
+def test_one_run_ahead_is_in_each_bucket_that_a_request_can_need(lists, candidates):
+    found = ahead(lists, candidates)
+    assert len(set(found)) == len(found)
+    buckets = {(bucket(a, BATCHES), bucket(n, SIZES)) for a, n in found}
+    assert len(buckets) == len(found)
+    assert buckets == {
+        (bucket(a, BATCHES), bucket(n, SIZES))
+        for a in range(1, lists + 1)
+        for n in range(1, candidates + 1)
+    }
+    assert max(found) == (lists, candidates)
+
+
+def test_warm_up_on_cuda_captures_the_buckets_and_times_one_budget(session, static):
+    class Cuda(Session):
+        provider = "CUDAExecutionProvider"
+
+    evaluator = open_graph(BUNDLE / EVALUATOR, 1, "cpu")
+    cuda = Cuda(session.manifest, session.featuriser, static, evaluator)
+    runner = CudaRunner(static, session.manifest.slate_length, device="cpu")
+    cuda._run = runner.run
+    timings = cuda.warm_up([1, 4], 40)
+    assert {(t.budget, t.cells) for t in timings} == {(3, 40), (3, 160)}
+    greedy = {(s.lists, s.size) for s in runner.buckets if not s.sampled}
+    assert greedy == {(a, n) for a in (1, 2, 4) for n in SIZES}
+    assert {t.budget for t in session.warm_up([1, 4], 40)} == {0, 3}
 
 
 def test_cuda_is_asked_for_alone_so_that_nothing_falls_back():
