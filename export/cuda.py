@@ -156,8 +156,8 @@ def write(report: dict[str, Any], out: Path) -> None:
         f"them), each by the CPU's session and by the GPU's: {seen['ties']} differ (allowed where "
         "a choice or a gate is closer than rounding, and where noise is on the choices); "
         "log-probabilities and entropies of the same slates differ by at most "
-        f"{seen['largest_difference']:.1e} nats. Opening the bundle, golden requests replayed, took "
-        f"{report['open_s']['cuda']:.1f} s, on the CPU {report['open_s']['cpu']:.1f} s.",
+        f"{seen['largest_difference']:.1e} nats. Opening the bundle, golden requests replayed, "
+        f"took {report['open_s']['cuda']:.1f} s, on the CPU {report['open_s']['cpu']:.1f} s.",
         "",
         f"Milliseconds of a run, the median, every reasoning step taken ({report['steps']} a "
         "slate); feeds go to the GPU and answers come back.",

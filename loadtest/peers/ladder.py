@@ -4,7 +4,9 @@ The same bundle, the same requests, the same two cores: each server is started, 
 compared with ours, then the highest rate is searched for that keeps p99 within the bound. In
 rounds, one search of each server a round, so that a change of the machine touches all. Half of a
 round's capacity gives the percentiles; a last round asks ours and the best of the others for the
-same rate. Writes peers.{json,md,png}; --install makes the environments first.
+same rate. What a list costs is the CPU time of the whole machine less the generator's. Writes
+peers.{json,md,png}; --install makes the environments first. Interrupted, it goes on where it was
+when it is given the same command on the same commit.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +34,7 @@ from tqdm import tqdm
 from loadtest.bench import Generators, Load, generators, machine
 from loadtest.capacity import Bound, capacity
 from loadtest.peers import PEERS, Peer
+from loadtest.peers.work import Work
 from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
 from loadtest.server import ServerError, serving
 
@@ -43,6 +47,8 @@ OUR_SETTINGS = (
     "(RERANK_BRIEF_RUN_MS), of at most 16 lists."
 )
 PIP = "26.1"
+TURN_S, WARM_UP_S = 8.0, 1.0  # at one rate
+ALONE, ALONE_S = (1, 2, 4, 8, 16), 2.0  # lists in a run of the work alone, and how long each
 SAME = {True: "the same", False: "DIFFER", None: "not compared"}
 DIGITS = 1e-4  # of logprob and entropy: torch adds up in another order
 
@@ -141,47 +147,75 @@ def answers(url: str) -> bool:
 
 
 def measure(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Any]:
-    """All rounds."""
+    """All rounds, or those that an interrupted run has left."""
     what = scenario("ids", Catalogue.of(asked.bundle), Asking(50))
     bound = Bound(asked.p99_ms)
     names = [OURS, *(peer.name for peer in peers)]
-    found: dict[str, dict[str, list[Any]]] = {
-        name: {"rates": [], "p50": [], "p99": [], "load": [], "void": [], "same": []}
-        for name in names
-    }
-    with generators(1) as sending, tqdm(total=asked.rounds * len(names), unit="search") as bar:
+    with Progress(asked, names) as progress, generators(1) as sending:
+        found = progress.found
+        searches = [
+            (name, peer)
+            for number in range(asked.rounds)
+            for name, peer in zip(names, (None, *peers), strict=True)
+            if number >= len(found[name])
+        ]
         with ours(asked.bundle) as url:
             expected = [asking(url, what.path, body) for body in what.bodies]
-        for _ in range(asked.rounds):
-            for name, peer in zip(names, (None, *peers), strict=True):
-                bar.set_postfix_str(name)
-                own = found[name]
-                with ours(asked.bundle) if peer is None else started(peer, asked.bundle) as url:
-                    sent = what if peer is None else wrapped(what, peer)
-                    if peer is not None and peer.same_model:
-                        got = (asking(url, peer.path, body) for body in sent.bodies)
-                        told = [json.loads(peer.answer(content)) for content in got]
-                        same = all(map(alike, map(json.loads, expected), told))
-                        own["same"].append(same)
-                    start = max(1.0, own["rates"][-1] * 0.9) if own["rates"] else 50.0
-                    searched = capacity(sending, url, sent, bound, asked.seconds, 1, start)
-                    own["rates"] += searched.rates
-                    own["void"].append(searched.void)
-                    load, quantiles = at(sending, url, sent, searched.rates[0] / 2)
-                    own["load"].append(load)
-                    own["p50"].append(quantiles[0])
-                    own["p99"].append(quantiles[1])
-                bar.update()
+        for name, peer in (bar := tqdm(searches, unit="search")):
+            bar.set_postfix_str(name)
+            own = found[name]
+            start = max(1.0, own[-1]["rate"] * 0.9) if own else 50.0
+            with ours(asked.bundle) if peer is None else started(peer, asked.bundle) as url:
+                sent, same = what if peer is None else wrapped(what, peer), None
+                if peer is not None and peer.same_model:
+                    got = (asking(url, peer.path, body) for body in sent.bodies)
+                    told = [json.loads(peer.answer(content)) for content in got]
+                    same = all(map(alike, map(json.loads, expected), told))
+                searched = capacity(sending, url, sent, bound, asked.seconds, 1, start)
+                (rate,) = searched.rates
+                half = at(sending, url, sent, rate / 2)
+                own.append({"rate": rate, "void": searched.void, "same": same, **half})
+            progress.save()
         rival = max((p for p in peers if p.same_model), default=None,
-                    key=lambda p: np.mean(found[p.name]["rates"]))  # fmt: skip
+                    key=lambda p: mean_of(found[p.name], "rate"))  # fmt: skip
         equal = None if rival is None else side_by_side(sending, rival, what, found, asked)
+        alone = work_alone(asked.bundle, what.bodies)
     rows = [row(name, peer, found[name]) for name, peer in zip(names, (None, *peers), strict=True)]
     return {
         "command": f"python -m loadtest peers --seconds {asked.seconds:g} --rounds {asked.rounds}",
         "machine": machine(), "p99_ms": asked.p99_ms, "candidates": 50,
         "ours_over_best": None if rival is None else ratio(found[OURS], found[rival.name]),
-        "equal_load": equal, "rows": rows,
+        "equal_load": equal, "work_alone": alone, "rows": rows,
     }  # fmt: skip
+
+
+class Progress:
+    """What each server's rounds have found, kept in a file until all is measured.
+
+    found: by server, one dict a round: rate, void, same and the figures of `at`.
+    """
+
+    def __init__(self, asked: argparse.Namespace, names: Sequence[str]) -> None:
+        self._path = ENVIRONMENTS / "progress.json"
+        self._of = [version(None), asked.seconds, asked.p99_ms, str(asked.bundle), *names]
+        self.found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            kept = json.loads(self._path.read_text("utf-8"))
+            if kept["of"] == self._of:
+                self.found = kept["found"]
+
+    def save(self) -> None:
+        """After each search."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"of": self._of, "found": self.found}
+        self._path.write_text(json.dumps(kept), "utf-8")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -221,12 +255,65 @@ def alike(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 def at(
     sending: Generators, url: str, what: Scenario, rate: float, seed: int = 0
-) -> tuple[float, list[float]]:
-    """p50 and p99 (ms) at a rate. Raises ServerError where a request failed or was not ranked."""
-    run = sending.offer(url, what, Load(max(rate, 1.0), 8.0, 1.0, seed))
+) -> dict[str, float]:
+    """At a rate: p50_ms, p99_ms, and cpu_ms of a request, of all processes but the generator.
+
+    Raises ServerError where a request failed or was not ranked.
+    """
+    load = Load(max(rate, 1.0), TURN_S, WARM_UP_S, seed)
+    before = busy_s()
+    run = sending.offer(url, what, load)
     if run.failed or run.unranked:
         raise ServerError(f"{url}: {run.failed} failed, {run.unranked} not ranked at {rate:.0f}/s")
-    return rate, [run.latency_ms(0.5), run.latency_ms(0.99)]
+    whole = TURN_S + WARM_UP_S
+    spent = busy_s() - before - run.busy * whole
+    return {
+        "load": load.rate, "p50_ms": run.latency_ms(0.5), "p99_ms": run.latency_ms(0.99),
+        "cpu_ms": 1e3 * spent / (load.rate * whole),
+    }  # fmt: skip
+
+
+def busy_s() -> float:
+    """Seconds that this machine's cores have worked so far."""
+    told = Path("/proc/stat").read_text("ascii").splitlines()[0].split()[1:8]
+    user, nice, system, _, _, irq, soft = map(int, told)
+    return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+
+
+def work_alone(bundle: Path, bodies: Sequence[bytes]) -> list[dict[str, float]]:
+    """CPU milliseconds of a list without any server, by lists in a run."""
+    work, found = Work(bundle), []
+    for lists in ALONE:
+        spent, count, end = np.zeros(3), 0, time.monotonic() + ALONE_S
+        while time.monotonic() < end:
+            contents = [bodies[(count + i) % len(bodies)] for i in range(lists)]
+            marks = [time.process_time()]
+            asked = [work.parse(content) for content in contents]
+            marks.append(time.process_time())
+            slates = work.run(asked)
+            marks.append(time.process_time())
+            for each, slate in zip(asked, slates, strict=True):
+                work.respond(each, slate)
+            marks.append(time.process_time())
+            spent += np.diff(marks)
+            count += lists
+        parse, run, respond = (round(1e3 * float(s) / count, 3) for s in spent)
+        found.append({"lists": lists, "parse_ms": parse, "run_ms": run, "respond_ms": respond})
+    return found
+
+
+def counted(url: str) -> dict[str, float]:
+    """Of our metrics: CPU seconds in runs, lists and runs so far."""
+    text = httpx.get(f"{url}/metrics", timeout=10).text
+    names = {
+        "run_s": "inference_cpu_seconds_total",
+        "lists": "batch_size_sum",
+        "runs": "batch_size_count",
+    }
+    return {
+        key: sum(map(float, re.findall(rf"^rerank_{name}(?:\{{.*\}})? (\S+)$", text, re.M)))
+        for key, name in names.items()
+    }
 
 
 def side_by_side(
@@ -237,24 +324,34 @@ def side_by_side(
     asked: argparse.Namespace,
 ) -> dict[str, Any]:
     """Ours and the best of the others at half of the other's capacity, in turns."""
-    rate = float(np.mean(found[rival.name]["rates"])) / 2
-    told: dict[str, list[list[float]]] = {OURS: [], rival.name: []}
+    rate = mean_of(found[rival.name], "rate") / 2
+    told: dict[str, list[dict[str, float]]] = {OURS: [], rival.name: []}
     for turn in range(asked.rounds):
         sides = [(OURS, ours(asked.bundle), what)]
         sides.append((rival.name, started(rival, asked.bundle), wrapped(what, rival)))
         for name, server, sent in sides if turn % 2 == 0 else reversed(sides):
             with server as url:
-                told[name].append(at(sending, url, sent, rate, seed=turn)[1])
+                before = counted(url) if name == OURS else {}
+                seen = at(sending, url, sent, rate, seed=turn)
+                if name == OURS:
+                    more = {key: value - before[key] for key, value in counted(url).items()}
+                    seen["run_cpu_ms"] = 1e3 * more["run_s"] / more["lists"]
+                    seen["lists_a_run"] = more["lists"] / more["runs"]
+                told[name].append(seen)
     return {
         "load_rps": round(rate, 1),
         **{
             name: {
-                quantile: summary([each[i] for each in values], 2)
-                for i, quantile in enumerate(("p50_ms", "p99_ms"))
+                key: summary([each[key] for each in seen], 3) for key in seen[0] if key != "load"
             }
-            for name, values in told.items()
+            for name, seen in told.items()
         },
     }
+
+
+def mean_of(rounds: Sequence[dict[str, Any]], key: str) -> float:
+    """Of a server's rounds."""
+    return float(np.mean([each[key] for each in rounds]))
 
 
 def summary(values: Sequence[float], digits: int) -> list[float]:
@@ -262,23 +359,24 @@ def summary(values: Sequence[float], digits: int) -> list[float]:
     return [round(float(v), digits) for v in (np.mean(values), min(values), max(values))]
 
 
-def ratio(mine: dict[str, list[Any]], other: dict[str, list[Any]]) -> list[float]:
+def ratio(mine: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> list[float]:
     """Of capacities, round by round: mean, least and greatest."""
-    pairs = zip(mine["rates"], other["rates"], strict=True)
+    pairs = [(a["rate"], b["rate"]) for a, b in zip(mine, other, strict=True)]
     return summary([a / b if b else float("inf") for a, b in pairs], 3)
 
 
-def row(name: str, peer: Peer | None, own: dict[str, list[Any]]) -> dict[str, Any]:
+def row(name: str, peer: Peer | None, own: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One server's line."""
-    mean, low, high = summary(own["rates"], 1)
+    mean, low, high = summary([each["rate"] for each in own], 1)
+    same = [each["same"] for each in own if each["same"] is not None]
     return {
         "server": name, "version": version(peer),
         "capacity_rps": mean, "low": low, "high": high,
-        "p50_ms": summary(own["p50"], 2)[0], "p99_ms": summary(own["p99"], 2)[0],
-        "load_rps": summary(own["load"], 1)[0],
+        "p50_ms": round(mean_of(own, "p50_ms"), 2), "p99_ms": round(mean_of(own, "p99_ms"), 2),
+        "load_rps": round(mean_of(own, "load"), 1), "cpu_ms": round(mean_of(own, "cpu_ms"), 3),
         "settings": OUR_SETTINGS if peer is None else peer.settings,
-        "same_answers": all(own["same"]) if own["same"] else None,
-        "void": next((v for v in own["void"] if v), None),
+        "same_answers": all(same) if same else None,
+        "void": next((each["void"] for each in own if each["void"]), None),
     }  # fmt: skip
 
 
@@ -299,42 +397,69 @@ def written(report: dict[str, Any]) -> str:
     lines = [
         f"| {r['server']} | {r['version']} | {r['capacity_rps']:.0f} | "
         f"{r['low']:.0f}..{r['high']:.0f}{' or more' if r['void'] else ''} | {r['load_rps']:.0f} "
-        f"| {r['p50_ms']:.1f} | {r['p99_ms']:.1f} | {SAME[r['same_answers']]} |"
+        f"| {r['p50_ms']:.1f} | {r['p99_ms']:.1f} | {r['cpu_ms']:.2f} "
+        f"| {SAME[r['same_answers']]} |"
         for r in ranked
     ]
     settings = [f"- **{r['server']}**: {r['settings']}" for r in ranked]
-    said = ""
-    if report["ours_over_best"] is not None:
-        mean, low, high = report["ours_over_best"]
-        equal = dict(report["equal_load"])
-        load = equal.pop("load_rps")
-        told = "; ".join(
-            f"{name} p50 {v['p50_ms'][0]:.1f} ms, p99 {v['p99_ms'][0]:.1f} "
-            f"[{v['p99_ms'][1]:.1f}, {v['p99_ms'][2]:.1f}]"
-            for name, v in equal.items()
-        )
-        said = f"""
-Ours over the best of those with the same model, round by round: {mean:.2f} [{low:.2f}, {high:.2f}].
-At {load:.0f} requests/s, in turns: {told}.
-"""
     table, chosen = "\n".join(lines), "\n".join(settings)
     return f"""# Peers
 
 Made by `{report["command"]}`. Machine: {report["machine"]}.
 Lists of {report["candidates"]} candidates, ids alone, at the bundle's full budget. Capacity is the
 highest rate of an open loop with p99 of at most {report["p99_ms"]:g} ms: mean and range of the
-rounds. p50 and p99 are at about half of it. Latency counts from when a request was due.
+rounds. p50, p99 and CPU milliseconds of a list are at about half of it. Latency counts from when a
+request was due; CPU time is the whole machine's less the generator's.
 
-| server | version | requests/s | range | load | p50 ms | p99 ms | answers |
-|---|---|---|---|---|---|---|---|
+| server | version | requests/s | range | load | p50 ms | p99 ms | CPU ms | answers |
+|---|---|---|---|---|---|---|---|---|
 {table}
-{said}
+{compared(report)}
 Each peer does with a request what this service does, by the same code (`loadtest/peers/work.py`):
 parse, featurise, run, decode, respond. Settings, the best found for two cores:
 
 {chosen}
 
 ![Capacity of each server](peers.png)
+"""
+
+
+def compared(report: dict[str, Any]) -> str:
+    """Ours beside the best of the others, and where the time goes; nothing without one."""
+    if report["ours_over_best"] is None:
+        return ""
+
+    def ranged(values: Sequence[float], digits: int) -> str:
+        return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
+
+    equal = dict(report["equal_load"])
+    load = equal.pop("load_rps")
+    lines = [
+        f"| {name} | {ranged(v['p50_ms'], 1)} | {ranged(v['p99_ms'], 1)} "
+        f"| {ranged(v['cpu_ms'], 3)} |"
+        for name, v in equal.items()
+    ]
+    mine = equal[OURS]
+    alone = [
+        f"| {r['lists']} | {r['parse_ms']:.3f} | {r['run_ms']:.3f} | {r['respond_ms']:.3f} "
+        f"| {r['parse_ms'] + r['run_ms'] + r['respond_ms']:.3f} |"
+        for r in report["work_alone"]
+    ]
+    table, floor = "\n".join(lines), "\n".join(alone)
+    return f"""
+Ours over the best of those with the same model, round by round:
+{ranged(report["ours_over_best"], 2)}. In turns at {load:.0f} requests/s:
+
+| server | p50 ms | p99 ms | CPU ms of a list |
+|---|---|---|---|
+{table}
+
+Of ours {ranged(mine["run_cpu_ms"], 3)} are the graph's, in runs of {mine["lists_a_run"][0]:.1f}
+lists. The work alone, in one process that has a core, without any server, CPU ms of a list:
+
+| lists in a run | parse, featurise | run | respond | all |
+|---|---|---|---|---|
+{floor}
 """
 
 

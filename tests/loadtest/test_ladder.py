@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -53,15 +54,29 @@ PEER = Peer("Plain", "plain", "torch_fastapi.txt", "torch", "The standard librar
 ASKED = SimpleNamespace(bundle=BUNDLE, p99_ms=500.0, seconds=0.5, rounds=1)
 
 
-def measured(monkeypatch, work, **spoil):
-    @contextlib.contextmanager
-    def started(peer, bundle):
-        with plain(work, **spoil) as url:
-            yield url
-
-    monkeypatch.setattr(ladder, "started", started)
+@pytest.fixture
+def measured(monkeypatch, work, tmp_path):
+    """`measure` with the plain server as the only peer; counts the times that it was started."""
+    count = SimpleNamespace(started=0)
+    monkeypatch.setattr(ladder, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(ladder, "TURN_S", 1.0)
+    monkeypatch.setattr(ladder, "ALONE_S", 0.1)
     monkeypatch.setattr(ladder.Bound, "__init__", bound_of)
-    return ladder.measure([PEER], ASKED)
+
+    def measure(asked=ASKED, spoil=lambda content: content, fails_at=None):
+        @contextlib.contextmanager
+        def started(peer, bundle):
+            count.started += 1
+            if count.started == fails_at:
+                raise KeyboardInterrupt
+            with plain(work, spoil) as url:
+                yield url
+
+        monkeypatch.setattr(ladder, "started", started)
+        return ladder.measure([PEER], asked)
+
+    measure.count = count
+    return measure
 
 
 def bound_of(self, p99_ms):
@@ -70,8 +85,8 @@ def bound_of(self, p99_ms):
         object.__setattr__(self, name, value)
 
 
-def test_servers_are_compared_and_a_peer_that_answers_alike_is_told_so(monkeypatch, work):
-    report = measured(monkeypatch, work)
+def test_servers_are_compared_and_a_peer_that_answers_alike_is_told_so(measured):
+    report = measured()
     ours, theirs = report["rows"]
     assert (ours["server"], theirs["server"]) == ("this service", "Plain")
     assert theirs["same_answers"] is True
@@ -80,13 +95,47 @@ def test_servers_are_compared_and_a_peer_that_answers_alike_is_told_so(monkeypat
     text = ladder.written(report)
     assert "| Plain | 2.13.0 |" in text
     assert "The standard library's server." in text
+    equal = report["equal_load"]["this service"]
+    assert 0 < equal["run_cpu_ms"][0] < equal["cpu_ms"][0] < 100
+    assert equal["lists_a_run"][0] >= 1
+    alone = {row["lists"]: row["run_ms"] for row in report["work_alone"]}
+    assert alone[16] < alone[1]
+    assert f"{equal['run_cpu_ms'][0]:.3f} [" in text
 
 
-def test_a_peer_that_answers_otherwise_is_told_so(monkeypatch, work):
+def test_an_interrupted_comparison_goes_on_where_it_was(measured):
+    asked = SimpleNamespace(**{**vars(ASKED), "rounds": 2})
+    with pytest.raises(KeyboardInterrupt):
+        measured(asked, fails_at=2)  # in the second round; the first is kept
+    report = measured(asked)
+    assert measured.count.started == 2 + 1 + 2  # the second round's search, two turns beside ours
+    assert report["rows"][1]["low"] > 0
+    assert not list(ladder.ENVIRONMENTS.iterdir())
+
+
+def test_rounds_of_another_question_are_not_gone_on_with(measured):
+    kept = ladder.Progress(ASKED, ["a"])
+    kept.found["a"].append({"rate": 7.0})
+    kept.save()
+    assert ladder.Progress(ASKED, ["a"]).found == {"a": [{"rate": 7.0}]}
+    assert ladder.Progress(ASKED, ["a", "b"]).found == {"a": [], "b": []}
+    longer = SimpleNamespace(**{**vars(ASKED), "seconds": 0.4})
+    assert ladder.Progress(longer, ["a"]).found == {"a": []}
+
+
+def test_a_peer_that_answers_otherwise_is_told_so(measured):
     def spoil(content):
         return content.replace(b'"reasoning_steps":3', b'"reasoning_steps":2')
 
-    assert measured(monkeypatch, work, spoil=spoil)["rows"][1]["same_answers"] is False
+    assert measured(spoil=spoil)["rows"][1]["same_answers"] is False
+
+
+def test_what_a_request_costs_is_what_the_machine_did_meanwhile():
+    before, began, wall = ladder.busy_s(), time.process_time(), time.monotonic()
+    while time.process_time() - began < 0.5:
+        pass
+    most = ladder.os.cpu_count() * (time.monotonic() - wall)
+    assert 0.45 < ladder.busy_s() - before < most + 0.1
 
 
 def test_answers_are_alike_to_the_digits_that_an_order_of_adding_leaves(work):
