@@ -34,8 +34,8 @@ PATIENCE_S = 10.0  # who has not been answered by then is counted as unanswered
 class Sample:
     """One request: when it was due, sent and answered (s from the start), status, what it says.
 
-    status 0: no answer. budget: granted per position, None where no model answered. queue_ms and
-    inference_ms as the service tells them, 0 where it does not.
+    status 0: no answer, or one that cannot be read. budget: granted per position, None where no
+    model answered. queue_ms and inference_ms as the service tells them, 0 where it does not.
     """
 
     due: float
@@ -188,7 +188,10 @@ async def ask(
     ended = time.monotonic() - began
     if status != 200:
         return Sample(due, ended, status, sent=sent)
-    answer = ormsgpack.unpackb(content) if kind == MSGPACK else orjson.loads(content)
+    try:
+        answer = ormsgpack.unpackb(content) if kind == MSGPACK else orjson.loads(content)
+    except ValueError:  # half an answer is none
+        return Sample(due, ended, 0, sent=sent)
     return Sample(due, ended, status, **told(answer), sent=sent)
 
 

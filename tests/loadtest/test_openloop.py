@@ -17,7 +17,7 @@ ANSWER = json.dumps(
 ).encode()
 
 
-async def pausing(measure, pause_s):
+async def pausing(measure, pause_s, content=ANSWER):
     """Run `measure(url)` against a server that answers nobody for `pause_s` after half a second."""
     began = time.monotonic()
 
@@ -33,7 +33,7 @@ async def pausing(measure, pause_s):
                     await asyncio.sleep(0.5 + pause_s - at)
                 assert head.startswith(b"POST")
                 writer.write(
-                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(ANSWER) + ANSWER
+                    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content
                 )
         await writer.wait_closed()
 
@@ -65,6 +65,12 @@ def test_who_is_not_answered_is_counted_as_such():
         return await poisson(url.replace(url.rsplit(":", 1)[1], "9"), [b"{}"], [(50, 0.3)], 0)
 
     assert {sample.status for sample in run(pausing(gone, 0.0))} == {0}
+
+
+@pytest.mark.parametrize(("content", "status"), [(ANSWER, 200), (ANSWER[:-3], 0), (b"", 0)])
+def test_an_answer_that_cannot_be_read_is_none(content, status):
+    asked = run(pausing(lambda url: poisson(url, [b"{}"], [(50, 0.3)], 0), 0.0, content))
+    assert {sample.status for sample in asked} == {status}
 
 
 def test_a_connection_that_the_service_closed_while_idle_is_not_asked_again():
