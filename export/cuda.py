@@ -29,6 +29,7 @@ from service.features import Request
 from service.session import Row, Session, Slate, collate, open_graph
 
 BATCHES, SIZES = (1, 4, 16, 64), (24, 50, 100, 500)
+MOST_TIES = 0.01  # of the slates may differ
 NAMES = list(OUTPUTS)[:5]
 
 
@@ -108,6 +109,10 @@ def agree(cpu: Session, other: Session, batches: Sequence[Sequence[Row]]) -> Agr
     for rows in tqdm(batches, "compare"):
         for row, one, two in zip(rows, cpu.run(rows), other.run(rows), strict=True):
             found.add(row, one, two)
+    if found.ties > MOST_TIES * found.slates:
+        raise CudaError(
+            f"{found.ties} of {found.slates} slates differ, at most {MOST_TIES:.0%} may"
+        )
     return found
 
 

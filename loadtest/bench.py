@@ -175,6 +175,12 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, shared by service and generator"
 
 
+def command(name: str, arguments: Sequence[str], url: str | None) -> str:
+    """What was called, with the settings that a service started for it found in the environment."""
+    settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("RERANK_"))
+    return " ".join([*(settings if url is None else ()), "python -m loadtest", name, *arguments])
+
+
 @contextlib.contextmanager
 def target(asked: argparse.Namespace, **settings: object) -> Iterator[str]:
     """The URL that was asked for, or that of a service started for it."""
@@ -241,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2
     report = {
-        "command": f"python -m loadtest bench {' '.join(arguments)}".strip(),
+        "command": command("bench", arguments, asked.url),
         "machine": machine(),
         "scenario": asked.scenario,
         "candidates": asked.candidates,

@@ -26,6 +26,7 @@ from loadtest.bench import (
     Load,
     Offered,
     add_arguments,
+    command,
     generators,
     machine,
     positive,
@@ -173,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2
     report = {
-        "command": f"python -m loadtest capacity {' '.join(arguments)}".strip(),
+        "command": command("capacity", arguments, asked.url),
         "machine": machine(),
         "scenario": asked.scenario,
         "candidates": asked.candidates,

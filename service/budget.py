@@ -11,7 +11,8 @@ Two laws, both of the queue before the run and neither of the model:
   and corrected by every run since. A run takes the largest budget that its tightest deadline can
   pay for; a list that not even budget 0 would answer in time is refused at admission.
 
-Neither holds where a run takes as long at every budget (service/cuda.py): nothing would be saved.
+Where a run takes as long at every budget (service/cuda.py) neither lowers it: nothing would be
+saved. The forecast still refuses what would be late.
 """
 
 from __future__ import annotations

@@ -5,25 +5,36 @@ next bucket of lists, slates and candidates, and every bucket owns its buffers. 
 never freed: the buckets bound their number, and what is larger than all of them is not captured.
 The static form is captured, since a captured graph may not branch: a run takes as long at every
 budget. Capturing takes some ten runs' time, so the buckets of greedy slates are captured ahead.
+
+onnxruntime keeps captured graphs by thread, and a capture fails where another thread allocates or
+copies meanwhile. So one thread of the process does all that touches a GPU: `on_device`.
 """
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime as ort
 
 from service.contract import INPUTS, OUTPUTS
 
+T = TypeVar("T")
 Array = np.ndarray[Any, Any]
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # of lists and of slates
 SIZES = (32, 64, 128, 256, 512)  # of candidates
 ARENA_BYTES = 2 << 30  # most memory of a session's arena; it never shrinks
+
+_device_thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
+
+
+def on_device(call: Callable[[], T]) -> T:
+    """The call's result, made by the one thread that touches a GPU; whoever asks waits his turn."""
+    return _device_thread.submit(call).result()
 
 
 def bucket(value: int, buckets: Sequence[int]) -> int:
@@ -85,7 +96,7 @@ def padded(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[
 
 
 class CudaRunner:
-    """`InferenceSession.run` over bound buffers, one thread at a time: the buffers are shared.
+    """`InferenceSession.run` over bound buffers, in the device's thread.
 
     device: where the buffers lie; "cpu" runs the same code without capturing, for tests.
     """
@@ -95,7 +106,6 @@ class CudaRunner:
     ) -> None:
         self._session, self._slate_length, self._device = session, slate_length, device
         self._bound: dict[Shape, _Bound] = {}
-        self._turn = threading.Lock()  # who rolls back may run beside what has not drained yet
 
     @staticmethod
     def providers(capture: bool) -> list[Any]:
@@ -114,13 +124,17 @@ class CudaRunner:
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """The outputs of these feeds, without the bucket's padding."""
         shape = shape_of(feeds)
+        given = padded(feeds, shape, self._slate_length)
         slates, size = len(feeds["list"]), feeds["mask"].shape[1]
-        with self._turn:
+
+        def run() -> dict[str, Array]:
             if shape not in self._bound:
-                self._bound[shape] = _Bound(self, shape, feeds)
+                self._bound[shape] = _Bound(self, shape, given)
             bound = self._bound[shape]
-            bound.run(padded(feeds, shape, self._slate_length))
-            arrays = {name: bound.outputs[name].numpy()[:slates] for name in outputs}
+            bound.run(given)
+            return {name: bound.outputs[name].numpy()[:slates] for name in outputs}
+
+        arrays = on_device(run)
         return [a[:, :, :size] if name == "logits" else a for name, a in arrays.items()]
 
     @property
@@ -132,7 +146,8 @@ class CudaRunner:
 class _Bound:
     """One bucket's buffers, and the number of its captured graph."""
 
-    def __init__(self, runner: CudaRunner, shape: Shape, feeds: Mapping[str, Array]) -> None:
+    def __init__(self, runner: CudaRunner, shape: Shape, first: Mapping[str, Array]) -> None:
+        """first: feeds in the bucket's shape."""
         self._session = runner._session
         self._options = ort.RunOptions()
         within = max(shape.lists, shape.slates) <= BATCHES[-1] and shape.size <= SIZES[-1]
@@ -140,7 +155,6 @@ class _Bound:
         self._options.add_run_config_entry("gpu_graph_id", str(number))
         self._binding = self._session.io_binding()
         self.inputs, self.outputs = {}, {}
-        first = padded(feeds, shape, runner._slate_length)
         for name, array in first.items():
             value = ort.OrtValue.ortvalue_from_numpy(array, runner._device, 0)
             self.inputs[name] = value

@@ -29,7 +29,7 @@ from service.contract import (
     Manifest,
     Table,
 )
-from service.cuda import CudaRunner, ahead
+from service.cuda import CudaRunner, ahead, on_device
 from service.features import Featuriser, Floats, Integers, Request
 
 SLATE_OUTPUTS = [name for name in OUTPUTS if name != "logits"]
@@ -106,9 +106,10 @@ class Session:
         self.featuriser = featuriser
         self._generator, self._evaluator = generator, evaluator
         self.graph_cpu_s = 0.0  # of the threads that ran the graphs, so far
-        self._run = generator.run
+        self._run, self._evaluate = generator.run, evaluator.run
         if self.provider == "CUDAExecutionProvider":
             self._run = CudaRunner(generator, manifest.slate_length).run
+            self._evaluate = lambda *given: on_device(lambda: evaluator.run(*given))
 
     @classmethod
     def load(
@@ -214,7 +215,7 @@ class Session:
                     "slate": outputs[0],
                     **{n: feeds[n] for n in ("numbers", "tokens", "list")},
                 }
-                (utility,) = self._evaluator.run(["utility"], given)
+                (utility,) = self._evaluate(["utility"], given)
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(f"the graph failed: {error}") from error
         finally:
@@ -314,14 +315,18 @@ def open_graph(
     if provider == "cuda":
         ort.preload_dlls()  # CUDA and cuDNN may have come as wheels; else the system's are found
     wanted = CudaRunner.providers(capture) if provider == "cuda" else ["CPUExecutionProvider"]
-    try:
-        graph = ort.InferenceSession(
+
+    def opened() -> ort.InferenceSession:
+        return ort.InferenceSession(
             str(path),
             options,
             providers=wanted,
             # On the CPU the fused operator is slower than the two it replaces (docs/inference.md).
             disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
         )
+
+    try:
+        graph = on_device(opened) if provider == "cuda" else opened()
     except Exception as error:  # see Session.run
         raise BundleError(f"{path}: does not load ({error})") from error
     first = graph.get_providers()[0]

@@ -75,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for peer in peers if asked.install else ():
             install(peer)
-        report = measure(peers, asked)
+        progress = Progress(asked, [OURS, *(peer.name for peer in peers)])
+        report = measure(peers, asked, progress)
     except (OSError, KeyError, ValueError, ServerError, subprocess.CalledProcessError) as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     (asked.out / "peers.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     (asked.out / "peers.md").write_text(written(report), "utf-8")
     plot(report, asked.out / "peers.png")
+    progress.end()
     print(written(report))
     wrong = [row for row in report["rows"] if row["same_answers"] is False or row["void"]]
     return 1 if wrong else 0
@@ -146,13 +148,13 @@ def answers(url: str) -> bool:
         return False
 
 
-def measure(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Any]:
+def measure(peers: Sequence[Peer], asked: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """All rounds, or those that an interrupted run has left."""
     what = scenario("ids", Catalogue.of(asked.bundle), Asking(50))
     bound = Bound(asked.p99_ms)
     names = [OURS, *(peer.name for peer in peers)]
-    with Progress(asked, names) as progress, generators(1) as sending:
-        found = progress.found
+    found = progress.found
+    with generators(1) as sending:
         searches = [
             (name, peer)
             for number in range(asked.rounds)
@@ -190,32 +192,34 @@ def measure(peers: Sequence[Peer], asked: argparse.Namespace) -> dict[str, Any]:
 
 
 class Progress:
-    """What each server's rounds have found, kept in a file until all is measured.
+    """What each server's rounds have found, kept in a file until the report is written.
+
+    Of another question or other code nothing is taken up, nor of code that no commit names.
 
     found: by server, one dict a round: rate, void, same and the figures of `at`.
     """
 
     def __init__(self, asked: argparse.Namespace, names: Sequence[str]) -> None:
         self._path = ENVIRONMENTS / "progress.json"
-        self._of = [version(None), asked.seconds, asked.p99_ms, str(asked.bundle), *names]
+        code = version(None)
+        self._of = [code, asked.rounds, asked.seconds, asked.p99_ms, str(asked.bundle), *names]
         self.found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with contextlib.suppress(OSError, ValueError, KeyError):
             kept = json.loads(self._path.read_text("utf-8"))
-            if kept["of"] == self._of:
+            if kept["of"] == self._of and not code.endswith(("-dirty", "unknown")):
                 self.found = kept["found"]
 
     def save(self) -> None:
         """After each search."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         kept = {"of": self._of, "found": self.found}
-        self._path.write_text(json.dumps(kept), "utf-8")
+        written = self._path.with_suffix(".part")
+        written.write_text(json.dumps(kept), "utf-8")
+        written.replace(self._path)
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._path.unlink(missing_ok=True)
+    def end(self) -> None:
+        """Forget it."""
+        self._path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -263,19 +267,19 @@ def at(
     load = Load(max(rate, 1.0), TURN_S, WARM_UP_S, seed)
     before = busy_s()
     run = sending.offer(url, what, load)
-    if run.failed or run.unranked:
-        raise ServerError(f"{url}: {run.failed} failed, {run.unranked} not ranked at {rate:.0f}/s")
     whole = TURN_S + WARM_UP_S
     spent = busy_s() - before - run.busy * whole
+    if run.failed or run.unranked:
+        raise ServerError(f"{url}: {run.failed} failed, {run.unranked} not ranked at {rate:.0f}/s")
     return {
         "load": load.rate, "p50_ms": run.latency_ms(0.5), "p99_ms": run.latency_ms(0.99),
         "cpu_ms": 1e3 * spent / (load.rate * whole),
     }  # fmt: skip
 
 
-def busy_s() -> float:
+def busy_s(stat: Path = Path("/proc/stat")) -> float:
     """Seconds that this machine's cores have worked so far."""
-    told = Path("/proc/stat").read_text("ascii").splitlines()[0].split()[1:8]
+    told = stat.read_text("ascii").splitlines()[0].split()[1:8]
     user, nice, system, _, _, irq, soft = map(int, told)
     return (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
 
@@ -409,7 +413,8 @@ Made by `{report["command"]}`. Machine: {report["machine"]}.
 Lists of {report["candidates"]} candidates, ids alone, at the bundle's full budget. Capacity is the
 highest rate of an open loop with p99 of at most {report["p99_ms"]:g} ms: mean and range of the
 rounds. p50, p99 and CPU milliseconds of a list are at about half of it. Latency counts from when a
-request was due; CPU time is the whole machine's less the generator's.
+request was due; CPU time is the whole machine's less the generator's, so what else the machine does
+is in it, and counts most where few lists are ranked.
 
 | server | version | requests/s | range | load | p50 ms | p99 ms | CPU ms | answers |
 |---|---|---|---|---|---|---|---|---|

@@ -1,6 +1,8 @@
 """The pieces of the CUDA path that a CPU can run: buckets, padding, bound buffers."""
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,6 +87,47 @@ def test_warm_up_on_cuda_captures_the_buckets_and_times_one_budget(session, stat
     greedy = {(s.lists, s.size) for s in runner.buckets if not s.sampled}
     assert greedy == {(a, n) for a in (1, 2, 4) for n in SIZES}
     assert {t.budget for t in session.warm_up([1, 4], 40)} == {0, 3}
+
+
+class Watched:
+    """A session or its binding: notes the thread of each run."""
+
+    def __init__(self, session, threads):
+        self._session, self._threads = session, threads
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run(self, *given):
+        self._threads.append(threading.current_thread())
+        return self._session.run(*given)
+
+    def run_with_iobinding(self, *given):
+        self._threads.append(threading.current_thread())
+        return self._session.run_with_iobinding(*given)
+
+
+def test_all_that_touches_a_gpu_is_one_threads_whoever_asks(session, static, items):
+    """Graphs are captured by thread: what warm-up captured would else be captured anew."""
+
+    class Cuda(Session):
+        provider = "CUDAExecutionProvider"
+
+    threads = []
+    graphs = static, open_graph(BUNDLE / EVALUATOR, 1, "cpu")
+    cuda = Cuda(session.manifest, session.featuriser, *(Watched(g, threads) for g in graphs))
+    runner = CudaRunner(Watched(static, threads), session.manifest.slate_length, device="cpu")
+    cuda._run = runner.run
+    row = session.row(Request(ids=items[:20]))
+    rows = [row, dataclasses.replace(row, sampling=Sampling(2, seed=0))]
+    with ThreadPoolExecutor(4) as callers:
+        slates = list(callers.map(lambda _: cuda.run(rows), range(8)))
+    cuda.warm_up([1], 20)
+    assert len(threads) > 16
+    assert len(set(threads)) == 1
+    assert threads[0] is not threading.current_thread()
+    wanted = session.run(rows)[0].indices.tolist()
+    assert all(found[0].indices.tolist() == wanted for found in slates)
 
 
 def test_cuda_is_asked_for_alone_so_that_nothing_falls_back():
