@@ -38,7 +38,11 @@ def main() -> int:
     # As Ctrl-C does: what was started is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     module = "peers.ladder" if command == "peers" else command
-    return int(importlib.import_module(f"loadtest.{module}").main(sys.argv[2:]))
+    try:
+        return int(importlib.import_module(f"loadtest.{module}").main(sys.argv[2:]))
+    except KeyboardInterrupt:
+        print("loadtest: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

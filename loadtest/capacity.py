@@ -49,16 +49,19 @@ class Bound:
     most_rps: float = 50_000.0
 
 
-def holds(found: Offered, bound: Bound) -> bool:
-    """Whether the service kept to the bound."""
+def broken(found: Offered, bound: Bound) -> str | None:
+    """What of the bound the service did not keep, or None."""
     if not found.samples:
-        return False
+        return "no request was due"
     report = found.report()
-    return (
-        found.latency_ms(0.99) <= bound.p99_ms
-        and not (found.failed or found.unranked)
-        and report["achieved_rps"] >= KEEPS_UP * report["offered_rps"]
-    )
+    if found.failed:
+        return f"{found.failed} of {len(found.samples)} failed"
+    if found.unranked:
+        return f"{found.unranked} of {len(found.samples)} not ranked"
+    if report["achieved_rps"] < KEEPS_UP * report["offered_rps"]:
+        return "fell behind"
+    p99_ms = found.latency_ms(0.99)
+    return None if p99_ms <= bound.p99_ms else f"p99 {p99_ms:.1f} ms"
 
 
 @dataclass
@@ -115,7 +118,10 @@ def capacity(
     start: float = 100.0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Found:
-    """Search `repeats` times; each after the first begins near what the one before found."""
+    """Search `repeats` times; each after the first begins near what the one before found.
+
+    Raises ServerError where the first run gets no answer at all.
+    """
     found = Found()
 
     def holding(rate: float) -> bool:
@@ -123,12 +129,12 @@ def capacity(
             load = Load(rate, seconds, warmup=min(1.0, seconds / 3), seed=len(found.runs))
             run = sending.offer(url, asked, load)
             found.runs.append(run)
-            kept = holds(run, bound)
-            progress(
-                f"{rate:.0f}/s p99 {run.latency_ms(0.99):.1f} ms{'' if kept else ': too much'}"
-            )
-            if kept:
+            why = broken(run, bound)
+            progress(f"{rate:.0f}/s {'holds' if why is None else why}")
+            if why is None:
                 return True
+            if len(found.runs) == 1 and run.samples and run.failed == len(run.samples):
+                raise ServerError(f"{url}: no request was answered as it should be")
         if run.void:
             found.void = run.void  # more may be in the service than could be offered
         return False

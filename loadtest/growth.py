@@ -24,6 +24,7 @@ from loadtest.server import ServerError, serving
 
 CANDIDATES = (10, 20, 50, 100, 200, 500)
 WORKERS = (1, 2)
+GROWING = ("candidates", "slate length", "budget", "workers", "body")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--p99-ms", type=float, default=30.0, help="the bound")
     parser.add_argument("--seconds", type=float, default=3.0, help="at each rate")
     parser.add_argument("--repeats", type=int, default=2, help="of each search")
-    parser.add_argument("--only", help="what grows: measure no other")
+    parser.add_argument("--only", choices=GROWING, help="what grows: measure no other")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     parser.add_argument("--out", type=Path, default=Path("docs/reports"), help="where to write")
     asked = parser.parse_args(arguments)

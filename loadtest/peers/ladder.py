@@ -49,7 +49,7 @@ OUR_SETTINGS = (
 PIP = "26.1"
 TURN_S, WARM_UP_S = 8.0, 1.0  # at one rate
 ALONE, ALONE_S = (1, 2, 4, 8, 16), 2.0  # lists in a run of the work alone, and how long each
-SAME = {True: "the same", False: "DIFFER", None: "not compared"}
+SAME = {True: "the same", False: "DIFFER", None: "of another model"}
 DIGITS = 1e-4  # of logprob and entropy: torch adds up in another order
 
 
@@ -398,11 +398,13 @@ def version(peer: Peer | None) -> str:
 def written(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     ranked = sorted(report["rows"], key=lambda r: -r["capacity_rps"])
+    packages = {peer.name: f"{peer.distribution} " for peer in PEERS}
     lines = [
-        f"| {r['server']} | {r['version']} | {r['capacity_rps']:.0f} | "
+        f"| {r['server']} | {packages.get(r['server'], '')}{r['version']} "
+        f"| {r['capacity_rps']:.0f} | "
         f"{r['low']:.0f}..{r['high']:.0f}{' or more' if r['void'] else ''} | {r['load_rps']:.0f} "
         f"| {r['p50_ms']:.1f} | {r['p99_ms']:.1f} | {r['cpu_ms']:.2f} "
-        f"| {SAME[r['same_answers']]} |"
+        f"| {'the reference' if r['server'] == OURS else SAME[r['same_answers']]} |"
         for r in ranked
     ]
     settings = [f"- **{r['server']}**: {r['settings']}" for r in ranked]
@@ -416,7 +418,7 @@ rounds. p50, p99 and CPU milliseconds of a list are at about half of it. Latency
 request was due; CPU time is the whole machine's less the generator's, so what else the machine does
 is in it, and counts most where few lists are ranked.
 
-| server | version | requests/s | range | load | p50 ms | p99 ms | CPU ms | answers |
+| server | package | requests/s | range | load | p50 ms | p99 ms | CPU ms | answers |
 |---|---|---|---|---|---|---|---|---|
 {table}
 {compared(report)}

@@ -11,9 +11,11 @@ import pytest
 
 from loadtest import bench, capacity, compare
 from loadtest.bench import Load, Offered, generators
-from loadtest.capacity import Bound, bisect, holds
+from loadtest.capacity import Bound, bisect, broken
+from loadtest.growth import GROWING, cells
 from loadtest.openloop import Sample
 from loadtest.scenarios import Scenario
+from loadtest.server import ServerError
 from tests.service.conftest import BUNDLE
 
 ANSWER = json.dumps(
@@ -112,7 +114,27 @@ def samples(latency_s, count=100, degraded=None, status=200):
     ],
 )
 def test_a_rate_holds_when_p99_is_in_time_and_all_are_ranked(found, kept):
-    assert holds(Offered(Load(100, 1.0), found, 0.1, 0.1), Bound(p99_ms=30)) is kept
+    why = broken(Offered(Load(100, 1.0), found, 0.1, 0.1), Bound(p99_ms=30))
+    assert (why is None) is kept
+
+
+def test_a_search_ends_at_once_where_nobody_answers_and_tells_why_a_rate_does_not_hold(sending):
+    told = []
+    with pytest.raises(ServerError, match="no request was answered"):
+        capacity.capacity(sending, "http://127.0.0.1:9", BODIES, Bound(), 0.5, progress=told.append)
+    assert len(told) == 1
+    assert "failed" in told[0]
+    with answering(delay_s=0.05) as url:  # no rate keeps this bound, down to where none is due
+        found = capacity.capacity(
+            sending, url, BODIES, Bound(p99_ms=5), 0.1, 1, 20.0, progress=told.append
+        )
+    assert found.rates == [0.0]
+    assert any("p99" in line for line in told)
+    assert any("no request was due" in line for line in told)
+
+
+def test_all_that_grows_can_be_asked_for_alone():
+    assert {cell.what for cell in cells(BUNDLE)} == set(GROWING)
 
 
 def test_a_generator_without_a_core_to_spare_makes_a_run_void():
