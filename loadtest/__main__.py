@@ -35,8 +35,10 @@ def main() -> int:
         wanted = command in ("-h", "--help")
         print(__doc__, file=sys.stdout if wanted else sys.stderr)
         return 0 if wanted else 2
-    # As Ctrl-C does: what was started is ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # As Ctrl-C does: what was started is ended on the way out, also where a terminal is closed.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     module = "peers.ladder" if command == "peers" else command
     try:
         return int(importlib.import_module(f"loadtest.{module}").main(sys.argv[2:]))
