@@ -8,11 +8,12 @@ import logging
 import sys
 from pathlib import Path
 
-from export import bench, bundle, cuda, tune
-from model import checkpoint
-from model.sources import DataError
-from service.contract import BundleError
-from service.features import FeatureError
+from export import bundle, tune
+from export.bench.bench import bench, cuda
+from model.data.sources import DataError
+from model.learning import checkpoint
+from service.engine.contract import BundleError
+from service.engine.features.featuriser import FeatureError
 
 
 def parse() -> argparse.Namespace:

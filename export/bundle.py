@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from export.compose import ComposeError, compose, compose_evaluator
-from model.checkpoint import Trained
-from model.dataset import Dataset
-from model.evaluate import evaluate
-from model.reasoning import Decoded, EntropyGate, Rules, decode, noisy
-from service import constraints
-from service.contract import (
+from export.graph.compose import ComposeError, compose, compose_evaluator
+from model.data.dataset import Dataset
+from model.learning.checkpoint import Trained
+from model.learning.evaluate import evaluate
+from model.network.reasoning import Decoded, EntropyGate, Rules, decode, noisy
+from service.engine import constraints
+from service.engine.contract import (
     EVALUATOR,
     FEATURES,
     GENERATOR,
@@ -36,8 +36,8 @@ from service.contract import (
     BundleError,
     Manifest,
 )
-from service.features import Request
-from service.session import Row, Sampling, Session, Slate, collate, open_graph
+from service.engine.features.featuriser import Request
+from service.engine.session import Row, Sampling, Session, Slate, collate, open_graph
 
 LOGPROB_TOLERANCE = 1e-4
 # Two choices closer than this are an exact tie for float32: either is right.
@@ -319,8 +319,8 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     """Build the bundle beside `out`, verify it, and only then move it there.
 
     `out` is `.../<name>/<version>`, new or a bundle to replace. Returns the verification and the
-    offline metrics. Raises VerificationError or service.contract.BundleError; `out` is then as it
-    was.
+    offline metrics. Raises VerificationError or service.engine.contract.BundleError; `out` is then
+    as it was.
     """
     own = {MANIFEST, SEAL, GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, GOLDEN}
     foreign = sorted({path.name for path in out.iterdir()} - own) if out.exists() else []

@@ -18,10 +18,10 @@ import numpy as np
 import onnxruntime as ort
 from tqdm import tqdm
 
-from export.measure import cores, timed
-from service.constraints import Rules
-from service.contract import Manifest
-from service.session import Row, Session
+from export.bench.measure import cores, timed
+from service.engine.constraints import Rules
+from service.engine.contract import Manifest
+from service.engine.session import Row, Session
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 

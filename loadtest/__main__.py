@@ -39,9 +39,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, lambda number, _: sys.exit(128 + number))
-    module = "peers.ladder" if command == "peers" else command
     try:
-        return int(importlib.import_module(f"loadtest.{module}").main(sys.argv[2:]))
+        return int(importlib.import_module(f"loadtest.{command}").main(sys.argv[2:]))
     except KeyboardInterrupt:
         print("loadtest: interrupted", file=sys.stderr)
         return 130

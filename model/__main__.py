@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from service.contract import BundleError
-from service.feature_schema import SchemaError
-from service.features import FeatureError
+from service.engine.contract import BundleError
+from service.engine.features.featuriser import FeatureError
+from service.engine.features.schema import SchemaError
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    from model import prepare
+    from model.data import prepare
 
     parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
     initial.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     initial.add_argument("--out", type=Path, required=True, help="the same lists with scores")
     train = commands.add_parser("train", help="train evaluator and generator; resumes")
-    train.add_argument("--config", type=Path, required=True, help="YAML, see model/config.py")
+    train.add_argument("--config", type=Path, required=True, help="YAML, see docs/model.md")
     train.add_argument("--data", type=Path, required=True, help="canonical data set")
     train.add_argument("--out", type=Path, required=True, help="directory of this run")
     train.add_argument("--smoke", action="store_true", help="the same line in miniature")
@@ -122,14 +122,14 @@ def parse() -> argparse.Namespace:
 
 def run_prepare(arguments: argparse.Namespace) -> int:
     """Write a canonical data set."""
-    from model import prepare
+    from model.data import prepare
 
     return prepare.run(arguments)
 
 
 def run_first_stage(arguments: argparse.Namespace) -> int:
     """Write a data set again, with a first stage's score."""
-    from model.first_stage import first_stage
+    from model.study.first_stage import first_stage
 
     for split, ndcg in first_stage(arguments.data, arguments.out).items():
         print(f"{arguments.out} {split}: NDCG@10 {ndcg:.4f} in the order of the score")
@@ -140,9 +140,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     """Train, or finish training."""
     import torch
 
-    from model.config import Config
-    from model.machine import machine, rank
-    from model.train import train
+    from model.learning.machine import machine, rank
+    from model.learning.train import train
+    from model.network.config import Config
 
     # As fast as two at this size (python -m model throughput), and the sums, and so the weights,
     # do not depend on how many cores a machine has.
@@ -167,8 +167,8 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Measure a bundle."""
-    from model.evaluate import evaluate, through_http
-    from service.session import Session
+    from model.learning.evaluate import evaluate, through_http
+    from service.engine.session import Session
 
     session = Session.load(arguments.bundle)
     ask = through_http(arguments.url) if arguments.url else None
@@ -178,7 +178,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """Train and compare over seeds, then write the report."""
-    from model.report import report
+    from model.study.report import report
 
     report(arguments)
     return 0
@@ -186,7 +186,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_evaluator(arguments: argparse.Namespace) -> int:
     """Examine the evaluator of a finished run."""
-    from model.evaluator_report import report
+    from model.study.evaluator_report import report
 
     report(arguments)
     return 0
@@ -194,7 +194,7 @@ def run_evaluator(arguments: argparse.Namespace) -> int:
 
 def run_world(arguments: argparse.Namespace) -> int:
     """Train in the known world, then write its report."""
-    from model.world_report import report
+    from model.study.world_report import report
 
     report(arguments)
     return 0
@@ -202,7 +202,7 @@ def run_world(arguments: argparse.Namespace) -> int:
 
 def run_scale(arguments: argparse.Namespace) -> int:
     """Write, featurise and train on drawn logs, then write the report."""
-    from model.scale import report
+    from model.study.scale import report
 
     report(arguments)
     return 0
@@ -210,8 +210,8 @@ def run_scale(arguments: argparse.Namespace) -> int:
 
 def run_throughput(arguments: argparse.Namespace) -> int:
     """Print requests per second of GRPO and the operators that cost most."""
-    from model.config import Config
-    from model.throughput import describe, measure
+    from model.network.config import Config
+    from model.study.throughput import describe, measure
 
     config = Config.load(arguments.config)
     if arguments.batch is not None:

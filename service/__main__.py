@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.bodies import path_of
-from service.contract import BundleError
-from service.security import KeysError
+from service.engine.contract import BundleError
+from service.http.parsing import path_of
+from service.http.security import KeysError
 from service.settings import Settings, describe, tuned, unknown_variables
 from service.telemetry import TelemetryError, configure
 

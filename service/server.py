@@ -20,12 +20,12 @@ from prometheus_client import multiprocess
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from service.app import create_app
-from service.contract import BundleError
-from service.fleet import Fleet
+from service.engine.contract import BundleError
+from service.http.app import create_app
+from service.http.protocol import Protocol
+from service.http.security import KeysError
 from service.metrics import Metrics
-from service.protocol import Protocol
-from service.security import KeysError
+from service.models.fleet import Fleet
 from service.settings import Settings, tuned
 from service.telemetry import TelemetryError, configure
 

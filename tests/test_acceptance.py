@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from model.evaluate import evaluate, through_http
-from service.session import Session
-from tests.service.conftest import BUNDLE, fresh
+from model.learning.evaluate import evaluate, through_http
+from service.engine.session import Session
+from tests.support.bundles import BUNDLE
+from tests.support.servers import fresh
 
 ROOT = Path(__file__).parents[1]
 

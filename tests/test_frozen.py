@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.session import Session
-from tests.service.conftest import fresh
+from service.engine.session import Session
+from tests.support.servers import fresh
 
 ROOT = Path(__file__).parents[1]
 FROZEN = ROOT / "tests" / "frozen"

@@ -7,10 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from export.bench_report import Figures
-from model.report import shown
-from service.session import Session
-from tests.service.conftest import BUNDLE, fresh
+from export.bench.report import Figures
+from model.study.report import shown
+from service.engine.session import Session
+from tests.support.bundles import BUNDLE
+from tests.support.servers import fresh
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

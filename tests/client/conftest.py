@@ -12,9 +12,6 @@ import threading
 import pytest
 
 from client import AsyncClient, Client
-from tests.service.conftest import items, session, url
-
-__all__ = ["items", "session", "url"]  # fixtures
 
 PATIENT_MS = 30_000  # a machine of two shared cores stalls now and then
 HANG, RESET, TRICKLE, CUT = "hang", "reset", "trickle", "cut"  # what a scripted server may do

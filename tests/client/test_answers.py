@@ -6,8 +6,8 @@ import json
 import pytest
 
 from client.answers import Model, Position, Reasoning, read, refusal
-from service.schemas import Latency, ReasoningUsed, RerankResponse, SlateEntry
-from service.schemas import Model as ServedModel
+from service.http.schemas import Latency, ReasoningUsed, RerankResponse, SlateEntry
+from service.http.schemas import Model as ServedModel
 from tests.client.conftest import answer_to
 
 RAW = answer_to({"candidates": [{"id": "a"}, {"id": "b"}]})

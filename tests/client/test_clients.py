@@ -13,7 +13,7 @@ import uvicorn
 from client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
 from client.clients import LIMITS
 from tests.client.conftest import CUT, HANG, PATIENT_MS, RESET, TRICKLE, answer_to, reply, scripted
-from tests.service.conftest import fresh
+from tests.support.servers import fresh
 
 CANDIDATES = [str(i) for i in (1, 32, 34, 47, 50, 110, 150, 165)]
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from client.call import list_body
 from client.fallback import initial_ranking
-from service.constraints import ConstraintError, resolve
+from service.engine.constraints import ConstraintError, resolve
 
 IDS = [f"i{n}" for n in range(7)]
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from loadtest.server import serving
-from tests.service.conftest import BUNDLE
+from tests.support.bundles import BUNDLE
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from export.measure import cores
+from export.bench.measure import cores
 from export.tune import TuneError, choose, tune
 from service.settings import Settings, tuned
-from tests.service.conftest import BUNDLE
+from tests.support.bundles import BUNDLE
 
 
 def measured(*rows):

@@ -16,7 +16,7 @@ from loadtest.growth import GROWING, cells
 from loadtest.openloop import Sample
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
-from tests.service.conftest import BUNDLE
+from tests.support.bundles import BUNDLE
 
 ANSWER = json.dumps(
     {

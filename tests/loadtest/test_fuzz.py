@@ -12,8 +12,8 @@ import pytest
 
 from loadtest.fuzz import Findings, ask
 from loadtest.fuzz_checks import Bundle
-from service.session import Session
-from tests.service.conftest import application
+from service.engine.session import Session
+from tests.support.servers import application
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ranklens" / "1"

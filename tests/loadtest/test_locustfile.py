@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from tests.service.conftest import BUNDLE, fresh
-from tests.service.test_security import Slow
+from tests.support.bundles import BUNDLE
+from tests.support.fakes import Slow
+from tests.support.servers import fresh
 
 
 def locust(base, *arguments):

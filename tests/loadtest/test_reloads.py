@@ -8,7 +8,7 @@ import pytest
 
 from loadtest import reloads
 from loadtest.server import serving
-from tests.service.conftest import BUNDLE
+from tests.support.bundles import BUNDLE
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import httpx
 import pytest
 
 from loadtest.scenarios import MAKERS, Asking, Catalogue, scenario
-from tests.service.conftest import BUNDLE, fresh
+from tests.support.bundles import BUNDLE
+from tests.support.servers import fresh
 
 
 @pytest.fixture(scope="module")

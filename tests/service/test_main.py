@@ -1,33 +1,18 @@
 """The command: settings, refusals in one line, a clean stop."""
 
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import pytest
 
 from service.settings import Settings
-
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "ranklens" / "1"
-
-
-def command(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.support.bundles import BUNDLE, ROOT
+from tests.support.commands import command
 
 
 def test_print_settings_shows_every_setting_with_its_value_and_meaning():

@@ -16,8 +16,8 @@ import pytest
 
 from client import Client, NoAnswer
 from loadtest.server import ServerError, serving
-from tests.service.conftest import BUNDLE
-from tests.service.test_main import command
+from tests.support.bundles import BUNDLE
+from tests.support.commands import command
 
 PATIENT = {"timeout_ms": 60_000}
 

@@ -17,9 +17,9 @@ from opentelemetry.trace import SpanKind
 from loadtest.server import serving
 from service.settings import Settings
 from service.telemetry import STAGES, Tracer
-from tests.service.conftest import BUNDLE, fresh
-from tests.service.test_app import body
-from tests.service.test_main import ROOT
+from tests.support.bodies import body
+from tests.support.bundles import BUNDLE, ROOT
+from tests.support.servers import fresh
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 KEY = "a-key-of-the-shop-0123456789"

@@ -1,0 +1,1 @@
+"""Measure exported graphs: speed, agreement, GPU against CPU."""

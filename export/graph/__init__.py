@@ -1,0 +1,1 @@
+"""Build the ONNX graphs of generator and evaluator."""

@@ -1,0 +1,322 @@
+"""Compose the unrolled graph: each step kind is defined once and called K x (1 + S) times.
+
+Two forms of one graph. *gated*: a branch skips the reasoning before a position where no row of the
+batch wants any. *static*: every step is taken and masked, without control flow, as CUDA graphs ask
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from export.graph.graph import Graph, Values
+from export.graph.lower import LOWERINGS, Lowering, encode, evaluator_likes
+from model.network.evaluator import Evaluator
+from model.network.generator import Generator
+from service.engine.contract import EVALUATOR_INPUTS, EVALUATOR_OUTPUTS, INPUTS, OUTPUTS
+
+NEVER = -1e9  # no certainty is below it
+# What reasoning leaves of a choice; its hidden state has then been read for the last time.
+CHOICE = {"logits": TensorProto.FLOAT, "certainty": TensorProto.FLOAT}
+
+
+class ComposeError(ValueError):
+    """A generator that has no served form."""
+
+
+class Loop:
+    """Lays out the reasoning loop of one generator as calls of its step kinds.
+
+    `values` names, at every moment, the tensors that the next step reads: per list, per slate, the
+    host's state, and the choice (hidden state [R, 1, 1, D], logits [R, 1, 1, N] and certainty
+    [R, 1, 1, 1], the negative entropy in nats). The ones spare reshapes: flags of rows go into
+    attention masks as they are.
+    """
+
+    def __init__(self, generator: Generator, slate_length: int, gated: bool) -> None:
+        self.g, self.generator, self.gated = Graph(), generator, gated
+        self.slate_length = slate_length
+        self.budget = generator.reasoning.budget
+        self.host: Lowering = LOWERINGS[type(generator.host)](self.g, generator.host)
+        self.memory = ("keys", "prior", "thoughts", *self.host.memory_parts)
+        self.state = tuple(self.host.state_types)
+        self.values: Values = {}
+
+    def define(self) -> None:
+        """The step kinds as functions."""
+        g, host = self.g, self.host
+        glimpsed = (*host.memory_parts, *self.state)
+
+        def parts(names: Iterable[str], values: Values) -> Values:
+            return {name: values[name] for name in names}
+
+        def start(like: str, **values: str) -> Values:
+            width = self.generator.start_token.shape[0]
+            rows = g.op("Concat", g.op("Shape", like, end=1), g.constant([width]), axis=0)
+            token = g.op("Expand", g.weight("start_token", self.generator.start_token), rows)
+            state, hidden = host.advance(token, values["everyone"], values, {})
+            return {**state, "hidden": g.op("Unsqueeze", hidden, g.constant([1, 2]))}
+
+        def choose(hidden: str, keys: str, prior: str) -> Values:
+            logits = g.op("Add", g.op("MatMul", hidden, keys), prior)
+            logprob = g.op("LogSoftmax", logits)
+            terms = g.op("Mul", g.op("Exp", logprob), logprob)
+            certainty = g.op("ReduceSum", terms, g.constant([3]), keepdims=1)
+            return {"logits": logits, "certainty": certainty}
+
+        def reason(**values: str) -> Values:
+            softened = g.op("Softmax", g.op("Mul", values["logits"], values["cool"]))
+            token = g.op("MatMul", softened, values["thoughts"])
+            token = g.op("Add", g.op("Add", token, values["thought"]), values["hidden"])
+            token = g.op("Squeeze", token, g.constant([1, 2]))
+            state, read = host.advance(token, values["active"], values, parts(self.state, values))
+            refine = self.generator.refine
+            weight = g.weight("refine.weight", refine.weight.T)
+            delta = g.op("Gemm", read, weight, g.weight("refine.bias", refine.bias))
+            delta = g.op("Unsqueeze", delta, g.constant([1, 2]))
+            hidden = g.op("Add", values["hidden"], delta)
+            hidden = g.op("Where", values["active"], hidden, values["hidden"])
+            return {**state, "hidden": hidden}
+
+        def pick(logits: str, scale: str, noise: str, pinned: str, free: str) -> Values:
+            logprob = g.op("LogSoftmax", g.op("Mul", logits, scale))
+            best = g.op("ArgMax", g.op("Add", logprob, noise), axis=3, keepdims=1)
+            item = g.op("Where", free, best, pinned)
+            return {"item": item, "logprob": g.op("GatherElements", logprob, item, axis=3)}
+
+        def recommend(**values: str) -> Values:
+            item = values["item"]
+            token = g.op("Gather", values["items"], g.op("Add", item, values["offset"]))
+            token = g.op("Add", token, values["place"])
+            token = g.op("Squeeze", token, g.constant([1, 2, 3]))
+            state, hidden = host.advance(
+                token, values["everyone"], values, parts(self.state, values)
+            )
+            mine = g.op("GatherElements", values["group"], item, axis=3)
+            same = g.op("Cast", g.op("Equal", values["group"], mine), to=TensorProto.FLOAT)
+            quota = g.op("Sub", values["quota"], same)
+            quota = g.op("ScatterElements", quota, item, values["spent"], axis=3)
+            shut = g.op("LessOrEqual", quota, g.number(0.0))
+            prior = g.op("Where", shut, g.number(NEVER), values["prior"])
+            hidden = g.op("Unsqueeze", hidden, g.constant([1, 2]))
+            return {**state, "quota": quota, "prior": prior, "hidden": hidden}
+
+        given = ("numbers", "tokens", "mask")
+        g.function("Encode", given, lambda **v: encode(g, self.generator, host, *v.values()))
+        g.function("Start", ("like", "everyone", *host.memory_parts), start)
+        g.function("Choose", ("hidden", "keys", "prior"), choose)
+        g.function("Pick", ("logits", "scale", "noise", "pinned", "free"), pick)
+        if self.budget:
+            read = ("thought", "cool", "active", "thoughts", "hidden", "logits")
+            g.function("Reason", (*read, *glimpsed), reason)
+        if self.slate_length > 1:
+            read = ("item", "offset", "place", "items", "everyone", "spent")
+            g.function("Recommend", (*read, "group", "quota", "prior", *glimpsed), recommend)
+
+    def compose(self) -> None:
+        """The whole loop, from the contract's inputs to its outputs."""
+        g, k = self.g, self.slate_length
+        self.define()
+        self.knobs()
+        columns: list[Values] = []
+        self.values |= g.call("Start", "start", self.values)
+        self.choose("p0")
+        for position in range(k):
+            label = f"p{position}"
+            before = self.values["certainty"]
+            if self.budget:
+                self.values |= self.reason(position)
+            self.values |= {
+                name: self.values[f"{name}.{position}"] for name in ("noise", "pinned", "free")
+            }
+            picked = g.call("Pick", f"{label}.pick", self.values)
+            columns.append(
+                {**picked, "before": before, "after": self.values["certainty"],
+                 **{name: self.values[name] for name in ("logits", "taken") if name in self.values}}
+            )  # fmt: skip
+            if position + 1 < k:
+                place = self.generator.position.weight[position]
+                self.values |= {
+                    "item": picked["item"],
+                    "place": g.weight(f"place.{position}", place),
+                }
+                self.values |= g.call("Recommend", f"{label}.recommend", self.values)
+                self.choose(f"p{position + 1}")
+        self.outputs(columns)
+
+    def knobs(self) -> None:
+        """Encode the lists, spread them over the slates, unpack the knobs once for all steps."""
+        g, k = self.g, self.slate_length
+        lists = g.call("Encode", "encode", {name: name for name in ("numbers", "tokens", "mask")})
+        per_slate = {name: g.op("Gather", lists[name], "list") for name in self.memory}
+
+        def scalar(name: str) -> str:  # [R] -> [R, 1, 1, 1]
+            return str(g.op("Unsqueeze", name, g.constant([1, 2, 3])))
+
+        # N, counted: CUDA keeps what comes from a Shape on the host, and captures no copy of it.
+        ones = g.op("Cast", g.op("Equal", "group", "group"), to=TensorProto.INT64)
+        size = g.op("ReduceSum", ones, g.constant([1]), keepdims=0)  # [R]
+        quota, group = (g.op("Unsqueeze", n, g.constant([1, 2])) for n in ("quota", "group"))
+        shut = g.op("LessOrEqual", quota, g.number(0.0))
+        length = g.op("Unsqueeze", "length", g.constant([1]))
+        inside = g.op("Less", g.constant(np.arange(k)), length)  # [R, K]
+        free = g.op("Less", "pinned", g.constant(0))
+        everyone = g.op("GreaterOrEqual", scalar("length"), g.constant(0))
+        self.values |= {
+            **per_slate,
+            "prior": g.op("Where", shut, g.number(NEVER), per_slate["prior"]),
+            "items": lists["items"],
+            "like": "list",
+            "everyone": everyone,
+            "offset": scalar(g.op("Mul", "list", size)),
+            "group": group,
+            "quota": quota,
+            "spent": g.op("Neg", g.op("Cast", everyone, to=TensorProto.FLOAT)),
+            "scale": g.op("Reciprocal", scalar("recommend_temperature")),
+            "inside": inside,
+            "chosen": g.op("And", inside, free),
+        }
+        for name, value, axes in (
+            ("noise", "noise", [2]),
+            ("pinned", "pinned", [2, 3]),
+            ("free", free, [2, 3]),
+        ):
+            value = g.op("Unsqueeze", value, g.constant(axes))
+            self.split(value, [f"{name}.{position}" for position in range(k)])
+        if self.budget:
+            self.values["cool"] = g.op("Reciprocal", scalar("reason_temperature"))
+            never = g.constant(np.zeros((1, 1, 1, self.budget)), np.bool_)
+            self.values["nobody"] = g.op("And", everyone, never)
+            # A step is wanted below this certainty; where budget or slate end, below none.
+            steps = g.constant(np.arange(self.budget))
+            left = g.op("Less", steps, scalar("budget"))  # [R, 1, 1, S]
+            chosen = g.op("Unsqueeze", self.values["chosen"], g.constant([2, 3]))
+            open_ = g.op("And", left, chosen)  # [R, K, 1, S]
+            limit = g.op("Neg", scalar("entropy_threshold"))
+            limits = g.op("Where", open_, limit, g.number(NEVER))
+            limits = g.op("Reshape", limits, g.constant([0, k * self.budget, 1, 1]))
+            names = [f"limit.{p}.{s}" for p in range(k) for s in range(self.budget)]
+            self.split(limits, names)
+
+    def split(self, value: str, names: list[str]) -> None:
+        """Cut a value along axis 1 into pieces of one, under these names."""
+        if len(names) == 1:
+            self.values[names[0]] = value
+            return
+        pieces = self.g.op("Split", value, outputs=len(names), axis=1, num_outputs=len(names))
+        self.values |= dict(zip(names, pieces, strict=True))
+
+    def choose(self, label: str) -> None:
+        """Logits and certainty of the hidden state."""
+        self.values |= self.g.call("Choose", f"{label}.choose", self.values)
+
+    def reason(self, position: int) -> Values:
+        """The choice, the state, and `taken` bool [R, 1, 1, S]: who took which step."""
+        g, now = self.g, self.values
+        wants = g.op("Less", now["certainty"], now[f"limit.{position}.0"])
+        if not self.gated:
+            return self.steps(position, wants)
+        last = position + 1 == self.slate_length
+        types = {**CHOICE, "taken": TensorProto.BOOL, **({} if last else self.host.state_types)}
+        return g.branch(
+            # One gate a position: who wants a first step nearly always wants the others too.
+            g.op("ReduceMax", wants, keepdims=0),
+            f"p{position}.gate",
+            lambda: self.steps(position, wants),
+            lambda: now | {"taken": now["nobody"]},
+            types,
+        )
+
+    def steps(self, position: int, active: str) -> Values:
+        """Every step before a position, masked; `active` flags who takes the first."""
+        g, now, taken = self.g, dict(self.values), [active]
+        for step in range(self.budget):
+            if step:
+                # Who did not take the step before is as certain as then, so wants none now.
+                taken.append(g.op("Less", now["certainty"], now[f"limit.{position}.{step}"]))
+            thought = self.generator.reason_step.weight[step] + self.generator.reason_token.bias
+            label = f"p{position}.s{step}"
+            now |= {"active": taken[-1], "thought": g.weight(f"thought.{step}", thought)}
+            now |= g.call("Reason", label, now)
+            now |= g.call("Choose", f"{label}.choose", now)
+        found = {name: now[name] for name in (*CHOICE, *self.state)}
+        return found | {"taken": g.op("Concat", *taken, axis=3)}
+
+    def outputs(self, columns: list[Values]) -> None:
+        """Join the columns [R, 1, 1, .] of all positions, and blank what is no choice."""
+        g = self.g
+
+        def joined(name: str) -> str:
+            return str(g.op("Concat", *(column[name] for column in columns), axis=1))
+
+        def flat(name: str) -> str:
+            return str(g.op("Squeeze", joined(name), g.constant([2, 3])))
+
+        chosen, nothing = self.values["chosen"], g.number(0.0)
+        found = {
+            "slate": g.op("Where", self.values["inside"], flat("item"), g.constant(-1)),
+            "logprob": g.op("Where", chosen, flat("logprob"), nothing),
+            "entropy_before": g.op("Where", chosen, g.op("Neg", flat("before")), nothing),
+            "entropy_after": g.op("Where", chosen, g.op("Neg", flat("after")), nothing),
+            "logits": g.op("Squeeze", joined("logits"), g.constant([2])),
+        }
+        if self.budget:
+            taken = g.op("Cast", joined("taken"), to=TensorProto.INT64)
+            found["steps"] = g.op("ReduceSum", taken, g.constant([2, 3]), keepdims=0)
+        else:
+            zero = g.op("Cast", self.values["chosen"], to=TensorProto.INT64)
+            found["steps"] = g.op("Mul", zero, g.constant(0))
+        for name in OUTPUTS:
+            g.output(name, found[name])
+
+
+def compose(
+    generator: Generator, numbers: int, tokens: int, slate_length: int, gated: bool
+) -> onnx.ModelProto:
+    """The unrolled graph with the contract's inputs and outputs; lists and slates are dynamic.
+
+    numbers, tokens: columns F and T of the featuriser. Raises ComposeError for a generator of a
+    control: only the paper's token, added to the state, is served.
+    """
+    reasoning = generator.reasoning
+    for name, served in (("token", "aggregate"), ("update", "add")):
+        if getattr(reasoning, name) != served:
+            raise ComposeError(
+                f"reasoning.{name}: only {served} is served, got {getattr(reasoning, name)!r}"
+            )
+    loop = Loop(generator, slate_length, gated)
+    loop.compose()
+    fixed = {"F": numbers, "T": tokens, "K": slate_length}
+    return loop.g.model("eglr", infos(INPUTS, fixed), infos(OUTPUTS, fixed))
+
+
+def compose_evaluator(
+    evaluator: Evaluator, numbers: int, tokens: int, slate_length: int
+) -> onnx.ModelProto:
+    """The evaluator over finished slates: like-probabilities and utility."""
+    g = Graph()
+    likes, utility = evaluator_likes(
+        g, evaluator, slate_length, *("numbers", "tokens", "list", "slate")
+    )
+    g.output("likes", likes)
+    g.output("utility", utility)
+    fixed = {"F": numbers, "T": tokens, "K": slate_length}
+    return g.model("evaluator", infos(EVALUATOR_INPUTS, fixed), infos(EVALUATOR_OUTPUTS, fixed))
+
+
+def infos(
+    table: dict[str, tuple[type[np.generic], tuple[str, ...]]], fixed: dict[str, int]
+) -> list[onnx.ValueInfoProto]:
+    """The contract's tensors as ONNX describes them."""
+    return [
+        helper.make_tensor_value_info(
+            name,
+            helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
+            [fixed.get(axis, axis) for axis in axes],
+        )
+        for name, (dtype, axes) in table.items()
+    ]

@@ -1,0 +1,351 @@
+"""torch modules -> ONNX nodes: the same arithmetic in few, large operators.
+
+What a module owes to the request alone is computed once, outside the loop; products of two linear
+maps are one; the projections of an attention are one matrix. Dense layers inside the loop are Gemm
+on [R, D], whose bias costs no node of its own. An attention of one head has less to compute: its
+output projection goes into the values, and over a list its query projection into the keys. Every
+step is compared with its module before a bundle is written (export.bundle.verify).
+
+Axes: B lists, R slates, N candidates, D width, H heads, L tokens read so far.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from export.graph.graph import Graph, Values
+from model.network.evaluator import Evaluator, discount
+from model.network.generator import Generator
+from model.network.hosts import Glimpse, GruHost, PointerHost, TransformerHost
+from model.network.layers import MASKED, Attention, Block, CandidateEmbedding
+
+
+def dense(g: Graph, name: str, weight: Tensor, bias: Tensor | None, x: str) -> str:
+    """x [..., in] -> [..., out] over any leading axes; weight [out, in] as torch keeps it."""
+    y = g.op("MatMul", x, g.weight(f"{name}.weight", weight.T))
+    return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", bias))
+
+
+def linear(g: Graph, name: str, module: nn.Linear, x: str) -> str:
+    """x [..., in] -> [..., out]."""
+    return dense(g, name, module.weight, module.bias, x)
+
+
+def gemm(g: Graph, name: str, weight: Tensor, bias: Tensor, x: str) -> str:
+    """x [R, in] -> [R, out] in one node."""
+    return g.op("Gemm", x, g.weight(f"{name}.weight", weight.T), g.weight(f"{name}.bias", bias))
+
+
+def layer_norm(g: Graph, name: str, module: nn.LayerNorm, x: str) -> str:
+    """Over the last axis."""
+    scale, shift = g.weight(f"{name}.weight", module.weight), g.weight(f"{name}.bias", module.bias)
+    return g.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=module.eps)
+
+
+def residual_gemms(g: Graph, name: str, module: nn.Sequential, norm: str, x: str) -> str:
+    """x [R, D] plus the feed-forward of its norm [R, D]."""
+    inner = gemm(g, f"{name}.0", module[0].weight, module[0].bias, norm)
+    outer = gemm(g, f"{name}.2", module[2].weight, module[2].bias, g.op("Gelu", inner))
+    return g.op("Add", x, outer)
+
+
+def embed(g: Graph, name: str, module: CandidateEmbedding, numbers: str, tokens: str) -> str:
+    """numbers [B, N, F], tokens [B, N, T] -> [B, N, D]."""
+    x = linear(g, f"{name}.project", module.project, numbers)
+    rows = g.op("Gather", g.weight(f"{name}.table", module.table.weight), tokens)
+    x = g.op("Add", x, g.op("ReduceSum", rows, g.constant([2]), keepdims=0))
+    x = g.op("Add", x, linear(g, f"{name}.hidden", module.hidden, g.op("Gelu", x)))
+    return layer_norm(g, f"{name}.norm", module.norm, x)
+
+
+def block(g: Graph, name: str, module: Block, x: str, bias: str) -> str:
+    """x [B, L, D], bias [B, 1, 1, L] -> [B, L, D].
+
+    Plain products for the attention: over sets as short as these the fused operators of
+    onnxruntime's CPU provider are no faster.
+    """
+    own = module.attention
+    normed = layer_norm(g, f"{name}.norms.0", module.norms[0], x)
+    packed = dense(g, f"{name}.query_key_value", *packed_projections(own, True), normed)
+    if own.heads == 1:
+        q, k, v = g.op("Split", packed, outputs=3, axis=2, num_outputs=3)
+        bias = g.op("Squeeze", bias, g.constant([1]))
+        scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 2, 1])), bias)
+        x = g.op("Add", x, g.op("MatMul", g.op("Softmax", scores), v))
+    else:
+        heads = g.op("Reshape", packed, g.constant([0, 0, 3 * own.heads, -1]))
+        heads = g.op("Transpose", heads, perm=[0, 2, 1, 3])
+        q, k, v = g.op("Split", heads, outputs=3, axis=1, num_outputs=3)
+        scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2])), bias)
+        mixed = g.op("Transpose", g.op("MatMul", g.op("Softmax", scores), v), perm=[0, 2, 1, 3])
+        mixed = g.op("Reshape", mixed, g.constant([0, 0, -1]))
+        x = g.op("Add", x, linear(g, f"{name}.output", own.output, mixed))
+    normed = layer_norm(g, f"{name}.norms.1", module.norms[1], x)
+    inner = linear(g, f"{name}.feed_forward.0", module.feed_forward[0], normed)
+    outer = linear(g, f"{name}.feed_forward.2", module.feed_forward[2], g.op("Gelu", inner))
+    return g.op("Add", x, outer)
+
+
+def packed_projections(own: Attention, scaled: bool) -> tuple[Tensor, Tensor]:
+    """Weight [3 D, D] and bias [3 D] of query, key and value; scaled: scores need no division.
+
+    Of one head the value comes out projected: weights sum to one, so W (sum w v) + b is the sum of
+    w (W v + b).
+    """
+    (query, shift), (key, key_bias), (value, value_bias) = projections(own)
+    scale = (query.shape[0] // own.heads) ** -0.5 if scaled else 1.0
+    if own.heads == 1:
+        value, value_bias = through_output(own, value, value_bias)
+    weight = torch.cat([query * scale, key, value])
+    return weight, torch.cat([shift * scale, key_bias, value_bias])
+
+
+def projections(own: Attention) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of query, key and value, in float64."""
+    (key, value), (key_bias, value_bias) = (
+        own.key_value.weight.chunk(2),
+        own.key_value.bias.chunk(2),
+    )
+    pairs = ((own.query.weight, own.query.bias), (key, key_bias), (value, value_bias))
+    return [(weight.double(), bias.double()) for weight, bias in pairs]
+
+
+def through_output(own: Attention, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The value projection followed by the output projection."""
+    weight, shift = own.output.weight.double(), own.output.bias.double()
+    return weight @ value, weight @ bias + shift
+
+
+def bias_of(g: Graph, mask: str) -> str:
+    """bool [..., N] -> float: 0 where true, else MASKED."""
+    return g.op("Where", mask, g.number(0.0), g.number(MASKED))
+
+
+class GlimpseLowering:
+    """model.network.hosts.Glimpse: cross-attention to candidates; keys and values kept per list."""
+
+    parts = ("memory_keys", "memory_values", "memory_bias")
+
+    def __init__(self, g: Graph, name: str, module: Glimpse) -> None:
+        self.g, self.name, self.module = g, name, module
+
+    def memory(self, candidates: str, bias: str) -> Values:
+        """candidates [B, N, D], bias [B, 1, 1, N] -> keys, values [B, H, N, D / H], bias."""
+        g, cross = self.g, self.module.cross
+        (query, shift), key, value = projections(cross)
+        if cross.heads == 1:
+            # (Wq x + bq) . (Wk c + bk) = x . Wq'(Wk c + bk) + bq . Wk c + what all c have alike
+            scale = query.shape[0] ** -0.5
+            told = dense(g, f"{self.name}.prior", shift[None] @ key[0] * scale, None, candidates)
+            told = g.op("Unsqueeze", g.op("Transpose", told, perm=[0, 2, 1]), g.constant([1]))
+            bias = g.op("Add", bias, told)
+            key, value = (query.T @ key[0], query.T @ key[1]), through_output(cross, *value)
+        found = {"memory_bias": bias}
+        for part, (weight, offset) in zip(self.parts[:2], (key, value), strict=True):
+            x = dense(g, f"{self.name}.{part}", weight, offset, candidates)
+            if cross.heads == 1:
+                found[part] = g.op("Unsqueeze", x, g.constant([1]))
+            else:
+                x = g.op("Reshape", x, g.constant([0, 0, cross.heads, -1]))
+                found[part] = g.op("Transpose", x, perm=[0, 2, 1, 3])
+        return found
+
+    def add(self, memory: Values, x: str) -> str:
+        """x [R, D] plus what it saw [R, D]."""
+        g, cross = self.g, self.module.cross
+        q = layer_norm(g, f"{self.name}.norm", self.module.norm, x)
+        if cross.heads > 1:
+            q = gemm(g, f"{self.name}.query", cross.query.weight, cross.query.bias, q)
+        q = g.op("Reshape", q, g.constant([0, cross.heads, 1, -1]))
+        seen = g.op("Attention", q, *(memory[part] for part in self.parts))
+        return g.op("Add", x, merge_heads(g, f"{self.name}.output", cross, seen))
+
+
+def merge_heads(g: Graph, name: str, module: Attention, mixed: str) -> str:
+    """What the heads saw [R, H, 1, D / H] -> [R, D] through the output projection."""
+    flat = g.op("Reshape", mixed, g.constant([0, -1]))
+    if module.heads == 1:  # the values came projected
+        return flat
+    return gemm(g, name, module.output.weight, module.output.bias, flat)
+
+
+class TransformerLowering:
+    """model.network.hosts.TransformerHost. A slot that a row did not read is false in its mask."""
+
+    memory_parts = GlimpseLowering.parts
+    state_types: ClassVar[dict[str, int]] = {
+        "cache_keys": TensorProto.FLOAT,
+        "cache_values": TensorProto.FLOAT,
+        "cache_mask": TensorProto.BOOL,
+    }
+
+    def __init__(self, g: Graph, host: TransformerHost) -> None:
+        self.g, self.host = g, host
+        self.glimpse = GlimpseLowering(g, "host.glimpse", host.glimpse)
+        self.memory = self.glimpse.memory
+
+    def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
+        """Token x [R, D] where read bool [R, 1, 1, 1]: the state, and the hidden state [R, D]."""
+        g, host, own = self.g, self.host, self.host.own
+        normed = layer_norm(g, "host.norms.0", host.norms[0], x)
+        packed = gemm(g, "host.own.query_key_value", *packed_projections(own, False), normed)
+        heads = g.op("Reshape", packed, g.constant([0, 3 * own.heads, 1, -1]))
+        q, k, v = g.op("Split", heads, outputs=3, axis=1, num_outputs=3)
+        mask = read
+        if state:
+            mask = g.op("Concat", state["cache_mask"], read, axis=3)
+            mixed, k, v = g.op(
+                "Attention", q, k, v, mask, state["cache_keys"], state["cache_values"], outputs=3
+            )
+        else:
+            mixed = v  # the only token sees itself
+        x = g.op("Add", x, merge_heads(g, "host.own.output", own, mixed))
+        x = self.glimpse.add(memory, x)
+        normed = layer_norm(g, "host.norms.1", host.norms[1], x)
+        x = residual_gemms(g, "host.feed_forward", host.feed_forward, normed, x)
+        hidden = layer_norm(g, "host.norms.2", host.norms[2], x)
+        return {"cache_keys": k, "cache_values": v, "cache_mask": mask}, hidden
+
+
+class RecurrentLowering:
+    """What the two GRU hosts share: model.network.hosts.GruHost and PointerHost."""
+
+    state_types: ClassVar[dict[str, int]] = {"recurrent": TensorProto.FLOAT}
+
+    def __init__(self, g: Graph, host: GruHost | PointerHost) -> None:
+        self.g, self.host = g, host
+        self.glimpse = (
+            GlimpseLowering(g, "host.glimpse", host.glimpse) if isinstance(host, GruHost) else None
+        )
+        self.memory_parts = self.glimpse.parts if self.glimpse else ()
+
+    def memory(self, candidates: str, bias: str) -> Values:
+        """As the glimpse's; nothing for a host that never looks."""
+        return self.glimpse.memory(candidates, bias) if self.glimpse else {}
+
+    def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
+        """Token x [R, D] where read bool [R, 1, 1, 1]: the state, and the hidden state [R, D]."""
+        g, host, cell = self.g, self.host, self.host.cell
+        width = cell.hidden_size
+        normed = layer_norm(g, "host.norms.0", host.norms[0], x)
+        weights = [zrn(cell.weight_ih)[None], zrn(cell.weight_hh)[None]]
+        bias = torch.cat([zrn(cell.bias_ih), zrn(cell.bias_hh)])[None]
+        one = g.constant([0])
+        initial = (g.op("Unsqueeze", state["recurrent"], one),) if state else ()
+        _, new = g.op(
+            "GRU", g.op("Unsqueeze", normed, one),
+            *(g.weight(f"host.cell.{n}", w) for n, w in zip("wrb", [*weights, bias], strict=True)),
+            *(("", *initial) if initial else ()),
+            outputs=2, hidden_size=width, linear_before_reset=1,
+        )  # fmt: skip
+        new = g.op("Squeeze", new, one)
+        x = g.op("Add", x, new)
+        if state:
+            row = g.op("Squeeze", read, g.constant([2, 3]))
+            new = g.op("Where", row, new, state["recurrent"])
+        if self.glimpse:
+            x = self.glimpse.add(memory, x)
+        normed = layer_norm(g, "host.norms.1", host.norms[1], x)
+        x = residual_gemms(g, "host.feed_forward", host.feed_forward, normed, x)
+        return {"recurrent": new}, layer_norm(g, "host.norms.2", host.norms[2], x)
+
+
+def zrn(parameter: Tensor) -> Tensor:
+    """torch stacks the gates of a GRU as reset, update, new; ONNX as update, reset, new."""
+    reset, update, new = parameter.chunk(3)
+    return torch.cat([update, reset, new])
+
+
+Lowering = TransformerLowering | RecurrentLowering
+LOWERINGS: dict[type[nn.Module], type[TransformerLowering] | type[RecurrentLowering]] = {
+    TransformerHost: TransformerLowering,
+    GruHost: RecurrentLowering,
+    PointerHost: RecurrentLowering,
+}
+
+
+def encode(
+    g: Graph, generator: Generator, host: Lowering, numbers: str, tokens: str, mask: str
+) -> Values:
+    """Everything that a list tells every step.
+
+    keys [B, 1, D, N] and prior [B, 1, 1, N]: logits are hidden . keys + prior, for the query
+    projection is multiplied into the keys; thoughts [B, 1, N, D]: the reasoning token's projection,
+    which an average of candidates takes in either order; items [B * N, D]: item tokens; the host's
+    memory.
+    """
+    x = embed(g, "embed", generator.embed, numbers, tokens)
+    bias = bias_of(g, g.op("Unsqueeze", mask, g.constant([1, 2])))
+    for number, module in enumerate(generator.blocks):
+        x = block(g, f"blocks.{number}", module, x, bias)
+    candidates = layer_norm(g, "encoded_norm", generator.encoded_norm, x)
+    query, key, prior = generator.pointer_query, generator.pointer_key, generator.prior
+    width = query.in_features
+    # q(h) . k(c) / sqrt(D) = h . (Wq'Wk c + Wq'bk) / sqrt(D) + (bq'Wk c + bq'bk) / sqrt(D)
+    wq, bq, wk, bk = (p.double() for p in (query.weight, query.bias, key.weight, key.bias))
+    scale = width**-0.5
+    keys = dense(g, "pointer.keys", wq.T @ wk * scale, wq.T @ bk * scale, candidates)
+    weight = bq[None] @ wk * scale + prior.weight.double()
+    prior_bias = (bq @ bk * scale + prior.bias.double()).view(1)
+    priors = dense(g, "pointer.prior", weight, prior_bias, candidates)
+    item = linear(g, "item_token", generator.item_token, candidates)
+    thoughts = dense(g, "reason_token", generator.reason_token.weight, None, candidates)
+    second = g.constant([1])
+    flipped = (
+        g.op("Unsqueeze", g.op("Transpose", x, perm=[0, 2, 1]), second) for x in (keys, priors)
+    )
+    return {
+        "keys": next(flipped),
+        "prior": g.op("Add", next(flipped), bias),
+        "thoughts": g.op("Unsqueeze", thoughts, second),
+        "items": g.op("Reshape", item, g.constant([-1, width])),
+        **host.memory(candidates, bias),
+    }
+
+
+def evaluator_likes(
+    g: Graph,
+    evaluator: Evaluator,
+    slate_length: int,
+    numbers: str,
+    tokens: str,
+    rows: str,
+    slate: str,
+) -> tuple[str, str]:
+    """Slates int64 [R, K] (-1: no item) of lists `rows` int64 [R] -> likes [R, K], utility [R]."""
+    x = embed(g, "embed", evaluator.embed, numbers, tokens)
+    width = evaluator.position.embedding_dim
+    size = g.op("Shape", numbers, start=1, end=2)
+    offset = g.op("Unsqueeze", g.op("Mul", rows, size), g.constant([1]))
+    index = g.op("Add", g.op("Max", slate, g.constant(0)), offset)
+    x = g.op("Gather", g.op("Reshape", x, g.constant([-1, width])), index)
+    places = torch.arange(slate_length).clamp(max=evaluator.position.num_embeddings - 1)
+    x = g.op("Add", x, g.weight("position", evaluator.position.weight[places]))
+    mask = g.op("GreaterOrEqual", slate, g.constant(0))
+    if evaluator.recurrent is not None:
+        gru = evaluator.recurrent
+        weights = [zrn(gru.weight_ih_l0)[None], zrn(gru.weight_hh_l0)[None]]
+        bias = torch.cat([zrn(gru.bias_ih_l0), zrn(gru.bias_hh_l0)])[None]
+        y, _ = g.op(
+            "GRU", g.op("Transpose", x, perm=[1, 0, 2]),
+            *(g.weight(f"recurrent.{n}", w) for n, w in zip("wrb", [*weights, bias], strict=True)),
+            outputs=2, hidden_size=gru.hidden_size, linear_before_reset=1,
+        )  # fmt: skip
+        y = g.op("Transpose", g.op("Squeeze", y, g.constant([1])), perm=[1, 0, 2])
+        x = g.op("Add", x, y)
+    wide = g.op("Unsqueeze", bias_of(g, mask), g.constant([1, 2]))
+    for number, module in enumerate(evaluator.blocks):
+        x = block(g, f"blocks.{number}", module, x, wide)
+    logit = linear(g, "head", evaluator.head, layer_norm(g, "norm", evaluator.norm, x))
+    held = g.op("Cast", mask, to=TensorProto.FLOAT)
+    likes = g.op("Mul", g.op("Sigmoid", g.op("Squeeze", logit, g.constant([2]))), held)
+    weight = held
+    if evaluator.discounted:
+        weight = g.op("Mul", held, g.weight("discount", discount(slate_length)))
+    axis = g.constant([1])
+    value = g.op("ReduceSum", g.op("Mul", likes, weight), axis, keepdims=0)
+    return likes, g.op("Div", value, g.op("ReduceSum", weight, axis, keepdims=0))

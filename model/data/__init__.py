@@ -1,0 +1,1 @@
+"""Read logs, and write and load canonical data sets."""

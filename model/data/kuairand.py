@@ -1,0 +1,235 @@
+"""KuaiRand: candidate lists cut from sessions of consecutive exposures.
+
+The logs say what was shown and when, not which exposures were ranked together. A session is what a
+user was shown on one tab without a gap; it is chopped into lists, whose positions are the order of
+exposure. Of the logs only standard recommendation counts: exposures that were placed at random
+(`is_rand`) tell nothing of a ranking, and are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+from tqdm import tqdm
+
+from model.data import splits
+from model.data.sources import Source
+from model.data.tables import (
+    DTYPES,
+    ROW,
+    DataError,
+    Rule,
+    check,
+    id_rule,
+    once,
+    require,
+    scan,
+    whole_number,
+)
+from service.engine.features.schema import Schema
+
+PART = 4_000_000  # exposures in memory at once; those of one user stay together
+LOG = ("user_id", "video_id", "date", "hourmin", "time_ms", "is_rand", "tab")
+VIDEO_TOKENS = ("author_id", "video_type", "upload_type", "music_id", "music_type")
+VIDEOS = ("video_id", *VIDEO_TOKENS, "upload_dt", "video_duration", "tag")
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """How lists are cut, and which feedback is their label.
+
+    label     is_click or long_view
+    gap       minutes without an exposure that end a session
+    length    exposures in a list, at most
+    shortest  exposures in a list, at least: what a chop leaves over is dropped below it
+    """
+
+    label: str
+    gap: int
+    length: int
+    shortest: int
+
+    def __post_init__(self) -> None:
+        if self.gap < 1:
+            raise DataError(Path("--gap"), "at least a minute", value=self.gap)
+        if not 2 <= self.shortest <= self.length:
+            rule = f"from 2 to --length, {self.length}"
+            raise DataError(Path("--shortest"), rule, value=self.shortest)
+
+
+def read_kuairand(
+    logs: Sequence[Path],
+    videos: Path,
+    users: Path | None,
+    schema: Schema,
+    sessions: Sessions,
+    scratch: Path,
+    part: int = PART,
+) -> tuple[Source, dict[str, int]]:
+    """Read log_standard_*.csv, video_features_basic_*.csv and maybe user_features_*.csv.
+
+    Works in the directory `scratch`, on about `part` exposures at a time. Returns the lists, and
+    how many exposures were dropped and why. Raises DataError.
+    """
+    narrow = [scratch / f"log-{index}.parquet" for index in range(len(logs))]
+    read = 0
+    for path, target in zip(tqdm(logs, "logs", disable=None, leave=False), narrow, strict=True):
+        read += _read_log(path, sessions.label, target)
+    exposures = pl.scan_parquet(narrow)
+    standard = exposures.select(pl.len()).collect().item()
+    shown = exposures.select("item_id").unique().collect(engine="streaming")
+    catalogue = _read_videos(videos, shown)
+    uploads = catalogue.select("item_id", "upload_dt")
+    parts = max(1, math.ceil(standard / part))
+    files, kept = [], 0
+    for index in tqdm(range(parts), "sessions", disable=None, leave=False):
+        mine = exposures.filter(pl.col("user_id").hash(0) % parts == index).collect()
+        lists = cut(mine, sessions).join(uploads, "item_id", "left", maintain_order="left")
+        # Some videos were edited after they were shown: their upload date is later.
+        age = (pl.col("date") - pl.col("upload_dt")).dt.total_days().clip(0)
+        files.append(scratch / f"lists-{index}.parquet")
+        lists.with_columns(age.cast(pl.Float64).alias("upload_age")).write_parquet(files[-1])
+        kept += len(lists)
+    rows = pl.scan_parquet(files)
+    requests = splits.by_time(
+        rows.group_by("request_id")
+        .agg(
+            pl.col("user_id").first(),
+            pl.col("time_ms").min().alias("timestamp"),
+            pl.col("time_ms").max().alias("end"),
+            pl.len().alias("size"),
+        )
+        .sort("timestamp", "request_id")
+        .collect(engine="streaming")
+    )
+    if {"train", "valid", "test"} - set(requests["split"]):
+        rule = "enough lists for train, valid and test; see --gap, --length and --shortest"
+        raise DataError(logs[0], rule, value=len(requests))
+    dropped = {
+        "exposures at random": read - standard,
+        "exposures in short lists, or repeated in a session": standard - kept,
+        "exposures across a split": kept - int(requests["size"].sum()),
+    }
+    source = Source(
+        rows=rows.select(
+            "request_id", "user_id", "item_id", "position", "label", "tab", "hour", "upload_age"
+        ),
+        requests=requests.select("request_id", "user_id", "timestamp", "split"),
+        items=catalogue.drop("upload_dt"),
+        users=_read_users(users, requests.select("user_id").unique(), schema),
+    )
+    return source, dropped
+
+
+def _read_log(path: Path, label: str, target: Path) -> int:
+    """Check one log and write its standard exposures; returns the number of all exposures."""
+    raw = scan(path)
+    dtypes = raw.collect_schema()
+    require(path, dtypes, [*LOG, label], "log")
+    whole_time, time = whole_number("time_ms", dtypes["time_ms"], pl.Int64)
+    minute = pl.col("hourmin").cast(pl.Int32, strict=False)
+    clock = minute.is_between(0, 2359) & (minute % 100 < 60)
+    date = pl.col("date").cast(pl.String).str.to_date("%Y%m%d", strict=False)
+    rules = [
+        id_rule("user_id"),
+        id_rule("video_id"),
+        Rule("date", "a date, YYYYMMDD", date.is_null()),
+        Rule("hourmin", "a time of day, HHMM", ~clock.fill_null(False)),
+        whole_time,
+        Rule("time_ms", "at least 0", (time < 0).fill_null(False)),
+        *(
+            Rule(name, "0 or 1", ~pl.col(name).cast(pl.String).is_in(["0", "1"]).fill_null(False))
+            for name in (label, "is_rand")
+        ),
+        id_rule("tab"),
+    ]
+    check(path, raw, rules)
+    raw.filter(pl.col("is_rand").cast(pl.String) == "0").select(
+        pl.col("user_id").cast(pl.String),
+        pl.col("video_id").cast(pl.String).alias("item_id"),
+        pl.col("tab").cast(pl.String),
+        (minute // 100).cast(pl.String).alias("hour"),
+        date.alias("date"),
+        time.alias("time_ms"),
+        pl.col(label).cast(pl.Float32).alias("label"),
+    ).sink_parquet(target)
+    return int(raw.select(pl.len()).collect(engine="streaming").item())
+
+
+def cut(exposures: pl.DataFrame, sessions: Sessions) -> pl.DataFrame:
+    """Cut the exposures of some users into lists: adds request_id str and position i32."""
+    ordered = exposures.sort("user_id", "time_ms", maintain_order=True)
+    time = pl.col("time_ms")
+    begins = (
+        (pl.col("user_id") != pl.col("user_id").shift())
+        | (pl.col("tab") != pl.col("tab").shift())
+        | (time - time.shift() > sessions.gap * 60_000)
+    )
+    index = pl.int_range(pl.len()).over("session")
+    return (
+        ordered.with_columns(begins.fill_null(True).cum_sum().alias("session"))
+        # A list shows a video once, so the first answer to it counts.
+        .unique(["session", "item_id"], keep="first", maintain_order=True)
+        .with_columns(
+            (index // sessions.length).alias("chop"),
+            (index % sessions.length).cast(pl.Int32).alias("position"),
+        )
+        .filter(pl.len().over("session", "chop") >= sessions.shortest)
+        .with_columns(
+            pl.format(
+                "{}-{}", "user_id", (pl.col("position") == 0).cum_sum().over("user_id")
+            ).alias("request_id"),
+            # One context per list: that of its first exposure.
+            pl.col("hour").first().over("session", "chop"),
+        )
+        .drop("session", "chop")
+    )
+
+
+def _read_videos(path: Path, shown: pl.DataFrame) -> pl.DataFrame:
+    """The features of the videos shown, by item_id; those the file lacks have nulls."""
+    raw = scan(path)
+    require(path, raw.collect_schema(), VIDEOS)
+    upload = pl.col("upload_dt").cast(pl.String).str.to_date("%Y-%m-%d", strict=False)
+    duration = pl.col("video_duration").cast(pl.Float64, strict=False)
+    for name, rule, good in (
+        ("upload_dt", "a date, YYYY-MM-DD", upload.is_not_null()),
+        ("video_duration", "milliseconds, at least 0", (duration >= 0) & duration.is_finite()),
+    ):
+        check(path, raw, [Rule(name, rule, pl.col(name).is_not_null() & ~good.fill_null(False))])
+    check(path, raw, [id_rule("video_id")])
+    tags = pl.col("tag").cast(pl.String).str.split(",")
+    table = (
+        raw.select(
+            ROW,
+            pl.col("video_id").cast(pl.String),
+            *(pl.col(name).cast(pl.String) for name in VIDEO_TOKENS),
+            upload.alias("upload_dt"),
+            (duration / 1000).alias("duration"),
+            tags.list.eval(pl.element().str.strip_chars()).cast(DTYPES["categories"]).alias("tags"),
+        )
+        .join(shown.lazy(), left_on="video_id", right_on="item_id", how="semi")
+        .sort(ROW)
+        .collect(engine="streaming")
+    )
+    once(path, table, ["video_id"])
+    found = table.drop(ROW).rename({"video_id": "item_id"})
+    return shown.join(found, on="item_id", how="left").sort("item_id")
+
+
+def _read_users(path: Path | None, active: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """The schema's user features, all of them categories, of the users with a list."""
+    if path is None:
+        return active.sort("user_id")
+    names = [feature.name for feature in schema.features if feature.of == "user"]
+    raw = scan(path)
+    require(path, raw.collect_schema(), ["user_id", *names])
+    check(path, raw, [id_rule("user_id")])
+    texts = [pl.col(name).cast(pl.String) for name in ("user_id", *names)]
+    table = raw.select(ROW, *texts).collect(engine="streaming")
+    once(path, table, ["user_id"])
+    return active.join(table.drop(ROW), on="user_id", how="left").sort("user_id")

@@ -1,0 +1,151 @@
+"""Candidate lists as padded arrays: in memory, or in files of which only a batch is ever read."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.engine.features.featuriser import Integers
+
+Array = np.ndarray[Any, Any]
+
+
+class Arrays(NamedTuple):
+    """R lists side by side; N is the longest list, F and T the featuriser's columns."""
+
+    numbers: Array  # float32 [R, N, F]
+    tokens: Array  # int64 [R, N, T]
+    mask: Array  # bool [R, N], true at real candidates
+    labels: Array  # float32 [R, N], 0 where padded
+
+    @classmethod
+    def zeros(cls, lists: int, longest: int, numbers: int, tokens: int) -> Arrays:
+        """Room for `lists` lists of at most `longest` candidates."""
+        return cls(
+            np.zeros((lists, longest, numbers), np.float32),
+            np.zeros((lists, longest, tokens), np.int64),
+            np.zeros((lists, longest), np.bool_),
+            np.zeros((lists, longest), np.float32),
+        )
+
+
+class Stored:
+    """A .npy file that is indexed by rows as its array would be.
+
+    It is mapped anew for each reading: pages that were read do not stay part of the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shape = np.load(path, mmap_mode="r").shape
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: Integers) -> Array:
+        return np.asarray(np.load(self.path, mmap_mode="r"))[rows]
+
+
+@dataclass(frozen=True, repr=False)
+class Lists:
+    """Some rows of arrays that several `Lists` may share; an array is read only when asked for."""
+
+    arrays: Mapping[str, Array | Stored]  # by the fields of Arrays
+    rows: Integers  # which rows of them, int64 [R]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array | Stored]) -> Lists:
+        """All rows."""
+        return cls(arrays, np.arange(len(arrays["mask"])))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def longest(self) -> int:
+        """N, the padded length of every list."""
+        return int(self.arrays["mask"].shape[1])
+
+    def read(self, index: Sequence[int] | Integers | slice) -> Arrays:
+        """The lists at `index`, and nothing else, in memory."""
+        rows = self.rows[index]
+        return Arrays(*(self.arrays[name][rows] for name in Arrays._fields))
+
+    def take(self, index: Sequence[int] | Integers | slice) -> Lists:
+        """The lists at `index`, still where they are."""
+        return Lists(self.arrays, self.rows[index])
+
+    def rankable(self, piece: int = 1 << 16) -> Lists:
+        """Only lists with a positive and a negative: the others tell nothing about order."""
+        told = [np.zeros(0, np.bool_)]
+        for start in range(0, len(self), piece):
+            rows = self.rows[start : start + piece]
+            positives = (self.arrays["labels"][rows] > 0.5).sum(axis=1)
+            told.append((positives > 0) & (positives < self.arrays["mask"][rows].sum(axis=1)))
+        return self.take(np.flatnonzero(np.concatenate(told)))
+
+    @property
+    def numbers(self) -> Array:
+        """The whole array, read into memory; so are the three below."""
+        return self.arrays["numbers"][self.rows]
+
+    @property
+    def tokens(self) -> Array:
+        return self.arrays["tokens"][self.rows]
+
+    @property
+    def mask(self) -> Array:
+        return self.arrays["mask"][self.rows]
+
+    @property
+    def labels(self) -> Array:
+        return self.arrays["labels"][self.rows]
+
+
+def in_memory(shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lists:
+    """Lists of `shape` (see Arrays.zeros) from blocks that follow each other."""
+    whole, start = Arrays.zeros(*shape), 0
+    for block in blocks:
+        for array, part in zip(whole, block, strict=True):
+            array[start : start + len(part)] = part
+        start += len(block.mask)
+    return Lists.of(whole._asdict())
+
+
+def in_files(directory: Path, shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lists:
+    """The same lists in `directory`, written unless it is there, one block in memory at a time.
+
+    Of several processes that ask, one writes and the others wait. The directory takes its name
+    only when complete.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            building = directory.parent / "unfinished"
+            shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
+            building.mkdir()
+            _write(building, shape, blocks)
+            building.rename(directory)
+    return Lists.of({name: Stored(directory / f"{name}.npy") for name in Arrays._fields})
+
+
+def _write(directory: Path, shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> None:
+    files = [(directory / f"{name}.npy").open("wb") for name in Arrays._fields]
+    try:
+        for file, part in zip(files, Arrays.zeros(0, *shape[1:]), strict=True):
+            header = np.lib.format.header_data_from_array_1_0(part)
+            header["shape"] = (shape[0], *part.shape[1:])
+            np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            for file, part in zip(files, block, strict=True):
+                part.tofile(file)
+    finally:
+        for file in files:
+            file.close()

@@ -1,0 +1,220 @@
+"""MovieLens-1M: candidate lists of a first-stage retriever, with what is known of the movies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from model.data import statistics
+from model.data.retrieval import (
+    FOLDS,
+    GROUPS,
+    HELD_OUT,
+    Integers,
+    Ratings,
+    Retrieved,
+    core,
+    deal,
+    quality,
+    retrieve,
+)
+from model.data.sources import Source
+from model.data.tables import DTYPES, ROW, DataError, Rule, check, id_rule, once, require, scan
+from service.engine.features.schema import Schema
+
+CORE = 20  # ratings that every user and movie has at least
+POSITIVE = 4.0  # the least rating that counts as a like
+LEAST, MOST = 0.5, 5.0  # rating
+VALID = 0  # the group of users whose lists are valid, not train
+RATINGS = ("user_id", "movie_id", "rating", "timestamp")
+MOVIES = ("movie_id", "title", "genres")
+USERS = ("user_id", "gender", "age", "occupation", "zip_code")
+
+
+def read_movielens(
+    ratings: Path, movies: Path, users: Path | None, schema: Schema
+) -> tuple[Source, dict[str, dict[str, float]]]:
+    """Read one's copy of MovieLens-1M; returns its lists and, by split, the retrieval's `quality`.
+
+    `ratings` is ratings.dat or a CSV (.csv, .csv.gz) of user_id, movie_id and rating; `movies` and
+    `users` are movies.dat and users.dat. Times of ratings are not read: the split is at random.
+    Raises DataError for a broken row.
+    """
+    table = core(read_ratings(ratings), CORE)
+    if (count := table["user_id"].n_unique()) < GROUPS:
+        rule = f"at least {GROUPS} users with {CORE} ratings of movies with {CORE} ratings"
+        raise DataError(ratings, rule, value=count)
+    titles = _read_table(movies, MOVIES)
+    people = None if users is None else _read_table(users, USERS)
+    dealt = deal(table)
+    found = retrieve(dealt)
+    cells = [(group, fold) for group in range(GROUPS) for fold in range(FOLDS)]
+    splits = [*("valid" if group == VALID else "train" for group, _ in cells), "test"]
+    qualities = {
+        split: quality(
+            np.concatenate([f.labels for f, s in zip(found, splits, strict=True) if s == split])
+        )
+        for split in ("train", "valid", "test")
+    }
+    return _source(dealt, found, splits, titles, people, schema), qualities
+
+
+def _source(
+    ratings: Ratings,
+    found: Sequence[Retrieved],
+    splits: Sequence[str],
+    titles: pl.DataFrame,
+    people: pl.DataFrame | None,
+    schema: Schema,
+) -> Source:
+    """The lists as rows; those of a cell have the item statistics without it inline."""
+    counts = _counts(ratings)
+    shape = (GROUPS * FOLDS, len(ratings.item_ids))
+    shows = counts["shows"].to_numpy().reshape(shape).astype(np.float64)
+    popularity = shows.sum(axis=0)
+    strength = next(f.prior_strength for f in schema.features if f.name == "like_rate")
+    like_rate, _ = statistics.like_rates(counts, strength)
+    out_of_cell = statistics.out_of_fold_like_rates(counts, strength)["value"].to_numpy()
+    # Inline in the rows of each cell; test rows, the last, have the item table's values.
+    table = np.full((1, shape[1]), np.nan)
+    inline = {
+        "popularity": np.vstack([popularity - shows, table]),
+        "like_rate": np.vstack([out_of_cell.reshape(shape), table]),
+    }
+    rows, requests, histories = [], [], []
+    for cell, (retrieved, split) in enumerate(zip(found, splits, strict=True)):
+        name = "test" if split == "test" else str(cell % FOLDS)
+        requests.append(_named(ratings, retrieved.users, name).with_columns(split=pl.lit(split)))
+        listed = np.isfinite(retrieved.scores)
+        at, position = np.nonzero(listed)
+        items = retrieved.items[listed]
+        rows.append(
+            _named(ratings, retrieved.users[at], name).with_columns(
+                item_id=pl.Series(ratings.item_ids[items]),
+                position=pl.Series(position, dtype=pl.Int32),
+                label=pl.Series(retrieved.labels[listed], dtype=pl.Float32),
+                score=pl.Series(retrieved.scores[listed]),
+                **{
+                    feature: pl.Series(values[cell][items]).fill_nan(None)
+                    for feature, values in inline.items()
+                },
+            )
+        )
+        answered = retrieved.known & np.isin(ratings.users, retrieved.users)
+        histories.append(
+            _named(ratings, ratings.users[answered], name).select(
+                "request_id",
+                item_id=pl.Series(ratings.item_ids[ratings.items[answered]]),
+                label=pl.Series(ratings.liked[answered], dtype=pl.Float32),
+            )
+        )
+    movies = pl.DataFrame({"item_id": ratings.item_ids, "popularity": popularity}).join(
+        like_rate.rename({"value": "like_rate"}), on="item_id", how="left", maintain_order="left"
+    )
+    users = pl.DataFrame({"user_id": ratings.user_ids})
+    return Source(
+        rows=pl.concat(rows).lazy(),
+        requests=pl.concat(requests).with_row_index("timestamp").cast({"timestamp": pl.Int64}),
+        items=movies.hstack(_content(ratings.item_ids, titles, schema)),
+        users=users
+        if people is None
+        else users.join(people, on="user_id", how="left", maintain_order="left"),
+        histories=pl.concat(histories),
+    )
+
+
+def _named(ratings: Ratings, users: Integers, name: str) -> pl.DataFrame:
+    """request_id and user_id, one row for each of `users`."""
+    user = pl.Series("user_id", ratings.user_ids[users])
+    return pl.DataFrame([(user + f"-{name}").alias("request_id"), user])
+
+
+def _counts(ratings: Ratings) -> pl.DataFrame:
+    """Shows and likes of every movie in every cell of the known part, cell by cell.
+
+    A rating counts as a show. The result is what `statistics.like_counts` returns, but in this
+    order and with the zeros.
+    """
+    known = ratings.fold != HELD_OUT
+    cell = (ratings.group[ratings.users] * FOLDS + ratings.fold)[known]
+    size = GROUPS * FOLDS * len(ratings.item_ids)
+    at = cell * len(ratings.item_ids) + ratings.items[known]
+    return pl.DataFrame(
+        {
+            "item_id": np.tile(ratings.item_ids, GROUPS * FOLDS),
+            "fold": np.repeat(np.arange(GROUPS * FOLDS, dtype=np.int32), len(ratings.item_ids)),
+            "shows": np.bincount(at, minlength=size),
+            "likes": np.bincount(at[ratings.liked[known]], minlength=size),
+        }
+    )
+
+
+def _content(item_ids: npt.NDArray[np.str_], titles: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """Year, decade, genres, words and vector of the title, for each id; null where unknown."""
+    table = pl.DataFrame({"movie_id": item_ids}).join(
+        titles, on="movie_id", how="left", maintain_order="left"
+    )
+    year = table["title"].str.extract(r"\((\d{4})\)\s*$").cast(pl.Float64)
+    bare = table["title"].str.replace(r"\s*\(\d{4}\)\s*$", "").str.to_lowercase()
+    words = bare.str.extract_all(r"[\p{L}\p{N}]+")
+    width = next(f.width for f in schema.features if f.name == "title_vector")
+    vectors = statistics.token_vectors([bag or () for bag in words.to_list()], width)
+    decade = year.map_elements(lambda y: [f"{int(y) // 10 * 10}"], DTYPES["categories"])
+    return pl.DataFrame(
+        {
+            "year": year,
+            "decade": decade,
+            "genres": table["genres"].str.split("|"),
+            "title_words": words,
+            "title_vector": pl.Series(vectors.tolist(), dtype=DTYPES["vector"]),
+        }
+    )
+
+
+def read_ratings(path: Path) -> pl.DataFrame:
+    """user_id, movie_id str, liked bool."""
+    if path.suffix == ".dat":
+        frame = _read(path, RATINGS).lazy()
+    else:
+        frame = scan(path)
+        require(path, frame.collect_schema(), RATINGS[:3])
+    rating = pl.col("rating").cast(pl.Float64, strict=False)
+    rule = f"a number from {LEAST:g} to {MOST:g}"
+    rules = [
+        id_rule("user_id"),
+        id_rule("movie_id"),
+        Rule("rating", rule, ~rating.is_between(LEAST, MOST).fill_null(False)),
+    ]
+    check(path, frame, rules)
+    ids = [pl.col(name).cast(pl.String) for name in ("user_id", "movie_id")]
+    table = frame.select(ROW, *ids, (rating >= POSITIVE).alias("liked")).collect()
+    once(path, table, ["user_id", "movie_id"], "once per user")
+    return table.drop(ROW).rename({"movie_id": "item_id"})
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """A table whose first column is an id, once per row."""
+    table = _read(path, columns)
+    check(path, table.lazy(), [id_rule(columns[0])])
+    once(path, table, columns[:1])
+    return table.drop(ROW)
+
+
+def _read(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """The text columns of a .dat file, latin-1 and separated by `::`, with ROW in front."""
+    try:
+        lines = path.read_text(encoding="latin-1").rstrip("\n").split("\n")
+    except OSError as error:
+        raise DataError(path, f"unreadable ({error.strerror})") from None
+    fields = pl.Series(lines).str.split("::")
+    broken = (fields.list.len() != len(columns)).arg_true()
+    if len(broken):
+        row = int(broken[0])
+        rule = f"{', '.join(columns)}, separated by ::"
+        raise DataError(path, rule, row=row + 1, value=lines[row])
+    table = {name: fields.list.get(index) for index, name in enumerate(columns)}
+    return pl.DataFrame(table).with_row_index(ROW, offset=1)

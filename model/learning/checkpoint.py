@@ -1,0 +1,132 @@
+"""A training run's directory: tensors in safetensors, the rest in JSON, replaced atomically."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.network.config import Config, from_dict
+from model.network.evaluator import Evaluator
+from model.network.generator import Generator
+from service.engine.features.featuriser import Featuriser
+
+CHECKPOINT = "checkpoint.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, unfinished, or of another run."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run, ready to evaluate or export; threshold in nats, share as Policy's."""
+
+    config: Config
+    featuriser: Featuriser
+    generator: Generator
+    evaluator: Evaluator
+    threshold: float
+    share: float
+    info: dict[str, Any]
+
+
+def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Generator, Evaluator]:
+    """Fresh networks for these features; `positions` is the longest shown list."""
+    columns = (featuriser.numbers_width, featuriser.vocabulary_size)
+    generator = Generator(config.network, *columns, config.slate_length, config.reasoning)
+    discounted = config.utility == "discounted"
+    network = config.evaluator_network or config.network
+    return generator, Evaluator(network, *columns, positions, discounted)
+
+
+def write(directory: Path, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Save a state: the tensors under a new name first, then the JSON that points to them.
+
+    Tensors are saved from the CPU, so that a checkpoint loads on any machine.
+    """
+    name = f"state-{info['saves']:05d}.safetensors"
+    save_file(
+        {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
+        directory / name,
+    )
+    temporary = directory / (CHECKPOINT + ".tmp")
+    temporary.write_text(json.dumps({**info, "tensors": name}, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, directory / CHECKPOINT)
+    for old in directory.glob("state-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The last saved state. Raises CheckpointError when there is none."""
+    path = directory / CHECKPOINT
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; train first (make train)")
+    info = json.loads(path.read_text(encoding="utf-8"))
+    return info, load_file(directory / info["tensors"])
+
+
+def load(directory: Path) -> Trained:
+    """Load a finished run. Raises CheckpointError when it is missing or not finished."""
+    info, tensors = read(directory)
+    if info["stage"] != "done":
+        raise CheckpointError(
+            f"{directory}: training stopped in stage {info['stage']!r}; "
+            "run the same train command again to finish it"
+        )
+    config = from_dict(Config, info["config"])
+    featuriser = Featuriser.load(directory)
+    generator, evaluator = build(config, featuriser, info["positions"])
+    restore(generator, tensors, "generator.")
+    restore(evaluator, tensors, "evaluator.")
+    networks = generator.eval(), evaluator.eval()
+    return Trained(config, featuriser, *networks, info["threshold"], info["share"], info)
+
+
+def collect(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The module's tensors, each name behind prefix."""
+    return {prefix + name: tensor for name, tensor in module.state_dict().items()}
+
+
+def restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """The inverse of collect. Raises CheckpointError when the tensors are of another network."""
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:  # torch lists every name on a line of its own
+        what = " ".join(str(error).split())
+        raise CheckpointError(f"weights of another network or version: {what}") from error
+
+
+def collect_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments as flat tensors."""
+    return {
+        f"optimizer.{index}.{name}": tensor
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of collect_optimizer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = tensor
+    payload = optimizer.state_dict()
+    payload["state"] = state
+    optimizer.load_state_dict(payload)
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """The configuration as JSON."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,151 @@
+"""Ask a served bundle for slates of held-out lists, and measure them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from model.data.dataset import Dataset, Impression
+from model.data.metrics import interval, slate_metrics
+from model.data.sources import DataError
+from service.engine.session import Session
+
+
+def uninformative(impression: Impression, seed: int = 0) -> Impression:
+    """The same list in an order that tells nothing.
+
+    The shuffle depends on the request id alone, so that every evaluation asks the same thing.
+    """
+    draw = np.random.default_rng([seed, *impression.request_id.encode()])
+    order = draw.permutation(len(impression.labels)).tolist()
+    inline = bool(impression.request.features)
+    request = dataclasses.replace(
+        impression.request,
+        ids=[impression.request.ids[i] for i in order],
+        scores=[impression.request.scores[i] for i in order],
+        features=[impression.request.features[i] for i in order] if inline else (),
+    )
+    return dataclasses.replace(
+        impression, request=request, labels=tuple(impression.labels[i] for i in order)
+    )
+
+
+def rankable(impressions: Iterable[Impression]) -> list[Impression]:
+    """Those with a positive and a negative label; the others tell nothing about order."""
+    return [i for i in impressions if 0 < sum(y > 0.5 for y in i.labels) < len(i.labels)]
+
+
+# Lists -> per list the chosen candidate indices and the reasoning steps spent.
+Ask = Callable[[Sequence[Impression]], list[tuple[list[int], int]]]
+
+
+def through_session(session: Session) -> Ask:
+    """Ask a bundle in this process, through the service's featuriser and session."""
+
+    def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
+        slates = session.run([session.row(i.request) for i in impressions])
+        return [(slate.indices.tolist(), int(slate.steps.sum())) for slate in slates]
+
+    return ask
+
+
+def through_http(url: str, attempts: int = 5) -> Ask:
+    """Ask a running service; a call with a degraded answer, which is not the model's, is repeated.
+
+    A machine that stalls longer than the server's deadline degrades answers now and then. Raises
+    OSError when the service does not answer, or degrades every one of the attempts.
+    """
+
+    def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
+        bodies = [i.request.to_json() | {"timeout_ms": 30_000} for i in impressions]
+        request = urllib.request.Request(
+            f"{url}/rerank/batch", json.dumps({"requests": bodies}).encode(), method="POST"
+        )
+        for _ in range(attempts):
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                responses = json.load(answer)["responses"]
+            degraded = {r["degraded"]["reason"] for r in responses if r["degraded"]}
+            if not degraded:
+                break
+        else:
+            reasons = ", ".join(sorted(degraded))
+            raise OSError(f"{url}: degraded ({reasons}) {attempts} times; not the model's answers")
+        return [
+            (
+                [entry["initial_position"] for entry in response["slate"]],
+                response["reasoning"]["steps_used"],
+            )
+            for response in responses
+        ]
+
+    return ask
+
+
+def evaluate(
+    session: Session, data: Path, split: str = "test", ask: Ask | None = None
+) -> dict[str, Any]:
+    """Metrics of a bundle on one split of a data set, as `[mean, low, high]` over lists.
+
+    The lists are asked shuffled, with what the schema declares and the user's history; by default
+    of the session itself. `ndcg@10 gain over` holds paired differences from the shown order and
+    from sorting by the item like rate. Intervals are 95 % bootstrap intervals over lists.
+    Raises DataError for a split without a list that tells of order.
+    """
+    shown = rankable(Dataset(data).impressions([split]))
+    if not shown:
+        rule = f"at least one {split} list with a positive and a negative, to measure order by"
+        raise DataError(data, rule, value="none")
+    impressions = [uninformative(i) for i in shown]
+    labels = [i.labels for i in impressions]
+    ask = ask or through_session(session)
+    slates, steps = [], []
+    for start in tqdm(range(0, len(impressions), 32), f"evaluate {split}", leave=False):
+        for slate, used in ask(impressions[start : start + 32]):
+            slates.append(slate)
+            steps.append(used)
+    length = max(map(len, slates))
+    baselines = {
+        "shown order": slate_metrics(
+            *padded(
+                [list(range(min(length, len(i.labels)))) for i in shown], [i.labels for i in shown]
+            )
+        )
+    }
+    rate = session.featuriser.schema.history.rate
+    if rate is not None:
+        column = session.featuriser.column(rate)
+        orders = [
+            np.argsort(-session.featuriser.transform(i.request)[0][:, column], kind="stable")
+            for i in impressions
+        ]
+        by_rate = [order[:length].tolist() for order in orders]
+        baselines["item like rate"] = slate_metrics(*padded(by_rate, labels))
+    scores = slate_metrics(*padded(slates, labels))
+    result: dict[str, Any] = {"data": f"{data.parent.name}/{data.name}", "split": split}
+    result["lists"] = len(impressions)
+    for name, values in (*scores.items(), ("reasoning_steps", np.array(steps, np.float64))):
+        result[name] = [round(value, 4) for value in interval(values)]
+    result["ndcg@10 gain over"] = {
+        name: [round(value, 4) for value in interval(scores["ndcg@10"] - other["ndcg@10"])]
+        for name, other in baselines.items()
+    }
+    return result
+
+
+def padded(
+    slates: Sequence[Sequence[int]], labels: Sequence[Sequence[float]]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Ragged slates and labels -> int64 [R, K] (-1 = empty) and float32 [R, N]."""
+    slate = np.full((len(slates), max(map(len, slates))), -1, np.int64)
+    label = np.zeros((len(labels), max(map(len, labels))), np.float32)
+    for index, (chosen, given) in enumerate(zip(slates, labels, strict=True)):
+        slate[index, : len(chosen)] = chosen
+        label[index, : len(given)] = given
+    return slate, label

@@ -1,0 +1,165 @@
+"""GRPO against a frozen judge (arXiv 2402.03300), with the gates of a sample replayed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.learning.machine import Machine, processes, total
+from model.learning.policy import Batch, Policy, descend, pointer_loss
+from model.network.config import GrpoConfig
+from model.network.evaluator import Judge
+from model.network.generator import Encoded, Generator
+from model.network.reasoning import Decoded, Replay, follow, sampler
+
+
+class Grpo:
+    """Rounds of sampling G slates per request with reasoning on, rewarding and improving them.
+
+    One decoding serves a whole round: beside the G sampled slates, each request has one more that
+    follows the log, for the supervised loss; and the sample is its own first replay.
+    """
+
+    def __init__(
+        self,
+        settings: GrpoConfig,
+        policy: Policy,
+        frozen: Generator,
+        judge: Judge,
+        machine: Machine,
+    ) -> None:
+        self.settings, self.policy, self.judge = settings, policy, judge
+        self.machine = machine
+        self.budget = policy.config.reasoning.budget
+        self.reference = Policy(policy.config, frozen, policy.threshold, policy.share)
+        self.sample = sampler(policy.config.reasoning.recommend_temperature)
+
+    def update(self, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
+        """One round on a batch of requests: sample, then `updates_per_sample` gradient steps.
+
+        The metrics of all processes add up.
+        """
+        # No dropout: a ratio between two different dropout masks would be noise.
+        generator = self.policy.generator.eval()
+        settings, inputs = self.settings, (batch.numbers, batch.tokens, batch.mask)
+        with self.machine.autocast():
+            encoded = generator.encode(*inputs)
+            order = self.policy.logged_order(batch, encoded)
+            first = self._draw(encoded, order)
+            sampled = self._sampled(first.slate)
+            reward = self._reward(batch, sampled)
+            prior = self._prior(inputs, first)
+        advantage = advantages(reward)
+        before = self._sampled(first.logprob.detach())
+        now = first
+        for repetition in range(settings.updates_per_sample):
+            if repetition:
+                with self.machine.autocast():
+                    now = self._replay(self.policy, generator, inputs, first)
+            policy_loss = grpo_loss(
+                self._sampled(now.logprob),
+                before,
+                prior,
+                advantage,
+                sampled >= 0,
+                settings.clip,
+                settings.kl,
+            )
+            logged = now.logits.view(len(order), -1, *now.logits.shape[1:])[:, -1]
+            supervised = pointer_loss(logged, order, batch.labels)
+            loss = policy_loss + settings.supervised * supervised
+            if settings.imitate:
+                loss = loss + settings.imitate * imitation_loss(
+                    self._sampled(now.logprob), advantage, sampled >= 0
+                )
+            descend(optimizer, generator, loss)
+        steps = self._sampled(first.steps).sum(dim=2)
+        return {
+            "reward": reward.mean().item() / processes(),
+            "supervised": supervised.item(),
+            "steps": steps.float().mean().item() / processes(),
+        }
+
+    def _draw(self, encoded: Encoded, order: Tensor) -> Decoded:
+        """G sampled slates and the logged one, side by side."""
+        slates = self.settings.group + 1
+
+        def pick(position: int, logits: Tensor) -> Tensor:
+            item = self.sample(position, logits).view(-1, slates)
+            item[:, -1] = order[:, position].clamp(min=0)
+            return item.flatten()
+
+        return self.policy.decode(encoded, pick, self.budget, slates, learning=True)
+
+    def _replay(
+        self, policy: Policy, generator: Generator, inputs: tuple[Tensor, ...], first: Decoded
+    ) -> Decoded:
+        """The same slates behind the same gates, under other weights."""
+        encoded = generator.encode(*inputs)
+        slates = self.settings.group + 1
+        return policy.decode(encoded, follow(first.slate), Replay(first.gates), slates)
+
+    @torch.no_grad()
+    def _prior(self, inputs: tuple[Tensor, ...], first: Decoded) -> Tensor:
+        """Log-probabilities [B, G, K] under the policy GRPO started from; unread without KL."""
+        if not self.settings.kl:
+            return self._sampled(first.logprob.detach())
+        prior = self._replay(self.reference, self.reference.generator, inputs, first)
+        return self._sampled(prior.logprob)
+
+    @torch.no_grad()
+    def _reward(self, batch: Batch, slates: Tensor) -> Tensor:
+        """The judge's utility [B, G] of slates [B, G, K]."""
+        embedded = self.judge.embed(batch.numbers, batch.tokens)
+        embedded = embedded.repeat_interleave(slates.shape[1], 0)
+        return self.judge.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])
+
+    def _sampled(self, rows: Tensor) -> Tensor:
+        """[B * (G + 1), K] -> [B, G, K], without the logged slates."""
+        return rows.view(-1, self.settings.group + 1, rows.shape[1])[:, :-1]
+
+
+def advantages(reward: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Rewards [R, G] -> (r - mean) / (std + eps) within each group; a flat group gives zeros."""
+    centred = reward - reward.mean(dim=1, keepdim=True)
+    std = reward.std(dim=1, unbiased=False, keepdim=True)
+    return torch.where(std > epsilon, centred / (std + epsilon), torch.zeros_like(centred))
+
+
+def imitation_loss(logprob: Tensor, advantage: Tensor, alive: Tensor) -> Tensor:
+    """Negative log-likelihood per item of the best slate of each group, a scalar.
+
+    Self-imitation (arXiv 1806.05635) next to the policy gradient, whose noise it has not.
+    logprob [R, G, K], advantage [R, G], alive bool [R, G, K]; groups without spread are left out.
+    The losses of all processes add up.
+    """
+    best = advantage.argmax(dim=1, keepdim=True)
+    kept = alive & (advantage.gather(1, best) > 0).unsqueeze(2)
+    index = best.unsqueeze(2).expand(-1, 1, logprob.shape[2])
+    kept, found = kept.gather(1, index), logprob.gather(1, index)
+    return -(found * kept).sum() / total(kept.sum()).clamp(min=1)
+
+
+def grpo_loss(
+    logprob: Tensor,
+    sampled_logprob: Tensor,
+    reference_logprob: Tensor,
+    advantage: Tensor,
+    alive: Tensor,
+    clip: float,
+    kl: float,
+) -> Tensor:
+    """Clipped policy loss over item choices (GRPO, arXiv 2402.03300, eq. 3), a scalar.
+
+    logprob, sampled_logprob, reference_logprob [..., K] of the chosen items now, when sampled, and
+    under the warm start; advantage [...]; alive bool [..., K]. Reasoning tokens are not
+    choices: they carry gradient but no likelihood of their own. The losses of all processes add up.
+    """
+    ratio = torch.exp(logprob - sampled_logprob)
+    gain = torch.minimum(
+        ratio * advantage.unsqueeze(-1), ratio.clamp(1 - clip, 1 + clip) * advantage.unsqueeze(-1)
+    )
+    # Unbiased and never negative estimator of the divergence (arXiv 2402.03300, eq. 4).
+    log_ratio = reference_logprob - logprob
+    divergence = torch.exp(log_ratio) - log_ratio - 1.0
+    return -((gain - kl * divergence) * alive).sum() / total(alive.sum())

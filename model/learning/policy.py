@@ -1,0 +1,185 @@
+"""The generator with the knobs of its loop, and the losses of supervised training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.data.lists import Lists
+from model.learning.machine import add_gradients, total
+from model.network.config import Config
+from model.network.controls import control
+from model.network.evaluator import Evaluator, discount
+from model.network.generator import Encoded, Generator
+from model.network.reasoning import Decoded, EntropyGate, Gate, decode, follow, greedy
+
+
+class Batch:
+    """One minibatch of lists as tensors on one device: numbers, tokens, mask, labels."""
+
+    def __init__(
+        self, lists: Lists, index: np.ndarray[Any, Any] | slice, device: torch.device | None = None
+    ) -> None:
+        arrays = (torch.from_numpy(array).to(device) for array in lists.read(index))
+        self.numbers, self.tokens, self.mask, self.labels = arrays
+
+
+class Policy:
+    """The generator with the knobs of its loop: what is sampled, replayed and validated.
+
+    threshold: of the entropy gate, in the unit of that gate; share: the part of all K x S steps
+    that it takes on validation lists, which controls are given too.
+    """
+
+    def __init__(
+        self, config: Config, generator: Generator, threshold: float, share: float = 0.0
+    ) -> None:
+        self.config, self.generator = config, generator
+        self.threshold, self.share = threshold, share
+
+    def gate(self, rows: int, budget: int, device: torch.device, learning: bool = False) -> Gate:
+        """The configured gate, with one threshold for every row; a budget of 0 turns any off.
+
+        While `learning`, the budget of each row may be drawn from 0 to it, or every step be taken.
+        """
+        reasoning = self.config.reasoning
+        name = "always" if learning and reasoning.training_gate == "always" else reasoning.gate
+        if budget and name not in ("entropy", "normalised"):
+            return control(name, self.config.slate_length, budget, self.share)
+        gate = self.entropy_gate(rows, budget, device)
+        if learning and reasoning.random_budget:
+            gate.budget = torch.randint(0, budget + 1, (rows,)).to(device)
+        return gate
+
+    def entropy_gate(self, rows: int, budget: int, device: torch.device) -> EntropyGate:
+        """The gate that the threshold belongs to, with one budget for every row."""
+        return EntropyGate(
+            torch.full((rows,), self.threshold, device=device),
+            torch.full((rows,), budget, dtype=torch.int64, device=device),
+            self.config.reasoning.gate == "normalised",
+        )
+
+    def decode(
+        self,
+        encoded: Encoded,
+        pick: Callable[[int, Tensor], Tensor],
+        gate: Gate | int,
+        group: int = 1,
+        learning: bool = False,
+    ) -> Decoded:
+        """`group` slates per request behind a gate, or behind the configured one by its budget."""
+        if isinstance(gate, int):
+            rows = encoded.mask.shape[0] * group
+            gate = self.gate(rows, gate, encoded.mask.device, learning)
+        temperature = self.config.reasoning.recommend_temperature
+        length = self.config.slate_length
+        return decode(self.generator, encoded, length, pick, temperature, gate, group)
+
+    @torch.no_grad()
+    def rank(
+        self, lists: Lists, budget: int, batch: int = 256, by_entropy: bool = False
+    ) -> list[Decoded]:
+        """Greedy slates for every list, in batches, without dropout and without their logits.
+
+        Behind the configured gate, or `by_entropy` behind the one it is compared with.
+        """
+        self.generator.eval()
+        device = self.generator.start_token.device
+        decoded = []
+        for start in range(0, len(lists), batch):
+            b = Batch(lists, slice(start, start + batch), device)
+            encoded = self.generator.encode(b.numbers, b.tokens, b.mask)
+            gate = self.entropy_gate(len(b.mask), budget, device) if by_entropy else budget
+            found = self.decode(encoded, greedy, gate)
+            nothing = found.logits[:, :0]
+            decoded.append(found._replace(logits=nothing, logits_before=nothing))
+        return decoded
+
+    def entropies(self, lists: Lists) -> Tensor:
+        """What the gate reads before each choice on greedy slates without reasoning, one axis."""
+        decoded = self.rank(lists, 0)
+        entropies = torch.cat([d.entropy_before for d in decoded])
+        if self.config.reasoning.gate == "normalised":
+            sizes = torch.from_numpy(lists.mask.sum(axis=1)).unsqueeze(1)
+            left = sizes - torch.arange(entropies.shape[1])
+            entropies = entropies / left.clamp(min=2).log()
+        return entropies[torch.cat([d.slate for d in decoded]) >= 0]
+
+    def supervised_loss(self, batch: Batch, budget: int) -> Tensor:
+        """Pointer loss along `logged_order`, of one slate per request."""
+        encoded = self.generator.encode(batch.numbers, batch.tokens, batch.mask)
+        order = self.logged_order(batch, encoded)
+        decoded = self.decode(encoded, follow(order), budget, learning=True)
+        loss = pointer_loss(decoded.logits, order, batch.labels)
+        deep = self.config.reasoning.deep_supervision
+        if deep:
+            before = pointer_loss(decoded.logits_before, order, batch.labels)
+            loss = (1 - deep) * loss + deep * before
+        return loss
+
+    @torch.no_grad()
+    def logged_order(self, batch: Batch, encoded: Encoded) -> Tensor:
+        """Slates int64 [B, K] to learn the logged likes along; -1 past the end of a list.
+
+        Half of them are the likes in random order (what a good slate looks like), half are drawn
+        from the generator's own first choice (what its slates look like), so that late positions
+        are learnt after realistic beginnings.
+        """
+        length = self.config.slate_length
+        uniform = torch.rand_like(batch.labels).clamp(1e-9, 1 - 1e-7)
+        noise = -torch.log(-torch.log(uniform))
+        own = self.generator.begin(encoded).logits + noise
+        even = torch.arange(len(noise), device=noise.device) % 2 == 0
+        score = torch.where(even.unsqueeze(1), 10.0 * batch.labels + noise, own)
+        order = score.masked_fill(~batch.mask, -math.inf).argsort(dim=1, descending=True)
+        order = order[:, :length]
+        order = order.masked_fill(~batch.mask.gather(1, order), -1)
+        return functional.pad(order, (0, length - order.shape[1]), value=-1)
+
+
+def evaluator_loss(evaluator: Evaluator, batch: Batch, slate_length: int) -> Tensor:
+    """BCE per position, over whole shown lists and over their heads as long as a slate; a scalar.
+
+    The heads keep slates of K from being something the evaluator never saw. The losses of all
+    processes add up.
+    """
+    embedded = evaluator.embed(batch.numbers, batch.tokens)
+    loss = torch.zeros((), device=batch.mask.device)
+    for length in (batch.mask.shape[1], slate_length):
+        mask = batch.mask[:, :length]
+        logits = evaluator(embedded[:, :length], mask)
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, batch.labels[:, :length], reduction="none"
+        )
+        loss = loss + 0.5 * (losses * mask).sum() / total(mask.sum())
+    return loss
+
+
+def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy against the likes not yet in the slate, rank-discounted; a scalar.
+
+    logits [B, K, N], order int64 [B, K] the slate that was followed, labels [B, N]. The mean is
+    over the batches of all processes: theirs add up to it.
+    """
+    chosen = functional.one_hot(order.clamp(min=0), labels.shape[1]) * (order >= 0).unsqueeze(2)
+    before = chosen.cumsum(dim=1) - chosen
+    left = (labels.unsqueeze(1) > 0.5) & (before == 0)
+    count = left.sum(dim=2)
+    loss = -(torch.log_softmax(logits, dim=2) * left).sum(dim=2) / count.clamp(min=1)
+    weight = discount(order.shape[1], order.device) * ((count > 0) & (order >= 0))
+    return (loss * weight).sum() / total(weight.sum()).clamp(min=1e-9)
+
+
+def descend(optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
+    """One clipped gradient step, the same in all processes; their losses add up."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    add_gradients(module)
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()

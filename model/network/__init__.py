@@ -1,0 +1,1 @@
+"""Generator, evaluator and the reasoning loop."""

@@ -1,0 +1,190 @@
+"""Hosts: the decoders that the reasoning loop can live in.
+
+A host is any module with the attributes and methods of `Host`; generator, loop and export see
+nothing else of it. A new one is one class here and one line in HOSTS.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.network.layers import Attention, bias_of, feed_forward
+
+Axes = dict[str, dict[int, str]]
+
+
+class Host(Protocol):
+    """What the reasoning loop needs of a decoder; states are tuples of tensors, rows first.
+
+    Several slates may be composed for one request: R = B * G rows, those of a request side by side.
+    What belongs to the request (candidates and memory) is never copied per row. The axes name the
+    tensors of memory and state and which of their axes vary (B, N, or L tokens read), for export.
+    """
+
+    memory_axes: ClassVar[Axes]
+    state_axes: ClassVar[Axes]
+
+    def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Per-request projections of candidates [B, N, D], mask [B, N], computed once."""
+
+    def start(self, candidates: Tensor, rows: int) -> tuple[Tensor, ...]:
+        """The state before any token; its last tensor is the hidden state [R, D]."""
+
+    def advance(
+        self, memory: tuple[Tensor, ...], state: tuple[Tensor, ...], token: Tensor, active: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Read token [R, D] where active [R]; elsewhere the hidden state stays as it was."""
+
+
+class Glimpse(nn.Module):
+    """Cross-attention to the candidates: a part of every host here.
+
+    The rows of one request are queries of one attention, so its memory is read once for all.
+    """
+
+    memory_axes: ClassVar[Axes] = {
+        "memory_keys": {0: "B", 2: "N"},
+        "memory_values": {0: "B", 2: "N"},
+        "memory_bias": {0: "B", 3: "N"},
+    }
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.cross = Attention(width, heads)
+
+    def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return *self.cross.memory(candidates), bias_of(mask)
+
+    def forward(self, memory: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        """x [R, D] -> [R, D]."""
+        queries = self.norm(x).view(memory[0].shape[0], -1, x.shape[1])
+        return self.cross.attend(queries, *memory).view(x.shape)
+
+
+class TransformerHost(nn.Module):
+    """One decoder block: self-attention over the tokens so far, cross-attention to candidates.
+
+    State: keys and values [R, heads, L, D / heads], bias [R, 1, 1, L], hidden [R, D]. A token that
+    a row did not read occupies a slot of that row's cache and is masked there by the bias.
+    """
+
+    memory_axes = Glimpse.memory_axes
+    state_axes: ClassVar[Axes] = {
+        "cache_keys": {0: "B", 2: "L"},
+        "cache_values": {0: "B", 2: "L"},
+        "cache_bias": {0: "B", 3: "L"},
+        "hidden": {0: "B"},
+    }
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.own = Attention(width, heads)
+        self.glimpse = Glimpse(width, heads)
+        self.feed_forward = feed_forward(width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(3)])
+        self.dropout = nn.Dropout(dropout)
+
+    def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return self.glimpse.memory(candidates, mask)
+
+    def start(self, candidates: Tensor, rows: int) -> tuple[Tensor, ...]:
+        width = candidates.shape[2]
+        empty = candidates.new_zeros(rows, self.own.heads, 0, width // self.own.heads)
+        nothing = candidates.new_zeros(rows, 1, 1, 0)
+        return empty, empty.clone(), nothing, candidates.new_zeros(rows, width)
+
+    def advance(
+        self, memory: tuple[Tensor, ...], state: tuple[Tensor, ...], token: Tensor, active: Tensor
+    ) -> tuple[Tensor, ...]:
+        keys, values, bias, hidden = state
+        normed = self.norms[0](token).unsqueeze(1)
+        key, value = self.own.memory(normed)
+        keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        bias = torch.cat([bias, bias_of(active.unsqueeze(1))], dim=3)
+        x = token + self.dropout(self.own.attend(normed, keys, values, bias).squeeze(1))
+        x = x + self.dropout(self.glimpse(memory, x))
+        x = x + self.dropout(self.feed_forward(self.norms[1](x)))
+        return keys, values, bias, torch.where(active.unsqueeze(1), self.norms[2](x), hidden)
+
+
+class GruHost(nn.Module):
+    """A GRU over the tokens so far with one glimpse at the candidates: the Seq2Slate family.
+
+    After Bello et al., arXiv 1810.02019, with a GRU for the LSTM. State: recurrent [R, D], hidden
+    [R, D]; its cost does not grow with the tokens read.
+    """
+
+    memory_axes = Glimpse.memory_axes
+    state_axes: ClassVar[Axes] = {"recurrent": {0: "B"}, "hidden": {0: "B"}}
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(width, width)
+        self.glimpse = Glimpse(width, heads)
+        self.feed_forward = feed_forward(width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(3)])
+        self.dropout = nn.Dropout(dropout)
+
+    def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return self.glimpse.memory(candidates, mask)
+
+    def start(self, candidates: Tensor, rows: int) -> tuple[Tensor, ...]:
+        nothing = candidates.new_zeros(rows, candidates.shape[2])
+        return nothing, nothing.clone()
+
+    def advance(
+        self, memory: tuple[Tensor, ...], state: tuple[Tensor, ...], token: Tensor, active: Tensor
+    ) -> tuple[Tensor, ...]:
+        recurrent, hidden = state
+        new = self.cell(self.norms[0](token), recurrent)
+        x = token + self.dropout(new)
+        x = x + self.dropout(self.glimpse(memory, x))
+        x = x + self.dropout(self.feed_forward(self.norms[1](x)))
+        read = active.unsqueeze(1)
+        return torch.where(read, new, recurrent), torch.where(read, self.norms[2](x), hidden)
+
+
+class PointerHost(nn.Module):
+    """A GRU over the tokens so far that never looks at the candidates: the GRN generator's family.
+
+    After Feng et al., arXiv 2104.00860. What it knows of the list is what its tokens tell: the
+    items chosen, and what reasoning aggregates. State: recurrent [R, D], hidden [R, D].
+    """
+
+    memory_axes: ClassVar[Axes] = {}
+    state_axes = GruHost.state_axes
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(width, width)
+        self.feed_forward = feed_forward(width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(3)])
+        self.dropout = nn.Dropout(dropout)
+
+    def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return ()
+
+    def start(self, candidates: Tensor, rows: int) -> tuple[Tensor, ...]:
+        nothing = candidates.new_zeros(rows, candidates.shape[2])
+        return nothing, nothing.clone()
+
+    def advance(
+        self, memory: tuple[Tensor, ...], state: tuple[Tensor, ...], token: Tensor, active: Tensor
+    ) -> tuple[Tensor, ...]:
+        recurrent, hidden = state
+        new = self.cell(self.norms[0](token), recurrent)
+        x = token + self.dropout(new)
+        x = x + self.dropout(self.feed_forward(self.norms[1](x)))
+        read = active.unsqueeze(1)
+        return torch.where(read, new, recurrent), torch.where(read, self.norms[2](x), hidden)
+
+
+HOSTS: dict[str, type[TransformerHost] | type[GruHost] | type[PointerHost]] = {
+    "transformer": TransformerHost,
+    "gru": GruHost,
+    "pointer": PointerHost,
+}

@@ -1,0 +1,1 @@
+"""Baselines, grids of experiments and the reports made of them."""

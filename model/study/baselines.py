@@ -1,0 +1,65 @@
+"""What a re-ranker must beat, on the same lists and features: slates int64 [R, K] of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from model.data.dataset import Dataset
+from model.data.lists import Lists
+from model.study.item_logit import item_effects
+from model.study.lambdamart import fit as fit_lambdamart
+
+Array = np.ndarray[Any, Any]
+
+
+def top(scores: Array, mask: Array, slate_length: int) -> Array:
+    """Scores [R, N] -> slates int64 [R, K] by falling score, -1 past the end of a list."""
+    order = np.argsort(-np.where(mask, scores, -np.inf), axis=1, kind="stable")[:, :slate_length]
+    return np.where(np.take_along_axis(mask, order, axis=1), order, -1)
+
+
+def random_order(lists: Lists, slate_length: int, seed: int) -> Array:
+    """The floor."""
+    return top(np.random.default_rng(seed).random(lists.mask.shape), lists.mask, slate_length)
+
+
+def shown_order(lists: Lists, slate_length: int) -> Array:
+    """As logged: people answer more at the top of a page, so this carries display bias."""
+    position = np.broadcast_to(np.arange(lists.mask.shape[1]), lists.mask.shape)
+    return top(-position.astype(np.float64), lists.mask, slate_length)
+
+
+def item_like_rate(lists: Lists, slate_length: int, dataset: Dataset) -> Array:
+    """The smoothed like rate of each item on the train split."""
+    rate = dataset.featuriser.schema.history.rate
+    if rate is None:
+        raise ValueError("history.rate: the schema names no statistic to sort by")
+    column = dataset.featuriser.column(rate)
+    return top(lists.numbers[:, :, column], lists.mask, slate_length)
+
+
+def item_logit(lists: Lists, slate_length: int, dataset: Dataset, split: str) -> Array:
+    """The effect of each item on the train split, by ridge logistic regression.
+
+    lists: some or all of `dataset.lists([split])`.
+    """
+    effects = item_effects(dataset)
+    shown = dataset.rows.filter(pl.col("split") == split).collect()
+    by_request = dict(shown.group_by("request_id", maintain_order=True).agg("item_id").iter_rows())
+    requests = dataset.requests([split])["request_id"].gather(lists.rows)
+    scores = np.zeros(lists.mask.shape)
+    for row, request in enumerate(requests):
+        own = [effects[item] for item in by_request[request]]
+        scores[row, : len(own)] = own
+    return top(scores, lists.mask, slate_length)
+
+
+def lambdamart(
+    train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
+) -> Array:
+    """LightGBM LambdaMART on the network's own features; stops early on validation NDCG@10."""
+    ranker = fit_lambdamart(train, valid, seed, vocabulary)
+    return top(ranker.score(test), test.mask, slate_length)

@@ -1,0 +1,237 @@
+"""How far the evaluator can be trusted, on lists it never saw: docs/reports/evaluator.md.
+
+What the evaluator likes and the second one (model.study.grid) does not is reward hacking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit
+from scipy.stats import rankdata, spearmanr
+
+from model.data.dataset import Dataset
+from model.data.lists import Lists
+from model.data.metrics import interval
+from model.learning import checkpoint
+from model.learning.policy import Batch, Policy
+from model.network.evaluator import Evaluator, discount
+from model.network.reasoning import sampler
+from model.study.grid import second_evaluator, utilities
+from model.study.plots import drawing
+from model.study.report import shown
+
+Array = np.ndarray[Any, Any]
+BINS = 10
+RANDOM_SLATES = 64
+
+
+@torch.no_grad()
+def like_probabilities(evaluator: Evaluator, lists: Lists, order: Array) -> Array:
+    """Of each position of slates int [R, L] of these lists, float [R, L]; -1 = no item."""
+    found = []
+    for start in range(0, len(lists), 256):
+        piece = slice(start, start + 256)
+        b = Batch(lists, piece)
+        slate = torch.from_numpy(order[piece])
+        index = slate.clamp(min=0).unsqueeze(2).expand(-1, -1, evaluator.position.embedding_dim)
+        embedded = evaluator.embed(b.numbers, b.tokens).gather(1, index)
+        found.append(torch.sigmoid(evaluator(embedded, slate >= 0)))
+    return torch.cat(found).numpy()
+
+
+def auc(score: Array, liked: Array) -> float:
+    """Area under the ROC curve of scores [n] for labels bool [n]; ties count half."""
+    positives = int(liked.sum())
+    negatives = len(liked) - positives
+    ranks = rankdata(score)[liked].sum() - positives * (positives + 1) / 2
+    return float(ranks / (positives * negatives))
+
+
+def calibration(probability: Array, liked: Array) -> tuple[Array, Array, float]:
+    """Mean probability and like rate by decile [BINS], and the expected calibration error."""
+    bins = np.array_split(np.argsort(probability, kind="stable"), BINS)
+    predicted = np.array([probability[b].mean() for b in bins])
+    observed = np.array([liked[b].mean() for b in bins])
+    sizes = np.array([len(b) for b in bins]) / len(probability)
+    return predicted, observed, float((sizes * np.abs(predicted - observed)).sum())
+
+
+def binary_cross_entropy(probability: Array, liked: Array) -> Array:
+    """In nats, elementwise."""
+    clipped = np.clip(probability, 1e-7, 1 - 1e-7)
+    return -np.where(liked, np.log(clipped), np.log(1 - clipped))
+
+
+def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> dict[str, Any]:
+    """What one evaluator says of shown lists against what users said; intervals over lists."""
+    mask, liked = lists.mask, lists.labels > 0.5
+    shown_order = np.where(mask, np.arange(lists.longest), -1)
+    said = like_probabilities(evaluator, lists, shown_order)
+    draw = np.random.default_rng(seed)
+    keys = np.where(mask, draw.random(mask.shape), 2.0)
+    shuffled = np.where(np.sort(keys, axis=1) < 2.0, np.argsort(keys, axis=1), -1)
+    moved = like_probabilities(evaluator, lists, shuffled)
+    back = np.zeros_like(moved)  # what each item got in the shuffled list, at its shown place
+    np.put_along_axis(back, np.argsort(keys, axis=1), moved, axis=1)
+    predicted, observed, error = calibration(said[mask], liked[mask])
+    base = dataset.rows.filter(split="train").select("label").mean().collect().item()
+    losses = {
+        "evaluator": binary_cross_entropy(said, liked),
+        "constant like rate": binary_cross_entropy(np.full(mask.shape, base), liked),
+    }
+    rate = dataset.featuriser.schema.history.rate
+    if rate is not None:
+        column = dataset.featuriser.column(rate)
+        feature = next(f for f in dataset.featuriser.schema.features if f.name == rate)
+        log_odds = lists.numbers[:, :, column] * feature.std + feature.mean
+        losses["item like rate"] = binary_cross_entropy(expit(log_odds), liked)
+    within = np.array(
+        [auc(s[m], y[m]) for s, y, m in zip(said, liked, mask, strict=True) if 0 < y[m].mean() < 1]
+    )
+    weight = discount(lists.longest).numpy() * mask
+    utility = (said * weight).sum(axis=1) / weight.sum(axis=1)
+    realised = (liked * weight).sum(axis=1) / weight.sum(axis=1)
+    changed = utilities(evaluator, lists, shuffled) - utilities(evaluator, lists, shown_order)
+    return {
+        "calibration": {"predicted": predicted, "observed": observed, "error": error},
+        "bce": {n: interval((v * mask).sum(1) / mask.sum(1)) for n, v in losses.items()},
+        "auc": auc(said[mask], liked[mask]),
+        "auc within lists": interval(within),
+        "rank correlation": float(spearmanr(utility, realised)[0]),
+        "change by shuffling": interval((np.abs(back - said) * mask).sum(1) / mask.sum(1)),
+        "utility change by shuffling": interval(np.abs(changed)),
+        "position": {
+            "predicted": (said * mask).sum(axis=0) / mask.sum(axis=0),
+            "observed": (liked * mask).sum(axis=0) / mask.sum(axis=0),
+        },
+    }
+
+
+@torch.no_grad()
+def agreement(
+    first: Evaluator, second: Evaluator, policy: Policy, lists: Lists, seed: int
+) -> dict[str, tuple[float, float, float]]:
+    """Rank correlation of both utilities within a request: random slates, and sampled ones."""
+    length = policy.config.slate_length
+    draw = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    pick = sampler(policy.config.reasoning.recommend_temperature)
+    found: dict[str, list[float]] = {"random slates": [], "slates of the generator": []}
+    for row in range(min(len(lists), 200)):
+        own = lists.take([row])
+        b = Batch(own, slice(0, 1))
+        keys = np.where(own.mask, draw.random((RANDOM_SLATES, lists.longest)), 2.0)
+        order = np.argsort(keys, axis=1)[:, :length]
+        chosen = torch.from_numpy(np.where(np.sort(keys, axis=1)[:, :length] < 2.0, order, -1))
+        encoded = policy.generator.encode(b.numbers, b.tokens, b.mask)
+        budget = policy.config.reasoning.budget
+        sampled = policy.decode(encoded, pick, budget, RANDOM_SLATES).slate
+        for name, slates in zip(found, (chosen, sampled), strict=True):
+            both = [
+                e.utility(e.embed(b.numbers, b.tokens).expand(len(slates), -1, -1), slates).numpy()
+                for e in (first, second)
+            ]
+            if all(np.ptp(u) > 0 for u in both):
+                found[name].append(float(spearmanr(*both)[0]))
+    return {name: interval(np.array(values)) for name, values in found.items()}
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Examine both evaluators of a finished run; write evaluator.md, evaluator.json, the plot."""
+    torch.set_num_threads(1)
+    trained = checkpoint.load(arguments.run)
+    dataset = Dataset(arguments.data)
+    lists = dataset.lists(["test"])
+    second = second_evaluator(trained.config, dataset, arguments.run / "second evaluator")
+    both = {"evaluator": trained.evaluator, "second evaluator": second}
+    found: dict[str, Any] = {
+        name: examine(evaluator, dataset, lists, trained.config.seed)
+        for name, evaluator in both.items()
+    }
+    policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
+    found["agreement"] = agreement(*both.values(), policy, lists.rankable(), trained.config.seed)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=1, default=np.ndarray.tolist)
+    (arguments.out / "evaluator.json").write_text(text + "\n", encoding="utf-8")
+    plot(found, arguments.out / "evaluator.png")
+    text = render(found, len(lists), arguments.data.name)
+    (arguments.out / "evaluator.md").write_text(text, encoding="utf-8")
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Calibration, and the like rate by shown position, of both evaluators."""
+    pyplot = drawing()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name in ("evaluator", "second evaluator"):
+        curve = found[name]["calibration"]
+        left.plot(curve["predicted"], curve["observed"], "-o", markersize=3, label=name)
+        right.plot(found[name]["position"]["predicted"], label=name)
+    left.plot([0, 1], [0, 1], ":", color="grey")
+    right.plot(found["evaluator"]["position"]["observed"], "k--", label="observed")
+    left.set(xlabel="predicted like probability, by decile", ylabel="observed like rate")
+    right.set(xlabel="shown position", ylabel="like rate")
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def render(found: dict[str, Any], lists: int, split: str) -> str:
+    """The report as Markdown."""
+    first, second = found["evaluator"], found["second evaluator"]
+    rows = [
+        *(
+            (f"BCE, {name} (nats)", shown(first["bce"][name]), shown(second["bce"][name]))
+            for name in first["bce"]
+        ),
+        *(
+            (title, *(f"{f:.4f}" if isinstance(f, float) else shown(f) for f in pair))
+            for title, pair in (
+                ("AUC of all impressions", (first["auc"], second["auc"])),
+                *(
+                    (title, (first[key], second[key]))
+                    for title, key in (
+                        ("AUC within lists", "auc within lists"),
+                        ("Spearman of utility and realised likes, lists", "rank correlation"),
+                        ("change of a probability by shuffling", "change by shuffling"),
+                        ("change of the utility by shuffling", "utility change by shuffling"),
+                    )
+                ),
+                (
+                    "expected calibration error",
+                    (first["calibration"]["error"], second["calibration"]["error"]),
+                ),
+            )
+        ),
+    ]
+    return "\n".join(
+        [
+            "# The evaluator",
+            "",
+            "Made by `python -m model evaluator`; the figures are in `evaluator.json`. "
+            f"{lists} test lists ({split}) as they were shown, which no training saw. In brackets "
+            "95 % bootstrap intervals over lists. The second evaluator (a GRU, other seed) is only "
+            "for reporting.",
+            f"Machine: {platform.machine()}, {os.cpu_count()} cores, torch "
+            f"{torch.__version__.split('+')[0]}.",
+            "",
+            "| | evaluator | second evaluator |",
+            "|---|---|---|",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            f"Both rank {RANDOM_SLATES} slates of one request, Spearman's correlation: "
+            + "; ".join(f"{name} {shown(value)}" for name, value in found["agreement"].items())
+            + ".",
+            "",
+            "![Calibration and position](evaluator.png)",
+            "",
+        ]
+    )

@@ -1,0 +1,375 @@
+"""Neural re-rankers from the literature, on the features, splits and selection of our own.
+
+Every function fits on `train`, keeps the epoch with the best NDCG@10 on `valid` (and stops a few
+epochs after it), and returns slates int64 [R, K] of `test`, greedy, -1 past the end of a list. All
+lists must hold a positive and a negative (`Lists.rankable`). `vocabulary` is the number of tokens.
+The same seed gives the same slates on the same machine; the caller's random state stays untouched.
+
+Width, heads, dropout and optimiser are the defaults of `model.network.config`: those of the hosts
+that these are compared with.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import trange
+
+from model.data.lists import Lists
+from model.data.metrics import slate_metrics
+from model.learning.policy import Batch, Policy, descend
+from model.network.config import Config, NetworkConfig, ReasoningConfig
+from model.network.evaluator import discount
+from model.network.generator import Generator
+from model.network.layers import MASKED, Block, CandidateEmbedding, bias_of, feed_forward
+from model.network.reasoning import greedy, sampler
+from model.study.baselines import top
+
+Array = np.ndarray[Any, Any]
+NETWORK = NetworkConfig()
+EPOCHS = 12  # most; validation peaks earlier
+PATIENCE = 3  # epochs without a better validation NDCG@10 before giving up
+REINFORCE_EPOCHS = 4
+
+
+def listwise_mlp(
+    train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
+) -> Array:
+    """Each candidate scored alone; the list meets only in the softmax of the loss.
+
+    What separates this from the others is what looking at the rest of the list is worth.
+    """
+
+    def build() -> Scorer:
+        return Scorer(train.numbers.shape[2], vocabulary, blocks=0)
+
+    return _score_and_sort(build, train, valid, test, slate_length, seed)
+
+
+def prm(
+    train: Lists,
+    valid: Lists,
+    test: Lists,
+    slate_length: int,
+    seed: int,
+    vocabulary: int,
+    score_column: int | None = None,
+) -> Array:
+    """PRM (Pei et al., RecSys 2019, arXiv 1904.06813): transformer over the initial list.
+
+    `score_column` of `numbers` holds the first stage's score (`Featuriser.column("score")`); its
+    order is the initial ranking whose positions are embedded. Without a first stage there is no
+    initial ranking, and so no positions: the model is then equivariant in the candidates. Left
+    out: the pre-trained user vectors PV (this is the paper's PRM-BASE); the features have the
+    user's history instead.
+    """
+    positions = 0 if score_column is None else train.mask.shape[1]
+
+    def build() -> Scorer:
+        return Scorer(train.numbers.shape[2], vocabulary, 2, positions, score_column)
+
+    return _score_and_sort(build, train, valid, test, slate_length, seed)
+
+
+def nar4rec(
+    train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
+) -> Array:
+    """A non-autoregressive generator after NAR4Rec (Ren et al., arXiv 2402.06871).
+
+    All [K, N] matching logits of positions and candidates at once, then positions take their
+    likeliest candidate in turn, without repeats. Kept of the paper: candidate and position
+    encoders and the matching. Left out: unlikelihood training on slates that got no answer, the
+    sequence evaluator, and contrastive decoding (a penalty for similar neighbours).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        matcher = Matcher(train.numbers.shape[2], vocabulary, slate_length)
+        learn(
+            "nar4rec",
+            matcher,
+            lambda batch: matching_loss(matcher(batch), batch.labels),
+            lambda lists: assign(_forward(matcher, lists), lists.mask),
+            train,
+            valid,
+        )
+        return assign(_forward(matcher, test), test.mask)
+
+
+def seq2slate(
+    train: Lists,
+    valid: Lists,
+    test: Lists,
+    slate_length: int,
+    seed: int,
+    vocabulary: int,
+    reinforce_epochs: int = REINFORCE_EPOCHS,
+) -> Array:
+    """Seq2Slate (Bello et al., arXiv 1810.02019): our GRU host, not reasoning.
+
+    First its supervised cross-entropy along sampled slates; then, for `reinforce_epochs`, REINFORCE
+    as that paper trains it: one slate sampled per request, rewarded with NDCG@10 under the *train*
+    labels (that baseline's own published recipe; our generator never sees such a reward), minus
+    the reward of the greedy slate. Where no epoch of it validates better than the supervised model,
+    the latter is what ranks; 0 epochs leave it out. The encoder is our set transformer, where the
+    paper has an LSTM over the initial list.
+    """
+    network = dataclasses.replace(NETWORK, host="gru")
+    reasoning = ReasoningConfig(budget=0, recommend_temperature=1.0)  # sample what is learnt
+    config = Config(slate_length=slate_length, network=network, reasoning=reasoning)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = train.numbers.shape[2]
+        generator = Generator(network, width, vocabulary, slate_length, reasoning)
+        policy = Policy(config, generator, 0.0)
+
+        def slates(lists: Lists) -> Array:
+            return torch.cat([decoded.slate for decoded in policy.rank(lists, 0)]).numpy()
+
+        def supervised(batch: Batch) -> Tensor:
+            return policy.supervised_loss(batch, 0)
+
+        learn("seq2slate", generator, supervised, slates, train, valid)
+        if reinforce_epochs:
+            learn(
+                "seq2slate, reinforce",
+                generator,
+                lambda batch: reinforce_loss(policy, batch),
+                slates,
+                train,
+                valid,
+                epochs=reinforce_epochs,
+                learning_rate=1e-4,
+            )
+        return slates(test)
+
+
+class Scorer(nn.Module):
+    """Candidates -> scores [B, N]; padded ones MASKED. `blocks` of self-attention over the list.
+
+    With `positions`, the rank of each candidate by column `score_column` of its numbers is embedded
+    and added; ranks beyond the longest train list share the last row.
+    """
+
+    def __init__(
+        self,
+        numbers: int,
+        vocabulary: int,
+        blocks: int,
+        positions: int = 0,
+        score_column: int | None = None,
+    ) -> None:
+        super().__init__()
+        width = NETWORK.width
+        self.score_column = score_column
+        self.embed = CandidateEmbedding(numbers, vocabulary, width, NETWORK.dropout)
+        self.position = nn.Embedding(positions, width) if positions else None
+        self.blocks = nn.ModuleList(
+            [Block(width, NETWORK.heads, NETWORK.dropout) for _ in range(blocks)]
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Sequential(feed_forward(width), nn.Linear(width, 1))
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = self.embed(batch.numbers, batch.tokens)
+        if self.position is not None:
+            rank = initial_rank(batch.numbers[:, :, self.score_column], batch.mask)
+            x = x + self.position(rank.clamp(max=self.position.num_embeddings - 1))
+        bias = bias_of(batch.mask)
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.head(self.norm(x)).squeeze(2).masked_fill(~batch.mask, MASKED)
+
+
+class Matcher(nn.Module):
+    """Candidates x positions -> matching logits [B, K, N], all at once; padded ones MASKED.
+
+    Both sides are encoded by self-attention; positions then look at the candidates.
+    """
+
+    def __init__(
+        self,
+        numbers: int,
+        vocabulary: int,
+        slate_length: int,
+    ) -> None:
+        super().__init__()
+        width = NETWORK.width
+        self.embed = CandidateEmbedding(numbers, vocabulary, width, NETWORK.dropout)
+        self.candidates = Block(width, NETWORK.heads, NETWORK.dropout)
+        self.position = nn.Parameter(torch.randn(slate_length, width) * 0.02)
+        self.positions = Block(width, NETWORK.heads, NETWORK.dropout)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(2)])
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.prior = nn.Linear(width, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        bias = bias_of(batch.mask)
+        x = self.candidates(self.embed(batch.numbers, batch.tokens), bias)
+        slots = self.position.expand(len(x), -1, -1)
+        # One block over positions and candidates together: positions read both, and only their
+        # rows are used.
+        everything = torch.cat([slots, x], dim=1)
+        seen = torch.cat(
+            [torch.ones_like(batch.mask[:, :1]).expand(slots.shape[:2]), batch.mask], 1
+        )
+        slots = self.norms[0](self.positions(everything, bias_of(seen))[:, : slots.shape[1]])
+        x = self.norms[1](x)
+        logits = self.query(slots) @ self.key(x).transpose(1, 2) * x.shape[2] ** -0.5
+        return (logits + self.prior(x).transpose(1, 2)).masked_fill(
+            ~batch.mask.unsqueeze(1), MASKED
+        )
+
+
+def initial_rank(score: Tensor, mask: Tensor) -> Tensor:
+    """Scores [B, N], mask [B, N] -> int64 [B, N]: 0 for the best; padded ones come last."""
+    order = score.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return order.argsort(dim=1)
+
+
+def listwise_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean over lists of the softmax cross-entropy of a like (ListNet's top-one), a scalar.
+
+    scores [B, N], MASKED where padded; labels [B, N]. Each list weighs the same, however many its
+    likes.
+    """
+    liked = (labels > 0.5).float()
+    target = liked / liked.sum(dim=1, keepdim=True).clamp(min=1.0)
+    return -(torch.log_softmax(scores, dim=1) * target).sum(dim=1).mean()
+
+
+def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the likes at each position with one left, rank-discounted; a scalar.
+
+    logits [B, K, N], labels [B, N]. A good slate shows its P likes at the first P positions in any
+    order, so that each like is the target of those positions alike; later ones have no target.
+    """
+    liked = (labels > 0.5).float()
+    count = liked.sum(dim=1, keepdim=True)  # [B, 1]
+    target = (liked / count.clamp(min=1.0)).unsqueeze(1)
+    loss = -(torch.log_softmax(logits, dim=2) * target).sum(dim=2)  # [B, K]
+    position = torch.arange(logits.shape[1])
+    weight = discount(logits.shape[1]) * (position < count)
+    return (loss * weight).sum() / weight.sum().clamp(min=1e-9)
+
+
+def assign(logits: Array, mask: Array) -> Array:
+    """Matching logits [R, K, N], mask [R, N] -> slates int64 [R, K], -1 past the end of a list.
+
+    Positions choose in turn, the first first, among what is left.
+    """
+    rows = np.arange(len(mask))
+    left = mask.copy()
+    slate = np.full(logits.shape[:2], -1, np.int64)
+    for position in range(logits.shape[1]):
+        best = np.where(left, logits[:, position], -np.inf).argmax(axis=1)
+        slate[:, position] = np.where(left.any(axis=1), best, -1)
+        left[rows, best] = False
+    return slate
+
+
+def reinforce_loss(policy: Policy, batch: Batch) -> Tensor:
+    """-(reward of a sampled slate - reward of the greedy one) x its log-likelihood, a scalar.
+
+    The reward is NDCG@10 under the batch's labels.
+    """
+    temperature = policy.config.reasoning.recommend_temperature
+    encoded = policy.generator.encode(batch.numbers, batch.tokens, batch.mask)
+    sampled = policy.decode(encoded, sampler(temperature), 0)
+    with torch.no_grad():
+        baseline = policy.decode(encoded, greedy, 0)
+    rewards = [
+        slate_metrics(slate.numpy(), batch.labels.numpy())["ndcg@10"]
+        for slate in (sampled.slate, baseline.slate)
+    ]
+    advantage = torch.from_numpy(rewards[0] - rewards[1]).float()
+    return -(advantage * sampled.logprob.sum(dim=1)).mean()
+
+
+def learn(
+    name: str,
+    module: nn.Module,
+    loss_of: Callable[[Batch], Tensor],
+    slates: Callable[[Lists], Array],
+    train: Lists,
+    valid: Lists,
+    epochs: int = EPOCHS,
+    learning_rate: float = 1e-3,
+    batch: int = 64,
+) -> float:
+    """Train with AdamW until validation NDCG@10 has not risen for PATIENCE epochs.
+
+    `module` ends in evaluation mode with the weights of the best epoch; those it came with count as
+    one. Returns that epoch's validation NDCG@10.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.05)
+
+    def validate() -> float:
+        module.eval()
+        return float(slate_metrics(slates(valid), valid.labels)["ndcg@10"].mean())
+
+    best, kept, stale = validate(), copy.deepcopy(module.state_dict()), 0
+    steps = max(1, len(train) // batch)
+    bar = trange(epochs, desc=name, disable=None, leave=False)
+    for epoch in bar:
+        module.train()
+        order = torch.randperm(len(train)).numpy()
+        for step in range(steps):
+            # Linear warm-up over the first epoch, then a cosine to a tenth.
+            done = (epoch * steps + step) / (epochs * steps)
+            rate = min(1.0, (epoch * steps + step + 1) / steps)
+            rate *= 0.1 + 0.45 * (1.0 + float(np.cos(np.pi * done)))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate
+            rows = order[step * batch : (step + 1) * batch]
+            descend(optimizer, module, loss_of(Batch(train, rows)))
+        score = validate()
+        bar.set_postfix({"valid ndcg@10": f"{score:.4f}"})
+        if score > best:
+            best, kept, stale = score, copy.deepcopy(module.state_dict()), 0
+        else:
+            stale += 1
+        if stale >= PATIENCE:
+            break
+    bar.close()
+    module.load_state_dict(kept)
+    module.eval()
+    return best
+
+
+def _score_and_sort(
+    build: Callable[[], Scorer],
+    train: Lists,
+    valid: Lists,
+    test: Lists,
+    slate_length: int,
+    seed: int,
+) -> Array:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        scorer = build()
+
+        def slates(lists: Lists) -> Array:
+            return top(_forward(scorer, lists), lists.mask, slate_length)
+
+        def loss(batch: Batch) -> Tensor:
+            return listwise_loss(scorer(batch), batch.labels)
+
+        learn("list-wise", scorer, loss, slates, train, valid)
+        return slates(test)
+
+
+@torch.no_grad()
+def _forward(module: nn.Module, lists: Lists, batch: int = 512) -> Array:
+    """The module's output over all lists, without dropout."""
+    module.eval()
+    outputs = [
+        module(Batch(lists, slice(start, start + batch))) for start in range(0, len(lists), batch)
+    ]
+    return torch.cat(outputs).numpy()

@@ -1,0 +1,242 @@
+"""Memory and speed on logs of any size: `python -m model scale` writes docs/reports/scale.md.
+
+A drawn log is written, featurised and trained on for some batches, each in a process of its own,
+so that the peak memory is that phase's. Nothing learned here is worth anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from model.data.dataset import BLOCK, MEMORY, ROWS_AT_ONCE, Dataset
+from model.learning.policy import Batch
+from model.learning.train import Run
+from model.network.config import Config
+
+CANDIDATES = 25
+LISTS_PER_USER = 10
+ITEMS = 20_000
+GENRES = 24
+TAGS = 32  # numbers of an item's tag vector
+VALID = 256  # lists: enough for a threshold
+BATCHES = 40  # trained on in each stage
+SCHEMA = f"""
+name: scale
+history: {{limit: 128, kernels: [genres, tags], rate: like_rate}}
+features:
+  - {{name: like_rate, of: item, kind: statistic, relative: true}}
+  - {{name: length, of: item, kind: number, transform: log, relative: true}}
+  - {{name: genres, of: item, kind: categories, width: 3}}
+  - {{name: tags, of: item, kind: vector, width: {TAGS}}}
+  - {{name: price, of: candidate, kind: number, relative: true}}
+  - {{name: hour, of: context, kind: category}}
+"""
+
+
+def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> None:
+    """Write a canonical data set of `rows` rows over `count` items.
+
+    Everyone's first list comes first, then everyone's second, ...: the lists of a user lie far
+    apart in the file, which is the hard case. The last of each
+    user's lists is test; VALID lists are valid, the rest train.
+    """
+    draw = np.random.default_rng(seed)
+    directory.mkdir(parents=True)
+    (directory / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
+    genres = draw.integers(GENRES, size=(count, 2)).astype(str)
+    items = pl.DataFrame(
+        {
+            "item_id": [f"i{i:05d}" for i in range(count)],
+            "like_rate": draw.normal(-1.0, 0.5, count),
+            "length": draw.lognormal(3.0, 1.0, count),
+            "genres": genres.tolist(),
+            "tags": draw.standard_normal((count, TAGS)).astype(np.float32).tolist(),
+        }
+    )
+    items.write_parquet(directory / "items.parquet")
+    lists = rows // CANDIDATES
+    users = max(1, lists // LISTS_PER_USER)
+    pl.DataFrame({"user_id": [f"u{i:07d}" for i in range(users)]}).write_parquet(
+        directory / "users.parquet"
+    )
+    parts = directory / "parts"
+    parts.mkdir()
+    piece = (1 << 18) // CANDIDATES
+    for start in range(0, lists, piece):
+        number = np.arange(start, min(lists, start + piece))
+        shape = len(number), CANDIDATES
+        # Distinct items without a permutation of them all, for the last is less than `count` away.
+        step = draw.choice([1, 3, 7, 9, 11, 13, 17, 19, 21, 23], (len(number), 1))
+        shown = (draw.integers(count, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % count
+        turn = number // users
+        split = np.where(turn == LISTS_PER_USER - 1, "test", "train")
+        split = np.where((turn == 0) & (number < VALID), "valid", split)
+        per_row = {
+            "request_id": pl.Series(number).cast(pl.String),
+            "user_id": "u" + pl.Series(number % users).cast(pl.String).str.zfill(7),
+            "timestamp": number * 1000,
+            "split": split,
+            "hour": pl.Series(draw.integers(24, size=len(number))).cast(pl.String),
+        }
+        frame = pl.DataFrame(per_row).select(pl.all().repeat_by(CANDIDATES).explode())
+        frame = frame.with_columns(
+            position=pl.Series(np.tile(np.arange(CANDIDATES, dtype=np.int32), len(number))),
+            item_id="i" + pl.Series(shown.ravel()).cast(pl.String).str.zfill(5),
+            label=pl.Series((draw.random(shape) < 0.2).ravel().astype(np.float32)),
+            like_rate=pl.Series(draw.normal(-1.0, 0.5, shape).ravel()),
+            price=pl.Series(draw.lognormal(2.0, 1.0, shape).ravel()),
+        )
+        order = ["request_id", "user_id", "timestamp", "position", "item_id", "label", "split"]
+        frame.select(*order, "like_rate", "price", "hour").write_parquet(
+            parts / f"{start:012d}.parquet"
+        )
+    pl.scan_parquet(parts / "*.parquet").sink_parquet(
+        directory / "impressions.parquet", row_group_size=1 << 18
+    )
+    shutil.rmtree(parts)
+
+
+def featurise(directory: Path) -> None:
+    """Fit the schema and build the arrays that training asks for."""
+    dataset = Dataset(directory)
+    dataset.lists(["train"])
+    dataset.lists(["valid"])
+
+
+class Brief(Run):
+    """A run whose stages are some batches each, after a shuffle of all lists."""
+
+    rates: dict[str, float]
+
+    def _epochs(
+        self, module: Any, settings: Any, lists: Any, steps: int, update: Any, validate: Any
+    ) -> None:
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+        order = np.random.default_rng(0).permutation(len(lists))
+        began = time.perf_counter()
+        for step in range(BATCHES):
+            rows = range(step * settings.batch, (step + 1) * settings.batch)
+            update(optimizer, Batch(lists, np.take(order, rows, mode="wrap"), self.device))
+        seconds = time.perf_counter() - began
+        self.rates[self.info["stage"]] = BATCHES * settings.batch * CANDIDATES / seconds
+        self._keep("best", module)
+
+
+def train_briefly(config: Config, data: Path, directory: Path) -> dict[str, float]:
+    """Rows [1/s] of each stage."""
+    run = Brief(config, data, directory, None)
+    run.rates = {}
+    run.calibrate()
+    run.run()
+    return run.rates
+
+
+def phase(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Run a task in this process: its result, seconds and peak resident memory in MB."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    result = task(*arguments)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    return {"result": result, "seconds": seconds, "peak": peak}
+
+
+def apart(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """The same in a fresh process; spawned, because polars and a fork deadlock."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(phase, task, *arguments).result()
+
+
+def measure(config: Config, rows: int, scratch: Path) -> dict[str, Any]:
+    """All phases for a log of `rows` rows, in `scratch`, which is emptied of it afterwards."""
+    directory = scratch / f"rows-{rows}"
+    shutil.rmtree(directory, ignore_errors=True)
+    data = directory / "log"
+    try:
+        found = {
+            "rows": rows,
+            "write": apart(write_log, data, rows),
+            "featurise": apart(featurise, data),
+            "train": apart(train_briefly, config, data, directory / "run"),
+            "log_bytes": (data / "impressions.parquet").stat().st_size,
+            "array_bytes": sum(f.stat().st_size for f in directory.rglob("*.npy")),
+        }
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return found
+
+
+def text(found: list[dict[str, Any]]) -> str:
+    """The report."""
+    lines = [
+        "# Training on logs larger than memory",
+        "",
+        f"Written by `python -m model scale --rows {' '.join(str(f['rows']) for f in found)}`: "
+        f"drawn lists of {CANDIDATES}, by users of {LISTS_PER_USER} lists that lie far apart in "
+        "the file. Each phase has a process and one thread of its own. Peak is the largest "
+        "resident memory of that process.",
+        "",
+        "| rows | log | arrays | write: rows/s, peak | featurise: rows/s, peak | train: peak |",
+        "|---|---|---|---|---|---|",
+    ]
+    for f in found:
+        speed = {name: f["rows"] / f[name]["seconds"] for name in ("write", "featurise")}
+        lines.append(
+            f"| {f['rows']:,} | {f['log_bytes'] / 1e6:,.0f} MB | {f['array_bytes'] / 1e6:,.0f} MB "
+            f"| {speed['write']:,.0f}, {f['write']['peak']:,.0f} MB "
+            f"| {speed['featurise']:,.0f}, {f['featurise']['peak']:,.0f} MB "
+            f"| {f['train']['peak']:,.0f} MB |"
+        )
+    lines += [
+        "",
+        f"Rows per second of training, over {BATCHES} batches from a shuffle of all lists:",
+        "",
+        "| rows | evaluator | warm start | GRPO |",
+        "|---|---|---|---|",
+    ]
+    for f in found:
+        rates = f["train"]["result"]
+        shown = (f"{rates[stage]:,.0f}" for stage in ("evaluator", "warm_start", "grpo"))
+        lines.append(f"| {f['rows']:,} | {' | '.join(shown)} |")
+    lines += [
+        "",
+        f"The log is read {ROWS_AT_ONCE:,} rows at a time, once for each such part, since a user's "
+        f"rows may lie anywhere; {BLOCK:,} lists are featurised before they are written. Arrays "
+        f"beyond {MEMORY >> 20} MiB lie in files, and a batch reads its own rows of them. Items "
+        "and users are in memory; so are 8 bytes for each list, the shuffle's.",
+        "",
+        f"Python {platform.python_version()}, torch {torch.__version__}, polars {pl.__version__}, "
+        f"numpy {np.__version__}; {platform.machine()}, {os.cpu_count()} cores, "
+        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Measure each size and write scale.json and scale.md."""
+    config = Config.load(arguments.config)
+    config = config.smoke() if arguments.smoke else config
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found = []
+    for rows in arguments.rows:
+        found.append(measure(config, rows, arguments.cache))
+        payload = json.dumps(found, indent=1) + "\n"
+        (arguments.out / "scale.json").write_text(payload, encoding="utf-8")
+        (arguments.out / "scale.md").write_text(text(found), encoding="utf-8")

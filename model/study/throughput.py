@@ -1,0 +1,89 @@
+"""How many requests a second GRPO trains on, and which operators it spends its time in.
+
+Times the real update on real batches of a real run: `python -m model throughput`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from model.learning.policy import Batch
+from model.learning.train import Run
+from model.network.config import Config
+
+WARM_UP = 2  # rounds that allocate and are not counted
+
+
+class Timed(Run):
+    """A run whose GRPO stage is timed for some rounds instead of trained."""
+
+    rounds: int
+    seconds: list[float]
+    costs: list[tuple[str, float]]
+
+    def _epochs(
+        self, module: Any, settings: Any, lists: Any, steps: int, update: Any, validate: Any
+    ) -> None:
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6)
+        size = settings.batch
+        batches = [Batch(lists, slice(at, at + size)) for at in range(0, len(lists) - size, size)]
+        self.seconds = []
+        for number in range(WARM_UP + self.rounds):
+            began = time.perf_counter()
+            update(optimizer, batches[number % len(batches)])
+            self.seconds.append(time.perf_counter() - began)
+        del self.seconds[:WARM_UP]
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            update(optimizer, batches[0])
+        events = profiled.key_averages()
+        total = sum(event.self_cpu_time_total for event in events)
+        ranked = sorted(events, key=lambda event: -event.self_cpu_time_total)
+        self.costs = [(e.key, e.self_cpu_time_total / total) for e in ranked[:5]]
+
+
+def measure(config: Config, data: Path, threads: int, rounds: int) -> dict[str, Any]:
+    """Requests per second [1/s] of GRPO rounds; untrained weights cost what trained ones do.
+
+    The threshold is the configured quantile of these weights' own entropies, so that the usual
+    share of positions reasons.
+    """
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as directory:
+        run = Timed(dataclasses.replace(config, train_lists=512), data, Path(directory), None)
+        run.rounds = rounds
+        run.calibrate()
+        run.grpo()
+    rates = sorted(config.grpo.batch / seconds for seconds in run.seconds)
+    return {
+        "requests_per_second": rates[len(rates) // 2],
+        "low": rates[len(rates) // 10],
+        "high": rates[-1 - len(rates) // 10],
+        "batch": config.grpo.batch,
+        "group": config.grpo.group,
+        "updates": config.grpo.updates_per_sample,
+        "host": config.network.host,
+        "threads": threads,
+        "costs": run.costs,
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """What `measure` found, as text."""
+    costs = ", ".join(f"{name} {share:.0%}" for name, share in found["costs"])
+    return (
+        f"GRPO, {found['host']} host: {found['requests_per_second']:.1f} requests/s "
+        f"(10th to 90th percentile of rounds {found['low']:.1f} to {found['high']:.1f}); "
+        f"batch {found['batch']}, group {found['group']}, {found['updates']} updates per sample, "
+        f"{found['threads']} thread(s)\n"
+        f"self time: {costs}\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    )

@@ -1,0 +1,175 @@
+"""A world with known truth: clicks that depend on the slate around the item.
+
+Real logs cannot say which slate would have been best. Here the law of clicks is written down, so
+the best slate is known (by trying all of them), and it is not the sort by item value:
+
+    p_k = sigmoid(appeal_i - fatigue * tired_k + attraction * [topic_i follows topic before])
+    tired_k = sum over j < k of decay^(k-1-j) * cos(topic_i, topic_j)
+    e_0 = 1,  e_{k+1} = e_k * (1 - abandon * (1 - p_k))
+
+- appeal: what the item is worth to this user on its own; a feature of the candidate;
+- similarity fatigue: items like those just seen are clicked less;
+- attraction: an item gains right after one of the topic before its own: an effect of order, which
+  no set has;
+- position and abandonment: the user goes on with probability e_k, and leaves sooner when nothing
+  pleases.
+
+A slate is worth its expected clicks, sum_k e_k p_k. Numbers of this world are never mixed with
+those of real data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from model.data.dataset import Dataset
+from model.data.prepare import prepare_impressions
+from service.engine.features.featuriser import Featuriser
+
+Array = np.ndarray[Any, Any]
+TOPICS = 8
+ITEMS = 400
+CANDIDATES = 8
+SLATE = 4
+SCHEMA = f"""
+name: world
+features:
+  - {{name: appeal, of: candidate, kind: number, required: true, relative: true}}
+  - {{name: topic, of: item, kind: vector, width: {TOPICS}}}
+"""
+
+
+@dataclass(frozen=True)
+class Law:
+    """The law of clicks; all in logits but decay and abandon, which are shares."""
+
+    fatigue: float = 2.0
+    decay: float = 0.7
+    attraction: float = 3.0
+    abandon: float = 0.5
+
+    def clicks(self, appeal: Array, topic: Array, slate: Array) -> tuple[Array, Array]:
+        """Examination and click probability, each float [R, K], of slates int [R, K].
+
+        appeal float [R, N]; topic float [R, N, T], unit rows; every entry of slate is a candidate.
+        """
+        own = np.take_along_axis(appeal, slate, axis=1)
+        seen = np.take_along_axis(topic, slate[:, :, None], axis=1)
+        examined, clicked = np.ones(slate.shape), np.zeros(slate.shape)
+        tired = np.zeros(slate.shape[:1] + topic.shape[2:])
+        for k in range(slate.shape[1]):
+            logit = own[:, k] - self.fatigue * (tired * seen[:, k]).sum(axis=1)
+            if k:
+                before = np.roll(seen[:, k - 1], 1, axis=1)  # topic t attracts topic t + 1
+                logit = logit + self.attraction * (before * seen[:, k]).sum(axis=1)
+            clicked[:, k] = 1.0 / (1.0 + np.exp(-logit))
+            if k + 1 < slate.shape[1]:
+                leave = self.abandon * (1.0 - clicked[:, k])
+                examined[:, k + 1] = examined[:, k] * (1.0 - leave)
+            tired = self.decay * tired + seen[:, k]
+        return examined, clicked
+
+    def worth(self, appeal: Array, topic: Array, slate: Array) -> Array:
+        """Expected clicks float [R] of slates int [R, K]."""
+        examined, clicked = self.clicks(appeal, topic, slate)
+        return np.asarray((examined * clicked).sum(axis=1))
+
+    def best(self, appeal: Array, topic: Array, length: int) -> tuple[Array, Array]:
+        """The best slate int [R, length] of each list, by trying them all, and its worth [R]."""
+        rows, size = appeal.shape
+        best, worth = np.zeros((rows, length), np.int64), np.full(rows, -np.inf)
+        for order in itertools.permutations(range(size), length):
+            slate = np.broadcast_to(np.array(order), (rows, length))
+            found = self.worth(appeal, topic, slate)
+            better = found > worth
+            best[better], worth[better] = order, found[better]
+        return best, worth
+
+
+class LawJudge:
+    """The law itself as the reward: expected clicks without the error of a learned evaluator.
+
+    What a generator then fails to find is its own lack, not its teacher's. It sees no more of a
+    candidate than a network does: the featuriser's columns, read back into appeal and topic.
+    """
+
+    def __init__(self, featuriser: Featuriser, law: Law) -> None:
+        self.law = law
+        self.appeal, self.topic = featuriser.column("appeal"), featuriser.column("topic")
+        (feature,) = (f for f in featuriser.schema.features if f.name == "appeal")
+        self.mean, self.std = feature.mean, feature.std
+
+    def embed(self, numbers: Tensor, _tokens: Tensor, /) -> Tensor:
+        """numbers [B, N, F] -> appeal in logits and topic, side by side [B, N, 1 + T]."""
+        appeal = numbers[..., self.appeal, None] * self.std + self.mean
+        return torch.cat([appeal, numbers[..., self.topic : self.topic + TOPICS]], dim=-1)
+
+    def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
+        """Expected clicks [B] of slates int64 [B, K], every position filled."""
+        known = embedded.double().cpu().numpy()
+        worth = self.law.worth(known[..., 0], known[..., 1:], slate.cpu().numpy())
+        return torch.from_numpy(worth).to(embedded)
+
+
+def prepare_world(out: Path, requests: int, seed: int, law: Law | None = None) -> None:
+    """Write `out`: a canonical data set of `requests` shown lists, clicks drawn by the law.
+
+    Shown lists are the candidates in random order, all of them, so that the log tells of every
+    neighbourhood. Splits: 80 % train, 10 % valid, 10 % test.
+    """
+    law = law or Law()
+    draw = np.random.default_rng(seed)
+    topics = np.eye(TOPICS)[draw.integers(TOPICS, size=ITEMS)]
+    quality = 0.5 * draw.standard_normal(ITEMS)
+    items = np.argsort(draw.random((requests, ITEMS)), axis=1)[:, :CANDIDATES]
+    taste = draw.standard_normal((requests, TOPICS))
+    appeal = quality[items] + (topics[items] @ taste[:, :, None])[:, :, 0] - 0.5
+    order = np.broadcast_to(np.arange(CANDIDATES), items.shape)
+    examined, clicked = law.clicks(appeal, topics[items], order)
+    # A shown position that nobody examined says nothing of the item, but the log cannot tell.
+    label = draw.random(items.shape) < examined * clicked
+    share = np.arange(requests) / requests
+    split = np.where(share < 0.8, "train", np.where(share < 0.9, "valid", "test"))
+    number = np.repeat(np.arange(requests), CANDIDATES)
+    log = pl.DataFrame(
+        {
+            "request_id": [f"r{i}" for i in number],
+            "user_id": [f"u{i}" for i in number],
+            "timestamp": number,
+            "position": order.ravel(),
+            "item_id": [f"i{i}" for i in items.ravel()],
+            "label": label.ravel().astype(np.float32),
+            "split": np.repeat(split, CANDIDATES),
+            "appeal": appeal.ravel(),
+        }
+    )
+    table = pl.DataFrame(
+        {"item_id": [f"i{i}" for i in range(ITEMS)], "topic": topics.tolist()},
+        schema_overrides={"topic": pl.List(pl.Float64)},
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        log.write_parquet(scratch / "world.parquet")
+        table.write_parquet(scratch / "items.parquet")
+        (scratch / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
+        prepare_impressions(
+            scratch / "world.parquet", scratch / "schema.yaml", out, scratch / "items.parquet"
+        )
+
+
+def truth(dataset: Dataset, split: str) -> tuple[Array, Array]:
+    """appeal float [R, N] and topic float [R, N, T] of a split's lists, in the order of `lists`."""
+    topic = {row["item_id"]: row["topic"] for row in dataset.items.iter_rows(named=True)}
+    impressions = list(dataset.impressions([split]))
+    appeal = [[features["appeal"] for features in i.request.features] for i in impressions]
+    topics = [[topic[item] for item in i.request.ids] for i in impressions]
+    return np.array(appeal, np.float64), np.array(topics, np.float64)

@@ -1,0 +1,35 @@
+"""What Triton's python backend runs: copied into a model repository by `triton_peer`.
+
+Imports Triton's own module, which only a process of the python backend has.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from peers.work import Work
+
+
+class TritonPythonModel:
+    """One instance of the model, in a process of its own."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the bundle that the model's configuration names."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.work = Work(Path(parameters["bundle"]["string_value"]))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One answer for each request of a dynamic batch, all in one run."""
+        contents = [
+            pb_utils.get_input_tensor_by_name(request, "body").as_numpy().item()
+            for request in requests
+        ]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("answer", np.array([[answer]], object))])
+            for answer in self.work.answer(contents)
+        ]

@@ -1,0 +1,1 @@
+"""Queue, batch and run featurised lists within their deadlines."""

@@ -1,0 +1,238 @@
+"""Batching: one worker that takes what waits, decides how much it may reason, and runs it.
+
+By default there is no batch window: while a run is under way arrivals gather, and the next run
+takes them together. An idle service therefore answers a lone request at once, a busy one batches by
+itself. A window waits for company, but never longer than the tightest deadline can bear.
+
+Brief runs are made on the event loop: two threads that take turns at one interpreter rank fewer
+lists than one (docs/loadtest.md). Longer ones have a thread, so that deadlines are kept meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from service.batching.admission import SHADOW_PRIORITY, Queue, Waiting
+from service.batching.budget import BudgetController, Pace, Timing
+from service.engine.session import Row, Session, Slate
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
+from service.metrics import Metrics
+from service.settings import Settings
+
+logger = logging.getLogger("service")
+
+PASSES = 4  # of the event loop between two runs: answers leave, requests at the door come in
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A slate, the budget per position it was granted, and how long it waited and ran (s)."""
+
+    slate: Slate
+    budget: int
+    queue_s: float
+    inference_s: float
+
+
+Entry = Waiting[Outcome]
+
+
+class Batcher:
+    """Runs rows of concurrent requests together. Belongs to one event loop; start, then close."""
+
+    def __init__(self, session: Session, metrics: Metrics, settings: Settings, pace: Pace) -> None:
+        self._session, self._metrics, self._settings = session, metrics, settings
+        self._queue: Queue[Outcome] = Queue(settings.max_queue)
+        self._pace = pace
+        self._adaptive = settings.adaptive_budget and pace.saves
+        self._controller = BudgetController(
+            session.manifest.budget,
+            settings.target_wait_ms / 1e3,
+            settings.recover_s,
+            self._adaptive,
+        )
+        self._arrival = asyncio.Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._worker: asyncio.Task[None] | None = None
+        self._closing = False
+        self._busy_until = 0.0
+        # A thread costs CPU time on both sides of the hand-over, and then both want the
+        # interpreter; only a run on the GPU leaves the loop something to do meanwhile.
+        on_cpu = session.provider == "CPUExecutionProvider"
+        self._brief_s = settings.brief_run_ms / 1e3 if on_cpu else 0.0
+        self._cpu_s = session.graph_cpu_s
+
+    @property
+    def level(self) -> int:
+        """The most reasoning steps per position that a run takes now."""
+        return self._controller.level
+
+    def start(self) -> None:
+        """Begin to take rows; needs a running event loop."""
+        self._metrics.budget_level.set(self.level)
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def close(self) -> None:
+        """Let what waits and what runs finish, then stop."""
+        if self._worker is not None:
+            self._closing = True
+            self._arrival.set()
+            await self._worker
+        self._executor.shutdown()
+
+    def submit(
+        self, rows: Sequence[Row], deadlines: Sequence[float], priority: int = 0
+    ) -> list[asyncio.Future[Outcome]]:
+        """Admit rows, all or none; deadlines are times of time.monotonic(), one per row.
+
+        Each future ends in an Outcome, DeadlineExceeded, Overloaded or InferenceFailed; a cancelled
+        one is dropped before its run. A row that would wait past its deadline even if nobody
+        reasoned is refused at once. Raises Overloaded where the queue is full of rows that are as
+        urgent; less urgent ones make room.
+        """
+        if len(self._queue) + len(rows) > self._queue.limit:
+            self._queue.keep(self._wanted)  # whom nobody waits for takes no place
+        gone = self._queue.yields(len(rows), priority)
+        if gone is None:
+            self._metrics.shed.labels("overload").inc(len(rows))
+            raise Overloaded(f"{len(self._queue)} lists wait, the queue holds {self._queue.limit}")
+        for entry in gone:
+            self._refuse(entry, "overload", Overloaded("a more urgent list took its place"))
+        now = time.monotonic()
+        loop = asyncio.get_running_loop()
+        answers = []
+        for row, deadline in zip(rows, deadlines, strict=True):
+            entry = Waiting(row, priority, deadline, now, loop.create_future())
+            answers.append(entry.answer)
+            if now >= deadline:
+                self._expire(entry, "the deadline passed before admission")
+            elif self.late(entry.cells, deadline):
+                error = Overloaded("the lists that wait would take it past its deadline")
+                self._refuse(entry, "overload", error)
+            else:
+                self._queue.push(entry)
+        self._metrics.queue_depth.set(len(self._queue))
+        self._arrival.set()
+        return answers
+
+    def late(self, cells: int, deadline: float) -> bool:
+        """Whether so many cells more would be late even if nobody reasoned; never when idle."""
+        if not len(self._queue):
+            return False
+        ahead = self._pace.seconds(0, self._queue.cells + cells)
+        return max(time.monotonic(), self._busy_until) + ahead > deadline
+
+    def _refuse(self, entry: Entry, reason: str, error: Exception) -> None:
+        self._metrics.shed.labels(reason).inc()
+        if not entry.answer.done():
+            entry.answer.set_exception(error)
+
+    def _expire(self, entry: Entry, detail: str) -> None:
+        self._refuse(entry, "deadline", DeadlineExceeded(detail))
+
+    async def _work(self) -> None:
+        while len(self._queue) or not self._closing:
+            await self._somebody()
+            if self._settings.batch_window_ms and not self._closing:
+                await self._company()
+            batch = self._queue.take(self._settings.max_batch_size, self._wanted)
+            self._metrics.queue_depth.set(len(self._queue))
+            if batch:
+                self._metrics.batch_size.observe(len(batch))
+                self._waited(min(entry.arrived for entry in batch))
+                await self._run(batch)
+                if len(batch) > 1 or len(self._queue):
+                    # Who wrote during the run is better in the next one than in the one after.
+                    for _ in range(PASSES):
+                        await asyncio.sleep(0)
+            if not len(self._queue) and not self._closing:
+                self._arrival.clear()
+
+    async def _somebody(self) -> None:
+        """Wait for a row, or to be closed; with nobody there the level rises all the same."""
+        while self.level < self._session.manifest.budget and not self._arrival.is_set():
+            try:
+                await asyncio.wait_for(self._arrival.wait(), self._settings.recover_s)
+            except TimeoutError:
+                self._waited(time.monotonic())
+        await self._arrival.wait()
+
+    def _waited(self, since: float) -> None:
+        now = time.monotonic()
+        self._metrics.budget_level.set(self._controller.waited(now - since, now))
+
+    async def _company(self) -> None:
+        """Wait for more rows until the window is over, a run is full or a deadline presses."""
+        closes = time.monotonic() + self._settings.batch_window_ms / 1e3
+        while 0 < len(self._queue) < self._settings.max_batch_size and not self._closing:
+            longest = self._pace.seconds(self._session.manifest.budget, self._queue.cells)
+            now = time.monotonic()
+            # Half of what the tightest deadline leaves beside the run; half is for chance.
+            left = min(closes - now, (self._queue.tightest() - now - longest) / 2)
+            if left <= 0:
+                return
+            self._arrival.clear()
+            try:
+                await asyncio.wait_for(self._arrival.wait(), left)
+            except TimeoutError:
+                self._arrival.set()
+                return
+
+    def _wanted(self, entry: Entry) -> bool:
+        """Whether somebody waits for this row and it still has time; else it is counted out."""
+        if time.monotonic() >= entry.deadline:  # whoever waited has given up just now
+            self._expire(entry, "the deadline passed in the queue")
+        elif entry.answer.done():
+            self._metrics.shed.labels("disconnected").inc()
+        else:
+            return True
+        return False
+
+    async def _run(self, batch: list[Entry]) -> None:
+        began, level = time.monotonic(), self.level
+        cells = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
+        if self._adaptive:
+            remaining = min(entry.deadline for entry in batch) - began
+            level = min(level, self._pace.affordable(cells, remaining))
+        budgets = [min(entry.row.budget, level) for entry in batch]
+        rows = [
+            entry.row
+            if budget == entry.row.budget
+            else dataclasses.replace(entry.row, budget=budget)
+            for entry, budget in zip(batch, budgets, strict=True)
+        ]
+        expected_s = self._pace.seconds(max(budgets), cells)
+        self._busy_until = began + expected_s
+        try:
+            awaited = min(entry.priority for entry in batch) < SHADOW_PRIORITY
+            if awaited and expected_s < self._brief_s:
+                # Who comes meanwhile would wait for this run anyway.
+                slates = self._session.run(rows)
+            else:
+                loop = asyncio.get_running_loop()
+                slates = await loop.run_in_executor(self._executor, self._session.run, rows)
+        except Exception:  # whatever it was, the worker must live on
+            if len(batch) > 1:  # one bad row must not cost its neighbours their answer
+                for entry in batch:
+                    if self._wanted(entry):
+                        await self._run([entry])
+                return
+            logger.exception("inference failed")
+            if not batch[0].answer.done():
+                batch[0].answer.set_exception(InferenceFailed("the model failed on this list"))
+            return
+        ended = time.monotonic()
+        self._metrics.inference_cpu.inc(self._session.graph_cpu_s - self._cpu_s)
+        self._cpu_s = self._session.graph_cpu_s
+        self._pace.observe(Timing(max(budgets), cells, ended - began))
+        for entry, slate, budget in zip(batch, slates, budgets, strict=True):
+            if not entry.answer.done():
+                entry.answer.set_result(
+                    Outcome(slate, budget, began - entry.arrived, ended - began)
+                )

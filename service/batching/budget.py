@@ -1,0 +1,104 @@
+"""How much reasoning a run may take now: quality gives way before answers do.
+
+Two laws, both of the queue before the run and neither of the model:
+
+- *Level* (`BudgetController`). The most steps per position that any run takes, S at rest. Two
+  runs in a row whose oldest list waited longer than the target lower it by one, and so does each
+  that follows; it rises by one after every `recover_s` seconds in which no two runs in a row had
+  waited for more than half of the target. Between half and the whole target nothing changes: that
+  is the hysteresis. Two in a row, because a stall of the machine delays one run, and load many.
+- *Forecast* (`Pace`). How long a run of so many cells takes at each budget, as measured at warm-up
+  and corrected by every run since. A run takes the largest budget that its tightest deadline can
+  pay for; a list that not even budget 0 would answer in time is refused at admission.
+
+Where a run takes as long at every budget (service/engine/cuda.py) neither lowers it: nothing would
+be saved. The forecast still refuses what would be late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WEIGHT = 0.1  # of the newest run in the forecast's correction
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One measured run: its budget per position, its cells (slates x padded list size), seconds."""
+
+    budget: int
+    cells: int
+    seconds: float
+
+
+class BudgetController:
+    """The level of the budget, from how long lists wait."""
+
+    def __init__(self, most: int, target_wait_s: float, recover_s: float, adaptive: bool) -> None:
+        self.most, self.level = most, most
+        self._target_s, self._recover_s, self._adaptive = target_wait_s, recover_s, adaptive
+        self._calm_since = self._before = 0.0
+
+    def waited(self, seconds: float, now: float) -> int:
+        """Tell how long the oldest list of the next run waited; returns the level it may take."""
+        if not self._adaptive:
+            return self.most
+        seconds, self._before = min(seconds, self._before), seconds
+        if seconds > self._target_s:
+            self.level = max(0, self.level - 1)
+        if seconds > self._target_s / 2:
+            self._calm_since = now
+        elif self.level < self.most:
+            rises = int((now - self._calm_since) / self._recover_s)
+            if rises:
+                self.level = min(self.most, self.level + rises)
+                self._calm_since += rises * self._recover_s  # what is over counts on
+        return self.level
+
+
+class Pace:
+    """Seconds of a run: at each budget a line over its cells, times a correction."""
+
+    def __init__(self, timings: Sequence[Timing]) -> None:
+        """Of runs at two budgets and, at each, two numbers of cells.
+
+        Runs at one budget alone say that every budget takes as long. Raises ValueError for fewer.
+        """
+        self._lines: dict[int, tuple[float, float]] = {}
+        for budget in sorted({timing.budget for timing in timings}):
+            runs = sorted((t.cells, t.seconds) for t in timings if t.budget == budget)
+            (few, short), (many, long) = runs[0], runs[-1]
+            if few == many:
+                raise ValueError(f"budget {budget}: timed with {few} cells only")
+            slope = max(0.0, (long - short) / (many - few))
+            self._lines[budget] = (max(0.0, short - slope * few), slope)
+        self._low, self._high = min(self._lines), max(self._lines)
+        self._correction = 1.0
+
+    @property
+    def saves(self) -> bool:
+        """Whether a run is shorter for a smaller budget."""
+        return self._low < self._high
+
+    def observe(self, timing: Timing) -> None:
+        """Correct the forecast by a run; one run counts at most as four times what was expected."""
+        expected = self._seconds(timing.budget, timing.cells)
+        if expected > 0:
+            ratio = min(4.0, timing.seconds / expected)
+            self._correction += WEIGHT * (ratio - self._correction)
+
+    def seconds(self, budget: int, cells: int) -> float:
+        """What a run is expected to take."""
+        return self._correction * self._seconds(budget, cells)
+
+    def affordable(self, cells: int, remaining_s: float) -> int:
+        """The largest measured budget that is over in time, interpolated; at least 0."""
+        fits = (b for b in range(self._high, 0, -1) if self.seconds(b, cells) <= remaining_s)
+        return next(fits, 0)
+
+    def _seconds(self, budget: int, cells: int) -> float:
+        low, high = self._low, self._high
+        share = (budget - low) / (high - low) if high > low else 0.0
+        ends = [fixed + slope * cells for fixed, slope in (self._lines[low], self._lines[high])]
+        return ends[0] + share * (ends[1] - ends[0])

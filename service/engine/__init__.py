@@ -1,0 +1,1 @@
+"""Run one exported bundle: contract, features, onnxruntime session, constraints, CUDA."""

@@ -1,0 +1,173 @@
+"""Runs on CUDA: inputs and outputs stay bound to fixed buffers, one captured graph per bucket.
+
+A CUDA graph replays the kernels of one shape from the same addresses, so feeds are padded to the
+next bucket of lists, slates and candidates, and every bucket owns its buffers. Captured graphs are
+never freed: the buckets bound their number, and what is larger than all of them is not captured.
+The static form is captured, since a captured graph may not branch: a run takes as long at every
+budget. Capturing takes some ten runs' time, so the buckets of greedy slates are captured ahead.
+
+onnxruntime keeps captured graphs by thread, and a capture fails where another thread allocates or
+copies meanwhile. So one thread of the process does all that touches a GPU: `on_device`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import onnxruntime as ort
+
+from service.engine.contract import INPUTS, OUTPUTS
+
+T = TypeVar("T")
+Array = np.ndarray[Any, Any]
+BATCHES = (1, 2, 4, 8, 16, 32, 64)  # of lists and of slates
+SIZES = (32, 64, 128, 256, 512)  # of candidates
+ARENA_BYTES = 2 << 30  # most memory of a session's arena; it never shrinks
+
+_device_thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
+
+
+def on_device(call: Callable[[], T]) -> T:
+    """The call's result, made by the one thread that touches a GPU; whoever asks waits his turn."""
+    return _device_thread.submit(call).result()
+
+
+def bucket(value: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds the value; beyond the largest, its next multiple."""
+    for size in buckets:
+        if value <= size:
+            return size
+    return -(-value // buckets[-1]) * buckets[-1]
+
+
+def ahead(lists: int, candidates: int) -> list[tuple[int, int]]:
+    """(lists, candidates) of one run in each bucket up to these, greedy slates only."""
+    return [
+        (min(batch, lists), min(size, candidates))
+        for size in SIZES[: bisect_left(SIZES, candidates) + 1]
+        for batch in BATCHES[: bisect_left(BATCHES, lists) + 1]
+    ]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A bucket: lists B, slates R, candidates N, and whether noise is given per candidate."""
+
+    lists: int
+    slates: int
+    size: int
+    sampled: bool
+
+
+def shape_of(feeds: Mapping[str, Array]) -> Shape:
+    """The bucket that these feeds are padded to."""
+    lists, size = feeds["mask"].shape
+    return Shape(
+        bucket(lists, BATCHES),
+        bucket(len(feeds["list"]), BATCHES),
+        bucket(size, SIZES),
+        feeds["noise"].shape[2] > 1,
+    )
+
+
+def padded(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[str, Array]:
+    """The feeds in a bucket's shape.
+
+    Slates beyond the given ones are of list 0 and have no position to fill; candidates beyond the
+    given ones are masked and have no quota; lists beyond the given ones are of one candidate.
+    """
+    axes = {"B": shape.lists, "R": shape.slates, "N": shape.size, "K": slate_length}
+    axes["G"] = shape.size if shape.sampled else 1
+    found = {}
+    for name, (dtype, names) in INPUTS.items():
+        given = feeds[name]
+        want = tuple(axes.get(axis, given.shape[i]) for i, axis in enumerate(names))
+        fill = {"pinned": -1, "group": -1, "reason_temperature": 1, "recommend_temperature": 1}
+        array = np.full(want, fill.get(name, 0), dtype)
+        array[tuple(slice(0, n) for n in given.shape)] = given
+        found[name] = array
+    found["mask"][len(feeds["mask"]) :, 0] = True
+    return found
+
+
+class CudaRunner:
+    """`InferenceSession.run` over bound buffers, in the device's thread.
+
+    device: where the buffers lie; "cpu" runs the same code without capturing, for tests.
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, slate_length: int, device: str = "cuda"
+    ) -> None:
+        self._session, self._slate_length, self._device = session, slate_length, device
+        self._bound: dict[Shape, _Bound] = {}
+
+    @staticmethod
+    def providers(capture: bool) -> list[Any]:
+        """What a session is opened with: CUDA and a bounded arena, nothing else.
+
+        capture: whether CUDA graphs are; then the session must run through a CudaRunner.
+        """
+        options = {
+            "enable_cuda_graph": str(int(capture)),
+            "gpu_mem_limit": str(ARENA_BYTES),
+            "arena_extend_strategy": "kSameAsRequested",
+            "use_tf32": "0",  # 10 bits of mantissa change slates
+        }
+        return [("CUDAExecutionProvider", options)]
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The outputs of these feeds, without the bucket's padding."""
+        shape = shape_of(feeds)
+        given = padded(feeds, shape, self._slate_length)
+        slates, size = len(feeds["list"]), feeds["mask"].shape[1]
+
+        def run() -> dict[str, Array]:
+            if shape not in self._bound:
+                self._bound[shape] = _Bound(self, shape, given)
+            bound = self._bound[shape]
+            bound.run(given)
+            return {name: bound.outputs[name].numpy()[:slates] for name in outputs}
+
+        arrays = on_device(run)
+        return [a[:, :, :size] if name == "logits" else a for name, a in arrays.items()]
+
+    @property
+    def buckets(self) -> list[Shape]:
+        """The shapes that have buffers, and on CUDA a captured graph."""
+        return list(self._bound)
+
+
+class _Bound:
+    """One bucket's buffers, and the number of its captured graph."""
+
+    def __init__(self, runner: CudaRunner, shape: Shape, first: Mapping[str, Array]) -> None:
+        """first: feeds in the bucket's shape."""
+        self._session = runner._session
+        self._options = ort.RunOptions()
+        within = max(shape.lists, shape.slates) <= BATCHES[-1] and shape.size <= SIZES[-1]
+        number = len(runner._bound) + 1 if runner._device == "cuda" and within else -1
+        self._options.add_run_config_entry("gpu_graph_id", str(number))
+        self._binding = self._session.io_binding()
+        self.inputs, self.outputs = {}, {}
+        for name, array in first.items():
+            value = ort.OrtValue.ortvalue_from_numpy(array, runner._device, 0)
+            self.inputs[name] = value
+            self._binding.bind_ortvalue_input(name, value)
+        axes = {"R": shape.slates, "N": shape.size, "K": runner._slate_length}
+        for name, (dtype, names) in OUTPUTS.items():
+            dims = [axes[axis] for axis in names]
+            value = ort.OrtValue.ortvalue_from_shape_and_type(dims, dtype, runner._device, 0)
+            self.outputs[name] = value
+            self._binding.bind_ortvalue_output(name, value)
+
+    def run(self, feeds: Mapping[str, Array]) -> None:
+        """Copy the feeds into the buffers and run over them."""
+        for name, value in self.inputs.items():
+            value.update_inplace(feeds[name])
+        self._session.run_with_iobinding(self._binding, self._options)

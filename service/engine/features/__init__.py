@@ -1,0 +1,1 @@
+"""Turn requests into arrays, for serving and training alike."""

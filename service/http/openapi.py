@@ -1,0 +1,94 @@
+"""The OpenAPI document: FastAPI's, with the routes that read their bodies themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from service.http import schemas
+from service.http.wire import MSGPACK
+
+REFUSALS = (
+    ("400", "Not the JSON or MessagePack it says"),
+    ("401", "No API key, where keys are asked for"),
+    ("403", "A key that is not known"),
+    ("408", "The body took too long to arrive"),
+    ("413", "Body too large"),
+    ("415", "A compressed body"),
+    ("422", "A field breaks a rule; `errors` names field, rule and value"),
+    ("429", "The key's quota is used up; see Retry-After"),
+    ("500", "The model failed and the fallback is off"),
+    ("503", "Not ready, or overload and the fallback is off; see Retry-After"),
+    ("504", "Deadline passed and the fallback is off"),
+)
+TIMEOUT = {
+    "name": "X-Request-Timeout-Ms", "in": "header", "required": False,
+    "description": "Deadline; the smallest of header, body and the server's own counts.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}  # fmt: skip
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The document of this application, made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        bodies = (schemas.RerankRequest, schemas.BatchRequest)
+        answers = (schemas.RerankResponse, schemas.BatchResponse, schemas.Problem)
+        _, definitions = models_json_schema(
+            [(model, "validation") for model in bodies]
+            + [(model, "serialization") for model in answers],
+            ref_template="#/components/schemas/{model}",
+        )
+        document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+        many = {"requests": [schemas.EXAMPLE, schemas.EXAMPLE]}
+        for path, body, answer, example, summary in (
+            ("/rerank", bodies[0], answers[0], schemas.EXAMPLE, "Re-rank one candidate list"),
+            ("/rerank/batch", bodies[1], answers[1], many, "Re-rank several candidate lists"),
+        ):
+            for prefix in ("", "/v1"):
+                document["paths"][prefix + path] = {
+                    "post": operation(prefix + path, summary, body, answer, example)
+                }
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def operation(
+    path: str, summary: str, body: type[Any], answer: type[Any], example: Any
+) -> dict[str, Any]:
+    """One POST, with every way it can end."""
+    given, told = {"schema": reference(body)}, {"schema": reference(answer)}
+    refusals = {
+        status: {
+            "description": meaning,
+            "content": {"application/problem+json": {"schema": reference(schemas.Problem)}},
+        }
+        for status, meaning in REFUSALS
+    }
+    return {
+        "tags": ["re-rank"],
+        "summary": summary,
+        "operationId": path.strip("/").replace("/", "_"),
+        "parameters": [TIMEOUT],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {**given, "example": example}, MSGPACK: given},
+        },
+        "responses": {
+            "200": {
+                "description": "The slate; `degraded` says when it is the initial ranking.",
+                "content": {"application/json": told, MSGPACK: told},
+            },
+            **refusals,
+        },
+    }
+
+
+def reference(model: type[Any]) -> dict[str, str]:
+    """Where the document describes a schema."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

@@ -1,0 +1,1 @@
+"""Load, watch, replace and roll back the bundles that a process serves."""

@@ -1,0 +1,1 @@
+"""Rank one request: validate it against its bundle, featurise, batch, fall back."""

@@ -1,0 +1,104 @@
+"""What the check of a GPU makes of two sessions; here the static form on the CPU is the other."""
+
+import argparse
+import dataclasses
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from export.bench.cuda import CudaError, agree, check, closeness, random_batches, write
+from export.bench.measure import cores
+from service.engine.contract import EVALUATOR, STATIC, BundleError
+from service.engine.cuda import CudaRunner
+from service.engine.session import Session, open_graph
+from tests.support.bundles import BUNDLE
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    return Session.load(BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def batches(cpu):
+    return random_batches(cpu, 12)
+
+
+@pytest.fixture
+def other(cpu):
+    graphs = [open_graph(BUNDLE / name, 1, "cpu") for name in (STATIC, EVALUATOR)]
+    session = Session(cpu.manifest, cpu.featuriser, *graphs)
+    session._run = CudaRunner(graphs[0], cpu.manifest.slate_length, device="cpu").run
+    return session
+
+
+def test_sessions_that_rank_alike_agree(cpu, other, batches):
+    found = agree(cpu, other, batches)
+    assert found.slates == sum(map(len, batches)) > 50
+    assert found.sampled > 5
+    assert found.ties <= found.slates / 100
+    assert found.largest_difference < 1e-4
+
+
+@pytest.mark.parametrize(("name", "told"), [("entropy_threshold", "steps"), ("numbers", "differs")])
+def test_a_session_that_is_given_other_feeds_does_not_agree(cpu, other, batches, name, told):
+    run = other._run
+    other._run = lambda names, feeds: run(names, {**feeds, name: feeds[name] * 0.7})
+    with pytest.raises(CudaError, match=told):
+        agree(cpu, other, batches)
+
+
+def test_sampled_slates_may_not_differ_one_after_the_other(cpu, other, batches):
+    run = other._run
+    other._run = lambda names, feeds: run(names, {**feeds, "noise": feeds["noise"][:, :, ::-1]})
+    with pytest.raises(CudaError, match="at most 1% may"):
+        agree(cpu, other, batches)
+
+
+def test_figures_that_differ_are_told_though_the_slates_are_the_same(cpu, other, batches):
+    run = other._run
+
+    def shifted(names, feeds):
+        return [a + 1e-3 if n == "logprob" else a
+                for n, a in zip(names, run(names, feeds), strict=True)]  # fmt: skip
+
+    other._run = shifted
+    with pytest.raises(CudaError, match=r"logprob differs by 1\.0"):
+        agree(cpu, other, batches)
+
+
+def test_a_decision_is_as_close_as_its_nearest_choice_or_gate(cpu, batches):
+    row = next(r for r in batches[0] if r.sampling is None and len(r.numbers) > 1)
+    (slate,) = cpu.run([row])
+    top = np.sort(slate.logits[0])[-2:]
+    never = dataclasses.replace(row, budget=0)
+    assert closeness(never, slate, 0) == pytest.approx(top[1] - top[0])
+    gated = dataclasses.replace(row, budget=3, entropy_threshold=float(slate.entropy_before[0]))
+    assert closeness(gated, slate, 0) == 0
+
+
+def test_without_a_gpu_it_is_refused(tmp_path):
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("onnxruntime-gpu is here")
+    arguments = argparse.Namespace(bundle=BUNDLE, out=tmp_path, batches=1, seconds=0.1)
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(BundleError, match="asked for CUDAExecutionProvider"),
+    ):
+        check(arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_tells_what_was_compared_and_each_time(tmp_path):
+    seen = {"slates": 8500, "sampled": 2000, "ties": 3, "largest_difference": 2e-5}
+    row = {"lists": 4, "candidates": 50, "bucket": {}, "first_ms": 99.0, "cpu_ms": 2.0,
+           "cpu_threads_ms": 1.0, "cuda_plain_ms": 9.0, "cuda_ms": 0.5}  # fmt: skip
+    report = {"command": "c", "gpu": "G", "cores": cores(), "onnxruntime": "1", "steps": 30,
+              "agreement": seen, "open_s": {"cpu": 0.5, "cuda": 3.0}, "rows": [row]}  # fmt: skip
+    write(report, tmp_path)
+    page = (tmp_path / "cuda.md").read_text()
+    assert "8,500 slates" in page
+    assert "3 differ" in page
+    assert "2.0e-05 nats" in page
+    assert "| 4 | 50 | 2.0 | 1.0 | 9.0 | 0.5 | 0.25 | 99.0 |" in page

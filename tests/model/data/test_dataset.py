@@ -1,0 +1,180 @@
+"""A log larger than memory gives the arrays that a small one gives, and no half of them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.data import dataset as module
+from model.data.dataset import Dataset, pieces
+from model.data.lists import Arrays, Lists
+from model.data.sources import DataError
+from model.learning.policy import Batch
+from model.study.scale import write_log
+
+ROOT = Path(__file__).parents[3]
+ITEMS = 1000
+ROWS = 6_000  # 240 lists of 25, by 24 users whose lists lie far apart
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("log") / "data"
+    write_log(directory, ROWS, ITEMS)
+    return directory
+
+
+@pytest.fixture
+def in_small_pieces(monkeypatch):
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 700)  # 28 lists: less than three users
+    monkeypatch.setattr(module, "BLOCK", 7)
+
+
+def arrays(lists):
+    return Arrays(lists.numbers, lists.tokens, lists.mask, lists.labels)
+
+
+@pytest.mark.parametrize("splits", [["train"], ["test"], ["train", "valid"]])
+def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_small_pieces, splits):
+    in_files = Dataset(log, memory=0).lists(splits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ROWS_AT_ONCE", ROWS + 1)
+        in_memory = Dataset(log).lists(splits)
+    assert len(in_files) == len(in_memory) > 0
+    for stored, held in zip(arrays(in_files), arrays(in_memory), strict=True):
+        assert stored.dtype == held.dtype
+        if stored.dtype == np.float32:  # means and deviations of a column in pieces: by rounding
+            np.testing.assert_allclose(stored, held, rtol=0, atol=2e-6)
+        else:
+            assert np.array_equal(stored, held)
+
+
+def test_a_piece_never_cuts_a_request_in_two(log, in_small_pieces, monkeypatch):
+    whole = Dataset(log).rows.collect()
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 33)  # a list and a third
+    found = list(pieces(whole.lazy()))
+    assert sum(piece["request_id"].n_unique() for piece in found) == ROWS // 25
+    assert [row for piece in found for row in piece.rows()] == whole.rows()
+
+
+def test_a_batch_from_files_is_the_batch_from_memory(log):
+    stored = Dataset(log, memory=0).lists(["train"]).rankable().take(slice(10, 60))
+    held = Dataset(log).lists(["train"]).rankable().take(slice(10, 60))
+    for index in (np.array([5, 3, 40]), slice(7, 9)):
+        assert Batch(stored, index).numbers.equal(Batch(held, index).numbers)
+        assert Batch(stored, index).labels.equal(Batch(held, index).labels)
+    others = Batch(held, np.array([5, 3, 41])).labels
+    assert not Batch(stored, np.array([5, 3, 40])).labels.equal(others)
+
+
+def test_lists_without_two_kinds_of_answers_are_not_rankable(log):
+    every = Dataset(log).lists(["train"]).take(slice(6))
+    labels = every.labels
+    labels[1], labels[4] = 0.0, every.mask[4]
+    changed = Lists.of({**every.arrays, "labels": np.concatenate([labels, every.labels])})
+    assert changed.take(slice(6)).rankable(piece=4).rows.tolist() == [0, 2, 3, 5]
+
+
+def test_the_first_lists_are_the_first_of_all(log, in_small_pieces):
+    some, every = (Dataset(log, memory=0).lists(["train"], most) for most in (10, None))
+    assert len(some) == 10
+    assert np.array_equal(some.numbers, every.numbers[:10])
+
+
+def test_arrays_in_files_are_made_once_and_anew_for_another_log(log, tmp_path, monkeypatch):
+    write_log(tmp_path / "data", ROWS, ITEMS)
+    first = Dataset(tmp_path / "data", memory=0).lists(["train"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "impressions", None)  # nobody may read the log again
+        again = Dataset(tmp_path / "data", memory=0).lists(["train"])
+    assert np.array_equal(first.numbers, again.numbers)
+    write_log(tmp_path / "data2", ROWS, ITEMS, seed=1)
+    os.replace(tmp_path / "data2" / "impressions.parquet", tmp_path / "data/impressions.parquet")
+    other = Dataset(tmp_path / "data", memory=0).lists(["train"])
+    assert not np.array_equal(first.labels, other.labels)
+
+
+def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp_path):
+    write_log(tmp_path / "data", ROWS, ITEMS)
+    code = (
+        "import sys; from pathlib import Path; from model import dataset; dataset.BLOCK = 1;"
+        "dataset.Dataset(Path(sys.argv[1]), memory=0).lists(['train'])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "data")], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    cache = tmp_path / "data.arrays"
+    begun = cache / "unfinished" / "numbers.npy"
+    while process.poll() is None and not (begun.exists() and begun.stat().st_size > 4096):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert sorted(path.name for path in cache.iterdir()) == ["lock", "unfinished"]
+    stored = Dataset(tmp_path / "data", memory=0).lists(["train"])
+    assert np.array_equal(stored.numbers, Dataset(log).lists(["train"]).numbers)
+    assert not (cache / "unfinished").exists()
+
+
+@pytest.mark.parametrize("name", ["impressions", "items", "users", "histories"])
+def test_half_a_file_is_named(log, tmp_path, name):
+    copy = shutil.copytree(log, tmp_path / "data")
+    path = copy / f"{name}.parquet"
+    path.write_bytes((log / "impressions.parquet").read_bytes()[:5000])
+    with pytest.raises(DataError, match=rf"data/{name}\.parquet: unreadable \(") as raised:
+        Dataset(copy)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():
+    read = []
+
+    class Reading(list):
+        def __getitem__(self, index):
+            found = super().__getitem__(index)
+            read.extend(found if isinstance(index, slice) else [found])
+            return found
+
+    lists = Reading(
+        {"split": ["train"], "item_id": [f"i{n}"], "label": [float(n)]} for n in range(1000)
+    )
+    history = module._history(lists, 500, 4)
+    assert history == [(f"i{n}", float(n)) for n in (496, 497, 498, 499)]
+    assert len(read) < 10
+
+
+def test_the_scale_report_is_written_from_what_was_measured(tmp_path):
+    command = [sys.executable, "-m", "model", "scale", "--smoke", "--rows", "3000",
+               "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]  # fmt: skip
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    (found,) = json.loads((tmp_path / "scale.json").read_text())
+    assert found["rows"] == 3000
+    assert set(found["train"]["result"]) == {"evaluator", "warm_start", "grpo"}
+    shown = (tmp_path / "scale.md").read_text()
+    assert f"| {found['train']['result']['grpo']:,.0f} |" in shown
+    assert f"{found['featurise']['peak']:,.0f} MB" in shown
+    assert list((tmp_path / "cache").iterdir()) == []  # the logs are gone
+
+
+def test_an_error_in_the_log_leaves_no_arrays(tmp_path, monkeypatch):
+    write_log(tmp_path / "data", ROWS, ITEMS)
+    broken = Dataset(tmp_path / "data", memory=0)
+    found = broken.impressions
+
+    def breaks(splits):
+        for number, impression in enumerate(found(splits)):
+            assert number < 50, "planted"
+            yield impression
+
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, "impressions", breaks)
+        patch.setattr(module, "BLOCK", 7)
+        with pytest.raises(AssertionError, match="planted"):
+            broken.lists(["train"])
+    assert len(broken.lists(["train"])) == 192

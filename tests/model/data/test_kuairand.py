@@ -1,0 +1,322 @@
+"""`prepare kuairand`: how sessions become lists, on generated files of the published shape."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from model.data import kuairand, prepare
+from model.data.dataset import Dataset
+from model.data.kuairand import Sessions
+from model.data.sources import DataError
+from model.learning.train import train
+from model.network.config import Config
+
+ROOT = Path(__file__).parents[3]
+START = 1_649_347_200_000  # 2022-04-08, midnight in China
+MINUTE, DAY = 60_000, 86_400_000
+CLICKS = Sessions("is_click", 30, 10, 5)
+LOG = (
+    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,"
+    "is_hate,long_view,play_time_ms,duration_ms,profile_stay_time,comment_stay_time,"
+    "is_profile_enter,is_rand,tab"
+)
+VIDEOS = (
+    "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,"
+    "server_width,server_height,music_id,music_type,tag"
+)
+USERS = (
+    "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,"
+    "follow_user_num,follow_user_num_range,fans_user_num,fans_user_num_range,friend_user_num,"
+    "friend_user_num_range,register_days,register_days_range,onehot_feat0"
+)
+
+
+def exposure(user, video, time, *, click=0, long=0, rand=0, tab=1):
+    """One row of log_standard_*.csv; `time` in ms from START."""
+    day, minutes = time // DAY, time % DAY // MINUTE
+    clock = minutes // 60 * 100 + minutes % 60
+    return (
+        f"{user},{video},{20220408 + day},{clock},{START + time},{click},0,0,0,0,0,{long},"
+        f"{9000 * long},20000,0,0,0,{rand},{tab}"
+    )
+
+
+def log_of(seed=0, users=12, videos=40, days=5):
+    """Sessions of every user on every day; users click the tag that they like."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        for day in range(days):
+            time = day * DAY + int(random.integers(0, 20 * 60)) * MINUTE
+            for video in random.permutation(videos)[: random.integers(8, 25)].tolist():
+                time += int(random.integers(5_000, 90_000))
+                click = int(random.random() < (0.8 if video % 2 == user % 2 else 0.2))
+                rows.append(exposure(user, video, time, click=click, long=click * (video % 3 > 0)))
+    return rows
+
+
+def write(directory, log, videos=40, users=12):
+    """The three files, with the columns that are published."""
+    rows = [
+        f"{v},{v % 5},NORMAL,2022-04-{1 + v % 9:02},ShortImport,public,{1000.0 * (v + 1)},720,1280,"
+        f'{v % 3},9.0,"{v % 2},{2 + v % 3}"'
+        for v in range(videos)
+    ]
+    people = [f'{u},full_active,0,0,1,5,"(0,10]",0,0,0,0,107,61-180,{u % 2}' for u in range(users)]
+    for name, header, lines in (
+        ("log_standard_4_08.csv", LOG, log),
+        ("video_features_basic_x.csv", VIDEOS, rows),
+        ("user_features_x.csv", USERS, people),
+    ):
+        (directory / name).write_text("\n".join([header, *lines]) + "\n")
+
+
+def run(directory, sessions=CLICKS, out="out"):
+    prepare.prepare_kuairand(
+        directory / out,
+        sorted(directory.glob("log_standard_*.csv")),
+        directory / "video_features_basic_x.csv",
+        directory / "user_features_x.csv",
+        sessions,
+    )
+    return directory / out
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("kuairand")
+    write(directory, log_of())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def out(directory):
+    return run(directory)
+
+
+@pytest.fixture(scope="module")
+def rows(out):
+    return pl.read_parquet(out / "impressions.parquet")
+
+
+def cut(exposures, sessions):
+    """The videos of each list that exposures (user, video, minute, tab) are cut into."""
+    frame = pl.DataFrame(
+        [(str(u), str(v), m * MINUTE, str(tab), "9", 0.0) for u, v, m, tab in exposures],
+        schema=["user_id", "item_id", "time_ms", "tab", "hour", "label"],
+        orient="row",
+    )
+    lists = kuairand.cut(frame, sessions).group_by("request_id", maintain_order=True)
+    return [group.sort("position")["item_id"].to_list() for _, group in lists]
+
+
+def test_a_session_ends_after_a_gap_at_another_tab_and_with_its_user():
+    shown = [(1, 1, 0, 0), (1, 2, 30, 0), (1, 3, 61, 0), (1, 4, 62, 0), (1, 5, 63, 1)]
+    shown += [(1, 6, 64, 1), (2, 7, 65, 1), (2, 8, 66, 1)]
+    lists = [["1", "2"], ["3", "4"], ["5", "6"], ["7", "8"]]
+    assert cut(shown, Sessions("is_click", 30, 10, 2)) == lists
+    # The twins: a gap of 31 minutes is within a session of 31, one of 30 without one of 29.
+    assert cut(shown, Sessions("is_click", 31, 10, 2))[0] == ["1", "2", "3", "4"]
+    assert ["1", "2"] not in cut(shown, Sessions("is_click", 29, 10, 2))
+
+
+def test_a_session_is_chopped_and_what_is_left_over_dropped_when_short():
+    shown = [(1, video, video, 0) for video in range(8)]
+    assert cut(shown, Sessions("is_click", 30, 3, 3)) == [["0", "1", "2"], ["3", "4", "5"]]
+    assert cut(shown, Sessions("is_click", 30, 3, 2))[-1] == ["6", "7"]
+
+
+def test_a_list_shows_a_video_once_and_keeps_its_first_exposure():
+    shown = [(1, 5, 0, 0), (1, 6, 1, 0), (1, 5, 2, 0), (1, 7, 3, 0)]
+    assert cut(shown, Sessions("is_click", 30, 3, 2)) == [["5", "6", "7"]]
+
+
+def test_every_list_is_in_order_of_exposure_within_bounds_and_of_one_split(rows):
+    for _, group in rows.group_by("request_id", maintain_order=True):
+        assert 5 <= len(group) <= 10
+        assert group["position"].to_list() == list(range(len(group)))
+        for name in ("user_id", "split", "timestamp", "tab", "hour"):
+            assert group[name].n_unique() == 1
+
+
+def test_splits_follow_each_other_in_time_and_no_list_straddles(directory, out, rows):
+    log = pl.read_csv(directory / "log_standard_4_08.csv")
+    shown = log.select(pl.col("user_id", "video_id").cast(pl.String), "time_ms")
+    joined = rows.join(shown, left_on=["user_id", "item_id"], right_on=["user_id", "video_id"])
+    own = joined.filter(pl.col("time_ms").is_between("timestamp", pl.col("timestamp") + DAY // 4))
+    span = {
+        split: (group["time_ms"].min(), group["time_ms"].max())
+        for (split,), group in own.group_by("split")
+    }
+    assert span["train"][1] < span["valid"][0] < span["valid"][1] < span["test"][0]
+    counts = json.loads((out / "summary.json").read_text())
+    lists = {split: found["requests"] for split, found in counts["splits"].items()}
+    assert 0.07 < lists["test"] / sum(lists.values()) < 0.13
+    assert 0.05 < lists["valid"] / sum(lists.values()) < 0.13
+    assert counts["dropped"]["exposures at random"] == 0
+
+
+def test_exposures_placed_at_random_are_left_out_and_counted(tmp_path):
+    log = log_of()
+    write(
+        tmp_path,
+        [
+            line.replace(",0,1", ",1,1") if i % 7 == 0 else line
+            for i, line in enumerate(log)
+            if line.endswith(",0,1")
+        ],
+    )
+    out = run(tmp_path)
+    dropped = json.loads((out / "summary.json").read_text())["dropped"]
+    assert dropped["exposures at random"] == -(-len(log) // 7)
+    total = sum(dropped.values()) + len(pl.read_parquet(out / "impressions.parquet"))
+    assert total == len(log)
+
+
+def test_videos_and_exposures_have_their_features(out, rows):
+    items = {row["item_id"]: row for row in pl.read_parquet(out / "items.parquet").to_dicts()}
+    assert items["7"]["tags"] == ["1", "3"]
+    assert items["7"]["duration"] == 8.0
+    assert (items["7"]["author_id"], items["7"]["music_id"]) == ("2", "1")
+    first = rows.filter(pl.col("item_id") == "7").row(0, named=True)
+    day = datetime.datetime.fromtimestamp(first["timestamp"] / 1000, datetime.UTC)
+    day += datetime.timedelta(hours=8)
+    # Uploaded on the 8th of April, as seen on the day of the exposure.
+    assert first["upload_age"] == (day.date() - datetime.date(2022, 4, 8)).days
+    assert first["hour"] == str(day.hour)
+    users = pl.read_parquet(out / "users.parquet")
+    assert users.filter(pl.col("user_id") == "3")["follow_user_num_range"].item() == "(0,10]"
+
+
+def test_a_video_uploaded_after_it_was_shown_has_age_zero(tmp_path):
+    write(tmp_path, log_of())
+    path = tmp_path / "video_features_basic_x.csv"
+    path.write_text(path.read_text().replace("2022-04-0", "2022-05-0"))
+    rows = pl.read_parquet(run(tmp_path) / "impressions.parquet")
+    assert (rows["upload_age"] == 0).all()
+
+
+def test_the_label_is_the_feedback_asked_for(directory, rows):
+    long = pl.read_parquet(
+        run(directory, Sessions("long_view", 30, 10, 5), "long") / "impressions.parquet"
+    )
+    assert long.drop("label", "like_rate").equals(rows.drop("label", "like_rate"))
+    assert 0 < long["label"].mean() < rows["label"].mean()
+
+
+def test_statistics_are_of_train_lists_only(tmp_path, directory, out):
+    lines = (directory / "log_standard_4_08.csv").read_text().splitlines()[1:]
+    begin = pl.read_parquet(out / "impressions.parquet")
+    begin = begin.filter(pl.col("split") != "train")["timestamp"].min()
+    later = [line.split(",") for line in lines]
+    for cells in later:
+        if int(cells[4]) >= begin:
+            cells[5] = str(1 - int(cells[5]))
+    write(tmp_path, [",".join(cells) for cells in later])
+    items = pl.read_parquet(run(tmp_path) / "items.parquet")
+    assert items.equals(pl.read_parquet(out / "items.parquet"))
+
+
+def test_parts_of_the_users_give_what_all_at_once_give(tmp_path, directory):
+    schema = prepare.load_schema(prepare.SCHEMAS / "kuairand.yaml")
+    found = []
+    for part in (100, 10_000):
+        scratch = tmp_path / str(part)
+        scratch.mkdir()
+        source, _ = kuairand.read_kuairand(
+            [directory / "log_standard_4_08.csv"],
+            directory / "video_features_basic_x.csv",
+            None,
+            schema,
+            CLICKS,
+            scratch,
+            part,
+        )
+        assert (len(list(scratch.glob("lists-*"))) > 1) == (part == 100)
+        found.append((source.requests, source.rows.collect().sort("request_id", "position")))
+    assert found[0][0].equals(found[1][0])
+    assert found[0][1].equals(found[1][1])
+
+
+def test_two_logs_are_one(tmp_path, directory, rows):
+    lines = log_of()
+    write(tmp_path, lines[: len(lines) // 2])
+    second = tmp_path / "log_standard_4_22.csv"
+    second.write_text("\n".join([LOG, *lines[len(lines) // 2 :]]) + "\n")
+    assert pl.read_parquet(run(tmp_path) / "impressions.parquet").equals(rows)
+
+
+def test_a_model_trains_on_it(out, tmp_path):
+    config = Config.load(ROOT / "model" / "configs" / "ranklens.yaml").smoke()
+    info = train(config, out, tmp_path / "run")
+    assert info["stage"] == "done"
+    lists = Dataset(out).lists(["test"])
+    assert np.isfinite(lists.numbers).all()
+    filled = lists.tokens.any(axis=(0, 1))
+    assert len(filled) - filled.sum() == 1  # no video has a third tag
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "value", "message"),
+    [
+        ("log_standard_4_08.csv", "is_click", "2", "row 1, column is_click: 0 or 1, got '2'"),
+        ("log_standard_4_08.csv", "is_click", "", "row 1, column is_click: 0 or 1, got null"),
+        ("log_standard_4_08.csv", "is_rand", "x", "row 1, column is_rand: 0 or 1, got 'x'"),
+        ("log_standard_4_08.csv", "time_ms", "noon", "row 1, column time_ms: a whole number, got"),
+        ("log_standard_4_08.csv", "time_ms", "-5", "row 1, column time_ms: at least 0, got '-5'"),
+        ("log_standard_4_08.csv", "hourmin", "2460", "column hourmin: a time of day, HHMM, got"),
+        ("log_standard_4_08.csv", "hourmin", "975", "column hourmin: a time of day, HHMM, got"),
+        ("log_standard_4_08.csv", "date", "20220431", "column date: a date, YYYYMMDD, got"),
+        ("log_standard_4_08.csv", "video_id", "", "column video_id: an id, neither null nor"),
+        ("video_features_basic_x.csv", "upload_dt", "soon", "column upload_dt: a date, YYYY-MM-DD"),
+        ("video_features_basic_x.csv", "video_duration", "-1", "video_duration: milliseconds, at"),
+        ("video_features_basic_x.csv", "video_id", "1", "row 2, column video_id: once per file"),
+        ("user_features_x.csv", "user_id", "1", "row 2, column user_id: once per file, got '1'"),
+    ],
+)
+def test_a_bad_value_is_named(tmp_path, file, column, value, message):
+    write(tmp_path, log_of())
+    path = tmp_path / file
+    lines = path.read_text().splitlines()
+    cells = lines[1].split(",")
+    cells[lines[0].split(",").index(column)] = value
+    path.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+    with pytest.raises(DataError, match=re.escape(f"{file}, row ")) as caught:
+        run(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "column"),
+    [
+        ("log_standard_4_08.csv", "is_click"),
+        ("log_standard_4_08.csv", "tab"),
+        ("video_features_basic_x.csv", "tag"),
+        ("user_features_x.csv", "register_days_range"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_there_are(tmp_path, file, column):
+    write(tmp_path, log_of())
+    path = tmp_path / file
+    path.write_text(path.read_text().replace(column, "other", 1))
+    with pytest.raises(DataError, match=rf"{file}, column {column}: missing; the \w+ has \w+_id,"):
+        run(tmp_path)
+
+
+def test_settings_that_make_no_lists_are_named(tmp_path):
+    with pytest.raises(DataError, match="--shortest: from 2 to --length, 4, got 5"):
+        Sessions("is_click", 30, 4, 5)
+    with pytest.raises(DataError, match="--gap: at least a minute, got 0"):
+        Sessions("is_click", 0, 10, 5)
+    write(tmp_path, log_of(users=1, days=1))
+    with pytest.raises(DataError, match="enough lists for train, valid and test; see --gap"):
+        run(tmp_path)

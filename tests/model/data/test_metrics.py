@@ -1,0 +1,53 @@
+"""Ranking metrics against values worked by hand."""
+
+import numpy as np
+import pytest
+
+from model.data.metrics import average_precision, interval, ndcg, relevance, slate_metrics
+
+# One list of five: likes at 1 and 3. The slate shows 3, 0, 1.
+SLATE = np.array([[3, 0, 1, -1]])
+LABELS = np.array([[0.0, 1.0, 0.0, 1.0, 0.0]])
+
+
+def test_relevance_reads_labels_at_the_slates_indices_and_ignores_empty_positions():
+    assert relevance(SLATE, LABELS).tolist() == [[True, False, True, False]]
+
+
+def test_ndcg_by_hand():
+    # DCG@3 = 1 + 1/2; ideal = 1 + 1/log2(3) = 1.63093.
+    found = ndcg(relevance(SLATE, LABELS), np.array([2]), 3)
+    assert found == pytest.approx([1.5 / 1.6309298], abs=1e-6)
+    assert found != pytest.approx([1.5 / 1.5], abs=1e-6)
+
+
+def test_map_divides_by_the_positives_that_could_have_been_shown():
+    # Hits at positions 0 and 2: (1/1 + 2/3) / min(3, 2).
+    assert average_precision(relevance(SLATE, LABELS), np.array([2]), 3) == pytest.approx([5 / 6])
+    # Within two positions only one hit, of two possible: 1 / 2.
+    assert average_precision(relevance(SLATE, LABELS), np.array([2]), 2) == pytest.approx([0.5])
+
+
+def test_a_perfect_slate_scores_one_and_a_useless_one_zero():
+    perfect = slate_metrics(np.array([[1, 3, 0, 2, 4]]), LABELS)
+    useless = slate_metrics(np.array([[0, 2]]), LABELS)
+    assert all(value[0] == pytest.approx(1.0) for value in perfect.values())
+    assert all(value[0] == 0.0 for value in useless.values())
+
+
+def test_the_interval_holds_the_mean_and_narrows_with_more_lists():
+    draw = np.random.default_rng(0)
+    few, many = draw.random(50), draw.random(5000)
+    mean, low, high = interval(few)
+    assert low < mean < high
+    narrow = interval(many)
+    assert narrow[2] - narrow[1] < (high - low) / 5
+
+
+def test_an_interval_over_seeds_is_wider_where_seeds_differ_and_the_same_where_they_do_not():
+    values = np.random.default_rng(0).random(400)
+    alone = interval(values)
+    assert interval(np.stack([values] * 4)) == pytest.approx(alone)
+    mean, low, high = interval(np.stack([values - 0.2, values + 0.2] * 2))
+    assert mean == pytest.approx(alone[0])
+    assert high - low > 2 * (alone[2] - alone[1])

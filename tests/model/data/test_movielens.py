@@ -1,0 +1,321 @@
+"""`prepare movielens`: what a list may know, on generated ratings of MovieLens-1M's shape."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from model.data import movielens, prepare, retrieval
+from model.data.dataset import Dataset
+from model.data.movielens import read_ratings
+from model.data.sources import DataError
+
+ROOT = Path(__file__).parents[3]
+REAL = ROOT.parent / "shared" / "data" / "ml1m"
+USERS, MOVIES = 60, 90
+
+
+def ratings_of(seed=0):
+    """(user, movie, rating) of users who like one half of the movies more than the other."""
+    random = np.random.default_rng(seed)
+    rated = random.random((USERS, MOVIES)) < 0.6
+    taste = (np.arange(USERS)[:, None] + np.arange(MOVIES)) % 2 == 0
+    stars = np.where(random.random((USERS, MOVIES)) < 0.2, ~taste, taste) * 2 + 2
+    stars += random.integers(0, 2, stars.shape)
+    return [(u + 1, m + 1, int(stars[u, m])) for u, m in zip(*np.nonzero(rated), strict=True)]
+
+
+def write(directory, ratings):
+    """ratings.dat, movies.dat and users.dat, as GroupLens writes them."""
+    lines = [f"{user}::{movie}::{stars}::978300760" for user, movie, stars in ratings]
+    (directory / "ratings.dat").write_text("\n".join(lines) + "\n")
+    titles = [
+        f"{m}::{'Misérables, Les' if m == 3 else f'Star Wars: Part {m}'} ({1930 + m % 70})"
+        f"::{'Action|Drama' if m % 2 else 'Comedy'}"
+        for m in range(1, MOVIES + 1)
+    ]
+    (directory / "movies.dat").write_text("\n".join(titles) + "\n", encoding="latin-1")
+    people = [f"{u}::{'MF'[u % 2]}::25::{u % 20}::48067" for u in range(1, USERS + 1)]
+    (directory / "users.dat").write_text("\n".join(people) + "\n")
+
+
+def run(directory, ratings="ratings.dat", users="users.dat", out="out"):
+    people = None if users is None else directory / users
+    prepare.prepare_movielens(
+        directory / out, directory / ratings, directory / "movies.dat", people
+    )
+    return directory / out
+
+
+def tables(out):
+    names = ("impressions", "histories", "items", "users")
+    return {name: pl.read_parquet(out / f"{name}.parquet") for name in names}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ml")
+    write(directory, ratings_of())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def out(directory):
+    return run(directory)
+
+
+def answers(out):
+    """request id -> {item: liked} that its history holds."""
+    histories = pl.read_parquet(out / "histories.parquet")
+    found = {}
+    for request, item, label in histories.iter_rows():
+        assert item not in found.setdefault(request, {})
+        found[request][item] = label
+    return found
+
+
+def lists(out):
+    rows = pl.read_parquet(out / "impressions.parquet")
+    for (request,), group in rows.group_by("request_id", maintain_order=True):
+        yield request, group["user_id"][0], group["split"][0], group
+
+
+def test_a_list_is_fifty_movies_unknown_to_its_history_by_falling_score(out):
+    known = answers(out)
+    for request, _, _, group in lists(out):
+        assert len(set(group["item_id"])) == len(group) <= 50
+        assert not set(group["item_id"]) & set(known[request])
+        assert group["score"].is_sorted(descending=True)
+        assert group["position"].to_list() == list(range(len(group)))
+
+
+def test_the_labels_of_a_test_list_are_the_likes_of_the_ratings_held_out(out):
+    rated = {(str(user), str(movie)): stars for user, movie, stars in ratings_of()}
+    known = answers(out)
+    for request, user, split, group in lists(out):
+        mine = {movie: stars for (u, movie), stars in rated.items() if u == user}
+        for movie, label in known[request].items():
+            assert label == (mine[movie] >= 4)
+        if split == "test":
+            assert len(known[request]) == round(0.7 * len(mine))
+            for movie, label in zip(group["item_id"], group["label"], strict=True):
+                assert label == (mine.get(movie, 0) >= 4)
+
+
+def test_train_lists_are_made_within_what_the_test_list_knows(out):
+    known = answers(out)
+    held_out = {}
+    for request, user, split, group in lists(out):
+        if split == "test":
+            continue
+        allowed = known[f"{user}-test"]
+        assert known[request].items() <= allowed.items()
+        missing = allowed.keys() - known[request].keys()
+        assert set(group.filter(pl.col("label") > 0.5)["item_id"]) <= missing
+        held_out.setdefault(user, []).append(missing)
+    for user, parts in held_out.items():  # the folds partition the known part
+        assert sorted(m for part in parts for m in part) == sorted(known[f"{user}-test"])
+
+
+def test_users_of_valid_lists_have_no_train_list(out):
+    rows = pl.read_parquet(out / "impressions.parquet")
+    users = {split: set(group["user_id"]) for (split,), group in rows.group_by("split")}
+    assert not users["train"] & users["valid"]
+    assert len(users["valid"]) == USERS / 10
+    assert users["test"] == users["train"] | users["valid"]
+
+
+def test_no_held_out_rating_has_a_part_in_anything_but_the_labels_of_test(tmp_path, out):
+    known = answers(out)
+    flipped = [
+        (u, m, stars if str(m) in known[f"{u}-test"] else 6 - stars) for u, m, stars in ratings_of()
+    ]
+    write(tmp_path, flipped)
+    before, after = tables(out), tables(run(tmp_path))
+    for name in ("histories", "items", "users"):
+        assert before[name].equals(after[name])
+    test = pl.col("split") == "test"
+    labels = [frame["impressions"].filter(test)["label"] for frame in (before, after)]
+    assert not labels[0].equals(labels[1])
+    for rule, dropped in ((~test, ()), (test, ("label",))):
+        first, second = (f["impressions"].filter(rule).drop(dropped) for f in (before, after))
+        assert first.equals(second)
+
+
+def test_the_labels_of_a_train_list_have_no_part_in_its_own_features(tmp_path, out):
+    known = answers(out)
+    user, fold = 7, 1
+    mine = known[f"{user}-test"].keys() - known[f"{user}-{fold}"].keys()
+    write(
+        tmp_path, [(u, m, 6 - s if u == user and str(m) in mine else s) for u, m, s in ratings_of()]
+    )
+    before, after = tables(out)["impressions"], tables(run(tmp_path))["impressions"]
+    own = pl.col("request_id") == f"{user}-{fold}"
+    assert before.filter(own).drop("label").equals(after.filter(own).drop("label"))
+    assert not before.filter(own)["label"].equals(after.filter(own)["label"])
+    # The twin: the same ratings are in what other lists are made from.
+    for column in ("score", "like_rate"):
+        assert not before.filter(~own)[column].equals(after.filter(~own)[column])
+
+
+def test_counts_of_a_train_list_are_recomputed_by_hand_without_its_cell(directory, out):
+    dealt = retrieval.deal(read_ratings(directory / "ratings.dat"))
+    request, user, _, group = next(entry for entry in lists(out) if entry[2] == "train")
+    of_group = dealt.group[dealt.user_ids.tolist().index(user)]
+    fold = int(request.rsplit("-", 1)[1])
+    cell = (dealt.group[dealt.users] == of_group) & (dealt.fold == fold)
+    used = (dealt.fold != retrieval.HELD_OUT) & ~cell
+    prior = dealt.liked[used].mean()
+    for movie, popularity, rate in group.select("item_id", "popularity", "like_rate").iter_rows():
+        rows = used & (dealt.item_ids[dealt.items] == movie)
+        smoothed = (dealt.liked[rows].sum() + 10 * prior) / (rows.sum() + 10)
+        assert popularity == rows.sum()
+        assert rate == pytest.approx(math.log(smoothed / (1 - smoothed)), abs=1e-9)
+    items = pl.read_parquet(out / "items.parquet")
+    whole = np.bincount(dealt.items[dealt.fold != retrieval.HELD_OUT])
+    assert (
+        items.join(pl.DataFrame({"item_id": dealt.item_ids, "n": whole}), "item_id")
+        .select((pl.col("popularity") == pl.col("n")).all())
+        .item()
+    )
+
+
+def test_ease_is_a_ridge_regression_of_each_item_on_the_others():
+    likes = (np.random.default_rng(3).random((40, 6)) < 0.4).astype(float)
+    weights = retrieval.ease(likes.T @ likes, 2.0)
+    for item in range(6):
+        others = [i for i in range(6) if i != item]
+        x = likes[:, others]
+        by_hand = np.linalg.solve(x.T @ x + 2.0 * np.eye(5), x.T @ likes[:, item])
+        assert weights[others, item] == pytest.approx(by_hand, abs=1e-9)
+        assert weights[item, item] == 0.0
+    assert retrieval.ease(likes.T @ likes, 2.1) != pytest.approx(weights, abs=1e-9)
+
+
+def test_the_core_is_iterated_until_it_is_stable():
+    # b goes for its one rating, then y for its one rating left, then c.
+    rows = [("a", "x"), ("a", "z"), ("b", "y"), ("c", "y"), ("c", "x"), ("d", "x"), ("d", "z")]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    kept = retrieval.core(table, 2)
+    assert kept.rows() == [("a", "x"), ("a", "z"), ("d", "x"), ("d", "z")]
+
+
+def test_quality_is_what_a_hand_computes():
+    labels = np.zeros((2, 8))
+    labels[0, 1] = 1.0
+    found = retrieval.quality(labels)
+    assert found["share of lists with a positive"] == 0.5
+    assert found["positives per list"] == 0.5
+    assert found["NDCG@6 in the retriever's order"] == pytest.approx(1 / math.log2(3))
+    random = sum(1 / math.log2(position + 2) for position in range(6)) / 8
+    assert found["NDCG@6 in random order"] == pytest.approx(random)
+
+
+def test_a_csv_in_any_order_gives_what_the_official_file_gives(tmp_path, out):
+    write(tmp_path, ratings_of())
+    rows = "".join(f"{u},{m},{s}\n" for u, m, s in reversed(ratings_of()))
+    path = tmp_path / "ratings.csv.gz"
+    path.write_bytes(gzip.compress(f"user_id,movie_id,rating\n{rows}".encode()))
+    again = run(tmp_path, ratings=path.name)
+    for name in ("impressions", "histories", "items", "users"):
+        file = f"{name}.parquet"
+        assert (again / file).read_bytes() == (out / file).read_bytes()
+
+
+def test_movies_and_users_have_their_features(out):
+    items = {row["item_id"]: row for row in tables(out)["items"].iter_rows(named=True)}
+    assert items["3"]["title_words"] == ["misérables", "les"]
+    assert (items["3"]["year"], items["3"]["decade"]) == (1933.0, ["1930"])
+    assert items["3"]["genres"] == ["Action", "Drama"]
+    assert len(items["3"]["title_vector"]) == 16
+    assert tables(out)["users"].row(0) == ("1", "F", "25", "1")
+
+
+def test_a_request_has_the_history_given_for_it_and_the_retrievers_scores(out):
+    known = answers(out)
+    seen = 0
+    for impression in Dataset(out).impressions(["train", "test"]):
+        assert dict(impression.request.history) == known[impression.request_id]
+        assert all(score is not None for score in impression.request.scores)
+        assert impression.request.user["gender"] in ("M", "F")
+        seen += 1
+    assert seen == USERS * 0.9 * 3 + USERS
+
+
+def test_without_users_there_are_no_user_features_and_lists_are_the_same(directory, out):
+    alone = run(directory, users=None, out="alone")
+    assert tables(alone)["users"].columns == ["user_id"]
+    assert tables(alone)["impressions"].equals(tables(out)["impressions"])
+    assert Dataset(alone).lists(["valid"]).numbers.shape[0] == USERS / 10 * 3
+
+
+def test_the_summary_has_the_quality_of_retrieval(out):
+    summary = json.loads((out / "summary.json").read_text())
+    for split in ("train", "valid", "test"):
+        labels = [g["label"].to_list() for *_, s, g in lists(out) if s == split]
+        padded = np.array([label + [0.0] * (50 - len(label)) for label in labels])
+        assert summary["retrieval"][split] == retrieval.quality(padded)
+        assert 0.0 < padded.mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("ratings.dat", "::978300760\n", "\n", "row 1: user_id, movie_id, rating, timestamp, sep"),
+        (
+            "ratings.dat",
+            "::978300760\n",
+            "::0\n1::1::x::0\n",
+            "row 2, column rating: a number from",
+        ),
+        ("ratings.dat", "::978300760\n", "::0\n1::1::6::0\n", "from 0.5 to 5, got '6'"),
+        ("ratings.dat", "::978300760\n", "::0\n::1::3::0\n", "row 2, column user_id: an id"),
+        ("ratings.dat", "2::1::", "1::1::", "column movie_id: once per user, got '1'"),
+        ("movies.dat", "::Star", ":Star", "row 1: movie_id, title, genres, separated by ::, got"),
+        ("movies.dat", "2::Star", "1::Star", "row 2, column movie_id: once per file, got '1'"),
+        ("users.dat", "1::F", "F", "row 1: user_id, gender, age, occupation, zip_code, sep"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path, file, old, new, message):
+    ratings = [(1, 1, 3), *(r for r in ratings_of() if r[:2] not in {(1, 1), (2, 1)}), (2, 1, 3)]
+    write(tmp_path, ratings)
+    path = tmp_path / file
+    text = path.read_text(encoding="latin-1")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="latin-1")
+    with pytest.raises(DataError, match=re.escape(f"{file}, row ")) as caught:
+        run(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path):
+    write(tmp_path, ratings_of()[:500])
+    with pytest.raises(DataError, match="at least 10 users with 20 ratings of movies with 20"):
+        run(tmp_path)
+    with pytest.raises(DataError, match=r"nothing\.dat: unreadable \(No such file"):
+        run(tmp_path, ratings="nothing.dat")
+    (tmp_path / "ratings.csv").write_text("user_id,movie,rating\n1,1,3\n")
+    with pytest.raises(DataError, match=r"column movie_id: missing; the file has user_id, movie,"):
+        run(tmp_path, ratings="ratings.csv")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="MovieLens may not be redistributed")
+def test_movielens_1m_gives_lists_like_those_of_the_literature():
+    ratings = retrieval.deal(
+        retrieval.core(read_ratings(REAL / "ratings_no_time.csv.gz"), movielens.CORE)
+    )
+    known = ratings.fold != retrieval.HELD_OUT
+    users = np.arange(len(ratings.user_ids))
+    gram = retrieval.gram_of(ratings.matrix(known & ratings.liked))
+    found = retrieval.candidate_lists(ratings, users, known, ~known, gram)
+    measured = list(retrieval.quality(found.labels).values())
+    assert measured == pytest.approx([0.978, 10.3, 0.488, 0.220], rel=0.03)

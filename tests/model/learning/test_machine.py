@@ -1,0 +1,325 @@
+"""Training on several processes, in bfloat16 and on CUDA is training on one, but for rounding."""
+
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.learning import checkpoint, machine
+from model.learning.grpo import grpo_loss
+from model.learning.machine import Machine, MachineError, in_processes, share
+from model.learning.policy import Batch, Policy, evaluator_loss
+from model.learning.train import Run, train
+from model.network.config import Config, ConfigError
+from model.network.reasoning import Replay, follow
+from model.study.world import prepare_world
+
+ROOT = Path(__file__).parents[3]
+CONFIG = ROOT / "model" / "configs" / "world.yaml"
+ROWS = 30  # in the batch that processes share
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("world") / "data"
+    prepare_world(out, 300, seed=0)
+    return out
+
+
+def without_dropout() -> Config:
+    config = Config.load(CONFIG).smoke()
+    return dataclasses.replace(config, network=dataclasses.replace(config.network, dropout=0.0))
+
+
+def gradients(data, directory):
+    """Each loss of training and its gradient, on this process's share of one batch."""
+    torch.set_num_threads(1)
+    run = Run(without_dropout(), data, directory, None)
+    # Sorted by likes, so that processes weigh differently; and nobody reasons in the first half.
+    rows = np.argsort(run.train.labels.sum(axis=1), kind="stable")[-ROWS:]
+    batch = Batch(run.train, share(rows))
+    # Lists of other lengths, most of them with one process: so its positions weigh differently.
+    ragged = Batch(run.train, share(rows))
+    ragged.mask = ragged.mask.clone()
+    ragged.mask[torch.from_numpy(share(np.arange(ROWS) < ROWS // 3)), 5:] = False
+    order = torch.from_numpy(np.argsort(-run.train.labels[rows], axis=1)[:, :4].copy())
+    order[: ROWS // 3, 2:] = -1
+    order = torch.from_numpy(share(order.numpy()))
+    reasons = torch.from_numpy(share(np.arange(ROWS) >= ROWS // 2))
+    encoded = run.generator.encode(batch.numbers, batch.tokens, batch.mask)
+    gates = reasons.view(-1, 1, 1).expand(-1, 4, 2)
+    decoded = run.policy.decode(encoded, follow(order), Replay(gates))
+    advantage = torch.from_numpy(share(np.linspace(-2.0, 1.0, ROWS, dtype=np.float32)))
+    before = decoded.logprob.detach() - 0.05
+    logged = mock.patch.object(run.policy, "logged_order", return_value=order)
+    replayed = mock.patch.object(run.policy, "decode", return_value=decoded)
+    with logged, replayed:
+        warm_start = run.policy.supervised_loss(batch, 2)
+    losses = {
+        "evaluator": (
+            run.evaluator,
+            evaluator_loss(run.evaluator, ragged, run.config.slate_length),
+        ),
+        "warm_start": (run.generator, warm_start),
+        "grpo": (
+            run.generator,
+            grpo_loss(decoded.logprob, before, before, advantage, order >= 0, 0.2, 0.01),
+        ),
+    }
+    found = {}
+    for name, (module, loss) in losses.items():
+        module.zero_grad(set_to_none=True)
+        loss.backward(retain_graph=True)
+        machine.add_gradients(module)
+        found[f"{name} loss"] = machine.total(loss.detach())
+        for parameter, value in module.named_parameters():
+            if value.grad is not None:
+                found[f"{name} {parameter}"] = value.grad.clone()
+    return found
+
+
+def work(rank, port, data, directory):
+    """One of two processes: the gradients, then the same with parts of the reduction left out."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    broken = {
+        "good": (),
+        "not_added": ("model.learning.machine.add_gradients",),
+        "own_denominators": (
+            "model.learning.policy.total",
+            "model.learning.grpo.total",
+            "model.learning.train.total",
+        ),
+    }
+    replacements = {"model.learning.machine.add_gradients": lambda _module: None}
+    with machine.machine("cpu"):
+        for name, paths in broken.items():
+            patches = [
+                mock.patch(path, replacements.get(path, lambda value: 2 * value)) for path in paths
+            ]
+            for patch in patches:
+                patch.start()
+            found = gradients(data, directory / f"{name}-{rank}")
+            for patch in patches:
+                patch.stop()
+            save_file(found, directory / f"{name}-{rank}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def two_processes(world, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("two")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=work, args=(rank, port, world, directory)) for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=240)
+        assert worker.exitcode == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def one(world, tmp_path_factory):
+    return gradients(world, tmp_path_factory.mktemp("one"))
+
+
+def differences(one, directory, name, rank=0):
+    two = load_file(directory / f"{name}-{rank}.safetensors")
+    assert one.keys() == two.keys()
+    return {key: float((one[key] - two[key]).abs().max()) for key in one}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_processes_have_the_losses_and_gradients_of_one(one, two_processes, rank):
+    assert "grpo reason_token.weight" in one
+    assert max(differences(one, two_processes, "good", rank).values()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["not_added", "own_denominators"])
+@pytest.mark.parametrize("loss", ["evaluator", "warm_start", "grpo"])
+def test_without_part_of_the_reduction_they_have_not(one, two_processes, name, loss):
+    two = load_file(two_processes / f"{name}-0.safetensors")
+    found = [
+        float((one[key] - two[key]).abs().max()) if key in two else 1.0
+        for key in one
+        if key.startswith(loss) and not key.endswith("loss")
+    ]
+    assert max(found) > 1e-4
+
+
+def torchrun(data, out):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               "-m", "model", "train", "--smoke", "--device", "cpu", "--config", str(CONFIG),
+               "--data", str(data), "--out", str(out)]  # fmt: skip
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def by_torchrun(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("torchrun")
+    process = torchrun(world, out)
+    printed, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return out, printed
+
+
+def test_torchrun_trains_one_run_that_loads_without_it(world, by_torchrun):
+    out, printed = by_torchrun
+    trained = checkpoint.load(out)
+    assert json.loads(printed[printed.index("{\n") :])["threshold"] == trained.threshold
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in lines] == [
+        *["evaluator"], *["warm_start"] * 2, *["grpo"] * 2
+    ]  # fmt: skip
+    assert train(Config.load(CONFIG).smoke(), world, out)["stage"] == "done"
+
+
+def test_an_interrupted_torchrun_ends_where_one_that_was_not_ends(world, by_torchrun, tmp_path):
+    process = torchrun(world, tmp_path)
+    log = tmp_path / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and len(log.read_text().splitlines()) >= 2:
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=60)
+    assert "interrupted; run the same command again to go on" in errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nobody is left
+    again = torchrun(world, tmp_path)
+    _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    assert log.read_text() == (by_torchrun[0] / "metrics.jsonl").read_text()
+
+
+def test_a_batch_smaller_than_the_processes_is_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("model.learning.train.processes", lambda: 9)
+    with pytest.raises(ConfigError, match=r"grpo\.batch: .* each of 9 processes, got 8"):
+        Run(Config.load(CONFIG).smoke(), world, tmp_path, None)
+
+
+def test_a_parameter_without_gradient_anywhere_keeps_none():
+    module = torch.nn.Linear(2, 1)
+    machine.add_gradients(module)
+    assert module.weight.grad is None
+
+
+def test_cuda_is_refused_in_one_line_where_there_is_none(world, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    with pytest.raises(MachineError, match="--device cuda"), machine.machine("cuda"):
+        pass
+    with machine.machine("auto") as found:
+        assert found == Machine()
+
+
+def test_bfloat16_trains_to_finite_float32_weights_and_whole_slates(world, tmp_path):
+    with machine.machine("cpu", "bfloat16") as here:
+        train(Config.load(CONFIG).smoke(), world, tmp_path, machine=here)
+    _, tensors = checkpoint.read(tmp_path)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    trained = checkpoint.load(tmp_path)
+    lists = Run(trained.config, world, tmp_path / "other", None).valid
+    (decoded,) = Policy(trained.config, trained.generator, trained.threshold).rank(lists, 2)
+    assert all(len(set(row)) == 4 and min(row) >= 0 for row in decoded.slate.tolist())
+
+
+def test_bfloat16_gradients_point_where_those_of_float32_do(world, tmp_path):
+    run = Run(without_dropout(), world, tmp_path, None)
+    run.policy.threshold = -1.0
+    batch = Batch(run.train, slice(64))
+    found = []
+    for precision in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        run.generator.zero_grad(set_to_none=True)
+        with Machine(precision=precision).autocast():
+            loss = run.policy.supervised_loss(batch, 2)
+        loss.backward()
+        found.append({n: p.grad for n, p in run.generator.named_parameters()})
+    for name, exact in found[0].items():
+        if exact is not None and exact.norm() > 1e-6:  # a bias of keys has it by rounding only
+            assert torch.cosine_similarity(exact.ravel(), found[1][name].ravel(), dim=0) > 0.9, name
+
+
+def test_what_is_compared_is_float32_under_bfloat16(world, tmp_path):
+    run = Run(without_dropout(), world, tmp_path, None)
+    batch = Batch(run.train, slice(8))
+    with Machine(precision=torch.bfloat16).autocast():
+        encoded = run.generator.encode(batch.numbers, batch.tokens, batch.mask)
+        choice = run.generator.begin(encoded)
+        likes = run.evaluator(run.evaluator.embed(batch.numbers, batch.tokens), batch.mask)
+    for values in (choice.logits, choice.entropy, likes):
+        assert values.dtype == torch.float32
+        assert not torch.equal(values, values.bfloat16().float())  # nor was it ever rounded
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cuda_trains_a_run_that_the_cpu_loads(world, tmp_path, precision):
+    with machine.machine("cuda", precision) as here:
+        train(Config.load(CONFIG).smoke(), world, tmp_path, machine=here)
+    trained = checkpoint.load(tmp_path)
+    assert trained.generator.start_token.device.type == "cpu"
+    assert all(torch.isfinite(p).all() for p in trained.generator.parameters())
+
+
+def test_a_job_that_fails_is_told_before_those_that_wait_begin(tmp_path):
+    fails = functools.partial(os.remove, tmp_path / "absent")
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        in_processes([("jobs", [fails, *[functools.partial(time.sleep, 5)] * 40])])
+    assert time.monotonic() - began < 60  # the 40 would take 100 s and more on two cores
+
+
+def test_a_wave_begins_when_the_one_before_has_ended(tmp_path):
+    made, moved = tmp_path / "made", tmp_path / "moved"
+    in_processes([
+        ("make", [functools.partial(made.touch)]), ("move", [functools.partial(made.rename, moved)])
+    ])  # fmt: skip
+    assert moved.exists()
+
+
+def test_ctrl_c_ends_jobs_under_way_and_begins_no_other(tmp_path):
+    code = (
+        "import functools, pathlib, sys, time\n"
+        "from model.learning.machine import in_processes\n"
+        "if __name__ == '__main__':\n"
+        "    begun = functools.partial(pathlib.Path(sys.argv[1]).touch)\n"
+        "    in_processes([('jobs', [begun]), ('jobs', [functools.partial(time.sleep, 60)] * 8)])"
+    )
+    (tmp_path / "work.py").write_text(code, encoding="utf-8")
+    run = subprocess.Popen(
+        [sys.executable, str(tmp_path / "work.py"), str(tmp_path / "begun")],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "begun").exists() and run.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    _, errors = run.communicate(timeout=50)  # less than one job takes
+    assert run.returncode != 0, errors

@@ -1,0 +1,57 @@
+"""Cells are kept for the configuration and the data that they were made of."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from model.learning.checkpoint import CheckpointError, build
+from model.network.config import Config
+from model.study import grid
+
+
+def lists(digest):
+    return SimpleNamespace(digest=lambda: digest)
+
+
+def test_a_directory_of_cells_is_taken_up_again_by_the_same_work(tmp_path):
+    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    grid.claim(tmp_path, Config(seed=3), lists("a"))
+
+
+@pytest.mark.parametrize(
+    ("config", "digest"),
+    [
+        (Config(seed=4), "a"),
+        (dataclasses.replace(Config(seed=3), selection="utility"), "a"),
+        (Config(seed=3), "b"),
+    ],
+)
+def test_cells_of_another_configuration_or_other_data_are_refused(tmp_path, config, digest):
+    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    with pytest.raises(CheckpointError, match=r"study.json: the cells beside it"):
+        grid.claim(tmp_path, config, lists(digest))
+
+
+def test_cells_of_before_a_field_was_added_are_of_the_same_configuration(tmp_path):
+    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    path = tmp_path / grid.STUDY
+    there = json.loads(path.read_text(encoding="utf-8"))
+    del there["config"]["reasoning"]["training_gate"]
+    path.write_text(json.dumps(there), encoding="utf-8")
+    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    grid.check(tmp_path, Config(seed=3))
+    with pytest.raises(CheckpointError, match=r"study.json"):
+        grid.check(tmp_path, Config(seed=4))
+
+
+@pytest.mark.parametrize("model", [*grid.NEURAL, *grid.CONTROLS, *grid.IDEAS])
+def test_every_model_of_a_study_can_take_over_the_evaluator_of_its_first(model):
+    of_any_list = SimpleNamespace(numbers_width=7, vocabulary_size=11)
+    overrides = grid.NEURAL | grid.CONTROLS | grid.IDEAS
+    first, own = (
+        build(grid.overridden(Config(), overrides[name]), of_any_list, positions=24)[1]
+        for name in (next(iter(grid.NEURAL)), model)
+    )
+    own.load_state_dict(first.state_dict())

@@ -1,0 +1,78 @@
+"""The known world's report: gaps by hand, and the whole of it in miniature."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.data.dataset import Dataset
+from model.learning import checkpoint
+from model.learning.policy import Policy
+from model.study.world import TOPICS, Law, truth
+from model.study.world_report import gaps
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_gap_is_what_the_second_best_next_item_loses():
+    indifferent = Law(fatigue=0.0, attraction=0.0, abandon=0.0)
+    topic = np.eye(TOPICS)[None, [0, 1, 2]]
+    appeal = np.array([[2.0, 0.0, 0.0]])
+    found = gaps(indifferent, appeal, topic, np.array([[0, 1]]))
+    p = 1.0 / (1.0 + np.exp(-appeal[0]))
+    # Without effects order is nothing: any first item can still be followed by item 0.
+    assert found[0] == pytest.approx([0.0, 0.0])
+    found = gaps(indifferent, appeal, topic, np.array([[1, 0]]))
+    assert found[0] == pytest.approx([0.0, p[0] - p[2]])
+
+
+def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
+    command = [sys.executable, "-m", "model", "world", "--smoke", "--seeds", "1",
+               "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]  # fmt: skip
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    first = (tmp_path / "out" / "world.json").read_bytes()
+    regret = {
+        row["model"]: row["value"] for row in json.loads(first)["rows"] if row["metric"] == "regret"
+    }
+    assert regret["best of all"] == 0.0
+    assert 0.05 < regret["sort by appeal"] < regret["random order"] < 0.7
+    assert all(regret[f"{host} {name}"] > 0 for host in ("gru", "pointer", "transformer")
+               for name in ("host", "eglr"))  # fmt: skip
+    gates = json.loads(first)["gates"]
+    steps = [point["steps"] for point in gates if point["host"] == "gru"]
+    assert steps == sorted(steps, reverse=True)
+    assert (steps[0], steps[-1]) == (12.0, 0.0)  # all of 4 x 3, none
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)  # now from its cache
+    assert (tmp_path / "out" / "world.json").read_bytes() == first
+    assert (tmp_path / "out" / "world.png").stat().st_size > 1000
+    asked = [*command, "--run", str(tmp_path / "cache" / "gru" / "seed0" / "eglr")]
+    done = subprocess.run(asked, check=True, cwd=ROOT, capture_output=True, text=True)
+    mean, low, high = json.loads(done.stdout)["regret"]
+    assert low < mean < high
+    assert mean == pytest.approx(regret["gru eglr"], abs=1e-6)
+
+
+def test_the_law_itself_rewards_where_it_is_asked_to(tmp_path):
+    command = [sys.executable, "-m", "model", "world", "--smoke", "--seeds", "1", "--reward", "law",
+               "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]  # fmt: skip
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    assert not (tmp_path / "cache" / "evaluator").exists()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "world_law.json", "world_law.md", "world_law.png"]  # fmt: skip
+    markdown = (tmp_path / "out" / "world_law.md").read_text(encoding="utf-8")
+    assert "rewarded by the law itself" in markdown
+    assert "](world_law.png)" in markdown
+    run = tmp_path / "cache" / "gru" / "seed0" / "host"
+    dataset, trained = Dataset(tmp_path / "cache" / "data"), checkpoint.load(run)
+    valid = dataset.lists(["valid"]).rankable()
+    policy = Policy(trained.config, trained.generator, trained.threshold)
+    slate = torch.cat([d.slate for d in policy.rank(valid, 0)]).numpy()
+    appeal, topic = (array[valid.rows - dataset.lists(["valid"]).rows[0]]
+                     for array in truth(dataset, "valid"))  # fmt: skip
+    # What selected its epoch is the expected clicks of its slates, of the worth of no network.
+    selected = trained.info["validation"]["final"]["utility"]
+    assert selected == pytest.approx(Law().worth(appeal, topic, slate).mean(), abs=1e-5)

@@ -1,0 +1,139 @@
+"""The pieces of the CUDA path that a CPU can run: buckets, padding, bound buffers."""
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.engine.contract import EVALUATOR, OUTPUTS, STATIC
+from service.engine.cuda import BATCHES, SIZES, CudaRunner, ahead, bucket, padded, shape_of
+from service.engine.features.featuriser import Request
+from service.engine.session import Sampling, Session, collate, open_graph
+from tests.support.bundles import BUNDLE
+
+
+@pytest.fixture(scope="module")
+def static():
+    return open_graph(BUNDLE / STATIC, 1, "cpu")
+
+
+@pytest.fixture
+def feeds(session, items):
+    """Lists of 40 and 7, the second with three sampled slates."""
+    rows = [session.row(Request(ids=items[:40])), session.row(Request(ids=items[40:47]))]
+    rows[1] = dataclasses.replace(rows[1], sampling=Sampling(3, seed=1))
+    return collate(rows, session.manifest.slate_length)
+
+
+@pytest.mark.parametrize(
+    ("value", "buckets", "expected"),
+    [(1, BATCHES, 1), (3, BATCHES, 4), (64, BATCHES, 64), (65, BATCHES, 128), (513, SIZES, 1024)],
+)
+def test_a_bucket_is_the_smallest_that_holds(value, buckets, expected):
+    assert bucket(value, buckets) == expected
+
+
+def test_padding_to_a_bucket_changes_no_slate(session, static, feeds):
+    shape = shape_of(feeds)
+    assert (shape.lists, shape.slates, shape.size, shape.sampled) == (2, 4, 64, True)
+    wide = dataclasses.replace(shape, lists=4, slates=8, size=128)
+    plain = static.run(list(OUTPUTS)[:5], feeds)
+    for bigger in (shape, wide):
+        given = padded(feeds, bigger, session.manifest.slate_length)
+        found = static.run(list(OUTPUTS)[:5], given)
+        for one, other in zip(plain, found, strict=True):
+            np.testing.assert_allclose(one, other[: len(one)], rtol=0, atol=1e-5)
+    broken = padded(feeds, wide, session.manifest.slate_length)
+    broken["mask"][0, 40:] = broken["quota"][0, 40:] = True  # padding taken for candidates
+    assert not np.array_equal(static.run(["slate"], broken)[0][:4], plain[0])
+
+
+def test_bound_buffers_answer_as_a_plain_run_bucket_by_bucket(session, static, items, feeds):
+    runner = CudaRunner(static, session.manifest.slate_length, device="cpu")
+    names = list(OUTPUTS)
+    other = collate([session.row(Request(ids=items[:9]))], session.manifest.slate_length)
+    for given in (feeds, other, feeds):
+        for bound, plain in zip(runner.run(names, given), static.run(names, given), strict=True):
+            np.testing.assert_allclose(bound, plain, rtol=0, atol=1e-5)
+    assert [shape.size for shape in runner.buckets] == [64, 32]  # the third run found the first's
+
+
+@pytest.mark.parametrize(("lists", "candidates"), [(1, 10), (16, 500), (20, 128), (64, 512)])
+def test_one_run_ahead_is_in_each_bucket_that_a_request_can_need(lists, candidates):
+    found = ahead(lists, candidates)
+    assert len(set(found)) == len(found)
+    buckets = {(bucket(a, BATCHES), bucket(n, SIZES)) for a, n in found}
+    assert len(buckets) == len(found)
+    assert buckets == {
+        (bucket(a, BATCHES), bucket(n, SIZES))
+        for a in range(1, lists + 1)
+        for n in range(1, candidates + 1)
+    }
+    assert max(found) == (lists, candidates)
+
+
+def test_warm_up_on_cuda_captures_the_buckets_and_times_one_budget(session, static):
+    class Cuda(Session):
+        provider = "CUDAExecutionProvider"
+
+    evaluator = open_graph(BUNDLE / EVALUATOR, 1, "cpu")
+    cuda = Cuda(session.manifest, session.featuriser, static, evaluator)
+    runner = CudaRunner(static, session.manifest.slate_length, device="cpu")
+    cuda._run = runner.run
+    timings = cuda.warm_up([1, 4], 40)
+    assert {(t.budget, t.cells) for t in timings} == {(3, 40), (3, 160)}
+    greedy = {(s.lists, s.size) for s in runner.buckets if not s.sampled}
+    assert greedy == {(a, n) for a in (1, 2, 4) for n in SIZES}
+    assert {t.budget for t in session.warm_up([1, 4], 40)} == {0, 3}
+
+
+class Watched:
+    """A session or its binding: notes the thread of each run."""
+
+    def __init__(self, session, threads):
+        self._session, self._threads = session, threads
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def run(self, *given):
+        self._threads.append(threading.current_thread())
+        return self._session.run(*given)
+
+    def run_with_iobinding(self, *given):
+        self._threads.append(threading.current_thread())
+        return self._session.run_with_iobinding(*given)
+
+
+def test_all_that_touches_a_gpu_is_one_threads_whoever_asks(session, static, items):
+    """Graphs are captured by thread: what warm-up captured would else be captured anew."""
+
+    class Cuda(Session):
+        provider = "CUDAExecutionProvider"
+
+    threads = []
+    graphs = static, open_graph(BUNDLE / EVALUATOR, 1, "cpu")
+    cuda = Cuda(session.manifest, session.featuriser, *(Watched(g, threads) for g in graphs))
+    runner = CudaRunner(Watched(static, threads), session.manifest.slate_length, device="cpu")
+    cuda._run = runner.run
+    row = session.row(Request(ids=items[:20]))
+    rows = [row, dataclasses.replace(row, sampling=Sampling(2, seed=0))]
+    with ThreadPoolExecutor(4) as callers:
+        slates = list(callers.map(lambda _: cuda.run(rows), range(8)))
+    cuda.warm_up([1], 20)
+    assert len(threads) > 16
+    assert len(set(threads)) == 1
+    assert threads[0] is not threading.current_thread()
+    wanted = session.run(rows)[0].indices.tolist()
+    assert all(found[0].indices.tolist() == wanted for found in slates)
+
+
+def test_cuda_is_asked_for_alone_so_that_nothing_falls_back():
+    ((name, options),) = CudaRunner.providers(capture=True)
+    assert name == "CUDAExecutionProvider"
+    assert options["enable_cuda_graph"] == "1"
+    ((_, plain),) = CudaRunner.providers(capture=False)
+    assert plain["enable_cuda_graph"] == "0"
+    assert int(options["gpu_mem_limit"]) > 0

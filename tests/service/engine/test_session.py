@@ -1,0 +1,194 @@
+"""Bundles that do not verify are refused, slates that are not slates too."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from service.engine.constraints import Rules
+from service.engine.contract import CONTRACT_VERSION, BundleError, Manifest
+from service.engine.features.featuriser import Request
+from service.engine.session import ModelError, Row, Sampling, Session, Slate, check_slate
+from tests.support.bundles import BUNDLE
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(BUNDLE, tmp_path / "bundle")
+
+
+def seal(directory):
+    """Vouch for the manifest as it now is: what is refused then is its content."""
+    digest = hashlib.sha256((directory / "manifest.json").read_bytes()).hexdigest()
+    (directory / "manifest.sha256").write_text(f"{digest}\n")
+
+
+def rewrite(directory, **changes):
+    path = directory / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    seal(directory)
+
+
+def test_a_manifest_of_another_contract_is_refused_naming_both_versions(copy):
+    rewrite(copy, contract_version=99)
+    with pytest.raises(BundleError, match=rf"is 99, this service reads {CONTRACT_VERSION}"):
+        Session.load(copy)
+
+
+def test_a_manifest_with_missing_or_unknown_fields_is_refused(copy):
+    rewrite(copy, surprise=1)
+    with pytest.raises(BundleError, match=r"unknown \['surprise'\]"):
+        Session.load(copy)
+
+
+def test_a_manifest_that_is_not_json_or_not_there_is_refused(copy, tmp_path):
+    (copy / "manifest.json").write_text("{")
+    seal(copy)
+    with pytest.raises(BundleError, match="not JSON"):
+        Manifest.read(copy)
+    with pytest.raises(BundleError, match="no such file"):
+        Manifest.read(tmp_path / "nowhere")
+
+
+def test_a_manifest_that_its_seal_does_not_know_is_refused(copy):
+    path = copy / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"budget": 3', b'"budget": 2'))
+    with pytest.raises(BundleError, match=r"manifest\.json: SHA-256 \w+, manifest\.sha256 says"):
+        Manifest.read(copy)
+    (copy / "manifest.sha256").unlink()
+    with pytest.raises(BundleError, match=r"manifest\.sha256: no such file"):
+        Manifest.read(copy)
+
+
+def test_a_missing_or_shortened_file_is_refused(copy):
+    (copy / "items.npz").write_bytes((copy / "items.npz").read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"items\.npz: \d+ bytes, the manifest says"):
+        Session.load(copy)
+    (copy / "items.npz").unlink()
+    with pytest.raises(BundleError, match=r"items\.npz: named by the manifest, not in the bundle"):
+        Session.load(copy)
+
+
+def test_a_golden_request_that_decodes_otherwise_is_refused(copy):
+    golden = json.loads((copy / "golden.json").read_text())
+    golden[0]["slate"] = golden[0]["slate"][::-1]
+    (copy / "golden.json").write_text(json.dumps(golden))
+    manifest = Manifest.read(copy)
+    manifest.write(copy)  # hashes are right again, the content is not
+    with pytest.raises(BundleError, match=r"golden\.json\[0\]\.slate"):
+        Session.load(copy)
+
+
+def test_a_manifest_with_other_widths_than_the_featuriser_is_refused(copy):
+    manifest = Manifest.read(copy)
+    rewrite(copy, numbers=manifest.numbers + 1)
+    with pytest.raises(BundleError, match="columns of numbers, the manifest says"):
+        Session.load(copy)
+
+
+def test_a_row_gets_the_same_slate_alone_and_padded_among_longer_lists(session, items):
+    requests = [Request(ids=items[:size]) for size in (1, 4, 9, 24, 120)]
+    rows = [session.row(request) for request in requests]
+    together = session.run(rows)
+    for row, slate in zip(rows, together, strict=True):
+        alone = session.run([row])[0]
+        assert alone.indices.tolist() == slate.indices.tolist()
+        assert alone.steps.tolist() == slate.steps.tolist()
+        np.testing.assert_allclose(alone.logprob, slate.logprob, atol=1e-4)
+
+
+def test_a_shorter_slate_is_the_head_of_a_longer_one(session, items):
+    request = Request(ids=items[:30])
+    long, short = session.run([session.row(request), session.row(request, slate_size=3)])
+    assert short.indices.tolist() == long.indices.tolist()[:3]
+
+
+def make_slate(**changes):
+    slate = Slate(
+        indices=np.array([2, 0]),
+        logprob=np.array([-0.1, -0.2], np.float32),
+        entropy_before=np.zeros(2, np.float32),
+        entropy_after=np.zeros(2, np.float32),
+        steps=np.array([1, 0]),
+    )
+    return dataclasses.replace(slate, **changes)
+
+
+ROW = Row(
+    np.zeros((3, 1), np.float32), np.zeros((3, 1), np.int64), 2, 1, 0.5, 1.5, 0.7, Rules.none(3, 2)
+)
+
+
+def test_a_valid_slate_passes():
+    check_slate(make_slate(), ROW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"indices": np.array([2, 2])}, "repeats"),
+        ({"indices": np.array([2, 3])}, "outside"),
+        ({"indices": np.array([2, -1])}, "outside"),
+        ({"indices": np.array([2])}, "asked for 2"),
+        ({"logprob": np.array([np.nan, 0], np.float32)}, "not finite"),
+        ({"entropy_before": np.array([0, np.nan], np.float32)}, "not finite"),
+        ({"entropy_after": np.array([0, np.inf], np.float32)}, "not finite"),
+        ({"steps": np.array([2, 0])}, "budget"),
+        ({"utility": float("nan")}, "utility is nan"),
+    ],
+)
+def test_what_is_not_a_slate_is_refused(changes, message):
+    with pytest.raises(ModelError, match=message):
+        check_slate(make_slate(**changes), ROW)
+
+
+def test_a_graph_that_fails_is_a_model_error(session):
+    with pytest.raises(ModelError, match="the graph failed"):
+        session.run([ROW])
+
+
+def test_a_slate_that_breaks_a_constraint_is_refused():
+    pinned = Rules(np.array([1, -1]), np.arange(3), np.ones(3, np.float32))
+    with pytest.raises(ModelError, match="position 0 holds candidate 2, 1 is pinned there"):
+        check_slate(make_slate(), dataclasses.replace(ROW, rules=pinned))
+
+
+def test_a_seed_samples_the_same_slate_alone_and_in_a_batch(session, items):
+    def sampled(seed, size=30, slates=4):
+        row = session.row(Request(ids=items[:size]))
+        return dataclasses.replace(row, sampling=Sampling(slates, seed))
+
+    plain = session.row(Request(ids=items[:50]))
+    (alone,) = session.run([sampled(7)])
+    _, among, _ = session.run([plain, sampled(7), sampled(8)])
+    assert alone.indices.tolist() == among.indices.tolist()
+    assert alone.utility == pytest.approx(among.utility, abs=1e-6)
+    (other,) = session.run([sampled(8)])
+    assert other.indices.tolist() != alone.indices.tolist()
+    (greedy,) = session.run([plain])
+    assert greedy.utility is None
+
+
+def test_more_slates_leave_the_evaluator_a_better_one(session, items):
+    row = session.row(Request(ids=items[:40]))
+    utility = [
+        session.run([dataclasses.replace(row, sampling=Sampling(slates, 3))])[0].utility
+        for slates in (1, 4, 16)
+    ]
+    assert utility == sorted(utility)  # the first slates of a seed are the same for any number
+    assert utility[0] < utility[2]
+
+
+def test_a_session_that_silently_runs_elsewhere_is_refused(monkeypatch):
+    cpu = onnxruntime.InferenceSession
+
+    def without_cuda(path, options, providers, **more):
+        return cpu(path, options, providers=["CPUExecutionProvider"], **more)
+
+    monkeypatch.setattr("service.engine.session.ort.InferenceSession", without_cuda)
+    with pytest.raises(BundleError, match="runs on CPUExecutionProvider, asked for CUDA"):
+        Session.load(BUNDLE, provider="cuda")

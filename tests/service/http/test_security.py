@@ -1,0 +1,399 @@
+"""Who may ask and how much, by an injected clock and over HTTP; and clients that hold or leave."""
+
+import json
+import logging
+import os
+import re
+import socket
+import time
+
+import httpx
+import pytest
+
+from service.errors import Forbidden, QuotaExceeded, Unauthorized
+from service.http.security import LOOK_S, Keys, KeysError, Quota, read_keys
+from tests.support.bodies import body, problem_of
+from tests.support.fakes import Slow
+from tests.support.servers import fresh
+
+OLD, NEW, OTHER = "old-key-0123456789", "new-key-0123456789", "other-key-0123456789"
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def written(path, text):
+    """The file's new text; its time of change moves, however coarse the file system's clock."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_text(text)
+    os.utime(path, ns=(before + 10**9, before + 10**9))
+    return path
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_a_key_names_its_client_and_several_keys_may_name_one(tmp_path):
+    text = f"# who asks\n\nshop:{OLD}\nshop: {NEW} \nfeed:{OTHER}\n"
+    keys = Keys(written(tmp_path / "keys", text))
+    assert [keys.client(f"Bearer {key}") for key in (OLD, NEW, OTHER)] == ["shop", "shop", "feed"]
+    assert keys.client(f"bearer  {OLD}") == "shop"
+    for missing in (None, "", OLD, f"Basic {OLD}", "Bearer", "Bearer "):
+        with pytest.raises(Unauthorized):
+            keys.client(missing)
+    for wrong in (OLD[:-1], OLD + "x", OLD.upper(), "\u00e9" * 20, "shop"):
+        with pytest.raises(Forbidden):
+            keys.client(f"Bearer {wrong}")
+
+
+def test_a_rotated_key_counts_once_the_file_is_looked_at_again_and_not_before(tmp_path):
+    clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
+    keys = Keys(path, clock)
+    written(path, f"shop:{NEW}\n")
+    clock.now += 0.99 * LOOK_S
+    assert keys.client(f"Bearer {OLD}") == "shop"
+    with pytest.raises(Forbidden):
+        keys.client(f"Bearer {NEW}")
+    clock.now += 0.02 * LOOK_S
+    assert keys.client(f"Bearer {NEW}") == "shop"
+    with pytest.raises(Forbidden):
+        keys.client(f"Bearer {OLD}")
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
+
+    def overtaken(given):
+        found = read_keys(given)
+        written(path, f"shop:{NEW}\n")
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.http.security.read_keys", overtaken)
+        keys = Keys(path, clock)
+    clock.now += 2 * LOOK_S
+    assert keys.client(f"Bearer {NEW}") == "shop"
+
+
+@pytest.mark.parametrize("broken", ["shop:short", "no separator at all", "", "# nobody\n", None])
+def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(
+    tmp_path, broken, caplog
+):
+    clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
+    keys = Keys(path, clock)
+    if broken is None:
+        path.unlink()
+    else:
+        written(path, broken)
+    clock.now += 2 * LOOK_S
+    assert keys.client(f"Bearer {OLD}") == "shop"
+    clock.now += 2 * LOOK_S
+    keys.client(f"Bearer {OLD}")
+    (warning,) = [record.getMessage() for record in caplog.records]  # once, not at each look
+    assert "the keys that were known stay" in warning
+    assert OLD not in warning
+    written(path, f"shop:{NEW}\n")
+    os.utime(path, ns=(10**18, 10**18))
+    clock.now += 2 * LOOK_S
+    assert keys.client(f"Bearer {NEW}") == "shop"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("shop:short-secret-1\n", "keys:1: NAME:KEY with a key of 16 ASCII characters or more"),
+        (f"a:{OLD}\n:{NEW}\n", "keys:2: NAME:KEY with a key of 16 ASCII characters or more"),
+        (
+            "just-a-secret-without-a-name\n",
+            "keys:1: NAME:KEY with a key of 16 ASCII characters or more",
+        ),
+        (
+            "shop:a-key-of-caf\u00e9-and-more\n",
+            "keys:1: NAME:KEY with a key of 16 ASCII characters or more",
+        ),
+        ("# nobody\n", "keys: no key in it"),
+        (None, "keys: cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_bad_file_is_refused_at_the_start_without_telling_a_key(tmp_path, text, told):
+    path = tmp_path / "keys"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(KeysError) as refused:
+        Keys(path)
+    assert str(refused.value) == f"{tmp_path}/{told}"
+    (tmp_path / "latin").write_bytes(b"shop:\xe9\xe9" + OLD.encode())
+    with pytest.raises(KeysError, match="not UTF-8"):
+        read_keys(tmp_path / "latin")
+
+
+def test_a_key_of_just_the_least_length_will_do_and_only_its_digest_is_kept(tmp_path):
+    keys = Keys(written(tmp_path / "keys", f"shop:{'k' * 16}\n"))
+    assert keys.client("Bearer " + "k" * 16) == "shop"
+    with pytest.raises(KeysError):
+        Keys(written(tmp_path / "short", f"shop:{'k' * 15}\n"))
+    assert "k" * 16 not in repr(vars(keys))
+
+
+def test_a_quota_lets_a_burst_through_and_then_refills_by_the_second():
+    clock = Clock()
+    quota = Quota(5.0, clock)  # ten at once
+    for _ in range(10):
+        quota.spend("shop", 1)
+    with pytest.raises(QuotaExceeded) as refused:
+        quota.spend("shop", 1)
+    assert refused.value.retry_after_s == 1
+    quota.spend("feed", 10)  # a bucket of its own
+    clock.now += 0.19
+    with pytest.raises(QuotaExceeded):
+        quota.spend("shop", 1)
+    clock.now += 0.02  # 1.05 refilled; the refusals took nothing
+    quota.spend("shop", 1)
+    clock.now += 1000  # no more than a burst is saved up
+    quota.spend("shop", 10)
+    with pytest.raises(QuotaExceeded):
+        quota.spend("shop", 1)
+
+
+def test_retry_after_is_when_the_same_call_is_let_through():
+    clock = Clock()
+    quota = Quota(2.0, clock)  # four at once
+    quota.spend("shop", 4)
+    with pytest.raises(QuotaExceeded) as refused:
+        quota.spend("shop", 3)
+    assert refused.value.retry_after_s == 2  # 1.5 s, in whole ones
+    clock.now += 1.4
+    with pytest.raises(QuotaExceeded):
+        quota.spend("shop", 3)
+    clock.now += 0.6
+    quota.spend("shop", 3)
+
+
+def test_a_batch_larger_than_a_burst_needs_a_full_bucket_and_is_paid_off_later():
+    clock = Clock()
+    quota = Quota(2.0, clock)
+    quota.spend("shop", 10)  # six more than the burst of four
+    with pytest.raises(QuotaExceeded) as refused:
+        quota.spend("shop", 1)
+    assert refused.value.retry_after_s == 4  # seven tokens at two a second
+    clock.now += 3.4
+    with pytest.raises(QuotaExceeded):
+        quota.spend("shop", 1)
+    clock.now += 0.2
+    quota.spend("shop", 1)
+    with pytest.raises(QuotaExceeded) as refused:
+        quota.spend("shop", 10)
+    assert refused.value.retry_after_s == 2
+
+
+def test_a_slow_quota_still_lets_one_list_through():
+    clock = Clock()
+    quota = Quota(0.1, clock)
+    quota.spend("shop", 1)
+    with pytest.raises(QuotaExceeded) as refused:
+        quota.spend("shop", 1)
+    assert refused.value.retry_after_s == 10
+    clock.now += 10
+    quota.spend("shop", 1)
+
+
+def test_keys_are_asked_for_over_http_and_told_neither_in_answers_nor_in_logs(
+    session, items, tmp_path, caplog
+):
+    caplog.set_level(logging.DEBUG)
+    path = written(tmp_path / "keys", f"shop:{OLD}\n")
+    wrong, seen = "wrong-key-0123456789", []
+    with fresh(session, api_keys_file=path, log_requests=True) as url, httpx.Client(
+        base_url=url, timeout=30
+    ) as client:  # fmt: skip
+        for path_ in ("/rerank", "/v1/rerank", "/rerank/batch", "/v1/rerank/batch"):
+            asked = body(items) if "batch" not in path_ else {"requests": [body(items)]}
+            missing = client.post(path_, json=asked)
+            assert problem_of(missing, 401)["code"] == "unauthorized"
+            assert missing.headers["www-authenticate"] == "Bearer"
+            unknown = client.post(path_, json=asked, headers=bearer(wrong))
+            assert problem_of(unknown, 403)["code"] == "forbidden"
+            assert "www-authenticate" not in unknown.headers
+            known = client.post(path_, json=asked, headers=bearer(OLD))
+            assert known.status_code == 200
+            seen += [missing, unknown, known]
+        seen += [client.get(page) for page in ("/livez", "/readyz", "/info", "/metrics")]
+        assert {page.status_code for page in seen[-4:]} == {200}  # these need none
+    told = "".join(f"{one.headers}{one.text}" for one in seen)
+    assert "answered" in caplog.text
+    for secret in (OLD, wrong):
+        assert secret not in told
+        assert secret not in caplog.text
+        assert all(secret not in repr(vars(record)) for record in caplog.records)
+
+
+def test_more_than_the_quota_is_429_with_retry_after(session, items, tmp_path):
+    path = written(tmp_path / "keys", f"shop:{OLD}\nshop:{NEW}\nfeed:{OTHER}\n")
+    with fresh(session, api_keys_file=path, quota_rps=0.5) as url, httpx.Client(
+        base_url=url, timeout=30
+    ) as client:  # fmt: skip
+        many = {"requests": [body(items, 3, seed) for seed in range(3)]}
+        assert client.post("/rerank/batch", json=many, headers=bearer(OLD)).status_code == 200
+        for key in (OLD, NEW):  # a name's keys share its quota
+            refused = client.post("/rerank", json=body(items), headers=bearer(key))
+            assert problem_of(refused, 429)["code"] == "quota"
+            assert 1 <= int(refused.headers["retry-after"]) <= 6
+        assert client.post("/rerank", json=body(items), headers=bearer(OTHER)).status_code == 200
+        text = client.get("/metrics").text
+    assert 'rerank_shed_total{reason="quota"} 2.0' in text
+
+
+def connected(url):
+    host, port = re.fullmatch(r"http://(.+):(\d+)", url).groups()
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def head(path, length, **headers):
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {length}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def closed_after(connection):
+    """What still came, and how long it took until the other side closed."""
+    began, came = time.monotonic(), b""
+    while got := connection.recv(65536):
+        came += got
+    return came, time.monotonic() - began
+
+
+PATIENCE_S = 0.4
+
+
+@pytest.fixture(scope="module")
+def impatient(session):
+    with fresh(session, body_timeout_s=PATIENCE_S) as url:
+        yield url
+
+
+def test_a_head_that_does_not_arrive_closes_the_connection(impatient):
+    whole = head("/rerank", 2)
+    for sent in (b"", whole[:20], whole[:-2]):
+        with connected(impatient) as connection:
+            connection.sendall(sent)
+            came, seconds = closed_after(connection)
+        assert came == b""
+        assert PATIENCE_S - 0.1 < seconds < 5
+
+
+def test_the_next_head_of_a_kept_connection_has_as_long(impatient):
+    with connected(impatient) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        time.sleep(1.5 * PATIENCE_S)  # idle between requests is no offence
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHo")
+        came, seconds = closed_after(connection)
+    assert came == b""
+    assert PATIENCE_S - 0.1 < seconds < 5
+
+
+def test_a_body_that_stalls_is_408_and_the_connection_is_closed(impatient):
+    with connected(impatient) as connection:
+        connection.sendall(head("/rerank", 100) + b'{"cand')
+        came, seconds = closed_after(connection)
+    assert PATIENCE_S - 0.1 < seconds < 5
+    top, _, content = came.partition(b"\r\n\r\n")
+    assert top.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"connection: close" in top.lower()
+    assert json.loads(content)["code"] == "timeout"
+
+
+def test_a_client_that_is_just_quick_enough_is_answered(impatient, items):
+    content = json.dumps(body(items)).encode()
+    sent = head("/rerank", len(content), Connection="close")
+    with connected(impatient) as connection:
+        for part in (sent, content):  # each in two halves, most of its time between them
+            connection.sendall(part[:30])
+            time.sleep(0.6 * PATIENCE_S)
+            connection.sendall(part[30:])
+        came, _ = closed_after(connection)
+    assert came.startswith(b"HTTP/1.1 200 OK\r\n")
+    with connected(impatient) as connection:  # the twin: the same halves, too far apart
+        connection.sendall(sent + content[:30])
+        time.sleep(1.6 * PATIENCE_S)
+        came, _ = closed_after(connection)
+    assert came.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("trickle", [b"", b"x", b"xx"])
+def test_who_is_answered_before_the_body_came_cannot_hold_the_connection_with_it(
+    impatient, trickle
+):
+    with connected(impatient) as connection:
+        connection.sendall(head("/nowhere", 1000))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        connection.sendall(trickle)
+        came, seconds = closed_after(connection)
+    assert came == b""
+    assert PATIENCE_S - 0.1 < seconds < 5
+
+
+def test_bytes_between_requests_do_not_keep_a_connection_open(session, monkeypatch):
+    monkeypatch.setattr("service.server.KEEP_ALIVE_S", 1)
+    with fresh(session) as url, connected(url) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"\r\n")
+        came, seconds = closed_after(connection)
+    assert came == b""
+    assert 0.5 < seconds < 5
+
+
+def test_who_is_answered_before_the_body_came_may_send_it_and_go_on(impatient):
+    with connected(impatient) as connection:
+        connection.sendall(head("/nowhere", 10) + b"01234")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        connection.sendall(b"56789")
+        time.sleep(1.5 * PATIENCE_S)
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        came, _ = closed_after(connection)
+    assert came.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_list_whose_client_left_while_it_waited_is_dropped_and_never_runs(session, items, leaves):
+    slow = Slow(session, 0.3)
+    settings = {"max_batch_size": 1, "brief_run_ms": 0}  # slow, though it was quick to warm up
+    with fresh(slow, **settings) as url, connected(url) as first, connected(url) as second:
+        content = [json.dumps(body(items, size)).encode() for size in (11, 12)]
+        for connection, sent in zip((first, second), content, strict=True):
+            connection.sendall(head("/rerank", len(sent)) + sent)
+            time.sleep(0.1)  # the first runs, the second waits
+        if leaves:
+            second.close()
+        assert first.recv(65536).startswith(b"HTTP/1.1 200")
+        if not leaves:
+            assert second.recv(65536).startswith(b"HTTP/1.1 200")
+        last = httpx.post(f"{url}/rerank", json=body(items, 13)).raise_for_status()
+        text = httpx.get(f"{url}/metrics").text
+    assert last.json()["degraded"] is None
+    dropped = re.search(r'rerank_shed_total{reason="disconnected"} (\S+)', text)
+    assert (dropped and float(dropped[1])) == (1.0 if leaves else None)
+    assert 'outcome="error"' not in text  # who leaves is no error of ours
+    assert slow.ran == ([11, 13] if leaves else [11, 12, 13])
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_no_error_of_the_service(session, items, caplog):
+    with fresh(session) as url:
+        with connected(url) as connection:
+            connection.sendall(head("/rerank", 100) + b'{"can')
+            time.sleep(0.1)
+        time.sleep(0.1)
+        httpx.post(f"{url}/rerank", json=body(items)).raise_for_status()
+        text = httpx.get(f"{url}/metrics").text
+    assert 'outcome="error"' not in text
+    assert 'outcome="ok"' in text  # the twin: what happened is counted
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -1,0 +1,252 @@
+"""The forms of a body: they say the same, and what is broken is told as the client's fault."""
+
+import math
+import random
+
+import httpx
+import ormsgpack
+import pytest
+from starlette.datastructures import Headers
+
+from service.errors import JsonResponse
+from service.http.wire import MSGPACK, MsgpackResponse, responding
+from tests.support.bodies import problem_of
+from tests.support.servers import fresh
+
+TOLD = ("slate", "model", "reasoning", "utility", "degraded")
+
+
+def packed(client, path, payload, **headers):
+    content = payload if isinstance(payload, bytes) else ormsgpack.packb(payload)
+    return client.post(path, content=content, headers={"Content-Type": MSGPACK, **headers})
+
+
+def told(answer):
+    return {name: answer[name] for name in TOLD}
+
+
+def ids_of(answer):
+    return [entry["id"] for entry in answer["slate"]]
+
+
+def logprobs_of(answer):
+    return [entry["logprob"] for entry in answer["slate"]]
+
+
+@pytest.fixture
+def records(items):
+    """Candidates with everything that a record can hold, and without."""
+    draw = random.Random(3)
+    chosen = draw.sample(items, 40)
+    return [
+        {
+            "id": item,
+            "features": {"vote_avg": draw.uniform(1, 9), "genres": ["comedy", "drama"][: i % 3]},
+            "groups": {"author": str(i % 4)},
+        }
+        for i, item in enumerate(chosen)
+    ]
+
+
+def columns_of(records):
+    return {
+        "id": [one["id"] for one in records],
+        "features": {
+            name: [one["features"][name] for one in records] for name in ("vote_avg", "genres")
+        },
+        "groups": {"author": [one["groups"]["author"] for one in records]},
+    }
+
+
+def test_records_columns_and_messagepack_give_the_same_slate(client, records):
+    more = {"constraints": {"max_per_group": {"author": 2}}, "explain": True}
+    bodies = [{"candidates": form, **more} for form in (records, columns_of(records))]
+    answers = [client.post("/rerank", json=asked).raise_for_status().json() for asked in bodies]
+    for asked in bodies:
+        answer = packed(client, "/rerank", asked).raise_for_status()
+        assert answer.headers["content-type"] == MSGPACK
+        answers.append(ormsgpack.unpackb(answer.content))
+    assert all(told(answer) == told(answers[0]) for answer in answers)
+    for path in ("/rerank/batch", "/v1/rerank/batch"):
+        answer = packed(client, path, {"requests": bodies}).raise_for_status()
+        responses = ormsgpack.unpackb(answer.content)["responses"]
+        assert len(responses) == 2
+        for response in responses:  # in one run: the same but for the last digits
+            assert ids_of(response) == ids_of(answers[0])
+            assert logprobs_of(response) == pytest.approx(logprobs_of(answers[0]), abs=1e-4)
+    # The twin: what the records hold does change the slate.
+    plain = [{"id": one["id"]} for one in records]
+    bare = client.post("/rerank", json={**bodies[0], "candidates": plain})
+    assert bare.status_code == 422  # no author in it
+    bare = client.post("/rerank", json={"candidates": plain, "explain": True}).json()
+    assert told(bare) != told(answers[0])
+    assert ids_of(bare)[:8] != ids_of(answers[0])
+    assert logprobs_of(bare)[:8] != pytest.approx(logprobs_of(answers[0]), abs=1e-4)
+
+
+def test_ids_alone_are_records_and_columns_of_nothing_else(client, items):
+    ids = random.Random(4).sample(items, 30)
+    forms = ([{"id": i} for i in ids], ids, {"id": ids}, {"id": ids, "score": [None] * 30})
+    answers = [client.post("/rerank", json={"candidates": form}).json() for form in forms]
+    answers += [ormsgpack.unpackb(packed(client, "/rerank", {"candidates": ids}).content)]
+    batch = client.post("/rerank/batch", json={"requests": [{"candidates": ids}]}).json()
+    answers += batch["responses"]
+    assert len(answers) == 6
+    assert all(told(answer) == told(answers[0]) for answer in answers)
+
+
+def test_a_column_with_a_gap_is_a_record_that_lacks_the_field(client, items):
+    ids = random.Random(5).sample(items, 30)
+    given = [9.5 if i % 2 else None for i in range(30)]
+    columns = {"id": ids, "features": {"vote_avg": given}, "groups": {"a": ["x"] * 29 + [None]}}
+    records = [
+        {"id": i, **({"features": {"vote_avg": v}} if v else {}), "groups": {"a": "x"}}
+        for i, v in zip(ids, given, strict=True)
+    ]
+    del records[-1]["groups"]
+    more = {"constraints": {"max_per_group": {"a": 1}}}
+    answers = [
+        client.post("/rerank", json={"candidates": form, **more}).raise_for_status().json()
+        for form in (columns, records)
+    ]
+    assert told(answers[0]) == told(answers[1])
+    assert len(answers[0]["slate"]) == 2  # one x, and the one without
+
+
+UNEVEN = [
+    ({"score": [0.5]}, "score", 1),
+    ({"score": []}, "score", 0),
+    ({"features": {"vote_avg": [7.5] * 4}}, "features.vote_avg", 4),
+    ({"features": {"vote_avg": [7.5] * 3, "runtime": []}}, "features.runtime", 0),
+    ({"groups": {"author": ["a", "b"]}}, "groups.author", 2),
+]
+
+
+@pytest.mark.parametrize(("more", "field", "length"), UNEVEN)
+def test_uneven_columns_are_refused_by_name(client, more, field, length):
+    asked = {"candidates": {"id": ["1", "2", "3"], **more}}
+    for path, payload, where in (
+        ("/rerank", asked, ""),
+        ("/rerank/batch", {"requests": [{"candidates": ["1"]}, asked]}, "requests[1]."),
+    ):
+        (error,) = problem_of(client.post(path, json=payload), 422)["errors"]
+        assert error["field"] == f"{where}candidates.{field}"
+        assert error["rule"] == "as long as id, which has 3"
+        assert error["value"] == str(length)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "zstd"])
+@pytest.mark.parametrize("kind", [MSGPACK, "application/json"])
+def test_a_compressed_body_is_refused_before_it_is_read(client, encoding, kind):
+    headers = {"Content-Encoding": encoding, "Content-Type": kind}
+    problem = problem_of(client.post("/rerank", content=b"\x1f\x8b", headers=headers), 415)
+    assert problem["code"] == "unsupported_media_type"
+    assert problem["errors"][0]["field"] == "header Content-Encoding"
+    assert problem["errors"][0]["value"] == f'"{encoding}"'
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_a_body_that_is_told_to_be_plain_is_read(client, encoding):
+    headers = {"Content-Encoding": encoding}
+    assert client.post("/rerank", json={"candidates": ["1"]}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "expected"),
+    [
+        (None, None, JsonResponse),
+        (None, MSGPACK, MsgpackResponse),
+        ("*/*", MSGPACK, MsgpackResponse),
+        ("*/*", "application/json", JsonResponse),
+        ("application/json", MSGPACK, JsonResponse),
+        ("application/msgpack", "application/json", MsgpackResponse),
+        ("Application/X-MsgPack", None, MsgpackResponse),
+        ("text/html, application/vnd.msgpack;q=0.9", "application/json", MsgpackResponse),
+        ("text/html", "application/json", JsonResponse),
+        (None, "Application/MsgPack; charset=binary", MsgpackResponse),
+        (None, "application/msgpackish", JsonResponse),
+    ],
+)
+def test_an_answer_is_what_accept_asks_for_else_what_the_body_was(accept, kind, expected):
+    given = {"accept": accept, "content-type": kind}
+    assert responding(Headers({k: v for k, v in given.items() if v is not None})) is expected
+
+
+def test_problems_are_json_whatever_is_accepted(client):
+    problem_of(packed(client, "/rerank", {"candidates": []}, Accept=MSGPACK), 422)
+
+
+BROKEN = {
+    "empty": b"",
+    "reserved byte": b"\xc1",
+    "truncated": ormsgpack.packb({"candidates": ["1", "2"]})[:-1],
+    "trailing": ormsgpack.packb({"candidates": ["1"]}) + b"\x01",
+    "key that is no string": b"\x81\x01\x02",
+    "extension": b"\x81\xaacandidates\xd6\x05\x00\x00\x00\x00",
+    "deep": b"\x91" * 100_000 + b"\x01",
+    "not utf-8": b"\x81\xaacandidates\x91\xa2\xff\xfe",
+    "longer than it is": b"\xdd\xff\xff\xff\xff\x01",
+    "json": b'{"candidates": ["1"]}',
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_not_messagepack_is_400(client, name):
+    problem = problem_of(packed(client, "/rerank", BROKEN[name]), 400)
+    assert problem["code"] == "bad_json"
+    assert problem["errors"][0]["rule"] == "MessagePack"
+
+
+def lists_with(number):
+    """Every place of a body where a number may stand, with this one in it."""
+    yield {"candidates": [{"id": "1", "score": number}]}
+    yield {"candidates": {"id": ["1"], "score": [number]}}
+    for feature in ("vote_avg", "like_rate", "budget", "genres", "director", "text_vector"):
+        for value in (number, [number], [number] * 64):
+            yield {"candidates": [{"id": "1", "features": {feature: value}}]}
+            yield {"candidates": {"id": ["1"], "features": {feature: [value]}}}
+    yield {"candidates": ["1"], "user": {"history": [{"id": "1", "label": number}]}}
+    yield {"candidates": ["1"], "user": {"features": {"age": number}}}
+    yield {"candidates": ["1"], "context": {"hour": number}}
+    yield {"candidates": ["1"], "timeout_ms": number}
+    yield {"candidates": ["1"], "slate_size": number}
+    for knobs in ({"budget": number}, {"entropy_threshold": number}):
+        yield {"candidates": ["1"], "reasoning": knobs}
+    for knobs in ({"reason": number}, {"recommend": number}):
+        yield {"candidates": ["1"], "temperatures": knobs}
+    yield {"candidates": ["1"], "sampling": {"slates": 1, "seed": number}}
+    yield {"candidates": ["1"], "constraints": {"pinned": {"1": number}}}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, b"\x00\xff"])
+def test_what_json_cannot_say_is_refused_wherever_it_stands(client, number):
+    for asked in lists_with(number):
+        problem = problem_of(packed(client, "/rerank", asked), 422)
+        assert problem["errors"], asked
+
+
+@pytest.mark.parametrize("number", [1e308, -1e308, 2**64 - 1, -(2**63), 5e-324, -0.0])
+def test_extreme_numbers_are_refused_or_harmless(client, number):
+    statuses = []
+    for asked in lists_with(number):
+        answer = packed(client, "/rerank", asked, Accept="application/json")
+        assert answer.status_code in (200, 422), (asked, answer.text)
+        statuses.append(answer.status_code)
+        if answer.status_code == 200:
+            for entry in answer.json()["slate"]:
+                late = answer.json()["degraded"] == {"reason": "deadline"}
+                assert entry["logprob"] is None if late else math.isfinite(entry["logprob"])
+    assert 422 in statuses
+
+
+def test_messagepack_is_smaller_and_counted_like_any_other(session, items):
+    ids = random.Random(6).sample(items, 30)
+    with fresh(session) as url, httpx.Client(base_url=url, timeout=30) as own:
+        plain = own.post("/rerank", json={"candidates": ids})
+        small = packed(own, "/rerank", {"candidates": ids})
+        packed(own, "/rerank", b"\xc1")
+        text = own.get("/metrics").text
+    assert len(small.content) < 0.9 * len(plain.content)
+    name = 'rerank_requests_total{model="ranklens",outcome="%s",variant="active",version="1"} %s'
+    assert name % ("ok", "2.0") in text
+    assert name % ("client_error", "1.0") in text

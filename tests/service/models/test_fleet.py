@@ -1,0 +1,408 @@
+"""Stores of real bundles, changed while a real server answers."""
+
+import json
+import os
+import random
+import shutil
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from service.engine.contract import BundleError, Manifest
+from service.metrics import Metrics
+from service.models.fleet import Fleet
+from service.models.store import Serving, in_canary
+from service.settings import Settings
+from tests.support.stores import (
+    admin,
+    ask,
+    counted,
+    put,
+    sealed,
+    served,
+    soon,
+    stranger,
+    version,
+)
+
+ROUTE = "/admin/models/ranklens"
+CHANGES = 'rerank_model_changes_total{name="ranklens",outcome="%s"}'
+
+
+def test_a_store_without_bundles_and_a_default_that_is_not_there_are_refused(store, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for settings in (
+        Settings(models=tmp_path / "absent"),
+        Settings(models=tmp_path / "empty"),
+        Settings(models=store, default_model="other"),
+    ):
+        with pytest.raises(BundleError, match=r"absent|empty|RERANK_DEFAULT_MODEL"):
+            Fleet.load(settings, Metrics())
+
+
+def test_a_bundle_that_lies_where_another_should_is_refused(store):
+    shutil.copytree(store / "ranklens" / "1", store / "ranklens" / "2")
+    with pytest.raises(BundleError, match="a store has it where it says"):
+        Fleet.load(Settings(models=store), Metrics())
+
+
+def test_a_version_may_be_a_link_to_where_its_files_are(store, tmp_path):
+    shutil.move(store / "ranklens" / "1", tmp_path / "some-digest")
+    (store / "ranklens" / "1").symlink_to(tmp_path / "some-digest")
+    fleet = Fleet.load(Settings(models=store), Metrics())
+    assert fleet.lineups["ranklens"].active.manifest.version == "1"
+
+
+def test_a_request_names_the_model_that_answers(store):
+    put(store, "ranklens", "2")
+    put(store, "another", "7")
+    with served(store, default_model="ranklens") as (client, _):
+        told = ask(client).json()["model"]
+        assert told == {"name": "ranklens", "version": "2", "variant": "active"}
+        told = ask(client, model="another").json()["model"]
+        assert told == {"name": "another", "version": "7", "variant": "active"}
+        refused = ask(client, model="third")
+        assert refused.status_code == 422
+        (error,) = refused.json()["errors"]
+        assert error == {
+            "field": "model", "rule": "one of another, ranklens", "value": '"third"',
+        }  # fmt: skip
+        body = {"candidates": ["10", "100"]}
+        lists = [{**body, "model": name} for name in ("another", "ranklens", "another")]
+        answer = client.post("/rerank/batch", json={"requests": lists}).raise_for_status().json()
+        names = [response["model"]["name"] for response in answer["responses"]]
+        assert names == ["another", "ranklens", "another"]
+        lists[1]["model"] = "third"
+        refused = client.post("/rerank/batch", json={"requests": lists})
+        assert refused.json()["errors"][0]["field"] == "requests[1].model"
+    with served(store) as (client, _):  # else the first by name
+        assert ask(client).json()["model"]["name"] == "another"
+
+
+def test_the_canary_gets_the_same_users_every_time(store):
+    put(store, "ranklens", "2")
+    Serving("1", "2", 0.3).write(store / "ranklens")
+    users = [f"u{i}" for i in range(40)]
+    with served(store) as (client, _):
+        found = {user: ask(client, user=user).json()["model"] for user in users}
+        again = {user: ask(client, user=user).json()["model"] for user in users}
+        anonymous = ask(client).json()["model"]
+        canaries = {user for user, model in found.items() if model["variant"] == "canary"}
+        labels = 'rerank_requests_total{model="ranklens",outcome="ok",variant="%s",version="%s"}'
+        assert counted(client, labels % ("canary", "2")) == 2 * len(canaries)
+        assert counted(client, labels % ("active", "1")) == 2 * (40 - len(canaries)) + 1
+    assert found == again
+    assert canaries == {user for user in users if in_canary("ranklens", user, 0.3)}
+    for user, model in found.items():
+        assert model["version"] == ("2" if user in canaries else "1")
+    assert anonymous == {"name": "ranklens", "version": "1", "variant": "active"}
+
+
+SHADOW = 'rerank_shadow_total{model="ranklens",outcome="%s",version="2"}'
+
+
+def test_a_shadow_ranks_the_same_lists_and_never_answers(store):
+    put(store, "ranklens", "2")
+    Serving("1", shadow="2").write(store / "ranklens")
+    with served(store) as (client, fleet):
+        assert {version(client) for _ in range(5)} == {"1"}
+        soon(lambda: counted(client, SHADOW % "same_slate") == 5)
+        shadow = fleet.lineups["ranklens"].engines["2"].session
+        shadow.run = None  # whatever is called now fails
+        assert version(client) == "1"
+        assert ask(client).json()["degraded"] is None
+        soon(lambda: counted(client, SHADOW % "failed") == 2)
+
+
+def test_a_shadow_is_asked_what_the_client_asked(store, items):
+    put(store, "ranklens", "2")
+    Serving("1", shadow="2").write(store / "ranklens")
+    knobs = (
+        {"reasoning": {"entropy_threshold": -1}, "temperatures": {"reason": 100}},
+        {"reasoning": {"entropy_threshold": 100}},
+        {"reasoning": {"budget": 0}},
+        {"slate_size": 3},
+        {"constraints": {"pinned": {items[7]: 0}, "blocked": [items[0]]}},
+    )
+    draw = random.Random(0)
+    with served(store) as (client, _):
+        for knob in knobs:
+            for _ in range(6):
+                history = draw.sample(items, 20)
+                asked = {"candidates": items[:8] + draw.sample(items[8:], 40), **knob}
+                answer = client.post("/rerank", json={**asked, "user": {"history": history}})
+                answer.raise_for_status()
+        soon(lambda: counted(client, SHADOW % "same_slate") == 6 * len(knobs))
+
+
+def test_a_shadow_that_ranks_otherwise_is_told_apart(store, items):
+    stranger(store, "ranklens", "2")
+    Serving("1", shadow="2").write(store / "ranklens")
+    with served(store) as (client, _):
+        for start in range(0, 300, 50):
+            ask(client, candidates=items[start : start + 50]).raise_for_status()
+        soon(lambda: counted(client, SHADOW % "different") == 6)
+        ask(client, candidates=items[:1]).raise_for_status()
+        soon(lambda: counted(client, SHADOW % "same_slate") == 1)
+
+
+def test_a_change_of_the_file_is_followed_within_a_second(store):
+    put(store, "ranklens", "2")
+    Serving("1").write(store / "ranklens")
+    took = []
+    with served(store) as (client, _):
+        for wanted in ("2", "1", "2"):
+            began = time.monotonic()
+            Serving(wanted).write(store / "ranklens")
+            soon(lambda wanted=wanted: version(client) == wanted)
+            took.append(time.monotonic() - began)
+        assert counted(client, CHANGES % "changed") == 3
+    assert min(took) < 1.0  # a shared machine may stall once
+
+
+def flipped(directory):
+    path = directory / "items.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def otherwise(directory):
+    golden = json.loads((directory / "golden.json").read_text())
+    golden[0]["slate"][:2] = golden[0]["slate"][1::-1]
+    (directory / "golden.json").write_text(json.dumps(golden))
+    sealed(directory)
+
+
+def no_golden(directory):
+    (directory / "golden.json").write_text("[3]")
+    sealed(directory)
+
+
+def no_table(directory):
+    (directory / "items.npz").write_bytes(b"PK\x03\x04 and no more")
+    sealed(directory)
+
+
+def no_graph(directory):
+    (directory / "generator.onnx").write_bytes(b"no graph")
+    sealed(directory)
+
+
+def wide_graph(directory):
+    manifest = Manifest.read(directory)
+    replace(manifest, numbers=manifest.numbers + 1).write(directory)
+
+
+BREAKINGS = [flipped, otherwise, no_golden, no_table, no_graph, wide_graph, shutil.rmtree]
+
+
+def test_what_cannot_be_served_is_refused_once_until_it_is_mended(store):
+    for number, broken in enumerate(BREAKINGS, start=2):
+        broken(put(store, "ranklens", str(number)))
+    Serving("1").write(store / "ranklens")
+    with served(store, watch_s=0.02) as (client, _):
+        for number, broken in enumerate(BREAKINGS, start=2):
+            Serving(str(number)).write(store / "ranklens")
+            soon(lambda count=number - 1: counted(client, CHANGES % "refused") >= count)
+            time.sleep(0.1)  # five more looks
+            assert (broken.__name__, counted(client, CHANGES % "refused")) == (
+                broken.__name__, number - 1,
+            )  # fmt: skip
+            assert version(client) == "1"
+        put(store.parent / "mended", "ranklens", "2").rename(store / "ranklens" / "mended")
+        (store / "ranklens" / "2").rename(store / "ranklens" / ".broken")
+        (store / "ranklens" / "mended").rename(store / "ranklens" / "2")
+        Serving("2").write(store / "ranklens")
+        soon(lambda: version(client) == "2")
+        assert counted(client, CHANGES % "changed") == 1
+
+
+@pytest.mark.parametrize("broken", BREAKINGS[1:6], ids=lambda broken: broken.__name__)
+def test_a_store_that_cannot_be_served_is_refused_at_the_start(store, broken):
+    broken(store / "ranklens" / "1")
+    with pytest.raises(BundleError):
+        Fleet.load(Settings(models=store), Metrics())
+
+
+def test_a_broken_file_is_counted_once_and_what_was_served_goes_on(store):
+    put(store, "ranklens", "2")
+    Serving("1").write(store / "ranklens")
+    with served(store, watch_s=0.02) as (client, _):
+        (store / "ranklens" / "serving.json").write_text('{"active": 2}')
+        soon(lambda: counted(client, CHANGES % "refused") == 1)
+        time.sleep(0.1)
+        assert counted(client, CHANGES % "refused") == 1
+        assert version(client) == "1"
+        Serving("2").write(store / "ranklens")
+        soon(lambda: version(client) == "2")
+
+
+def test_a_store_is_followed_while_files_come_and_go(store):
+    put(store, "ranklens", "2")
+    Serving("1").write(store / "ranklens")
+    stop = threading.Event()
+
+    def churn():
+        number = 0
+        while not stop.is_set():
+            directory = store / "ranklens" / f"0.{number % 3}"
+            directory.mkdir(parents=True)
+            for name in ("manifest.json", "a", "b", "c", "d", "e"):
+                (directory / name).write_text("half a bundle")
+            shutil.rmtree(directory)
+            number += 1
+
+    with served(store, watch_s=0.001) as (client, fleet):
+        thread = threading.Thread(target=churn)
+        thread.start()
+        for _ in range(100):
+            version(client)
+        stop.set()
+        thread.join()
+        assert not fleet._watcher.done()
+        Serving("2").write(store / "ranklens")
+        soon(lambda: version(client) == "2")
+
+
+def test_a_model_that_comes_later_is_served(store):
+    with served(store) as (client, _):
+        assert ask(client, model="zebra").status_code == 422
+        put(store.parent / "copy", "zebra", "1")
+        (store.parent / "copy" / "zebra").rename(store / "zebra")
+        soon(lambda: ask(client, model="zebra").status_code == 200)
+        assert ask(client).json()["model"]["name"] == "ranklens"
+
+
+def broken_run(rows):
+    raise RuntimeError("this version cannot")
+
+
+def fail(client, times):
+    for _ in range(times):
+        assert ask(client).json()["degraded"] == {"reason": "model_error"}
+
+
+@pytest.fixture
+def pair(store):
+    """Version 1 is served, 2 is there."""
+    put(store, "ranklens", "2")
+    Serving("1").write(store / "ranklens")
+    return store
+
+
+@pytest.mark.parametrize(("failures", "back"), [(3, True), (2, False)])
+def test_a_new_version_that_fails_goes_back_by_itself(pair, failures, back):
+    with served(pair, watch_s=0.02, rollback_failures=3) as (client, fleet):
+        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+        session = fleet.lineups["ranklens"].active.session
+        working, session.run = session.run, broken_run
+        fail(client, failures)
+        session.run = working
+        expected = "1" if back else "2"
+        assert version(client) == expected
+        assert counted(client, CHANGES % "rolled_back") == float(back)
+        assert Serving.read(pair / "ranklens") == Serving(expected)
+        time.sleep(0.1)  # the watcher does not bring it back
+        assert version(client) == expected
+
+
+@pytest.mark.parametrize(
+    "spared", [{"probation_s": 0.001}, {"rollback_share": 0.6}], ids=["late", "seldom"]
+)
+def test_failures_after_probation_or_among_many_answers_change_nothing(pair, spared):
+    with served(pair, rollback_failures=2, **spared) as (client, fleet):
+        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+        session = fleet.lineups["ranklens"].active.session
+        for _ in range(4):
+            assert version(client) == "2"
+        working, session.run = session.run, broken_run
+        fail(client, 4)
+        session.run = working
+        assert version(client) == "2"
+        assert counted(client, CHANGES % "rolled_back") == 0
+
+
+def test_the_first_version_has_nowhere_to_go_back_to(store):
+    with served(store, rollback_failures=1) as (client, fleet):
+        session = fleet.lineups["ranklens"].active.session
+        working, session.run = session.run, broken_run
+        fail(client, 3)
+        session.run = working
+        assert version(client) == "1"
+
+
+def test_what_went_back_is_served_when_it_is_asked_for_again(pair):
+    with served(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
+        Serving("2").write(pair / "ranklens")
+        soon(lambda: version(client) == "2")
+        fleet.lineups["ranklens"].active.session.run = broken_run
+        fail(client, 1)
+        assert version(client) == "1"
+        Serving("2").write(pair / "ranklens")  # mended, say: it is loaded anew
+        soon(lambda: version(client) == "2")
+
+
+def test_it_goes_back_where_the_store_cannot_be_written_and_stays_there(pair):
+    with served(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
+        Serving("2").write(pair / "ranklens")
+        soon(lambda: version(client) == "2")
+        (pair / "ranklens" / f".serving.json.{os.getpid()}").mkdir()
+        fleet.lineups["ranklens"].active.session.run = broken_run
+        fail(client, 1)  # an answer, not an error
+        time.sleep(0.1)  # the watcher does not bring it back
+        assert version(client) == "1"
+        assert Serving.read(pair / "ranklens") == Serving("2")
+
+
+def test_a_change_that_was_loading_while_it_went_back_is_refused(pair):
+    put(pair, "ranklens", "3")
+    with served(pair, watch_s=0, rollback_failures=1) as (client, fleet):
+        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+        engine, release = fleet.lineups["ranklens"].active, threading.Event()
+        fleet._loader.submit(release.wait)  # the next version loads after that
+        asked = {"active": "2", "canary": {"version": "3", "share": 0.5}}
+        found = []
+        thread = threading.Thread(
+            target=lambda: found.append(admin(client, "PUT", ROUTE, json=asked))
+        )
+        thread.start()
+        soon(fleet._changing.locked)
+        engine.session.run = broken_run
+        fail(client, 1)
+        release.set()
+        thread.join()
+        assert found[0].status_code == 409
+        assert {version(client, user=f"u{i}") for i in range(8)} == {"1"}
+        assert Serving.read(pair / "ranklens") == Serving("1")
+
+
+def test_probation_is_of_the_active_version_whatever_stands_beside_it(pair):
+    put(pair, "ranklens", "3")
+    with served(pair, watch_s=0, rollback_failures=2) as (client, fleet):
+        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+        engine = fleet.lineups["ranklens"].active
+        fleet.lineups["ranklens"].active.session.run = broken_run
+        fail(client, 1)
+        since = engine.since
+        assert admin(client, "PUT", ROUTE, json={"active": "2", "shadow": "3"}).is_success
+        assert fleet.lineups["ranklens"].active is engine
+        assert (engine.since, engine.failed) == (since, 1)
+        fail(client, 1)
+        assert version(client) == "1"
+
+
+def test_a_canary_that_becomes_active_begins_its_probation_anew(pair):
+    canary = {"active": "1", "canary": {"version": "2", "share": 1.0}}
+    with served(pair, watch_s=0, rollback_failures=2) as (client, fleet):
+        assert admin(client, "PUT", ROUTE, json=canary).is_success
+        engine = fleet.lineups["ranklens"].engines["2"]
+        working, engine.session.run = engine.session.run, broken_run
+        assert ask(client, user="u").json()["degraded"] == {"reason": "model_error"}
+        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+        assert fleet.lineups["ranklens"].active is engine  # not loaded twice
+        fail(client, 1)
+        engine.session.run = working
+        assert version(client) == "2"

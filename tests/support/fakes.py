@@ -1,0 +1,36 @@
+"""Sessions that are slow or fail."""
+
+import time
+
+from service.batching.budget import Timing
+from service.engine.contract import OUTPUTS
+from service.engine.session import ModelError, Session
+
+
+class Failing(Session):
+    """A session whose graph always fails, after `delay_s`."""
+
+    def __init__(self, real, delay_s=0.0, fail=True):
+        super().__init__(real.manifest, real.featuriser, real._generator, real._evaluator)
+        self.delay_s, self.fail = delay_s, fail
+
+    def run(self, rows):
+        time.sleep(self.delay_s)
+        if self.fail:
+            raise ModelError(f"secret {list(OUTPUTS)}")
+        return super().run(rows)
+
+    def warm_up(self, batch_sizes, list_size):
+        return [Timing(b, cells, 1e-6 * cells * (1 + b)) for b in (0, 3) for cells in (1, 100)]
+
+
+class Slow(Failing):
+    """A session that takes its time, and remembers what it ran."""
+
+    def __init__(self, real, delay_s):
+        super().__init__(real, delay_s, fail=False)
+        self.ran = []
+
+    def run(self, rows):
+        self.ran += [len(row.numbers) for row in rows]
+        return super().run(rows)

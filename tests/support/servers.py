@@ -1,0 +1,50 @@
+"""Real servers on real sockets, in a thread of the test process."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import uvicorn
+
+from service.http.app import create_app
+from service.metrics import Metrics
+from service.models.fleet import Fleet
+from service.server import config_of
+from service.settings import Settings
+
+
+def application(session, **settings):
+    """An application over one loaded bundle; patient, and as thoughtful under load as at rest.
+
+    A machine of two shared cores stalls now and then for longer than the default deadline.
+    """
+    settings = Settings(**{"timeout_ms": 60_000, "adaptive_budget": False, **settings})
+    metrics = Metrics()
+    return create_app(settings, Fleet.of(session, settings, metrics), metrics)
+
+
+@contextlib.contextmanager
+def serving(app):
+    """Run the application in a thread; yields its base URL."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(config_of(app, Settings()))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+    assert not thread.is_alive()
+
+
+def fresh(session, **settings):
+    """A server of its own, for what the shared one must not suffer."""
+    return serving(application(session, **settings))
