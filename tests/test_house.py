@@ -1,0 +1,174 @@
+"""The style of CONTRIBUTING.md that a program can check, for every tracked Python file."""
+
+import ast
+import io
+import re
+import subprocess
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OPENER = re.compile(r"(What|Who|Whom|Which|How|Where|Whether|Whose)\b")
+PERCEPTION = {"found", "told", "asked", "given", "known", "shown", "own", "most"}
+FILE_LINES, FUNCTION_LINES = 400, 60
+# Files and functions over the limits, with the reason for each.
+LONG: dict[str, str] = {}
+# Not rewritten yet.
+PENDING = (
+    "client/",
+    "deploy/",
+    "export/",
+    "loadtest/",
+    "model/data/",
+    "model/learning/",
+    "model/network/",
+    "model/study/",
+    "model/__main__.py",
+    "peers/",
+    "service/batching/",
+    "service/engine/",
+    "service/http/",
+    "service/models/",
+    "service/ranking/",
+    "service/__main__.py",
+    "service/errors.py",
+    "service/metrics.py",
+    "service/server.py",
+    "service/settings.py",
+    "service/telemetry.py",
+    "tests/client/",
+    "tests/deploy/",
+    "tests/export/",
+    "tests/loadtest/",
+    "tests/model/data/",
+    "tests/model/learning/",
+    "tests/model/network/",
+    "tests/model/study/",
+    "tests/peers/",
+    "tests/service/batching/",
+    "tests/service/engine/",
+    "tests/service/http/",
+    "tests/service/models/",
+    "tests/service/test_",
+    "tests/support/",
+    "tests/test_",
+)
+
+
+def tracked():
+    command = ["git", "ls-files", "*.py"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split() if (ROOT / name).is_file()]
+
+
+def bound_names(node):
+    """Yield every name that an AST node binds: variables, attributes, parameters, functions."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+            yield name
+        case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            yield name
+        case ast.ClassDef(name=name) | ast.alias(asname=str(name)):
+            yield name
+        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
+            yield name
+        case ast.keyword(arg=str(name)):
+            yield name
+        case ast.Global(names=names) | ast.Nonlocal(names=names):
+            yield from names
+
+
+def departures(path, text):
+    """Yield one line for each departure from the style in one file."""
+    lines = text.count("\n")
+    if lines > FILE_LINES and path not in LONG:
+        yield f"{path}: {lines} lines, at most {FILE_LINES}"
+    for node in ast.walk(ast.parse(text)):
+        where = f"{path}:{getattr(node, 'lineno', 1)}"
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node) or ""
+            if OPENER.match(docstring):
+                yield f"{where}: docstring opens with {docstring.split()[0]}"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > FUNCTION_LINES and f"{path}::{node.name}" not in LONG:
+                yield f"{where}: {node.name} has {length} lines, at most {FUNCTION_LINES}"
+        for name in bound_names(node):
+            if name in PERCEPTION:
+                yield f"{where}: binds {name}"
+    previous = -1  # the line of the last comment: only the first of a block opens it
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            line = token.start[0]
+            if line != previous + 1 and OPENER.match(token.string.lstrip("# ")):
+                yield f"{path}:{line}: comment opens with {token.string.split()[1]}"
+            previous = line
+
+
+def test_every_file_keeps_to_the_style():
+    checked = [name for name in tracked() if not name.startswith(PENDING)]
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in checked}
+    assert [line for name, text in texts.items() for line in departures(name, text)] == []
+
+
+def test_every_exception_is_needed():
+    unneeded = []
+    for entry in LONG:
+        path, _, function = entry.partition("::")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        lengths = {
+            node.name: node.end_lineno - node.lineno + 1
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        length, limit = text.count("\n"), FILE_LINES
+        if function:
+            length, limit = lengths.get(function, 0), FUNCTION_LINES
+        if length <= limit:
+            unneeded.append(entry)
+    assert unneeded == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""What this module does."""\n',
+        'class A:\n    """Who asks."""\n',
+        'async def f():\n    """Whether it holds."""\n',
+        "# How it works.\nx = 1\n",
+        "x = 1  # Which one\n",
+        "found = 1\n",
+        "self.told = 1\n",
+        "def f(asked): ...\n",
+        "def f(*, given=1): ...\n",
+        "def known(): ...\n",
+        "f(shown=1)\n",
+        "[own for own in x]\n",
+        "import math as most\n",
+        "for found, x in y: ...\n",
+        "with x as told: ...\n",
+        "x = (asked := 1)\n",
+        "try: ...\nexcept E as known: ...\n",
+        "class A:\n    most: int\n",
+        "x = 1\n" * (FILE_LINES + 1),
+        "def f():\n" + "    x = 1\n" * FUNCTION_LINES,
+    ],
+)
+def test_a_planted_departure_is_reported(text):
+    assert list(departures("planted.py", text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""Return what was asked."""\n',
+        "# The worker stops\n# Where nobody waits.\nx = 1\n",
+        "x = found\n",
+        'x = {"told": 1}["told"]\n',
+        "x = 1\n" * FILE_LINES,
+    ],
+)
+def test_what_keeps_to_the_style_is_not_reported(text):
+    assert list(departures("planted.py", text)) == []
