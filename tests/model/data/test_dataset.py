@@ -104,7 +104,7 @@ def test_arrays_in_files_are_made_once_and_anew_for_another_log(log, tmp_path, m
 def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp_path):
     write_log(tmp_path / "data", ROWS, ITEMS)
     code = (
-        "import sys; from pathlib import Path; from model import dataset; dataset.BLOCK = 1;"
+        "import sys; from pathlib import Path; from model.data import dataset; dataset.BLOCK = 1;"
         "dataset.Dataset(Path(sys.argv[1]), memory=0).lists(['train'])"
     )
     process = subprocess.Popen(
