@@ -10,7 +10,7 @@ from pathlib import Path
 
 from export import bundle, tune
 from export.bench.bench import bench, cuda
-from model.data.sources import DataError
+from model.data.errors import DataError
 from model.learning import checkpoint
 from service.engine.contract import BundleError
 from service.engine.features.featuriser import FeatureError

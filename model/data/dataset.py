@@ -19,8 +19,8 @@ import polars as pl
 import yaml
 from tqdm import tqdm
 
+from model.data.errors import DataError
 from model.data.lists import Arrays, Lists, in_files, in_memory
-from model.data.sources import DataError
 from service.engine.features.featuriser import (
     FeatureError,
     Featuriser,

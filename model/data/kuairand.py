@@ -17,11 +17,11 @@ import polars as pl
 from tqdm import tqdm
 
 from model.data import splits
+from model.data.errors import DataError
 from model.data.sources import Source
 from model.data.tables import (
     DTYPES,
     ROW,
-    DataError,
     Rule,
     check,
     id_rule,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from model.data import statistics
+from model.data.errors import DataError
 from model.data.retrieval import (
     FOLDS,
     GROUPS,
@@ -23,7 +24,7 @@ from model.data.retrieval import (
     retrieve,
 )
 from model.data.sources import Source
-from model.data.tables import DTYPES, ROW, DataError, Rule, check, id_rule, once, require, scan
+from model.data.tables import DTYPES, ROW, Rule, check, id_rule, once, require, scan
 from service.engine.features.schema import Schema
 
 CORE = 20  # ratings that every user and movie has at least

@@ -16,13 +16,14 @@ import polars as pl
 
 from model.data import splits, statistics
 from model.data.dataset import Dataset, load_schema
+from model.data.errors import DataError
 from model.data.kuairand import Sessions, read_kuairand
 from model.data.movielens import read_movielens
 from model.data.ranklens import read_ranklens
-from model.data.sources import BASE, SPLITS, DataError, Source, read_log
+from model.data.sources import BASE, SPLITS, Source, read_log
 from service.engine.features.schema import Schema
 
-__all__ = ["DataError", "add_arguments", "run"]
+__all__ = ["add_arguments", "run"]
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 RANKLENS_SPLITS = (splits.warm, splits.cold, splits.metarank)

@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
+from model.data.errors import DataError
 from model.data.sources import BASE, Source
 from model.data.statistics import token_vectors
-from model.data.tables import DTYPES, DataError
+from model.data.tables import DTYPES
 from service.engine.features.schema import Schema, is_finite
 
 # Rule -> the fields of a movie that it holds for, where they are there at all, and its check.

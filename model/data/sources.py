@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 from tqdm import tqdm
 
+from model.data.errors import DataError
 from model.data.tables import (
     REQUIRED,
     ROW,
-    DataError,
     Rule,
     check,
     feature_column,

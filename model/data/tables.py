@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from model.data.errors import DataError
 from service.engine.features.schema import Feature
 
 ROW = "__row"  # 1-based data row in the source file
@@ -23,31 +24,6 @@ DTYPES: dict[str, Any] = {
 }
 TEXT = "text or a whole number"
 REQUIRED = "required by the schema"
-_ABSENT = object()
-
-
-class DataError(ValueError):
-    """Bad input, in one line: file, row, column, rule and value.
-
-    `row` counts data rows from 1: a CSV's header is none, a JSON-lines file has one per line.
-    """
-
-    def __init__(
-        self,
-        file: Path,
-        rule: str,
-        *,
-        row: int | None = None,
-        column: str | None = None,
-        value: object = _ABSENT,
-    ) -> None:
-        place = str(file)
-        place += "" if row is None else f", row {row}"
-        place += "" if column is None else f", column {column}"
-        shown = "null" if value is None else repr(value)
-        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        got = "" if value is _ABSENT else f", got {shown}"
-        super().__init__(f"{place}: {' '.join(rule.split())}{got}")
 
 
 @dataclass(frozen=True)

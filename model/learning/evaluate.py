@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from model.data.dataset import Dataset, Impression
+from model.data.errors import DataError
 from model.data.metrics import interval, slate_metrics
-from model.data.sources import DataError
 from service.engine.session import Session
 
 

@@ -28,9 +28,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.data.dataset import Dataset
+from model.data.errors import DataError
 from model.data.lists import Lists
 from model.data.metrics import slate_metrics
-from model.data.sources import DataError
 from model.learning import checkpoint
 from model.learning.grpo import Grpo
 from model.learning.machine import Machine, agree, gather, processes, rank, share, total

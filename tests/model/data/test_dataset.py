@@ -14,8 +14,8 @@ import pytest
 
 from model.data import dataset as module
 from model.data.dataset import Dataset, pieces
+from model.data.errors import DataError
 from model.data.lists import Arrays, Lists
-from model.data.sources import DataError
 from model.learning.policy import Batch
 from model.study.scale import write_log
 

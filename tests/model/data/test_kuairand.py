@@ -13,8 +13,8 @@ import pytest
 
 from model.data import kuairand, prepare
 from model.data.dataset import Dataset
+from model.data.errors import DataError
 from model.data.kuairand import Sessions
-from model.data.sources import DataError
 from model.learning.train import train
 from model.network.config import Config
 

@@ -14,8 +14,8 @@ import pytest
 
 from model.data import movielens, prepare, retrieval
 from model.data.dataset import Dataset
+from model.data.errors import DataError
 from model.data.movielens import read_ratings
-from model.data.sources import DataError
 
 ROOT = Path(__file__).parents[3]
 REAL = ROOT.parent / "shared" / "data" / "ml1m"

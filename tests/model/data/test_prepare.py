@@ -22,7 +22,7 @@ import pytest
 
 from model.data import prepare, statistics
 from model.data.dataset import Dataset
-from model.data.prepare import DataError
+from model.data.errors import DataError
 from service.engine.features.featuriser import FeatureError
 
 ROOT = Path(__file__).parents[3]

@@ -17,7 +17,7 @@ import torch
 
 from export import bundle
 from model.data.dataset import Dataset, fit
-from model.data.sources import DataError
+from model.data.errors import DataError
 from model.learning import checkpoint
 from model.learning.evaluate import evaluate, uninformative
 from model.learning.policy import Policy

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from model.data.dataset import Dataset
+from model.data.errors import DataError
 from model.data.prepare import prepare_impressions
-from model.data.sources import DataError
 from model.study import lambdamart
 from model.study.first_stage import (
     FOLDS,
