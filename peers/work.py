@@ -14,8 +14,8 @@ import orjson
 
 from service.engine.features.featuriser import Request
 from service.engine.session import Row, Session, Slate
-from service.http.parsing import request_of, validated
-from service.http.responses import entries_of
+from service.http.parsing import request_of, validate
+from service.http.responses import slate_entries
 from service.http.schemas import RerankRequest
 
 
@@ -44,7 +44,7 @@ class Work:
 
     def parse(self, content: bytes) -> Asked:
         """From the body of a request to arrays. Raises InvalidRequest or ValueError."""
-        body = validated(RerankRequest, columns_of(orjson.loads(content)))
+        body = validate(RerankRequest, columns_of(orjson.loads(content)))
         request, _ = request_of(body, "")
         reasoning = body.reasoning
         budget = reasoning.budget if reasoning else None
@@ -61,7 +61,7 @@ class Work:
         return orjson.dumps(
             {
                 "model": {"name": manifest.name, "version": manifest.version},
-                "slate": entries_of(asked.request.ids, slate, row),
+                "slate": slate_entries(asked.request.ids, slate, row),
                 "reasoning": {
                     "steps_used": int(slate.steps.sum()),
                     "budget": row.budget * row.slate_size,

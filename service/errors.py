@@ -1,73 +1,60 @@
-"""Everything that can go wrong with a request, and the one table of how it is told.
+"""Every error that the service reports to a client, as one exception tree.
 
     ServiceError
-    |- BadRequest           400 bad_json         the body is not the JSON or MessagePack it says
-    |- Unauthorized         401 unauthorized     no API key
-    |- Forbidden            403 forbidden        a key that is not known
+    |- BadRequest           400 bad_json         the body is not valid JSON or MessagePack
+    |- Unauthorized         401 unauthorized     the request has no API key
+    |- Forbidden            403 forbidden        the API key is not in the key file
     |- SlowClient           408 timeout          the body took too long to arrive
-    |- Conflict             409 conflict         a change of models that cannot be made
+    |- Conflict             409 conflict         the served models cannot be changed as requested
     |- PayloadTooLarge      413 payload_too_large
     |- UnsupportedMedia     415 unsupported_media_type
-    |- InvalidRequest       422 invalid_request  fields that break a rule; every one is named
+    |- InvalidRequest       422 invalid_request  fields break a rule; each one is named
     |- QuotaExceeded        429 quota            the key's lists per second are used up
-    |- NotReady             503 not_ready        still loading, or draining
+    |- NotReady             503 not_ready        the service is loading or draining
     |- Overloaded           503 overload         the queue is full
-    |- DeadlineExceeded     504 deadline         no time left for an answer
-    `- InferenceFailed      500 model_error      the graph failed or answered no slate
+    |- DeadlineExceeded     504 deadline         no time is left for a response
+    `- InferenceFailed      500 model_error      the graph failed or returned no valid slate
 
-Each is answered as problem+json (RFC 9457) with `code` and `request_id`.
+`service.http.responses` renders each as problem+json (RFC 9457) with `code` and `request_id`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import orjson
-from fastapi.responses import Response
-
-SHOWN = 100  # characters of a refused value that are told back
-
-
-class JsonResponse(Response):
-    """JSON by orjson: several times faster than the standard library's."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return orjson.dumps(content)
-
-
-class ProblemResponse(JsonResponse):
-    """An RFC 9457 problem."""
-
-    media_type = "application/problem+json"
+MAX_VALUE = 100  # characters of a refused value that are repeated to the client
+MAX_FIELD = 200  # characters of a field path
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """One broken rule: the field's path as in the request, the rule, the given value."""
+    """One broken rule: the field's path as in the request, the rule and the rejected value."""
 
     field: str
     rule: str
     value: object
 
-    def as_dict(self) -> dict[str, str]:
-        """For the problem's `errors`: the value as JSON, cut where it is long."""
+    @property
+    def path(self) -> str:
+        """The field's path, truncated to MAX_FIELD characters."""
+        return self.field[:MAX_FIELD]
+
+    @property
+    def value_text(self) -> str:
+        """The rejected value as JSON text, truncated to MAX_VALUE characters."""
         try:
             text = json.dumps(self.value, ensure_ascii=False, default=repr)
         except RecursionError:  # nested deeper than Python writes
             text = f"a deeply nested {type(self.value).__name__}"
         text = text.encode("utf-8", "replace").decode("utf-8")
-        shown = text if len(text) <= SHOWN else text[:SHOWN] + "..."
-        return {"field": self.field[: SHOWN * 2], "rule": self.rule, "value": shown}
+        return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "..."
 
 
 class ServiceError(Exception):
-    """Base of all; `detail` is safe to show to a client."""
+    """Base class; `detail` is safe to send to a client."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -79,19 +66,19 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
-    """The body cannot be read as what it says it is."""
+    """The body cannot be decoded as its content type says."""
 
     status, code = 400, "bad_json"
 
 
 class Unauthorized(ServiceError):
-    """No API key was sent."""
+    """The request has no API key."""
 
     status, code = 401, "unauthorized"
 
 
 class Forbidden(ServiceError):
-    """The API key is not known."""
+    """The API key is not in the key file."""
 
     status, code = 403, "forbidden"
 
@@ -103,19 +90,19 @@ class SlowClient(ServiceError):
 
 
 class Conflict(ServiceError):
-    """A change of models that cannot be made; what is served goes on."""
+    """The served models cannot be changed as requested; the service keeps serving as before."""
 
     status, code = 409, "conflict"
 
 
 class UnsupportedMedia(ServiceError):
-    """A body of a type that is not read here."""
+    """The body has an encoding that the service does not read."""
 
     status, code = 415, "unsupported_media_type"
 
 
 class PayloadTooLarge(ServiceError):
-    """The body is over the limit."""
+    """The body is over the size limit."""
 
     status, code = 413, "payload_too_large"
 
@@ -127,13 +114,13 @@ class InvalidRequest(ServiceError):
 
     @classmethod
     def of(cls, *errors: FieldError) -> InvalidRequest:
-        """One problem for all the fields; its detail tells the first."""
-        first = errors[0].as_dict()
-        return cls(f"{first['field']}: {first['rule']}, got {first['value']}", errors)
+        """Combine field errors; the detail names the first one."""
+        first = errors[0]
+        return cls(f"{first.path}: {first.rule}, got {first.value_text}", errors)
 
 
 class QuotaExceeded(ServiceError):
-    """The client asks for more than its quota."""
+    """The client sent more lists per second than its quota allows."""
 
     status, code = 429, "quota"
 
@@ -150,57 +137,19 @@ class NotReady(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """More requests wait than the queue holds."""
+    """The queue has no room for the list, or would make it late."""
 
     status, code = 503, "overload"
     retry_after_s = 1
 
 
 class DeadlineExceeded(ServiceError):
-    """The time given ran out before the answer."""
+    """The deadline passed before the response was ready."""
 
     status, code = 504, "deadline"
 
 
 class InferenceFailed(ServiceError):
-    """The model failed; the cause is in the log, not in the answer."""
+    """The model failed; the log holds the cause and the response does not."""
 
     status, code = 500, "model_error"
-
-
-def problem(error: ServiceError, request_id: str) -> ProblemResponse:
-    """The answer that tells this error."""
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return problem_of(
-        error.status,
-        error.code,
-        error.detail,
-        request_id,
-        error.errors,
-        error.retry_after_s,
-        headers,
-    )
-
-
-def problem_of(
-    status: int,
-    code: str,
-    detail: str,
-    request_id: str,
-    errors: Sequence[FieldError] = (),
-    retry_after_s: int | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> ProblemResponse:
-    """A problem from its parts, for what the framework refuses (404, 405 with its Allow)."""
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "request_id": request_id,
-    }
-    if errors:
-        body["errors"] = [entry.as_dict() for entry in errors]
-    more = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return ProblemResponse(body, status_code=status, headers={**(headers or {}), **more})

@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from service.engine.contract import BundleError
-from service.errors import Conflict, FieldError, JsonResponse, NotReady
-from service.http.parsing import validated
+from service.errors import Conflict, FieldError, NotReady
+from service.http.parsing import decode, validate
+from service.http.responses import JsonResponse
 from service.http.security import Keys
-from service.http.wire import decoded
 from service.models.fleet import Fleet, described
 from service.models.store import NAME, Serving, ServingBody, models_of
 from service.settings import Settings
@@ -44,8 +44,8 @@ def add_routes(app: FastAPI, fleet: Fleet, keys: Keys, settings: Settings) -> No
         """
         admitted(request)
         name = known(request)
-        payload: Any = decoded(await request.body(), request.headers)
-        serving = Serving.of(validated(ServingBody, payload))
+        payload: Any = decode(await request.body(), request.headers)
+        serving = Serving.of(validate(ServingBody, payload))
         try:
             await fleet.change(name, serving, lasting=True)
         except BundleError as error:

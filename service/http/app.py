@@ -24,16 +24,14 @@ from service.errors import (
     NotReady,
     ServiceError,
     SlowClient,
-    problem,
-    problem_of,
 )
 from service.http import admin, schemas
 from service.http.edge import Edge
 from service.http.openapi import openapi
-from service.http.parsing import validated
+from service.http.parsing import decode, validate
 from service.http.protocol import ON_LEAVE
+from service.http.responses import problem_from, problem_response, response_class
 from service.http.security import Keys, Quota
-from service.http.wire import decoded, responding
 from service.metrics import STAGES, Metrics
 from service.models.fleet import Fleet
 from service.ranking.reranker import Clock, Reranker
@@ -112,7 +110,7 @@ def create_app(
         except TimeoutError:
             rule = f"a body within {settings.body_timeout_s:g} s"
             raise SlowClient(f"body: {rule}") from None
-        return decoded(content, request.state.headers), time.monotonic()
+        return decode(content, request.state.headers), time.monotonic()
 
     def header_timeout(request: Request) -> float | None:
         text = request.state.headers.get("x-request-timeout-ms")
@@ -205,14 +203,14 @@ def create_app(
                     "latency_ms": latency, "degraded": degraded,
                 },
             )  # fmt: skip
-        return responding(request.state.headers)(content, headers=headers)
+        return response_class(request.state.headers)(content, headers=headers)
 
     async def rerank(request: Request) -> Response:
         """Re-rank one candidate list."""
         client = admitted(request)
         payload, began = await read(request)
         refuse_long(payload, "")
-        body = validated(schemas.RerankRequest, payload)
+        body = validate(schemas.RerankRequest, payload)
         responses = await answer(request, client, [body], [""], began)
         return told(request, responses[0], responses, 1)
 
@@ -228,7 +226,7 @@ def create_app(
                 raise InvalidRequest.of(FieldError("requests", rule, len(entries)))
             for index, entry in enumerate(entries):
                 refuse_long(entry, f"requests[{index}].")
-        body = validated(schemas.BatchRequest, payload)
+        body = validate(schemas.BatchRequest, payload)
         paths = [f"requests[{index}]." for index in range(len(body.requests))]
         responses = await answer(request, client, body.requests, paths, began)
         return told(request, {"responses": responses}, responses, len(responses))
@@ -295,7 +293,7 @@ def create_app(
         assert isinstance(error, ServiceError)
         if request.method == "POST" and not request.url.path.startswith("/admin"):
             reranker.refused(error.status >= 500)
-        response = problem(error, request.state.request_id)
+        response = problem_response(error, request.state.request_id)
         if isinstance(error, SlowClient):
             response.headers["Connection"] = "close"
         return response
@@ -305,7 +303,7 @@ def create_app(
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "http_error")
         detail = f"{request.method} {request.url.path}: {error.detail}"[:200]
-        return problem_of(
+        return problem_from(
             error.status_code, code, detail, request.state.request_id, headers=error.headers
         )
 

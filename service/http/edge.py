@@ -10,7 +10,8 @@ from collections.abc import Callable
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import FieldError, PayloadTooLarge, problem_of
+from service.errors import FieldError, PayloadTooLarge
+from service.http.responses import problem_from
 
 logger = logging.getLogger("service")
 
@@ -84,7 +85,7 @@ class Edge:
             if started:
                 raise
             detail = "an unexpected error; the log has it under this request id"
-            response = problem_of(500, "internal_error", detail, request_id)
+            response = problem_from(500, "internal_error", detail, request_id)
             await response(scope, receive, send_with_headers)
 
     def _limited(self, receive: Receive) -> Receive:

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.http import schemas
-from service.http.wire import MSGPACK
+from service.http.parsing import MSGPACK
 
 REFUSALS = (
     ("400", "Not the JSON or MessagePack it says"),

@@ -1,46 +1,95 @@
-"""From what came over the wire to a checked body, and on to what the featuriser reads."""
+"""Request bodies: from bytes to validated models and the featuriser's input."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import orjson
+import ormsgpack
 from pydantic import BaseModel, ValidationError
 
 from service.engine.features.featuriser import Request
-from service.errors import FieldError, InvalidRequest
+from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
 from service.http.schemas import CandidateColumns, RerankRequest
 
 T = TypeVar("T", bound=BaseModel)
 Groups = dict[str, list[str | None]]  # attribute -> a value per candidate
 
+MAX_ERRORS = 20  # broken fields that one response names
+MSGPACK = "application/msgpack"
+MSGPACK_NAMES = {MSGPACK, "application/x-msgpack", "application/vnd.msgpack"}
+# ormsgpack stops at the end of a value; wrapped in a pair with this marker, trailing bytes show.
+PAIR, END = b"\x92", ormsgpack.packb("the end of a body")
+
+
+def decode(content: bytes, headers: Mapping[str, str]) -> Any:
+    """Decode a body: MessagePack if its Content-Type says so, else JSON.
+
+    Raises BadRequest, or UnsupportedMedia for a compressed body.
+    """
+    encoding = headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        error = FieldError("header Content-Encoding", "identity: bodies are small", encoding)
+        detail = f"header Content-Encoding: send the body uncompressed, got {encoding[:50]!r}"
+        raise UnsupportedMedia(detail, [error])
+    if is_msgpack(headers.get("content-type")):
+        try:
+            payload, end = ormsgpack.unpackb(PAIR + content + END)
+        except ormsgpack.MsgpackDecodeError as error:
+            raise _undecodable("MessagePack", str(error), content) from None
+        if end != ormsgpack.unpackb(END):
+            raise _undecodable("MessagePack", "bytes follow the end of the value", content)
+        return payload
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        rule = "JSON in UTF-8, where NaN and Infinity are no numbers"
+        raise _undecodable(rule, str(error) if content else "it is empty", content) from None
+
+
+def is_msgpack(content_type: str | None) -> bool:
+    """Tell if a Content-Type header names MessagePack."""
+    if content_type is None:
+        return False
+    return content_type.partition(";")[0].strip().lower() in MSGPACK_NAMES
+
+
+def _undecodable(rule: str, reason: str, content: bytes) -> BadRequest:
+    value = content[:100].decode("utf-8", "replace")
+    detail = f"body: not {rule.split(',')[0]} ({reason})"
+    return BadRequest(detail, [FieldError("body", rule, value)])
+
 
 def request_of(body: RerankRequest, path: str) -> tuple[Request, Groups]:
-    """The list as the featuriser reads it, and the groups that its constraints may mean.
+    """Return the featuriser's input, and the candidate groups that the constraints may name.
+
+    Args:
+        path: prefix of field paths in errors, such as "requests[3].".
 
     Raises InvalidRequest.
     """
-    given, user = body.candidates, body.user
+    candidates, user = body.candidates, body.user
     features: Sequence[dict[str, Any]] = ()
     groups: Groups = {}
-    if isinstance(given, CandidateColumns):
-        uneven = given.uneven()
+    if isinstance(candidates, CandidateColumns):
+        uneven = candidates.uneven()
         if uneven is not None:
-            rule = f"as long as id, which has {len(given.id)}"
+            rule = f"as long as id, which has {len(candidates.id)}"
             raise InvalidRequest.of(FieldError(f"{path}candidates.{uneven[0]}", rule, uneven[1]))
-        ids, scores, groups = given.id, given.score or (), given.groups
-        if given.features:
-            names = list(given.features)
-            rows = zip(*given.features.values(), strict=True)
+        ids, scores, groups = candidates.id, candidates.score or (), candidates.groups
+        if candidates.features:
+            names = list(candidates.features)
+            rows = zip(*candidates.features.values(), strict=True)
             features = [dict(zip(names, row, strict=True)) for row in rows]
     else:
-        ids = [candidate.id for candidate in given]
-        scores = [candidate.score for candidate in given]
-        if any(candidate.features for candidate in given):
-            features = [candidate.features or {} for candidate in given]
+        ids = [candidate.id for candidate in candidates]
+        scores = [candidate.score for candidate in candidates]
+        if any(candidate.features for candidate in candidates):
+            features = [candidate.features or {} for candidate in candidates]
         for name in body.constraints.max_per_group if body.constraints else ():
-            if any(name in candidate.groups for candidate in given):
-                groups[name] = [candidate.groups.get(name) for candidate in given]
+            if any(name in candidate.groups for candidate in candidates):
+                groups[name] = [candidate.groups.get(name) for candidate in candidates]
     request = Request(
         ids=ids,
         scores=scores,
@@ -53,8 +102,8 @@ def request_of(body: RerankRequest, path: str) -> tuple[Request, Groups]:
     return request, groups
 
 
-def validated(model: type[T], payload: Any) -> T:
-    """The payload as model. Raises InvalidRequest naming every broken field."""
+def validate(model: type[T], payload: Any) -> T:
+    """Validate a decoded body. Raises InvalidRequest naming every broken field, at most 20."""
     try:
         return model.model_validate(payload)
     except ValidationError as error:
@@ -64,23 +113,9 @@ def validated(model: type[T], payload: Any) -> T:
                 rule_of(entry["type"], entry["loc"], entry["msg"], entry.get("ctx", {})),
                 None if entry["type"] == "missing" else entry["input"],
             )
-            for entry in error.errors(include_url=False)[:20]
+            for entry in error.errors(include_url=False)[:MAX_ERRORS]
         ]
         raise InvalidRequest.of(*errors) from None
-
-
-def rule_of(
-    kind: str, location: Sequence[str | int], message: str, context: Mapping[str, Any]
-) -> str:
-    """What was expected, in our words where they are better than pydantic's."""
-    if kind.startswith("model_") and "history" in location[-2:-1]:
-        return "an id, or an object with id and label"
-    if kind.startswith("model_") and "records" in location[-2:-1]:
-        return "an object with id, or every candidate an id alone"
-    if kind == "too_long":
-        most = context["max_length"]
-        return "at most one entry" if most == 1 else f"at most {most} entries"
-    return RULES.get(kind, message)
 
 
 RULES = {
@@ -97,11 +132,25 @@ RULES = {
 }
 
 
-FORMS = ("records", "columns")  # of candidates; the schema's words, not the body's
+def rule_of(
+    kind: str, location: Sequence[str | int], message: str, context: Mapping[str, Any]
+) -> str:
+    """Return the broken rule in the API's own terms, else in pydantic's."""
+    if kind.startswith("model_") and "history" in location[-2:-1]:
+        return "an id, or an object with id and label"
+    if kind.startswith("model_") and "records" in location[-2:-1]:
+        return "an object with id, or every candidate an id alone"
+    if kind == "too_long":
+        limit = context["max_length"]
+        return "at most one entry" if limit == 1 else f"at most {limit} entries"
+    return RULES.get(kind, message)
+
+
+FORMS = ("records", "columns")  # tags of the candidates' union; no keys of the body
 
 
 def path_of(location: Sequence[str | int]) -> str:
-    """("candidates", 3, "id") -> candidates[3].id"""
+    """Join a pydantic location: ("candidates", 3, "id") -> candidates[3].id"""
     path = ""
     for index, part in enumerate(location):
         if part in FORMS and index and location[index - 1] == "candidates":

@@ -8,7 +8,7 @@ import uuid
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.errors import problem_of
+from service.http.responses import problem_from
 
 ON_LEAVE = "on_leave"  # in a request's state: whom to tell that its client left
 
@@ -104,7 +104,7 @@ class Protocol(HttpToolsProtocol):
         """Answer 400 `bad_http` and close the connection: where the next request begins is lost."""
         request_id = uuid.uuid4().hex
         headers = {"X-Request-ID": request_id, "Connection": "close"}
-        answer = problem_of(400, "bad_http", msg, request_id, headers=headers)
+        answer = problem_from(400, "bad_http", msg, request_id, headers=headers)
         lines = [b"%b: %b\r\n" % pair for pair in answer.raw_headers]
         self.transport.write(b"".join([STATUS_LINE[400], *lines, b"\r\n", bytes(answer.body)]))
         self.transport.close()

@@ -26,7 +26,7 @@ from service.errors import (
     ServiceError,
 )
 from service.http.parsing import Groups, request_of
-from service.http.responses import entries_of
+from service.http.responses import slate_entries
 from service.http.schemas import Constraints, RerankRequest
 from service.metrics import Metrics
 from service.models.fleet import Engine, Fleet
@@ -311,7 +311,7 @@ class Reranker:
             utility = slate.utility if slate.utility is None else round(slate.utility, 6)
             if outcome.budget < row.budget:
                 budget, reason = outcome.budget, "reduced_budget"
-            entries = entries_of(entry.ids, slate, row)
+            entries = slate_entries(entry.ids, slate, row)
             used = int(slate.steps.sum())
         else:
             reason = outcome.code

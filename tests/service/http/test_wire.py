@@ -8,8 +8,8 @@ import ormsgpack
 import pytest
 from starlette.datastructures import Headers
 
-from service.errors import JsonResponse
-from service.http.wire import MSGPACK, MsgpackResponse, responding
+from service.http.parsing import MSGPACK
+from service.http.responses import JsonResponse, MsgpackResponse, response_class
 from tests.support.bodies import problem_of
 from tests.support.servers import fresh
 
@@ -169,7 +169,7 @@ def test_a_body_that_is_told_to_be_plain_is_read(client, encoding):
 )
 def test_an_answer_is_what_accept_asks_for_else_what_the_body_was(accept, kind, expected):
     given = {"accept": accept, "content-type": kind}
-    assert responding(Headers({k: v for k, v in given.items() if v is not None})) is expected
+    assert response_class(Headers({k: v for k, v in given.items() if v is not None})) is expected
 
 
 def test_problems_are_json_whatever_is_accepted(client):
