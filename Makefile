@@ -8,7 +8,7 @@ PIP := 26.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint train export report bench load image clean
+.PHONY: help setup serve test lint train export report bench load client image clean
 
 help: ## show these lines
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,10 +56,21 @@ bench: setup ## the highest rate that a service started for it answers with p99 
 load: setup ## Locust for a minute against a service started for it; fails where the SLO is missed
 	.venv/bin/python -m loadtest load --bundle $(BUNDLE)
 
+.venv-release/.installed: pyproject.toml constraints.txt
+	$(call install,.venv-release,release)
+
+client: .venv-release/.installed ## build and check the client's wheel and sdist into build/client
+	rm -rf build/client
+	.venv-release/bin/python -m build --no-isolation --outdir build/client client
+	.venv-release/bin/python -m twine check --strict build/client/*
+	$(PYTHON) -m venv build/client/venv
+	build/client/venv/bin/python -m pip install --quiet build/client/*.whl
+	cd build/client && venv/bin/python -W error -c "from rerank_client import AsyncClient, Client"
+
 image: ## build the service image with docker or buildah
 	if command -v docker >/dev/null && docker info >/dev/null 2>&1; then \
 	  docker build --target service-cpu -t eglr-rerank .; \
 	else buildah bud --format docker --target service-cpu -t eglr-rerank .; fi
 
 clean: ## remove environments and build output
-	rm -rf .venv .venv-service build
+	rm -rf .venv .venv-service .venv-release build

@@ -1,47 +1,22 @@
-"""A client of the re-ranking service: a slate within a deadline, whatever becomes of the service.
+"""Deprecated location of the client: install `eglr-rerank-client` and import `rerank_client`.
 
-`Client` and `AsyncClient` ask the same way; the one waits in its thread, the other on asyncio.
-Both answer `Reranked`, and raise
-
-    RerankError
-    |- Refused           4xx: the request breaks a rule; retrying or falling back would hide it
-    `- NoAnswer          only with `fallback=False`, else the initial ranking is the answer
-       |- TimedOut       the deadline passed, here or at the service (504)
-       |- Unavailable    no instance could be reached, or those reached said 503
-       `- Failed         any other status, an answer cut short, or one that cannot be read
-
-beside ValueError and TypeError for what cannot be sent at all. Depends on httpx alone.
+This package goes away in version 0.3.0.
 """
 
-from client.answers import Model, Position, Reasoning, Reranked
-from client.call import Candidate, Constraints, ListRequest, Wishes
-from client.clients import AsyncClient, Client
-from client.errors import (
-    Failed,
-    FieldProblem,
-    NoAnswer,
-    Refused,
-    RerankError,
-    TimedOut,
-    Unavailable,
-)
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
 
-__all__ = [
-    "AsyncClient",
-    "Candidate",
-    "Client",
-    "Constraints",
-    "Failed",
-    "FieldProblem",
-    "ListRequest",
-    "Model",
-    "NoAnswer",
-    "Position",
-    "Reasoning",
-    "Refused",
-    "RerankError",
-    "Reranked",
-    "TimedOut",
-    "Unavailable",
-    "Wishes",
-]
+if importlib.util.find_spec("rerank_client") is None:  # a checkout on the path, nothing installed
+    sys.path.append(str(Path(__file__).parent))
+
+from rerank_client import *  # noqa: F403
+from rerank_client import __all__  # noqa: F401
+
+warnings.warn(
+    "`client` is deprecated and goes away in 0.3.0: `pip install ./client` and import "
+    "`rerank_client`",
+    DeprecationWarning,
+    stacklevel=2,
+)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("service", "model", "export", "loadtest", "peers", "client", "deploy")
+PACKAGES = ("service", "model", "export", "loadtest", "peers", "client", "rerank_client", "deploy")
+ROOTS = {"rerank_client": ROOT / "client"}  # its own distribution; the others lie at the top
 SERVING = {
     "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "numpy", "onnxruntime",
     "prometheus_client", "orjson", "ormsgpack", "structlog", "opentelemetry",
@@ -75,7 +76,8 @@ RULES = {
     "peers.torch_fastapi": ({*SERVING, "torch"}, {"peers", "model", "service.engine"}),
     "peers.lambdamart": ({*SERVING, "lightgbm"}, {"peers", "model", "service.engine"}),
     # Callers install it without the service's dependencies.
-    "client": ({"httpx"}, set()),
+    "rerank_client": ({"httpx"}, set()),
+    "client": (set(), {"rerank_client"}),
     "deploy": ({"ray", "fastapi", "starlette"}, {"service", "loadtest"}),
 }  # fmt: skip
 
@@ -87,8 +89,9 @@ def imports_of(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            directory = ROOT / node.module.replace(".", "/")
-            if node.module.split(".")[0] in PACKAGES and directory.is_dir():
+            package = node.module.split(".")[0]
+            directory = ROOTS.get(package, ROOT) / node.module.replace(".", "/")
+            if package in PACKAGES and directory.is_dir():
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield node.module
@@ -119,9 +122,11 @@ def violations(path, module):
 
 def modules():
     for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            yield path, name.removesuffix(".__init__")
+        root = ROOTS.get(package, ROOT)
+        for path in sorted((root / package).rglob("*.py")):
+            name = ".".join(path.relative_to(root).with_suffix("").parts)
+            if not name.startswith("client.rerank_client."):
+                yield path, name.removesuffix(".__init__")
 
 
 def test_every_module_imports_only_what_it_may():
@@ -163,8 +168,9 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("peers.work", "from service.http import app"),
         ("peers.litserve_peer", "from model.learning import checkpoint"),
         ("peers.lambdamart", "import torch"),
-        ("client.answers", "from service.http import schemas"),
-        ("client.call", "import numpy"),
+        ("rerank_client.answers", "from service.http import schemas"),
+        ("rerank_client.call", "import numpy"),
+        ("client", "import httpx"),
         ("deploy.ray.app", "from model.learning import train"),
     ],
 )

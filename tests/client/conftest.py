@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from client import AsyncClient, Client
+from rerank_client import AsyncClient, Client
 
 PATIENT_MS = 30_000  # a machine of two shared cores stalls now and then
 HANG, RESET, TRICKLE, CUT = "hang", "reset", "trickle", "cut"  # what a scripted server may do

@@ -10,8 +10,8 @@ import httpx
 import pytest
 import uvicorn
 
-from client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
-from client.clients import LIMITS
+from rerank_client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
+from rerank_client.clients import LIMITS
 from tests.client.conftest import CUT, HANG, PATIENT_MS, RESET, TRICKLE, answer_to, reply, scripted
 from tests.support.servers import fresh
 
@@ -96,7 +96,7 @@ def test_an_answer_that_comes_within_the_grace_counts(connect, monkeypatch, grac
         time.sleep(0.15)
         return reply(body=answer_to(body, degraded={"reason": "deadline"}))
 
-    monkeypatch.setattr("client.call.GRACE_S", grace_s)
+    monkeypatch.setattr("rerank_client.call.GRACE_S", grace_s)
     with scripted(late) as server:
         assert connect(server.url, timeout_ms=50).rerank(["a"]).degraded == degraded
 
@@ -239,7 +239,7 @@ def test_one_client_serves_many_threads_or_tasks(url):
 
 @pytest.mark.parametrize("act", [TRICKLE, reply(body=b"no gzip", Content_Encoding="gzip")])
 def test_an_answer_given_up_leaves_its_connection_to_the_next_call(connect, monkeypatch, act):
-    monkeypatch.setattr("client.clients.LIMITS", httpx.Limits(max_connections=1))
+    monkeypatch.setattr("rerank_client.clients.LIMITS", httpx.Limits(max_connections=1))
     with scripted(act, turned) as server:
         client = connect(server.url)
         assert client.rerank(["a"], timeout_ms=100).degraded.startswith("client: ")
@@ -249,7 +249,7 @@ def test_an_answer_given_up_leaves_its_connection_to_the_next_call(connect, monk
 def test_connections_are_given_up_before_the_service_does(connect, monkeypatch, url):
     assert LIMITS.keepalive_expiry < uvicorn.Config("app").timeout_keep_alive
     assert connect(url).rerank(CANDIDATES).degraded is None
-    monkeypatch.setattr("client.clients.LIMITS", httpx.Limits(max_connections=0))  # it is used
+    monkeypatch.setattr("rerank_client.clients.LIMITS", httpx.Limits(max_connections=0))
     assert connect(url, timeout_ms=50).rerank(CANDIDATES).degraded == "client: timeout"
 
 

@@ -5,20 +5,30 @@ import re
 
 import pytest
 
-import client
-from client import Failed, FieldProblem, NoAnswer, Refused, RerankError, TimedOut, Unavailable
+import rerank_client
+from rerank_client import (
+    Failed,
+    FieldProblem,
+    NoAnswer,
+    Refused,
+    RerankError,
+    TimedOut,
+    Unavailable,
+)
 
 
 def test_the_tree_is_the_one_the_docstring_draws():
-    drawn = re.findall(r"^ {4}([|` -]*)(\w+)(?: {2,}|$)", client.__doc__, re.MULTILINE)
+    drawn = re.findall(r"^ {4}([|` -]*)(\w+)(?: {2,}|$)", rerank_client.__doc__, re.MULTILINE)
     assert [name for _, name in drawn] == [
         "RerankError", "Refused", "NoAnswer", "TimedOut", "Unavailable", "Failed"
     ]  # fmt: skip
     parents = []
     for stem, name in drawn:
         depth = len(stem) // 3
-        parents[depth:] = [getattr(client, name)]
-        assert getattr(client, name).__bases__ == (parents[depth - 1] if depth else Exception,)
+        parents[depth:] = [getattr(rerank_client, name)]
+        assert getattr(rerank_client, name).__bases__ == (
+            parents[depth - 1] if depth else Exception,
+        )
 
 
 @pytest.mark.parametrize("kind", [NoAnswer, TimedOut, Unavailable, Failed])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client import AsyncClient, Client
+from rerank_client import AsyncClient, Client
 from tests.client.conftest import PATIENT_MS
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")

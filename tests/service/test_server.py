@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client import Client, NoAnswer
 from loadtest.server import ServerError, serving
+from rerank_client import Client, NoAnswer
 from tests.support.bundles import BUNDLE
 from tests.support.commands import command
 

@@ -10,8 +10,8 @@ from typing import Self, Unpack
 
 import httpx
 
-from client.answers import Reranked
-from client.call import Answer, Asker, Call, Candidate, ListRequest, Lost, Send, Wishes
+from rerank_client.answers import Reranked
+from rerank_client.call import Answer, Asker, Call, Candidate, ListRequest, Lost, Send, Wishes
 
 TIMEOUT_MS = 1000.0  # the service's own default
 # Shorter than the 5 s after which uvicorn closes an idle connection, so that none is used then.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from client.errors import FieldProblem, Refused
+from rerank_client.errors import FieldProblem, Refused
 
 
 @dataclass(frozen=True, slots=True)

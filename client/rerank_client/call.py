@@ -20,9 +20,9 @@ from typing import Any, Literal, Required, TypedDict, Unpack
 
 import httpx
 
-from client.answers import Reranked, read, refusal
-from client.errors import Failed, NoAnswer, TimedOut, Unavailable
-from client.fallback import initial_ranking
+from rerank_client.answers import Reranked, read, refusal
+from rerank_client.errors import Failed, NoAnswer, TimedOut, Unavailable
+from rerank_client.fallback import initial_ranking
 
 GRACE_S = 0.05  # past the deadline, in which a degraded answer of the service may still arrive
 BACKOFF_S = 0.02  # before the first retry; doubles with every round over the instances
