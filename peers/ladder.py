@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
 def install(peer: Peer) -> None:
     """Make a peer's environment unless it is there. Raises CalledProcessError."""
     home = ENVIRONMENTS / peer.module
-    pins = ROOT / "loadtest" / "peers" / peer.requirements
+    pins = ROOT / "peers" / peer.requirements
     done = home / ".installed"
     if peer.environment is not None or (done.exists() and done.read_text() == pins.read_text()):
         return
@@ -389,6 +389,6 @@ def version(peer: Peer | None) -> str:
         told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT,
                               capture_output=True, text=True, check=False)  # fmt: skip
         return told.stdout.strip() or "unknown"
-    pins = (ROOT / "loadtest" / "peers" / peer.requirements).read_text("utf-8").splitlines()
+    pins = (ROOT / "peers" / peer.requirements).read_text("utf-8").splitlines()
     pinned = dict(line.split("==") for line in pins if "==" in line and line[0] != "#")
     return pinned[peer.distribution]

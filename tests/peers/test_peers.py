@@ -17,7 +17,7 @@ from peers.work import Work
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "ranklens" / "1"
-PEERS_DIRECTORY = ROOT / "loadtest" / "peers"
+PEERS_DIRECTORY = ROOT / "peers"
 
 
 @pytest.fixture(scope="module")
