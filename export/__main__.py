@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from export import bundle, tune
-from export.bench.bench import bench, cuda
+from export.bench import bench, cuda
+from export.verify import VerificationError
 from model.data.errors import DataError
 from model.learning import checkpoint
 from service.engine.contract import BundleError
@@ -102,7 +103,7 @@ def main() -> int:
         BundleError,
         DataError,
         FeatureError,
-        bundle.VerificationError,
+        VerificationError,
         tune.TuneError,
         cuda.CudaError,
         OSError,

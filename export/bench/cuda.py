@@ -21,8 +21,9 @@ import torch
 from tqdm import tqdm
 
 from export.bench.measure import cores, median, timed
-from export.bundle import LOGPROB_TOLERANCE, knobbed
+from export.cases import knobbed
 from export.tune import rows_of
+from export.verify import LOGPROB_TOLERANCE
 from service.engine.contract import GENERATOR, OUTPUTS, STATIC
 from service.engine.cuda import CudaRunner, shape_of
 from service.engine.features.featuriser import Request

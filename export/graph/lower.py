@@ -4,7 +4,7 @@ What a module owes to the request alone is computed once, outside the loop; prod
 maps are one; the projections of an attention are one matrix. Dense layers inside the loop are Gemm
 on [R, D], whose bias costs no node of its own. An attention of one head has less to compute: its
 output projection goes into the values, and over a list its query projection into the keys. Every
-step is compared with its module before a bundle is written (export.bundle.verify).
+step is compared with its module before a bundle is written (export.verify).
 
 Axes: B lists, R slates, N candidates, D width, H heads, L tokens read so far.
 """

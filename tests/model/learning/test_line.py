@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 import torch
 
-from export import bundle
+from export import bundle, verify
+from export.cases import Requests
 from model.data.dataset import Dataset, fit
 from model.data.errors import DataError
 from model.learning import checkpoint
@@ -351,7 +352,7 @@ def test_an_unknown_field_of_a_configuration_is_named(tmp_path):
 def test_torch_and_the_exported_graph_agree_on_every_case(exported):
     _, outcome = exported
     assert outcome["verification"]["slates"] > 100
-    assert outcome["verification"]["largest_difference"] < bundle.LOGPROB_TOLERANCE
+    assert outcome["verification"]["largest_difference"] < verify.LOGPROB_TOLERANCE
 
 
 def test_a_graph_of_other_weights_is_refused(exported, trained, data):
@@ -360,30 +361,30 @@ def test_a_graph_of_other_weights_is_refused(exported, trained, data):
     with torch.no_grad():
         weight = other.generator.pointer_query.weight
         weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(bundle.VerificationError):
-        bundle.verify(other, directory, bundle.Requests(data))
+    with pytest.raises(verify.VerificationError):
+        verify.verify(other, directory, Requests(data))
 
 
 def test_a_graph_that_ignores_its_noise_is_refused(exported, trained, data, monkeypatch):
     directory, _ = exported
-    real = bundle.tensors_of
+    real = verify.tensors_of
 
     def quiet(own, rows):  # what torch decodes keeps the noise, what the graph is fed does not
         feeds = real(own, rows)
         caller = sys._getframe(1).f_code.co_name
         return feeds if caller == "decode_torch" else feeds | {"noise": feeds["noise"] * 0}
 
-    monkeypatch.setattr(bundle, "tensors_of", quiet)
-    with pytest.raises(bundle.VerificationError):
-        bundle.verify(checkpoint.load(trained), directory, bundle.Requests(data))
+    monkeypatch.setattr(verify, "tensors_of", quiet)
+    with pytest.raises(verify.VerificationError):
+        verify.verify(checkpoint.load(trained), directory, Requests(data))
 
 
 def test_a_refused_bundle_is_not_written(trained, data, tmp_path, monkeypatch):
     def disagree(_trained, _bundle, _requests):
-        raise bundle.VerificationError("planted")
+        raise verify.VerificationError("planted")
 
     monkeypatch.setattr(bundle, "verify", disagree)
-    with pytest.raises(bundle.VerificationError, match="planted"):
+    with pytest.raises(verify.VerificationError, match="planted"):
         bundle.write(checkpoint.load(trained), tmp_path / "smoke" / "1", data)
     assert list((tmp_path / "smoke").iterdir()) == []
 
