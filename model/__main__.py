@@ -8,7 +8,9 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from model.study import commands
 from service.engine.contract import BundleError
 from service.engine.features.featuriser import FeatureError
 from service.engine.features.schema import SchemaError
@@ -38,12 +40,12 @@ def parse() -> argparse.Namespace:
     from model.data import prepare
 
     parser = argparse.ArgumentParser(prog="python -m model", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    prepare.add_arguments(commands.add_parser("prepare", help="write a canonical data set"))
-    initial = commands.add_parser("first-stage", help="add a first stage's score to a data set")
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    prepare.add_arguments(subparsers.add_parser("prepare", help="write a canonical data set"))
+    initial = subparsers.add_parser("first-stage", help="add a first stage's score to a data set")
     initial.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     initial.add_argument("--out", type=Path, required=True, help="the same lists with scores")
-    train = commands.add_parser("train", help="train evaluator and generator; resumes")
+    train = subparsers.add_parser("train", help="train evaluator and generator; resumes")
     train.add_argument("--config", type=Path, required=True, help="YAML, see docs/model.md")
     train.add_argument("--data", type=Path, required=True, help="canonical data set")
     train.add_argument("--out", type=Path, required=True, help="directory of this run")
@@ -61,13 +63,13 @@ def parse() -> argparse.Namespace:
     start.add_argument(
         "--plug-into", type=Path, help="go on from a finished run, say of a host, with GRPO"
     )
-    evaluate = commands.add_parser("evaluate", help="measure a bundle through its session")
+    evaluate = subparsers.add_parser("evaluate", help="measure a bundle through its session")
     evaluate.add_argument("--bundle", type=Path, required=True)
     evaluate.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     evaluate.add_argument("--split", default="test", choices=["train", "valid", "test"])
     evaluate.add_argument("--url", help="ask this running service of the same bundle instead")
     places = "default: {}, with --smoke build/smoke/{}"
-    report = commands.add_parser("report", help="train and compare over seeds; resumes")
+    report = subparsers.add_parser("report", help="train and compare over seeds; resumes")
     report.add_argument("--data", type=Path, default=Path("build/ranklens"))
     report.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
     report.add_argument("--out", type=Path, help=places.format("docs/reports", "reports"))
@@ -79,11 +81,13 @@ def parse() -> argparse.Namespace:
         "--fresh", action="store_true", help="forget the rows of a report that stands in --out"
     )
     report.add_argument("--smoke", action="store_true", help="a miniature, for tests")
-    evaluator = commands.add_parser("evaluator", help="report how far the evaluator can be trusted")
+    evaluator = subparsers.add_parser(
+        "evaluator", help="report how far the evaluator can be trusted"
+    )
     evaluator.add_argument("--run", type=Path, default=Path("build/checkpoints/ranklens"))
     evaluator.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     evaluator.add_argument("--out", type=Path, default=Path("docs/reports"))
-    world = commands.add_parser("world", help="train and report in a world of known truth")
+    world = subparsers.add_parser("world", help="train and report in a world of known truth")
     world.add_argument("--reward", choices=["evaluator", "law"], default="evaluator")
     world.add_argument(
         "--config", type=Path, help="default: model/configs/world.yaml, or world_law"
@@ -94,30 +98,19 @@ def parse() -> argparse.Namespace:
     world.add_argument("--seeds", type=int, default=5)
     world.add_argument("--run", type=Path, help="only print worth and regret of this run")
     world.add_argument("--smoke", action="store_true", help="a miniature, for tests")
-    throughput = commands.add_parser("throughput", help="time GRPO rounds and name their costs")
+    throughput = subparsers.add_parser("throughput", help="time GRPO rounds and name their costs")
     throughput.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
     throughput.add_argument("--data", type=Path, default=Path("build/ranklens/warm"))
     throughput.add_argument("--threads", type=int, default=1)
     throughput.add_argument("--rounds", type=int, default=16)
     throughput.add_argument("--batch", type=int, help="requests per round, not the configuration's")
-    scale = commands.add_parser("scale", help="memory and speed on drawn logs of any size")
+    scale = subparsers.add_parser("scale", help="memory and speed on drawn logs of any size")
     scale.add_argument("--config", type=Path, default=Path("model/configs/ranklens.yaml"))
     scale.add_argument("--out", type=Path, help=places.format("docs/reports", "reports"))
     scale.add_argument("--cache", type=Path, help=places.format("build/scale", "scale"))
     scale.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     scale.add_argument("--smoke", action="store_true", help="a miniature, for tests")
-    arguments = parser.parse_args()
-    if arguments.command in ("report", "world", "scale"):
-        smoke = Path("build/smoke") if arguments.smoke else None
-        if arguments.out is None:  # a miniature is no report to keep
-            arguments.out = smoke / "reports" if smoke else Path("docs/reports")
-        name = arguments.command
-        if name == "world":
-            name += "_law" if arguments.reward == "law" else ""
-            arguments.config = arguments.config or Path(f"model/configs/{name}.yaml")
-        if arguments.cache is None:
-            arguments.cache = (smoke or Path("build")) / name
-    return arguments
+    return parser.parse_args()
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
@@ -127,13 +120,15 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     return prepare.run(arguments)
 
 
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The parsed flags of a command as the fields of its dataclass; lists become tuples."""
+    values = {key: value for key, value in vars(arguments).items() if key != "command"}
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
 def run_first_stage(arguments: argparse.Namespace) -> int:
     """Write a data set again, with a first stage's score."""
-    from model.study.first_stage import first_stage
-
-    for split, ndcg in first_stage(arguments.data, arguments.out).items():
-        print(f"{arguments.out} {split}: NDCG@10 {ndcg:.4f} in the order of the score")
-    return 0
+    return commands.FirstStage(**options_of(arguments)).execute()
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -178,47 +173,27 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """Train and compare over seeds, then write the report."""
-    from model.study.report import report
-
-    report(arguments)
-    return 0
+    return commands.Report(**options_of(arguments)).execute()
 
 
 def run_evaluator(arguments: argparse.Namespace) -> int:
     """Examine the evaluator of a finished run."""
-    from model.study.evaluator_report import report
-
-    report(arguments)
-    return 0
+    return commands.EvaluatorReport(**options_of(arguments)).execute()
 
 
 def run_world(arguments: argparse.Namespace) -> int:
-    """Train in the known world, then write its report."""
-    from model.study.world_report import report
-
-    report(arguments)
-    return 0
+    """Train in the simulated environment, then write its report."""
+    return commands.World(**options_of(arguments)).execute()
 
 
 def run_scale(arguments: argparse.Namespace) -> int:
-    """Write, featurise and train on drawn logs, then write the report."""
-    from model.study.scale import report
-
-    report(arguments)
-    return 0
+    """Write, featurise and train on synthetic logs, then write the report."""
+    return commands.Scale(**options_of(arguments)).execute()
 
 
 def run_throughput(arguments: argparse.Namespace) -> int:
     """Print requests per second of GRPO and the operators that cost most."""
-    from model.network.config import Config
-    from model.study.throughput import describe, measure
-
-    config = Config.load(arguments.config)
-    if arguments.batch is not None:
-        grpo = dataclasses.replace(config.grpo, batch=arguments.batch)
-        config = dataclasses.replace(config, grpo=grpo)
-    print(describe(measure(config, arguments.data, arguments.threads, arguments.rounds)))
-    return 0
+    return commands.Throughput(**options_of(arguments)).execute()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ What the evaluator likes and the second one (model.study.grid) does not is rewar
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ from model.learning import checkpoint
 from model.learning.policy import Batch, Policy
 from model.network.evaluator import Evaluator, discount
 from model.network.reasoning import sampler
+from model.study.commands import EvaluatorReport
 from model.study.grid import second_evaluator, utilities
 from model.study.plots import drawing
 from model.study.report import shown
@@ -144,13 +144,13 @@ def agreement(
     return {name: interval(np.array(values)) for name, values in found.items()}
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(command: EvaluatorReport) -> None:
     """Examine both evaluators of a finished run; write evaluator.md, evaluator.json, the plot."""
     torch.set_num_threads(1)
-    trained = checkpoint.load(arguments.run)
-    dataset = Dataset(arguments.data)
+    trained = checkpoint.load(command.run)
+    dataset = Dataset(command.data)
     lists = dataset.lists(["test"])
-    second = second_evaluator(trained.config, dataset, arguments.run / "second evaluator")
+    second = second_evaluator(trained.config, dataset, command.run / "second evaluator")
     both = {"evaluator": trained.evaluator, "second evaluator": second}
     found: dict[str, Any] = {
         name: examine(evaluator, dataset, lists, trained.config.seed)
@@ -158,12 +158,12 @@ def report(arguments: argparse.Namespace) -> None:
     }
     policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
     found["agreement"] = agreement(*both.values(), policy, lists.rankable(), trained.config.seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    command.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, default=np.ndarray.tolist)
-    (arguments.out / "evaluator.json").write_text(text + "\n", encoding="utf-8")
-    plot(found, arguments.out / "evaluator.png")
-    text = render(found, len(lists), arguments.data.name)
-    (arguments.out / "evaluator.md").write_text(text, encoding="utf-8")
+    (command.out / "evaluator.json").write_text(text + "\n", encoding="utf-8")
+    plot(found, command.out / "evaluator.png")
+    text = render(found, len(lists), command.data.name)
+    (command.out / "evaluator.md").write_text(text, encoding="utf-8")
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -19,6 +18,7 @@ from model.data.metrics import interval
 from model.network.config import Config
 from model.study import grid
 from model.study.carry import carried
+from model.study.commands import Report, cache_directory, report_directory
 from model.study.grid import BASELINES, CONTROLS, IDEAS, NEURAL, SLATES, Study
 from model.study.plots import plot_curves, plot_entropy
 
@@ -49,29 +49,31 @@ Key = tuple[str, str, str]
 Cells = dict[str, list[dict[str, Array]]]  # model -> a cell per seed
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(command: Report) -> None:
     """Fill the cache unless told to draw what it has, then write the report."""
-    config = Config.load(arguments.config)
-    studies = grid.studies(arguments.data, arguments.movielens, arguments.seeds)
-    if arguments.smoke:
+    out = report_directory(command.out, command.smoke)
+    cache = cache_directory(command.cache, command.smoke, "report")
+    config = Config.load(command.config)
+    studies = grid.studies(command.data, command.movielens, command.seeds)
+    if command.smoke:
         config, studies = config.smoke(), grid.smoke(studies)
-    if not arguments.no_training:
-        grid.fill(config, studies, arguments.cache)
+    if not command.no_training:
+        grid.fill(config, studies, cache)
     for study in studies:
         own = dataclasses.replace(config, seed=study.seed)
-        grid.check(study.directory(arguments.cache), own)
-    found = collect(studies, arguments.cache)
+        grid.check(study.directory(cache), own)
+    found = collect(studies, cache)
     if not found:
-        raise FileNotFoundError(f"{arguments.cache}: no finished cell to report")
+        raise FileNotFoundError(f"{cache}: no finished cell to report")
     summary = summarise(found)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "quality.json"
-    if path.exists() and not arguments.fresh:
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "quality.json"
+    if path.exists() and not command.fresh:
         summary = carried(json.loads(path.read_text(encoding="utf-8")), summary)
     path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    plot_entropy(summary["positions"], MAIN, arguments.out / "entropy.png")
-    plot_curves(summary["curves"], arguments.out / "best_of_m.png")
-    (arguments.out / "quality.md").write_text(render(summary, config), encoding="utf-8")
+    plot_entropy(summary["positions"], MAIN, out / "entropy.png")
+    plot_curves(summary["curves"], out / "best_of_m.png")
+    (out / "quality.md").write_text(render(summary, config), encoding="utf-8")
 
 
 def collect(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:

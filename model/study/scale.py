@@ -6,7 +6,6 @@ so that the peak memory is that phase's. Nothing learned here is worth anything.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -27,6 +26,7 @@ from model.data.dataset import BLOCK, MEMORY, ROWS_AT_ONCE, Dataset
 from model.learning.policy import Batch
 from model.learning.train import Run
 from model.network.config import Config
+from model.study.commands import Scale, cache_directory, report_directory
 
 CANDIDATES = 25
 LISTS_PER_USER = 10
@@ -229,14 +229,15 @@ def text(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(command: Scale) -> None:
     """Measure each size and write scale.json and scale.md."""
-    config = Config.load(arguments.config)
-    config = config.smoke() if arguments.smoke else config
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    config = Config.load(command.config)
+    config = config.smoke() if command.smoke else config
+    out = report_directory(command.out, command.smoke)
+    out.mkdir(parents=True, exist_ok=True)
     found = []
-    for rows in arguments.rows:
-        found.append(measure(config, rows, arguments.cache))
+    for rows in command.rows:
+        found.append(measure(config, rows, cache_directory(command.cache, command.smoke, "scale")))
         payload = json.dumps(found, indent=1) + "\n"
-        (arguments.out / "scale.json").write_text(payload, encoding="utf-8")
-        (arguments.out / "scale.md").write_text(text(found), encoding="utf-8")
+        (out / "scale.json").write_text(payload, encoding="utf-8")
+        (out / "scale.md").write_text(text(found), encoding="utf-8")

@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from model.learning.policy import Batch
 from model.learning.train import Run
 from model.network.config import Config
+from model.study.commands import Throughput
 
 WARM_UP = 2  # rounds that allocate and are not counted
 
@@ -87,3 +88,12 @@ def describe(found: dict[str, Any]) -> str:
         f"self time: {costs}\n"
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     )
+
+
+def report(command: Throughput) -> None:
+    """Measure as the command line says and print the result."""
+    config = Config.load(command.config)
+    if command.batch is not None:
+        grpo = dataclasses.replace(config.grpo, batch=command.batch)
+        config = dataclasses.replace(config, grpo=grpo)
+    print(describe(measure(config, command.data, command.threads, command.rounds)))

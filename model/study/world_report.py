@@ -6,13 +6,13 @@ Resumable: each (host, seed) leaves its results in the cache.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import itertools
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from model.learning.policy import Policy
 from model.learning.train import Run, train
 from model.network.config import Config
 from model.study.baselines import random_order
+from model.study.commands import World, cache_directory, report_directory
 from model.study.grid import neural_slates, save
 from model.study.report import shown
 from model.study.world import CANDIDATES, Law, LawJudge, prepare_world, truth
@@ -136,48 +137,52 @@ def measured(run: Path, data: Path) -> dict[str, Any]:
     return {**intervals, "reasoning_steps": steps, "lists": len(worth)}
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(command: World) -> None:
     """Fill the cache, then write Markdown, JSON and plot, or measure one run.
 
     They are named world, or world_law where the law rewards.
     """
-    if arguments.run is not None:
-        print(json.dumps(measured(arguments.run, arguments.cache / "data"), indent=1))
+    out = report_directory(command.out, command.smoke)
+    cache = cache_directory(command.cache, command.smoke, command.name)
+    if command.run is not None:
+        print(json.dumps(measured(command.run, cache / "data"), indent=1))
         return
-    config = Config.load(arguments.config)
+    config = Config.load(command.config or Path(f"model/configs/{command.name}.yaml"))
     requests = REQUESTS
-    if arguments.smoke:
+    if command.smoke:
         small = dataclasses.replace(config.grpo, epochs=1, samples_per_epoch=2)
         stage = dataclasses.replace(config.evaluator, epochs=1)
         config = dataclasses.replace(config, grpo=small, evaluator=stage, warm_start=stage)
         requests = 400
-    data = arguments.cache / "data"
+    data = cache / "data"
     if not (data / "summary.json").exists():
         prepare_world(data, requests, seed=0)
     evaluators, cells = [], []
-    for seed in range(arguments.seeds):
+    for seed in range(command.seeds):
         own = dataclasses.replace(config, seed=seed)
         judge = None
-        if arguments.reward == "evaluator":
-            judge = arguments.cache / "evaluator" / f"seed{seed}"
+        if command.reward == "evaluator":
+            judge = cache / "evaluator" / f"seed{seed}"
             evaluators.append(functools.partial(evaluator, own, data, judge))
-        for host in arguments.hosts:
+        for host in command.hosts:
             hosted = dataclasses.replace(own, network=dataclasses.replace(own.network, host=host))
-            place = arguments.cache / host / f"seed{seed}"
+            place = cache / host / f"seed{seed}"
             cells.append(functools.partial(cell, hosted, data, place, judge))
     in_processes([("evaluators", evaluators), ("cells", cells)])
-    hosts, seeds = arguments.hosts, arguments.seeds
-    summary = summarise(data, arguments.cache, hosts, seeds, config.slate_length)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    hosts, seeds = command.hosts, command.seeds
+    summary = summarise(data, cache, hosts, seeds, config.slate_length)
+    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({k: summary[k] for k in ("rows", "comparisons", "gates")}, indent=1)
-    name = "world" if arguments.reward == "evaluator" else "world_law"
-    (arguments.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    plot(summary, arguments.out / f"{name}.png")
+    name = command.name
+    (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    plot(summary, out / f"{name}.png")
     markdown = render(summary, config, name)
-    (arguments.out / f"{name}.md").write_text(markdown, encoding="utf-8")
+    (out / f"{name}.md").write_text(markdown, encoding="utf-8")
 
 
-def summarise(data: Path, cache: Path, hosts: list[str], seeds: int, length: int) -> dict[str, Any]:
+def summarise(
+    data: Path, cache: Path, hosts: Sequence[str], seeds: int, length: int
+) -> dict[str, Any]:
     """Rows, paired comparisons and entropies from the cached cells and the law itself."""
     dataset, law = Dataset(data), Law()
     appeal, topic = truth(dataset, "test")

@@ -1,6 +1,5 @@
 """Measures of an evaluator against values worked by hand, and the report of a small run."""
 
-import argparse
 import dataclasses
 import json
 
@@ -10,6 +9,7 @@ import torch
 
 from model.learning.train import train
 from model.network.config import Config, StageConfig
+from model.study.commands import EvaluatorReport
 from model.study.evaluator_report import auc, binary_cross_entropy, calibration, report
 from model.study.world import prepare_world
 
@@ -42,10 +42,8 @@ def test_the_report_tells_of_both_evaluators_and_is_the_same_again(tmp_path):
     config = dataclasses.replace(config, train_lists=None, evaluator=stage)
     torch.set_num_threads(1)
     train(config, tmp_path / "data", tmp_path / "run")
-    arguments = argparse.Namespace(
-        run=tmp_path / "run", data=tmp_path / "data", out=tmp_path / "out"
-    )
-    report(arguments)
+    command = EvaluatorReport(run=tmp_path / "run", data=tmp_path / "data", out=tmp_path / "out")
+    report(command)
     text = (tmp_path / "out" / "evaluator.json").read_text()
     found = json.loads(text)
     for name in ("evaluator", "second evaluator"):
@@ -59,5 +57,5 @@ def test_the_report_tells_of_both_evaluators_and_is_the_same_again(tmp_path):
     markdown = (tmp_path / "out" / "evaluator.md").read_text()
     assert f"{found['evaluator']['auc']:.4f}" in markdown
     assert (tmp_path / "out" / "evaluator.png").stat().st_size > 1000
-    report(arguments)  # from the second evaluator's checkpoint
+    report(command)  # from the second evaluator's checkpoint
     assert (tmp_path / "out" / "evaluator.json").read_text() == text

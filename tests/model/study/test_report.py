@@ -1,6 +1,5 @@
 """The report's arithmetic on cells made up here, and the whole of it in miniature."""
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from model.network.config import Config
+from model.study.commands import Report
 from model.study.grid import CONTROLS, IDEAS, NEURAL, SLATES, Study, save
 from model.study.plots import plot_entropy
 from model.study.report import MAIN, collect, equal_latency, render, report, summarise
@@ -174,12 +174,12 @@ def test_variants_are_ranked_by_validation_beside_eglr_with_no_say_of_test_lists
 
 
 def test_a_report_of_an_empty_cache_says_so(tmp_path):
-    arguments = argparse.Namespace(
+    command = Report(
         config=ROOT / "model" / "configs" / "ranklens.yaml", data=tmp_path, movielens=tmp_path,
-        cache=tmp_path / "cache", out=tmp_path, seeds=1, smoke=False, no_training=True, fresh=False,
+        cache=tmp_path / "cache", out=tmp_path, seeds=1, no_training=True,
     )  # fmt: skip
     with pytest.raises(FileNotFoundError, match="cache: no finished cell"):
-        report(arguments)
+        report(command)
 
 
 def test_equal_latency_takes_the_most_slates_that_the_host_can(summary):

@@ -1,0 +1,174 @@
+"""Options of the commands in this package, as frozen dataclasses that tyro parses.
+
+Each field is a flag and its docstring the help text. `execute` imports what the command needs, so
+that parsing stays fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+def report_directory(out: Path | None, smoke: bool) -> Path:
+    """Return `out`, or the default directory: docs/reports, for a miniature build/smoke/reports."""
+    if out is not None:
+        return out
+    return Path("build/smoke/reports") if smoke else Path("docs/reports")
+
+
+def cache_directory(cache: Path | None, smoke: bool, name: str) -> Path:
+    """Return `cache`, or the default directory: build/NAME, for a miniature build/smoke/NAME."""
+    if cache is not None:
+        return cache
+    return Path("build/smoke" if smoke else "build") / name
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """Write a data set again with the score of a LambdaMART first stage."""
+
+    out: Path
+    """Directory for the same lists with scores."""
+    data: Path = Path("build/ranklens/warm")
+    """Canonical data set to score."""
+
+    def execute(self) -> int:
+        """Write the scored data set and print NDCG@10 of the score's order, per split."""
+        from model.study.first_stage import first_stage
+
+        for split, ndcg in first_stage(self.data, self.out).items():
+            print(f"{self.out} {split}: NDCG@10 {ndcg:.4f} in the order of the score")
+        return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Train and rank the grid of models over seeds, then write the quality report; resumes."""
+
+    data: Path = Path("build/ranklens")
+    """RankLens, as `python -m model prepare ranklens` writes it."""
+    config: Path = Path("model/configs/ranklens.yaml")
+    """Training configuration (YAML) that every variant starts from."""
+    out: Path | None = None
+    """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
+    cache: Path | None = None
+    """Directory of finished cells. Default: build/report, with --smoke build/smoke/report."""
+    seeds: int = 5
+    """Number of seeds on the warm split; the other splits use at most three."""
+    movielens: Path = Path("build/movielens")
+    """MovieLens data set; skipped when the directory does not exist."""
+    no_training: bool = False
+    """Train nothing and report the cells that the cache holds."""
+    fresh: bool = False
+    """Drop the rows of an earlier report in --out instead of keeping those the cache lacks."""
+    smoke: bool = False
+    """Run a miniature, for tests."""
+
+    def execute(self) -> int:
+        """Write quality.md, quality.json and the plots."""
+        from model.study.report import report
+
+        report(self)
+        return 0
+
+
+@dataclass(frozen=True)
+class EvaluatorReport:
+    """Report calibration and ranking quality of a finished run's evaluator on test lists."""
+
+    run: Path = Path("build/checkpoints/ranklens")
+    """Directory of a finished training run."""
+    data: Path = Path("build/ranklens/warm")
+    """Canonical data set whose test lists are used."""
+    out: Path = Path("docs/reports")
+    """Directory of the report."""
+
+    def execute(self) -> int:
+        """Write evaluator.md, evaluator.json and the plot."""
+        from model.study.evaluator_report import report
+
+        report(self)
+        return 0
+
+
+@dataclass(frozen=True)
+class World:
+    """Train and report in a simulated environment whose best slates can be computed; resumes."""
+
+    reward: Literal["evaluator", "law"] = "evaluator"
+    """Reward of GRPO: a learned evaluator, or the click model's own expected clicks (law)."""
+    config: Path | None = None
+    """Training configuration. Default: model/configs/world.yaml, or world_law.yaml for the law."""
+    hosts: tuple[str, ...] = ("transformer", "gru", "pointer")
+    """Host networks to compare."""
+    out: Path | None = None
+    """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
+    cache: Path | None = None
+    """Directory of finished cells. Default: build/NAME, with --smoke build/smoke/NAME, where NAME is
+    world or world_law."""
+    seeds: int = 5
+    """Number of seeds."""
+    run: Path | None = None
+    """Print worth and regret of this one finished run and train nothing."""
+    smoke: bool = False
+    """Run a miniature, for tests."""
+
+    @property
+    def name(self) -> str:
+        """Name of the report and of its default cache and configuration."""
+        return "world_law" if self.reward == "law" else "world"
+
+    def execute(self) -> int:
+        """Write the report, or print the figures of one run."""
+        from model.study.world_report import report
+
+        report(self)
+        return 0
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Measure requests per second of GRPO rounds and print the most expensive operators."""
+
+    config: Path = Path("model/configs/ranklens.yaml")
+    """Training configuration."""
+    data: Path = Path("build/ranklens/warm")
+    """Canonical data set."""
+    threads: int = 1
+    """Number of torch threads."""
+    rounds: int = 16
+    """Number of timed rounds."""
+    batch: int | None = None
+    """Requests per round. Default: as the configuration says."""
+
+    def execute(self) -> int:
+        """Print the measurement."""
+        from model.study.throughput import report
+
+        report(self)
+        return 0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Measure memory and speed of data preparation and training on synthetic logs of any size."""
+
+    config: Path = Path("model/configs/ranklens.yaml")
+    """Training configuration."""
+    out: Path | None = None
+    """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
+    cache: Path | None = None
+    """Scratch directory, left empty. Default: build/scale, with --smoke build/smoke/scale."""
+    rows: tuple[int, ...] = (1_000_000, 10_000_000)
+    """Sizes of the logs in rows; each size is measured in turn."""
+    smoke: bool = False
+    """Run a miniature, for tests."""
+
+    def execute(self) -> int:
+        """Write scale.md and scale.json."""
+        from model.study.scale import report
+
+        report(self)
+        return 0
