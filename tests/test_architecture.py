@@ -44,7 +44,7 @@ RULES = {
     ),
     "service.http": (SERVING | {"httptools"}, {"service"}),
     "model": (set(), {"model", *CONTRACT}),
-    "model.data": ({"numpy", "polars", "torch", "scipy", "yaml", "tqdm"}, DATA),
+    "model.data": ({"numpy", "polars", "torch", "scipy", "yaml", "tqdm", "tyro"}, DATA),
     "model.network": ({"numpy", "torch", "yaml"}, NETWORK),
     "model.learning": ({"numpy", "torch", "safetensors", "tqdm"}, {*DATA, *NETWORK}),
     # Offline metrics come from the code that serves.

@@ -16,7 +16,7 @@ import polars as pl
 from tqdm import tqdm
 
 from model.data.errors import DataError
-from model.data.sources import BASE, Source
+from model.data.sources import LOG_COLUMNS, Source
 from model.data.statistics import token_vectors
 from model.data.tables import DTYPES
 from service.engine.features.schema import Schema, is_finite
@@ -118,7 +118,7 @@ def _source(events: _Events, schema: Schema, permute_labels: int | None) -> Sour
     liked = {(name, item) for _, name, item in events.clicks}
     random = np.random.default_rng(permute_labels)
     names = sorted(lists, key=lambda name: lists[name][1])  # stable: then file order
-    columns: dict[str, list[Any]] = {name: [] for name in BASE}
+    columns: dict[str, list[Any]] = {name: [] for name in LOG_COLUMNS}
     for name in names:
         user, _, shown = lists[name]
         labels = np.array([(name, item) in liked for item in shown], np.float32)

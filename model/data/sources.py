@@ -11,6 +11,7 @@ import polars as pl
 from tqdm import tqdm
 
 from model.data.errors import DataError
+from model.data.layout import SPLITS
 from model.data.tables import (
     REQUIRED,
     ROW,
@@ -26,8 +27,7 @@ from model.data.tables import (
 )
 from service.engine.features.schema import Feature, Schema
 
-SPLITS = ("train", "valid", "test", "history")
-BASE = ("request_id", "user_id", "item_id", "position", "label")
+LOG_COLUMNS = ("request_id", "user_id", "item_id", "position", "label")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def read_log(
     """
     raw = scan(path)
     dtypes = raw.collect_schema()
-    require(path, dtypes, BASE, "log")
-    features = [f for f in schema.features if f.name in dtypes and f.name not in BASE]
+    require(path, dtypes, LOG_COLUMNS, "log")
+    features = [f for f in schema.features if f.name in dtypes and f.name not in LOG_COLUMNS]
     for feature in features:
         if feature.kind == "statistic":
             raise DataError(path, "a statistic is computed, not given", column=feature.name)
@@ -93,9 +93,11 @@ def read_log(
         _next(bar, "done")
     _check_declared(path, schema, dtypes.names(), tables)
     inline = [feature.name for feature in features if feature.of != "user"]
-    known = {*BASE, ROW, "timestamp", "split", *(feature.name for feature in features)}
+    known = {*LOG_COLUMNS, ROW, "timestamp", "split", *(feature.name for feature in features)}
     ignored = tuple(name for name in dtypes.names() if name not in known)
-    return Source(log.select(*BASE, *inline), requests, tables["item"], tables["user"], ignored)
+    return Source(
+        log.select(*LOG_COLUMNS, *inline), requests, tables["item"], tables["user"], ignored
+    )
 
 
 def _next(bar: Any, name: str) -> None:

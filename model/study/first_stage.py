@@ -21,10 +21,10 @@ from tqdm import tqdm
 from model.data import statistics
 from model.data.dataset import Dataset
 from model.data.errors import DataError
+from model.data.layout import SPLITS
 from model.data.lists import Lists
 from model.data.metrics import slate_metrics
-from model.data.prepare import replaced
-from model.data.sources import SPLITS
+from model.data.replacement import replaced
 from model.study import lambdamart
 from model.study.baselines import top
 

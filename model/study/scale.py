@@ -22,7 +22,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from model.data.dataset import BLOCK, MEMORY, ROWS_AT_ONCE, Dataset
+from model.data.dataset import BLOCK, MEMORY, Dataset
+from model.data.pieces import ROWS_AT_ONCE
 from model.learning.policy import Batch
 from model.learning.train import Run
 from model.network.config import Config

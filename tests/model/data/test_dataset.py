@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from model.data import dataset as module
-from model.data.dataset import Dataset, pieces
+from model.data import pieces
+from model.data.dataset import Dataset
 from model.data.errors import DataError
+from model.data.histories import history_of
 from model.data.lists import Arrays, Lists
 from model.learning.policy import Batch
 from model.study.scale import write_log
@@ -33,7 +35,7 @@ def log(tmp_path_factory):
 
 @pytest.fixture
 def in_small_pieces(monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 700)  # 28 lists: less than three users
+    monkeypatch.setattr(pieces, "ROWS_AT_ONCE", 700)  # 28 lists: less than three users
     monkeypatch.setattr(module, "BLOCK", 7)
 
 
@@ -45,7 +47,7 @@ def arrays(lists):
 def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_small_pieces, splits):
     in_files = Dataset(log, memory=0).lists(splits)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "ROWS_AT_ONCE", ROWS + 1)
+        patch.setattr(pieces, "ROWS_AT_ONCE", ROWS + 1)
         in_memory = Dataset(log).lists(splits)
     assert len(in_files) == len(in_memory) > 0
     for stored, held in zip(arrays(in_files), arrays(in_memory), strict=True):
@@ -58,8 +60,8 @@ def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_smal
 
 def test_a_piece_never_cuts_a_request_in_two(log, in_small_pieces, monkeypatch):
     whole = Dataset(log).rows.collect()
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 33)  # a list and a third
-    found = list(pieces(whole.lazy()))
+    monkeypatch.setattr(pieces, "ROWS_AT_ONCE", 33)  # a list and a third
+    found = list(pieces.whole_requests(whole.lazy()))
     assert sum(piece["request_id"].n_unique() for piece in found) == ROWS // 25
     assert [row for piece in found for row in piece.rows()] == whole.rows()
 
@@ -144,7 +146,7 @@ def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():
     lists = Reading(
         {"split": ["train"], "item_id": [f"i{n}"], "label": [float(n)]} for n in range(1000)
     )
-    history = module._history(lists, 500, 4)
+    history = history_of(lists, 500, 4)
     assert history == [(f"i{n}", float(n)) for n in (496, 497, 498, 499)]
     assert len(read) < 10
 

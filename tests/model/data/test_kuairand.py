@@ -15,6 +15,7 @@ from model.data import kuairand, prepare
 from model.data.dataset import Dataset
 from model.data.errors import DataError
 from model.data.kuairand import Sessions
+from model.data.schemas import SCHEMAS, load_schema
 from model.learning.train import train
 from model.network.config import Config
 
@@ -225,7 +226,7 @@ def test_statistics_are_of_train_lists_only(tmp_path, directory, out):
 
 
 def test_parts_of_the_users_give_what_all_at_once_give(tmp_path, directory):
-    schema = prepare.load_schema(prepare.SCHEMAS / "kuairand.yaml")
+    schema = load_schema(SCHEMAS / "kuairand.yaml")
     found = []
     for part in (100, 10_000):
         scratch = tmp_path / str(part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gzip
 import hashlib
@@ -19,10 +18,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import tyro
 
-from model.data import prepare, statistics
+from model.data import statistics
+from model.data.commands import Prepare
 from model.data.dataset import Dataset
 from model.data.errors import DataError
+from model.data.replacement import replaced
 from service.engine.features.featuriser import FeatureError
 
 ROOT = Path(__file__).parents[3]
@@ -46,11 +48,9 @@ features:
 
 
 def run(*arguments: object) -> str:
-    parser = argparse.ArgumentParser()
-    prepare.add_arguments(parser)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert prepare.run(parser.parse_args([str(argument) for argument in arguments])) == 0
+        assert tyro.cli(Prepare, args=[str(argument) for argument in arguments]).run() == 0
     return printed.getvalue()
 
 
@@ -675,7 +675,7 @@ def test_an_interruption_leaves_the_old_data_set_and_no_other(shop):
     out = shop()
     before = digests(out.parent)
     # The interrupt must come after half a file, so the block holds two statements.
-    with pytest.raises(KeyboardInterrupt), prepare.replaced([out]) as (directory,):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), replaced([out]) as (directory,):  # noqa: PT012
         (directory / "schema.yaml").write_text("half")
         raise KeyboardInterrupt
     assert digests(out.parent) == before
@@ -697,7 +697,7 @@ def test_an_interruption_of_the_exchange_leaves_all_old_data_sets(shop, monkeypa
         if (number, when) == (move, "after"):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), prepare.replaced([out, fresh, other]) as directories:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), replaced([out, fresh, other]) as directories:  # noqa: PT012
         for directory in directories:
             (directory / "schema.yaml").write_text("new")
         monkeypatch.setattr(Path, "rename", interrupted)

@@ -17,8 +17,9 @@ import torch
 
 from export import bundle, verify
 from export.cases import Requests
-from model.data.dataset import Dataset, fit
+from model.data.dataset import Dataset
 from model.data.errors import DataError
+from model.data.fitting import fit
 from model.learning import checkpoint
 from model.learning.evaluate import evaluate, uninformative
 from model.learning.policy import Policy

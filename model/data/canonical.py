@@ -1,0 +1,118 @@
+"""Write a canonical data set (docs/data.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from model.data import statistics
+from model.data.dataset import Dataset
+from model.data.layout import COLUMNS, SPLITS
+from model.data.sources import Source
+from service.engine.features.schema import Schema
+
+# Columns joined to those of features, whose names never begin so.
+ORDER, FOLD = "__order", "__fold"
+
+
+def write_canonical(
+    directory: Path,
+    schema_path: Path,
+    schema: Schema,
+    source: Source,
+    requests: pl.DataFrame,
+    facts: dict[str, Any],
+) -> None:
+    """Fit on the train split what statistics the source has not; write the files.
+
+    Raises DataError or FeatureError for what the schema cannot be fitted to.
+    """
+    train = requests.filter(pl.col("split") == "train").select("request_id")
+    train = train.with_columns(pl.Series(FOLD, statistics.folds(len(train))))
+    ordered = requests.with_row_index(ORDER).join(train, on="request_id", how="left")
+    columns = ["request_id", ORDER, "timestamp", "split", FOLD]
+    rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
+    shown = rows.select("item_id", "label", fold=FOLD).drop_nulls("fold")
+    counts = statistics.like_counts(shown)
+    items = source.items
+    for feature in schema.features:
+        if feature.kind != "statistic" or feature.name in source.items.columns:
+            continue
+        table, unseen = statistics.like_rates(counts, feature.prior_strength)
+        items = items.join(table.rename({"value": feature.name}), on="item_id", how="left")
+        items = items.with_columns(pl.col(feature.name).fill_null(unseen))
+        out_of_fold = statistics.out_of_fold_like_rates(counts, feature.prior_strength)
+        renamed = out_of_fold.select(
+            "item_id", pl.col("fold").alias(FOLD), pl.col("value").alias(feature.name)
+        )
+        rows = rows.join(renamed.lazy(), on=["item_id", FOLD], how="left")
+    names = rows.collect_schema().names()
+    inline = [f.name for f in schema.features if f.name in names and f.name not in COLUMNS]
+    rows.sort(ORDER, "position").select(*COLUMNS, *inline).sink_parquet(
+        directory / "impressions.parquet", row_group_size=1 << 18
+    )
+    own = [f.name for f in schema.features if f.name in items.columns and f.name != "item_id"]
+    items.sort("item_id").select("item_id", *own).write_parquet(directory / "items.parquet")
+    own = [f.name for f in schema.features if f.name in source.users.columns and f.of == "user"]
+    kept = ["user_id", *(name for name in own if name != "user_id")]
+    source.users.select(kept).write_parquet(directory / "users.parquet")
+    if source.histories is not None:
+        source.histories.write_parquet(directory / "histories.parquet")
+    shutil.copyfile(schema_path, directory / "schema.yaml")
+    summary = {
+        "name": schema.name,
+        **facts,
+        "splits": _split_counts(directory / "impressions.parquet"),
+        "items": len(items),
+        "users": len(source.users),
+        "ignored_columns": source.ignored,
+    }
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    (directory / "summary.json").write_text(text, encoding="utf-8")
+    Dataset(directory)  # what cannot be fitted is refused here, not by the training that comes
+
+
+def _split_counts(impressions: Path) -> dict[str, dict[str, int]]:
+    positive = pl.col("label") > 0.5
+    requests = pl.scan_parquet(impressions).group_by("request_id", "split", "user_id")
+    lists = requests.agg(pl.len().alias("rows"), positive.sum().alias("positives"))
+    counts = lists.group_by("split").agg(
+        pl.len().alias("requests"),
+        pl.col("user_id").n_unique().alias("users"),
+        pl.col("rows", "positives").sum(),
+        (pl.col("positives") == 0).sum().alias("all_negative_lists"),
+        (pl.col("positives") == pl.col("rows")).sum().alias("all_positive_lists"),
+    )
+    found = {row.pop("split"): row for row in counts.collect(engine="streaming").to_dicts()}
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def digests(files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its name."""
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def summary_lines(directory: Path) -> Iterator[str]:
+    """Yield what a data set's summary says, one line for each split and each kind of number."""
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    for split, counts in summary["splits"].items():
+        numbers = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+        yield f"{directory} {split}: {numbers}"
+    for split, quality in summary.get("retrieval", {}).items():
+        numbers = ", ".join(f"{name} {value:.3f}" for name, value in quality.items())
+        yield f"{directory} {split}: {numbers}"
+    if summary.get("dropped"):
+        numbers = ", ".join(f"{count:,} {name}" for name, count in summary["dropped"].items())
+        yield f"{directory} dropped: {numbers}"
+    if summary["ignored_columns"]:
+        yield f"{directory}: not in the schema: {', '.join(summary['ignored_columns'])}"

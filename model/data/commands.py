@@ -1,0 +1,137 @@
+"""Commands of `python -m model prepare`, one for each source of data.
+
+Fields are the options of the command line. Modules that read data are imported only when a command
+runs, so that `--help` and wrong arguments need not wait for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class PrepareRanklens:
+    """Prepare RankLens with three splits, in OUT/warm, OUT/cold and OUT/metarank."""
+
+    out: Path = Path("build/ranklens")
+    """Directory of the three data sets."""
+    events: Path = Path("data/ranklens/events.jsonl.gz")
+    """RankLens events, gzipped JSON lines."""
+    permute_labels: Annotated[int | None, tyro.conf.arg(metavar="SEED")] = None
+    """Permute the labels within each list; a model that still ranks better than chance then uses
+    leaked labels."""
+
+    def run(self) -> int:
+        """Write the data sets and print a summary. Raises DataError for broken events."""
+        from model.data.prepare import prepare_ranklens
+
+        return _print_summaries(prepare_ranklens(self.out, self.events, self.permute_labels))
+
+
+@dataclass(frozen=True)
+class PrepareImpressions:
+    """Prepare a log of your own (docs/data.md)."""
+
+    log: Path
+    """Log, Parquet or CSV, one row per request and candidate."""
+    schema: Path
+    """Feature schema, YAML."""
+    out: Path
+    """Directory of the data set."""
+    items: Path | None = None
+    """Item features, Parquet or CSV."""
+    users: Path | None = None
+    """User features, Parquet or CSV."""
+
+    def run(self) -> int:
+        """Write the data set and print a summary. Raises DataError for a bad log or schema."""
+        from model.data.prepare import prepare_impressions
+
+        prepare_impressions(self.log, self.schema, self.out, self.items, self.users)
+        return _print_summaries([self.out])
+
+
+@dataclass(frozen=True)
+class PrepareMovielens:
+    """Prepare MovieLens-1M as lists of a first-stage retriever."""
+
+    ratings: Path
+    """ratings.dat, or a CSV of user_id, movie_id and rating."""
+    movies: Path
+    """movies.dat."""
+    users: Path | None = None
+    """users.dat."""
+    out: Path = Path("build/movielens")
+    """Directory of the data set."""
+
+    def run(self) -> int:
+        """Write the data set and print a summary. Raises DataError for broken files."""
+        from model.data.prepare import prepare_movielens
+
+        prepare_movielens(self.out, self.ratings, self.movies, self.users)
+        return _print_summaries([self.out])
+
+
+@dataclass(frozen=True)
+class PrepareKuairand:
+    """Prepare KuaiRand as lists cut from sessions."""
+
+    logs: tuple[Path, ...]
+    """log_standard_*.csv, one or more files."""
+    videos: Path
+    """video_features_basic_*.csv."""
+    users: Path | None = None
+    """user_features_*.csv."""
+    label: Literal["is_click", "long_view"] = "is_click"
+    """Column of the log to use as the label."""
+    gap: int = 30
+    """Minutes without an exposure after which a session ends."""
+    length: int = 10
+    """Maximum number of exposures in a list."""
+    shortest: int = 5
+    """Minimum number of exposures in a list; shorter lists are dropped."""
+    out: Path = Path("build/kuairand")
+    """Directory of the data set."""
+
+    def run(self) -> int:
+        """Write the data set and print a summary. Raises DataError for broken files or options."""
+        from model.data.errors import DataError
+        from model.data.kuairand import Sessions
+        from model.data.prepare import prepare_kuairand
+
+        if not self.logs:
+            raise DataError(Path("--logs"), "at least one file")
+        sessions = Sessions(self.label, self.gap, self.length, self.shortest)
+        prepare_kuairand(self.out, self.logs, self.videos, self.users, sessions)
+        return _print_summaries([self.out])
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Write a canonical data set (docs/data.md)."""
+
+    source: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[PrepareRanklens, tyro.conf.subcommand("ranklens")]
+        | Annotated[PrepareImpressions, tyro.conf.subcommand("impressions")]
+        | Annotated[PrepareMovielens, tyro.conf.subcommand("movielens")]
+        | Annotated[PrepareKuairand, tyro.conf.subcommand("kuairand")]
+    ]
+    """Source of the data."""
+
+    def run(self) -> int:
+        """Run the command of the source and return its exit status, 0."""
+        return self.source.run()
+
+
+def _print_summaries(directories: Sequence[Path]) -> int:
+    from model.data.canonical import summary_lines
+
+    for directory in directories:
+        for line in summary_lines(directory):
+            print(line)
+    return 0
