@@ -26,7 +26,7 @@ class PrepareRanklens:
     """Permute the labels within each list; a model that still ranks better than chance then uses
     leaked labels."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         """Write the data sets and print a summary. Raises DataError for broken events."""
         from model.data.prepare import prepare_ranklens
 
@@ -48,7 +48,7 @@ class PrepareImpressions:
     users: Path | None = None
     """User features, Parquet or CSV."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for a bad log or schema."""
         from model.data.prepare import prepare_impressions
 
@@ -69,7 +69,7 @@ class PrepareMovielens:
     out: Path = Path("build/movielens")
     """Directory of the data set."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for broken files."""
         from model.data.prepare import prepare_movielens
 
@@ -98,7 +98,7 @@ class PrepareKuairand:
     out: Path = Path("build/kuairand")
     """Directory of the data set."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for broken files or options."""
         from model.data.errors import DataError
         from model.data.kuairand import Sessions
@@ -123,9 +123,9 @@ class Prepare:
     ]
     """Source of the data."""
 
-    def run(self) -> int:
+    def execute(self) -> int:
         """Run the command of the source and return its exit status, 0."""
-        return self.source.run()
+        return self.source.execute()
 
 
 def _print_summaries(directories: Sequence[Path]) -> int:

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command of one source with parsed arguments."""
     options = {name: value for name, value in vars(args).items() if name not in NOT_OPTIONS}
-    return COMMANDS[args.source](**options).run()
+    return COMMANDS[args.source](**options).execute()
 
 
 def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None) -> list[Path]:

@@ -50,7 +50,7 @@ features:
 def run(*arguments: object) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        assert tyro.cli(Prepare, args=[str(argument) for argument in arguments]).run() == 0
+        assert tyro.cli(Prepare, args=[str(argument) for argument in arguments]).execute() == 0
     return printed.getvalue()
 
 
