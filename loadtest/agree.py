@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.bench import Load, generators, machine
+from loadtest.generators import generators
+from loadtest.results import Load, machine
 from loadtest.scenarios import JSON, Asking, Catalogue, scenario
 from loadtest.server import ServerError, serving
 

@@ -21,18 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from loadtest import page
-from loadtest.bench import (
-    Generators,
-    Load,
-    Offered,
-    add_arguments,
-    command,
-    generators,
-    machine,
-    positive,
-    scenario_of,
-    target,
-)
+from loadtest.bench import add_arguments, command, positive, scenario_of, target
+from loadtest.generators import Generators, generators
+from loadtest.results import Load, Offered, machine
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from loadtest.bench import generators, machine
 from loadtest.capacity import Bound, capacity
+from loadtest.generators import generators
+from loadtest.results import machine
 from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
 from loadtest.server import ServerError, serving
 

@@ -31,8 +31,9 @@ import httpx
 import numpy as np
 from tqdm import tqdm
 
-from loadtest.bench import Generators, Load, generators, machine
 from loadtest.capacity import Bound, capacity
+from loadtest.generators import Generators, generators
+from loadtest.results import Load, machine
 from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
 from loadtest.server import ServerError, serving
 from peers import PEERS, Peer

@@ -10,10 +10,11 @@ import time
 import pytest
 
 from loadtest import bench, capacity, compare
-from loadtest.bench import Load, Offered, generators
 from loadtest.capacity import Bound, bisect, broken
+from loadtest.generators import generators
 from loadtest.growth import GROWING, cells
 from loadtest.openloop import Sample
+from loadtest.results import Load, Offered
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
 from tests.support.bundles import BUNDLE
