@@ -1,118 +1,115 @@
-"""python -m export --checkpoint DIR --out bundles/NAME/VERSION; or bench | tune | cuda."""
+"""Write a trained checkpoint as a verified bundle, or measure exported graphs.
+
+python -m export --checkpoint DIR --out bundles/NAME/VERSION
+
+python -m export bench    time every form of the graph (ten minutes)
+
+python -m export tune     measure how this machine serves a bundle best
+
+python -m export cuda     compare the GPU with the CPU, and time both
+
+Each command lists its options with --help.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from export import bundle, tune
-from export.bench import bench, cuda
+import tyro
+
+from export import bundle
+from export.bench.bench import BenchOptions, bench
+from export.bench.cuda import CudaError, CudaOptions, check
+from export.tune import TuneError, TuneOptions, tune
 from export.verify import VerificationError
 from model.data.errors import DataError
 from model.learning import checkpoint
 from service.engine.contract import BundleError
 from service.engine.features.featuriser import FeatureError
 
-
-def parse() -> argparse.Namespace:
-    """The command line: a checkpoint to export, or `bench`, `tune` or `cuda`."""
-    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="a finished training run")
-    parser.add_argument("--out", type=Path, help="bundles/NAME/VERSION")
-    parser.add_argument(
-        "--data", type=Path, help="data set for the offline metrics (default: the trained one)"
-    )
-    commands = parser.add_subparsers(dest="command")
-    shown = argparse.ArgumentDefaultsHelpFormatter
-    timing = commands.add_parser(
-        "bench", help="time every form of the graph (ten minutes)", formatter_class=shown
-    )
-    timing.add_argument("--config", type=Path, default=Path("model/configs/served.yaml"))
-    timing.add_argument(
-        "--out",
-        type=Path,
-        default=Path("docs/reports"),
-        help="whose inference.* it replaces",
-    )
-    timing.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
-    timing.add_argument(
-        "--data", type=Path, default=Path("build/ranklens/warm"), help="test lists for int8"
-    )
-    timing.add_argument("--seconds", type=float, default=4.0, help="per variant and size")
-    timing.add_argument("--smoke", action="store_true", help="a miniature, for tests")
-    tuning = commands.add_parser(
-        "tune", help="measure how this machine serves a bundle best", formatter_class=shown
-    )
-    tuning.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
-    tuning.add_argument(
-        "--out", type=Path, default=Path("build/profile.json"), help="where to write it"
-    )
-    tuning.add_argument("--candidates", type=int, default=50, help="of the lists")
-    tuning.add_argument("--budget-ms", type=float, default=10.0, help="p99 that a run must keep")
-    tuning.add_argument(
-        "--seconds",
-        type=float,
-        default=1.0,
-        help="per threads and batch; more is steadier",
-    )
-    checking = commands.add_parser(
-        "cuda", help="compare the GPU with the CPU, and time both", formatter_class=shown
-    )
-    checking.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
-    checking.add_argument(
-        "--out", type=Path, default=Path("docs/reports"), help="whose cuda.* it replaces"
-    )
-    checking.add_argument("--batches", type=int, default=1000, help="to compare, of 1 to 16 lists")
-    checking.add_argument("--seconds", type=float, default=1.0, help="per batch and list size")
-    arguments = parser.parse_args()
-    if arguments.command is None:
-        for name in ("checkpoint", "out"):
-            if getattr(arguments, name) is None:
-                parser.error(f"--{name} is required")
-    return arguments
+REFUSALS = (
+    checkpoint.CheckpointError,
+    BundleError,
+    DataError,
+    FeatureError,
+    VerificationError,
+    TuneError,
+    CudaError,
+    OSError,
+)
 
 
-def main() -> int:
-    """Export one checkpoint, or measure; exit status 2 for a refusal, in one line."""
-    arguments = parse()
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write a trained checkpoint as a verified bundle."""
+
+    checkpoint: Path
+    """Directory of a finished training run."""
+    out: Path
+    """Bundle to write, bundles/NAME/VERSION."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Data set for the offline metrics; by default the one that the checkpoint was trained on."""
+
+
+def run_export(options: ExportOptions) -> None:
+    """Write the bundle and print its verification and offline metrics."""
+    trained = checkpoint.load(options.checkpoint)
+    data = options.data or Path(trained.info["data"])
+    print(json.dumps(bundle.write(trained, options.out, data), indent=1))
+
+
+def run_tune(options: TuneOptions) -> None:
+    """Measure, write the profile, and print the settings that it chooses."""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    profile = tune(options)
+    print(json.dumps({name: profile[name] for name in ("threads", "spinning", "max_batch_size")}))
+
+
+def run_cuda(options: CudaOptions) -> None:
+    """Compare, time, write the report, and print how far both agree."""
+    print(json.dumps(check(options)["agreement"]))
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "bench": (BenchOptions, bench),
+    "tune": (TuneOptions, run_tune),
+    "cuda": (CudaOptions, run_cuda),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; exit status 2 for a refusal, told in one line."""
+    command = arguments[0] if arguments else ""
+    if command in COMMANDS:
+        options_type, run = COMMANDS[command]
+        prog, description, rest = f"python -m export {command}", None, arguments[1:]
+    else:
+        options_type, run = ExportOptions, run_export
+        prog, description, rest = "python -m export", __doc__, arguments
+    options = tyro.cli(
+        options_type,
+        prog=prog,
+        description=description,
+        args=rest,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # silent about absent torchvision
     try:
-        if arguments.command == "bench":
-            bench.bench(arguments)
-            return 0
-        if arguments.command == "tune":
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            profile = tune.tune(arguments)
-            chosen = {name: profile[name] for name in ("threads", "spinning", "max_batch_size")}
-            print(json.dumps(chosen))
-            return 0
-        if arguments.command == "cuda":
-            print(json.dumps(cuda.check(arguments)["agreement"]))
-            return 0
-        trained = checkpoint.load(arguments.checkpoint)
-        data = arguments.data or Path(trained.info["data"])
-        outcome = bundle.write(trained, arguments.out, data)
+        run(options)
     except KeyboardInterrupt:
         print("export: interrupted", file=sys.stderr)
         return 130
-    except (
-        checkpoint.CheckpointError,
-        BundleError,
-        DataError,
-        FeatureError,
-        VerificationError,
-        tune.TuneError,
-        cuda.CudaError,
-        OSError,
-    ) as error:
+    except REFUSALS as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(outcome, indent=1))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

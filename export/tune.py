@@ -6,12 +6,13 @@ cores as the container's quota allows, not as the host has them.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,22 @@ from service.engine.contract import Manifest
 from service.engine.session import Row, Session
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """Measure how this machine serves a bundle best, and write a profile for RERANK_PROFILE."""
+
+    bundle: Path = Path("bundles/ranklens/1")
+    """Bundle to measure."""
+    out: Path = Path("build/profile.json")
+    """Profile to write."""
+    candidates: int = 50
+    """Candidates of each list."""
+    budget_ms: float = 10.0
+    """Largest p99 of a run, in milliseconds."""
+    seconds: float = 1.0
+    """Time for each number of threads and batch size; more makes the result steadier."""
 
 
 def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
@@ -48,13 +65,13 @@ class TuneError(ValueError):
     """A question that makes no profile."""
 
 
-def tune(arguments: argparse.Namespace) -> dict[str, Any]:
+def tune(options: TuneOptions) -> dict[str, Any]:
     """Measure, write the profile, return it. Raises TuneError for an option out of range."""
-    most = Manifest.read(arguments.bundle).max_candidates
+    most = Manifest.read(options.bundle).max_candidates
     for option, value, holds, rule in (
-        ("candidates", arguments.candidates, 1 <= arguments.candidates <= most, f"1 to {most}"),
-        ("budget-ms", arguments.budget_ms, arguments.budget_ms > 0, "above 0"),
-        ("seconds", arguments.seconds, arguments.seconds > 0, "above 0"),
+        ("candidates", options.candidates, 1 <= options.candidates <= most, f"1 to {most}"),
+        ("budget-ms", options.budget_ms, options.budget_ms > 0, "above 0"),
+        ("seconds", options.seconds, options.seconds > 0, "above 0"),
     ):
         if not holds:
             raise TuneError(f"--{option}: {rule}, got {value}")
@@ -63,12 +80,12 @@ def tune(arguments: argparse.Namespace) -> dict[str, Any]:
     counts = sorted({1, 2, available // 2, available} - {0})
     for threads in tqdm([c for c in counts if c <= available], "threads"):
         for spinning in (False, True) if threads > 1 else (False,):
-            session = Session.load(arguments.bundle, threads, spinning=spinning)
+            session = Session.load(options.bundle, threads, spinning=spinning)
             runs: dict[str, Callable[[], Any]] = {}
             for batch in BATCHES:
-                rows = rows_of(session, batch, arguments.candidates)
+                rows = rows_of(session, batch, options.candidates)
                 runs[str(batch)] = lambda own=session, rows=rows: own.run(rows)
-            for batch, seconds in timed(runs, arguments.seconds * len(BATCHES)).items():
+            for batch, seconds in timed(runs, options.seconds * len(BATCHES)).items():
                 measured.append(
                     {
                         "threads": threads, "spinning": spinning, "batch": int(batch),
@@ -77,18 +94,18 @@ def tune(arguments: argparse.Namespace) -> dict[str, Any]:
                     }
                 )  # fmt: skip
     best = min(row["ms_p99"] for row in measured)
-    if best > arguments.budget_ms:
-        raise TuneError(f"--budget-ms: no p99 is below {arguments.budget_ms:g}, the best is {best}")
+    if best > options.budget_ms:
+        raise TuneError(f"--budget-ms: no p99 is below {options.budget_ms:g}, the best is {best}")
     profile = {
-        **choose(measured, arguments.budget_ms),
-        "budget_ms": arguments.budget_ms,
+        **choose(measured, options.budget_ms),
+        "budget_ms": options.budget_ms,
         "cores": available,
         "host_cores": os.cpu_count(),
         "machine": platform.machine(),
         "onnxruntime": ort.__version__,
         "measured": measured,
     }
-    arguments.out.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
     return profile
 
 

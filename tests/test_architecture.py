@@ -56,8 +56,14 @@ RULES = {
     ),
     "model.__main__": ({"torch"}, {"model", "service.engine"}),
     "export": (
-        {"torch", "onnx", "onnxscript", "onnxruntime", "openvino", "matplotlib", "numpy", "tqdm"},
-        {"export", "model.network", "model.data", "model.learning", "service.engine"},
+        {"torch", "onnxruntime", "numpy", "tqdm", "tyro"},
+        {*DATA, *NETWORK, "model.learning.checkpoint", "model.learning.evaluate",
+         "service.engine"},
+    ),
+    "export.graph": ({"torch", "onnx", "numpy"}, NETWORK),
+    "export.bench": (
+        {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "numpy", "tqdm"},
+        {"export", "model.data.dataset", *NETWORK, "service.engine"},
     ),
     "loadtest": (
         {"locust", "httpx", "httptools", "numpy", "hypothesis", "schemathesis", "requests",
@@ -162,6 +168,8 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("model.study.grid", "from export import bundle"),
         ("export.bundle", "from model.study import grid"),
         ("export.bundle", "import fastapi"),
+        ("export.verify", "from model.learning import train"),
+        ("export.graph.lower", "from model.data import dataset"),
         ("loadtest.locustfile", "import service.engine.contract"),
         ("loadtest.capacity", "from model.study import world"),
         ("peers.work", "import schemathesis"),

@@ -6,7 +6,6 @@ sessions; then the graphs are timed in turns. Writes cuda.md and cuda.json.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import time
@@ -32,6 +31,20 @@ from service.engine.session import Row, Session, Slate, collate, open_graph
 BATCHES, SIZES = (1, 4, 16, 64), (24, 50, 100, 500)
 MOST_TIES = 0.01  # of the slates may differ
 NAMES = list(OUTPUTS)[:5]
+
+
+@dataclass(frozen=True)
+class CudaOptions:
+    """Compare the GPU with the CPU on random requests, and time both."""
+
+    bundle: Path = Path("bundles/ranklens/1")
+    """Bundle to run."""
+    out: Path = Path("docs/reports")
+    """Directory whose cuda.json and cuda.md are replaced."""
+    batches: int = 1000
+    """Batches to compare, of 1 to 16 lists each."""
+    seconds: float = 1.0
+    """Time for each batch and list size."""
 
 
 class CudaError(RuntimeError):
@@ -181,25 +194,25 @@ def write(report: dict[str, Any], out: Path) -> None:
     (out / "cuda.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def check(arguments: argparse.Namespace) -> dict[str, Any]:
+def check(options: CudaOptions) -> dict[str, Any]:
     """Compare, time, write the report. Raises CudaError, or BundleError where there is no GPU."""
     opened, sessions = {}, {}
     for provider in ("cuda", "cpu"):
         began = time.perf_counter()
-        sessions[provider] = Session.load(arguments.bundle, provider=provider)
+        sessions[provider] = Session.load(options.bundle, provider=provider)
         opened[provider] = round(time.perf_counter() - began, 2)
     cpu = sessions["cpu"]
-    agreement = agree(cpu, sessions["cuda"], random_batches(cpu, arguments.batches))
+    agreement = agree(cpu, sessions["cuda"], random_batches(cpu, options.batches))
     report = {
-        "command": f"python -m export cuda --batches {arguments.batches} "
-        f"--seconds {arguments.seconds:g}",
+        "command": f"python -m export cuda --batches {options.batches} "
+        f"--seconds {options.seconds:g}",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "unknown GPU",
         "cores": cores(),
         "onnxruntime": ort.__version__,
         "steps": cpu.manifest.budget * cpu.manifest.slate_length,
         "agreement": dataclasses.asdict(agreement),
         "open_s": opened,
-        "rows": times(arguments.bundle, cpu, arguments.seconds),
+        "rows": times(options.bundle, cpu, options.seconds),
     }
-    write(report, arguments.out)
+    write(report, options.out)
     return report

@@ -1,12 +1,11 @@
 """The profile: what is chosen of what was measured, and that the service takes it."""
 
-import argparse
 import json
 
 import pytest
 
 from export.bench.measure import cores
-from export.tune import TuneError, choose, tune
+from export.tune import TuneError, TuneOptions, choose, tune
 from service.settings import Settings, tuned
 from tests.support.bundles import BUNDLE
 
@@ -31,10 +30,8 @@ def test_the_most_requests_per_second_within_the_budget_win(rows, threads, batch
 
 def test_a_profile_is_measured_and_loaded_by_the_service_beneath_what_is_given(tmp_path):
     path = tmp_path / "profile.json"
-    arguments = argparse.Namespace(
-        bundle=BUNDLE, out=path, candidates=12, budget_ms=50.0, seconds=0.01
-    )
-    profile = tune(arguments)
+    options = TuneOptions(bundle=BUNDLE, out=path, candidates=12, budget_ms=50.0, seconds=0.01)
+    profile = tune(options)
     assert json.loads(path.read_text()) == profile
     assert profile["cores"] == cores()
     assert {row["batch"] for row in profile["measured"]} >= {1, 32}
@@ -59,7 +56,7 @@ def test_a_profile_is_measured_and_loaded_by_the_service_beneath_what_is_given(t
 )
 def test_a_question_that_makes_no_profile_is_refused_and_writes_none(tmp_path, option, value, told):
     asked = {"candidates": 12, "budget_ms": 50.0, "seconds": 0.01, option: value}
-    arguments = argparse.Namespace(bundle=BUNDLE, out=tmp_path / "profile.json", **asked)
+    options = TuneOptions(bundle=BUNDLE, out=tmp_path / "profile.json", **asked)
     with pytest.raises(TuneError, match=told):
-        tune(arguments)
-    assert not arguments.out.exists()
+        tune(options)
+    assert not options.out.exists()

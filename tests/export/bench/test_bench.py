@@ -59,7 +59,9 @@ def test_a_checkpoint_is_asked_for_where_nothing_is_to_be_measured():
         [sys.executable, "-m", "export"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "--checkpoint is required" in done.stderr
+    assert "Missing from python -m export:" in done.stderr
+    assert "--checkpoint PATH" in done.stderr
+    assert "--out PATH" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["inference.json"])

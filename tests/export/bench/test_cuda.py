@@ -1,13 +1,12 @@
 """What the check of a GPU makes of two sessions; here the static form on the CPU is the other."""
 
-import argparse
 import dataclasses
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
-from export.bench.cuda import CudaError, agree, check, closeness, random_batches, write
+from export.bench.cuda import CudaError, CudaOptions, agree, check, closeness, random_batches, write
 from export.bench.measure import cores
 from service.engine.contract import EVALUATOR, STATIC, BundleError
 from service.engine.cuda import CudaRunner
@@ -81,12 +80,12 @@ def test_a_decision_is_as_close_as_its_nearest_choice_or_gate(cpu, batches):
 def test_without_a_gpu_it_is_refused(tmp_path):
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("onnxruntime-gpu is here")
-    arguments = argparse.Namespace(bundle=BUNDLE, out=tmp_path, batches=1, seconds=0.1)
+    options = CudaOptions(bundle=BUNDLE, out=tmp_path, batches=1, seconds=0.1)
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
         pytest.raises(BundleError, match="asked for CUDAExecutionProvider"),
     ):
-        check(arguments)
+        check(options)
     assert not list(tmp_path.iterdir())
 
 
