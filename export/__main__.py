@@ -31,7 +31,7 @@ from export.verify import VerificationError
 from model.data.errors import DataError
 from model.learning import checkpoint
 from service.engine.contract import BundleError
-from service.engine.features.featuriser import FeatureError
+from service.engine.features.encoding import FeatureError
 
 REFUSALS = (
     checkpoint.CheckpointError,

@@ -13,7 +13,7 @@ from model.data.dataset import Dataset
 from model.learning.checkpoint import Trained
 from service.engine import constraints
 from service.engine.contract import BundleError
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.engine.session import Row, Sampling
 
 

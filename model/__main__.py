@@ -12,7 +12,7 @@ from typing import Any
 
 from model.study import commands
 from service.engine.contract import BundleError
-from service.engine.features.featuriser import FeatureError
+from service.engine.features.encoding import FeatureError
 from service.engine.features.schema import SchemaError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.engine.session import Row, Session, Slate
 from service.http.parsing import request_of, validate
 from service.http.responses import slate_entries

@@ -26,7 +26,7 @@ RULES = {
     "service.errors": (set(), set()),
     "service.engine": ({"numpy", "onnxruntime"}, {"service.batching.budget"}),
     "service.engine.contract": ({"numpy"}, set()),
-    "service.engine.constraints": ({"numpy"}, set()),
+    "service.engine.constraints": ({"numpy"}, {"service.engine.contract"}),
     "service.engine.features": ({"numpy"}, {"service.engine.contract"}),
     "service.batching": (
         set(),

@@ -25,7 +25,7 @@ from export.tune import rows_of
 from export.verify import LOGPROB_TOLERANCE
 from service.engine.contract import GENERATOR, OUTPUTS, STATIC
 from service.engine.cuda import CudaRunner, shape_of
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.engine.session import Row, Session, Slate, collate, open_graph
 
 BATCHES, SIZES = (1, 4, 16, 64), (24, 50, 100, 500)

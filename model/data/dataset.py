@@ -22,7 +22,9 @@ from model.data.layout import COLUMNS
 from model.data.lists import Arrays, Lists, in_files, in_memory
 from model.data.pieces import stretches
 from model.data.schemas import load_schema
-from service.engine.features.featuriser import FeatureError, Featuriser, Request
+from service.engine.features.candidates import Request
+from service.engine.features.encoding import FeatureError
+from service.engine.features.featuriser import Featuriser
 
 BLOCK = 1024  # lists featurised before they are put where they belong
 # Bytes of arrays that stay in memory; RankLens' train split takes 92 MB.

@@ -13,12 +13,8 @@ import polars as pl
 
 from model.data.layout import COLUMNS
 from model.data.pieces import whole_requests
-from service.engine.features.featuriser import (
-    Featuriser,
-    ItemTable,
-    encode_number,
-    encode_vector,
-)
+from service.engine.features.encoding import encode_number, encode_vector
+from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
 
 

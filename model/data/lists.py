@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.engine.features.featuriser import Integers
+from service.engine.contract import Integers
 
 Array = np.ndarray[Any, Any]
 

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 CONTRACT_VERSION = 2
 
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 Table = dict[str, tuple[type[np.generic], tuple[str, ...]]]
 
 # Graph inputs. Lists are encoded once; R slates are decoded over them, so that several slates of a

@@ -26,11 +26,14 @@ from service.engine.contract import (
     OUTPUTS,
     STATIC,
     BundleError,
+    Floats,
+    Integers,
     Manifest,
     Table,
 )
 from service.engine.cuda import CudaRunner, ahead, on_device
-from service.engine.features.featuriser import Featuriser, Floats, Integers, Request
+from service.engine.features.candidates import Request
+from service.engine.features.featuriser import Featuriser
 
 SLATE_OUTPUTS = [name for name in OUTPUTS if name != "logits"]
 COLUMNS = ["indices", *SLATE_OUTPUTS[1:]]  # their fields of a Slate

@@ -9,7 +9,7 @@ import orjson
 import ormsgpack
 from pydantic import BaseModel, ValidationError
 
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
 from service.http.schemas import CandidateColumns, RerankRequest
 

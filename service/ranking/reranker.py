@@ -15,7 +15,8 @@ from service.batching.admission import PRIORITIES, SHADOW_PRIORITY
 from service.batching.batcher import Outcome
 from service.engine import constraints
 from service.engine.constraints import ConstraintError, Rules
-from service.engine.features.featuriser import FeatureError, Request
+from service.engine.features.candidates import Request
+from service.engine.features.encoding import FeatureError
 from service.engine.session import Row, Sampling, Slate
 from service.errors import (
     DeadlineExceeded,

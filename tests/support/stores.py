@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 
 from service.engine.contract import Manifest
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.engine.session import Session
 from service.http.app import create_app
 from service.metrics import Metrics

@@ -1,4 +1,4 @@
-"""Request -> arrays: the one featuriser, for serving and for training alike.
+"""Candidate list -> arrays: the one featuriser, for serving and for training alike.
 
 A `Schema` declares the features; fitting (model.data.dataset) adds vocabularies, means and
 deviations; a `Featuriser` joins a fitted schema with the item table and turns a `Request` into
@@ -12,93 +12,28 @@ Nothing in a row depends on where in the list its candidate stands.
 from __future__ import annotations
 
 import json
-import math
-import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from service.engine.contract import FEATURES, ITEMS
+from service.engine.contract import FEATURES, ITEMS, Floats, Integers
+from service.engine.features.candidates import Request
+from service.engine.features.encoding import (
+    FeatureError,
+    encode_number,
+    encode_vector,
+    rank,
+    unit,
+    z_score,
+)
+from service.engine.features.history import HistoryKernels, history_width
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 
-# Farther than this from the train mean nothing was learnt, and float32 arithmetic would overflow.
-LARGEST = 1e6
 RELATIVE = 3  # columns of a list-relative number: z-score, rank, distance from the best
-TOGETHER = 10  # columns of the history beyond those per kernel
-RIDGE = 8.0  # of the kernel ridge regression, in units of one answer's similarity to itself
-NEAREST = 10  # answers to similar items that are looked at closer
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-
-
-class FeatureError(ValueError):
-    """An inline feature that breaks its schema: `path` (as in the request), `rule`, `value`."""
-
-    def __init__(self, path: str, rule: str, value: object) -> None:
-        super().__init__(f"{path}: {rule}, got {reprlib.repr(value)}")
-        self.path, self.rule, self.value = path, rule, value
-
-
-@dataclass(frozen=True)
-class Request:
-    """One candidate list with its user, in the order of the initial ranking.
-
-    `history` holds (item id, label in 0..1), most recent last; `features` holds one mapping per
-    candidate, or nothing at all.
-    """
-
-    ids: Sequence[str]
-    scores: Sequence[float | None] = ()
-    features: Sequence[Mapping[str, Any]] = ()
-    user_id: str | None = None
-    user: Mapping[str, Any] = field(default_factory=dict)
-    history: Sequence[tuple[str, float]] = ()
-    context: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, payload: Mapping[str, Any]) -> Request:
-        """From the JSON body of `POST /rerank`, already validated."""
-        candidates = payload["candidates"]
-        user = payload.get("user") or {}
-        inline = any(candidate.get("features") for candidate in candidates)
-        return cls(
-            ids=[candidate["id"] for candidate in candidates],
-            scores=[candidate.get("score") for candidate in candidates],
-            features=[candidate.get("features") or {} for candidate in candidates]
-            if inline
-            else (),
-            user_id=user.get("id"),
-            user=user.get("features") or {},
-            history=[
-                (entry, 1.0) if isinstance(entry, str) else (entry["id"], entry.get("label", 1.0))
-                for entry in user.get("history") or ()
-            ],
-            context=payload.get("context") or {},
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The inverse: a body that asks for the same."""
-        candidates: list[dict[str, Any]] = [{"id": item} for item in self.ids]
-        for name, values in (("score", self.scores), ("features", self.features)):
-            for candidate, value in zip(candidates, values, strict=False):
-                if value or value == 0.0:
-                    candidate[name] = value
-        user: dict[str, Any] = {
-            "history": [{"id": item, "label": label} for item, label in self.history]
-        }
-        if self.user_id is not None:
-            user["id"] = self.user_id
-        given = {name: value for name, value in self.user.items() if value is not None}
-        if given:
-            user["features"] = given
-        body: dict[str, Any] = {"user": user, "candidates": candidates}
-        context = {name: value for name, value in self.context.items() if value is not None}
-        return body | {"context": context} if context else body
 
 
 @dataclass(frozen=True)
@@ -148,9 +83,7 @@ class Featuriser:
                 self._column[feature.name] = column
                 column += feature.width
         self._history_column = column
-        kernels = schema.history.kernels
-        # Per kernel: sum, mean and the list-relative mean; then what all kernels say together.
-        self.numbers_width = column + (3 * len(kernels) + TOGETHER if kernels else 0)
+        self.numbers_width = column + history_width(schema.history)
         self.tokens_width = slot
         self.vocabulary_size = token
         self._of = {
@@ -162,6 +95,12 @@ class Featuriser:
             for owner, features in self._of.items()
         }
         self._build_templates()
+        self._history = HistoryKernels(
+            schema.history.limit,
+            [self._kernel_rows(self._features[name]) for name in schema.history.kernels],
+            self._expected_labels(schema.history.rate),
+            self._history_column,
+        )
 
     def _build_templates(self) -> None:
         """Lay the item table out as whole rows, so that a request costs one gather per array.
@@ -189,13 +128,13 @@ class Featuriser:
                 start = self._column[feature.name]
                 numbers[:count, start : start + feature.width] = self.items.vectors[feature.name]
         self._numbers, self._token_rows = numbers, tokens
-        self._kernels = [self._kernel_rows(self._features[k]) for k in self.schema.history.kernels]
-        rate = self.schema.history.rate
+
+    def _expected_labels(self, rate: str | None) -> Floats:
+        """Each item's share of likes by the statistic `rate`, float32 [I + 1]; 0.5 without one."""
         if rate is None:
-            self._rate = np.full(count + 1, 0.5, np.float32)
-        else:
-            logit = numbers[:, self._column[rate]] * self._features[rate].std
-            self._rate = 1.0 / (1.0 + np.exp(-(logit + self._features[rate].mean)))
+            return np.full(len(self.items.ids) + 1, 0.5, np.float32)
+        logit = self._numbers[:, self._column[rate]] * self._features[rate].std
+        return np.asarray(1.0 / (1.0 + np.exp(-(logit + self._features[rate].mean))), np.float32)
 
     def _kernel_rows(self, feature: Feature) -> Floats:
         """Unit vectors float32 [I + 1, width] whose inner products are the kernel."""
@@ -205,7 +144,7 @@ class Featuriser:
         else:
             start = self._slot[feature.name]
             rows = self._bag(feature, self._token_rows[:, start : start + feature.slots])
-        return _unit(rows)
+        return unit(rows)
 
     def _bag(self, feature: Feature, tokens: Integers) -> Floats:
         """Token slots int64 [R, width] -> counts float32 [R, vocabulary], unknown ones left out."""
@@ -225,8 +164,8 @@ class Featuriser:
         row = self._row
         index = np.array([row.get(item, unknown) for item in request.ids], np.int64)
         numbers, tokens = self._numbers.take(index, axis=0), self._token_rows.take(index, axis=0)
-        history = self._known(request.history)
-        kernels = [rows[index] for rows in self._kernels] if history else []
+        history = self._history.recent(request.history, row)
+        kernels = [rows[index] for rows in self._history.tables] if history else []
         user = request.user
         if request.user_id is not None and "user_id" in self._features:
             user = {**user, "user_id": request.user_id}
@@ -237,19 +176,12 @@ class Featuriser:
             # All columns at once, each a contiguous row: a call into numpy costs more than a list.
             values = np.array([numbers[:, source] for source, _ in self._relative])
             best = values.max(axis=1, keepdims=True, initial=-np.inf)
-            told = np.array([_z_score(values), _rank(values), values - best])
+            told = np.array([z_score(values), rank(values), values - best])
             for which, (_, target) in enumerate(self._relative):
                 numbers[:, target : target + RELATIVE] = told[:, which].T
         if history:
-            self._fill_history(history, numbers, index, kernels)
+            self._history.fill(history, numbers, index, kernels)
         return numbers, tokens
-
-    def _known(self, history: Sequence[tuple[str, float]]) -> list[tuple[int, float]]:
-        """Table row and label of the recent answers that kernels can use."""
-        if not (history and self._kernels):
-            return []
-        recent = history[-self.schema.history.limit :]
-        return [(self._row[item], label) for item, label in recent if item in self._row]
 
     def _fill_candidates(
         self, request: Request, numbers: Floats, tokens: Integers, kernels: list[Floats]
@@ -281,7 +213,7 @@ class Featuriser:
                         vector = self._bag(feature, tokens[row, start : start + feature.slots])
                     assert vector is not None
                     which = self.schema.history.kernels.index(name)
-                    kernels[which][row] = _unit(vector.reshape(1, -1))
+                    kernels[which][row] = unit(vector.reshape(1, -1))
 
     def _fill(
         self,
@@ -343,61 +275,6 @@ class Featuriser:
             slots[slot] = vocabulary.get(str(entry), first)
         return slots
 
-    def _fill_history(
-        self,
-        known: Sequence[tuple[int, float]],
-        numbers: Floats,
-        index: Integers,
-        kernels: list[Floats],
-    ) -> None:
-        """Kernel regression of this user's surprises onto each candidate, per item feature."""
-        rows = np.array([row for row, _ in known], np.int64)
-        labels = np.array([label for _, label in known], np.float32)
-        surprise = labels - self._rate[rows]
-        column = self._history_column
-        judged = []  # what each candidate is also told in comparison with the list's others
-        to_history = np.zeros((len(index), len(rows)), np.float32)
-        among_history = np.zeros((len(rows), len(rows)), np.float32)
-        for candidates, table in zip(kernels, self._kernels, strict=True):
-            own = table[rows]
-            similarity = candidates @ own.T  # [N, H]
-            to_history += similarity / len(kernels)
-            among_history += (own @ own.T) / len(kernels)
-            total = similarity @ surprise
-            numbers[:, column] = total / math.sqrt(len(rows))
-            judged.append(total / (np.abs(similarity).sum(axis=1) + 1.0))
-            column += 3
-        # What the user's answers say together: a ridge regression in the kernels' mean, ...
-        among_history[np.diag_indices(len(rows))] += RIDGE
-        ridge = to_history @ np.linalg.solve(among_history, surprise)
-        # ... and the nearest of them.
-        nearest = np.argpartition(-to_history, min(NEAREST, len(rows)) - 1, axis=1)[:, :NEAREST]
-        near = np.take_along_axis(to_history, nearest, axis=1)
-        echo = (near * surprise[nearest]).sum(axis=1)
-        liked = labels > 0.5
-        judged += [ridge, echo]
-        standard = _z_score(np.array(judged, np.float32))
-        for kernel in range(len(kernels)):
-            numbers[:, self._history_column + 3 * kernel + 1] = judged[kernel]
-            numbers[:, self._history_column + 3 * kernel + 2] = standard[kernel]
-        for values in (
-            ridge,
-            standard[-2],
-            near.mean(axis=1),
-            echo,
-            standard[-1],
-            to_history[:, liked].max(axis=1, initial=0.0),
-            to_history[:, ~liked].max(axis=1, initial=0.0),
-        ):
-            numbers[:, column] = values
-            column += 1
-        answered = dict(known)  # the most recent answer to an item counts
-        for position, row in enumerate(index.tolist()):
-            if row in answered:
-                numbers[position, column] = answered[row]
-                numbers[position, column + 1] = 1.0 - answered[row]
-        numbers[:, column + 2] = math.log1p(len(rows)) / 4.0
-
     def unknown(self, ids: Sequence[str]) -> int:
         """How many of these ids the item table lacks."""
         return sum(item not in self._row for item in ids)
@@ -445,53 +322,3 @@ class Featuriser:
                 },
             )
         return cls(Schema.from_dict(payload), items)
-
-
-def encode_number(feature: Feature, value: Any, path: str) -> float:
-    """Raw value -> standardised number; None is the train mean, 0."""
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise FeatureError(path, "a finite number", value)
-    encoded = (feature.transformed(float(value)) - feature.mean) / feature.std
-    if abs(encoded) > LARGEST:
-        raise FeatureError(path, f"within {LARGEST:.0e} deviations of the train mean", value)
-    return encoded
-
-
-def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
-    """Raw value -> float32 [width]; None is the zero vector."""
-    if value is None:
-        return np.zeros(feature.width, np.float32)
-    rule = f"a list of {feature.width} numbers of size {LARGEST:.0e} at most"
-    numbers = value if isinstance(value, (list, tuple)) else ()
-    if len(numbers) != feature.width or not all(
-        isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= LARGEST
-        for x in numbers
-    ):
-        raise FeatureError(path, rule, value)
-    return np.array(numbers, np.float32)
-
-
-def _z_score(rows: Floats) -> Floats:
-    """Along the last axis."""
-    exact = rows.astype(np.float64)  # in float32 the mean of equal numbers is not that number
-    # By hand what mean() and std() do: their own overhead is most of their time on a short list.
-    count = exact.shape[-1]
-    exact -= np.add.reduce(exact, axis=-1, keepdims=True) / count
-    deviation = np.sqrt(np.add.reduce(exact * exact, axis=-1, keepdims=True) / count)
-    return np.asarray(exact / (deviation + 1e-6), np.float32)
-
-
-def _rank(rows: Floats) -> Floats:
-    """In each row: from -1, the least, to 1, the greatest; equals share the mean of their ranks."""
-    twice = np.empty(rows.shape, np.int64)
-    for values, ordered, ranks in zip(rows, np.sort(rows, axis=1), twice, strict=True):
-        np.add(ordered.searchsorted(values), ordered.searchsorted(values, "right"), out=ranks)
-    count = rows.shape[1]
-    return np.asarray((twice - count) / max(count, 1), np.float32)
-
-
-def _unit(rows: Floats) -> Floats:
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(norm, 1e-9), np.float32)

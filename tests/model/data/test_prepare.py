@@ -25,7 +25,7 @@ from model.data.commands import Prepare
 from model.data.dataset import Dataset
 from model.data.errors import DataError
 from model.data.replacement import replaced
-from service.engine.features.featuriser import FeatureError
+from service.engine.features.encoding import FeatureError
 
 ROOT = Path(__file__).parents[3]
 EVENTS = ROOT / "data" / "ranklens" / "events.jsonl.gz"

@@ -9,7 +9,7 @@ import pytest
 
 from service.engine.contract import EVALUATOR, OUTPUTS, STATIC
 from service.engine.cuda import BATCHES, SIZES, CudaRunner, ahead, bucket, padded, shape_of
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.engine.session import Sampling, Session, collate, open_graph
 from tests.support.bundles import BUNDLE
 

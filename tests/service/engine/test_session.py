@@ -11,7 +11,7 @@ import pytest
 
 from service.engine.constraints import Rules
 from service.engine.contract import CONTRACT_VERSION, BundleError, Manifest
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.engine.session import ModelError, Row, Sampling, Session, Slate, check_slate
 from tests.support.bundles import BUNDLE
 

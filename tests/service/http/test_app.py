@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.http.parsing import request_of
 from service.http.schemas import EXAMPLE, RerankRequest, RerankResponse
 from tests.support.bodies import body, problem_of, slate_ids

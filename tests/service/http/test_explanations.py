@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.engine.constraints import Rules
-from service.engine.features.featuriser import Request
+from service.engine.features.candidates import Request
 from service.engine.session import Row
 from service.http.responses import alternatives
 from service.http.schemas import RerankResponse

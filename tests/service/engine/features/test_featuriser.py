@@ -6,13 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.features.featuriser import (
-    FeatureError,
-    Featuriser,
-    ItemTable,
-    Request,
-    encode_number,
-)
+from service.engine.features.candidates import Request
+from service.engine.features.encoding import FeatureError, encode_number
+from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.schema import Schema, SchemaError
 
 SCHEMA = {

@@ -1,0 +1,99 @@
+"""Columns that compare a user's history with each candidate, by kernels over item features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from service.engine.contract import Floats, Integers
+from service.engine.features.encoding import z_score
+from service.engine.features.schema import History
+
+TOGETHER = 10  # columns of the history beyond those per kernel
+RIDGE = 8.0  # of the kernel ridge regression, in units of one answer's similarity to itself
+NEAREST = 10  # answers to similar items that are looked at closer
+
+
+def history_width(history: History) -> int:
+    """Return the number of columns that `HistoryKernels.fill` writes."""
+    # Per kernel: sum, mean and the list-relative mean; then what all kernels say together.
+    return 3 * len(history.kernels) + TOGETHER if history.kernels else 0
+
+
+class HistoryKernels:
+    """Writes the history columns of a candidate list; I items.
+
+    tables: per kernel, unit vectors float32 [I + 1, width] whose inner products are the kernel;
+    rate: float32 [I + 1], the expected label of each item; first_column: of the history columns.
+    """
+
+    def __init__(
+        self, limit: int, tables: Sequence[Floats], rate: Floats, first_column: int
+    ) -> None:
+        self.tables = tables
+        self._limit, self._rate, self._first_column = limit, rate, first_column
+
+    def recent(
+        self, history: Sequence[tuple[str, float]], row: Mapping[str, int]
+    ) -> list[tuple[int, float]]:
+        """Table row and label of the recent answers that kernels can use."""
+        if not (history and self.tables):
+            return []
+        return [(row[item], label) for item, label in history[-self._limit :] if item in row]
+
+    def fill(
+        self,
+        known: Sequence[tuple[int, float]],
+        numbers: Floats,
+        index: Integers,
+        kernels: list[Floats],
+    ) -> None:
+        """Kernel regression of this user's surprises onto each candidate, per item feature."""
+        rows = np.array([row for row, _ in known], np.int64)
+        labels = np.array([label for _, label in known], np.float32)
+        surprise = labels - self._rate[rows]
+        column = self._first_column
+        judged = []  # what each candidate is also told in comparison with the list's others
+        to_history = np.zeros((len(index), len(rows)), np.float32)
+        among_history = np.zeros((len(rows), len(rows)), np.float32)
+        for candidates, table in zip(kernels, self.tables, strict=True):
+            own = table[rows]
+            similarity = candidates @ own.T  # [N, H]
+            to_history += similarity / len(kernels)
+            among_history += (own @ own.T) / len(kernels)
+            total = similarity @ surprise
+            numbers[:, column] = total / math.sqrt(len(rows))
+            judged.append(total / (np.abs(similarity).sum(axis=1) + 1.0))
+            column += 3
+        # What the user's answers say together: a ridge regression in the kernels' mean, ...
+        among_history[np.diag_indices(len(rows))] += RIDGE
+        ridge = to_history @ np.linalg.solve(among_history, surprise)
+        # ... and the nearest of them.
+        nearest = np.argpartition(-to_history, min(NEAREST, len(rows)) - 1, axis=1)[:, :NEAREST]
+        near = np.take_along_axis(to_history, nearest, axis=1)
+        echo = (near * surprise[nearest]).sum(axis=1)
+        liked = labels > 0.5
+        judged += [ridge, echo]
+        standard = z_score(np.array(judged, np.float32))
+        for kernel in range(len(kernels)):
+            numbers[:, self._first_column + 3 * kernel + 1] = judged[kernel]
+            numbers[:, self._first_column + 3 * kernel + 2] = standard[kernel]
+        for values in (
+            ridge,
+            standard[-2],
+            near.mean(axis=1),
+            echo,
+            standard[-1],
+            to_history[:, liked].max(axis=1, initial=0.0),
+            to_history[:, ~liked].max(axis=1, initial=0.0),
+        ):
+            numbers[:, column] = values
+            column += 1
+        answered = dict(known)  # the most recent answer to an item counts
+        for position, row in enumerate(index.tolist()):
+            if row in answered:
+                numbers[position, column] = answered[row]
+                numbers[position, column + 1] = 1.0 - answered[row]
+        numbers[:, column + 2] = math.log1p(len(rows)) / 4.0
