@@ -106,7 +106,7 @@ class World:
     out: Path | None = None
     """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
     cache: Path | None = None
-    """Directory of finished cells. Default: build/NAME, with --smoke build/smoke/NAME, where NAME is
+    """Directory of finished cells. Default: build/NAME, --smoke: build/smoke/NAME, where NAME is
     world or world_law."""
     seeds: int = 5
     """Number of seeds."""

@@ -24,9 +24,9 @@ from model.learning.policy import Batch, Policy
 from model.network.evaluator import Evaluator, discount
 from model.network.reasoning import sampler
 from model.study.commands import EvaluatorReport
-from model.study.grid import second_evaluator, utilities
 from model.study.plots import drawing
 from model.study.report import shown
+from model.study.slates import second_evaluator, utilities
 
 Array = np.ndarray[Any, Any]
 BINS = 10

@@ -1,8 +1,8 @@
-"""What the report trains and ranks: studies of cells, each cell cached in one file.
+"""Cells of the quality report: each model of a study trained, ranked and cached in one file.
 
-A study is a data set in one split and track with one seed; its cells share the data set in memory
-and the evaluator, and run one after another in a process of their own. Test labels are read once
-per finished model, to be counted, never to choose anything.
+The cells of a study share the data set in memory and the evaluator, and run one after another in a
+process of their own. Test labels are read once per finished model, to be counted, never to choose
+anything.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,129 +25,24 @@ from model.data.metrics import slate_metrics
 from model.learning import checkpoint
 from model.learning.checkpoint import Trained
 from model.learning.machine import in_processes
-from model.learning.policy import Batch, Policy
-from model.learning.train import Run, train
+from model.learning.train import train
 from model.network.config import Config, from_dict
-from model.network.evaluator import Evaluator
-from model.network.reasoning import sampler
 from model.study import baselines, first_stage, neural_baselines
+from model.study.slates import neural_slates, pass_at_m, second_evaluator, seconds, utilities
+from model.study.variants import (
+    BASELINES,
+    CONTROLS,
+    HOST,
+    IDEAS,
+    NEURAL,
+    SLATES,
+    Overrides,
+    Study,
+    overridden,
+)
 
 Array = np.ndarray[Any, Any]
-Overrides = Mapping[str, Mapping[str, Any]]
-
-# What distinguishes each trained model from the configuration, per section.
-HOST: Overrides = {"reasoning": {"budget": 0}}
-NEURAL: dict[str, Overrides] = {
-    "transformer host": HOST,
-    "transformer EGLR S=1": {"reasoning": {"budget": 1}},
-    "transformer EGLR": {},
-    "gru host": {"network": {"host": "gru"}, **HOST},
-    "gru EGLR": {"network": {"host": "gru"}},
-}
-CONTROLS: dict[str, Overrides] = {
-    "always on": {"reasoning": {"gate": "always"}},
-    "random gate": {"reasoning": {"gate": "random"}},
-    "middle gate": {"reasoning": {"gate": "middle"}},
-    "reason first": {"reasoning": {"gate": "first"}},
-    "zero token": {"reasoning": {"token": "zero"}},
-    "learned token": {"reasoning": {"token": "learned"}},
-    "stop gradient": {"reasoning": {"stop_gradient": True}},
-    "reason temperature 1": {"reasoning": {"reason_temperature": 1.0}},
-    "recommend temperature 1": {"reasoning": {"recommend_temperature": 1.0}},
-    "normalised entropy": {"reasoning": {"gate": "normalised"}},
-    "threshold 30 %": {"reasoning": {"entropy_quantile": 0.3}},
-    "threshold 70 %": {"reasoning": {"entropy_quantile": 0.7}},
-    "threshold 90 %": {"reasoning": {"entropy_quantile": 0.9}},
-}
-# What was tried to make reasoning worth more; reported beside the controls, whatever came of it.
-IDEAS: dict[str, Overrides] = {
-    "six steps": {"reasoning": {"budget": 6}},
-    "token replaces the state": {"reasoning": {"update": "replace"}},
-    "deep supervision": {"reasoning": {"deep_supervision": 0.5}},
-    "random budgets": {"reasoning": {"random_budget": True}},
-    "imitation of the best": {"grpo": {"imitate": 1.0}},
-    "GRPO beside full supervision": {"grpo": {"supervised": 1.0}},
-    "no encoder block": {"network": {"encoder_blocks": 0}},
-    "no encoder block, plain host": {"network": {"encoder_blocks": 0}, **HOST},
-    "gate only to rank": {"reasoning": {"training_gate": "always"}},
-    "pointer host": {"network": {"host": "pointer"}, **HOST},
-    "pointer EGLR": {"network": {"host": "pointer"}},
-    # Of interest for its cost: an attention of one head folds into its memory
-    # (export/graph/lower.py).
-    "one head": {"network": {"heads": 1}},
-    "one head, stop gradient": {"network": {"heads": 1}, "reasoning": {"stop_gradient": True}},
-}
-BASELINES = ("random order", "shown order", "item like rate", "item logit", "LambdaMART",
-             "list-wise MLP", "PRM", "NAR4Rec", "Seq2Slate", "Seq2Slate REINFORCE")  # fmt: skip
-FEW = ("random order", "shown order", "item like rate", "LambdaMART")
-SLATES = (1, 2, 4, 8, 16)  # M of best-of-M
 STUDY = "study.json"  # what the cells beside it are of
-
-
-@dataclass(frozen=True)
-class Study:
-    """One data set, split, track and seed, and the cells to fill for it."""
-
-    dataset: str
-    split: str
-    track: str  # "stand-alone" or "first stage"
-    seed: int
-    data: Path
-    models: tuple[str, ...]
-
-    def directory(self, cache: Path) -> Path:
-        """Where its cells lie."""
-        return cache / self.dataset / self.split / self.track.replace(" ", "-") / f"seed{self.seed}"
-
-    @property
-    def label(self) -> dict[str, str]:
-        """What it is called in the report's JSON."""
-        return {"dataset": self.dataset, "split": self.split, "track": self.track}
-
-
-def studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
-    """All of them, the main comparison first; `seeds` on the warm split, three elsewhere."""
-    most, some = seeds, min(seeds, 3)
-    everything = (*BASELINES, *NEURAL, "second evaluator")
-    essence = (*FEW, "transformer host", "transformer EGLR", "gru host", "gru EGLR")
-    plan = [
-        *((seed, "warm", "stand-alone", everything) for seed in range(most)),
-        *((seed, "warm", "first stage", everything) for seed in range(most)),
-        *((seed, "cold", "stand-alone", everything) for seed in range(some)),
-        *((seed, "cold", "first stage", everything) for seed in range(some)),
-        *((s, "warm", "stand-alone", ("best of M", *CONTROLS, *IDEAS)) for s in range(some)),
-        *((s, "metarank", "stand-alone", essence) for s in range(some)),
-    ]
-    found = []
-    for seed, split, track, models in plan:
-        data = ranklens / (split if track == "stand-alone" else f"{split}-first-stage")
-        found.append(Study("ranklens", split, track, seed, data, models))
-    if movielens.exists():
-        for seed in range(some):
-            models = (*BASELINES, *NEURAL)
-            found.append(Study("movielens", "all", "first stage", seed, movielens, models))
-    return found
-
-
-def smoke(found: list[Study]) -> list[Study]:
-    """One study with a model of each kind: what a test can wait for."""
-    models = ("random order", "LambdaMART", "transformer host", "transformer EGLR", "gru EGLR",
-              "zero token", "best of M", "second evaluator")  # fmt: skip
-    return [dataclasses.replace(found[0], models=models)]
-
-
-def overridden(config: Config, overrides: Overrides) -> Config:
-    """The configuration with some fields of its sections replaced.
-
-    Another network is the generator's only: all cells of a study share one evaluator.
-    """
-    sections = {
-        name: dataclasses.replace(getattr(config, name), **fields)
-        for name, fields in overrides.items()
-    }
-    if "network" in overrides:
-        sections["evaluator_network"] = config.evaluator_network or config.network
-    return dataclasses.replace(config, **sections)
 
 
 def fill(config: Config, found: list[Study], cache: Path) -> None:
@@ -321,97 +215,6 @@ class Room:
             for name, column in rows.items():
                 found.setdefault(name, []).append(column)
         return {name: np.array(values) for name, values in found.items()}
-
-
-def second_evaluator(config: Config, dataset: Dataset, directory: Path) -> Evaluator:
-    """Train, or finish training, an evaluator for reporting only: no model is rewarded by it.
-
-    Another architecture (a GRU along the slate in place of attention, after the evaluator of GRN,
-    arXiv 2104.00860) and another seed, on the same lists.
-    """
-    network = config.evaluator_network or config.network
-    own = dataclasses.replace(
-        config,
-        seed=config.seed + 1_000,
-        evaluator_network=dataclasses.replace(network, encoder_blocks=0, recurrent=True),
-    )
-    run = Run(own, dataset, directory, None)
-    run.run(last="warm_start")
-    return run.evaluator.eval()
-
-
-@torch.no_grad()
-def pass_at_m(
-    trained: Trained, judge: Trained, lists: Lists, budget: int, slates: int, batch: int = 128
-) -> Array:
-    """The best by the judge's evaluator of `slates` sampled slates per list: int64 [R, K].
-
-    One slate is the greedy one: what the service answers without sampling.
-    """
-    policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
-    if slates == 1:
-        return torch.cat([d.slate for d in policy.rank(lists, budget, batch)]).numpy()
-    pick = sampler(trained.config.reasoning.recommend_temperature)
-    found = []
-    for start in range(0, len(lists), batch):
-        b = Batch(lists, slice(start, start + batch))
-        encoded = trained.generator.encode(b.numbers, b.tokens, b.mask)
-        drawn = policy.decode(encoded, pick, budget, slates).slate
-        embedded = judge.evaluator.embed(b.numbers, b.tokens).repeat_interleave(slates, 0)
-        utility = judge.evaluator.utility(embedded, drawn).view(-1, slates)
-        best = utility.argmax(dim=1)
-        found.append(drawn.view(len(best), slates, -1)[torch.arange(len(best)), best])
-    return torch.cat(found).numpy()
-
-
-def seconds(trained: Trained, judge: Trained, lists: Lists, budget: int, slates: int) -> Array:
-    """Time of each of the first 64 lists asked alone, float [64]; 8 more warm up."""
-    found = []
-    for row in range(min(len(lists), 72)):
-        began = time.perf_counter()
-        pass_at_m(trained, judge, lists.take([row]), budget, slates)
-        found.append(time.perf_counter() - began)
-    return np.array(found[8:])
-
-
-@torch.no_grad()
-def utilities(evaluator: Evaluator, lists: Lists, slate: Array) -> Array:
-    """The evaluator's utility [R] of slates int64 [R, K] of these lists."""
-    found = []
-    for start in range(0, len(lists), 256):
-        piece = slice(start, start + 256)
-        b = Batch(lists, piece)
-        embedded = evaluator.embed(b.numbers, b.tokens)
-        found.append(evaluator.utility(embedded, torch.from_numpy(slate[piece].astype(np.int64))))
-    return torch.cat(found).numpy()
-
-
-def neural_slates(
-    trained: Trained, test: Lists, keep_entropies: bool = False
-) -> tuple[Array, dict[str, Array]]:
-    """Greedy slates of a finished run, its steps [R] and entropies by position [K] (nats).
-
-    `keep_entropies` adds those before reasoning of every list, [R, K].
-    """
-    policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
-    torch.manual_seed(trained.config.seed)  # the random gate tosses coins
-    decoded = policy.rank(test, trained.config.reasoning.budget)
-    gather = {
-        name: torch.cat([getattr(d, name) for d in decoded]).numpy()
-        for name in ("slate", "steps", "entropy_before", "entropy_after")
-    }
-    more = {"entropies_before": gather["entropy_before"]} if keep_entropies else {}
-    return gather["slate"], more | {
-        "reasoning_steps": gather["steps"].sum(axis=1).astype(np.float64),
-        "steps_by_position": gather["steps"].mean(axis=0),
-        "entropy_before": gather["entropy_before"].mean(axis=0),
-        "entropy_after": gather["entropy_after"].mean(axis=0),
-        "threshold": np.array(trained.threshold),
-        "validation": np.array(trained.info["validation"]["final"]["ndcg@10"]),
-        # Whether an epoch of GRPO validated better than the start, or the start was kept.
-        "grpo_kept": np.array(float("grpo" in trained.info["validation"])),
-        "train_seconds": np.array(trained.info["seconds"]),
-    }
 
 
 def save(path: Path, arrays: dict[str, Array]) -> None:

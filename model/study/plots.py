@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.study.grid import NEURAL
+from model.study.variants import NEURAL
 
 
 def plot_entropy(

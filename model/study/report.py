@@ -7,46 +7,28 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import ttest_1samp
 
-from model.data.metrics import interval
 from model.network.config import Config
 from model.study import grid
 from model.study.carry import carried
 from model.study.commands import Report, cache_directory, report_directory
-from model.study.grid import BASELINES, CONTROLS, IDEAS, NEURAL, SLATES, Study
 from model.study.plots import plot_curves, plot_entropy
-
-Array = np.ndarray[Any, Any]
-METRICS = ("ndcg@5", "ndcg@10", "map@10")
-FIGURES = (*METRICS, "utility", "reasoning_steps", "validation", "grpo_kept")
-MAIN = [(d, s, t) for d, s, t in (
-    ("ranklens", "warm", "stand-alone"), ("ranklens", "warm", "first stage"),
-    ("ranklens", "cold", "stand-alone"), ("ranklens", "cold", "first stage"),
-    ("ranklens", "metarank", "stand-alone"), ("movielens", "all", "first stage"),
-)]  # fmt: skip
-PAIRS = [
-    *((f"{host} EGLR", f"{host} host") for host in ("transformer", "gru")),
-    ("pointer EGLR", "pointer host"),
-    ("transformer EGLR S=1", "transformer host"),
-    *((f"{host} {kind}", "LambdaMART") for host in ("transformer", "gru")
-      for kind in ("EGLR", "host")),
-    ("transformer EGLR", "shown order"),
-    ("transformer EGLR", "item like rate"),
-]  # fmt: skip
-OWN = ("transformer host", "transformer EGLR")  # what controls and ideas are compared with
-TABLES = {
-    "main": (*BASELINES, *NEURAL),
-    "Controls": (*OWN, *CONTROLS),
-    "Ideas": (*OWN, *IDEAS),
-}
-Key = tuple[str, str, str]
-Cells = dict[str, list[dict[str, Array]]]  # model -> a cell per seed
+from model.study.summary import (
+    MAIN,
+    METRICS,
+    OWN,
+    PAIRS,
+    TABLES,
+    Key,
+    collect,
+    equal_latency,
+    summarise,
+)
+from model.study.variants import CONTROLS, IDEAS, plan_studies, smoke_studies
 
 
 def report(command: Report) -> None:
@@ -54,9 +36,9 @@ def report(command: Report) -> None:
     out = report_directory(command.out, command.smoke)
     cache = cache_directory(command.cache, command.smoke, "report")
     config = Config.load(command.config)
-    studies = grid.studies(command.data, command.movielens, command.seeds)
+    studies = plan_studies(command.data, command.movielens, command.seeds)
     if command.smoke:
-        config, studies = config.smoke(), grid.smoke(studies)
+        config, studies = config.smoke(), smoke_studies(studies)
     if not command.no_training:
         grid.fill(config, studies, cache)
     for study in studies:
@@ -74,136 +56,6 @@ def report(command: Report) -> None:
     plot_entropy(summary["positions"], MAIN, out / "entropy.png")
     plot_curves(summary["curves"], out / "best_of_m.png")
     (out / "quality.md").write_text(render(summary, config), encoding="utf-8")
-
-
-def collect(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:
-    """The finished cells, by study and model, seeds in order."""
-    found: dict[Key, Cells] = {}
-    for study in studies:
-        for model in study.models:
-            path = study.directory(cache) / f"{model}.npz"
-            if path.exists():
-                cells = found.setdefault((study.dataset, study.split, study.track), {})
-                cells.setdefault(model, []).append({"seed": study.seed, **grid.load(path)})
-    return found
-
-
-def summarise(found: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
-    """Rows per seed, tables of means, paired comparisons, best-of-M curves, entropies."""
-    rows: list[dict[str, Any]] = []
-    comparisons: list[dict[str, Any]] = []
-    curves: list[dict[str, Any]] = []
-    positions: list[dict[str, Any]] = []
-    tables: list[dict[str, Any]] = []
-    for key, cells in found.items():
-        label = dict(zip(("dataset", "split", "track"), key, strict=True))
-        for model, seeds in cells.items():
-            if model == "best of M":
-                curves += best_of_m(label, seeds)
-            if model in ("best of M", "second evaluator"):
-                continue
-            for cell in seeds:
-                for metric in (m for m in FIGURES if m in cell):
-                    value = round(float(cell[metric].mean()), 6)
-                    rows.append(
-                        {**label, "model": model, "seed": int(cell["seed"]),
-                         "metric": metric, "value": value}
-                    )  # fmt: skip
-            if model in NEURAL:
-                positions.append({**label, "model": model, **by_position(seeds)})
-        tables += [
-            {**label, "title": title, "model": model, **entry}
-            for title, models in TABLES.items()
-            if cells.keys() & (set(models) - (set(OWN) if title != "main" else set()))
-            for model, entry in table(cells, models).items()
-        ]
-        variants = [(name, other) for name in (*CONTROLS, *IDEAS) for other in OWN]
-        for model, against in (*PAIRS, *variants):
-            if model in cells and against in cells:
-                comparisons += compared(label, cells, model, against)
-    return {"rows": rows, "comparisons": comparisons, "curves": curves, "positions": positions,
-            "tables": tables}  # fmt: skip
-
-
-def table(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A table's rows: means with intervals over the seeds that all of its models have.
-
-    Every seed has its own evaluator and its own luck: means over different seeds do not compare.
-    """
-    own = {model: {int(c["seed"]): c for c in cells[model]} for model in models if model in cells}
-    shared = sorted(set.intersection(*map(set, own.values())))
-    if not shared:
-        return {}
-    second = {int(c["seed"]): c for c in cells.get("second evaluator", ())}
-    found = {}
-    for model, by_seed in own.items():
-        seeds = [by_seed[seed] for seed in shared]
-        entry: dict[str, Any] = {
-            m: [round(v, 6) for v in interval(np.array([np.atleast_1d(c[m]) for c in seeds]))]
-            for m in FIGURES
-            if all(m in c for c in seeds)
-        }
-        entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"])}
-        entry["seconds"] = round(float(np.mean([c["train_seconds"] for c in seeds])), 1)
-        if all(model in second.get(seed, ()) for seed in shared):
-            mean = float(np.mean([second[s][model].mean() for s in shared]))
-            entry["second utility"] = round(mean, 6)
-        found[model] = entry
-    return found
-
-
-def by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]:
-    """Means over seeds, per position: entropy before and after reasoning (nats), steps."""
-    return {
-        name: [round(float(v), 6) for v in np.mean([c[name] for c in seeds], axis=0)]
-        for name in ("entropy_before", "entropy_after", "steps_by_position")
-    }
-
-
-def compared(label: dict[str, str], cells: Cells, model: str, against: str) -> list[dict[str, Any]]:
-    """Paired differences on the seeds that both have, per metric."""
-    other = {int(c["seed"]): c for c in cells[against]}
-    pairs = [(c, other[int(c["seed"])]) for c in cells[model] if int(c["seed"]) in other]
-    found = []
-    for metric in METRICS if pairs else ():
-        difference = np.array([mine[metric] - theirs[metric] for mine, theirs in pairs])
-        mean, low, high = (round(v, 6) for v in interval(difference))
-        of_lists = difference.mean(axis=0)
-        constant = np.ptp(of_lists) < 1e-9  # nothing for a t-test to divide by
-        p = float(mean == 0) if constant else float(ttest_1samp(of_lists, 0.0).pvalue)
-        found.append(
-            {**label, "model": model, "against": against, "metric": metric,
-             "mean_difference": mean, "low": low, "high": high, "p": round(p, 6),
-             "seeds": [round(float(d), 6) for d in difference.mean(axis=1)]}
-        )  # fmt: skip
-    return found
-
-
-def best_of_m(label: dict[str, str], seeds: list[dict[str, Array]]) -> list[dict[str, Any]]:
-    """One point per budget and M: means over seeds and lists, and the median time of a request."""
-    found = []
-    for budget in range(len(seeds[0]["seconds"])):
-        for index, slates in enumerate(SLATES):
-            means = {
-                metric: interval(np.array([c[metric][budget, index] for c in seeds]))
-                for metric in ("ndcg@10", "utility")
-            }
-            seconds = np.median([c["seconds"][budget, index] for c in seeds])
-            found.append(
-                {**label, "budget": budget, "slates": slates, "ms": round(1e3 * float(seconds), 3),
-                 **{metric: [round(v, 6) for v in values] for metric, values in means.items()}}
-            )  # fmt: skip
-    return found
-
-
-def equal_latency(curves: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """EGLR's one slate, and the most slates of the host that take no longer (one at least)."""
-    budget = max((point["budget"] for point in curves), default=0)
-    eglr = next((p for p in curves if (p["budget"], p["slates"]) == (budget, 1)), None)
-    if eglr is None:
-        return None
-    host = [p for p in curves if p["budget"] == 0 and (p["slates"] == 1 or p["ms"] <= eglr["ms"])]
-    return eglr, host[-1]
 
 
 TITLES = {"ranklens": "RankLens", "movielens": "MovieLens-1M (semi-synthetic)"}

@@ -19,7 +19,7 @@ from model.data.errors import DataError
 from model.data.histories import history_of
 from model.data.lists import Arrays, Lists
 from model.learning.policy import Batch
-from model.study.scale import write_log
+from model.study.random_log import write_log
 
 ROOT = Path(__file__).parents[3]
 ITEMS = 1000

@@ -8,7 +8,7 @@ import pytest
 
 from model.learning.checkpoint import CheckpointError, build
 from model.network.config import Config
-from model.study import grid
+from model.study import grid, variants
 
 
 def lists(digest):
@@ -46,12 +46,12 @@ def test_cells_of_before_a_field_was_added_are_of_the_same_configuration(tmp_pat
         grid.check(tmp_path, Config(seed=4))
 
 
-@pytest.mark.parametrize("model", [*grid.NEURAL, *grid.CONTROLS, *grid.IDEAS])
+@pytest.mark.parametrize("model", [*variants.NEURAL, *variants.CONTROLS, *variants.IDEAS])
 def test_every_model_of_a_study_can_take_over_the_evaluator_of_its_first(model):
     of_any_list = SimpleNamespace(numbers_width=7, vocabulary_size=11)
-    overrides = grid.NEURAL | grid.CONTROLS | grid.IDEAS
+    overrides = variants.NEURAL | variants.CONTROLS | variants.IDEAS
     first, own = (
-        build(grid.overridden(Config(), overrides[name]), of_any_list, positions=24)[1]
-        for name in (next(iter(grid.NEURAL)), model)
+        build(variants.overridden(Config(), overrides[name]), of_any_list, positions=24)[1]
+        for name in (next(iter(variants.NEURAL)), model)
     )
     own.load_state_dict(first.state_dict())

@@ -11,9 +11,11 @@ import pytest
 
 from model.network.config import Config
 from model.study.commands import Report
-from model.study.grid import CONTROLS, IDEAS, NEURAL, SLATES, Study, save
+from model.study.grid import save
 from model.study.plots import plot_entropy
-from model.study.report import MAIN, collect, equal_latency, render, report, summarise
+from model.study.report import render, report
+from model.study.summary import MAIN, collect, equal_latency, summarise
+from model.study.variants import CONTROLS, IDEAS, NEURAL, SLATES, Study
 
 ROOT = Path(__file__).parents[3]
 MODELS = ("LambdaMART", *NEURAL, *CONTROLS, *IDEAS, "best of M")

@@ -13,7 +13,7 @@ from model.data.dataset import Dataset
 from model.learning import checkpoint
 from model.learning.policy import Policy
 from model.study.world import TOPICS, Law, truth
-from model.study.world_report import gaps
+from model.study.world_cells import gaps
 
 ROOT = Path(__file__).parents[3]
 

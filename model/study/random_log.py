@@ -1,0 +1,90 @@
+"""Write a canonical data set with random lists, as large as wanted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+CANDIDATES = 25
+LISTS_PER_USER = 10
+ITEMS = 20_000
+GENRES = 24
+TAGS = 32  # numbers of an item's tag vector
+VALID = 256  # lists: enough for a threshold
+SCHEMA = f"""
+name: scale
+history: {{limit: 128, kernels: [genres, tags], rate: like_rate}}
+features:
+  - {{name: like_rate, of: item, kind: statistic, relative: true}}
+  - {{name: length, of: item, kind: number, transform: log, relative: true}}
+  - {{name: genres, of: item, kind: categories, width: 3}}
+  - {{name: tags, of: item, kind: vector, width: {TAGS}}}
+  - {{name: price, of: candidate, kind: number, relative: true}}
+  - {{name: hour, of: context, kind: category}}
+"""
+
+
+def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> None:
+    """Write a canonical data set of `rows` rows over `count` items.
+
+    Everyone's first list comes first, then everyone's second, ...: the lists of a user lie far
+    apart in the file, which is the hard case. The last of each
+    user's lists is test; VALID lists are valid, the rest train.
+    """
+    draw = np.random.default_rng(seed)
+    directory.mkdir(parents=True)
+    (directory / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
+    genres = draw.integers(GENRES, size=(count, 2)).astype(str)
+    items = pl.DataFrame(
+        {
+            "item_id": [f"i{i:05d}" for i in range(count)],
+            "like_rate": draw.normal(-1.0, 0.5, count),
+            "length": draw.lognormal(3.0, 1.0, count),
+            "genres": genres.tolist(),
+            "tags": draw.standard_normal((count, TAGS)).astype(np.float32).tolist(),
+        }
+    )
+    items.write_parquet(directory / "items.parquet")
+    lists = rows // CANDIDATES
+    users = max(1, lists // LISTS_PER_USER)
+    pl.DataFrame({"user_id": [f"u{i:07d}" for i in range(users)]}).write_parquet(
+        directory / "users.parquet"
+    )
+    parts = directory / "parts"
+    parts.mkdir()
+    piece = (1 << 18) // CANDIDATES
+    for start in range(0, lists, piece):
+        number = np.arange(start, min(lists, start + piece))
+        shape = len(number), CANDIDATES
+        # Distinct items without a permutation of them all, for the last is less than `count` away.
+        step = draw.choice([1, 3, 7, 9, 11, 13, 17, 19, 21, 23], (len(number), 1))
+        shown = (draw.integers(count, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % count
+        turn = number // users
+        split = np.where(turn == LISTS_PER_USER - 1, "test", "train")
+        split = np.where((turn == 0) & (number < VALID), "valid", split)
+        per_row = {
+            "request_id": pl.Series(number).cast(pl.String),
+            "user_id": "u" + pl.Series(number % users).cast(pl.String).str.zfill(7),
+            "timestamp": number * 1000,
+            "split": split,
+            "hour": pl.Series(draw.integers(24, size=len(number))).cast(pl.String),
+        }
+        frame = pl.DataFrame(per_row).select(pl.all().repeat_by(CANDIDATES).explode())
+        frame = frame.with_columns(
+            position=pl.Series(np.tile(np.arange(CANDIDATES, dtype=np.int32), len(number))),
+            item_id="i" + pl.Series(shown.ravel()).cast(pl.String).str.zfill(5),
+            label=pl.Series((draw.random(shape) < 0.2).ravel().astype(np.float32)),
+            like_rate=pl.Series(draw.normal(-1.0, 0.5, shape).ravel()),
+            price=pl.Series(draw.lognormal(2.0, 1.0, shape).ravel()),
+        )
+        order = ["request_id", "user_id", "timestamp", "position", "item_id", "label", "split"]
+        frame.select(*order, "like_rate", "price", "hour").write_parquet(
+            parts / f"{start:012d}.parquet"
+        )
+    pl.scan_parquet(parts / "*.parquet").sink_parquet(
+        directory / "impressions.parquet", row_group_size=1 << 18
+    )
+    shutil.rmtree(parts)

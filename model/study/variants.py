@@ -1,0 +1,129 @@
+"""The models, data sets and seeds of the quality report.
+
+A study is a data set in one split and track with one seed; its cells are models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.network.config import Config
+
+Overrides = Mapping[str, Mapping[str, Any]]
+
+# What distinguishes each trained model from the configuration, per section.
+HOST: Overrides = {"reasoning": {"budget": 0}}
+NEURAL: dict[str, Overrides] = {
+    "transformer host": HOST,
+    "transformer EGLR S=1": {"reasoning": {"budget": 1}},
+    "transformer EGLR": {},
+    "gru host": {"network": {"host": "gru"}, **HOST},
+    "gru EGLR": {"network": {"host": "gru"}},
+}
+CONTROLS: dict[str, Overrides] = {
+    "always on": {"reasoning": {"gate": "always"}},
+    "random gate": {"reasoning": {"gate": "random"}},
+    "middle gate": {"reasoning": {"gate": "middle"}},
+    "reason first": {"reasoning": {"gate": "first"}},
+    "zero token": {"reasoning": {"token": "zero"}},
+    "learned token": {"reasoning": {"token": "learned"}},
+    "stop gradient": {"reasoning": {"stop_gradient": True}},
+    "reason temperature 1": {"reasoning": {"reason_temperature": 1.0}},
+    "recommend temperature 1": {"reasoning": {"recommend_temperature": 1.0}},
+    "normalised entropy": {"reasoning": {"gate": "normalised"}},
+    "threshold 30 %": {"reasoning": {"entropy_quantile": 0.3}},
+    "threshold 70 %": {"reasoning": {"entropy_quantile": 0.7}},
+    "threshold 90 %": {"reasoning": {"entropy_quantile": 0.9}},
+}
+# What was tried to make reasoning worth more; reported beside the controls, whatever came of it.
+IDEAS: dict[str, Overrides] = {
+    "six steps": {"reasoning": {"budget": 6}},
+    "token replaces the state": {"reasoning": {"update": "replace"}},
+    "deep supervision": {"reasoning": {"deep_supervision": 0.5}},
+    "random budgets": {"reasoning": {"random_budget": True}},
+    "imitation of the best": {"grpo": {"imitate": 1.0}},
+    "GRPO beside full supervision": {"grpo": {"supervised": 1.0}},
+    "no encoder block": {"network": {"encoder_blocks": 0}},
+    "no encoder block, plain host": {"network": {"encoder_blocks": 0}, **HOST},
+    "gate only to rank": {"reasoning": {"training_gate": "always"}},
+    "pointer host": {"network": {"host": "pointer"}, **HOST},
+    "pointer EGLR": {"network": {"host": "pointer"}},
+    # Of interest for its cost: an attention of one head folds into its memory
+    # (export/graph/lower.py).
+    "one head": {"network": {"heads": 1}},
+    "one head, stop gradient": {"network": {"heads": 1}, "reasoning": {"stop_gradient": True}},
+}
+BASELINES = ("random order", "shown order", "item like rate", "item logit", "LambdaMART",
+             "list-wise MLP", "PRM", "NAR4Rec", "Seq2Slate", "Seq2Slate REINFORCE")  # fmt: skip
+FEW = ("random order", "shown order", "item like rate", "LambdaMART")
+SLATES = (1, 2, 4, 8, 16)  # M of best-of-M
+
+
+@dataclass(frozen=True)
+class Study:
+    """One data set, split, track and seed, and the cells to fill for it."""
+
+    dataset: str
+    split: str
+    track: str  # "stand-alone" or "first stage"
+    seed: int
+    data: Path
+    models: tuple[str, ...]
+
+    def directory(self, cache: Path) -> Path:
+        """Where its cells lie."""
+        return cache / self.dataset / self.split / self.track.replace(" ", "-") / f"seed{self.seed}"
+
+    @property
+    def label(self) -> dict[str, str]:
+        """What it is called in the report's JSON."""
+        return {"dataset": self.dataset, "split": self.split, "track": self.track}
+
+
+def plan_studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
+    """All of them, the main comparison first; `seeds` on the warm split, three elsewhere."""
+    most, some = seeds, min(seeds, 3)
+    everything = (*BASELINES, *NEURAL, "second evaluator")
+    essence = (*FEW, "transformer host", "transformer EGLR", "gru host", "gru EGLR")
+    plan = [
+        *((seed, "warm", "stand-alone", everything) for seed in range(most)),
+        *((seed, "warm", "first stage", everything) for seed in range(most)),
+        *((seed, "cold", "stand-alone", everything) for seed in range(some)),
+        *((seed, "cold", "first stage", everything) for seed in range(some)),
+        *((s, "warm", "stand-alone", ("best of M", *CONTROLS, *IDEAS)) for s in range(some)),
+        *((s, "metarank", "stand-alone", essence) for s in range(some)),
+    ]
+    found = []
+    for seed, split, track, models in plan:
+        data = ranklens / (split if track == "stand-alone" else f"{split}-first-stage")
+        found.append(Study("ranklens", split, track, seed, data, models))
+    if movielens.exists():
+        for seed in range(some):
+            models = (*BASELINES, *NEURAL)
+            found.append(Study("movielens", "all", "first stage", seed, movielens, models))
+    return found
+
+
+def smoke_studies(found: list[Study]) -> list[Study]:
+    """One study with a model of each kind: what a test can wait for."""
+    models = ("random order", "LambdaMART", "transformer host", "transformer EGLR", "gru EGLR",
+              "zero token", "best of M", "second evaluator")  # fmt: skip
+    return [dataclasses.replace(found[0], models=models)]
+
+
+def overridden(config: Config, overrides: Overrides) -> Config:
+    """The configuration with some fields of its sections replaced.
+
+    Another network is the generator's only: all cells of a study share one evaluator.
+    """
+    sections = {
+        name: dataclasses.replace(getattr(config, name), **fields)
+        for name, fields in overrides.items()
+    }
+    if "network" in overrides:
+        sections["evaluator_network"] = config.evaluator_network or config.network
+    return dataclasses.replace(config, **sections)
