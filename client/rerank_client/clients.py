@@ -14,8 +14,9 @@ from rerank_client.answers import Reranked
 from rerank_client.call import Answer, Asker, Call, Candidate, ListRequest, Lost, Send, Wishes
 
 TIMEOUT_MS = 1000.0  # the service's own default
-# Shorter than the 5 s after which uvicorn closes an idle connection, so that none is used then.
-LIMITS = httpx.Limits(keepalive_expiry=4.0)
+# The service closes an idle connection after 75 s and common load balancers after 60 s. A client
+# that closes first never sends a request on a connection that is being closed.
+LIMITS = httpx.Limits(keepalive_expiry=50.0)
 
 
 class Client:

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-import uvicorn
 
 from rerank_client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
 from rerank_client.clients import LIMITS
+from service.server import KEEP_ALIVE_S
 from tests.client.conftest import CUT, HANG, PATIENT_MS, RESET, TRICKLE, answer_to, reply, scripted
 from tests.support.servers import fresh
 
@@ -247,7 +247,7 @@ def test_an_answer_given_up_leaves_its_connection_to_the_next_call(connect, monk
 
 
 def test_connections_are_given_up_before_the_service_does(connect, monkeypatch, url):
-    assert LIMITS.keepalive_expiry < uvicorn.Config("app").timeout_keep_alive
+    assert LIMITS.keepalive_expiry < KEEP_ALIVE_S
     assert connect(url).rerank(CANDIDATES).degraded is None
     monkeypatch.setattr("rerank_client.clients.LIMITS", httpx.Limits(max_connections=0))
     assert connect(url, timeout_ms=50).rerank(CANDIDATES).degraded == "client: timeout"
