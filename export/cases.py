@@ -14,7 +14,7 @@ from model.learning.checkpoint import Trained
 from service.engine import constraints
 from service.engine.contract import BundleError
 from service.engine.features.candidates import Request
-from service.engine.session import Row, Sampling
+from service.engine.rows import Row, Sampling
 
 
 @dataclass(frozen=True)

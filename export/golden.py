@@ -11,7 +11,7 @@ from export.cases import Requests
 from export.verify import VerificationError, decode_torch, margin
 from model.learning.checkpoint import Trained
 from service.engine import constraints
-from service.engine.session import Row
+from service.engine.rows import Row
 
 # Golden requests must decode alike on any machine: no choice or gate of theirs is this close.
 GOLDEN_MARGIN = 1e-3

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from export.bench.measure import cores, timed
 from service.engine.constraints import Rules
 from service.engine.contract import Manifest
-from service.engine.session import Row, Session
+from service.engine.rows import Row
+from service.engine.session import Session
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 

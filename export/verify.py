@@ -13,8 +13,10 @@ from tqdm import tqdm
 from export.cases import Requests, cases, random_rows
 from model.learning.checkpoint import Trained
 from model.network.reasoning import Decoded, EntropyGate, Rules, decode, noisy
+from service.engine.collate import collate
 from service.engine.contract import EVALUATOR, GENERATOR, INPUTS, OUTPUTS, STATIC
-from service.engine.session import Row, Slate, collate, open_graph
+from service.engine.graph import open_graph
+from service.engine.rows import Row, Slate
 
 LOGPROB_TOLERANCE = 1e-4
 # Two choices closer than this are an exact tie for float32: either is right.

@@ -11,7 +11,7 @@ import litserve
 from fastapi import Depends, Request, Response
 
 from peers.work import Asked, Work, arguments
-from service.engine.session import Slate
+from service.engine.rows import Slate
 
 MOST = 32  # lists in a run
 WAIT_S = 0.0  # take what is queued: any wait is kept to the end, even where one list is all

@@ -12,7 +12,7 @@ from model.learning import checkpoint
 from model.network.reasoning import EntropyGate, decode, greedy
 from peers.fastapi_app import application, serve
 from peers.work import Asked, Work, arguments
-from service.engine.session import Slate
+from service.engine.rows import Slate
 
 CHECKPOINT = Path("build/checkpoints/ranklens")  # what `make train` writes
 

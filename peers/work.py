@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from service.engine.features.candidates import Request
-from service.engine.session import Row, Session, Slate
+from service.engine.rows import Row, Slate
+from service.engine.session import Session
 from service.http.parsing import request_of, validate
 from service.http.responses import slate_entries
 from service.http.schemas import RerankRequest

@@ -29,8 +29,10 @@ from model.data.dataset import Dataset
 from model.network.config import Config
 from model.network.generator import Generator
 from model.network.reasoning import EntropyGate, decode, greedy, reason_where
+from service.engine.collate import collate
 from service.engine.contract import OUTPUTS, STATIC, Manifest
-from service.engine.session import Session, collate, open_graph
+from service.engine.graph import open_graph
+from service.engine.session import Session
 
 NAMES = list(OUTPUTS)[:5]
 NUMBERS, TOKENS, VOCABULARY = 121, 21, 3000  # columns and tokens as RankLens has them

@@ -23,10 +23,13 @@ from export.bench.measure import cores, median, timed
 from export.cases import knobbed
 from export.tune import rows_of
 from export.verify import LOGPROB_TOLERANCE
+from service.engine.collate import collate
 from service.engine.contract import GENERATOR, OUTPUTS, STATIC
 from service.engine.cuda import CudaRunner, shape_of
 from service.engine.features.candidates import Request
-from service.engine.session import Row, Session, Slate, collate, open_graph
+from service.engine.graph import open_graph
+from service.engine.rows import Row, Slate
+from service.engine.session import Session
 
 BATCHES, SIZES = (1, 4, 16, 64), (24, 50, 100, 500)
 MOST_TIES = 0.01  # of the slates may differ

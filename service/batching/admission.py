@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from service.engine.session import Row
+from service.engine.rows import Row
 
 T = TypeVar("T")
 

@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from service.batching.admission import SHADOW_PRIORITY, Queue, Waiting
-from service.batching.budget import BudgetController, Pace, Timing
-from service.engine.session import Row, Session, Slate
+from service.batching.budget import BudgetController, Pace
+from service.engine.rows import Row, Slate, Timing
+from service.engine.session import Session
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
 from service.settings import Settings

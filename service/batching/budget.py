@@ -18,18 +18,10 @@ be saved. The forecast still refuses what would be late.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from service.engine.rows import Timing
 
 WEIGHT = 0.1  # of the newest run in the forecast's correction
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One measured run: its budget per position, its cells (slates x padded list size), seconds."""
-
-    budget: int
-    cells: int
-    seconds: float
 
 
 class BudgetController:

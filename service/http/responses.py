@@ -12,7 +12,7 @@ import orjson
 import ormsgpack
 from starlette.responses import Response
 
-from service.engine.session import Row, Slate
+from service.engine.rows import Row, Slate
 from service.errors import FieldError, ServiceError
 from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
 

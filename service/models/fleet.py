@@ -22,8 +22,9 @@ from typing import Any
 
 from service.batching.batcher import Batcher
 from service.batching.budget import Pace
+from service.engine.collate import ModelError
 from service.engine.contract import MANIFEST, BundleError, Manifest
-from service.engine.session import ModelError, Session
+from service.engine.session import Session
 from service.errors import FieldError, InvalidRequest, NotReady
 from service.metrics import Metrics
 from service.models.store import SERVING, Serving, in_canary, models_of, stamp_of

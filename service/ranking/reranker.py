@@ -17,7 +17,7 @@ from service.engine import constraints
 from service.engine.constraints import ConstraintError, Rules
 from service.engine.features.candidates import Request
 from service.engine.features.encoding import FeatureError
-from service.engine.session import Row, Sampling, Slate
+from service.engine.rows import Row, Sampling, Slate
 from service.errors import (
     DeadlineExceeded,
     FieldError,

@@ -2,9 +2,10 @@
 
 import time
 
-from service.batching.budget import Timing
+from service.engine.collate import ModelError
 from service.engine.contract import OUTPUTS
-from service.engine.session import ModelError, Session
+from service.engine.rows import Timing
+from service.engine.session import Session
 
 
 class Failing(Session):

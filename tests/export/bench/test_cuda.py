@@ -10,7 +10,8 @@ from export.bench.cuda import CudaError, CudaOptions, agree, check, closeness, r
 from export.bench.measure import cores
 from service.engine.contract import EVALUATOR, STATIC, BundleError
 from service.engine.cuda import CudaRunner
-from service.engine.session import Session, open_graph
+from service.engine.graph import open_graph
+from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 
 

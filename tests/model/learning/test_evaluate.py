@@ -6,8 +6,8 @@ import pytest
 
 from model.data.dataset import Impression
 from model.learning.evaluate import through_http, through_session
-from service.batching.budget import Timing
 from service.engine.features.candidates import Request
+from service.engine.rows import Timing
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 from tests.support.servers import fresh

@@ -7,7 +7,7 @@ import pytest
 
 from service.batching.admission import BUCKETS, Queue, Waiting
 from service.engine.constraints import Rules
-from service.engine.session import Row, Sampling
+from service.engine.rows import Row, Sampling
 
 ALL = 1000  # slates, more than any test has
 

@@ -11,9 +11,10 @@ import pytest
 
 from service.batching.admission import SHADOW_PRIORITY
 from service.batching.batcher import Batcher
-from service.batching.budget import Pace, Timing
+from service.batching.budget import Pace
+from service.engine.collate import ModelError
 from service.engine.constraints import Rules
-from service.engine.session import ModelError, Row, Sampling, Slate
+from service.engine.rows import Row, Sampling, Slate, Timing
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
 from service.settings import Settings

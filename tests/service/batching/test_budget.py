@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.batching.budget import WEIGHT, BudgetController, Pace, Timing
+from service.batching.budget import WEIGHT, BudgetController, Pace
+from service.engine.rows import Timing
 
 
 def controller(most=3, target_wait_s=0.010, recover_s=1.0, adaptive=True):

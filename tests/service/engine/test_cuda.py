@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from service.engine.collate import collate
 from service.engine.contract import EVALUATOR, OUTPUTS, STATIC
 from service.engine.cuda import BATCHES, SIZES, CudaRunner, ahead, bucket, padded, shape_of
 from service.engine.features.candidates import Request
-from service.engine.session import Sampling, Session, collate, open_graph
+from service.engine.graph import open_graph
+from service.engine.rows import Sampling
+from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from service.engine.collate import ModelError, check_slate
 from service.engine.constraints import Rules
 from service.engine.contract import CONTRACT_VERSION, BundleError, Manifest
 from service.engine.features.candidates import Request
-from service.engine.session import ModelError, Row, Sampling, Session, Slate, check_slate
+from service.engine.rows import Row, Sampling, Slate
+from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 
 
@@ -189,6 +191,6 @@ def test_a_session_that_silently_runs_elsewhere_is_refused(monkeypatch):
     def without_cuda(path, options, providers, **more):
         return cpu(path, options, providers=["CPUExecutionProvider"], **more)
 
-    monkeypatch.setattr("service.engine.session.ort.InferenceSession", without_cuda)
+    monkeypatch.setattr("service.engine.graph.ort.InferenceSession", without_cuda)
     with pytest.raises(BundleError, match="runs on CPUExecutionProvider, asked for CUDA"):
         Session.load(BUNDLE, provider="cuda")

@@ -9,7 +9,7 @@ import pytest
 
 from service.engine.constraints import Rules
 from service.engine.features.candidates import Request
-from service.engine.session import Row
+from service.engine.rows import Row
 from service.http.responses import alternatives
 from service.http.schemas import RerankResponse
 from tests.support.fakes import Failing

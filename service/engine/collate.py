@@ -1,0 +1,130 @@
+"""Rows -> the graph's inputs, and the graph's outputs -> checked slates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from service.engine.contract import OUTPUTS, Floats
+from service.engine.rows import Row, Slate
+
+SLATE_OUTPUTS = [name for name in OUTPUTS if name != "logits"]
+COLUMNS = ["indices", *SLATE_OUTPUTS[1:]]  # their fields of a Slate
+
+
+class ModelError(RuntimeError):
+    """The graph failed, or answered something that is not a slate."""
+
+
+def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of different list sizes -> the graph's inputs, padded to the longest list.
+
+    positions: K of the graph. A sampled row takes as many slates as it samples.
+    """
+    longest = max(len(row.numbers) for row in rows)
+    count, first = len(rows), rows[0]
+    slates = [row.sampling.slates if row.sampling else 1 for row in rows]
+    total, sampled = sum(slates), any(row.sampling for row in rows)
+    if count == 1:
+        numbers, tokens = first.numbers[None], first.tokens[None]
+    else:
+        numbers = np.zeros((count, longest, first.numbers.shape[1]), np.float32)
+        tokens = np.zeros((count, longest, first.tokens.shape[1]), np.int64)
+    mask = np.zeros((count, longest), np.bool_)
+    noise = np.zeros((total, positions, longest if sampled else 1), np.float32)
+    pinned = np.full((count, positions), -1, np.int64)
+    group = np.full((count, longest), -1, np.int64)  # padding: of no candidate's group
+    quota = np.zeros((count, longest), np.float32)
+    start = 0
+    for index, row in enumerate(rows):
+        size = len(row.numbers)
+        if count > 1:
+            numbers[index, :size], tokens[index, :size] = row.numbers, row.tokens
+        mask[index, :size] = True
+        pinned[index, : row.slate_size] = row.rules.pinned
+        group[index, :size] = row.rules.group
+        quota[index, :size] = row.rules.quota
+        if row.sampling:
+            stop = start + slates[index]
+            noise[start:stop, :, :size] = row.sampling.noise(positions, size)
+        start += slates[index]
+    lists = np.arange(count)
+    if total != count:
+        lists = lists.repeat(slates)
+        pinned, group, quota = pinned[lists], group[lists], quota[lists]
+
+    def knob(name: str, dtype: Any) -> np.ndarray[Any, Any]:
+        values = np.array([getattr(row, name) for row in rows], dtype)
+        return values if total == count else values[lists]
+
+    return {
+        "numbers": numbers,
+        "tokens": tokens,
+        "mask": mask,
+        "list": lists,
+        "length": knob("slate_size", np.int64),
+        "budget": knob("budget", np.int64),
+        "entropy_threshold": knob("entropy_threshold", np.float32),
+        "reason_temperature": knob("reason_temperature", np.float32),
+        "recommend_temperature": knob("recommend_temperature", np.float32),
+        "noise": noise,
+        "pinned": pinned,
+        "group": group,
+        "quota": quota,
+    }
+
+
+def decode(
+    rows: Sequence[Row],
+    outputs: Sequence[np.ndarray[Any, Any]],
+    logits: Floats | None,
+    utility: Floats | None,
+) -> list[Slate]:
+    """One checked slate per row; of a sampled row's slates, the one of the highest utility.
+
+    outputs: SLATE_OUTPUTS; logits float32 [R, K, N] if any row is to be explained; utility
+    float32 [R] if any is sampled. Raises ModelError for an answer that is not a valid slate.
+    """
+    slates, start = [], 0
+    for row in rows:
+        best, value, count = start, None, row.sampling.slates if row.sampling else 1
+        if row.sampling and utility is not None:
+            best += int(utility[start : start + count].argmax())
+            value = float(utility[best])
+        columns = {
+            name: output[best, : row.slate_size]
+            for name, output in zip(COLUMNS, outputs, strict=True)
+        }
+        seen = None
+        if row.explain and logits is not None:
+            seen = logits[best, : row.slate_size, : len(row.numbers)]
+        slate = Slate(**columns, utility=value, logits=seen)
+        check_slate(slate, row)
+        slates.append(slate)
+        start += count
+    return slates
+
+
+def check_slate(slate: Slate, row: Row) -> None:
+    """Raises ModelError unless the slate is what the row asks for, and its numbers are finite."""
+    indices = slate.indices.tolist()
+    if len(indices) != row.slate_size:
+        raise ModelError(f"slate of {len(indices)} positions, asked for {row.slate_size}")
+    if indices and not (min(indices) >= 0 and max(indices) < len(row.numbers)):
+        raise ModelError(f"slate {indices} points outside a list of {len(row.numbers)}")
+    if len(set(indices)) != len(indices):
+        raise ModelError(f"slate {indices} repeats a candidate")
+    broken = row.rules.broken_by(indices)
+    if broken is not None:
+        raise ModelError(f"slate {indices}: {broken}")
+    if slate.utility is not None and not np.isfinite(slate.utility):
+        raise ModelError(f"the slate's utility is {slate.utility}")
+    figures = (slate.logprob, slate.entropy_before, slate.entropy_after)
+    if not all(math.isfinite(value) for column in figures for value in column.tolist()):
+        raise ModelError("log-probabilities or entropies are not finite")
+    steps = slate.steps.tolist()
+    if steps and not (min(steps) >= 0 and max(steps) <= row.budget):
+        raise ModelError(f"steps {steps} outside the budget of {row.budget}")

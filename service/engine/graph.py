@@ -1,0 +1,65 @@
+"""Open one ONNX graph of a bundle and compare its signature with the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from service.engine.contract import BundleError, Table
+from service.engine.cuda import CudaRunner, on_device
+
+
+def open_graph(
+    path: Path,
+    threads: int,
+    provider: str,
+    spinning: bool = False,
+    capture: bool = False,
+    packed: bool = True,
+) -> ort.InferenceSession:
+    """A session that runs where it was asked to. Raises BundleError.
+
+    capture: by CUDA graphs. packed: weights are laid out anew for their products; not for a graph
+    with branches, which onnxruntime then runs without planning their memory (docs/inference.md).
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning burns the core that the event loop needs between runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.disable_prepacking", str(int(not packed)))
+    if provider == "cuda":
+        ort.preload_dlls()  # CUDA and cuDNN may have come as wheels; else the system's are found
+    wanted = CudaRunner.providers(capture) if provider == "cuda" else ["CPUExecutionProvider"]
+
+    def opened() -> ort.InferenceSession:
+        return ort.InferenceSession(
+            str(path),
+            options,
+            providers=wanted,
+            # On the CPU the fused operator is slower than the two it replaces (docs/inference.md).
+            disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
+        )
+
+    try:
+        graph = on_device(opened) if provider == "cuda" else opened()
+    except Exception as error:  # see Session.run
+        raise BundleError(f"{path}: does not load ({error})") from error
+    first = graph.get_providers()[0]
+    if provider == "cuda" and first != "CUDAExecutionProvider":
+        # onnxruntime falls back to the CPU in silence, even where it lists CUDA as available.
+        raise BundleError(f"{path}: runs on {first}, asked for CUDAExecutionProvider")
+    return graph
+
+
+def check_signature(path: Path, graph: ort.InferenceSession, inputs: Table, outputs: Table) -> None:
+    """Raises BundleError unless inputs and outputs are the contract's."""
+    for what, found, expected in (
+        ("inputs", graph.get_inputs(), inputs),
+        ("outputs", graph.get_outputs(), outputs),
+    ):
+        names = [value.name for value in found]
+        if names != list(expected):
+            raise BundleError(f"{path}: {what} are {names}, the contract has {list(expected)}")
