@@ -1,6 +1,5 @@
 """A log larger than memory gives the arrays that a small one gives, and no half of them."""
 
-import json
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from model.data.histories import history_of
 from model.data.lists import Arrays, Lists
 from model.learning.policy import Batch
 from model.study.random_log import write_log
+from tests.support.logs import LOG
 
 ROOT = Path(__file__).parents[3]
 ITEMS = 1000
@@ -151,19 +151,6 @@ def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():
     assert len(read) < 10
 
 
-def test_the_scale_report_is_written_from_what_was_measured(tmp_path):
-    command = [sys.executable, "-m", "model", "scale", "--smoke", "--rows", "3000",
-               "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]  # fmt: skip
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    (found,) = json.loads((tmp_path / "scale.json").read_text())
-    assert found["rows"] == 3000
-    assert set(found["train"]["result"]) == {"evaluator", "warm_start", "grpo"}
-    shown = (tmp_path / "scale.md").read_text()
-    assert f"| {found['train']['result']['grpo']:,.0f} |" in shown
-    assert f"{found['featurise']['peak']:,.0f} MB" in shown
-    assert list((tmp_path / "cache").iterdir()) == []  # the logs are gone
-
-
 def test_an_error_in_the_log_leaves_no_arrays(tmp_path, monkeypatch):
     write_log(tmp_path / "data", ROWS, ITEMS)
     broken = Dataset(tmp_path / "data", memory=0)
@@ -180,3 +167,11 @@ def test_an_error_in_the_log_leaves_no_arrays(tmp_path, monkeypatch):
         with pytest.raises(AssertionError, match="planted"):
             broken.lists(["train"])
     assert len(broken.lists(["train"])) == 192
+
+
+def test_a_list_that_cannot_be_featurised_is_named(shop):
+    out = shop(LOG.replace("1.5,10", "1e300,10"))
+    with pytest.raises(
+        DataError, match=r"request 'r2': candidates\[0\]\.features\.price: within 1e"
+    ):
+        Dataset(out).lists(["test"])

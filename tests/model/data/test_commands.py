@@ -1,0 +1,55 @@
+"""The commands of `python -m model prepare`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import polars as pl
+
+from tests.support.logs import DOC, EVENTS, ROOT, digests, run
+
+
+def test_the_documentation_shows_what_ranklens_prints(ranklens):
+    out, printed = ranklens
+    assert printed.replace(str(out), "build/ranklens") in DOC
+
+
+def test_the_same_input_gives_the_same_bytes(ranklens, tmp_path):
+    run("ranklens", "--events", EVENTS, "--out", tmp_path)
+    assert digests(tmp_path) == digests(ranklens[0])
+    assert len(digests(tmp_path)) == 15
+
+
+def test_the_documented_example_prints_and_writes_what_the_documentation_shows(tmp_path):
+    example = DOC[DOC.index("## Your own log") : DOC.index("### The log")]
+    schema, log, command, printed, items, error = re.findall(
+        r"```\w+\n(.*?)```", example, re.DOTALL
+    )
+    (tmp_path / "schema.yaml").write_text(schema)
+    (tmp_path / "log.csv").write_text(log)
+    name, *arguments = command.split()
+    assert name == "python"
+
+    def start():
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    good = start()
+    assert (good.returncode, good.stdout, good.stderr) == (0, printed, "")
+    table = pl.read_parquet(tmp_path / "shop" / "items.parquet").with_columns(
+        pl.col("like_rate").round(3), pl.col("genres").list.join("|")
+    )
+    assert table.write_csv() == items
+    before = digests(tmp_path / "shop")
+    (tmp_path / "log.csv").write_text(log.replace(",1,ink,", ",-1,ink,"))
+    bad = start()
+    assert (bad.returncode, bad.stdout, bad.stderr) == (2, "", error)
+    assert digests(tmp_path / "shop") == before

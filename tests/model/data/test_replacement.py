@@ -1,0 +1,81 @@
+"""Replacing a data set."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import pytest
+
+from model.data.errors import DataError
+from model.data.replacement import replaced
+from tests.support.logs import LOG, digests
+
+
+def test_an_interruption_leaves_the_old_data_set_and_no_other(shop):
+    out = shop()
+    before = digests(out.parent)
+    # The interrupt must come after half a file, so the block holds two statements.
+    with pytest.raises(KeyboardInterrupt), replaced([out]) as (directory,):  # noqa: PT012
+        (directory / "schema.yaml").write_text("half")
+        raise KeyboardInterrupt
+    assert digests(out.parent) == before
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("move", range(5))
+def test_an_interruption_of_the_exchange_leaves_all_old_data_sets(shop, monkeypatch, move, when):
+    out = shop()
+    other, fresh = shutil.copytree(out, out.with_name("other")), out.with_name("fresh")
+    before = digests(out.parent)
+    rename, moves = Path.rename, itertools.count()
+
+    def interrupted(path, target):
+        number = next(moves)
+        if (number, when) == (move, "before"):
+            raise KeyboardInterrupt
+        rename(path, target)
+        if (number, when) == (move, "after"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), replaced([out, fresh, other]) as directories:  # noqa: PT012
+        for directory in directories:
+            (directory / "schema.yaml").write_text("new")
+        monkeypatch.setattr(Path, "rename", interrupted)
+    assert digests(out.parent) == before
+    assert not fresh.exists()
+
+
+def test_after_a_kill_between_the_two_moves_the_old_data_set_is_back(shop):
+    out = shop()
+    before = digests(out)
+    out.rename(out.with_name("shop.tmp.old"))
+    with pytest.raises(DataError):
+        shop(LOG.replace("tea,1", "tea,2"))
+    assert digests(out) == before
+    shutil.copytree(out, out.with_name("shop.tmp.old"))  # killed after both
+    shop(LOG.replace("tea,1", "tea,0"))
+    assert digests(out) != before
+    assert sorted(path.name for path in out.parent.iterdir()) == ["log.csv", "schema.yaml", "shop"]
+
+
+def test_a_link_to_a_data_set_stays_and_what_it_leads_to_is_replaced(shop, tmp_path):
+    out = shop()
+    elsewhere = out.rename(tmp_path / "elsewhere")
+    out.symlink_to(elsewhere)
+    before = digests(elsewhere)
+    shop(LOG.replace("tea,1", "tea,0"))
+    assert out.is_symlink()
+    assert digests(elsewhere).keys() == before.keys()
+    assert digests(elsewhere) != before
+
+
+def test_a_directory_with_other_files_is_never_replaced(shop):
+    out = shop()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(
+        DataError, match="a new directory or a data set to replace, got one with 'th"
+    ):
+        shop()
+    assert (out / "thesis.txt").exists()

@@ -1,0 +1,44 @@
+"""Logs, and the command that prepares them."""
+
+import contextlib
+import hashlib
+import io
+from pathlib import Path
+
+import tyro
+
+from model.data.commands import Prepare
+
+ROOT = Path(__file__).parents[2]
+EVENTS = ROOT / "data" / "ranklens" / "events.jsonl.gz"
+DOC = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+HEADER = "request_id,user_id,timestamp,position,item_id,label,genres,price,hour\n"
+LOG = HEADER + (
+    "r1,ada,1,0,tea,1,drink|hot,3.5,9\n"
+    "r1,ada,1,1,ink,0,office,7,9\n"
+    "r2,ada,2,0,pen,1,office|gift,1.5,10\n"
+    "r2,ada,2,1,mug,0,,9,10\n"
+)
+SCHEMA = """
+name: shop
+features:
+  - {name: like_rate, of: item, kind: statistic, prior_strength: 10}
+  - {name: genres, of: item, kind: categories, width: 3}
+  - {name: price, of: candidate, kind: number}
+  - {name: hour, of: context, kind: category}
+"""
+
+
+def run(*arguments: object) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert tyro.cli(Prepare, args=[str(argument) for argument in arguments]).execute() == 0
+    return printed.getvalue()
+
+
+def digests(directory: Path) -> dict[str, str]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
