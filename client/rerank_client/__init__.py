@@ -13,8 +13,6 @@ Both answer `Reranked`, and raise
 beside ValueError and TypeError for what cannot be sent at all. Depends on httpx alone.
 """
 
-from rerank_client.answers import Model, Position, Reasoning, Reranked
-from rerank_client.call import Candidate, Constraints, ListRequest, Wishes
 from rerank_client.clients import AsyncClient, Client
 from rerank_client.errors import (
     Failed,
@@ -25,6 +23,8 @@ from rerank_client.errors import (
     TimedOut,
     Unavailable,
 )
+from rerank_client.requests import Candidate, Constraints, ListRequest, Wishes
+from rerank_client.responses import Model, Position, Reasoning, Reranked
 
 __all__ = [
     "AsyncClient",

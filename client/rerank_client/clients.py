@@ -10,8 +10,9 @@ from typing import Self, Unpack
 
 import httpx
 
-from rerank_client.answers import Reranked
-from rerank_client.call import Answer, Asker, Call, Candidate, ListRequest, Lost, Send, Wishes
+from rerank_client.dispatch import Answer, Asker, Call, Lost, Send
+from rerank_client.requests import Candidate, ListRequest, Wishes
+from rerank_client.responses import Reranked
 
 TIMEOUT_MS = 1000.0  # the service's own default
 # The service closes an idle connection after 75 s and common load balancers after 60 s. A client

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rerank_client.answers import Position
+from rerank_client.responses import Position
 
 SLATE_SIZE = 10  # where none is asked for; a client does not know the bundle's slate length
 

@@ -96,7 +96,7 @@ def test_an_answer_that_comes_within_the_grace_counts(connect, monkeypatch, grac
         time.sleep(0.15)
         return reply(body=answer_to(body, degraded={"reason": "deadline"}))
 
-    monkeypatch.setattr("rerank_client.call.GRACE_S", grace_s)
+    monkeypatch.setattr("rerank_client.dispatch.GRACE_S", grace_s)
     with scripted(late) as server:
         assert connect(server.url, timeout_ms=50).rerank(["a"]).degraded == degraded
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank_client.call import list_body
 from rerank_client.fallback import initial_ranking
+from rerank_client.requests import list_body
 from service.engine.constraints import ConstraintError, resolve
 
 IDS = [f"i{n}" for n in range(7)]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from rerank_client.answers import Model, Position, Reasoning, read, refusal
+from rerank_client.responses import Model, Position, Reasoning, read, refusal
 from service.http.schemas import Latency, ReasoningUsed, RerankResponse, SlateEntry
 from service.http.schemas import Model as ServedModel
 from tests.client.conftest import answer_to

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-import rerank_client.call
+import rerank_client.dispatch
 from rerank_client import Failed, Refused, TimedOut, Unavailable
-from rerank_client.call import BACKOFF_S, GRACE_S, Answer, Asker, Lost
+from rerank_client.dispatch import BACKOFF_S, GRACE_S, Answer, Asker, Lost
 from tests.client.conftest import answer_to
 
 URLS = ["http://a:1", "http://b:2/", "http://c:3"]
@@ -28,7 +28,7 @@ def clock(monkeypatch):
     """Monotonic time, which passes only when a test or a pause says so."""
     clock = SimpleNamespace(now=100.0)
     clock.monotonic = lambda: clock.now
-    monkeypatch.setattr(rerank_client.call, "time", clock)
+    monkeypatch.setattr(rerank_client.dispatch, "time", clock)
     return clock
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import math
 import random
 import time
 import uuid
@@ -16,54 +15,26 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, Required, TypedDict, Unpack
+from typing import Any, Literal
 
 import httpx
 
-from rerank_client.answers import Reranked, read, refusal
 from rerank_client.errors import Failed, NoAnswer, TimedOut, Unavailable
 from rerank_client.fallback import initial_ranking
+from rerank_client.requests import (
+    Candidate,
+    ListRequest,
+    Wishes,
+    base_url,
+    check_header,
+    check_timeout_ms,
+    list_body,
+)
+from rerank_client.responses import Reranked, read, refusal
 
 GRACE_S = 0.05  # past the deadline, in which a degraded answer of the service may still arrive
 BACKOFF_S = 0.02  # before the first retry; doubles with every round over the instances
 LEAST_S = 0.001  # what httpx is given when nothing is left: 0 means "do not block" to a socket
-
-Candidate = str | Mapping[str, Any]
-
-
-class Constraints(TypedDict, total=False):
-    """What the slate must keep to: ids to positions from 0, ids left out, most items of a value."""
-
-    pinned: Mapping[str, int]
-    blocked: Sequence[str]
-    max_per_group: Mapping[str, int]
-
-
-class Wishes(TypedDict, total=False):
-    """What may be asked of a slate, as in docs/service.md; None is as good as left out.
-
-    user: `id`, `history`, `features`; context: features; slate_size: positions (default: the
-    bundle's); reasoning: `budget` (steps per position), `entropy_threshold` (nats); sampling:
-    `slates`, `seed`; temperatures: `reason`, `recommend`; model: by name; priority:
-    `interactive` or `background`; explain: ask for an explanation of each position.
-    """
-
-    user: Mapping[str, Any] | None
-    context: Mapping[str, Any] | None
-    slate_size: int | None
-    reasoning: Mapping[str, float] | None
-    sampling: Mapping[str, int] | None
-    temperatures: Mapping[str, float] | None
-    constraints: Constraints | None
-    explain: bool
-    model: str | None
-    priority: str | None
-
-
-class ListRequest(Wishes, total=False):
-    """One list of a batch call: its candidates, and what is asked of its slate."""
-
-    candidates: Required[Sequence[Candidate]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +127,8 @@ class Asker:
         given = [urls] if isinstance(urls, str) else list(urls)
         if not given:
             raise ValueError("urls: at least one")
-        self.urls = [_base_url(url) for url in given]
-        self.timeout_ms = _positive(timeout_ms)
+        self.urls = [base_url(url) for url in given]
+        self.timeout_ms = check_timeout_ms(timeout_ms)
         self.fallback = fallback
         self._headers = httpx.Headers({"Content-Type": "application/json"})
         if api_key is not None:
@@ -208,13 +179,15 @@ class Asker:
         traceparent: str | None,
     ) -> Call:
         """Everything is checked here, before the generator's first step."""
-        timeout_s = _positive(self.timeout_ms if timeout_ms is None else timeout_ms) / 1e3
+        timeout_s = check_timeout_ms(self.timeout_ms if timeout_ms is None else timeout_ms) / 1e3
         content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-        request_id = uuid.uuid4().hex if request_id is None else _header("request_id", request_id)
+        request_id = (
+            uuid.uuid4().hex if request_id is None else check_header("request_id", request_id)
+        )
         headers = httpx.Headers(self._headers)
         headers["X-Request-ID"] = request_id
         if traceparent is not None:
-            headers["traceparent"] = _header("traceparent", traceparent)
+            headers["traceparent"] = check_header("traceparent", traceparent)
 
         def call() -> Call:
             began = time.monotonic()
@@ -298,20 +271,6 @@ class Asker:
                 raise Unavailable("unavailable", f"asked {asked} times, last: {last}", request_id)
 
 
-def list_body(candidates: Sequence[Candidate], **wishes: Unpack[Wishes]) -> dict[str, Any]:
-    """One list as the service reads it. Raises TypeError, ValueError for what is none."""
-    if unknown := wishes.keys() - Wishes.__annotations__.keys():
-        raise TypeError(f"unknown: {', '.join(sorted(unknown))}")
-    if isinstance(candidates, str) or not candidates:
-        raise ValueError("candidates: a list of at least one")
-    entries = [{"id": one} if isinstance(one, str) else dict(one) for one in candidates]
-    for index, entry in enumerate(entries):
-        if not isinstance(entry.get("id"), str):
-            raise TypeError(f"candidates[{index}]: an id, or a mapping with a string as id")
-    asked = {k: v for k, v in wishes.items() if v is not None and v is not False}
-    return {"candidates": entries, **asked}
-
-
 def _retry_after_s(headers: Mapping[str, str]) -> float:
     """Seconds that Retry-After asks for, as a number or a date; 0 without one that can be read."""
     text = headers.get("Retry-After", "").strip()
@@ -322,29 +281,3 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
     except ValueError:
         return 0.0
     return max(0.0, (at.astimezone(UTC) - datetime.now(UTC)).total_seconds())
-
-
-def _base_url(url: str) -> str:
-    """Without a slash at its end. Raises ValueError, which does not show a password in it."""
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"urls: {error}") from None
-    if parsed.userinfo:
-        raise ValueError("urls: no user and password, give an api_key")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise ValueError(f"urls: http://host:port, got {url!r}")
-    return url.rstrip("/")
-
-
-def _positive(timeout_ms: float) -> float:
-    if not 0 < timeout_ms < math.inf:
-        raise ValueError(f"timeout_ms: a positive number, got {timeout_ms!r}")
-    return timeout_ms
-
-
-def _header(name: str, value: str) -> str:
-    """Raises ValueError for what the service would not take over from a header."""
-    if not (0 < len(value) <= 128 and value.isascii() and value.isprintable()):
-        raise ValueError(f"{name}: 1 to 128 printable ASCII characters, got {value!r}")
-    return value
