@@ -15,7 +15,7 @@ import orjson
 from service.engine.features.candidates import Request
 from service.engine.rows import Row, Slate
 from service.engine.session import Session
-from service.http.parsing import request_of, validate
+from service.http.parsing import featuriser_input, validate
 from service.http.responses import slate_entries
 from service.http.schemas import RerankRequest
 
@@ -46,7 +46,7 @@ class Work:
     def parse(self, content: bytes) -> Asked:
         """From the body of a request to arrays. Raises InvalidRequest or ValueError."""
         body = validate(RerankRequest, columns_of(orjson.loads(content)))
-        request, _ = request_of(body, "")
+        request, _ = featuriser_input(body, "")
         reasoning = body.reasoning
         budget = reasoning.budget if reasoning else None
         threshold = reasoning.entropy_threshold if reasoning else None

@@ -21,7 +21,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from service.engine.contract import BundleError
-from service.http.app import create_app
+from service.http.api import create_app
 from service.http.protocol import Protocol
 from service.http.security import KeysError
 from service.metrics import Metrics

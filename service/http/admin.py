@@ -1,4 +1,4 @@
-"""The routes that change what is served: only where a file of admin keys is set."""
+"""Routes that change the served versions; they exist only if a file of admin keys is set."""
 
 from __future__ import annotations
 
@@ -9,66 +9,78 @@ from fastapi import FastAPI, Request, Response
 from service.engine.contract import BundleError
 from service.errors import Conflict, FieldError, NotReady
 from service.http.parsing import decode, validate
-from service.http.responses import JsonResponse
+from service.http.responses import JsonResponse, served_models
 from service.http.security import Keys
-from service.models.fleet import Fleet, described
+from service.models.fleet import Fleet
 from service.models.store import NAME, Serving, ServingBody, models_of
 from service.settings import Settings
 
 
-def add_routes(app: FastAPI, fleet: Fleet, keys: Keys, settings: Settings) -> None:
+class AdminApi:
     """`GET /admin/models`, `PUT /admin/models/NAME`, `POST /admin/models/NAME/rollback`."""
 
-    def admitted(request: Request) -> None:
-        keys.client(request.headers.get("authorization"))
+    def __init__(self, fleet: Fleet, keys: Keys, settings: Settings) -> None:
+        self._fleet, self._keys, self._store = fleet, keys, settings.models
 
-    def known(request: Request) -> str:
-        name = str(request.path_params["name"])
-        store = settings.models
-        if store is None:
-            raise Conflict("one bundle is served, and no store that could be changed")
-        if not NAME.fullmatch(name) or name not in models_of(store):
-            rule = f"one of {', '.join(models_of(store))}"
-            raise Conflict(f"name: {rule}, got {name[:100]!r}", [FieldError("name", rule, name)])
-        return name
+    def add_routes(self, app: FastAPI) -> None:
+        """Add the routes to an application."""
+        for path, handler, method in (
+            ("/admin/models", self.models, "GET"),
+            ("/admin/models/{name}", self.put, "PUT"),
+            ("/admin/models/{name}/rollback", self.rollback, "POST"),
+        ):
+            app.router.add_route(path, handler, methods=[method])
 
-    async def models(request: Request) -> Response:
-        """What is served of each model."""
-        admitted(request)
-        return JsonResponse({"models": described(fleet)})
+    async def models(self, request: Request) -> Response:
+        """List the versions that each model serves."""
+        self._authenticate(request)
+        return self._served_models()
 
-    async def put(request: Request) -> Response:
+    async def put(self, request: Request) -> Response:
         """Serve `{"active": "2", "canary": {...}, "shadow": "3"}` of a model from now on.
 
-        Answers once this process serves it; other workers follow as they look at the store.
+        Responds once this process serves it; other workers follow at their next look at the store.
         """
-        admitted(request)
-        name = known(request)
+        self._authenticate(request)
+        name = self._model_name(request)
         payload: Any = decode(await request.body(), request.headers)
         serving = Serving.of(validate(ServingBody, payload))
         try:
-            await fleet.change(name, serving, lasting=True)
+            await self._fleet.change(name, serving, lasting=True)
         except BundleError as error:
-            fleet.refused(name, error)
+            self._fleet.refused(name, error)
             raise Conflict(f"refused, what was served goes on: {error}") from None
-        return JsonResponse({"models": described(fleet)})
+        return self._served_models()
 
-    async def rollback(request: Request) -> Response:
-        """Serve what was active before; what another worker was told just now is not older."""
-        admitted(request)
-        name = known(request)
+    async def rollback(self, request: Request) -> Response:
+        """Serve the previous active version again.
+
+        A change that another worker has just written to the store counts as the latest one.
+        """
+        self._authenticate(request)
+        name = self._model_name(request)
         try:
-            await fleet.catch_up(name)
-            fleet.roll_back(name, "asked by an admin")
+            await self._fleet.catch_up(name)
+            self._fleet.roll_back(name, "asked by an admin")
         except BundleError as error:
             raise Conflict(str(error)) from None
         except NotReady as error:
             raise Conflict(error.detail) from None
-        return JsonResponse({"models": described(fleet)})
+        return self._served_models()
 
-    for path, handler, method in (
-        ("/admin/models", models, "GET"),
-        ("/admin/models/{name}", put, "PUT"),
-        ("/admin/models/{name}/rollback", rollback, "POST"),
-    ):
-        app.router.add_route(path, handler, methods=[method])
+    def _authenticate(self, request: Request) -> None:
+        self._keys.client(request.headers.get("authorization"))
+
+    def _model_name(self, request: Request) -> str:
+        """Return the model of the path. Raises Conflict unless the store has it."""
+        name = str(request.path_params["name"])
+        if self._store is None:
+            raise Conflict("one bundle is served, and no store that could be changed")
+        names = models_of(self._store)
+        if not NAME.fullmatch(name) or name not in names:
+            rule = f"one of {', '.join(names)}"
+            raise Conflict(f"name: {rule}, got {name[:100]!r}", [FieldError("name", rule, name)])
+        return name
+
+    def _served_models(self) -> Response:
+        return JsonResponse(served_models(self._fleet))

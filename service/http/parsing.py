@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -10,8 +11,10 @@ import ormsgpack
 from pydantic import BaseModel, ValidationError
 
 from service.engine.features.candidates import Request
+from service.engine.rows import Sampling
 from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
-from service.http.schemas import CandidateColumns, RerankRequest
+from service.http.schemas import BatchRequest, CandidateColumns, RerankRequest
+from service.ranking.request import RankingRequest, RequestedConstraints
 
 T = TypeVar("T", bound=BaseModel)
 Groups = dict[str, list[str | None]]  # attribute -> a value per candidate
@@ -61,7 +64,102 @@ def _undecodable(rule: str, reason: str, content: bytes) -> BadRequest:
     return BadRequest(detail, [FieldError("body", rule, value)])
 
 
-def request_of(body: RerankRequest, path: str) -> tuple[Request, Groups]:
+@dataclass(frozen=True)
+class Limits:
+    """Lengths that are checked before a body is validated field by field."""
+
+    candidates: int
+    history: int
+    lists: int
+
+
+def parse_single(payload: Any, limits: Limits) -> Sequence[RerankRequest]:
+    """Return the one list of a decoded body. Raises InvalidRequest."""
+    refuse_long(payload, "", limits)
+    return [validate(RerankRequest, payload)]
+
+
+def parse_batch(payload: Any, limits: Limits) -> Sequence[RerankRequest]:
+    """Return the lists of a decoded batch body. Raises InvalidRequest."""
+    entries = payload.get("requests") if isinstance(payload, dict) else None
+    if isinstance(entries, list):
+        if len(entries) > limits.lists:
+            rule = f"at most {limits.lists} lists"
+            raise InvalidRequest.of(FieldError("requests", rule, len(entries)))
+        for index, entry in enumerate(entries):
+            refuse_long(entry, list_path(index), limits)
+    return validate(BatchRequest, payload).requests
+
+
+def list_path(index: int) -> str:
+    """Return the prefix of field paths for one list of a batch call."""
+    return f"requests[{index}]."
+
+
+def refuse_long(payload: Any, path: str, limits: Limits) -> None:
+    """Check the lengths of one list before it is validated field by field.
+
+    Ten thousand entries deserve one error instead of a slow validation. Candidates that are ids
+    alone become a column, which validates fastest. Raises InvalidRequest.
+    """
+    if not isinstance(payload, dict):
+        return
+    candidates = payload.get("candidates")
+    ids, suffix = candidates, ""
+    if isinstance(candidates, dict):
+        ids, suffix = candidates.get("id"), ".id"
+    if isinstance(ids, list) and len(ids) > limits.candidates:
+        field, rule = f"{path}candidates{suffix}", f"at most {limits.candidates} candidates"
+        raise InvalidRequest.of(FieldError(field, rule, len(ids)))
+    if (
+        isinstance(candidates, list)
+        and candidates
+        and all(isinstance(candidate, str) for candidate in candidates)
+    ):
+        payload["candidates"] = {"id": candidates}
+    user = payload.get("user")
+    history = user.get("history") if isinstance(user, dict) else None
+    if isinstance(history, list) and len(history) > limits.history:
+        rule = f"at most {limits.history} entries"
+        raise InvalidRequest.of(FieldError(f"{path}user.history", rule, len(history)))
+
+
+def ranking_request(
+    body: RerankRequest, path: str, request_id: str, deadline: float
+) -> RankingRequest:
+    """Build the re-ranker's input from a validated body. Raises InvalidRequest.
+
+    Args:
+        path: prefix of field paths in errors, such as "requests[3].".
+        request_id: used if the body has none.
+        deadline: time of time.monotonic().
+    """
+    inputs, groups = featuriser_input(body, path)
+    reasoning, temperatures, sampling = body.reasoning, body.temperatures, body.sampling
+    constraints = None
+    if body.constraints is not None:
+        stated = body.constraints
+        limit = next(iter(stated.max_per_group.items()), None)
+        constraints = RequestedConstraints(stated.pinned, stated.blocked, limit, groups)
+    return RankingRequest(
+        inputs=inputs,
+        request_id=body.request_id or request_id,
+        path=path,
+        deadline=deadline,
+        model=body.model,
+        slate_size=body.slate_size,
+        budget=reasoning.budget if reasoning else None,
+        entropy_threshold=reasoning.entropy_threshold if reasoning else None,
+        reason_temperature=temperatures.reason if temperatures else None,
+        recommend_temperature=temperatures.recommend if temperatures else None,
+        sampling=Sampling(sampling.slates, sampling.seed) if sampling else None,
+        constraints=constraints,
+        priority=body.priority,
+        explain=body.explain,
+    )
+
+
+def featuriser_input(body: RerankRequest, path: str) -> tuple[Request, Groups]:
     """Return the featuriser's input, and the candidate groups that the constraints may name.
 
     Args:

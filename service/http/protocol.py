@@ -8,9 +8,8 @@ import uuid
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.http.disconnects import ON_DISCONNECT
 from service.http.responses import problem_from
-
-ON_LEAVE = "on_leave"  # in a request's state: whom to tell that its client left
 
 
 class Protocol(HttpToolsProtocol):
@@ -38,7 +37,7 @@ class Protocol(HttpToolsProtocol):
         """
         self._forget_head()
         cycle = self.cycle
-        leave = None if cycle is None else cycle.scope["state"].get(ON_LEAVE)
+        leave = None if cycle is None else cycle.scope["state"].get(ON_DISCONNECT)
         super().connection_lost(exc)
         if leave is not None:
             leave()

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import fastapi
 import numpy as np
+import onnxruntime
 import orjson
 import ormsgpack
 from starlette.responses import Response
@@ -15,6 +17,10 @@ from starlette.responses import Response
 from service.engine.rows import Row, Slate
 from service.errors import FieldError, ServiceError
 from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
+from service.metrics import STAGES
+from service.models.fleet import Fleet
+from service.ranking.decision import Decision, StageTimes
+from service.settings import Settings
 
 ALTERNATIVES = 3  # entries of an explanation
 MASKED_LOGIT = -1e8  # candidates that may no longer be chosen have logits below it
@@ -94,6 +100,74 @@ def problem_from(
     return ProblemResponse(body, status_code=status, headers={**(headers or {}), **retry})
 
 
+def decision_entries(decision: Decision) -> list[dict[str, Any]]:
+    """Render the positions of a decision, ranked or not."""
+    if decision.slate is not None:
+        return slate_entries(decision.ids, decision.slate, decision.row)
+    return fallback_entries(decision.ids, decision.fallback, decision.row.explain)
+
+
+def decision_content(
+    decision: Decision, entries: list[dict[str, Any]], times: StageTimes
+) -> dict[str, Any]:
+    """Render the response to one list."""
+    row, utility = decision.row, decision.utility
+    return {
+        "request_id": decision.request_id,
+        "model": {
+            "name": decision.model, "version": decision.version, "variant": decision.variant,
+        },
+        "slate": entries,
+        "reasoning": {
+            "steps_used": decision.steps,
+            "budget": decision.budget * row.slate_size,
+            "budget_per_position": decision.budget,
+            "budget_asked": row.budget,
+            "entropy_threshold": round(row.entropy_threshold, 6),
+        },
+        "utility": None if utility is None else round(utility, 6),
+        "latency_ms": {
+            "total": round(1e3 * times.total, 3),
+            **{stage: round(1e3 * getattr(times, stage), 3) for stage in STAGES},
+        },
+        "degraded": None if decision.degraded is None else {"reason": decision.degraded},
+    }  # fmt: skip
+
+
+def batch_content(responses: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Render the response to a batch call."""
+    return {"responses": responses}
+
+
+def slowest_latency(responses: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return `latency_ms` of the list with the largest total."""
+    latencies: list[dict[str, float]] = [response["latency_ms"] for response in responses]
+    return max(latencies, key=lambda latency: latency["total"])
+
+
+def server_timing(latency_ms: Mapping[str, float]) -> str:
+    """Render the Server-Timing header."""
+    return ", ".join(f"{stage};dur={latency_ms[stage]}" for stage in (*STAGES, "total"))
+
+
+def fallback_entries(
+    ids: Sequence[str], fallback: Sequence[int], explain: bool
+) -> list[dict[str, Any]]:
+    """Render a degraded response's positions, which hold no figures of the model."""
+    entries: list[dict[str, Any]] = [
+        {
+            "id": ids[index], "position": position, "initial_position": index,
+            "logprob": None, "entropy": None, "entropy_after": None, "reasoning_steps": 0,
+        }
+        for position, index in enumerate(fallback)
+    ]  # fmt: skip
+    if explain:
+        for entry in entries:
+            moved = entry["initial_position"] - entry["position"]
+            entry["explanation"] = {"probability": None, "alternatives": [], "moved": moved}
+    return entries
+
+
 def slate_entries(ids: Sequence[str], slate: Slate, row: Row) -> list[dict[str, Any]]:
     """Render the positions of a slate.
 
@@ -147,3 +221,48 @@ def alternatives(
         for i in order[:ALTERNATIVES]
         if logits[i] > MASKED_LOGIT
     ]
+
+
+def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
+    """Render `GET /info`: the default model, its limits and offline metrics, and versions."""
+    session = fleet.lineups[fleet.default_name()].active.session
+    manifest = session.manifest
+    return {
+        "model": {"name": manifest.name, "version": manifest.version},
+        "models": {name: lineup.serving.active for name, lineup in fleet.lineups.items()},
+        "contract_version": manifest.contract_version,
+        "provider": session.provider,
+        "slate_length": manifest.slate_length,
+        "max_candidates": manifest.max_candidates,
+        "budget_per_position": manifest.budget,
+        "entropy_threshold": manifest.entropy_threshold,
+        "temperatures": {
+            "reason": manifest.reason_temperature,
+            "recommend": manifest.recommend_temperature,
+        },
+        "offline_metrics": manifest.offline_metrics,
+        "features": [
+            {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required}
+            for f in session.featuriser.schema.features
+        ],
+        "training_commit": manifest.training.get("commit"),
+        "threads": settings.threads,
+        "max_batch_size": settings.max_batch_size,
+        "versions": {"onnxruntime": onnxruntime.__version__, "fastapi": fastapi.__version__},
+    }
+
+
+def served_models(fleet: Fleet) -> dict[str, Any]:
+    """Render the versions that each model serves, for the admin routes."""
+    return {
+        "models": {
+            name: {
+                "active": lineup.serving.active,
+                "canary": lineup.serving.canary,
+                "share": lineup.serving.share,
+                "shadow": lineup.serving.shadow,
+                "previous": lineup.previous.manifest.version if lineup.previous else None,
+            }
+            for name, lineup in sorted(fleet.lineups.items())
+        }
+    }

@@ -14,7 +14,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -338,17 +337,3 @@ def load(directory: Path, settings: Settings) -> Session:
             f"{directory}: holds {manifest.name}/{manifest.version}, a store has it where it says"
         )
     return session
-
-
-def described(fleet: Fleet) -> Mapping[str, Any]:
-    """What is served, as the admin routes tell it."""
-    return {
-        name: {
-            "active": lineup.serving.active,
-            "canary": lineup.serving.canary,
-            "share": lineup.serving.share,
-            "shadow": lineup.serving.shadow,
-            "previous": lineup.previous.manifest.version if lineup.previous else None,
-        }
-        for name, lineup in sorted(fleet.lineups.items())
-    }

@@ -1,23 +1,21 @@
-"""From a parsed body to a list of answers: rules, features, batcher, degraded answers."""
+"""Rank candidate lists: choose an engine, check, featurise, batch, and fall back on failure."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import logging
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.batching.admission import PRIORITIES, SHADOW_PRIORITY
+from service.batching.admission import PRIORITIES
 from service.batching.batcher import Outcome
-from service.engine import constraints
-from service.engine.constraints import ConstraintError, Rules
-from service.engine.features.candidates import Request
+from service.engine.constraints import ConstraintError
+from service.engine.contract import Manifest
 from service.engine.features.encoding import FeatureError
-from service.engine.rows import Row, Sampling, Slate
+from service.engine.rows import Row
 from service.errors import (
     DeadlineExceeded,
     FieldError,
@@ -26,359 +24,184 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.http.parsing import Groups, request_of
-from service.http.responses import slate_entries
-from service.http.schemas import Constraints, RerankRequest
-from service.metrics import Metrics
 from service.models.fleet import Engine, Fleet
+from service.ranking.constraints import check_limits, resolve_constraints
+from service.ranking.decision import Decision, Timeline
+from service.ranking.request import RankingRequest
+from service.ranking.shadow import ShadowRanker
 from service.settings import Settings
 
 logger = logging.getLogger("service")
 
-KNOBS = ("entropy_threshold", "reason_temperature", "recommend_temperature")
-NOBODY = ServiceError("nobody was asked")
+NOT_SUBMITTED = ServiceError("the list was not submitted to a batcher")
+Pending = asyncio.Future[Outcome] | ServiceError
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One list, checked and featurised, and the engine that will answer it."""
+class PreparedList:
+    """One checked and featurised list, and the engine that will rank it.
 
-    ids: Sequence[str]
+    shed is set for a list that was refused before it was featurised; unknown counts the
+    candidates whose id the item table lacks.
+    """
+
+    request: RankingRequest
     row: Row
-    request_id: str
     engine: Engine
     variant: str
-    priority: int
-    request: Request
-    shed: Overloaded | None  # refused before it was featurised
-
-
-@dataclass(frozen=True)
-class Clock:
-    """When the call's shared stages ended, by time.monotonic(), in seconds."""
-
-    began: float
-    parsed: float
-    featurised: float
+    shed: Overloaded | None
+    unknown: int
 
 
 class Reranker:
-    """Answers checked bodies; knows nothing of HTTP but its error types."""
+    """Ranks checked requests. It knows neither HTTP nor JSON and observes no metrics."""
 
-    def __init__(self, settings: Settings, fleet: Fleet, metrics: Metrics) -> None:
-        self._settings, self._fleet, self._metrics = settings, fleet, metrics
-        self._shadows: set[asyncio.Task[None]] = set()
+    def __init__(
+        self, settings: Settings, fleet: Fleet, on_shadow: Callable[[Manifest, str], None]
+    ) -> None:
+        """on_shadow is called with the shadow's manifest and the outcome of each comparison."""
+        self._fail_calls = settings.on_failure == "error"
+        self._fleet = fleet
+        self._shadows = ShadowRanker(fleet, settings.timeout_ms / 1e3, on_shadow)
 
-    def prepare(self, body: RerankRequest, path: str, request_id: str, deadline: float) -> Prepared:
-        """Check what only the bundle knows, then featurise. Raises InvalidRequest.
+    def prepare(self, request: RankingRequest) -> PreparedList:
+        """Check a request against its bundle and featurise it. Raises InvalidRequest.
 
         A plain list that the queue would make late is not featurised: under overload most are.
         """
-        user_id = body.user.id if body.user else None
-        engine, variant = self._fleet.choose(body.model, user_id, path)
-        request, groups = request_of(body, path)
-        ids = request.ids
-        manifest = engine.manifest
-        errors = []
-        if len(set(ids)) < len(ids):
-            seen: dict[str, int] = {}
-            for position, item in enumerate(ids):
-                if item in seen:
-                    rule = f"unique within the list, already at candidates[{seen[item]}]"
-                    errors.append(FieldError(f"{path}candidates[{position}].id", rule, item))
-                seen.setdefault(item, position)
-        if len(ids) > manifest.max_candidates:
-            rule = f"at most {manifest.max_candidates} candidates"
-            errors.append(FieldError(f"{path}candidates", rule, len(ids)))
-        longest = min(len(ids), manifest.slate_length)
-        if body.slate_size is not None and body.slate_size > longest:
-            rule = f"at most {longest}, the lesser of candidates and the bundle's slate length"
-            errors.append(FieldError(f"{path}slate_size", rule, body.slate_size))
-        reasoning = body.reasoning
-        budget = reasoning.budget if reasoning else None
-        if budget is not None and budget > manifest.budget:
-            rule = f"at most {manifest.budget}, the budget of the bundle's graph"
-            errors.append(FieldError(f"{path}reasoning.budget", rule, budget))
-        if errors:
-            raise InvalidRequest.of(*errors)
-        threshold = reasoning.entropy_threshold if reasoning else None
-        slates = body.sampling.slates if body.sampling else 1
-        plain = not (request.features or request.user or request.context) and not (
-            body.constraints and body.constraints.max_per_group
-        )
+        inputs = request.inputs
+        engine, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
+        check_limits(request, engine.manifest)
         shed = None
-        if plain and engine.batcher.late(slates * len(ids), deadline):
+        if request.plain and engine.batcher.late(request.cells, request.deadline):
             shed = Overloaded("the lists that wait would take it past its deadline")
-            self._metrics.shed.labels("overload").inc()
         try:
-            reading = engine.session.row if shed is None else engine.session.unread
-            row = reading(request, body.slate_size, budget, threshold)
-            row = self._knobs(body, row, longest, request, groups, engine)
+            make_row = engine.session.row if shed is None else engine.session.unread
+            row = make_row(inputs, request.slate_size, request.budget, request.entropy_threshold)
+            row = apply_options(request, row, engine)
         except (FeatureError, ConstraintError) as error:
-            broken = FieldError(f"{path}{error.path}", error.rule, error.value)
+            broken = FieldError(f"{request.path}{error.path}", error.rule, error.value)
             raise InvalidRequest.of(broken) from None
-        unknown = 0 if shed else engine.session.featuriser.unknown(ids)
-        if unknown:
-            self._metrics.unknown.inc(unknown)
-        return Prepared(
-            ids, row, body.request_id or request_id, engine, variant,
-            PRIORITIES[body.priority], request, shed,
-        )  # fmt: skip
+        unknown = 0 if shed else engine.session.featuriser.unknown(inputs.ids)
+        return PreparedList(request, row, engine, variant, shed, unknown)
 
-    def _knobs(
-        self,
-        body: RerankRequest,
-        row: Row,
-        longest: int,
-        request: Request,
-        groups: Groups,
-        engine: Engine,
-    ) -> Row:
-        """The row with what the body asks of it beside reasoning. Raises ConstraintError."""
-        changed: dict[str, Any] = {}
-        if body.temperatures is not None:
-            given = body.temperatures
-            changed["reason_temperature"] = given.reason or row.reason_temperature
-            changed["recommend_temperature"] = given.recommend or row.recommend_temperature
-        if body.sampling is not None:
-            changed["sampling"] = Sampling(**body.sampling.model_dump())
-        if body.constraints is not None:
-            size, rules = self._rules(body, body.constraints, row, longest, request, groups, engine)
-            changed |= {"slate_size": size, "rules": rules}
-        if body.explain:
-            changed["explain"] = True
-        return dataclasses.replace(row, **changed) if changed else row
+    async def rank(self, lists: Sequence[PreparedList], timeline: Timeline) -> list[Decision]:
+        """Return one decision per list, in order.
 
-    def _rules(
-        self,
-        body: RerankRequest,
-        asked: Constraints,
-        row: Row,
-        longest: int,
-        request: Request,
-        given: Groups,
-        engine: Engine,
-    ) -> tuple[int, Rules]:
-        groups, limit = None, next(iter(asked.max_per_group.items()), None)
-        if limit is not None:
-            name = limit[0]
-            values = given.get(name)
-            try:
-                known: Sequence[int | None] = engine.session.featuriser.groups(name, row.tokens)
-            except KeyError:
-                if values is None:
-                    rule = "a category of the model's schema, or a key of candidates[].groups"
-                    raise ConstraintError("constraints.max_per_group", rule, name) from None
-                known = [None] * len(request.ids)
-            groups = [
-                own if value is None else value
-                for value, own in zip(values or [None] * len(known), known, strict=True)
-            ]
-        return constraints.resolve(
-            request.ids,
-            body.slate_size,
-            longest,
-            asked.pinned,
-            set(asked.blocked),
-            groups,
-            limit,
-        )
-
-    async def answer(
-        self, lists: Sequence[Prepared], deadlines: Sequence[float], clock: Clock
-    ) -> list[dict[str, Any]]:
-        """Responses in order. Raises what failed when `on_failure` is error."""
-        waits: list[asyncio.Future[Outcome] | ServiceError] = [NOBODY for _ in lists]
-        together: dict[tuple[int, int], list[int]] = {}
-        for index, entry in enumerate(lists):
-            if entry.shed is not None:
-                waits[index] = entry.shed
-                continue
-            together.setdefault((id(entry.engine), entry.priority), []).append(index)
+        Raises the first error of a list if the setting `on_failure` is `error`.
+        """
+        pending: list[Pending] = [NOT_SUBMITTED for _ in lists]
         try:
-            for (_, priority), indices in together.items():
-                rows = [lists[index].row for index in indices]
-                ends = [deadlines[index] for index in indices]
-                try:
-                    found: Sequence[asyncio.Future[Outcome] | ServiceError]
-                    found = lists[indices[0]].engine.batcher.submit(rows, ends, priority)
-                except Overloaded as error:
-                    found = [error] * len(indices)
-                for index, future in zip(indices, found, strict=True):
-                    waits[index] = future
+            submit(lists, pending)
             outcomes = [
-                await self._outcome(wait, end) for wait, end in zip(waits, deadlines, strict=True)
+                await wait_for(each, entry.request.deadline)
+                for each, entry in zip(pending, lists, strict=True)
             ]
         finally:
-            for wait in waits:
-                if isinstance(wait, asyncio.Future) and not wait.cancel() and not wait.cancelled():
-                    wait.exception()  # seen: a failure that came when nobody waited is no news
-        for entry, outcome in zip(lists, outcomes, strict=True):
-            broken = isinstance(outcome, InferenceFailed)
-            if broken:
-                logger.error("request %s: the model failed", entry.request_id)
-            self._fleet.told(entry.engine, broken)
-        failed = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
-        if failed and self._settings.on_failure == "error":
-            raise failed[0]
+            for each in pending:
+                if isinstance(each, asyncio.Future) and not each.cancel() and not each.cancelled():
+                    each.exception()  # retrieved: asyncio would log an error nobody waits for
+        self._record_outcomes(lists, outcomes)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+        if failures and self._fail_calls:
+            raise failures[0]
         for entry, outcome in zip(lists, outcomes, strict=True):
             if isinstance(outcome, Outcome):
-                self._beside(entry, outcome)
+                self._shadows.submit(entry.request.inputs, entry.row, entry.engine, outcome)
         return [
-            self._response(entry, outcome, clock)
-            for entry, outcome in zip(lists, outcomes, strict=True)
+            decide(entry, outcome, timeline) for entry, outcome in zip(lists, outcomes, strict=True)
         ]
 
-    async def _outcome(
-        self, wait: asyncio.Future[Outcome] | ServiceError, deadline: float
-    ) -> Outcome | ServiceError:
-        if isinstance(wait, ServiceError):
-            return wait
+    def _record_outcomes(
+        self, lists: Sequence[PreparedList], outcomes: Sequence[Outcome | ServiceError]
+    ) -> None:
+        for entry, outcome in zip(lists, outcomes, strict=True):
+            failed = isinstance(outcome, InferenceFailed)
+            if failed:
+                logger.error("request %s: the model failed", entry.request.request_id)
+            self._fleet.told(entry.engine, failed)
 
-        def give_up() -> None:
-            if not wait.done():
-                wait.set_exception(DeadlineExceeded("the deadline passed during the run"))
 
-        left = max(0.0, deadline - time.monotonic())
-        handle = asyncio.get_running_loop().call_later(left, give_up)
-        try:
-            return await wait
-        except (DeadlineExceeded, Overloaded, InferenceFailed) as error:
-            return error
-        finally:
-            handle.cancel()
+def apply_options(request: RankingRequest, row: Row, engine: Engine) -> Row:
+    """Return the row with the request's temperatures, sampling, constraints and explanation.
 
-    def _beside(self, entry: Prepared, outcome: Outcome) -> None:
-        """Let the shadow rank the same list, where there is one and it does not get in the way."""
-        shadow = self._fleet.shadow_of(entry.engine)
-        if shadow is None or entry.row.sampling is not None:
-            return
-        count = self._metrics.shadow.labels(
-            shadow.manifest.name, shadow.manifest.version, "skipped"
+    Raises ConstraintError.
+    """
+    changes: dict[str, Any] = {}
+    if request.reason_temperature is not None:
+        changes["reason_temperature"] = request.reason_temperature
+    if request.recommend_temperature is not None:
+        changes["recommend_temperature"] = request.recommend_temperature
+    if request.sampling is not None:
+        changes["sampling"] = request.sampling
+    if request.constraints is not None:
+        longest = min(len(request.inputs.ids), engine.manifest.slate_length)
+        changes["slate_size"], changes["rules"] = resolve_constraints(
+            request, request.constraints, longest, row, engine.session.featuriser
         )
-        calm = entry.engine.batcher.level >= entry.engine.manifest.budget
-        if not calm or outcome.budget < entry.row.budget:
-            count.inc()
-            return
-        task = asyncio.get_running_loop().create_task(self._compare(entry, outcome.slate, shadow))
-        self._shadows.add(task)
-        task.add_done_callback(self._shadows.discard)
+    if request.explain:
+        changes["explain"] = True
+    return dataclasses.replace(row, **changes) if changes else row
 
-    async def _compare(self, entry: Prepared, slate: Slate, shadow: Engine) -> None:
-        manifest, outcome = shadow.manifest, "failed"
+
+def submit(lists: Sequence[PreparedList], pending: list[Pending]) -> None:
+    """Put each list into its engine's queue and its future, or its refusal, into `pending`.
+
+    Lists of one engine and priority are submitted together: all find room or none does.
+    """
+    groups: dict[tuple[int, str], list[int]] = {}
+    for index, entry in enumerate(lists):
+        if entry.shed is not None:
+            pending[index] = entry.shed
+            continue
+        groups.setdefault((id(entry.engine), entry.request.priority), []).append(index)
+    for (_, priority), indices in groups.items():
+        rows = [lists[index].row for index in indices]
+        deadlines = [lists[index].request.deadline for index in indices]
+        batcher = lists[indices[0]].engine.batcher
+        submitted: Sequence[Pending]
         try:
-            row = shadow.session.row(entry.request)
-            size = min(entry.row.slate_size, row.slate_size)
-            asked: dict[str, Any] = {
-                knob: value
-                for knob in KNOBS
-                if (value := getattr(entry.row, knob)) != getattr(entry.engine.manifest, knob)
-            }
-            row = dataclasses.replace(
-                row,
-                slate_size=size,
-                rules=entry.row.rules,
-                budget=min(row.budget, entry.row.budget),
-                **asked,
-            )
-            if size == entry.row.slate_size:
-                end = time.monotonic() + self._settings.timeout_ms / 1e3
-                (future,) = shadow.batcher.submit([row], [end], SHADOW_PRIORITY)
-                answered = await future
-                mine, theirs = slate.indices.tolist(), answered.slate.indices.tolist()
-                if answered.budget < row.budget:
-                    outcome = "skipped"
-                elif mine == theirs:
-                    outcome = "same_slate"
-                else:
-                    outcome = "same_items" if set(mine) == set(theirs) else "different"
-            else:
-                outcome = "skipped"
-        except (Overloaded, DeadlineExceeded):
-            outcome = "skipped"
-        except Exception:  # a shadow may do anything but be noticed
-            logger.exception("shadow %s/%s", manifest.name, manifest.version)
-        self._metrics.shadow.labels(manifest.name, manifest.version, outcome).inc()
+            submitted = batcher.submit(rows, deadlines, PRIORITIES[priority])
+        except Overloaded as error:
+            submitted = [error] * len(indices)
+        for index, each in zip(indices, submitted, strict=True):
+            pending[index] = each
 
-    def _response(
-        self, entry: Prepared, outcome: Outcome | ServiceError, clock: Clock
-    ) -> dict[str, Any]:
-        manifest, row = entry.engine.manifest, entry.row
-        queue = inference = 0.0
-        reason = utility = None
-        budget = row.budget
-        if isinstance(outcome, Outcome):
-            slate, queue, inference = outcome.slate, outcome.queue_s, outcome.inference_s
-            utility = slate.utility if slate.utility is None else round(slate.utility, 6)
-            if outcome.budget < row.budget:
-                budget, reason = outcome.budget, "reduced_budget"
-            entries = slate_entries(entry.ids, slate, row)
-            used = int(slate.steps.sum())
-        else:
-            reason = outcome.code
-            queue = time.monotonic() - clock.featurised  # it waited, whether in a queue or a run
-            used = 0
-            entries = [
-                {
-                    "id": entry.ids[index], "position": position, "initial_position": index,
-                    "logprob": None, "entropy": None, "entropy_after": None, "reasoning_steps": 0,
-                }
-                for position, index in enumerate(row.rules.initial_ranking(row.slate_size))
-            ]  # fmt: skip
-            if row.explain:
-                for told in entries:
-                    moved = told["initial_position"] - told["position"]
-                    told["explanation"] = {"probability": None, "alternatives": [], "moved": moved}
-        if reason is not None:
-            self._metrics.degraded.labels(reason).inc()
-        now = time.monotonic()
-        parts = {
-            "parse": clock.parsed - clock.began,
-            "features": clock.featurised - clock.parsed,
-            "queue": queue,
-            "inference": inference,
-        }
-        parts["respond"] = max(0.0, now - clock.began - sum(parts.values()))
-        metrics = self._metrics
-        for stage, seconds in parts.items():
-            metrics.stages[stage].observe(seconds)
-        metrics.duration.observe(now - clock.began)
-        metrics.steps.observe(used)
-        metrics.list_size.observe(len(entry.ids))
-        outcomes = {None: "ok", "reduced_budget": "reduced_budget"}
-        metrics.requests.labels(
-            manifest.name, manifest.version, entry.variant, outcomes.get(reason, "degraded")
-        ).inc()
-        return {
-            "request_id": entry.request_id,
-            "model": {
-                "name": manifest.name, "version": manifest.version, "variant": entry.variant,
-            },
-            "slate": entries,
-            "reasoning": {
-                "steps_used": used,
-                "budget": budget * row.slate_size,
-                "budget_per_position": budget,
-                "budget_asked": row.budget,
-                "entropy_threshold": round(row.entropy_threshold, 6),
-            },
-            "utility": utility,
-            "latency_ms": {
-                "total": round(1e3 * (now - clock.began), 3),
-                **{stage: round(1e3 * seconds, 3) for stage, seconds in parts.items()},
-            },
-            "degraded": None if reason is None else {"reason": reason},
-        }  # fmt: skip
 
-    def refused(self, error: bool) -> None:
-        """Count a call that got no list back: `error` ours, else the client's."""
-        lineup = self._fleet.lineups.get(self._fleet.default_name())
-        manifest = lineup.active.manifest if lineup else None
-        names = (manifest.name, manifest.version) if manifest else ("", "")
-        outcome = "error" if error else "client_error"
-        self._metrics.requests.labels(*names, "active", outcome).inc()
+async def wait_for(pending: Pending, deadline: float) -> Outcome | ServiceError:
+    """Wait for a list's outcome until its deadline (time.monotonic())."""
+    if isinstance(pending, ServiceError):
+        return pending
 
-    def deadline(self, began: float, timeouts: Sequence[float | None]) -> float:
-        """The smallest of the given timeouts (ms) and the server's, as a monotonic time."""
-        given = [timeout for timeout in timeouts if timeout is not None and math.isfinite(timeout)]
-        return began + min([*given, self._settings.timeout_ms]) / 1e3
+    def expire() -> None:
+        if not pending.done():
+            pending.set_exception(DeadlineExceeded("the deadline passed during the run"))
+
+    remaining = max(0.0, deadline - time.monotonic())
+    handle = asyncio.get_running_loop().call_later(remaining, expire)
+    try:
+        return await pending
+    except (DeadlineExceeded, Overloaded, InferenceFailed) as error:
+        return error
+    finally:
+        handle.cancel()
+
+
+def decide(entry: PreparedList, outcome: Outcome | ServiceError, timeline: Timeline) -> Decision:
+    """Turn the outcome of a list into a decision; an error becomes the initial ranking."""
+    row, manifest, slate, steps = entry.row, entry.engine.manifest, None, 0
+    fallback: Sequence[int] = ()
+    if isinstance(outcome, Outcome):
+        slate, queue_s, inference_s = outcome.slate, outcome.queue_s, outcome.inference_s
+        budget, steps = min(row.budget, outcome.budget), int(slate.steps.sum())
+        degraded = "reduced_budget" if budget < row.budget else None
+    else:
+        fallback = row.rules.initial_ranking(row.slate_size)
+        budget, degraded = row.budget, outcome.code
+        # The list spent all its time waiting, be it in the queue or for a run that was too late.
+        queue_s, inference_s = time.monotonic() - timeline.featurised, 0.0
+    return Decision(
+        entry.request.request_id, manifest.name, manifest.version, entry.variant,
+        entry.request.inputs.ids, row, slate, fallback, budget, steps, degraded,
+        timeline, queue_s, inference_s,
+    )  # fmt: skip

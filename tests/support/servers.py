@@ -7,7 +7,7 @@ import time
 
 import uvicorn
 
-from service.http.app import create_app
+from service.http.api import create_app
 from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.server import config_of

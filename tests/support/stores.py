@@ -12,7 +12,7 @@ import numpy as np
 from service.engine.contract import Manifest
 from service.engine.features.candidates import Request
 from service.engine.session import Session
-from service.http.app import create_app
+from service.http.api import create_app
 from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.settings import Settings

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.engine.features.candidates import Request
-from service.http.parsing import request_of
+from service.http.parsing import featuriser_input
 from service.http.schemas import EXAMPLE, RerankRequest, RerankResponse
 from tests.support.bodies import body, problem_of, slate_ids
 from tests.support.fakes import Failing
@@ -525,9 +525,9 @@ def test_groups_that_no_constraint_names_cost_nothing(items):
     asked = body(items, 40)
     for index, candidate in enumerate(asked["candidates"]):
         candidate["groups"] = {f"{index}-{i}": "a" for i in range(31)} | {"author": "b"}
-    assert request_of(RerankRequest.model_validate(asked), "")[1] == {}
+    assert featuriser_input(RerankRequest.model_validate(asked), "")[1] == {}
     asked["constraints"] = {"max_per_group": {"author": 2}}
-    assert request_of(RerankRequest.model_validate(asked), "")[1] == {"author": ["b"] * 40}
+    assert featuriser_input(RerankRequest.model_validate(asked), "")[1] == {"author": ["b"] * 40}
 
 
 @pytest.mark.parametrize(("reason", "status"), [("model_error", 500), ("deadline", 504)])

@@ -1,0 +1,94 @@
+"""Limits and constraints of a request that only its bundle can check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.engine import constraints
+from service.engine.constraints import ConstraintError, Rules
+from service.engine.contract import Manifest
+from service.engine.features.featuriser import Featuriser
+from service.engine.rows import Row
+from service.errors import FieldError, InvalidRequest
+from service.ranking.request import RankingRequest, RequestedConstraints
+
+
+def check_limits(request: RankingRequest, manifest: Manifest) -> None:
+    """Raise InvalidRequest naming every field that breaks a limit of the bundle."""
+    path, ids = request.path, request.inputs.ids
+    errors = repeated_ids(path, ids) if len(set(ids)) < len(ids) else []
+    if len(ids) > manifest.max_candidates:
+        rule = f"at most {manifest.max_candidates} candidates"
+        errors.append(FieldError(f"{path}candidates", rule, len(ids)))
+    longest = min(len(ids), manifest.slate_length)
+    if request.slate_size is not None and request.slate_size > longest:
+        rule = f"at most {longest}, the lesser of candidates and the bundle's slate length"
+        errors.append(FieldError(f"{path}slate_size", rule, request.slate_size))
+    if request.budget is not None and request.budget > manifest.budget:
+        rule = f"at most {manifest.budget}, the budget of the bundle's graph"
+        errors.append(FieldError(f"{path}reasoning.budget", rule, request.budget))
+    if errors:
+        raise InvalidRequest.of(*errors)
+
+
+def repeated_ids(path: str, ids: Sequence[str]) -> list[FieldError]:
+    """Return an error for each candidate whose id stands earlier in the list."""
+    errors = []
+    first: dict[str, int] = {}
+    for position, item in enumerate(ids):
+        if item in first:
+            rule = f"unique within the list, already at candidates[{first[item]}]"
+            errors.append(FieldError(f"{path}candidates[{position}].id", rule, item))
+        first.setdefault(item, position)
+    return errors
+
+
+def resolve_constraints(
+    request: RankingRequest,
+    stated: RequestedConstraints,
+    longest: int,
+    row: Row,
+    featuriser: Featuriser,
+) -> tuple[int, Rules]:
+    """Return the slate's size and its rules.
+
+    Args:
+        longest: the lesser of candidates and the bundle's slate length.
+
+    Raises ConstraintError.
+    """
+    groups = None
+    if stated.limit is not None:
+        groups = group_values(stated.limit[0], stated, row, featuriser)
+    return constraints.resolve(
+        request.inputs.ids,
+        request.slate_size,
+        longest,
+        stated.pinned,
+        set(stated.blocked),
+        groups,
+        stated.limit,
+    )
+
+
+def group_values(
+    attribute: str, stated: RequestedConstraints, row: Row, featuriser: Featuriser
+) -> Sequence[str | int | None]:
+    """Return each candidate's group: the request's value, else the category of the item table.
+
+    Raises ConstraintError if neither has the attribute.
+    """
+    values = stated.groups.get(attribute)
+    try:
+        categories: Sequence[int | None] = featuriser.groups(attribute, row.tokens)
+    except KeyError:
+        if values is None:
+            rule = "a category of the model's schema, or a key of candidates[].groups"
+            raise ConstraintError("constraints.max_per_group", rule, attribute) from None
+        return values
+    if values is None:
+        return categories
+    return [
+        category if value is None else value
+        for value, category in zip(values, categories, strict=True)
+    ]

@@ -1,0 +1,72 @@
+"""The output of the re-ranker: one decision per candidate list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.engine.rows import Row, Slate
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Ends of the stages that all lists of a call share, in seconds of time.monotonic()."""
+
+    received: float
+    parsed: float
+    featurised: float
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds per stage; the stages add up to the total."""
+
+    total: float
+    parse: float
+    features: float
+    queue: float
+    inference: float
+    respond: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One ranked list, or its initial ranking where the list could not be ranked.
+
+    Args:
+        row: the row as requested.
+        slate: None for the initial ranking.
+        fallback: the candidate index of each position of the initial ranking, else empty.
+        budget: steps per position that the run was granted.
+        steps: steps taken, over all positions.
+        degraded: None, `reduced_budget`, or the code of the error behind the initial ranking.
+    """
+
+    request_id: str
+    model: str
+    version: str
+    variant: str
+    ids: Sequence[str]
+    row: Row
+    slate: Slate | None
+    fallback: Sequence[int]
+    budget: int
+    steps: int
+    degraded: str | None
+    timeline: Timeline
+    queue_s: float
+    inference_s: float
+
+    @property
+    def utility(self) -> float | None:
+        """The evaluator's estimate of a sampled slate."""
+        return None if self.slate is None else self.slate.utility
+
+    def stage_times(self, now: float) -> StageTimes:
+        """Return the time spent in each stage if the response is complete at `now`."""
+        timeline = self.timeline
+        total = now - timeline.received
+        parse = timeline.parsed - timeline.received
+        features = timeline.featurised - timeline.parsed
+        respond = max(0.0, total - (parse + features + self.queue_s + self.inference_s))
+        return StageTimes(total, parse, features, self.queue_s, self.inference_s, respond)

@@ -1,0 +1,62 @@
+"""Metrics of calls, lists and decisions; the one place that observes them."""
+
+from __future__ import annotations
+
+from service.engine.contract import Manifest
+from service.metrics import STAGES, Metrics
+from service.models.fleet import Fleet
+from service.ranking.decision import Decision, StageTimes
+from service.ranking.reranker import PreparedList
+
+OUTCOMES = {None: "ok", "reduced_budget": "reduced_budget"}  # every other reason is `degraded`
+
+
+class Observer:
+    """Counts what happens to calls and lists."""
+
+    def __init__(self, metrics: Metrics, fleet: Fleet) -> None:
+        self._metrics, self._fleet = metrics, fleet
+
+    def call_started(self) -> None:
+        """Count a call as in flight."""
+        self._metrics.inflight.inc()
+
+    def call_ended(self) -> None:
+        """End a call in flight."""
+        self._metrics.inflight.dec()
+
+    def call_refused(self, server_error: bool) -> None:
+        """Count a call that got no list back, under the default model."""
+        lineup = self._fleet.lineups.get(self._fleet.default_name())
+        manifest = lineup.active.manifest if lineup else None
+        labels = (manifest.name, manifest.version) if manifest else ("", "")
+        outcome = "error" if server_error else "client_error"
+        self._metrics.requests.labels(*labels, "active", outcome).inc()
+
+    def over_quota(self, lists: int) -> None:
+        """Count the lists of a call that exceeded its quota."""
+        self._metrics.shed.labels("quota").inc(lists)
+
+    def prepared(self, entry: PreparedList) -> None:
+        """Count a prepared list's unknown candidates, or its early refusal."""
+        if entry.shed is not None:
+            self._metrics.shed.labels("overload").inc()
+        if entry.unknown:
+            self._metrics.unknown.inc(entry.unknown)
+
+    def decided(self, decision: Decision, times: StageTimes) -> None:
+        """Observe one decision and its times."""
+        metrics, reason = self._metrics, decision.degraded
+        if reason is not None:
+            metrics.degraded.labels(reason).inc()
+        for stage in STAGES:
+            metrics.stages[stage].observe(getattr(times, stage))
+        metrics.duration.observe(times.total)
+        metrics.steps.observe(decision.steps)
+        metrics.list_size.observe(len(decision.ids))
+        outcome = OUTCOMES.get(reason, "degraded")
+        metrics.requests.labels(decision.model, decision.version, decision.variant, outcome).inc()
+
+    def shadow_compared(self, shadow: Manifest, outcome: str) -> None:
+        """Count one comparison of a shadow's slate."""
+        self._metrics.shadow.labels(shadow.name, shadow.version, outcome).inc()

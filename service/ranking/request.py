@@ -1,0 +1,61 @@
+"""The input of the re-ranker: one candidate list and the options of its request."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.engine.features.candidates import Request
+from service.engine.rows import Sampling
+
+
+@dataclass(frozen=True)
+class RequestedConstraints:
+    """Constraints on one slate, as the client stated them.
+
+    pinned maps a candidate id to its position. limit is an attribute and the maximum number of
+    items per value of it; groups holds the values that the request gives, one per candidate.
+    """
+
+    pinned: Mapping[str, int]
+    blocked: Collection[str]
+    limit: tuple[str, int] | None
+    groups: Mapping[str, Sequence[str | None]]
+
+
+@dataclass(frozen=True)
+class RankingRequest:
+    """One candidate list to rank. None stands for the default of the bundle.
+
+    path is the prefix of field paths in errors, such as "requests[3]."; deadline is a time of
+    time.monotonic().
+    """
+
+    inputs: Request
+    request_id: str
+    path: str
+    deadline: float
+    model: str | None = None
+    slate_size: int | None = None
+    budget: int | None = None
+    entropy_threshold: float | None = None
+    reason_temperature: float | None = None
+    recommend_temperature: float | None = None
+    sampling: Sampling | None = None
+    constraints: RequestedConstraints | None = None
+    priority: str = "interactive"
+    explain: bool = False
+
+    @property
+    def cells(self) -> int:
+        """Slates times candidates, which the time of a run grows with."""
+        slates = self.sampling.slates if self.sampling else 1
+        return slates * len(self.inputs.ids)
+
+    @property
+    def plain(self) -> bool:
+        """True if nothing but the ids and the session's own checks can make the list invalid."""
+        inputs, constraints = self.inputs, self.constraints
+        if inputs.features or inputs.user or inputs.context:
+            return False
+        return constraints is None or constraints.limit is None
