@@ -21,6 +21,9 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from types import FrameType
+
+from loadtest.errors import Interrupted, status_of
 
 COMMANDS = (
     "load", "bench", "capacity", "growth", "peers", "agree", "compare", "overload", "reloads",
@@ -38,12 +41,16 @@ def main() -> int:
     # As Ctrl-C does: what was started is ended on the way out, also where a terminal is closed.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+            signal.signal(number, _interrupt)
     try:
         return int(importlib.import_module(f"loadtest.{command}").main(sys.argv[2:]))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("loadtest: interrupted", file=sys.stderr)
-        return 130
+        return status_of(interrupt)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise Interrupted(number)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.generators import generators
+from loadtest.processes import bound_to_parent
 from loadtest.results import Load, machine
 from loadtest.scenarios import JSON, Asking, Catalogue, scenario
 from loadtest.server import ServerError, serving
@@ -79,8 +80,10 @@ def by_hey(url: str, body: bytes, asked: argparse.Namespace) -> float:
         file.write(body)
         file.flush()
         told = subprocess.run(
-            ["hey", "-c", "1", "-q", str(asked.rate), "-z", f"{asked.seconds:g}s", "-m", "POST",
-             "-T", JSON, "-D", file.name, "-o", "csv", url],
+            bound_to_parent(
+                ["hey", "-c", "1", "-q", str(asked.rate), "-z", f"{asked.seconds:g}s", "-m", "POST",
+                 "-T", JSON, "-D", file.name, "-o", "csv", url]
+            ),
             check=True, capture_output=True, text=True,
         )  # fmt: skip
     times = [float(line["response-time"]) for line in csv.DictReader(told.stdout.splitlines())]

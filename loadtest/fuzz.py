@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from loadtest.fuzz_checks import Answer, Bundle, Contract
 from loadtest.fuzz_requests import Message, drawn, from_bundle, from_document
+from loadtest.processes import end_with_parent
 from loadtest.server import ServerError, serving
 
 CHUNK = 250  # requests drawn at once
@@ -190,6 +191,7 @@ def _prepare(
     document: dict[str, Any], ids: Sequence[str], categories: dict[str, list[str]]
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
+    end_with_parent()
     SOURCES["document"] = from_document(document)
     SOURCES["bundle"] = from_bundle(ids, categories)
 

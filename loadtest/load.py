@@ -6,13 +6,15 @@ What follows `--` goes to Locust as it is, as `-- IdsOnly --shape spike`.
 from __future__ import annotations
 
 import argparse
-import subprocess
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from loadtest import processes
 from loadtest.server import ServerError, serving
 
+STOP_S = 20.0  # limit for Locust to print its statistics
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 
@@ -35,9 +37,7 @@ def main(arguments: Sequence[str]) -> int:
                 "--users", str(asked.users), "--spawn-rate", str(asked.users),
                 "--run-time", f"{asked.seconds}s", *asked.locust,
             ]  # fmt: skip
-            return subprocess.run(run, check=False).returncode
+            return processes.run(run, signal.SIGTERM, STOP_S, new_session=False)
     except (OSError, ServerError) as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130

@@ -1,10 +1,11 @@
-"""A service of one's own, started for a measurement and stopped after it."""
+"""A service process that is started for a measurement and stopped after it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,16 +16,20 @@ from pathlib import Path
 
 import httpx
 
-START_S = 60.0  # how long a service may take until it listens
+from loadtest.errors import LoadTestError
+from loadtest.processes import bound_to_parent, stop
+
+START_S = 60.0  # limit for a service to get ready
+STOP_S = 60.0  # limit for it to drain and exit, before it is killed
 
 
-class ServerError(Exception):
-    """The service did not start; what it said."""
+class ServerError(LoadTestError):
+    """The service did not start or did not respond. The message holds its output."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running service: its process, base URL, and the file with what it logs."""
+    """A running service: its process, base URL and log file."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -33,45 +38,43 @@ class Server:
 
 @contextlib.contextmanager
 def serving(bundle: Path, *arguments: str, **settings: object) -> Iterator[Server]:
-    """`python -m service` over a bundle, on a free port of 127.0.0.1, ready.
+    """Run `python -m service` over a bundle, on a free port of 127.0.0.1, and yield it ready.
 
-    arguments: more of its command line; settings: by name, as `max_queue=64`.
+    It has a session of its own, so Ctrl-C does not reach it, and gets SIGTERM when this process
+    dies.
 
-    Raises ServerError with what the service said if it does not start. Ctrl-C does not reach it.
+    Args:
+        arguments: More of its command line.
+        settings: Settings by name, as `max_queue=64`.
+
+    Raises ServerError with the service's output when it does not start.
     """
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
+        command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"]
+        variables = {f"RERANK_{name.upper()}": str(value) for name, value in settings.items()}
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "service",
-                    "--bundle",
-                    str(bundle),
-                    "--port",
-                    "0",
-                    *arguments,
-                ],
-                env={**os.environ, **{f"RERANK_{k.upper()}": str(v) for k, v in settings.items()}},
+                bound_to_parent([*command, *arguments]),
+                env={**os.environ, **variables},
                 stderr=file,
                 start_new_session=True,
             )
         try:
-            yield Server(process, _address(process, log), log)
+            yield Server(process, _wait_until_ready(process, log), log)
         finally:
-            process.terminate()
-            process.wait()
+            stop(process, signal.SIGTERM, STOP_S)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    end = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < end:
-        found = re.search(r"http://[\d.]+:\d+", log.read_text("utf-8", "replace"))
-        if found is not None:
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the base URL once /readyz answers 200. Raises ServerError after START_S seconds."""
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        match = re.search(r"http://[\d.]+:\d+", log.read_text("utf-8", "replace"))
+        if match is not None:
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{found[0]}/readyz", timeout=1).status_code == 200:
-                    return found[0]
+                if httpx.get(f"{match[0]}/readyz", timeout=1).status_code == 200:
+                    return match[0]
         time.sleep(0.02)
-    said = log.read_text("utf-8", "replace").strip()
-    raise ServerError(f"the service did not start: {said}")
+    output = log.read_text("utf-8", "replace").strip()
+    raise ServerError(f"the service did not start: {output}")
