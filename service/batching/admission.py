@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from service.engine.buckets import size_class
 from service.engine.rows import Row
 
 T = TypeVar("T")
 
 PRIORITIES = {"interactive": 0, "background": 1}
 SHADOW_PRIORITY = 2  # of lists that are ranked beside: nobody waits for their answer
-
-# Lists of one run are padded to the longest: a run takes lists of one of these sizes and below.
-BUCKETS = (32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,8 @@ class Waiting(Generic[T]):
         size = len(self.row.numbers)
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "slates", self.row.sampling.slates if self.row.sampling else 1)
-        object.__setattr__(self, "bucket", next((b for b in BUCKETS if size <= b), size))
+        # Lists of one run are padded to the longest, so a run takes lists of one bucket.
+        object.__setattr__(self, "bucket", size_class(size))
 
     @property
     def cells(self) -> int:

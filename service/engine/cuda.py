@@ -21,12 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 import onnxruntime as ort
 
+from service.engine.buckets import BATCHES, SIZES, bucket
 from service.engine.contract import INPUTS, OUTPUTS
 
 T = TypeVar("T")
 Array = np.ndarray[Any, Any]
-BATCHES = (1, 2, 4, 8, 16, 32, 64)  # of lists and of slates
-SIZES = (32, 64, 128, 256, 512)  # of candidates
 ARENA_BYTES = 2 << 30  # most memory of a session's arena; it never shrinks
 
 _device_thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
@@ -35,14 +34,6 @@ _device_thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
 def on_device(call: Callable[[], T]) -> T:
     """The call's result, made by the one thread that touches a GPU; whoever asks waits his turn."""
     return _device_thread.submit(call).result()
-
-
-def bucket(value: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds the value; beyond the largest, its next multiple."""
-    for size in buckets:
-        if value <= size:
-            return size
-    return -(-value // buckets[-1]) * buckets[-1]
 
 
 def ahead(lists: int, candidates: int) -> list[tuple[int, int]]:

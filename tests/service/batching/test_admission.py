@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from service.batching.admission import BUCKETS, Queue, Waiting
+from service.batching.admission import Queue, Waiting
+from service.engine.buckets import SIZES
 from service.engine.constraints import Rules
 from service.engine.rows import Row, Sampling
 
@@ -123,7 +124,7 @@ def test_who_is_not_wanted_any_more_leaves_with_his_cells():
 )  # fmt: skip
 def test_a_list_is_of_the_smallest_class_that_holds_it(size, bucket):
     assert waiting("a", size=size).bucket == bucket
-    assert BUCKETS == (32, 64, 128, 256, 512)
+    assert SIZES == (32, 64, 128, 256, 512)
 
 
 def test_a_run_takes_the_first_and_those_of_its_size_class_and_the_rest_keep_their_order():

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from service.engine.buckets import BATCHES, SIZES, bucket
 from service.engine.collate import collate
 from service.engine.contract import EVALUATOR, OUTPUTS, STATIC
-from service.engine.cuda import BATCHES, SIZES, CudaRunner, ahead, bucket, padded, shape_of
+from service.engine.cuda import CudaRunner, ahead, padded, shape_of
 from service.engine.features.candidates import Request
 from service.engine.graph import open_graph
 from service.engine.rows import Sampling
