@@ -60,7 +60,7 @@ class ExportOptions:
 def run_export(options: ExportOptions) -> None:
     """Write the bundle and print its verification and offline metrics."""
     trained = checkpoint.load(options.checkpoint)
-    data = options.data or Path(trained.info["data"])
+    data = options.data or Path(trained.state.data)
     print(json.dumps(bundle.write(trained, options.out, data), indent=1))
 
 

@@ -12,7 +12,7 @@ from export.cases import Requests
 from export.golden import golden
 from export.graph.compose import ComposeError, compose, compose_evaluator
 from export.verify import verify
-from model.learning.checkpoint import Trained
+from model.learning.checkpoint import Trained, config_dict
 from model.learning.evaluate import evaluate
 from service.engine.contract import (
     EVALUATOR,
@@ -108,9 +108,9 @@ def manifest_of(trained: Trained, out: Path) -> Manifest:
         tokens=features.tokens_width,
         offline_metrics={},
         training={
-            "commit": trained.info["commit"],
-            "config": trained.info["config"],
-            "seconds": round(trained.info["seconds"]),
-            "validation": trained.info["validation"],
+            "commit": trained.state.commit,
+            "config": config_dict(trained.config),
+            "seconds": round(trained.state.seconds),
+            "validation": trained.state.validation,
         },
     )

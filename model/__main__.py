@@ -153,10 +153,11 @@ def run_train(arguments: argparse.Namespace) -> int:
     with machine(arguments.device, arguments.precision) as here:
         plug_in = arguments.plug_into is not None
         start = arguments.plug_into if plug_in else arguments.start_from
-        info = train(config, arguments.data, arguments.out, start, here, plug_in)
-        shown = {key: info[key] for key in ("threshold", "seconds", "validation")}
+        state = train(config, arguments.data, arguments.out, start, here, plug_in)
         if not rank():
-            print(json.dumps(shown, indent=1))
+            result = state.to_json()
+            printed = {key: result[key] for key in ("threshold", "seconds", "validation")}
+            print(json.dumps(printed, indent=1))
     return 0
 
 

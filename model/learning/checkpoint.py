@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.network.config import Config, from_dict
+from model.learning.state import DONE, RunState
+from model.network.config import Config
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
 from service.engine.features.featuriser import Featuriser
@@ -35,7 +36,7 @@ class Trained:
     evaluator: Evaluator
     threshold: float
     share: float
-    info: dict[str, Any]
+    state: RunState
 
 
 def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Generator, Evaluator]:
@@ -47,48 +48,49 @@ def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Gener
     return generator, Evaluator(network, *columns, positions, discounted)
 
 
-def write(directory: Path, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def write(directory: Path, state: RunState, tensors: dict[str, Tensor]) -> None:
     """Save a state: the tensors under a new name first, then the JSON that points to them.
 
     Tensors are saved from the CPU, so that a checkpoint loads on any machine.
     """
-    name = f"state-{info['saves']:05d}.safetensors"
+    name = f"state-{state.saves:05d}.safetensors"
     save_file(
         {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()},
         directory / name,
     )
     temporary = directory / (CHECKPOINT + ".tmp")
-    temporary.write_text(json.dumps({**info, "tensors": name}, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(
+        json.dumps({**state.to_json(), "tensors": name}, indent=1) + "\n", encoding="utf-8"
+    )
     os.replace(temporary, directory / CHECKPOINT)
     for old in directory.glob("state-*.safetensors"):
         if old.name != name:
             old.unlink()
 
 
-def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(directory: Path) -> tuple[RunState, dict[str, Tensor]]:
     """The last saved state. Raises CheckpointError when there is none."""
     path = directory / CHECKPOINT
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; train first (make train)")
-    info = json.loads(path.read_text(encoding="utf-8"))
-    return info, load_file(directory / info["tensors"])
+    payload = json.loads(path.read_text(encoding="utf-8"))
+    return RunState.from_json(payload), load_file(directory / payload["tensors"])
 
 
 def load(directory: Path) -> Trained:
     """Load a finished run. Raises CheckpointError when it is missing or not finished."""
-    info, tensors = read(directory)
-    if info["stage"] != "done":
+    state, tensors = read(directory)
+    if state.stage != DONE or state.threshold is None:
         raise CheckpointError(
-            f"{directory}: training stopped in stage {info['stage']!r}; "
+            f"{directory}: training stopped in stage {state.stage!r}; "
             "run the same train command again to finish it"
         )
-    config = from_dict(Config, info["config"])
     featuriser = Featuriser.load(directory)
-    generator, evaluator = build(config, featuriser, info["positions"])
+    generator, evaluator = build(state.config, featuriser, state.positions)
     restore(generator, tensors, "generator.")
     restore(evaluator, tensors, "evaluator.")
     networks = generator.eval(), evaluator.eval()
-    return Trained(config, featuriser, *networks, info["threshold"], info["share"], info)
+    return Trained(state.config, featuriser, *networks, state.threshold, state.share, state)
 
 
 def collect(module: nn.Module, prefix: str) -> dict[str, Tensor]:

@@ -40,32 +40,22 @@ def featurise(directory: Path) -> None:
     dataset.lists(["valid"])
 
 
-class Brief(Run):
-    """A run whose stages are some batches each, after a shuffle of all lists."""
-
-    rates: dict[str, float]
-
-    def _epochs(
-        self, module: Any, settings: Any, lists: Any, steps: int, update: Any, validate: Any
-    ) -> None:
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+def train_briefly(config: Config, data: Path, directory: Path) -> dict[str, float]:
+    """Rows [1/s] of each stage, over some batches after a shuffle of all lists."""
+    run = Run(config, data, directory, None)
+    run.calibrate()
+    rates = {}
+    for describe in (run.evaluator_stage, run.warm_start_stage, run.grpo_stage):
+        stage = describe()
+        size, lists = stage.settings.batch, stage.lists
+        optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-4)
         order = np.random.default_rng(0).permutation(len(lists))
         began = time.perf_counter()
         for step in range(BATCHES):
-            rows = range(step * settings.batch, (step + 1) * settings.batch)
-            update(optimizer, Batch(lists, np.take(order, rows, mode="wrap"), self.device))
-        seconds = time.perf_counter() - began
-        self.rates[self.info["stage"]] = BATCHES * settings.batch * CANDIDATES / seconds
-        self._keep("best", module)
-
-
-def train_briefly(config: Config, data: Path, directory: Path) -> dict[str, float]:
-    """Rows [1/s] of each stage."""
-    run = Brief(config, data, directory, None)
-    run.rates = {}
-    run.calibrate()
-    run.run()
-    return run.rates
+            rows = range(step * size, (step + 1) * size)
+            stage.update(optimizer, Batch(lists, np.take(order, rows, mode="wrap"), run.device))
+        rates[stage.name] = BATCHES * size * CANDIDATES / (time.perf_counter() - began)
+    return rates
 
 
 def phase(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:

@@ -106,8 +106,8 @@ def neural_slates(
         "entropy_before": gather["entropy_before"].mean(axis=0),
         "entropy_after": gather["entropy_after"].mean(axis=0),
         "threshold": np.array(trained.threshold),
-        "validation": np.array(trained.info["validation"]["final"]["ndcg@10"]),
+        "validation": np.array(trained.state.validation["final"]["ndcg@10"]),
         # Whether an epoch of GRPO validated better than the start, or the start was kept.
-        "grpo_kept": np.array(float("grpo" in trained.info["validation"])),
-        "train_seconds": np.array(trained.info["seconds"]),
+        "grpo_kept": np.array(float("grpo" in trained.state.validation)),
+        "train_seconds": np.array(trained.state.seconds),
     }

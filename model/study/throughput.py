@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from model.learning.policy import Batch
+from model.learning.stages import Stage
 from model.learning.train import Run
 from model.network.config import Config
 from model.study.commands import Throughput
@@ -24,31 +25,23 @@ from model.study.commands import Throughput
 WARM_UP = 2  # rounds that allocate and are not counted
 
 
-class Timed(Run):
-    """A run whose GRPO stage is timed for some rounds instead of trained."""
-
-    rounds: int
-    seconds: list[float]
-    costs: list[tuple[str, float]]
-
-    def _epochs(
-        self, module: Any, settings: Any, lists: Any, steps: int, update: Any, validate: Any
-    ) -> None:
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6)
-        size = settings.batch
-        batches = [Batch(lists, slice(at, at + size)) for at in range(0, len(lists) - size, size)]
-        self.seconds = []
-        for number in range(WARM_UP + self.rounds):
-            began = time.perf_counter()
-            update(optimizer, batches[number % len(batches)])
-            self.seconds.append(time.perf_counter() - began)
-        del self.seconds[:WARM_UP]
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            update(optimizer, batches[0])
-        events = profiled.key_averages()
-        total = sum(event.self_cpu_time_total for event in events)
-        ranked = sorted(events, key=lambda event: -event.self_cpu_time_total)
-        self.costs = [(e.key, e.self_cpu_time_total / total) for e in ranked[:5]]
+def time_rounds(stage: Stage, rounds: int) -> tuple[list[float], list[tuple[str, float]]]:
+    """Seconds of each round, and the five operators that cost most with their share of the time."""
+    optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-6)
+    size, lists = stage.settings.batch, stage.lists
+    batches = [Batch(lists, slice(at, at + size)) for at in range(0, len(lists) - size, size)]
+    seconds = []
+    for number in range(WARM_UP + rounds):
+        began = time.perf_counter()
+        stage.update(optimizer, batches[number % len(batches)])
+        seconds.append(time.perf_counter() - began)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        stage.update(optimizer, batches[0])
+    events = profiled.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    ranked = sorted(events, key=lambda event: -event.self_cpu_time_total)
+    costs = [(e.key, e.self_cpu_time_total / total) for e in ranked[:5]]
+    return seconds[WARM_UP:], costs
 
 
 def measure(config: Config, data: Path, threads: int, rounds: int) -> dict[str, Any]:
@@ -59,11 +52,10 @@ def measure(config: Config, data: Path, threads: int, rounds: int) -> dict[str, 
     """
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as directory:
-        run = Timed(dataclasses.replace(config, train_lists=512), data, Path(directory), None)
-        run.rounds = rounds
+        run = Run(dataclasses.replace(config, train_lists=512), data, Path(directory), None)
         run.calibrate()
-        run.grpo()
-    rates = sorted(config.grpo.batch / seconds for seconds in run.seconds)
+        times, costs = time_rounds(run.grpo_stage(), rounds)
+    rates = sorted(config.grpo.batch / seconds for seconds in times)
     return {
         "requests_per_second": rates[len(rates) // 2],
         "low": rates[len(rates) // 10],
@@ -73,7 +65,7 @@ def measure(config: Config, data: Path, threads: int, rounds: int) -> dict[str, 
         "updates": config.grpo.updates_per_sample,
         "host": config.network.host,
         "threads": threads,
-        "costs": run.costs,
+        "costs": costs,
     }
 
 

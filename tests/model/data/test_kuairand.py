@@ -256,8 +256,8 @@ def test_two_logs_are_one(tmp_path, directory, rows):
 
 def test_a_model_trains_on_it(out, tmp_path):
     config = Config.load(ROOT / "model" / "configs" / "ranklens.yaml").smoke()
-    info = train(config, out, tmp_path / "run")
-    assert info["stage"] == "done"
+    state = train(config, out, tmp_path / "run")
+    assert state.stage == "done"
     lists = Dataset(out).lists(["test"])
     assert np.isfinite(lists.numbers).all()
     filled = lists.tokens.any(axis=(0, 1))

@@ -220,8 +220,8 @@ def test_reasoning_plugs_into_a_finished_host_and_into_no_other_network(data, tm
     config = Config.load(CONFIG).smoke()
     plain = dataclasses.replace(config, reasoning=dataclasses.replace(config.reasoning, budget=0))
     train(plain, data, tmp_path / "host")
-    info = train(config, data, tmp_path / "eglr", tmp_path / "host", plug_in=True)
-    assert info["validation"]["final"]["steps"] > 0
+    state = train(config, data, tmp_path / "eglr", tmp_path / "host", plug_in=True)
+    assert state.validation["final"]["steps"] > 0
     lines = (tmp_path / "eglr" / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["stage"] for line in lines} == {"grpo"}
     # What GRPO starts from are the host's weights, but for the steps that it never had.

@@ -193,7 +193,7 @@ def test_torchrun_trains_one_run_that_loads_without_it(world, by_torchrun):
     assert [json.loads(line)["stage"] for line in lines] == [
         *["evaluator"], *["warm_start"] * 2, *["grpo"] * 2
     ]  # fmt: skip
-    assert train(Config.load(CONFIG).smoke(), world, out)["stage"] == "done"
+    assert train(Config.load(CONFIG).smoke(), world, out).stage == "done"
 
 
 def test_an_interrupted_torchrun_ends_where_one_that_was_not_ends(world, by_torchrun, tmp_path):

@@ -74,5 +74,5 @@ def test_the_law_itself_rewards_where_it_is_asked_to(tmp_path):
     appeal, topic = (array[valid.rows - dataset.lists(["valid"]).rows[0]]
                      for array in truth(dataset, "valid"))  # fmt: skip
     # What selected its epoch is the expected clicks of its slates, of the worth of no network.
-    selected = trained.info["validation"]["final"]["utility"]
+    selected = trained.state.validation["final"]["utility"]
     assert selected == pytest.approx(Law().worth(appeal, topic, slate).mean(), abs=1e-5)

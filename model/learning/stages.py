@@ -1,0 +1,82 @@
+"""The loop that every training stage shares, described by data instead of subclasses."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from model.data.lists import Lists
+from model.learning.machine import Machine
+from model.learning.policy import Batch, descend
+from model.learning.state import Metrics
+from model.network.config import GrpoConfig, StageConfig
+
+Update = Callable[[Optimizer, Batch], Metrics]
+Validate = Callable[[], tuple[float, Metrics]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: a module, the lists that it learns from, an update and a validation.
+
+    `update` makes one or more gradient steps on a batch; its metrics add up over all processes.
+    `validate` returns the score that selects the epoch, higher is better, and metrics to log.
+    """
+
+    name: str  # of state.STAGES
+    module: nn.Module
+    settings: StageConfig | GrpoConfig
+    lists: Lists
+    steps: int  # updates per epoch
+    update: Update
+    validate: Validate
+
+    def optimizer(self) -> Optimizer:
+        """Return a fresh AdamW over the module's parameters."""
+        return torch.optim.AdamW(
+            self.module.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """Return the rate of an update: linear warm-up over one epoch, cosine to a tenth."""
+        done = epoch * self.steps + step + 1
+        progress = done / (self.settings.epochs * self.steps)
+        warm = min(1.0, done / self.steps)
+        cosine = 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
+        return self.settings.learning_rate * warm * cosine
+
+
+def supervised_stage(
+    name: str,
+    module: nn.Module,
+    settings: StageConfig,
+    lists: Lists,
+    loss_of: Callable[[Batch], Tensor],
+    validate: Validate,
+    machine: Machine,
+) -> Stage:
+    """Describe a stage that descends a loss, as many batches per epoch as the lists fill."""
+
+    def update(optimizer: Optimizer, batch: Batch) -> Metrics:
+        module.train()
+        with machine.autocast():
+            loss = loss_of(batch)
+        descend(optimizer, module, loss)
+        return {"loss": loss.item()}
+
+    steps = max(1, len(lists) // settings.batch)
+    return Stage(name, module, settings, lists, steps, update, validate)
+
+
+def epoch_seed(seed: int, stage: str, epoch: int) -> int:
+    """Derive the seed of one epoch, so that a resumed run draws what an uninterrupted one does."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")

@@ -1,0 +1,87 @@
+"""Measure evaluator and generator on validation lists, shared by all processes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data.lists import Lists
+from model.data.metrics import slate_metrics
+from model.learning.machine import gather, rank, share, total
+from model.learning.policy import Batch, Policy, evaluator_loss
+from model.learning.state import Metrics
+from model.network.evaluator import Evaluator, Judge
+
+AT_ONCE = 256  # lists
+
+
+class Validation:
+    """The validation lists of a run, with the networks that are measured on them.
+
+    `lists` are all of them, for the evaluator; `rankable` those with an order, for the generator.
+    """
+
+    def __init__(
+        self, lists: Lists, rankable: Lists, policy: Policy, evaluator: Evaluator, judge: Judge
+    ) -> None:
+        self.lists, self.labels = lists, rankable.labels
+        self.part = rankable.take(share(np.arange(len(rankable))))
+        self.policy, self.evaluator, self.judge = policy, evaluator, judge
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.generator.start_token.device
+
+    @torch.no_grad()
+    def evaluator_score(self) -> tuple[float, Metrics]:
+        """Return the negated loss over all lists, and that loss as a metric."""
+        self.evaluator.eval()
+        losses = []
+        every = np.arange(len(self.lists))
+        for start in range(0, len(every), AT_ONCE):
+            batch = Batch(self.lists, share(every[start : start + AT_ONCE]), self.device)
+            part = evaluator_loss(self.evaluator, batch, self.policy.config.slate_length)
+            losses.append(part.item())
+        mean = torch.tensor(float(np.mean(losses)), dtype=torch.float64, device=self.device)
+        loss = float(total(mean))
+        return -loss, {"loss": loss}
+
+    def generator_score(self) -> tuple[float, Metrics]:
+        """Measure greedy slates; the configured selection, NDCG@10 or utility, is the score."""
+        config = self.policy.config
+        # The random control draws the same coins at every validation.
+        torch.manual_seed(config.seed + rank())
+        decoded = self.policy.rank(self.part, config.reasoning.budget)
+        slate = torch.cat([d.slate for d in decoded])
+        utility = gather(self._utility(slate))
+        scores = slate_metrics(gather(slate).numpy(), self.labels)
+        metrics = {name: float(values.mean()) for name, values in scores.items()}
+        steps = gather(torch.cat([d.steps for d in decoded])).sum(dim=1)
+        metrics["steps"] = float(steps.float().mean())
+        metrics["utility"] = float(utility.mean())
+        return metrics[config.selection], metrics
+
+    @torch.no_grad()
+    def _utility(self, slate: Tensor) -> Tensor:
+        """Return the utility [R] of slates [R, K] of this rank's lists."""
+        self.evaluator.eval()
+        parts = []
+        for start in range(0, len(slate), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            batch = Batch(self.part, rows, self.device)
+            embedded = self.judge.embed(batch.numbers, batch.tokens)
+            parts.append(self.judge.utility(embedded, slate[rows]))
+        return torch.cat(parts)
+
+    def threshold(self) -> float:
+        """Return the configured quantile of the generator's entropies without reasoning."""
+        entropies = gather(self.policy.entropies(self.part))
+        return float(torch.quantile(entropies, self.policy.config.reasoning.entropy_quantile))
+
+    def entropy_share(self) -> float:
+        """Return the part of all K x S steps that the entropy gate takes."""
+        budget = self.policy.config.reasoning.budget
+        decoded = self.policy.rank(self.part, budget, by_entropy=True)
+        taken = gather(torch.cat([d.gates.flatten(1).float().mean(dim=1) for d in decoded]))
+        return float(taken.mean())
