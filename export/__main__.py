@@ -25,7 +25,7 @@ import tyro
 
 from export import bundle
 from export.bench.bench import BenchOptions, bench
-from export.bench.cuda import CudaError, CudaOptions, check
+from export.bench.cuda import CudaError, CudaOptions, check, write_page
 from export.tune import TuneError, TuneOptions, tune
 from export.verify import VerificationError
 from model.data.errors import DataError
@@ -73,6 +73,9 @@ def run_tune(options: TuneOptions) -> None:
 
 def run_cuda(options: CudaOptions) -> None:
     """Compare, time, write the report, and print how far both agree."""
+    if options.page_only:
+        write_page(options.out)
+        return
     print(json.dumps(check(options)["agreement"]))
 
 

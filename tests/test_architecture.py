@@ -67,7 +67,7 @@ RULES = {
     ),
     "export.graph": ({"torch", "onnx", "numpy"}, NETWORK),
     "export.bench": (
-        {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "numpy", "tqdm"},
+        {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "jinja2", "numpy", "tqdm"},
         {"export", "model.data.dataset", *NETWORK, "service.engine"},
     ),
     "loadtest": (

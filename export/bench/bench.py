@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from export.bench.measure import Size, feeds_of, flops, gemm_throughput, timed
-from export.bench.report import write
+from export.bench.report import write, write_page
 from export.bench.variants import NUMBERS, OTHERS, TOKENS, VOCABULARY, Run, Variants, quantised
 from model.data.dataset import Dataset
 from model.network.config import Config
@@ -46,6 +46,8 @@ class BenchOptions:
     """Time for each variant and size."""
     smoke: bool = False
     """Run a miniature, for tests."""
+    page_only: bool = False
+    """Write page and plot again from the inference.json in --out, without measuring."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class Group:
 
 def bench(options: BenchOptions) -> None:
     """Measure and write the report."""
+    if options.page_only:
+        write_page(options.out)
+        return
     torch.set_num_threads(1)
     variants = Variants(Config.load(options.config))
     Manifest.read(options.bundle)  # fail here, before ten minutes are spent on the rest

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from export.bench.measure import cores, median, timed
+from export.bench.pages import render
 from export.cases import knobbed
 from export.tune import rows_of
 from export.verify import LOGPROB_TOLERANCE
@@ -48,6 +49,8 @@ class CudaOptions:
     """Batches to compare, of 1 to 16 lists each."""
     seconds: float = 1.0
     """Time for each batch and list size."""
+    page_only: bool = False
+    """Write cuda.md again from the cuda.json in --out, without measuring."""
 
 
 class CudaError(RuntimeError):
@@ -164,37 +167,21 @@ def times(bundle: Path, cpu: Session, seconds: float) -> list[dict[str, Any]]:
 
 
 def write(report: dict[str, Any], out: Path) -> None:
-    """cuda.json and cuda.md."""
+    """Write cuda.json and cuda.md below `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "cuda.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    seen = report["agreement"]
-    lines = [
-        "# The bundle on a GPU",
-        "",
-        f"`{report['command']}`: {report['gpu']}, {report['cores']} CPU cores, "
-        f"onnxruntime {report['onnxruntime']}.",
-        "",
-        f"{seen['slates']:,} slates of random requests ({seen['sampled']:,} sampled ones among "
-        f"them), each by the CPU's session and by the GPU's: {seen['ties']} differ (allowed where "
-        "a choice or a gate is closer than rounding, and where noise is on the choices); "
-        "log-probabilities and entropies of the same slates differ by at most "
-        f"{seen['largest_difference']:.1e} nats. Opening the bundle, golden requests replayed, "
-        f"took {report['open_s']['cuda']:.1f} s, on the CPU {report['open_s']['cpu']:.1f} s.",
-        "",
-        f"Milliseconds of a run, the median, every reasoning step taken ({report['steps']} a "
-        "slate); feeds go to the GPU and answers come back.",
-        "",
-        f"| lists | candidates | CPU, 1 thread | CPU, {report['cores']} threads | CUDA | "
-        "CUDA graph | of the 1 thread's | first run |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in report["rows"]:
-        lines.append(
-            f"| {row['lists']} | {row['candidates']} | {row['cpu_ms']} | {row['cpu_threads_ms']} "
-            f"| {row['cuda_plain_ms']} | {row['cuda_ms']} | {row['cuda_ms'] / row['cpu_ms']:.2f} "
-            f"| {row['first_ms']} |"
-        )
-    (out / "cuda.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_page(out)
+
+
+def write_page(out: Path) -> None:
+    """Write cuda.md from the cuda.json below `out`."""
+    report = json.loads((out / "cuda.json").read_text(encoding="utf-8"))
+    (out / "cuda.md").write_text(page(report), encoding="utf-8")
+
+
+def page(report: dict[str, Any]) -> str:
+    """Render the report as Markdown."""
+    return render("cuda.md.jinja", **report)
 
 
 def check(options: CudaOptions) -> dict[str, Any]:

@@ -7,12 +7,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from export.bench.pages import render
+
 Row = dict[str, Any]
 KEY = ("variant", "batch", "candidates", "slate_length", "budget", "reasoning_share")
+# Ratio in inference.json -> its label on the page.
+RATIO_LABELS = {
+    "torch eager / static": "torch eager / static",
+    "torch eager / gated": "torch eager / gated",
+    "gated, nobody reasons / S = 0": "gated, no row reasons / static, S = 0",
+    "gated, all reason / static": "gated, all rows reason / static",
+    "cost of reasoning, half of the rows / all": "cost of reasoning, half of the rows / all rows",
+}
+COLOURS = {"gated": "tab:blue", "static": "tab:orange"}
+STYLES = {0.0: ":", 0.5: "--", 1.0: "-"}  # share of the rows that reason -> line
+# Of the plot beside the first: swept field, axis label, title, variants, fields off the base size.
+PANELS: tuple[tuple[str, str, str, tuple[str, ...], dict[str, Any]], ...] = (
+    ("candidates", "candidates N", "1 list", ("gated", "static"), {}),
+    ("slate_length", "positions K", "1 list", ("gated", "static"), {}),
+    ("budget", "reasoning steps S per position", "1 list", ("static",), {}),
+    ("budget", "reasoning steps S per position", "32 lists", ("static",), {"batch": 32}),
+    ("reasoning_share", "share of rows that reason", "32 lists", ("gated",), {"batch": 32}),
+)
+BASE = {"batch": 1, "candidates": 50, "slate_length": 10, "budget": 3, "reasoning_share": 1.0}
 
 
 class Figures:
-    """Median times by what was asked; the first measured where a size was timed twice."""
+    """Median times by variant and size; where a size was timed twice, the first timing counts."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
@@ -21,14 +42,25 @@ class Figures:
             self.first.setdefault(tuple(row[name] for name in KEY), row)
 
     def ms(self, variant: str, batch: int, budget: int = 3, share: float = 1.0) -> float | None:
-        """Median milliseconds of a run over lists of 50 and slates of 10."""
+        """Return the median milliseconds of a run over lists of 50 and slates of 10."""
         row = self.first.get((variant, batch, 50, 10, budget, share))
         return None if row is None else float(row["ms_median"])
 
+    def sweep(self, variant: str, axis: str, **fixed: Any) -> list[Row]:
+        """Return the rows of a variant that differ from the base size only in `axis`, in order."""
+        size = BASE | fixed
+        rows = [
+            row
+            for row in self.first.values()
+            if row["variant"] == variant
+            and all(row[name] == value for name, value in size.items() if name != axis)
+        ]
+        return sorted(rows, key=lambda row: row[axis])
+
 
 def ratios(figures: Figures) -> list[dict[str, Any]]:
-    """What issue and README claim, as ratios of medians that were timed in turns."""
-    found = []
+    """Divide medians that were timed in turns, for each batch that has all of them."""
+    entries = []
     for batch in sorted({row["batch"] for row in figures.rows}):
         times = (
             figures.ms("torch eager", batch),
@@ -36,12 +68,12 @@ def ratios(figures: Figures) -> list[dict[str, Any]]:
             figures.ms("static", batch, budget=0),
             *(figures.ms("gated", batch, share=share) for share in (1.0, 0.0)),
         )
-        known = [ms for ms in times if ms is not None]
-        if len(known) < len(times):
+        measured = [ms for ms in times if ms is not None]
+        if len(measured) < len(times):
             continue
-        eager, static, plain, gated, none = known
-        half = figures.ms("gated", batch, share=0.5)  # which one row cannot be
-        found.append(
+        eager, static, plain, gated, none = measured
+        half = figures.ms("gated", batch, share=0.5)  # absent at batch 1
+        entries.append(
             {
                 "batch": batch,
                 "torch eager / static": round(eager / static, 2),
@@ -53,7 +85,7 @@ def ratios(figures: Figures) -> list[dict[str, Any]]:
                 ),
             }
         )
-    return found
+    return entries
 
 
 def write(
@@ -64,109 +96,64 @@ def write(
     machine: str,
     out: Path,
 ) -> None:
-    """inference.json, inference.md and inference.png below `out`."""
+    """Write inference.json, inference.md and inference.png below `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    figures = Figures(rows)
-    found = ratios(figures)
-    payload = {"machine": machine, "rows": list(rows), "ratios": found, "floors": list(floors),
-               "nodes": nodes, "notes": notes}  # fmt: skip
-    (out / "inference.json").write_text(json.dumps(payload, indent=1) + "\n", encoding="utf-8")
-    plot(figures, out / "inference.png")
-    text = render(figures, found, floors, notes, nodes, machine)
-    (out / "inference.md").write_text(text, encoding="utf-8")
+    report = {"machine": machine, "rows": list(rows), "ratios": ratios(Figures(rows)),
+              "floors": list(floors), "nodes": nodes, "notes": notes}  # fmt: skip
+    (out / "inference.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_page(out)
 
 
-def render(
-    figures: Figures,
-    found: Sequence[dict[str, Any]],
-    floors: Sequence[dict[str, Any]],
-    notes: dict[str, str],
-    nodes: dict[str, int],
-    machine: str,
-) -> str:
-    """The report as Markdown."""
-    lines = [
-        "# Inference",
-        "",
-        "Made by `python -m export bench`; the figures are in `inference.json`. One intra-op "
-        "thread, no spinning; what a ratio compares was timed in turns of 30 ms. "
-        f"Machine: {machine}.",
-        "",
-        "Lists of N = 50 candidates, slates of K = 10, S = 3 reasoning steps a position unless "
-        "said otherwise; D = 64, 121 numbers and 21 tokens a candidate.",
-        "",
-        f"Nodes once functions are inlined: static {nodes['static']}, gated {nodes['gated']} "
-        "beside those in its branches.",
-        "",
-    ]
-    if found:
-        names = [name for name in found[0] if name != "batch"]
-        batches = " | ".join(f"batch {ratio['batch']}" for ratio in found)
-        lines += [f"| ratio of medians | {batches} |", "|---|" + "---|" * len(found)]
-        lines += [
-            f"| {name} | {' | '.join('-' if r[name] is None else str(r[name]) for r in found)} |"
-            for name in names
-        ]
-        lines += [""]
-    lines += ["## The arithmetic floor", "",
-              "FLOPs of the products in the static graph over the throughput of one thread in a "
-              "512 x 512 x 512 product.", "",
-              "| batch | MFLOP | GFLOP/s | floor ms | static ms | static / floor |",
-              "|---|---|---|---|---|---|"]  # fmt: skip
-    for floor in floors:
-        ms = figures.ms("static", floor["batch"])
-        if ms is not None:
-            lines.append(
-                f"| {floor['batch']} | {floor['flops'] / 1e6:.1f} | "
-                f"{floor['gemm_flops_per_s'] / 1e9:.0f} | {floor['ms']:.3f} | {ms:.3f} | "
-                f"{ms / floor['ms']:.1f} |"
-            )
-    lines += ["", "## Every row", "",
-              "| variant | batch | N | K | S | share that reasons | runs | ms median | ms p99 |",
-              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for r in figures.rows:
-        lines.append(
-            f"| {r['variant']} | {r['batch']} | {r['candidates']} | {r['slate_length']} | "
-            f"{r['budget']} | {r['reasoning_share']:g} | {r['runs']} | {r['ms_median']:.3f} | "
-            f"{r['ms_p99']:.3f} |"
-        )
-    lines += ["", *(f"- {name}: {note}" for name, note in notes.items()), ""]
-    lines += ["![Time against batch, list, slate length, steps and share](inference.png)", ""]
-    return "\n".join(lines)
+def write_page(out: Path) -> None:
+    """Write inference.md and inference.png from the inference.json below `out`."""
+    report = json.loads((out / "inference.json").read_text(encoding="utf-8"))
+    (out / "inference.md").write_text(page(report), encoding="utf-8")
+    plot(Figures(report["rows"]), out / "inference.png")
+
+
+def page(report: dict[str, Any]) -> str:
+    """Render the report as Markdown."""
+    figures = Figures(report["rows"])
+    timed = ((floor, figures.ms("static", floor["batch"])) for floor in report["floors"])
+    floors = [(floor, ms) for floor, ms in timed if ms is not None]
+    values = {**report, "floors": floors, "ratio_labels": RATIO_LABELS}
+    return render("inference.md.jinja", **values)
 
 
 def plot(figures: Figures, path: Path) -> None:
-    """Time per request against batch, list length, slate length, steps, and share that reasons."""
+    """Plot the time of a request against batch, candidates, positions, steps and share."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    base = {"batch": 1, "candidates": 50, "slate_length": 10, "budget": 3, "reasoning_share": 1.0}
-    panels = (
-        ("batch", "gated", {}, True),
-        ("candidates", "gated", {}, False),
-        ("slate_length", "gated", {}, False),
-        ("budget", "static", {}, False),
-        ("reasoning_share", "gated", {"batch": 32}, True),
-    )
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(18, 3.6), layout="constrained")
-    for axis, (name, variant, other, per_request) in zip(axes, panels, strict=True):
-        fixed = base | other
-        shares = (0.0, 0.5, 1.0) if name == "batch" else (fixed["reasoning_share"],)
-        for share in shares:
-            fixed["reasoning_share"] = share
-            rows = [r for r in figures.first.values() if r["variant"] == variant
-                    and all(r[k] == v for k, v in fixed.items() if k != name)]  # fmt: skip
-            rows.sort(key=lambda r: r[name])
-            times = [r["ms_median"] / (r["batch"] if per_request else 1) for r in rows]
-            label = f"{share:.0%} reason" if name == "batch" else None
-            axis.plot([r[name] for r in rows], times, "-o", markersize=3, label=label)
-        title = variant if name == "batch" else f"{variant}, batch {fixed['batch']}"
-        axis.set(xlabel=name.replace("_", " "), ylabel="ms per request", ylim=(0, None))
-        axis.set_title(title)
-        if name == "batch":
-            axis.set_xscale("log", base=2)
-            axis.legend(fontsize=7)
+    figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.8), layout="constrained")
+    batches = axes[0, 0]
+    for share, style in STYLES.items():
+        rows = figures.sweep("gated", "batch", reasoning_share=share)
+        times = [row["ms_median"] / row["batch"] for row in rows]
+        batches.plot([row["batch"] for row in rows], times, style, marker="o", markersize=3,
+                     color=COLOURS["gated"])  # fmt: skip
+    batches.set_xscale("log", base=2)
+    batches.xaxis.set_major_formatter("{x:.0f}")
+    batches.set(xlabel="lists in a run", ylabel="ms per list", ylim=(0, None))
+    for axis, (name, label, title, variants, fixed) in zip(axes.flat[1:], PANELS, strict=True):
+        for variant in variants:
+            rows = figures.sweep(variant, name, **fixed)
+            times = [row["ms_median"] / row["batch"] for row in rows]
+            slow = [row["ms_p99"] / row["batch"] for row in rows]
+            points = [row[name] for row in rows]
+            axis.plot(points, times, "-o", markersize=3, color=COLOURS[variant])
+            axis.fill_between(points, times, slow, color=COLOURS[variant], alpha=0.15, lw=0)
+            if name != "candidates":
+                axis.set_xticks(points)
+        axis.set(xlabel=label, title=title, ylabel="ms per list", ylim=(0, None))
+    handles = [pyplot.Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()]
+    handles += [
+        pyplot.Line2D([], [], linestyle=style, color="grey", label=f"{share:.0%} of rows reason")
+        for share, style in STYLES.items()
+    ]
+    handles.append(pyplot.Rectangle((0, 0), 1, 1, color="grey", alpha=0.3, label="median to p99"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     pyplot.close(figure)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from export.bench.report import Figures, ratios
+from export.bench.bench import BenchOptions, bench
+from export.bench.report import Figures, page, ratios
 
 ROOT = Path(__file__).parents[3]
 
@@ -68,3 +69,16 @@ def test_a_checkpoint_is_asked_for_where_nothing_is_to_be_measured():
 def test_the_committed_report_has_every_variant(name):
     rows = json.loads((ROOT / "docs" / "reports" / name).read_text())["rows"]
     assert {r["variant"] for r in rows} >= {"torch eager", "gated", "static", "static int8"}
+
+
+def test_the_committed_page_is_rendered_from_the_committed_figures():
+    report = json.loads((ROOT / "docs" / "reports" / "inference.json").read_text())
+    assert page(report) == (ROOT / "docs" / "reports" / "inference.md").read_text()
+
+
+def test_page_only_renders_the_figures_again_without_measuring(tmp_path):
+    committed = ROOT / "docs" / "reports" / "inference.json"
+    (tmp_path / "inference.json").write_text(committed.read_text())
+    bench(BenchOptions(config=tmp_path / "absent", out=tmp_path, page_only=True))
+    assert (tmp_path / "inference.md").read_text() == committed.with_suffix(".md").read_text()
+    assert (tmp_path / "inference.json").read_text() == committed.read_text()

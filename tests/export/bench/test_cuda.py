@@ -1,18 +1,31 @@
 """What the check of a GPU makes of two sessions; here the static form on the CPU is the other."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
-from export.bench.cuda import CudaError, CudaOptions, agree, check, closeness, random_batches, write
+from export.bench.cuda import (
+    CudaError,
+    CudaOptions,
+    agree,
+    check,
+    closeness,
+    page,
+    random_batches,
+    write,
+)
 from export.bench.measure import cores
 from service.engine.contract import EVALUATOR, STATIC, BundleError
 from service.engine.cuda import CudaRunner
 from service.engine.graph import open_graph
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
+
+REPORTS = Path(__file__).parents[3] / "docs" / "reports"
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +110,13 @@ def test_the_report_tells_what_was_compared_and_each_time(tmp_path):
     report = {"command": "c", "gpu": "G", "cores": cores(), "onnxruntime": "1", "steps": 30,
               "agreement": seen, "open_s": {"cpu": 0.5, "cuda": 3.0}, "rows": [row]}  # fmt: skip
     write(report, tmp_path)
-    page = (tmp_path / "cuda.md").read_text()
-    assert "8,500 slates" in page
-    assert "3 differ" in page
-    assert "2.0e-05 nats" in page
-    assert "| 4 | 50 | 2.0 | 1.0 | 9.0 | 0.5 | 0.25 | 99.0 |" in page
+    text = (tmp_path / "cuda.md").read_text()
+    assert "8,500 slates" in text
+    assert "| slates that differ | 3 |" in text
+    assert "2.0e-05 nats" in text
+    assert "| 4 | 50 | 2.0 | 1.0 | 9.0 | 0.5 | 0.25 | 99.0 |" in text
+
+
+def test_the_committed_page_is_rendered_from_the_committed_figures():
+    report = json.loads((REPORTS / "cuda.json").read_text())
+    assert page(report) == (REPORTS / "cuda.md").read_text()
