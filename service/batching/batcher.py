@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from service.batching.admission import SHADOW_PRIORITY, Queue, Waiting
 from service.batching.budget import BudgetController, Pace
+from service.batching.clock import Clock, SystemClock
 from service.engine.rows import Row, Slate, Timing
 from service.engine.session import Session
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
@@ -47,7 +47,16 @@ Entry = Waiting[Outcome]
 class Batcher:
     """Runs rows of concurrent requests together. Belongs to one event loop; start, then close."""
 
-    def __init__(self, session: Session, metrics: Metrics, settings: Settings, pace: Pace) -> None:
+    def __init__(
+        self,
+        session: Session,
+        metrics: Metrics,
+        settings: Settings,
+        pace: Pace,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._now = self._clock.monotonic
         self._session, self._metrics, self._settings = session, metrics, settings
         self._queue: Queue[Outcome] = Queue(settings.max_queue)
         self._pace = pace
@@ -90,7 +99,7 @@ class Batcher:
     def submit(
         self, rows: Sequence[Row], deadlines: Sequence[float], priority: int = 0
     ) -> list[asyncio.Future[Outcome]]:
-        """Admit rows, all or none; deadlines are times of time.monotonic(), one per row.
+        """Admit rows, all or none; deadlines are times of the clock, one per row.
 
         Each future ends in an Outcome, DeadlineExceeded, Overloaded or InferenceFailed; a cancelled
         one is dropped before its run. A row that would wait past its deadline even if nobody
@@ -105,7 +114,7 @@ class Batcher:
             raise Overloaded(f"{len(self._queue)} lists wait, the queue holds {self._queue.limit}")
         for entry in gone:
             self._refuse(entry, "overload", Overloaded("a more urgent list took its place"))
-        now = time.monotonic()
+        now = self._now()
         loop = asyncio.get_running_loop()
         answers = []
         for row, deadline in zip(rows, deadlines, strict=True):
@@ -127,7 +136,7 @@ class Batcher:
         if not len(self._queue):
             return False
         ahead = self._pace.seconds(0, self._queue.cells + cells)
-        return max(time.monotonic(), self._busy_until) + ahead > deadline
+        return max(self._now(), self._busy_until) + ahead > deadline
 
     def _refuse(self, entry: Entry, reason: str, error: Exception) -> None:
         self._metrics.shed.labels(reason).inc()
@@ -158,36 +167,32 @@ class Batcher:
     async def _somebody(self) -> None:
         """Wait for a row, or to be closed; with nobody there the level rises all the same."""
         while self.level < self._session.manifest.budget and not self._arrival.is_set():
-            try:
-                await asyncio.wait_for(self._arrival.wait(), self._settings.recover_s)
-            except TimeoutError:
-                self._waited(time.monotonic())
+            if not await self._clock.wait(self._arrival, self._settings.recover_s):
+                self._waited(self._now())
         await self._arrival.wait()
 
     def _waited(self, since: float) -> None:
-        now = time.monotonic()
+        now = self._now()
         self._metrics.budget_level.set(self._controller.waited(now - since, now))
 
     async def _company(self) -> None:
         """Wait for more rows until the window is over, a run is full or a deadline presses."""
-        closes = time.monotonic() + self._settings.batch_window_ms / 1e3
+        closes = self._now() + self._settings.batch_window_ms / 1e3
         while 0 < len(self._queue) < self._settings.max_batch_size and not self._closing:
             longest = self._pace.seconds(self._session.manifest.budget, self._queue.cells)
-            now = time.monotonic()
+            now = self._now()
             # Half of what the tightest deadline leaves beside the run; half is for chance.
             left = min(closes - now, (self._queue.tightest() - now - longest) / 2)
             if left <= 0:
                 return
             self._arrival.clear()
-            try:
-                await asyncio.wait_for(self._arrival.wait(), left)
-            except TimeoutError:
+            if not await self._clock.wait(self._arrival, left):
                 self._arrival.set()
                 return
 
     def _wanted(self, entry: Entry) -> bool:
         """Whether somebody waits for this row and it still has time; else it is counted out."""
-        if time.monotonic() >= entry.deadline:  # whoever waited has given up just now
+        if self._now() >= entry.deadline:  # whoever waited has given up just now
             self._expire(entry, "the deadline passed in the queue")
         elif entry.answer.done():
             self._metrics.shed.labels("disconnected").inc()
@@ -196,7 +201,7 @@ class Batcher:
         return False
 
     async def _run(self, batch: list[Entry]) -> None:
-        began, level = time.monotonic(), self.level
+        began, level = self._now(), self.level
         cells = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
         if self._adaptive:
             remaining = min(entry.deadline for entry in batch) - began
@@ -228,7 +233,7 @@ class Batcher:
             if not batch[0].answer.done():
                 batch[0].answer.set_exception(InferenceFailed("the model failed on this list"))
             return
-        ended = time.monotonic()
+        ended = self._now()
         self._metrics.inference_cpu.inc(self._session.graph_cpu_s - self._cpu_s)
         self._cpu_s = self._session.graph_cpu_s
         self._pace.observe(Timing(max(budgets), cells, ended - began))
