@@ -8,14 +8,52 @@ import sys
 import warnings
 from pathlib import Path
 
-if importlib.util.find_spec("rerank_client") is None:  # a checkout on the path, nothing installed
+if importlib.util.find_spec("rerank_client") is None:
+    # A checkout is on the path and the distribution is not installed.
     sys.path.append(str(Path(__file__).parent))
 
-from rerank_client import *  # noqa: F403
-from rerank_client import __all__  # noqa: F401
+from rerank_client import (
+    AsyncClient,
+    Candidate,
+    Client,
+    Constraints,
+    Failed,
+    FieldProblem,
+    ListRequest,
+    Model,
+    NoAnswer,
+    Position,
+    Reasoning,
+    Refused,
+    RerankError,
+    TimedOut,
+    Unavailable,
+)
+from rerank_client import RequestOptions as Wishes
+from rerank_client import RerankResponse as Reranked
+
+__all__ = [
+    "AsyncClient",
+    "Candidate",
+    "Client",
+    "Constraints",
+    "Failed",
+    "FieldProblem",
+    "ListRequest",
+    "Model",
+    "NoAnswer",
+    "Position",
+    "Reasoning",
+    "Refused",
+    "RerankError",
+    "Reranked",
+    "TimedOut",
+    "Unavailable",
+    "Wishes",
+]
 
 warnings.warn(
-    "`client` is deprecated and goes away in 0.3.0: `pip install ./client` and import "
+    "`client` is deprecated and goes away in 0.3.0; `pip install ./client` and import "
     "`rerank_client`",
     DeprecationWarning,
     stacklevel=2,

@@ -1,7 +1,7 @@
 """A client of the re-ranking service: a slate within a deadline, whatever becomes of the service.
 
 `Client` and `AsyncClient` ask the same way; the one waits in its thread, the other on asyncio.
-Both answer `Reranked`, and raise
+Both answer `RerankResponse`, and raise
 
     RerankError
     |- Refused           4xx: the request breaks a rule; retrying or falling back would hide it
@@ -23,8 +23,8 @@ from rerank_client.errors import (
     TimedOut,
     Unavailable,
 )
-from rerank_client.requests import Candidate, Constraints, ListRequest, Wishes
-from rerank_client.responses import Model, Position, Reasoning, Reranked
+from rerank_client.requests import Candidate, Constraints, ListRequest, RequestOptions
+from rerank_client.responses import Model, Position, Reasoning, RerankResponse
 
 __all__ = [
     "AsyncClient",
@@ -39,9 +39,9 @@ __all__ = [
     "Position",
     "Reasoning",
     "Refused",
+    "RequestOptions",
     "RerankError",
-    "Reranked",
+    "RerankResponse",
     "TimedOut",
     "Unavailable",
-    "Wishes",
 ]

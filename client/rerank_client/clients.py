@@ -10,9 +10,9 @@ from typing import Self, Unpack
 
 import httpx
 
-from rerank_client.dispatch import Answer, Asker, Call, Lost, Send
-from rerank_client.requests import Candidate, ListRequest, Wishes
-from rerank_client.responses import Reranked
+from rerank_client.dispatch import Attempt, Call, Dispatcher, HttpResponse, TransportFailure
+from rerank_client.requests import Candidate, ListRequest, RequestOptions
+from rerank_client.responses import RerankResponse
 
 TIMEOUT_MS = 1000.0  # the service's own default
 # The service closes an idle connection after 75 s and common load balancers after 60 s. A client
@@ -41,8 +41,8 @@ class Client:
         fallback: bool = True,
         http: httpx.Client | None = None,
     ) -> None:
-        self._asker = Asker(urls, timeout_ms, api_key, fallback)
-        self._owned = http is None
+        self._dispatcher = Dispatcher(urls, timeout_ms, api_key, fallback)
+        self._closes_http = http is None
         self._http = httpx.Client(limits=LIMITS) if http is None else http
 
     def rerank(
@@ -52,16 +52,16 @@ class Client:
         timeout_ms: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
-        **wishes: Unpack[Wishes],
-    ) -> Reranked:
+        **options: Unpack[RequestOptions],
+    ) -> RerankResponse:
         """The slate of one list of candidates, given in the order of the initial ranking.
 
         candidates: ids, or mappings with `id` and what docs/service.md lists. timeout_ms: of this
         call, instead of the client's. request_id: names it in answer and logs, made if not given.
-        traceparent: passed on as it is. wishes: see Wishes. Raises Refused; NoAnswer without
-        fallback; ValueError or TypeError for what cannot be sent.
+        traceparent: passed on as it is. options: see RequestOptions.
+        Raises Refused; NoAnswer without fallback; ValueError or TypeError for what cannot be sent.
         """
-        call = self._asker.single(candidates, timeout_ms, request_id, traceparent, wishes)
+        call = self._dispatcher.single(candidates, timeout_ms, request_id, traceparent, options)
         return self._run(call)[0]
 
     def rerank_many(
@@ -71,43 +71,43 @@ class Client:
         timeout_ms: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
-    ) -> list[Reranked]:
+    ) -> list[RerankResponse]:
         """The slates of several lists in one call, in order; one bad list refuses the call.
 
         Each list's id is the request_id with `.0`, `.1` ... after it. Raises as `rerank` does.
         """
         if not requests:
             return []
-        return self._run(self._asker.batch(requests, timeout_ms, request_id, traceparent))
+        return self._run(self._dispatcher.batch(requests, timeout_ms, request_id, traceparent))
 
-    def _run(self, call: Call) -> list[Reranked]:
-        outcome: Answer | Lost | None = None
+    def _run(self, call: Call) -> list[RerankResponse]:
+        outcome: HttpResponse | TransportFailure | None = None
         while True:
             try:
-                send = call.send(outcome)
+                attempt = call.send(outcome)
             except StopIteration as done:
                 return list(done.value)
-            outcome = self._send(send)
+            outcome = self._send(attempt)
 
-    def _send(self, send: Send) -> Answer | Lost:
-        time.sleep(send.pause_s)
+    def _send(self, attempt: Attempt) -> HttpResponse | TransportFailure:
+        time.sleep(attempt.pause_s)
         response, content = None, bytearray()
         try:
-            response = self._http.send(send.request(self._http), stream=True)
+            response = self._http.send(attempt.request(self._http), stream=True)
             for chunk in response.iter_bytes():
                 content += chunk
-                if time.monotonic() > send.until:
+                if time.monotonic() > attempt.give_up_at:
                     raise TimeoutError("the answer took too long to arrive")
         except (httpx.RequestError, TimeoutError) as error:
-            return Lost.of(error, begun=response is not None)
+            return TransportFailure.from_exception(error, begun=response is not None)
         finally:
             if response is not None:
                 response.close()
-        return Answer(response.status_code, response.headers, bytes(content))
+        return HttpResponse(response.status_code, response.headers, bytes(content))
 
     def close(self) -> None:
         """Close the connections; not those of an `http` given."""
-        if self._owned:
+        if self._closes_http:
             self._http.close()
 
     def __enter__(self) -> Self:
@@ -122,7 +122,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Client({self._asker!r})"
+        return f"Client({self._dispatcher!r})"
 
 
 class AsyncClient:
@@ -137,8 +137,8 @@ class AsyncClient:
         fallback: bool = True,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        self._asker = Asker(urls, timeout_ms, api_key, fallback)
-        self._owned = http is None
+        self._dispatcher = Dispatcher(urls, timeout_ms, api_key, fallback)
+        self._closes_http = http is None
         self._http = httpx.AsyncClient(limits=LIMITS) if http is None else http
 
     async def rerank(
@@ -148,10 +148,10 @@ class AsyncClient:
         timeout_ms: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
-        **wishes: Unpack[Wishes],
-    ) -> Reranked:
+        **options: Unpack[RequestOptions],
+    ) -> RerankResponse:
         """As Client.rerank."""
-        call = self._asker.single(candidates, timeout_ms, request_id, traceparent, wishes)
+        call = self._dispatcher.single(candidates, timeout_ms, request_id, traceparent, options)
         return (await self._run(call))[0]
 
     async def rerank_many(
@@ -161,38 +161,40 @@ class AsyncClient:
         timeout_ms: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
-    ) -> list[Reranked]:
+    ) -> list[RerankResponse]:
         """As Client.rerank_many."""
         if not requests:
             return []
-        return await self._run(self._asker.batch(requests, timeout_ms, request_id, traceparent))
+        return await self._run(
+            self._dispatcher.batch(requests, timeout_ms, request_id, traceparent)
+        )
 
-    async def _run(self, call: Call) -> list[Reranked]:
-        outcome: Answer | Lost | None = None
+    async def _run(self, call: Call) -> list[RerankResponse]:
+        outcome: HttpResponse | TransportFailure | None = None
         while True:
             try:
-                send = call.send(outcome)
+                attempt = call.send(outcome)
             except StopIteration as done:
                 return list(done.value)
-            outcome = await self._send(send)
+            outcome = await self._send(attempt)
 
-    async def _send(self, send: Send) -> Answer | Lost:
-        await asyncio.sleep(send.pause_s)
+    async def _send(self, attempt: Attempt) -> HttpResponse | TransportFailure:
+        await asyncio.sleep(attempt.pause_s)
         response = None
         try:
-            async with asyncio.timeout(send.left_s()):
-                response = await self._http.send(send.request(self._http), stream=True)
+            async with asyncio.timeout(attempt.remaining_s()):
+                response = await self._http.send(attempt.request(self._http), stream=True)
                 content = await response.aread()
         except (httpx.RequestError, TimeoutError) as error:
-            return Lost.of(error, begun=response is not None)
+            return TransportFailure.from_exception(error, begun=response is not None)
         finally:
             if response is not None:
                 await response.aclose()
-        return Answer(response.status_code, response.headers, content)
+        return HttpResponse(response.status_code, response.headers, content)
 
     async def aclose(self) -> None:
         """Close the connections; not those of an `http` given."""
-        if self._owned:
+        if self._closes_http:
             await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -207,4 +209,4 @@ class AsyncClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._asker!r})"
+        return f"AsyncClient({self._dispatcher!r})"

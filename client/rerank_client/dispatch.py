@@ -1,7 +1,7 @@
 """One call without its I/O: what is sent, to which instance, when, and what its outcome means.
 
-`Asker.call` is a generator that both clients drive: it yields what to send, is sent what became of
-it, and returns the slates.
+`Dispatcher.call` is a generator that both clients drive: it yields what to send, is sent
+what became of it, and returns the slates.
 """
 
 from __future__ import annotations
@@ -24,67 +24,69 @@ from rerank_client.fallback import initial_ranking
 from rerank_client.requests import (
     Candidate,
     ListRequest,
-    Wishes,
-    base_url,
+    RequestOptions,
+    build_list_body,
     check_header,
     check_timeout_ms,
-    list_body,
+    normalize_base_url,
 )
-from rerank_client.responses import Reranked, read, refusal
+from rerank_client.responses import RerankResponse, parse_problem, parse_responses
 
 GRACE_S = 0.05  # past the deadline, in which a degraded answer of the service may still arrive
 BACKOFF_S = 0.02  # before the first retry; doubles with every round over the instances
-LEAST_S = 0.001  # what httpx is given when nothing is left: 0 means "do not block" to a socket
+MIN_TIMEOUT_S = (
+    0.001  # what httpx is given when nothing is left: 0 means "do not block" to a socket
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class Attempt:
     """Wait `pause_s`, then post. The rest are times of the monotonic clock.
 
-    deadline is told to the service; connect_until and until are when to give up.
+    deadline is told to the service; connect_deadline and until are when to give up.
     """
 
     url: str
     headers: httpx.Headers  # these hide the key in their repr
     content: bytes
     pause_s: float
-    connect_until: float
+    connect_deadline: float
     deadline: float
-    until: float
+    give_up_at: float
 
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         """Seconds until the answer is of no use any more."""
-        return max(LEAST_S, self.until - time.monotonic())
+        return max(MIN_TIMEOUT_S, self.give_up_at - time.monotonic())
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The request as of now: asked for after the pause, it tells what is left then."""
-        left_ms = 1e3 * max(LEAST_S, self.deadline - time.monotonic())
+        remaining_ms = 1e3 * max(MIN_TIMEOUT_S, self.deadline - time.monotonic())
         headers = httpx.Headers(self.headers)
-        headers["X-Request-Timeout-Ms"] = f"{left_ms:.3f}"
+        headers["X-Request-Timeout-Ms"] = f"{remaining_ms:.3f}"
         return http.build_request(
             "POST", self.url, content=self.content, headers=headers,
-            extensions={"timeout": _Left(self)},
+            extensions={"timeout": _RemainingTimeouts(self)},
         )  # fmt: skip
 
 
-class _Left(dict[str, float]):
+class _RemainingTimeouts(dict[str, float]):
     """httpx's timeouts, each worth what is left when its phase begins, not when the call began.
 
     Fixed ones would add up: a slow connect and then a slow answer, to twice the deadline.
     """
 
-    def __init__(self, send: Send) -> None:
-        super().__init__(dict.fromkeys(("connect", "read", "write", "pool"), send.left_s()))
-        self._send = send
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(dict.fromkeys(("connect", "read", "write", "pool"), attempt.remaining_s()))
+        self._attempt = attempt
 
     def get(self, phase: str, default: object = None) -> float:
         if phase == "connect":
-            return max(LEAST_S, self._send.connect_until - time.monotonic())
-        return self._send.left_s()
+            return max(MIN_TIMEOUT_S, self._attempt.connect_deadline - time.monotonic())
+        return self._attempt.remaining_s()
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What an instance said, whole."""
 
     status: int
@@ -93,14 +95,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class TransportFailure:
     """No whole answer: none of it (`connection`), not in time (`late`), a part of it (`broken`)."""
 
-    how: Literal["connection", "late", "broken"]
+    kind: Literal["connection", "late", "broken"]
     detail: str
 
     @classmethod
-    def of(cls, error: Exception, begun: bool) -> Lost:
+    def from_exception(cls, error: Exception, begun: bool) -> TransportFailure:
         """From what httpx raised, before or after the answer had begun."""
         detail = f"{type(error).__name__}: {error}"
         if isinstance(error, httpx.ConnectTimeout):
@@ -110,10 +112,10 @@ class Lost:
         return cls("broken" if begun else "connection", detail)
 
 
-Call = Generator[Send, Answer | Lost | None, list[Reranked]]
+Call = Generator[Attempt, HttpResponse | TransportFailure | None, list[RerankResponse]]
 
 
-class Asker:
+class Dispatcher:
     """What a client knows between calls: instances, key, and which instance answered last."""
 
     def __init__(
@@ -124,10 +126,10 @@ class Asker:
         fallback: bool,
         rng: random.Random | None = None,
     ) -> None:
-        given = [urls] if isinstance(urls, str) else list(urls)
-        if not given:
+        instances = [urls] if isinstance(urls, str) else list(urls)
+        if not instances:
             raise ValueError("urls: at least one")
-        self.urls = [base_url(url) for url in given]
+        self.urls = [normalize_base_url(url) for url in instances]
         self.timeout_ms = check_timeout_ms(timeout_ms)
         self.fallback = fallback
         self._headers = httpx.Headers({"Content-Type": "application/json"})
@@ -136,7 +138,7 @@ class Asker:
             if not (api_key.isascii() and api_key.isprintable() and api_key.split() == [api_key]):
                 raise ValueError("api_key: printable ASCII without spaces")
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._first = 0
+        self._preferred = 0
         self._rng = rng or random.Random()
 
     def __repr__(self) -> str:
@@ -148,10 +150,10 @@ class Asker:
         timeout_ms: float | None,
         request_id: str | None,
         traceparent: str | None,
-        wishes: Wishes,
+        options: RequestOptions,
     ) -> Call:
         """A call of /rerank. Raises TypeError, ValueError for what cannot be sent."""
-        body = list_body(candidates, **wishes)
+        body = build_list_body(candidates, **options)
         return self._call("/rerank", body, [body], None, timeout_ms, request_id, traceparent)
 
     def batch(
@@ -162,7 +164,7 @@ class Asker:
         traceparent: str | None,
     ) -> Call:
         """A call of /rerank/batch. Raises TypeError, ValueError for what cannot be sent."""
-        bodies = [list_body(**request) for request in requests]
+        bodies = [build_list_body(**request) for request in requests]
         body = {"requests": bodies}
         return self._call(
             "/rerank/batch", body, bodies, len(bodies), timeout_ms, request_id, traceparent
@@ -192,9 +194,11 @@ class Asker:
         def call() -> Call:
             began = time.monotonic()
             try:
-                answer = yield from self._answer(path, content, headers, began + timeout_s)
+                response = yield from self._first_response(
+                    path, content, headers, began + timeout_s
+                )
                 try:
-                    return read(answer.content, lists)
+                    return parse_responses(response.content, lists)
                 except ValueError as error:
                     raise Failed("unreadable answer", str(error), request_id) from None
             except NoAnswer as error:
@@ -202,8 +206,8 @@ class Asker:
                     raise
                 spent = {"total": round(1e3 * (time.monotonic() - began), 3)}
                 return [
-                    Reranked(
-                        slate=initial_ranking(one),
+                    RerankResponse(
+                        slate=initial_ranking(list_body),
                         request_id=request_id if lists is None else f"{request_id}.{index}",
                         model=None,
                         reasoning=None,
@@ -211,64 +215,66 @@ class Asker:
                         degraded=f"client: {error.reason}",
                         raw={},
                     )
-                    for index, one in enumerate(bodies)
+                    for index, list_body in enumerate(bodies)
                 ]
 
         return call()
 
-    def _answer(
+    def _first_response(
         self, path: str, content: bytes, headers: httpx.Headers, deadline: float
-    ) -> Generator[Send, Answer | Lost | None, Answer]:
+    ) -> Generator[Attempt, HttpResponse | TransportFailure | None, HttpResponse]:
         """The first answer of status 200 before the deadline, a monotonic time.
 
         Every instance is asked once, from the one that answered last on, until one answers. One
         that says 503 is asked again when it may be; one that cannot be reached is not.
         """
         request_id, count = headers["X-Request-ID"], len(self.urls)
-        now, first = time.monotonic(), self._first
+        now, preferred = time.monotonic(), self._preferred
         # When each may be asked, its rank among those that may, which it is.
-        waiting = [(now, rank, (first + rank) % count) for rank in range(count)]
-        asked = 0
+        queue = [(now, rank, (preferred + rank) % count) for rank in range(count)]
+        attempts = 0
         while True:
-            ready, rank, instance = heapq.heappop(waiting)
+            ready_at, rank, instance = heapq.heappop(queue)
             now = time.monotonic()
             # An instance that swallows packets leaves their share to those not asked yet.
-            share = (deadline - max(now, ready)) / max(1, count - asked)
-            outcome = yield Send(
+            share = (deadline - max(now, ready_at)) / max(1, count - attempts)
+            outcome = yield Attempt(
                 url=self.urls[instance] + path,
                 headers=headers,
                 content=content,
-                pause_s=max(0.0, ready - now),
-                connect_until=max(now, ready) + share,
+                pause_s=max(0.0, ready_at - now),
+                connect_deadline=max(now, ready_at) + share,
                 deadline=deadline,
-                until=deadline + GRACE_S,
+                give_up_at=deadline + GRACE_S,
             )
             match outcome:
-                case Answer(status=503):
-                    backoff = BACKOFF_S * 2 ** (asked // count) * self._rng.uniform(0.5, 1.5)
-                    again = time.monotonic() + backoff + _retry_after_s(outcome.headers)
-                    heapq.heappush(waiting, (again, rank, instance))
+                case HttpResponse(status=503):
+                    backoff = BACKOFF_S * 2 ** (attempts // count) * self._rng.uniform(0.5, 1.5)
+                    retry_at = time.monotonic() + backoff + _retry_after_s(outcome.headers)
+                    heapq.heappush(queue, (retry_at, rank, instance))
                     last = "status 503"
-                case Answer(status=status):
-                    self._first = instance
+                case HttpResponse(status=status):
+                    self._preferred = instance
                     if status == 200:
                         return outcome
                     if 400 <= status < 500:
-                        raise refusal(status, outcome.content, request_id)
+                        raise parse_problem(status, outcome.content, request_id)
                     if status == 504:
                         raise TimedOut("timeout", "status 504", request_id)
                     raise Failed(f"status {status}", self.urls[instance], request_id)
-                case Lost("connection", last):
+                case TransportFailure("connection", last):
                     pass
-                case Lost("late", detail):
+                case TransportFailure("late", detail):
                     raise TimedOut("timeout", detail, request_id)
-                case Lost(_, detail):
+                case TransportFailure(_, detail):
                     raise Failed("broken answer", detail, request_id)
-            asked += 1
+            attempts += 1
             if time.monotonic() >= deadline:
-                raise TimedOut("timeout", f"asked {asked} times, last: {last}", request_id)
-            if not waiting or waiting[0][0] >= deadline:
-                raise Unavailable("unavailable", f"asked {asked} times, last: {last}", request_id)
+                raise TimedOut("timeout", f"asked {attempts} times, last: {last}", request_id)
+            if not queue or queue[0][0] >= deadline:
+                raise Unavailable(
+                    "unavailable", f"asked {attempts} times, last: {last}", request_id
+                )
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:

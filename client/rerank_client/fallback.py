@@ -27,22 +27,24 @@ def initial_ranking(body: Mapping[str, Any]) -> tuple[Position, ...]:
     for i, candidate in enumerate(candidates):
         if candidate["id"] not in blocked:
             index.setdefault(candidate["id"], i)
-    at = {p: index[item] for p, item in pinned.items() if item in index}
+    pinned_index = {p: index[item] for p, item in pinned.items() if item in index}
 
-    def groups(i: int) -> list[tuple[str, str]]:
+    def groups_of(i: int) -> list[tuple[str, str]]:
         values = candidates[i].get("groups", {})
         return [(name, values[name]) for name in caps if name in values]
 
-    held = Counter(group for i in at.values() for group in groups(i))
-    free = iter([i for i in index.values() if i not in at.values()])
+    counts = Counter(group for i in pinned_index.values() for group in groups_of(i))
+    free = iter([i for i in index.values() if i not in pinned_index.values()])
     slate: list[Position] = []
     for position in range(size):
-        chosen = at.get(position)
+        chosen = pinned_index.get(position)
         if chosen is None:
-            room = (i for i in free if all(held[group] < caps[group[0]] for group in groups(i)))
-            chosen = next(room, None)
+            eligible = (
+                i for i in free if all(counts[group] < caps[group[0]] for group in groups_of(i))
+            )
+            chosen = next(eligible, None)
             if chosen is None:
                 break
-            held.update(groups(chosen))
+            counts.update(groups_of(chosen))
         slate.append(Position(candidates[chosen]["id"], position, chosen))
     return tuple(slate)

@@ -19,7 +19,7 @@ class Constraints(TypedDict, total=False):
     max_per_group: Mapping[str, int]
 
 
-class Wishes(TypedDict, total=False):
+class RequestOptions(TypedDict, total=False):
     """What may be asked of a slate, as in docs/service.md; None is as good as left out.
 
     user: `id`, `history`, `features`; context: features; slate_size: positions (default: the
@@ -40,15 +40,17 @@ class Wishes(TypedDict, total=False):
     priority: str | None
 
 
-class ListRequest(Wishes, total=False):
+class ListRequest(RequestOptions, total=False):
     """One list of a batch call: its candidates, and what is asked of its slate."""
 
     candidates: Required[Sequence[Candidate]]
 
 
-def list_body(candidates: Sequence[Candidate], **wishes: Unpack[Wishes]) -> dict[str, Any]:
+def build_list_body(
+    candidates: Sequence[Candidate], **options: Unpack[RequestOptions]
+) -> dict[str, Any]:
     """One list as the service reads it. Raises TypeError, ValueError for what is none."""
-    if unknown := wishes.keys() - Wishes.__annotations__.keys():
+    if unknown := options.keys() - RequestOptions.__annotations__.keys():
         raise TypeError(f"unknown: {', '.join(sorted(unknown))}")
     if isinstance(candidates, str) or not candidates:
         raise ValueError("candidates: a list of at least one")
@@ -56,11 +58,11 @@ def list_body(candidates: Sequence[Candidate], **wishes: Unpack[Wishes]) -> dict
     for index, entry in enumerate(entries):
         if not isinstance(entry.get("id"), str):
             raise TypeError(f"candidates[{index}]: an id, or a mapping with a string as id")
-    asked = {k: v for k, v in wishes.items() if v is not None and v is not False}
-    return {"candidates": entries, **asked}
+    fields = {k: v for k, v in options.items() if v is not None and v is not False}
+    return {"candidates": entries, **fields}
 
 
-def base_url(url: str) -> str:
+def normalize_base_url(url: str) -> str:
     """Without a slash at its end. Raises ValueError, which does not show a password in it."""
     try:
         parsed = httpx.URL(url)

@@ -54,7 +54,7 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
-class Reranked:
+class RerankResponse:
     """A slate, best first.
 
     degraded: None, or `reduced_budget` where it was reasoned about less than asked, or why this is
@@ -78,21 +78,21 @@ class Reranked:
         return tuple(entry.id for entry in self.slate)
 
 
-def read(content: bytes, lists: int | None) -> list[Reranked]:
+def parse_responses(content: bytes, lists: int | None) -> list[RerankResponse]:
     """The answer to one list (None) or to so many in a batch. Raises ValueError if it is not."""
     try:
         payload = json.loads(content)
         raws = [payload] if lists is None else payload["responses"]
         if len(raws) != (lists or 1):
             raise ValueError(f"{len(raws)} answers to {lists} lists")
-        return [_reranked(raw) for raw in raws]
+        return [_parse_response(raw) for raw in raws]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
-def _reranked(raw: Mapping[str, Any]) -> Reranked:
+def _parse_response(raw: Mapping[str, Any]) -> RerankResponse:
     degraded, model, reasoning = raw["degraded"], raw["model"], raw["reasoning"]
-    return Reranked(
+    return RerankResponse(
         slate=tuple(
             Position(
                 entry["id"],
@@ -121,7 +121,7 @@ def _reranked(raw: Mapping[str, Any]) -> Reranked:
     )
 
 
-def refusal(status: int, content: bytes, request_id: str) -> Refused:
+def parse_problem(status: int, content: bytes, request_id: str) -> Refused:
     """The problem that a 4xx tells; what is not problem+json (a proxy's page) tells its status."""
     try:
         problem = json.loads(content)
@@ -136,6 +136,6 @@ def refusal(status: int, content: bytes, request_id: str) -> Refused:
             ],
         )
     except (AttributeError, KeyError, TypeError, ValueError):
-        known = status in HTTPStatus._value2member_map_
-        detail = HTTPStatus(status).phrase if known else "no problem+json in the answer"
+        standard = status in HTTPStatus._value2member_map_
+        detail = HTTPStatus(status).phrase if standard else "no problem+json in the answer"
         return Refused(status, f"http_{status}", detail, request_id)

@@ -18,14 +18,14 @@ HANG, RESET, TRICKLE, CUT = "hang", "reset", "trickle", "cut"  # what a scripted
 
 
 def reply(status=200, body=b"{}", **headers):
-    """The bytes of an answer after which the connection is closed."""
+    """The bytes of a response after which the connection is closed."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(content)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + content
 
 
-def answer_to(body, request_id="r", degraded=None):
+def response_to(body, request_id="r", degraded=None):
     """What a service says that turns the list around."""
     ids = [candidate["id"] for candidate in body["candidates"]]
     entry = dict.fromkeys(("logprob", "entropy", "entropy_after"), -1.5)

@@ -12,14 +12,23 @@ import pytest
 from rerank_client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
 from rerank_client.clients import LIMITS
 from service.server import KEEP_ALIVE_S
-from tests.client.conftest import CUT, HANG, PATIENT_MS, RESET, TRICKLE, answer_to, reply, scripted
+from tests.client.conftest import (
+    CUT,
+    HANG,
+    PATIENT_MS,
+    RESET,
+    TRICKLE,
+    reply,
+    response_to,
+    scripted,
+)
 from tests.support.servers import fresh
 
 CANDIDATES = [str(i) for i in (1, 32, 34, 47, 50, 110, 150, 165)]
 
 
 def turned(body):
-    return reply(body=answer_to(body))
+    return reply(body=response_to(body))
 
 
 def elapsed_s(act):
@@ -29,7 +38,7 @@ def elapsed_s(act):
 
 
 def test_the_services_answer_is_what_it_says_over_plain_http(connect, url):
-    wishes = {
+    options = {
         "user": {"history": ["260", {"id": "1721", "label": 0.0}]},
         "slate_size": 3,
         "reasoning": {"budget": 2, "entropy_threshold": -1.0},
@@ -37,42 +46,42 @@ def test_the_services_answer_is_what_it_says_over_plain_http(connect, url):
         "temperatures": {"recommend": 2.0},
         "sampling": {"slates": 4, "seed": 7},
     }
-    plain = {"candidates": [{"id": item} for item in CANDIDATES], **wishes}
+    plain = {"candidates": [{"id": item} for item in CANDIDATES], **options}
     expected = httpx.post(f"{url}/rerank", json=plain, timeout=30).raise_for_status().json()
     client = connect(url)
-    answer = client.rerank(CANDIDATES, request_id="mine", **wishes)
-    assert answer.raw["slate"] == expected["slate"]
-    assert answer.ids == tuple(entry["id"] for entry in expected["slate"])
-    assert answer.raw["utility"] == expected["utility"]
-    assert answer.slate[1].id == "34"
-    assert answer.reasoning.steps_used == expected["reasoning"]["steps_used"] > 0
-    assert (answer.model.name, answer.request_id) == ("ranklens", "mine")
-    assert answer.degraded is None
-    assert answer.latency_ms["total"] > 0
-    other = client.rerank(CANDIDATES, **wishes | {"sampling": None})
+    response = client.rerank(CANDIDATES, request_id="mine", **options)
+    assert response.raw["slate"] == expected["slate"]
+    assert response.ids == tuple(entry["id"] for entry in expected["slate"])
+    assert response.raw["utility"] == expected["utility"]
+    assert response.slate[1].id == "34"
+    assert response.reasoning.steps_used == expected["reasoning"]["steps_used"] > 0
+    assert (response.model.name, response.request_id) == ("ranklens", "mine")
+    assert response.degraded is None
+    assert response.latency_ms["total"] > 0
+    other = client.rerank(CANDIDATES, **options | {"sampling": None})
     assert other.raw["utility"] is None
 
 
 def test_several_lists_in_one_call_are_answered_in_order_each_with_its_id(connect, url):
     client = connect(url)
     lists = [{"candidates": CANDIDATES[:n], "slate_size": 2} for n in (2, 5, 8)]
-    answers = client.rerank_many(lists, request_id="page")
-    assert [answer.request_id for answer in answers] == ["page.0", "page.1", "page.2"]
+    responses = client.rerank_many(lists, request_id="page")
+    assert [response.request_id for response in responses] == ["page.0", "page.1", "page.2"]
     alone = [client.rerank(CANDIDATES[:n], slate_size=2) for n in (2, 5, 8)]
-    assert [answer.ids for answer in answers] == [answer.ids for answer in alone]
+    assert [response.ids for response in responses] == [response.ids for response in alone]
     assert client.rerank_many([]) == []
 
 
 def test_a_refusal_names_every_field_and_is_raised_despite_the_fallback(connect, url):
     client = connect(url)
-    with pytest.raises(Refused) as told:
+    with pytest.raises(Refused) as raised:
         client.rerank(CANDIDATES, slate_size=0, reasoning={"budget": -1}, request_id="mine")
-    assert (told.value.status, told.value.code) == (422, "invalid_request")
-    assert told.value.request_id == "mine"
-    assert [error.field for error in told.value.errors] == ["slate_size", "reasoning.budget"]
-    with pytest.raises(Refused) as told:
+    assert (raised.value.status, raised.value.code) == (422, "invalid_request")
+    assert raised.value.request_id == "mine"
+    assert [error.field for error in raised.value.errors] == ["slate_size", "reasoning.budget"]
+    with pytest.raises(Refused) as raised:
         client.rerank_many([{"candidates": CANDIDATES}, {"candidates": ["1", "1"]}])
-    assert [error.field for error in told.value.errors] == ["requests[1].candidates[1].id"]
+    assert [error.field for error in raised.value.errors] == ["requests[1].candidates[1].id"]
     assert client.rerank(CANDIDATES, slate_size=1).degraded is None
 
 
@@ -84,17 +93,17 @@ def test_an_explanation_is_there_where_it_was_asked_for(connect, url):
 
 def test_the_services_own_degraded_answer_is_told_from_the_clients(connect, session):
     with fresh(session, timeout_ms=0.001) as hasty:
-        answer = connect(hasty).rerank(CANDIDATES, slate_size=2)
-    assert answer.degraded == "deadline"
-    assert answer.ids == tuple(CANDIDATES[:2])
-    assert (answer.slate[0].logprob, answer.model.name) == (None, "ranklens")
+        response = connect(hasty).rerank(CANDIDATES, slate_size=2)
+    assert response.degraded == "deadline"
+    assert response.ids == tuple(CANDIDATES[:2])
+    assert (response.slate[0].logprob, response.model.name) == (None, "ranklens")
 
 
 @pytest.mark.parametrize(("grace_s", "degraded"), [(5.0, "deadline"), (0.01, "client: timeout")])
 def test_an_answer_that_comes_within_the_grace_counts(connect, monkeypatch, grace_s, degraded):
     def late(body):
         time.sleep(0.15)
-        return reply(body=answer_to(body, degraded={"reason": "deadline"}))
+        return reply(body=response_to(body, degraded={"reason": "deadline"}))
 
     monkeypatch.setattr("rerank_client.dispatch.GRACE_S", grace_s)
     with scripted(late) as server:
@@ -121,9 +130,9 @@ def test_headers_carry_deadline_key_id_and_trace(connect):
 
 def test_a_refused_connection_and_a_reset_are_retried_on_the_next_instance(connect, down):
     with scripted(RESET) as resetting, scripted(turned) as good:
-        answer = connect([down, resetting.url, good.url]).rerank(["a", "b"])
-        assert answer.ids == ("b", "a")
-        assert answer.degraded is None
+        response = connect([down, resetting.url, good.url]).rerank(["a", "b"])
+        assert response.ids == ("b", "a")
+        assert response.degraded is None
         assert (len(resetting.requests), len(good.requests)) == (1, 1)
         sent = [server.requests[0][0]["x-request-id"] for server in (resetting, good)]
         assert sent[0] == sent[1] == good.requests[0][0]["x-request-id"]
@@ -134,8 +143,8 @@ def test_a_refused_connection_and_a_reset_are_retried_on_the_next_instance(conne
 
 def test_an_answer_cut_short_is_not_asked_for_again(connect):
     with scripted(CUT) as cutting, scripted(turned) as good:
-        answer = connect([cutting.url, good.url]).rerank(["a", "b"])
-        assert answer.degraded == "client: broken answer"
+        response = connect([cutting.url, good.url]).rerank(["a", "b"])
+        assert response.degraded == "client: broken answer"
         assert good.requests == []
 
 
@@ -160,10 +169,10 @@ def test_a_server_that_hangs_or_dawdles_costs_no_more_than_deadline_and_grace(co
         client.rerank(["a"], timeout_ms=1)  # what is made once per client is not timed
         asked = {"slate_size": 1, "constraints": {"blocked": ["a"], "pinned": {"c": 0}}}
         began = time.monotonic()
-        answer = client.rerank(["a", "b", "c"], **asked)
+        response = client.rerank(["a", "b", "c"], **asked)
         spent = time.monotonic() - began
-        assert answer.degraded == "client: timeout"
-        assert answer.ids == ("c",)
+        assert response.degraded == "client: timeout"
+        assert response.ids == ("c",)
         assert 0.15 <= spent < 1
         with pytest.raises(TimedOut):
             connect(server.url, fallback=False).rerank(["a"], timeout_ms=20)
@@ -181,13 +190,13 @@ def test_a_server_that_hangs_or_dawdles_costs_no_more_than_deadline_and_grace(co
 )
 def test_every_failure_falls_back_once_or_raises_without_fallback(connect, act, kind, reason):
     with scripted(act) as server:
-        answer = connect(server.url).rerank(["a", "b"], slate_size=1)
-        assert (answer.degraded, answer.ids) == (f"client: {reason}", ("a",))
+        response = connect(server.url).rerank(["a", "b"], slate_size=1)
+        assert (response.degraded, response.ids) == (f"client: {reason}", ("a",))
         assert len(server.requests) == 1
-        with pytest.raises(kind) as told:
+        with pytest.raises(kind) as raised:
             connect(server.url, fallback=False, api_key="s3cret").rerank(["a"], request_id="mine")
-    assert (told.value.reason, told.value.request_id) == (reason, "mine")
-    seen = told.value
+    assert (raised.value.reason, raised.value.request_id) == (reason, "mine")
+    seen = raised.value
     while seen is not None:
         assert "s3cret" not in f"{seen!r} {seen} {vars(seen)}"
         seen = seen.__cause__ or seen.__context__
@@ -195,9 +204,9 @@ def test_every_failure_falls_back_once_or_raises_without_fallback(connect, act, 
 
 def test_a_batch_call_falls_back_list_by_list(connect, down):
     lists = [{"candidates": ["a", "b"]}, {"candidates": ["c", "d"], "slate_size": 1}]
-    answers = connect(down).rerank_many(lists, request_id="page")
-    assert [answer.ids for answer in answers] == [("a", "b"), ("c",)]
-    assert [answer.request_id for answer in answers] == ["page.0", "page.1"]
+    responses = connect(down).rerank_many(lists, request_id="page")
+    assert [response.ids for response in responses] == [("a", "b"), ("c",)]
+    assert [response.request_id for response in responses] == ["page.0", "page.1"]
     with pytest.raises(Unavailable):
         connect(down, fallback=False).rerank_many(lists)
 
@@ -209,16 +218,16 @@ def test_a_rolling_restart_is_not_noticed(connect, session):
     def while_stopping(stack, client):
         stopping = threading.Thread(target=stack.close)
         stopping.start()
-        answers = [client.rerank(CANDIDATES)]
+        responses = [client.rerank(CANDIDATES)]
         while stopping.is_alive():
-            answers.append(client.rerank(CANDIDATES))
-        return [*answers, client.rerank(CANDIDATES)]
+            responses.append(client.rerank(CANDIDATES))
+        return [*responses, client.rerank(CANDIDATES)]
 
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
         client = connect([start(first), start(second)])
-        answers = [client.rerank(CANDIDATES), *while_stopping(first, client)]
-        assert {answer.degraded for answer in answers} == {None}
-        assert {answer.ids for answer in answers} == {answers[0].ids}
+        responses = [client.rerank(CANDIDATES), *while_stopping(first, client)]
+        assert {response.degraded for response in responses} == {None}
+        assert {response.ids for response in responses} == {responses[0].ids}
         last = while_stopping(second, client)[-1]
     assert last.degraded == "client: unavailable"
 
@@ -232,9 +241,9 @@ def test_one_client_serves_many_threads_or_tasks(url):
         async with AsyncClient(url, timeout_ms=PATIENT_MS) as client:
             return await asyncio.gather(*(client.rerank(CANDIDATES, slate_size=n) for n in sizes))
 
-    for answers in (threads, asyncio.run(together())):
-        assert [len(answer.slate) for answer in answers] == sizes
-        assert not any(answer.degraded for answer in answers)
+    for responses in (threads, asyncio.run(together())):
+        assert [len(response.slate) for response in responses] == sizes
+        assert not any(response.degraded for response in responses)
 
 
 @pytest.mark.parametrize("act", [TRICKLE, reply(body=b"no gzip", Content_Encoding="gzip")])
@@ -276,8 +285,8 @@ def test_an_http_client_of_ones_own_is_used_and_left_open(url):
     async def own():
         async with httpx.AsyncClient(timeout=1e-6) as http:
             async with AsyncClient(url, timeout_ms=PATIENT_MS, http=http) as client:
-                answer = await client.rerank(CANDIDATES)
-            return answer.degraded, http.is_closed
+                response = await client.rerank(CANDIDATES)
+            return response.degraded, http.is_closed
 
     assert asyncio.run(own()) == (None, False)
     with Client(url) as client:

@@ -25,12 +25,13 @@ def test_the_distribution_carries_the_licence_of_the_repository_and_marks_itself
     assert (ROOT / "client" / "rerank_client" / "py.typed").is_file()
 
 
-def test_the_old_import_name_gives_the_same_classes_with_a_deprecation_warning():
+def test_the_old_import_name_gives_every_name_of_the_client_with_a_deprecation_warning():
     sys.modules.pop("client", None)
     with pytest.warns(DeprecationWarning, match="import `rerank_client`"):
-        from client import Client, NoAnswer
-    assert Client is rerank_client.Client
-    assert NoAnswer is rerank_client.NoAnswer
+        import client
+    renamed = {"Reranked": "RerankResponse", "Wishes": "RequestOptions"}
+    for name in client.__all__:
+        assert getattr(client, name) is getattr(rerank_client, renamed.get(name, name))
 
 
 def test_the_old_import_name_works_from_a_checkout_that_is_not_installed(tmp_path):

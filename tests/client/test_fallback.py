@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_client.fallback import initial_ranking
-from rerank_client.requests import list_body
+from rerank_client.requests import build_list_body
 from service.engine.constraints import ConstraintError, resolve
 
 IDS = [f"i{n}" for n in range(7)]
 
 
-def ids(candidates, **wishes):
-    return [entry.id for entry in initial_ranking(list_body(candidates, **wishes))]
+def ids(candidates, **options):
+    return [entry.id for entry in initial_ranking(build_list_body(candidates, **options))]
 
 
 @st.composite
@@ -48,15 +48,15 @@ def test_what_the_service_admits_is_ranked_as_the_service_would_without_its_mode
             ("by", rules["max_per_group"]["by"]),
         )
     except ConstraintError:
-        initial_ranking(list_body(**ask))  # best effort, whatever it comes to
+        initial_ranking(build_list_body(**ask))  # best effort, whatever it comes to
         return
-    slate = initial_ranking(list_body(**ask))
+    slate = initial_ranking(build_list_body(**ask))
     assert [entry.initial_position for entry in slate] == resolved.initial_ranking(size)
     assert [entry.position for entry in slate] == list(range(size))
 
 
 @pytest.mark.parametrize(
-    ("wishes", "expected"),
+    ("options", "expected"),
     [
         ({}, ["i0", "i1", "i2", "i3"]),
         ({"slate_size": 2}, ["i0", "i1"]),
@@ -67,8 +67,8 @@ def test_what_the_service_admits_is_ranked_as_the_service_would_without_its_mode
         ({"slate_size": 3, "constraints": {"blocked": ["i0", "i1"]}}, ["i2", "i3"]),
     ],
 )
-def test_each_wish_changes_the_ranking_as_it_should(wishes, expected):
-    assert ids(IDS[:4], **wishes) == expected
+def test_each_wish_changes_the_ranking_as_it_should(options, expected):
+    assert ids(IDS[:4], **options) == expected
 
 
 def test_without_a_size_the_slate_has_ten_positions_or_what_the_last_pinned_one_needs():

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from rerank_client.responses import Model, Position, Reasoning, read, refusal
+from rerank_client.responses import Model, Position, Reasoning, parse_problem, parse_responses
 from service.http.schemas import Latency, ReasoningUsed, RerankResponse, SlateEntry
 from service.http.schemas import Model as ServedModel
-from tests.client.conftest import answer_to
+from tests.client.conftest import response_to
 
-RAW = answer_to({"candidates": [{"id": "a"}, {"id": "b"}]})
+RAW = response_to({"candidates": [{"id": "a"}, {"id": "b"}]})
 
 
 def names(kind):
@@ -29,27 +29,27 @@ def test_the_answer_that_these_tests_script_is_one_the_service_could_give():
 
 
 def test_an_answer_is_read_field_by_field_and_kept_whole_beside():
-    (answer,) = read(json.dumps(RAW | {"new": 1}).encode(), None)
-    assert answer.ids == ("b", "a")
-    assert answer.slate[0] == Position("b", 0, 1, -1.5, -1.5, -1.5, 2)
-    assert answer.model == Model("turn", "7", "active")
-    assert answer.reasoning == Reasoning(4, 30, 3, 3, 2.5)
-    assert answer.latency_ms == {"total": 2.0, "inference": 1.0}
-    assert answer.degraded is None
-    assert answer.raw["new"] == 1
+    (response,) = parse_responses(json.dumps(RAW | {"new": 1}).encode(), None)
+    assert response.ids == ("b", "a")
+    assert response.slate[0] == Position("b", 0, 1, -1.5, -1.5, -1.5, 2)
+    assert response.model == Model("turn", "7", "active")
+    assert response.reasoning == Reasoning(4, 30, 3, 3, 2.5)
+    assert response.latency_ms == {"total": 2.0, "inference": 1.0}
+    assert response.degraded is None
+    assert response.raw["new"] == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
-        answer.request_id = "other"
+        response.request_id = "other"
 
 
 def test_a_degraded_answer_of_the_service_says_why():
     raw = RAW | {"degraded": {"reason": "overload"}}
-    assert read(json.dumps(raw).encode(), None)[0].degraded == "overload"
+    assert parse_responses(json.dumps(raw).encode(), None)[0].degraded == "overload"
 
 
 def test_a_batch_is_read_in_order():
     raws = [RAW | {"request_id": name} for name in "xy"]
-    answers = read(json.dumps({"responses": raws}).encode(), 2)
-    assert [answer.request_id for answer in answers] == ["x", "y"]
+    responses = parse_responses(json.dumps({"responses": raws}).encode(), 2)
+    assert [response.request_id for response in responses] == ["x", "y"]
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,16 @@ def test_a_batch_is_read_in_order():
 )
 def test_what_is_no_answer_is_said_to_be_none(content, lists):
     with pytest.raises(ValueError, match=r"."):
-        read(content, lists)
+        parse_responses(content, lists)
 
 
 def test_a_problem_is_told_with_every_field_and_a_page_with_its_status():
     errors = [{"field": "slate_size", "rule": "at most 2", "value": "9"}]
     problem = {"code": "invalid_request", "detail": "d", "request_id": "r", "errors": errors}
-    told = refusal(422, json.dumps(problem).encode(), "mine")
+    told = parse_problem(422, json.dumps(problem).encode(), "mine")
     assert (told.status, told.code, told.request_id) == (422, "invalid_request", "r")
     assert [dataclasses.asdict(error) for error in told.errors] == errors
-    page = refusal(403, b"<html>", "mine")
+    page = parse_problem(403, b"<html>", "mine")
     assert (page.code, page.detail, page.request_id) == ("http_403", "Forbidden", "mine")
     assert page.errors == ()
-    assert refusal(499, b"", "mine").code == "http_499"
+    assert parse_problem(499, b"", "mine").code == "http_499"
