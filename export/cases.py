@@ -13,7 +13,7 @@ from model.data.dataset import Dataset
 from model.learning.checkpoint import Trained
 from service.engine import constraints
 from service.engine.contract import BundleError
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Sampling
 
 
@@ -54,7 +54,7 @@ class Requests:
         if not self.asked:
             raise BundleError(f"{data}: no valid or test list to draw requests from")
 
-    def draw(self, size: int, draw: np.random.Generator) -> Request:
+    def draw(self, size: int, draw: np.random.Generator) -> CandidateList:
         """Distinct candidates, mostly known ones, and a history of likes and passed-over items."""
         pool = [*self.known, *(f"unknown-{i}" for i in range(max(size, len(self.known) // 50)))]
         chosen = draw.choice(len(pool), size, replace=False).tolist()

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Slate
 from service.engine.session import Session
 from service.http.parsing import featuriser_input, validate
@@ -24,7 +24,7 @@ from service.http.schemas import RerankRequest
 class Asked:
     """One parsed and featurised list."""
 
-    request: Request
+    request: CandidateList
     row: Row
 
 

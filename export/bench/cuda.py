@@ -27,7 +27,7 @@ from export.verify import LOGPROB_TOLERANCE
 from service.engine.collate import collate
 from service.engine.contract import GENERATOR, OUTPUTS, STATIC
 from service.engine.cuda import CudaRunner, shape_of
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.graph import open_graph
 from service.engine.rows import Row, Slate
 from service.engine.session import Session
@@ -115,7 +115,7 @@ def random_batches(session: Session, count: int, seed: int = 0) -> list[list[Row
             history = [(known[i], float(draw.random() < 0.3)) for i in past]
             threshold = float(draw.choice([-1.0, manifest.entropy_threshold, 1e9]))
             budget = int(draw.integers(0, manifest.budget + 1))
-            row = session.row(Request(ids=ids, history=history), None, budget, threshold)
+            row = session.row(CandidateList(ids=ids, history=history), None, budget, threshold)
             if index % 2:
                 row = knobbed(row, ids, row.slate_size, draw)
             rows.append(dataclasses.replace(row, explain=True))

@@ -22,7 +22,7 @@ from model.data.layout import COLUMNS
 from model.data.lists import Arrays, Lists, in_files, in_memory
 from model.data.pieces import stretches
 from model.data.schemas import load_schema
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError
 from service.engine.features.featuriser import Featuriser
 
@@ -38,7 +38,7 @@ class Impression:
     request_id: str
     user_id: str
     split: str
-    request: Request
+    request: CandidateList
     labels: tuple[float, ...]  # in shown order, 0..1
 
 
@@ -127,7 +127,7 @@ class Dataset:
                 # What POST /rerank has a field for: an item's own `score` is no first stage's.
                 scored = owner.get("score") == "candidate"
                 scores = [entry.pop("score", None) if scored else None for entry in features]
-                request = Request(
+                request = CandidateList(
                     ids=columns["item_id"],
                     scores=scores,
                     features=features if any(features) else (),

@@ -29,7 +29,7 @@ from service.engine.contract import (
     Manifest,
 )
 from service.engine.cuda import CudaRunner, ahead, on_device
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
 from service.engine.graph import check_signature, open_graph
 from service.engine.rows import Row, Sampling, Slate, Timing
@@ -99,7 +99,7 @@ class Session:
 
     def row(
         self,
-        request: Request,
+        request: CandidateList,
         slate_size: int | None = None,
         budget: int | None = None,
         entropy_threshold: float | None = None,
@@ -114,7 +114,7 @@ class Session:
 
     def unread(
         self,
-        request: Request,
+        request: CandidateList,
         slate_size: int | None = None,
         budget: int | None = None,
         entropy_threshold: float | None = None,
@@ -168,7 +168,7 @@ class Session:
     def replay_golden(self, golden: Sequence[Mapping[str, Any]]) -> None:
         """Raises BundleError for the first golden request whose slate or steps differ."""
         for number, entry in enumerate(golden):
-            row = self.row(Request.from_json(entry["request"]))
+            row = self.row(CandidateList.from_json(entry["request"]))
             try:
                 slate = self.run([row])[0]
             except ModelError as error:

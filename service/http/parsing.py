@@ -10,7 +10,7 @@ import orjson
 import ormsgpack
 from pydantic import BaseModel, ValidationError
 
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.rows import Sampling
 from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
 from service.http.schemas import BatchRequest, CandidateColumns, RerankRequest
@@ -159,7 +159,7 @@ def ranking_request(
     )
 
 
-def featuriser_input(body: RerankRequest, path: str) -> tuple[Request, Groups]:
+def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Groups]:
     """Return the featuriser's input, and the candidate groups that the constraints may name.
 
     Args:
@@ -188,7 +188,7 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[Request, Groups]:
         for name in body.constraints.max_per_group if body.constraints else ():
             if any(name in candidate.groups for candidate in candidates):
                 groups[name] = [candidate.groups.get(name) for candidate in candidates]
-    request = Request(
+    request = CandidateList(
         ids=ids,
         scores=scores,
         features=features,

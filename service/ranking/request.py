@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.rows import Sampling
 
 
@@ -31,7 +31,7 @@ class RankingRequest:
     time.monotonic().
     """
 
-    inputs: Request
+    inputs: CandidateList
     request_id: str
     path: str
     deadline: float

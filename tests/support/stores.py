@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 
 from service.engine.contract import Manifest
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.session import Session
 from service.http.api import create_app
 from service.metrics import Metrics
@@ -91,7 +91,7 @@ def stranger(store, name, version):
     session = Session.load(directory)
     golden = json.loads((BUNDLE / "golden.json").read_text())
     for entry in golden:
-        (slate,) = session.run([session.row(Request.from_json(entry["request"]))])
+        (slate,) = session.run([session.row(CandidateList.from_json(entry["request"]))])
         candidates = entry["request"]["candidates"]
         entry["slate"] = [candidates[i]["id"] for i in slate.indices.tolist()]
         entry["steps"] = slate.steps.tolist()

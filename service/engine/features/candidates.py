@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Request:
+class CandidateList:
     """One candidate list with its user, in the order of the initial ranking.
 
     `history` holds (item id, label in 0..1), most recent last; `features` holds one mapping per
@@ -24,7 +24,7 @@ class Request:
     context: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, payload: Mapping[str, Any]) -> Request:
+    def from_json(cls, payload: Mapping[str, Any]) -> CandidateList:
         """From the JSON body of `POST /rerank`, already validated."""
         candidates = payload["candidates"]
         user = payload.get("user") or {}

@@ -1,7 +1,7 @@
 """Candidate list -> arrays: the one featuriser, for serving and for training alike.
 
 A `Schema` declares the features; fitting (model.data.dataset) adds vocabularies, means and
-deviations; a `Featuriser` joins a fitted schema with the item table and turns a `Request` into
+deviations; a `Featuriser` joins a fitted schema with the item table and turns a `CandidateList` into
 
     numbers  float32 [N, F]   numbers, list-relative numbers, vectors, history kernels
     tokens   int64   [N, T]   one global index space, 0 = nothing there
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.engine.contract import FEATURES, ITEMS, Floats, Integers
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import (
     FeatureError,
     encode_number,
@@ -154,7 +154,7 @@ class Featuriser:
         bag[rows, index[rows, slots]] = 1.0
         return bag
 
-    def transform(self, request: Request) -> tuple[Floats, Integers]:
+    def transform(self, request: CandidateList) -> tuple[Floats, Integers]:
         """numbers float32 [N, F] and tokens int64 [N, T] of one request.
 
         Raises FeatureError for an inline feature that is unknown, of the wrong type, or missing
@@ -184,7 +184,7 @@ class Featuriser:
         return numbers, tokens
 
     def _fill_candidates(
-        self, request: Request, numbers: Floats, tokens: Integers, kernels: list[Floats]
+        self, request: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Floats]
     ) -> None:
         if not (request.features or self._of["candidate"]):
             return

@@ -6,7 +6,7 @@ import pytest
 
 from model.data.dataset import Impression
 from model.learning.evaluate import through_http, through_session
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.rows import Timing
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
@@ -38,7 +38,7 @@ def real():
 @pytest.fixture
 def asked(real):
     ids = list(real.featuriser.items.ids)[:20]
-    request = Request.from_json({"candidates": [{"id": item} for item in ids]})
+    request = CandidateList.from_json({"candidates": [{"id": item} for item in ids]})
     return [Impression("list", "user", "test", request, (0.0,) * len(ids))]
 
 

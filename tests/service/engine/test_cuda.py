@@ -11,7 +11,7 @@ from service.engine.buckets import BATCHES, SIZES, bucket
 from service.engine.collate import collate
 from service.engine.contract import EVALUATOR, OUTPUTS, STATIC
 from service.engine.cuda import CudaRunner, ahead, padded, shape_of
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.graph import open_graph
 from service.engine.rows import Sampling
 from service.engine.session import Session
@@ -26,7 +26,10 @@ def static():
 @pytest.fixture
 def feeds(session, items):
     """Lists of 40 and 7, the second with three sampled slates."""
-    rows = [session.row(Request(ids=items[:40])), session.row(Request(ids=items[40:47]))]
+    rows = [
+        session.row(CandidateList(ids=items[:40])),
+        session.row(CandidateList(ids=items[40:47])),
+    ]
     rows[1] = dataclasses.replace(rows[1], sampling=Sampling(3, seed=1))
     return collate(rows, session.manifest.slate_length)
 
@@ -57,7 +60,7 @@ def test_padding_to_a_bucket_changes_no_slate(session, static, feeds):
 def test_bound_buffers_answer_as_a_plain_run_bucket_by_bucket(session, static, items, feeds):
     runner = CudaRunner(static, session.manifest.slate_length, device="cpu")
     names = list(OUTPUTS)
-    other = collate([session.row(Request(ids=items[:9]))], session.manifest.slate_length)
+    other = collate([session.row(CandidateList(ids=items[:9]))], session.manifest.slate_length)
     for given in (feeds, other, feeds):
         for bound, plain in zip(runner.run(names, given), static.run(names, given), strict=True):
             np.testing.assert_allclose(bound, plain, rtol=0, atol=1e-5)
@@ -122,7 +125,7 @@ def test_all_that_touches_a_gpu_is_one_threads_whoever_asks(session, static, ite
     cuda = Cuda(session.manifest, session.featuriser, *(Watched(g, threads) for g in graphs))
     runner = CudaRunner(Watched(static, threads), session.manifest.slate_length, device="cpu")
     cuda._run = runner.run
-    row = session.row(Request(ids=items[:20]))
+    row = session.row(CandidateList(ids=items[:20]))
     rows = [row, dataclasses.replace(row, sampling=Sampling(2, seed=0))]
     with ThreadPoolExecutor(4) as callers:
         slates = list(callers.map(lambda _: cuda.run(rows), range(8)))

@@ -12,7 +12,7 @@ import pytest
 from service.engine.collate import ModelError, check_slate
 from service.engine.constraints import Rules
 from service.engine.contract import CONTRACT_VERSION, BundleError, Manifest
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Sampling, Slate
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
@@ -93,7 +93,7 @@ def test_a_manifest_with_other_widths_than_the_featuriser_is_refused(copy):
 
 
 def test_a_row_gets_the_same_slate_alone_and_padded_among_longer_lists(session, items):
-    requests = [Request(ids=items[:size]) for size in (1, 4, 9, 24, 120)]
+    requests = [CandidateList(ids=items[:size]) for size in (1, 4, 9, 24, 120)]
     rows = [session.row(request) for request in requests]
     together = session.run(rows)
     for row, slate in zip(rows, together, strict=True):
@@ -104,7 +104,7 @@ def test_a_row_gets_the_same_slate_alone_and_padded_among_longer_lists(session, 
 
 
 def test_a_shorter_slate_is_the_head_of_a_longer_one(session, items):
-    request = Request(ids=items[:30])
+    request = CandidateList(ids=items[:30])
     long, short = session.run([session.row(request), session.row(request, slate_size=3)])
     assert short.indices.tolist() == long.indices.tolist()[:3]
 
@@ -161,10 +161,10 @@ def test_a_slate_that_breaks_a_constraint_is_refused():
 
 def test_a_seed_samples_the_same_slate_alone_and_in_a_batch(session, items):
     def sampled(seed, size=30, slates=4):
-        row = session.row(Request(ids=items[:size]))
+        row = session.row(CandidateList(ids=items[:size]))
         return dataclasses.replace(row, sampling=Sampling(slates, seed))
 
-    plain = session.row(Request(ids=items[:50]))
+    plain = session.row(CandidateList(ids=items[:50]))
     (alone,) = session.run([sampled(7)])
     _, among, _ = session.run([plain, sampled(7), sampled(8)])
     assert alone.indices.tolist() == among.indices.tolist()
@@ -176,7 +176,7 @@ def test_a_seed_samples_the_same_slate_alone_and_in_a_batch(session, items):
 
 
 def test_more_slates_leave_the_evaluator_a_better_one(session, items):
-    row = session.row(Request(ids=items[:40]))
+    row = session.row(CandidateList(ids=items[:40]))
     utility = [
         session.run([dataclasses.replace(row, sampling=Sampling(slates, 3))])[0].utility
         for slates in (1, 4, 16)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.http.parsing import featuriser_input
 from service.http.schemas import EXAMPLE, RerankRequest, RerankResponse
 from tests.support.bodies import body, problem_of, slate_ids
@@ -419,7 +419,7 @@ def test_constraints_of_the_models_own_category_are_met(client, session, items):
     free = client.post("/rerank", json={"candidates": asked["candidates"]}).json()
     kept = client.post("/rerank", json=asked).raise_for_status().json()
     for answer, unique in ((free, False), (kept, True)):
-        row = session.row(Request(ids=[entry["id"] for entry in answer["slate"]]))
+        row = session.row(CandidateList(ids=[entry["id"] for entry in answer["slate"]]))
         directors = [d for d in session.featuriser.groups("director", row.tokens) if d]
         assert (len(directors) == len(set(directors))) == unique
 

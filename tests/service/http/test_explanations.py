@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.engine.constraints import Rules
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row
 from service.http.responses import alternatives
 from service.http.schemas import RerankResponse
@@ -31,7 +31,7 @@ def softmax(logits, temperature):
 
 def by_hand(session, ids, temperature=None):
     """The slate of plain ids, and each position's probabilities over the candidates."""
-    row = dataclasses.replace(session.row(Request(ids=ids)), explain=True)
+    row = dataclasses.replace(session.row(CandidateList(ids=ids)), explain=True)
     if temperature is not None:
         row = dataclasses.replace(row, recommend_temperature=temperature)
     (slate,) = session.run([row])

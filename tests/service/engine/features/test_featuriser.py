@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.features.candidates import Request
+from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError, encode_number
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.schema import Schema, SchemaError
@@ -60,7 +60,7 @@ def featuriser(**history):
 
 
 def test_a_request_of_ids_reads_the_item_table():
-    numbers, tokens = featuriser().transform(Request(ids=["b", "a"]))
+    numbers, tokens = featuriser().transform(CandidateList(ids=["b", "a"]))
     assert numbers.dtype == np.float32
     assert tokens.dtype == np.int64
     assert numbers[:, RATE].tolist() == [-1.0, 1.0]
@@ -69,13 +69,13 @@ def test_a_request_of_ids_reads_the_item_table():
 
 
 def test_unknown_ids_and_missing_features_take_the_declared_defaults():
-    numbers, tokens = featuriser().transform(Request(ids=["nobody"]))
+    numbers, tokens = featuriser().transform(CandidateList(ids=["nobody"]))
     assert numbers[0, [RATE, PRICE, SCORE, AGE]].tolist() == [0.0, 0.0, -1.0, 0.0]
     assert tokens[0].tolist() == [0, 0, 0, 8]  # hour's default is "9"
 
 
 def test_inline_features_override_the_table():
-    request = Request(
+    request = CandidateList(
         ids=["a", "b"],
         scores=[0.5, None],
         features=[{"price": math.e - 1, "brand": "acme", "genres": ["y"]}, {}],
@@ -90,38 +90,38 @@ def test_inline_features_override_the_table():
 
 
 def test_a_value_outside_the_vocabulary_is_the_features_first_token():
-    request = Request(
+    request = CandidateList(
         ids=["a"], features=[{"brand": "new", "genres": ["?", "x"]}], context={"hour": "8"}
     )
     assert featuriser().transform(request)[1][0].tolist() == [1, 4, 5, 7]
 
 
 def test_more_categories_than_the_width_are_cut():
-    request = Request(ids=["a"], features=[{"genres": ["x", "y", "x"]}])
+    request = CandidateList(ids=["a"], features=[{"genres": ["x", "y", "x"]}])
     assert featuriser().transform(request)[1][0, 1:3].tolist() == [5, 6]
 
 
 def test_relative_features_tell_where_in_the_list_a_candidate_stands():
-    numbers, _ = featuriser().transform(Request(ids=["a", "b", "c"]))
+    numbers, _ = featuriser().transform(CandidateList(ids=["a", "b", "c"]))
     # 1, -1, 0: mean 0, deviation sqrt(2/3).
     assert numbers[:, RELATIVE] == pytest.approx([1.224744, -1.224744, 0.0], abs=1e-4)
     assert numbers[:, RELATIVE + 1] == pytest.approx([2 / 3, -2 / 3, 0.0])
     assert numbers[:, RELATIVE + 2].tolist() == [0.0, -2.0, -1.0]
-    alone, _ = featuriser().transform(Request(ids=["a"]))
+    alone, _ = featuriser().transform(CandidateList(ids=["a"]))
     assert alone[0, RELATIVE : RELATIVE + 3].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_list_of_equals_has_no_standing():
-    alike, _ = featuriser().transform(Request(ids=[f"new-{i}" for i in range(49)]))
+    alike, _ = featuriser().transform(CandidateList(ids=[f"new-{i}" for i in range(49)]))
     assert (alike[:, RELATIVE : RELATIVE + 3] == 0.0).all()
     rated = [{"like_rate": 0.1}] * 49  # 0.1 is no float32: its mean over 49 is not itself
-    inline = Request(ids=[f"new-{i}" for i in range(49)], features=rated)
+    inline = CandidateList(ids=[f"new-{i}" for i in range(49)], features=rated)
     assert np.abs(featuriser().transform(inline)[0][:, RELATIVE : RELATIVE + 3]).max() < 1e-5
 
 
 def test_the_history_carries_surprises_over_by_kernel():
     # The user liked "a", whose expected rate is sigmoid(1) = .731059: surprise .268941.
-    numbers, _ = featuriser().transform(Request(ids=["a", "b", "c"], history=[("a", 1.0)]))
+    numbers, _ = featuriser().transform(CandidateList(ids=["a", "b", "c"], history=[("a", 1.0)]))
     surprise = 1.0 - 1.0 / (1.0 + math.exp(-1.0))
     # Genres: a = {x}, b = {y}, c = {x, y} / sqrt 2.
     similarity = np.array([1.0, 0.0, 1 / math.sqrt(2)])
@@ -134,7 +134,7 @@ def test_the_history_carries_surprises_over_by_kernel():
 
 
 def test_the_answers_together_are_a_ridge_regression_and_the_nearest_of_them():
-    numbers, _ = featuriser().transform(Request(ids=["a", "b", "c"], history=[("a", 1.0)]))
+    numbers, _ = featuriser().transform(CandidateList(ids=["a", "b", "c"], history=[("a", 1.0)]))
     surprise = 1.0 - 1.0 / (1.0 + math.exp(-1.0))
     similarity = np.array([1.0, 0.0, 1 / math.sqrt(2)])  # the mean of two kernels that agree
     # One answer of similarity 1 to itself, ridge 8: its weight is surprise / (1 + 8).
@@ -144,22 +144,22 @@ def test_the_answers_together_are_a_ridge_regression_and_the_nearest_of_them():
     assert numbers[:, NEAREST_LIKED] == pytest.approx(similarity, abs=1e-6)
     assert numbers[:, NEAREST_PASSED].tolist() == [0.0, 0.0, 0.0]
     assert numbers[:, RIDGE] != pytest.approx(similarity * surprise / 8.0, abs=1e-6)
-    passed, _ = featuriser().transform(Request(ids=["a"], history=[("a", 0.0)]))
+    passed, _ = featuriser().transform(CandidateList(ids=["a"], history=[("a", 0.0)]))
     assert passed[0, [NEAREST_LIKED, NEAREST_PASSED]].tolist() == [0.0, 1.0]
 
 
 def test_what_was_passed_over_counts_against():
-    liked, _ = featuriser().transform(Request(ids=["c"], history=[("a", 1.0)]))
-    passed, _ = featuriser().transform(Request(ids=["c"], history=[("a", 0.0)]))
+    liked, _ = featuriser().transform(CandidateList(ids=["c"], history=[("a", 1.0)]))
+    passed, _ = featuriser().transform(CandidateList(ids=["c"], history=[("a", 0.0)]))
     assert liked[0, GENRES] > 0 > passed[0, GENRES]
-    repeated, _ = featuriser().transform(Request(ids=["a"], history=[("a", 0.0)]))
+    repeated, _ = featuriser().transform(CandidateList(ids=["a"], history=[("a", 0.0)]))
     assert repeated[0, [LIKED, PASSED]].tolist() == [0.0, 1.0]
 
 
 def test_only_the_most_recent_entries_and_known_items_count():
     recent = featuriser(limit=1)
-    request = Request(ids=["c"], history=[("b", 1.0), ("a", 0.0)])
-    short = Request(ids=["c"], history=[("nobody", 1.0), ("a", 0.0)])
+    request = CandidateList(ids=["c"], history=[("b", 1.0), ("a", 0.0)])
+    short = CandidateList(ids=["c"], history=[("nobody", 1.0), ("a", 0.0)])
     cut, _ = recent.transform(request)
     only, _ = featuriser().transform(short)
     assert np.array_equal(cut, only)
@@ -167,7 +167,7 @@ def test_only_the_most_recent_entries_and_known_items_count():
 
 
 def test_an_inline_vector_moves_the_kernel():
-    request = Request(ids=["a"], features=[{"style": [0.0, 5.0]}], history=[("b", 1.0)])
+    request = CandidateList(ids=["a"], features=[{"style": [0.0, 5.0]}], history=[("b", 1.0)])
     moved, _ = featuriser().transform(request)
     kept, _ = featuriser().transform(dataclasses.replace(request, features=()))
     surprise = 1.0 - 1.0 / (1.0 + math.exp(1.0))
@@ -176,7 +176,7 @@ def test_an_inline_vector_moves_the_kernel():
 
 
 def test_rows_do_not_depend_on_where_their_candidate_stands():
-    request = Request(ids=["a", "b", "c"], history=[("a", 1.0), ("c", 0.0)])
+    request = CandidateList(ids=["a", "b", "c"], history=[("a", 1.0), ("c", 0.0)])
     turned = dataclasses.replace(request, ids=["c", "a", "b"])
     straight, shuffled = featuriser().transform(request), featuriser().transform(turned)
     for one, other in zip(straight, shuffled, strict=True):
@@ -184,7 +184,7 @@ def test_rows_do_not_depend_on_where_their_candidate_stands():
 
 
 def test_what_was_saved_loads_to_the_same_arrays(tmp_path):
-    request = Request(ids=["a", "x", "c"], history=[("a", 1.0)], user={"age": 3})
+    request = CandidateList(ids=["a", "x", "c"], history=[("a", 1.0)], user={"age": 3})
     featuriser().save(tmp_path)
     before, after = featuriser().transform(request), Featuriser.load(tmp_path).transform(request)
     for one, other in zip(before, after, strict=True):
@@ -194,21 +194,49 @@ def test_what_was_saved_loads_to_the_same_arrays(tmp_path):
 @pytest.mark.parametrize(
     ("request_", "path", "rule"),
     [
-        (Request(ids=["a"], features=[{"colour": 1}]), "candidates[0].features.colour", "schema"),
-        (Request(ids=["a"], features=[{"price": "3"}]), "candidates[0].features.price", "finite"),
-        (Request(ids=["a"], features=[{"price": True}]), "candidates[0].features.price", "finite"),
-        (Request(ids=["a"], features=[{"brand": 1.5}]), "candidates[0].features.brand", "string"),
-        (Request(ids=["a"], features=[{"genres": "x"}]), "candidates[0].features.genres", "list"),
         (
-            Request(ids=["a"], features=[{"style": [1]}]),
+            CandidateList(ids=["a"], features=[{"colour": 1}]),
+            "candidates[0].features.colour",
+            "schema",
+        ),
+        (
+            CandidateList(ids=["a"], features=[{"price": "3"}]),
+            "candidates[0].features.price",
+            "finite",
+        ),
+        (
+            CandidateList(ids=["a"], features=[{"price": True}]),
+            "candidates[0].features.price",
+            "finite",
+        ),
+        (
+            CandidateList(ids=["a"], features=[{"brand": 1.5}]),
+            "candidates[0].features.brand",
+            "string",
+        ),
+        (
+            CandidateList(ids=["a"], features=[{"genres": "x"}]),
+            "candidates[0].features.genres",
+            "list",
+        ),
+        (
+            CandidateList(ids=["a"], features=[{"style": [1]}]),
             "candidates[0].features.style",
             "list of 2",
         ),
-        (Request(ids=["a"], features=[{"style": ["1", 1]}]), "candidates[0].features.style", "2"),
-        (Request(ids=["a"], features=[{"style": [1e9, 1]}]), "candidates[0].features.style", "2"),
-        (Request(ids=["a"], user={"age": 1e300}), "user.features.age", "deviations"),
-        (Request(ids=["a"], user={"name": "u"}), "user.features.name", "schema"),
-        (Request(ids=["a"], context={"hour": 1.5}), "context.hour", "string"),
+        (
+            CandidateList(ids=["a"], features=[{"style": ["1", 1]}]),
+            "candidates[0].features.style",
+            "2",
+        ),
+        (
+            CandidateList(ids=["a"], features=[{"style": [1e9, 1]}]),
+            "candidates[0].features.style",
+            "2",
+        ),
+        (CandidateList(ids=["a"], user={"age": 1e300}), "user.features.age", "deviations"),
+        (CandidateList(ids=["a"], user={"name": "u"}), "user.features.name", "schema"),
+        (CandidateList(ids=["a"], context={"hour": 1.5}), "context.hour", "string"),
     ],
 )
 def test_a_bad_inline_feature_is_named(request_, path, rule):
@@ -219,7 +247,7 @@ def test_a_bad_inline_feature_is_named(request_, path, rule):
 
 
 def test_a_request_written_as_json_reads_back_as_itself():
-    request = Request(
+    request = CandidateList(
         ids=["a", "b"],
         scores=[0.5, 0.0],
         features=[{"price": 3.0}, {"genres": ["x"]}],
@@ -228,16 +256,16 @@ def test_a_request_written_as_json_reads_back_as_itself():
         history=[("c", 0.0)],
         context={"hour": "9"},
     )
-    assert Request.from_json(request.to_json()) == request
+    assert CandidateList.from_json(request.to_json()) == request
 
 
 def test_a_required_feature_must_be_there():
     schema = {"name": "s", "features": [{**SCHEMA["features"][5], "required": True}]}
     table = ItemTable((), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64), {})
     strict = Featuriser(Schema.from_dict(schema), table)
-    assert strict.transform(Request(ids=["a"], scores=[0.5]))[0][0, 0] == 0.5
+    assert strict.transform(CandidateList(ids=["a"], scores=[0.5]))[0][0, 0] == 0.5
     with pytest.raises(FeatureError, match=r"candidates\[0\]\.features\.score: required"):
-        strict.transform(Request(ids=["a"], scores=[None]))
+        strict.transform(CandidateList(ids=["a"], scores=[None]))
 
 
 @pytest.mark.parametrize(
