@@ -7,19 +7,17 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from export.graph.graph import Graph, Values
-from export.graph.lower import LOWERINGS, Lowering, encode, evaluator_likes
+from export.graph.lower import evaluator_likes
+from export.graph.steps import NEVER, StepKinds
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
 from service.engine.contract import EVALUATOR_INPUTS, EVALUATOR_OUTPUTS, INPUTS, OUTPUTS
 
-NEVER = -1e9  # no certainty is below it
 # What reasoning leaves of a choice; its hidden state has then been read for the last time.
 CHOICE = {"logits": TensorProto.FLOAT, "certainty": TensorProto.FLOAT}
 
@@ -41,86 +39,13 @@ class Loop:
         self.g, self.generator, self.gated = Graph(), generator, gated
         self.slate_length = slate_length
         self.budget = generator.reasoning.budget
-        self.host: Lowering = LOWERINGS[type(generator.host)](self.g, generator.host)
-        self.memory = ("keys", "prior", "thoughts", *self.host.memory_parts)
-        self.state = tuple(self.host.state_types)
+        self.kinds = StepKinds(self.g, generator)
         self.values: Values = {}
-
-    def define(self) -> None:
-        """The step kinds as functions."""
-        g, host = self.g, self.host
-        glimpsed = (*host.memory_parts, *self.state)
-
-        def parts(names: Iterable[str], values: Values) -> Values:
-            return {name: values[name] for name in names}
-
-        def start(like: str, **values: str) -> Values:
-            width = self.generator.start_token.shape[0]
-            rows = g.op("Concat", g.op("Shape", like, end=1), g.constant([width]), axis=0)
-            token = g.op("Expand", g.weight("start_token", self.generator.start_token), rows)
-            state, hidden = host.advance(token, values["everyone"], values, {})
-            return {**state, "hidden": g.op("Unsqueeze", hidden, g.constant([1, 2]))}
-
-        def choose(hidden: str, keys: str, prior: str) -> Values:
-            logits = g.op("Add", g.op("MatMul", hidden, keys), prior)
-            logprob = g.op("LogSoftmax", logits)
-            terms = g.op("Mul", g.op("Exp", logprob), logprob)
-            certainty = g.op("ReduceSum", terms, g.constant([3]), keepdims=1)
-            return {"logits": logits, "certainty": certainty}
-
-        def reason(**values: str) -> Values:
-            softened = g.op("Softmax", g.op("Mul", values["logits"], values["cool"]))
-            token = g.op("MatMul", softened, values["thoughts"])
-            token = g.op("Add", g.op("Add", token, values["thought"]), values["hidden"])
-            token = g.op("Squeeze", token, g.constant([1, 2]))
-            state, read = host.advance(token, values["active"], values, parts(self.state, values))
-            refine = self.generator.refine
-            weight = g.weight("refine.weight", refine.weight.T)
-            delta = g.op("Gemm", read, weight, g.weight("refine.bias", refine.bias))
-            delta = g.op("Unsqueeze", delta, g.constant([1, 2]))
-            hidden = g.op("Add", values["hidden"], delta)
-            hidden = g.op("Where", values["active"], hidden, values["hidden"])
-            return {**state, "hidden": hidden}
-
-        def pick(logits: str, scale: str, noise: str, pinned: str, free: str) -> Values:
-            logprob = g.op("LogSoftmax", g.op("Mul", logits, scale))
-            best = g.op("ArgMax", g.op("Add", logprob, noise), axis=3, keepdims=1)
-            item = g.op("Where", free, best, pinned)
-            return {"item": item, "logprob": g.op("GatherElements", logprob, item, axis=3)}
-
-        def recommend(**values: str) -> Values:
-            item = values["item"]
-            token = g.op("Gather", values["items"], g.op("Add", item, values["offset"]))
-            token = g.op("Add", token, values["place"])
-            token = g.op("Squeeze", token, g.constant([1, 2, 3]))
-            state, hidden = host.advance(
-                token, values["everyone"], values, parts(self.state, values)
-            )
-            mine = g.op("GatherElements", values["group"], item, axis=3)
-            same = g.op("Cast", g.op("Equal", values["group"], mine), to=TensorProto.FLOAT)
-            quota = g.op("Sub", values["quota"], same)
-            quota = g.op("ScatterElements", quota, item, values["spent"], axis=3)
-            shut = g.op("LessOrEqual", quota, g.number(0.0))
-            prior = g.op("Where", shut, g.number(NEVER), values["prior"])
-            hidden = g.op("Unsqueeze", hidden, g.constant([1, 2]))
-            return {**state, "quota": quota, "prior": prior, "hidden": hidden}
-
-        given = ("numbers", "tokens", "mask")
-        g.function("Encode", given, lambda **v: encode(g, self.generator, host, *v.values()))
-        g.function("Start", ("like", "everyone", *host.memory_parts), start)
-        g.function("Choose", ("hidden", "keys", "prior"), choose)
-        g.function("Pick", ("logits", "scale", "noise", "pinned", "free"), pick)
-        if self.budget:
-            read = ("thought", "cool", "active", "thoughts", "hidden", "logits")
-            g.function("Reason", (*read, *glimpsed), reason)
-        if self.slate_length > 1:
-            read = ("item", "offset", "place", "items", "everyone", "spent")
-            g.function("Recommend", (*read, "group", "quota", "prior", *glimpsed), recommend)
 
     def compose(self) -> None:
         """The whole loop, from the contract's inputs to its outputs."""
         g, k = self.g, self.slate_length
-        self.define()
+        self.kinds.define(k)
         self.knobs()
         columns: list[Values] = []
         self.values |= g.call("Start", "start", self.values)
@@ -152,7 +77,7 @@ class Loop:
         """Encode the lists, spread them over the slates, unpack the knobs once for all steps."""
         g, k = self.g, self.slate_length
         lists = g.call("Encode", "encode", {name: name for name in ("numbers", "tokens", "mask")})
-        per_slate = {name: g.op("Gather", lists[name], "list") for name in self.memory}
+        per_slate = {name: g.op("Gather", lists[name], "list") for name in self.kinds.memory}
 
         def scalar(name: str) -> str:  # [R] -> [R, 1, 1, 1]
             return str(g.op("Unsqueeze", name, g.constant([1, 2, 3])))
@@ -221,7 +146,11 @@ class Loop:
         if not self.gated:
             return self.steps(position, wants)
         last = position + 1 == self.slate_length
-        types = {**CHOICE, "taken": TensorProto.BOOL, **({} if last else self.host.state_types)}
+        types = {
+            **CHOICE,
+            "taken": TensorProto.BOOL,
+            **({} if last else self.kinds.host.state_types),
+        }
         return g.branch(
             # One gate a position: who wants a first step nearly always wants the others too.
             g.op("ReduceMax", wants, keepdims=0),
@@ -243,7 +172,7 @@ class Loop:
             now |= {"active": taken[-1], "thought": g.weight(f"thought.{step}", thought)}
             now |= g.call("Reason", label, now)
             now |= g.call("Choose", f"{label}.choose", now)
-        found = {name: now[name] for name in (*CHOICE, *self.state)}
+        found = {name: now[name] for name in (*CHOICE, *self.kinds.state)}
         return found | {"taken": g.op("Concat", *taken, axis=3)}
 
     def outputs(self, columns: list[Values]) -> None:
