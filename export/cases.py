@@ -86,7 +86,7 @@ def random_rows(trained: Trained, requests: Requests, case: Case, seed: int) -> 
         longest = min(size, trained.config.slate_length)
         row = Row(
             numbers, tokens, longest, case.budget, case.threshold, reasoning.reason_temperature,
-            reasoning.recommend_temperature, constraints.Rules.none(size, longest),
+            reasoning.recommend_temperature, constraints.SlateConstraints.none(size, longest),
         )  # fmt: skip
         rows.append(knobbed(row, list(request.ids), longest, draw) if index % 2 else row)
     return rows
@@ -105,11 +105,11 @@ def knobbed(row: Row, ids: list[str], longest: int, draw: np.random.Generator) -
             ("group", int(draw.integers(1, 4))),
         )  # fmt: skip
     except constraints.ConstraintError:
-        size, rules = row.slate_size, row.rules
+        size, rules = row.slate_size, row.constraints
     return dataclasses.replace(
         row,
         slate_size=size,
-        rules=rules,
+        constraints=rules,
         reason_temperature=float(draw.uniform(0.5, 3.0)),
         recommend_temperature=float(draw.uniform(0.3, 2.0)),
         sampling=Sampling(2, int(draw.integers(1 << 32))) if draw.random() < 0.5 else None,

@@ -40,7 +40,7 @@ def golden(trained: Trained, requests: Requests, count: int = 8) -> list[dict[st
         row = Row(
             numbers, tokens, longest, reasoning.budget, trained.threshold,
             reasoning.reason_temperature, reasoning.recommend_temperature,
-            constraints.Rules.none(size, longest),
+            constraints.SlateConstraints.none(size, longest),
         )  # fmt: skip
         if not clear_of_ties(trained, row):
             continue

@@ -20,7 +20,7 @@ import onnxruntime as ort
 from tqdm import tqdm
 
 from export.bench.measure import cores, timed
-from service.engine.constraints import Rules
+from service.engine.constraints import SlateConstraints
 from service.engine.contract import Manifest
 from service.engine.rows import Row
 from service.engine.session import Session
@@ -57,7 +57,7 @@ def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
         -1.0,  # every step: the service must hold its budget then, too
         manifest.reason_temperature,
         manifest.recommend_temperature,
-        Rules.none(size, positions),
+        SlateConstraints.none(size, positions),
     )
     return [dataclasses.replace(row) for _ in range(batch)]
 

@@ -147,7 +147,7 @@ def margin(expected: Decoded, index: int, row: Row) -> np.ndarray[Any, Any]:
         return np.zeros(size)
     top = logits.topk(min(2, logits.shape[1]), dim=1).values
     choice = (top[:, 0] - top[:, -1]) if top.shape[1] > 1 else torch.full((size,), 1e9)
-    choice = torch.where(torch.from_numpy(row.rules.pinned) >= 0, 1e9, choice)
+    choice = torch.where(torch.from_numpy(row.constraints.pinned) >= 0, 1e9, choice)
     before = (expected.entropy_before[index, :size] - row.entropy_threshold).abs()
     after = (expected.entropy_after[index, :size] - row.entropy_threshold).abs()
     if row.budget == 0:

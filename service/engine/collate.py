@@ -44,9 +44,9 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
         if count > 1:
             numbers[index, :size], tokens[index, :size] = row.numbers, row.tokens
         mask[index, :size] = True
-        pinned[index, : row.slate_size] = row.rules.pinned
-        group[index, :size] = row.rules.group
-        quota[index, :size] = row.rules.quota
+        pinned[index, : row.slate_size] = row.constraints.pinned
+        group[index, :size] = row.constraints.group
+        quota[index, :size] = row.constraints.quota
         if row.sampling:
             stop = start + slates[index]
             noise[start:stop, :, :size] = row.sampling.noise(positions, size)
@@ -117,7 +117,7 @@ def check_slate(slate: Slate, row: Row) -> None:
         raise ModelError(f"slate {indices} points outside a list of {len(row.numbers)}")
     if len(set(indices)) != len(indices):
         raise ModelError(f"slate {indices} repeats a candidate")
-    broken = row.rules.broken_by(indices)
+    broken = row.constraints.violation(indices)
     if broken is not None:
         raise ModelError(f"slate {indices}: {broken}")
     if slate.utility is not None and not np.isfinite(slate.utility):

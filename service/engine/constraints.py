@@ -26,7 +26,7 @@ class ConstraintError(ValueError):
 
 
 @dataclass(frozen=True)
-class Rules:
+class SlateConstraints:
     """The constraints of one slate as the graph reads them (service.engine.contract).
 
     pinned int64 [k]: candidate index of each position, -1 where it is free; group int64 [N];
@@ -38,12 +38,12 @@ class Rules:
     quota: Floats
 
     @classmethod
-    def none(cls, size: int, slate_size: int) -> Rules:
+    def none(cls, size: int, slate_size: int) -> SlateConstraints:
         """Every candidate may be chosen, once."""
         pinned = np.full(slate_size, -1, np.int64)
         return cls(pinned, np.arange(size, dtype=np.int64), np.ones(size, np.float32))
 
-    def broken_by(self, slate: Sequence[int]) -> str | None:
+    def violation(self, slate: Sequence[int]) -> str | None:
         """What the slate of candidate indices breaks, or None."""
         free = []
         for position, (item, pinned) in enumerate(zip(slate, self.pinned.tolist(), strict=False)):
@@ -85,7 +85,7 @@ def resolve(
     blocked: Collection[str],
     groups: Sequence[Any] | None,
     limit: tuple[str, int] | None,
-) -> tuple[int, Rules]:
+) -> tuple[int, SlateConstraints]:
     """The slate's size and rules; without a size asked for, the most positions that can be filled.
 
     longest: the lesser of candidates and the bundle's slate length. blocked ids that are no
@@ -141,7 +141,7 @@ def resolve(
             positions = np.full(size, -1, np.int64)
             for position, candidate in at.items():
                 positions[position] = candidate
-            return size, Rules(positions, group, quota)
+            return size, SlateConstraints(positions, group, quota)
     wanted = slate_size if slate_size is not None else max(least, 1)
     rule = f"at least {wanted - len(at)} candidates for the free positions, {fill} may be chosen"
     raise ConstraintError("constraints", rule, {"slate_size": wanted, "candidates": len(ids)})

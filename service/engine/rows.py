@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.constraints import Rules
+from service.engine.constraints import SlateConstraints
 from service.engine.contract import Floats, Integers
 
 
@@ -38,7 +38,7 @@ class Row:
     entropy_threshold: float
     reason_temperature: float
     recommend_temperature: float
-    rules: Rules
+    constraints: SlateConstraints
     sampling: Sampling | None = None
     explain: bool = False
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from service.engine.collate import SLATE_OUTPUTS, ModelError, collate, decode
-from service.engine.constraints import Rules
+from service.engine.constraints import SlateConstraints
 from service.engine.contract import (
     EVALUATOR,
     EVALUATOR_INPUTS,
@@ -138,7 +138,7 @@ class Session:
             ),
             reason_temperature=manifest.reason_temperature,
             recommend_temperature=manifest.recommend_temperature,
-            rules=Rules.none(len(request.ids), size),
+            constraints=SlateConstraints.none(len(request.ids), size),
         )
 
     def run(self, rows: Sequence[Row]) -> list[Slate]:
@@ -196,7 +196,7 @@ class Session:
                 -1.0,
                 manifest.reason_temperature,
                 manifest.recommend_temperature,
-                Rules.none(count, size),
+                SlateConstraints.none(count, size),
             )
 
         row, budgets = blank(list_size), {0, manifest.budget}

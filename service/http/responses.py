@@ -175,7 +175,7 @@ def slate_entries(ids: Sequence[str], slate: Slate, row: Row) -> list[dict[str, 
     """
     entries = []
     figures = np.array([slate.logprob, slate.entropy_before, slate.entropy_after], np.float64)
-    columns = (slate.indices, *figures.round(6), slate.steps, row.rules.pinned)
+    columns = (slate.indices, *figures.round(6), slate.steps, row.constraints.pinned)
     for position, (index, logprob, before, after, steps, pinned) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)
     ):

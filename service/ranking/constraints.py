@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.engine import constraints
-from service.engine.constraints import ConstraintError, Rules
+from service.engine.constraints import ConstraintError, SlateConstraints
 from service.engine.contract import Manifest
 from service.engine.features.featuriser import Featuriser
 from service.engine.rows import Row
@@ -49,7 +49,7 @@ def resolve_constraints(
     longest: int,
     row: Row,
     featuriser: Featuriser,
-) -> tuple[int, Rules]:
+) -> tuple[int, SlateConstraints]:
     """Return the slate's size and its rules.
 
     Args:

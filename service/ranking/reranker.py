@@ -136,7 +136,7 @@ def apply_options(request: RankingRequest, row: Row, engine: Engine) -> Row:
         changes["sampling"] = request.sampling
     if request.constraints is not None:
         longest = min(len(request.inputs.ids), engine.manifest.slate_length)
-        changes["slate_size"], changes["rules"] = resolve_constraints(
+        changes["slate_size"], changes["constraints"] = resolve_constraints(
             request, request.constraints, longest, row, engine.session.featuriser
         )
     if request.explain:
@@ -196,7 +196,7 @@ def decide(entry: PreparedList, outcome: Outcome | ServiceError, timeline: Timel
         budget, steps = min(row.budget, outcome.budget), int(slate.steps.sum())
         degraded = "reduced_budget" if budget < row.budget else None
     else:
-        fallback = row.rules.initial_ranking(row.slate_size)
+        fallback = row.constraints.initial_ranking(row.slate_size)
         budget, degraded = row.budget, outcome.code
         # The list spent all its time waiting, be it in the queue or for a run that was too late.
         queue_s, inference_s = time.monotonic() - timeline.featurised, 0.0

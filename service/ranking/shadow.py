@@ -90,7 +90,7 @@ def row_for(shadow: Engine, inputs: CandidateList, row: Row, engine: Engine) -> 
     return dataclasses.replace(
         shadow_row,
         slate_size=min(row.slate_size, shadow_row.slate_size),
-        rules=row.rules,
+        constraints=row.constraints,
         budget=min(shadow_row.budget, row.budget),
         **options,
     )

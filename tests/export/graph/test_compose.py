@@ -154,7 +154,7 @@ def test_every_slate_is_valid_and_keeps_its_constraints(host, seed, lists):
             assert slate[length:].tolist() == [-1] * (K - length)
             assert len(set(items)) == length
             assert all(0 <= item < feeds["mask"][row].sum() for item in items)
-            assert asked[row] is None or asked[row].broken_by(items) is None
+            assert asked[row] is None or asked[row].violation(items) is None
 
 
 @settings(max_examples=40, deadline=None)

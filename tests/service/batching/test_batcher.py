@@ -13,7 +13,7 @@ from service.batching.admission import SHADOW_PRIORITY
 from service.batching.batcher import Batcher
 from service.batching.budget import Pace
 from service.engine.collate import ModelError
-from service.engine.constraints import Rules
+from service.engine.constraints import SlateConstraints
 from service.engine.rows import Row, Sampling, Slate, Timing
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
@@ -42,7 +42,7 @@ class Gate:
 
 
 def row(size=1, candidates=9, budget=3, sampling=None):
-    rules = Rules.none(candidates, size)
+    rules = SlateConstraints.none(candidates, size)
     numbers, tokens = np.zeros((candidates, 1), np.float32), np.zeros((candidates, 1), np.int64)
     return Row(numbers, tokens, size, budget, 0.0, 1.5, 0.7, rules, sampling)
 

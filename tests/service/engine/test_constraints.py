@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.constraints import ConstraintError, Rules, resolve
+from service.engine.constraints import ConstraintError, SlateConstraints, resolve
 
 IDS = [f"i{n}" for n in range(7)]
 
@@ -52,15 +52,15 @@ def feasible(ask, size):
 @given(asked())
 def test_what_is_admitted_can_be_met_and_what_is_refused_cannot(ask):
     try:
-        size, rules = resolve(**ask)
+        size, constraints = resolve(**ask)
     except ConstraintError:
         sizes = [ask["slate_size"]] if ask["slate_size"] else range(1, ask["longest"] + 1)
         assert not any(feasible(ask, size) for size in sizes)
         return
     assert ask["slate_size"] in (None, size)
-    slate = rules.initial_ranking(size)
+    slate = constraints.initial_ranking(size)
     assert keeps(slate, ask)
-    assert rules.broken_by(slate) is None
+    assert constraints.violation(slate) is None
     if ask["slate_size"] is None:
         assert not any(feasible(ask, more) for more in range(size + 1, ask["longest"] + 1))
 
@@ -68,11 +68,11 @@ def test_what_is_admitted_can_be_met_and_what_is_refused_cannot(ask):
 @given(asked(), st.randoms(use_true_random=False))
 def test_a_slate_is_broken_exactly_where_it_is_not_what_was_asked_for(ask, random):
     try:
-        size, rules = resolve(**ask)
+        size, constraints = resolve(**ask)
     except ConstraintError:
         return
     slate = random.sample(range(len(ask["ids"])), size)
-    assert (rules.broken_by(slate) is None) == keeps(slate, ask)
+    assert (constraints.violation(slate) is None) == keeps(slate, ask)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_a_refusal_names_field_rule_and_value(changes, path, rule):
 
 
 def test_without_constraints_the_initial_ranking_stays():
-    assert Rules.none(6, 4).initial_ranking(4) == [0, 1, 2, 3]
-    np.testing.assert_array_equal(Rules.none(2, 1).quota, [1, 1])
+    assert SlateConstraints.none(6, 4).initial_ranking(4) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(SlateConstraints.none(2, 1).quota, [1, 1])
 
 
 def test_a_limit_beyond_any_number_of_candidates_limits_nothing():
-    size, rules = resolve(IDS, None, 5, {}, set(), ["a"] * 7, ("author", 10**40))
+    size, constraints = resolve(IDS, None, 5, {}, set(), ["a"] * 7, ("author", 10**40))
     assert size == 5
-    assert rules.broken_by([0, 1, 2, 3, 4]) is None
+    assert constraints.violation([0, 1, 2, 3, 4]) is None

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from service.engine.collate import ModelError, check_slate
-from service.engine.constraints import Rules
+from service.engine.constraints import SlateConstraints
 from service.engine.contract import CONTRACT_VERSION, BundleError, Manifest
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Sampling, Slate
@@ -121,7 +121,14 @@ def make_slate(**changes):
 
 
 ROW = Row(
-    np.zeros((3, 1), np.float32), np.zeros((3, 1), np.int64), 2, 1, 0.5, 1.5, 0.7, Rules.none(3, 2)
+    np.zeros((3, 1), np.float32),
+    np.zeros((3, 1), np.int64),
+    2,
+    1,
+    0.5,
+    1.5,
+    0.7,
+    SlateConstraints.none(3, 2),
 )
 
 
@@ -154,9 +161,9 @@ def test_a_graph_that_fails_is_a_model_error(session):
 
 
 def test_a_slate_that_breaks_a_constraint_is_refused():
-    pinned = Rules(np.array([1, -1]), np.arange(3), np.ones(3, np.float32))
+    pinned = SlateConstraints(np.array([1, -1]), np.arange(3), np.ones(3, np.float32))
     with pytest.raises(ModelError, match="position 0 holds candidate 2, 1 is pinned there"):
-        check_slate(make_slate(), dataclasses.replace(ROW, rules=pinned))
+        check_slate(make_slate(), dataclasses.replace(ROW, constraints=pinned))
 
 
 def test_a_seed_samples_the_same_slate_alone_and_in_a_batch(session, items):

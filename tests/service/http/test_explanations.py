@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.engine.constraints import Rules
+from service.engine.constraints import SlateConstraints
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row
 from service.http.responses import alternatives
@@ -121,7 +121,7 @@ def test_the_last_of_a_list_has_no_alternative(client, items):
 
 def test_the_chosen_one_is_no_alternative_though_others_are_nearer(items):
     ids, logits = list("abcdef"), np.array([3.0, 5.0, -1e9, 4.0, 1.0, 4.0], np.float32)
-    rules = Rules.none(6, 1)
+    rules = SlateConstraints.none(6, 1)
     empty = np.zeros((6, 1), np.float32)
     row = Row(empty, empty.astype(np.int64), 1, 0, 0.0, 1.0, 2.0, rules)
     weights = softmax([3, 5, -1e9, 4, 1, 4], 2.0)
