@@ -14,7 +14,7 @@ from model.learning.checkpoint import Trained
 from service.engine import constraints
 from service.engine.contract import BundleError
 from service.engine.features.candidates import CandidateList
-from service.engine.rows import Row, Sampling
+from service.engine.rows import Row, SlateSampling
 
 
 @dataclass(frozen=True)
@@ -112,5 +112,5 @@ def knobbed(row: Row, ids: list[str], longest: int, draw: np.random.Generator) -
         constraints=rules,
         reason_temperature=float(draw.uniform(0.5, 3.0)),
         recommend_temperature=float(draw.uniform(0.3, 2.0)),
-        sampling=Sampling(2, int(draw.integers(1 << 32))) if draw.random() < 0.5 else None,
+        sampling=SlateSampling(2, int(draw.integers(1 << 32))) if draw.random() < 0.5 else None,
     )

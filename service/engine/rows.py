@@ -11,7 +11,7 @@ from service.engine.contract import Floats, Integers
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SlateSampling:
     """Sample `slates` slates, the same for the same seed, and keep the evaluator's favourite."""
 
     slates: int
@@ -39,7 +39,7 @@ class Row:
     reason_temperature: float
     recommend_temperature: float
     constraints: SlateConstraints
-    sampling: Sampling | None = None
+    sampling: SlateSampling | None = None
     explain: bool = False
 
 

@@ -32,7 +32,7 @@ from service.engine.cuda import CudaRunner, ahead, on_device
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
 from service.engine.graph import check_signature, open_graph
-from service.engine.rows import Row, Sampling, Slate, Timing
+from service.engine.rows import Row, Slate, SlateSampling, Timing
 
 
 class Session:
@@ -108,11 +108,11 @@ class Session:
 
         Raises FeatureError for inline features that break the schema.
         """
-        return self.unread(
+        return self.placeholder_row(
             request, slate_size, budget, entropy_threshold, self.featuriser.transform(request)
         )
 
-    def unread(
+    def placeholder_row(
         self,
         request: CandidateList,
         slate_size: int | None = None,
@@ -200,7 +200,7 @@ class Session:
             )
 
         row, budgets = blank(list_size), {0, manifest.budget}
-        self.run([dataclasses.replace(row, sampling=Sampling(2, seed=0), explain=True)])
+        self.run([dataclasses.replace(row, sampling=SlateSampling(2, seed=0), explain=True)])
         if self.provider == "CUDAExecutionProvider":
             budgets = {manifest.budget}
             for lists, count in ahead(max(batch_sizes), manifest.max_candidates):

@@ -11,7 +11,7 @@ import ormsgpack
 from pydantic import BaseModel, ValidationError
 
 from service.engine.features.candidates import CandidateList
-from service.engine.rows import Sampling
+from service.engine.rows import SlateSampling
 from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
 from service.http.schemas import BatchRequest, CandidateColumns, RerankRequest
 from service.ranking.request import RankingRequest, RequestedConstraints
@@ -152,7 +152,7 @@ def ranking_request(
         entropy_threshold=reasoning.entropy_threshold if reasoning else None,
         reason_temperature=temperatures.reason if temperatures else None,
         recommend_temperature=temperatures.recommend if temperatures else None,
-        sampling=Sampling(sampling.slates, sampling.seed) if sampling else None,
+        sampling=SlateSampling(sampling.slates, sampling.seed) if sampling else None,
         constraints=constraints,
         priority=body.priority,
         explain=body.explain,

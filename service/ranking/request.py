@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.engine.features.candidates import CandidateList
-from service.engine.rows import Sampling
+from service.engine.rows import SlateSampling
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RankingRequest:
     entropy_threshold: float | None = None
     reason_temperature: float | None = None
     recommend_temperature: float | None = None
-    sampling: Sampling | None = None
+    sampling: SlateSampling | None = None
     constraints: RequestedConstraints | None = None
     priority: str = "interactive"
     explain: bool = False

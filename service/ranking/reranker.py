@@ -76,7 +76,7 @@ class Reranker:
         if request.plain and engine.batcher.late(request.cells, request.deadline):
             shed = Overloaded("the lists that wait would take it past its deadline")
         try:
-            make_row = engine.session.row if shed is None else engine.session.unread
+            make_row = engine.session.row if shed is None else engine.session.placeholder_row
             row = make_row(inputs, request.slate_size, request.budget, request.entropy_threshold)
             row = apply_options(request, row, engine)
         except (FeatureError, ConstraintError) as error:

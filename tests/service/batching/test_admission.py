@@ -8,7 +8,7 @@ import pytest
 from service.batching.admission import Queue, Waiting
 from service.engine.buckets import SIZES
 from service.engine.constraints import SlateConstraints
-from service.engine.rows import Row, Sampling
+from service.engine.rows import Row, SlateSampling
 
 ALL = 1000  # slates, more than any test has
 
@@ -16,7 +16,7 @@ ALL = 1000  # slates, more than any test has
 def waiting(name, priority=0, deadline=10.0, size=20, slates=None):
     """One list; its name stands in for the answer that somebody waits for."""
     numbers, tokens = np.zeros((size, 1), np.float32), np.zeros((size, 1), np.int64)
-    sampling = None if slates is None else Sampling(slates, seed=0)
+    sampling = None if slates is None else SlateSampling(slates, seed=0)
     row = Row(numbers, tokens, 1, 3, 0.0, 1.0, 1.0, SlateConstraints.none(size, 1), sampling)
     return Waiting(row, priority, deadline, 0.0, name)
 

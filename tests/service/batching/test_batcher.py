@@ -14,7 +14,7 @@ from service.batching.batcher import Batcher
 from service.batching.budget import Pace
 from service.engine.collate import ModelError
 from service.engine.constraints import SlateConstraints
-from service.engine.rows import Row, Sampling, Slate, Timing
+from service.engine.rows import Row, Slate, SlateSampling, Timing
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
 from service.settings import Settings
@@ -295,7 +295,7 @@ def test_a_run_takes_lists_of_one_size_class_and_no_more_slates_than_a_batch():
     async def steps(batcher, gate):
         (first,) = batcher.submit([row()], [soon()])
         await asyncio.sleep(0.05)
-        sampled = row(sampling=Sampling(3, 0))
+        sampled = row(sampling=SlateSampling(3, 0))
         sizes = [row(), row(candidates=200), sampled, row(candidates=150), row(), row()]
         futures = batcher.submit(sizes, [soon()] * 6)
         gate.open.set()

@@ -13,7 +13,7 @@ from service.engine.contract import EVALUATOR, OUTPUTS, STATIC
 from service.engine.cuda import CudaRunner, ahead, padded, shape_of
 from service.engine.features.candidates import CandidateList
 from service.engine.graph import open_graph
-from service.engine.rows import Sampling
+from service.engine.rows import SlateSampling
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 
@@ -30,7 +30,7 @@ def feeds(session, items):
         session.row(CandidateList(ids=items[:40])),
         session.row(CandidateList(ids=items[40:47])),
     ]
-    rows[1] = dataclasses.replace(rows[1], sampling=Sampling(3, seed=1))
+    rows[1] = dataclasses.replace(rows[1], sampling=SlateSampling(3, seed=1))
     return collate(rows, session.manifest.slate_length)
 
 
@@ -126,7 +126,7 @@ def test_all_that_touches_a_gpu_is_one_threads_whoever_asks(session, static, ite
     runner = CudaRunner(Watched(static, threads), session.manifest.slate_length, device="cpu")
     cuda._run = runner.run
     row = session.row(CandidateList(ids=items[:20]))
-    rows = [row, dataclasses.replace(row, sampling=Sampling(2, seed=0))]
+    rows = [row, dataclasses.replace(row, sampling=SlateSampling(2, seed=0))]
     with ThreadPoolExecutor(4) as callers:
         slates = list(callers.map(lambda _: cuda.run(rows), range(8)))
     cuda.warm_up([1], 20)

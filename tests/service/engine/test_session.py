@@ -13,7 +13,7 @@ from service.engine.collate import ModelError, check_slate
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import CONTRACT_VERSION, BundleError, Manifest
 from service.engine.features.candidates import CandidateList
-from service.engine.rows import Row, Sampling, Slate
+from service.engine.rows import Row, Slate, SlateSampling
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 
@@ -169,7 +169,7 @@ def test_a_slate_that_breaks_a_constraint_is_refused():
 def test_a_seed_samples_the_same_slate_alone_and_in_a_batch(session, items):
     def sampled(seed, size=30, slates=4):
         row = session.row(CandidateList(ids=items[:size]))
-        return dataclasses.replace(row, sampling=Sampling(slates, seed))
+        return dataclasses.replace(row, sampling=SlateSampling(slates, seed))
 
     plain = session.row(CandidateList(ids=items[:50]))
     (alone,) = session.run([sampled(7)])
@@ -185,7 +185,7 @@ def test_a_seed_samples_the_same_slate_alone_and_in_a_batch(session, items):
 def test_more_slates_leave_the_evaluator_a_better_one(session, items):
     row = session.row(CandidateList(ids=items[:40]))
     utility = [
-        session.run([dataclasses.replace(row, sampling=Sampling(slates, 3))])[0].utility
+        session.run([dataclasses.replace(row, sampling=SlateSampling(slates, 3))])[0].utility
         for slates in (1, 4, 16)
     ]
     assert utility == sorted(utility)  # the first slates of a seed are the same for any number
