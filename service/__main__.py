@@ -12,7 +12,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from service.engine.contract import BundleError
-from service.http.parsing import path_of
 from service.http.security import KeysError
 from service.settings import Settings, describe, tuned, unknown_variables
 from service.telemetry import TelemetryError, configure
@@ -39,7 +38,7 @@ def main() -> int:
             print(f"service: RERANK_PROFILE: {error}", file=sys.stderr)
             return 2
         for entry in error.errors(include_url=False):
-            name = f"RERANK_{path_of(entry['loc']).upper()}"
+            name = f"RERANK_{'_'.join(map(str, entry['loc'])).upper()}"
             print(f"service: {name}: {entry['msg']}, got {entry['input']!r}", file=sys.stderr)
         return 2
     if only_print:

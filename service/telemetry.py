@@ -11,8 +11,6 @@ import structlog
 
 from service.settings import Settings
 
-STAGES = ("parse", "features", "queue", "inference", "respond")
-
 
 class TelemetryError(ValueError):
     """Telemetry that cannot be had as set."""
@@ -97,9 +95,11 @@ class Tracer:
             attributes=dict(attributes),
         )  # fmt: skip
         inside = self._trace.set_span_in_context(span, parent)
-        for stage in STAGES:
+        for stage, stage_ms in latency_ms.items():
+            if stage == "total":
+                continue
             child = self._tracer.start_span(stage, context=inside, start_time=at)
-            at += int(1e6 * latency_ms[stage])
+            at += int(1e6 * stage_ms)
             child.end(end_time=at)
         span.end(end_time=ends)
         found: dict[str, str] = {}

@@ -15,8 +15,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from loadtest.server import serving
+from service.metrics import STAGES
 from service.settings import Settings
-from service.telemetry import STAGES, Tracer
+from service.telemetry import Tracer
 from tests.support.bodies import body
 from tests.support.bundles import BUNDLE, ROOT
 from tests.support.servers import fresh
