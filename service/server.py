@@ -85,8 +85,8 @@ def serve(settings: Settings) -> None:
     for number in STOPPING:  # uvicorn raises again what stopped it
         signal.signal(number, stopped)
     app, fleet = application(settings)
-    lineup = fleet.lineups[fleet.default_name()]
-    announce(listener, f"{fleet.default_name()}/{lineup.serving.active}")
+    model = fleet.models[fleet.default_name()]
+    announce(listener, f"{fleet.default_name()}/{model.config.active}")
     uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
 
 

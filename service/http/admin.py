@@ -12,7 +12,7 @@ from service.http.parsing import decode, validate
 from service.http.responses import JsonResponse, served_models
 from service.http.security import Keys
 from service.models.fleet import Fleet
-from service.models.store import NAME, Serving, ServingBody, models_of
+from service.models.store import NAME, ServingBody, ServingConfig, models_of
 from service.settings import Settings
 
 
@@ -44,11 +44,11 @@ class AdminApi:
         self._authenticate(request)
         name = self._model_name(request)
         payload: Any = decode(await request.body(), request.headers)
-        serving = Serving.of(validate(ServingBody, payload))
+        serving = ServingConfig.of(validate(ServingBody, payload))
         try:
-            await self._fleet.change(name, serving, lasting=True)
+            await self._fleet.change(name, serving, persist=True)
         except BundleError as error:
-            self._fleet.refused(name, error)
+            self._fleet.record_refusal(name, error)
             raise Conflict(f"refused, what was served goes on: {error}") from None
         return self._served_models()
 
@@ -60,7 +60,7 @@ class AdminApi:
         self._authenticate(request)
         name = self._model_name(request)
         try:
-            await self._fleet.catch_up(name)
+            await self._fleet.sync_with_store(name)
             self._fleet.roll_back(name, "asked by an admin")
         except BundleError as error:
             raise Conflict(str(error)) from None

@@ -225,11 +225,11 @@ def alternatives(
 
 def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
     """Render `GET /info`: the default model, its limits and offline metrics, and versions."""
-    session = fleet.lineups[fleet.default_name()].active.session
+    session = fleet.models[fleet.default_name()].active.session
     manifest = session.manifest
     return {
         "model": {"name": manifest.name, "version": manifest.version},
-        "models": {name: lineup.serving.active for name, lineup in fleet.lineups.items()},
+        "models": {name: model.config.active for name, model in fleet.models.items()},
         "contract_version": manifest.contract_version,
         "provider": session.provider,
         "slate_length": manifest.slate_length,
@@ -257,12 +257,12 @@ def served_models(fleet: Fleet) -> dict[str, Any]:
     return {
         "models": {
             name: {
-                "active": lineup.serving.active,
-                "canary": lineup.serving.canary,
-                "share": lineup.serving.share,
-                "shadow": lineup.serving.shadow,
-                "previous": lineup.previous.manifest.version if lineup.previous else None,
+                "active": model.config.active,
+                "canary": model.config.canary,
+                "share": model.config.share,
+                "shadow": model.config.shadow,
+                "previous": model.previous.manifest.version if model.previous else None,
             }
-            for name, lineup in sorted(fleet.lineups.items())
+            for name, model in sorted(fleet.models.items())
         }
     }

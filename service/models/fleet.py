@@ -1,7 +1,7 @@
-"""Which bundle answers whom: engines of several models, changed while they serve.
+"""Which bundle answers whom: deployments of several models, changed while they serve.
 
 A change of what a store says (`service.models.store`) is verified, replayed and warmed beside the
-traffic, then swapped in between two requests; the engine that goes finishes what it has. What
+traffic, then swapped in between two requests; the deployment that goes finishes what it has. What
 cannot be served is refused and counted, and what was served goes on.
 """
 
@@ -26,7 +26,7 @@ from service.engine.contract import MANIFEST, BundleError, Manifest
 from service.engine.session import Session
 from service.errors import FieldError, InvalidRequest, NotReady
 from service.metrics import Metrics
-from service.models.store import SERVING, Serving, in_canary, models_of, stamp_of
+from service.models.store import SERVING, ServingConfig, in_canary, models_of, stamp_of
 from service.settings import Settings
 
 logger = logging.getLogger("service")
@@ -35,7 +35,7 @@ OUTCOMES = ("changed", "refused", "rolled_back")
 
 
 @dataclass
-class Engine:
+class Deployment:
     """One loaded bundle at work. `answered` and `failed` count lists since it began to serve."""
 
     session: Session
@@ -52,18 +52,18 @@ class Engine:
 
 
 @dataclass
-class Lineup:
-    """The engines of one model; `previous` can come back at once."""
+class ServedModel:
+    """The deployments of one model; `previous` can come back at once."""
 
-    serving: Serving
-    engines: dict[str, Engine]
-    previous: Engine | None = None
-    refused: Serving | None = None
+    config: ServingConfig
+    deployments: dict[str, Deployment]
+    previous: Deployment | None = None
+    rejected: ServingConfig | None = None
 
     @property
-    def active(self) -> Engine:
+    def active(self) -> Deployment:
         """Who answers by default."""
-        return self.engines[self.serving.active]
+        return self.deployments[self.config.active]
 
 
 class Fleet:
@@ -71,12 +71,12 @@ class Fleet:
 
     def __init__(self, settings: Settings, metrics: Metrics, store: Path | None = None) -> None:
         self._settings, self._metrics, self._store = settings, metrics, store
-        self.lineups: dict[str, Lineup] = {}
+        self.models: dict[str, ServedModel] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
         # A session's own threads inherit the priority of the one that makes it, so only without.
-        quietly = give_way if settings.threads == 1 else None
+        quietly = lower_thread_priority if settings.threads == 1 else None
         self._loader = ThreadPoolExecutor(1, "loading", initializer=quietly)
 
     @classmethod
@@ -89,9 +89,9 @@ class Fleet:
         if not names:
             raise BundleError(f"{settings.models}: no bundle in it, looked for */*/{MANIFEST}")
         for name in names:
-            serving = Serving.read(settings.models / name)
-            engines = {v: fleet._engine(name, v) for v in sorted(serving.versions())}
-            fleet.lineups[name] = Lineup(serving, engines)
+            config = ServingConfig.read(settings.models / name)
+            deployments = {v: fleet._load_version(name, v) for v in sorted(config.versions())}
+            fleet.models[name] = ServedModel(config, deployments)
         fleet.default_name()
         return fleet
 
@@ -100,25 +100,27 @@ class Fleet:
         """Of one loaded bundle that nobody will change."""
         fleet = cls(settings, metrics)
         manifest = session.manifest
-        engine = fleet._engine_of(session)
-        fleet.lineups[manifest.name] = Lineup(Serving(manifest.version), {manifest.version: engine})
+        deployment = fleet._deploy(session)
+        fleet.models[manifest.name] = ServedModel(
+            ServingConfig(manifest.version), {manifest.version: deployment}
+        )
         return fleet
 
     def default_name(self) -> str:
         """The model that a request means that names none. Raises BundleError."""
         name = self._settings.default_model
         if name is None:
-            return min(self.lineups)
-        if name not in self.lineups:
-            raise BundleError(f"RERANK_DEFAULT_MODEL: one of {sorted(self.lineups)}, got {name!r}")
+            return min(self.models)
+        if name not in self.models:
+            raise BundleError(f"RERANK_DEFAULT_MODEL: one of {sorted(self.models)}, got {name!r}")
         return name
 
     def start(self) -> None:
-        """Let every engine take rows, and watch the store."""
-        for name, lineup in self.lineups.items():
-            for engine in lineup.engines.values():
-                engine.batcher.start()
-            self._show(name, lineup)
+        """Let every deployment take rows, and watch the store."""
+        for name, model in self.models.items():
+            for deployment in model.deployments.values():
+                deployment.batcher.start()
+            self._publish(name, model)
         if self._store is not None and self._settings.watch_s:
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
@@ -127,82 +129,84 @@ class Fleet:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
-        engines = [e for lineup in self.lineups.values() for e in lineup.engines.values()]
-        await asyncio.gather(*(engine.batcher.close() for engine in engines), *self._draining)
+        deployments = [e for model in self.models.values() for e in model.deployments.values()]
+        await asyncio.gather(
+            *(deployment.batcher.close() for deployment in deployments), *self._draining
+        )
         self._loader.shutdown()
 
-    def choose(self, name: str | None, user_id: str | None, path: str) -> tuple[Engine, str]:
+    def choose(self, name: str | None, user_id: str | None, path: str) -> tuple[Deployment, str]:
         """Who answers, and as which variant: "active" or "canary". Raises InvalidRequest."""
         if name is None:
             name = self.default_name()
-        lineup = self.lineups.get(name)
-        if lineup is None:
-            rule = f"one of {', '.join(sorted(self.lineups))}"
+        model = self.models.get(name)
+        if model is None:
+            rule = f"one of {', '.join(sorted(self.models))}"
             raise InvalidRequest.of(FieldError(f"{path}model", rule, name))
-        serving = lineup.serving
-        if serving.canary is not None and user_id is not None and (
-            in_canary(name, user_id, serving.share)
+        config = model.config
+        if config.canary is not None and user_id is not None and (
+            in_canary(name, user_id, config.share)
         ):  # fmt: skip
-            return lineup.engines[serving.canary], "canary"
-        return lineup.active, "active"
+            return model.deployments[config.canary], "canary"
+        return model.active, "active"
 
-    def shadow_of(self, engine: Engine) -> Engine | None:
-        """Who answers beside this engine and is only compared."""
-        lineup = self.lineups[engine.manifest.name]
-        shadow = lineup.serving.shadow
-        return None if shadow is None else lineup.engines[shadow]
+    def shadow_of(self, deployment: Deployment) -> Deployment | None:
+        """Who answers beside this deployment and is only compared."""
+        model = self.models[deployment.manifest.name]
+        shadow = model.config.shadow
+        return None if shadow is None else model.deployments[shadow]
 
-    def told(self, engine: Engine, failed: bool) -> None:
-        """Count one answered list; a new engine that fails too often goes back by itself."""
-        engine.answered += 1
-        engine.failed += failed
-        lineup = self.lineups.get(engine.manifest.name)
+    def record_outcome(self, deployment: Deployment, failed: bool) -> None:
+        """Count one answered list; a new deployment that fails too often goes back by itself."""
+        deployment.answered += 1
+        deployment.failed += failed
+        model = self.models.get(deployment.manifest.name)
         settings = self._settings
         if (
             failed
-            and lineup is not None
-            and lineup.previous is not None
-            and lineup.active is engine
-            and time.monotonic() - engine.since < settings.probation_s
-            and engine.failed >= settings.rollback_failures
-            and engine.failed > settings.rollback_share * engine.answered
+            and model is not None
+            and model.previous is not None
+            and model.active is deployment
+            and time.monotonic() - deployment.since < settings.probation_s
+            and deployment.failed >= settings.rollback_failures
+            and deployment.failed > settings.rollback_share * deployment.answered
         ):
-            self.roll_back(engine.manifest.name, "failures")
+            self.roll_back(deployment.manifest.name, "failures")
 
-    def roll_back(self, name: str, why: str) -> Serving:
-        """Swap the previous engine in again, and say so in the store. Raises NotReady without."""
-        lineup = self.lineups[name]
-        previous, refused = lineup.previous, lineup.serving
+    def roll_back(self, name: str, reason: str) -> ServingConfig:
+        """Swap the previous deployment in again, and say so in the store. Raises NotReady without."""
+        model = self.models[name]
+        previous, rejected = model.previous, model.config
         if previous is None:
             raise NotReady(f"{name}: nothing to roll back to")
         version = previous.manifest.version
-        serving = Serving(version)
-        logger.error("model %s: back from %s to %s (%s)", name, refused.active, version, why)
+        config = ServingConfig(version)
+        logger.error("model %s: back from %s to %s (%s)", name, rejected.active, version, reason)
         # Its batcher has drained; what was measured of it still holds.
         batcher = Batcher(previous.session, self._metrics, self._settings, previous.pace)
         batcher.start()
-        engine = Engine(previous.session, batcher, previous.pace)
-        current = Lineup(serving, {version: engine})
+        deployment = Deployment(previous.session, batcher, previous.pace)
+        current = ServedModel(config, {version: deployment})
         self._swap(name, current)
         self._metrics.changes.labels(name, "rolled_back").inc()
         try:
-            self._remember(name, serving)
+            self._persist(name, config)
         except BundleError as error:
-            current.refused = refused  # it still stands there, and is not followed again
+            current.rejected = rejected  # it still stands there, and is not followed again
             logger.error("model %s: %s", name, error)
-        return serving
+        return config
 
-    def _remember(self, name: str, serving: Serving) -> None:
+    def _persist(self, name: str, config: ServingConfig) -> None:
         """Write it into the store, for other workers and the next start. Raises BundleError."""
         if self._store is None:
             return
         try:
-            serving.write(self._store / name)
+            config.write(self._store / name)
         except OSError as error:
             path = self._store / name / SERVING
             raise BundleError(f"{path}: cannot be written ({error.strerror})") from None
 
-    def refused(self, name: str, error: Exception) -> None:
+    def record_refusal(self, name: str, error: Exception) -> None:
         """Count and log a change that was not made."""
         self._metrics.changes.labels(name, "refused").inc()
         logger.error("model %s: refused, %s", name, error)
@@ -210,62 +214,66 @@ class Fleet:
     @property
     def max_candidates(self) -> int:
         """The longest list that any model takes."""
-        return max(lineup.active.manifest.max_candidates for lineup in self.lineups.values())
+        return max(model.active.manifest.max_candidates for model in self.models.values())
 
-    async def change(self, name: str, serving: Serving, lasting: bool = False) -> None:
+    async def change(self, name: str, config: ServingConfig, persist: bool = False) -> None:
         """Load what is new of `serving`, warm it and swap it in. Raises BundleError, swaps nothing.
 
-        The work is done in a thread; requests go on meanwhile. lasting: written into the store.
+        The work is done in a thread; requests go on meanwhile. persist: written into the store.
         """
         async with self._changing:
-            lineup = self.lineups.get(name)
-            known = dict(lineup.engines) if lineup else {}
-            missing = sorted(serving.versions() - known.keys())
+            model = self.models.get(name)
+            known = dict(model.deployments) if model else {}
+            missing = sorted(config.versions() - known.keys())
             loop = asyncio.get_running_loop()
             for version in missing:
-                load_it = functools.partial(self._engine, name, version)
+                load_it = functools.partial(self._load_version, name, version)
                 known[version] = await loop.run_in_executor(self._loader, load_it)
-            if self.lineups.get(name) is not lineup:  # the engines known above are closed now
-                raise BundleError(f"{name}: went back while {serving} was loaded")
-            if lasting:
-                self._remember(name, serving)
-            if lineup is not None and lineup.serving == serving:
+            if self.models.get(name) is not model:  # the deployments known above are closed now
+                raise BundleError(f"{name}: went back while {config} was loaded")
+            if persist:
+                self._persist(name, config)
+            if model is not None and model.config == config:
                 return
             for version in missing:
                 known[version].batcher.start()
-            previous = lineup.previous if lineup else None
-            if lineup is not None and lineup.serving.active != serving.active:
-                previous = lineup.active
-            engines = {version: known[version] for version in serving.versions()}
-            self._swap(name, Lineup(serving, engines, previous))
+            previous = model.previous if model else None
+            if model is not None and model.config.active != config.active:
+                previous = model.active
+            deployments = {version: known[version] for version in config.versions()}
+            self._swap(name, ServedModel(config, deployments, previous))
             self._metrics.changes.labels(name, "changed").inc()
-            logger.info("model %s: serving %s", name, serving)
+            logger.info("model %s: serving %s", name, config)
 
-    def _swap(self, name: str, lineup: Lineup) -> None:
+    def _swap(self, name: str, model: ServedModel) -> None:
         """Between two requests: nothing is awaited here."""
-        old, default = self.lineups.get(name), self.default_name()
-        self.lineups[name] = lineup
+        old, default = self.models.get(name), self.default_name()
+        self.models[name] = model
         if self.default_name() != default:
             logger.warning(
                 "requests that name no model go to %s now, not to %s: RERANK_DEFAULT_MODEL says it "
                 "once and for all", self.default_name(), default,
             )  # fmt: skip
-        gone = [e for e in old.engines.values() if e not in lineup.engines.values()] if old else []
-        if old is None or old.active is not lineup.active:
-            active = lineup.active
+        gone = (
+            [e for e in old.deployments.values() if e not in model.deployments.values()]
+            if old
+            else []
+        )
+        if old is None or old.active is not model.active:
+            active = model.active
             active.since, active.answered, active.failed = time.monotonic(), 0, 0
-        for engine in gone:
-            manifest = engine.manifest
-            labels = manifest.name, manifest.version, engine.session.provider
+        for deployment in gone:
+            manifest = deployment.manifest
+            labels = manifest.name, manifest.version, deployment.session.provider
             self._metrics.model_info.labels(*labels).set(0)
-            task = asyncio.get_running_loop().create_task(engine.batcher.close())
+            task = asyncio.get_running_loop().create_task(deployment.batcher.close())
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
-        self._show(name, lineup)
+        self._publish(name, model)
 
-    def _show(self, name: str, lineup: Lineup) -> None:
-        for engine in lineup.engines.values():
-            version, provider = engine.manifest.version, engine.session.provider
+    def _publish(self, name: str, model: ServedModel) -> None:
+        for deployment in model.deployments.values():
+            version, provider = deployment.manifest.version, deployment.session.provider
             self._metrics.model_info.labels(name, version, provider).set(1)
         for outcome in OUTCOMES:  # from 0 on, or the first one would be no increase
             self._metrics.changes.labels(name, outcome)
@@ -282,13 +290,13 @@ class Fleet:
             except OSError as error:  # gone while it was looked at; there will be another look
                 logger.warning("%s: %s", self._store, error)
 
-    async def catch_up(self, name: str) -> None:
+    async def sync_with_store(self, name: str) -> None:
         """Serve what the store says of a model. Raises BundleError, serves on what it serves."""
         if self._store is None:
             return
-        lineup, serving = self.lineups.get(name), Serving.read(self._store / name)
-        if lineup is None or serving not in (lineup.serving, lineup.refused):
-            await self.change(name, serving)
+        model, config = self.models.get(name), ServingConfig.read(self._store / name)
+        if model is None or config not in (model.config, model.rejected):
+            await self.change(name, config)
 
     async def _follow(
         self, name: str, directory: Path, refused: dict[str, tuple[Any, ...]]
@@ -297,26 +305,26 @@ class Fleet:
         if refused.get(name) == stamp:
             return
         try:
-            await self.catch_up(name)
+            await self.sync_with_store(name)
         except Exception as error:  # whatever it was, what is served goes on
             refused[name] = stamp
-            self.refused(name, error)
+            self.record_refusal(name, error)
 
-    def _engine(self, name: str, version: str) -> Engine:
+    def _load_version(self, name: str, version: str) -> Deployment:
         assert self._store is not None
-        return self._engine_of(load(self._store / name / version, self._settings))
+        return self._deploy(load(self._store / name / version, self._settings))
 
-    def _engine_of(self, session: Session) -> Engine:
+    def _deploy(self, session: Session) -> Deployment:
         batches = [1, max(2, self._settings.max_batch_size)]
         try:
             timings = session.warm_up(batches, min(50, session.manifest.max_candidates))
         except ModelError as error:
             raise BundleError(f"warm-up: {error}") from error
         pace = Pace(timings)
-        return Engine(session, Batcher(session, self._metrics, self._settings, pace), pace)
+        return Deployment(session, Batcher(session, self._metrics, self._settings, pace), pace)
 
 
-def give_way() -> None:
+def lower_thread_priority() -> None:
     """Let the thread that loads a model have what the others leave of the cores."""
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

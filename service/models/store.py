@@ -49,7 +49,7 @@ class ServingBody(BaseModel):
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingConfig:
     """What is served of one model; a share of users, by hash, is answered by the canary."""
 
     active: str
@@ -58,7 +58,7 @@ class Serving:
     shadow: str | None = None
 
     @classmethod
-    def read(cls, directory: Path) -> Serving:
+    def read(cls, directory: Path) -> ServingConfig:
         """From `serving.json`, or the highest version there is. Raises BundleError."""
         path = directory / SERVING
         try:
@@ -75,7 +75,7 @@ class Serving:
         return cls.parsed(payload, str(path))
 
     @classmethod
-    def parsed(cls, payload: Any, where: str) -> Serving:
+    def parsed(cls, payload: Any, where: str) -> ServingConfig:
         """From JSON. Raises BundleError naming `where`, field, rule and value."""
         try:
             body = ServingBody.model_validate(payload)
@@ -87,7 +87,7 @@ class Serving:
         return cls.of(body)
 
     @classmethod
-    def of(cls, body: ServingBody) -> Serving:
+    def of(cls, body: ServingBody) -> ServingConfig:
         """From what has been checked field by field."""
         canary = body.canary
         share = canary.share if canary else 0.0

@@ -27,8 +27,8 @@ class Observer:
 
     def call_refused(self, server_error: bool) -> None:
         """Count a call that got no list back, under the default model."""
-        lineup = self._fleet.lineups.get(self._fleet.default_name())
-        manifest = lineup.active.manifest if lineup else None
+        model = self._fleet.models.get(self._fleet.default_name())
+        manifest = model.active.manifest if model else None
         labels = (manifest.name, manifest.version) if manifest else ("", "")
         outcome = "error" if server_error else "client_error"
         self._metrics.requests.labels(*labels, "active", outcome).inc()

@@ -24,7 +24,7 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.models.fleet import Engine, Fleet
+from service.models.fleet import Deployment, Fleet
 from service.ranking.constraints import check_limits, resolve_constraints
 from service.ranking.decision import Decision, Timeline
 from service.ranking.request import RankingRequest
@@ -47,7 +47,7 @@ class PreparedList:
 
     request: RankingRequest
     row: Row
-    engine: Engine
+    engine: Deployment
     variant: str
     shed: Overloaded | None
     unknown: int
@@ -119,10 +119,10 @@ class Reranker:
             failed = isinstance(outcome, InferenceFailed)
             if failed:
                 logger.error("request %s: the model failed", entry.request.request_id)
-            self._fleet.told(entry.engine, failed)
+            self._fleet.record_outcome(entry.engine, failed)
 
 
-def apply_options(request: RankingRequest, row: Row, engine: Engine) -> Row:
+def apply_options(request: RankingRequest, row: Row, engine: Deployment) -> Row:
     """Return the row with the request's temperatures, sampling, constraints and explanation.
 
     Raises ConstraintError.

@@ -15,7 +15,7 @@ from service.engine.contract import Manifest
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Slate
 from service.errors import DeadlineExceeded, Overloaded
-from service.models.fleet import Engine, Fleet
+from service.models.fleet import Deployment, Fleet
 
 logger = logging.getLogger("service")
 
@@ -35,7 +35,7 @@ class ShadowRanker:
         self._fleet, self._timeout_s, self._report = fleet, timeout_s, report
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def submit(self, inputs: CandidateList, row: Row, engine: Engine, outcome: Outcome) -> None:
+    def submit(self, inputs: CandidateList, row: Row, engine: Deployment, outcome: Outcome) -> None:
         """Start a comparison; skip it if the engine is under load. Sampled lists have none."""
         shadow = self._fleet.shadow_of(engine)
         if shadow is None or row.sampling is not None:
@@ -50,7 +50,7 @@ class ShadowRanker:
         task.add_done_callback(self._tasks.discard)
 
     async def _compare(
-        self, inputs: CandidateList, row: Row, engine: Engine, slate: Slate, shadow: Engine
+        self, inputs: CandidateList, row: Row, engine: Deployment, slate: Slate, shadow: Deployment
     ) -> None:
         try:
             outcome = await self._outcome(inputs, row, engine, slate, shadow)
@@ -63,7 +63,7 @@ class ShadowRanker:
         self._report(shadow.manifest, outcome)
 
     async def _outcome(
-        self, inputs: CandidateList, row: Row, engine: Engine, slate: Slate, shadow: Engine
+        self, inputs: CandidateList, row: Row, engine: Deployment, slate: Slate, shadow: Deployment
     ) -> str:
         shadow_row = row_for(shadow, inputs, row, engine)
         if shadow_row.slate_size != row.slate_size:
@@ -79,7 +79,7 @@ class ShadowRanker:
         return "same_items" if set(indices) == set(shadow_indices) else "different"
 
 
-def row_for(shadow: Engine, inputs: CandidateList, row: Row, engine: Engine) -> Row:
+def row_for(shadow: Deployment, inputs: CandidateList, row: Row, engine: Deployment) -> Row:
     """Featurise a list for the shadow, with the options that the request set itself."""
     shadow_row = shadow.session.row(inputs)
     options: dict[str, Any] = {

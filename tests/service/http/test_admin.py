@@ -5,7 +5,7 @@ import os
 import httpx
 import pytest
 
-from service.models.store import Serving
+from service.models.store import ServingConfig
 from tests.support.servers import fresh
 from tests.support.stores import KEY, admin, counted, put, served, version
 
@@ -19,7 +19,7 @@ def running(store):
     """A client of versions 1, which is served, 2, and 3, which is broken; what it was told."""
     put(store, "ranklens", "2")
     (put(store, "ranklens", "3") / "items.npz").write_bytes(b"no")
-    Serving("1").write(store / "ranklens")
+    ServingConfig("1").write(store / "ranklens")
     said = []
     with served(store, watch_s=0) as (client, _):
 
@@ -43,7 +43,7 @@ def problem(response, status, code):
 
 
 def standing(store):
-    return Serving.read(store / "ranklens")
+    return ServingConfig.read(store / "ranklens")
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -76,7 +76,7 @@ def test_only_a_known_admin_key_is_let_in(running, store, method, path):
     problem(basic, 401, "unauthorized")
     for key in ("x" * 20, KEY[:-1], f"{KEY}x", KEY.upper()):
         problem(admin(running, method, path, key=key, json={"active": "2"}), 403, "forbidden")
-    assert (version(running), standing(store)) == ("1", Serving("1"))
+    assert (version(running), standing(store)) == ("1", ServingConfig("1"))
 
 
 def test_a_key_to_ask_is_no_key_to_change(store):
@@ -100,7 +100,7 @@ def test_an_admin_changes_what_is_served_and_it_lasts(running, store):
     assert answer == {"models": told}
     assert admin(running, "GET", "/admin/models").json() == {"models": told}
     assert version(running) == "2"
-    assert standing(store) == Serving("2", "1", 0.25, "1")
+    assert standing(store) == ServingConfig("2", "1", 0.25, "1")
     assert admin(running, "PUT", ROUTE, json=asked).json() == {"models": told}  # asked again
     assert counted(running, CHANGES % "changed") == 1
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_served_is_refused_and_what_was_served_goes_on(running, s
     ):
         body = problem(admin(running, "PUT", ROUTE, json=asked), 409, "conflict")
         assert "what was served goes on" in body["detail"]
-        assert (version(running), standing(store)) == ("1", Serving("1"))
+        assert (version(running), standing(store)) == ("1", ServingConfig("1"))
     assert counted(running, CHANGES % "refused") == 4
     assert counted(running, CHANGES % "changed") == 0
 
@@ -134,7 +134,7 @@ def test_a_change_that_is_none_is_refused_by_field(running, store, asked, field,
     (error,) = problem(admin(running, "PUT", ROUTE, json=asked), 422, "invalid_request")["errors"]
     assert (error["field"], error["value"]) == (field, value)
     assert error["rule"]
-    assert (version(running), standing(store)) == ("1", Serving("1"))
+    assert (version(running), standing(store)) == ("1", ServingConfig("1"))
 
 
 def test_what_is_no_json_and_who_is_no_model_are_told_apart(running):
@@ -156,7 +156,7 @@ def test_a_rollback_brings_back_what_was_active_before(running, store):
     told = admin(running, "POST", f"{ROUTE}/rollback").raise_for_status().json()
     assert told["models"]["ranklens"]["active"] == "1"
     assert told["models"]["ranklens"]["previous"] is None
-    assert (version(running), standing(store)) == ("1", Serving("1"))
+    assert (version(running), standing(store)) == ("1", ServingConfig("1"))
     problem(admin(running, "POST", f"{ROUTE}/rollback"), 409, "conflict")
     assert counted(running, CHANGES % "rolled_back") == 1
     admin(running, "PUT", ROUTE, json={"active": "2"}).raise_for_status()  # and forth again
@@ -166,11 +166,13 @@ def test_a_rollback_brings_back_what_was_active_before(running, store):
 def test_a_rollback_goes_back_from_what_another_worker_was_told_just_now(running, store):
     put(store, "ranklens", "4")
     admin(running, "PUT", ROUTE, json={"active": "2"}).raise_for_status()
-    Serving("4").write(store / "ranklens")  # as another worker does; this one has not looked yet
+    ServingConfig("4").write(
+        store / "ranklens"
+    )  # as another worker does; this one has not looked yet
     told = admin(running, "POST", f"{ROUTE}/rollback").raise_for_status().json()
     assert told["models"]["ranklens"]["active"] == "2"
-    assert standing(store) == Serving("2")
-    Serving("3").write(store / "ranklens")  # which is broken: nothing to go back from
+    assert standing(store) == ServingConfig("2")
+    ServingConfig("3").write(store / "ranklens")  # which is broken: nothing to go back from
     told = problem(admin(running, "POST", f"{ROUTE}/rollback"), 409, "conflict")
     assert "items.npz" in told["detail"]
     assert version(running) == "2"
@@ -180,4 +182,4 @@ def test_a_change_that_the_store_does_not_keep_is_not_made(running, store):
     (store / "ranklens" / f".serving.json.{os.getpid()}").mkdir()  # no file can be there
     body = problem(admin(running, "PUT", ROUTE, json={"active": "2"}), 409, "conflict")
     assert "cannot be written" in body["detail"]
-    assert (version(running), standing(store)) == ("1", Serving("1"))
+    assert (version(running), standing(store)) == ("1", ServingConfig("1"))

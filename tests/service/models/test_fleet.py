@@ -13,7 +13,7 @@ import pytest
 from service.engine.contract import BundleError, Manifest
 from service.metrics import Metrics
 from service.models.fleet import Fleet
-from service.models.store import Serving, in_canary
+from service.models.store import ServingConfig, in_canary
 from service.settings import Settings
 from tests.support.stores import (
     admin,
@@ -52,7 +52,7 @@ def test_a_version_may_be_a_link_to_where_its_files_are(store, tmp_path):
     shutil.move(store / "ranklens" / "1", tmp_path / "some-digest")
     (store / "ranklens" / "1").symlink_to(tmp_path / "some-digest")
     fleet = Fleet.load(Settings(models=store), Metrics())
-    assert fleet.lineups["ranklens"].active.manifest.version == "1"
+    assert fleet.models["ranklens"].active.manifest.version == "1"
 
 
 def test_a_request_names_the_model_that_answers(store):
@@ -83,7 +83,7 @@ def test_a_request_names_the_model_that_answers(store):
 
 def test_the_canary_gets_the_same_users_every_time(store):
     put(store, "ranklens", "2")
-    Serving("1", "2", 0.3).write(store / "ranklens")
+    ServingConfig("1", "2", 0.3).write(store / "ranklens")
     users = [f"u{i}" for i in range(40)]
     with served(store) as (client, _):
         found = {user: ask(client, user=user).json()["model"] for user in users}
@@ -105,11 +105,11 @@ SHADOW = 'rerank_shadow_total{model="ranklens",outcome="%s",version="2"}'
 
 def test_a_shadow_ranks_the_same_lists_and_never_answers(store):
     put(store, "ranklens", "2")
-    Serving("1", shadow="2").write(store / "ranklens")
+    ServingConfig("1", shadow="2").write(store / "ranklens")
     with served(store) as (client, fleet):
         assert {version(client) for _ in range(5)} == {"1"}
         soon(lambda: counted(client, SHADOW % "same_slate") == 5)
-        shadow = fleet.lineups["ranklens"].engines["2"].session
+        shadow = fleet.models["ranklens"].deployments["2"].session
         shadow.run = None  # whatever is called now fails
         assert version(client) == "1"
         assert ask(client).json()["degraded"] is None
@@ -118,7 +118,7 @@ def test_a_shadow_ranks_the_same_lists_and_never_answers(store):
 
 def test_a_shadow_is_asked_what_the_client_asked(store, items):
     put(store, "ranklens", "2")
-    Serving("1", shadow="2").write(store / "ranklens")
+    ServingConfig("1", shadow="2").write(store / "ranklens")
     knobs = (
         {"reasoning": {"entropy_threshold": -1}, "temperatures": {"reason": 100}},
         {"reasoning": {"entropy_threshold": 100}},
@@ -139,7 +139,7 @@ def test_a_shadow_is_asked_what_the_client_asked(store, items):
 
 def test_a_shadow_that_ranks_otherwise_is_told_apart(store, items):
     stranger(store, "ranklens", "2")
-    Serving("1", shadow="2").write(store / "ranklens")
+    ServingConfig("1", shadow="2").write(store / "ranklens")
     with served(store) as (client, _):
         for start in range(0, 300, 50):
             ask(client, candidates=items[start : start + 50]).raise_for_status()
@@ -150,12 +150,12 @@ def test_a_shadow_that_ranks_otherwise_is_told_apart(store, items):
 
 def test_a_change_of_the_file_is_followed_within_a_second(store):
     put(store, "ranklens", "2")
-    Serving("1").write(store / "ranklens")
+    ServingConfig("1").write(store / "ranklens")
     took = []
     with served(store) as (client, _):
         for wanted in ("2", "1", "2"):
             began = time.monotonic()
-            Serving(wanted).write(store / "ranklens")
+            ServingConfig(wanted).write(store / "ranklens")
             soon(lambda wanted=wanted: version(client) == wanted)
             took.append(time.monotonic() - began)
         assert counted(client, CHANGES % "changed") == 3
@@ -202,10 +202,10 @@ BREAKINGS = [flipped, otherwise, no_golden, no_table, no_graph, wide_graph, shut
 def test_what_cannot_be_served_is_refused_once_until_it_is_mended(store):
     for number, broken in enumerate(BREAKINGS, start=2):
         broken(put(store, "ranklens", str(number)))
-    Serving("1").write(store / "ranklens")
+    ServingConfig("1").write(store / "ranklens")
     with served(store, watch_s=0.02) as (client, _):
         for number, broken in enumerate(BREAKINGS, start=2):
-            Serving(str(number)).write(store / "ranklens")
+            ServingConfig(str(number)).write(store / "ranklens")
             soon(lambda count=number - 1: counted(client, CHANGES % "refused") >= count)
             time.sleep(0.1)  # five more looks
             assert (broken.__name__, counted(client, CHANGES % "refused")) == (
@@ -215,7 +215,7 @@ def test_what_cannot_be_served_is_refused_once_until_it_is_mended(store):
         put(store.parent / "mended", "ranklens", "2").rename(store / "ranklens" / "mended")
         (store / "ranklens" / "2").rename(store / "ranklens" / ".broken")
         (store / "ranklens" / "mended").rename(store / "ranklens" / "2")
-        Serving("2").write(store / "ranklens")
+        ServingConfig("2").write(store / "ranklens")
         soon(lambda: version(client) == "2")
         assert counted(client, CHANGES % "changed") == 1
 
@@ -229,20 +229,20 @@ def test_a_store_that_cannot_be_served_is_refused_at_the_start(store, broken):
 
 def test_a_broken_file_is_counted_once_and_what_was_served_goes_on(store):
     put(store, "ranklens", "2")
-    Serving("1").write(store / "ranklens")
+    ServingConfig("1").write(store / "ranklens")
     with served(store, watch_s=0.02) as (client, _):
         (store / "ranklens" / "serving.json").write_text('{"active": 2}')
         soon(lambda: counted(client, CHANGES % "refused") == 1)
         time.sleep(0.1)
         assert counted(client, CHANGES % "refused") == 1
         assert version(client) == "1"
-        Serving("2").write(store / "ranklens")
+        ServingConfig("2").write(store / "ranklens")
         soon(lambda: version(client) == "2")
 
 
 def test_a_store_is_followed_while_files_come_and_go(store):
     put(store, "ranklens", "2")
-    Serving("1").write(store / "ranklens")
+    ServingConfig("1").write(store / "ranklens")
     stop = threading.Event()
 
     def churn():
@@ -263,7 +263,7 @@ def test_a_store_is_followed_while_files_come_and_go(store):
         stop.set()
         thread.join()
         assert not fleet._watcher.done()
-        Serving("2").write(store / "ranklens")
+        ServingConfig("2").write(store / "ranklens")
         soon(lambda: version(client) == "2")
 
 
@@ -289,7 +289,7 @@ def fail(client, times):
 def pair(store):
     """Version 1 is served, 2 is there."""
     put(store, "ranklens", "2")
-    Serving("1").write(store / "ranklens")
+    ServingConfig("1").write(store / "ranklens")
     return store
 
 
@@ -297,14 +297,14 @@ def pair(store):
 def test_a_new_version_that_fails_goes_back_by_itself(pair, failures, back):
     with served(pair, watch_s=0.02, rollback_failures=3) as (client, fleet):
         assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
-        session = fleet.lineups["ranklens"].active.session
+        session = fleet.models["ranklens"].active.session
         working, session.run = session.run, broken_run
         fail(client, failures)
         session.run = working
         expected = "1" if back else "2"
         assert version(client) == expected
         assert counted(client, CHANGES % "rolled_back") == float(back)
-        assert Serving.read(pair / "ranklens") == Serving(expected)
+        assert ServingConfig.read(pair / "ranklens") == ServingConfig(expected)
         time.sleep(0.1)  # the watcher does not bring it back
         assert version(client) == expected
 
@@ -315,7 +315,7 @@ def test_a_new_version_that_fails_goes_back_by_itself(pair, failures, back):
 def test_failures_after_probation_or_among_many_answers_change_nothing(pair, spared):
     with served(pair, rollback_failures=2, **spared) as (client, fleet):
         assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
-        session = fleet.lineups["ranklens"].active.session
+        session = fleet.models["ranklens"].active.session
         for _ in range(4):
             assert version(client) == "2"
         working, session.run = session.run, broken_run
@@ -327,7 +327,7 @@ def test_failures_after_probation_or_among_many_answers_change_nothing(pair, spa
 
 def test_the_first_version_has_nowhere_to_go_back_to(store):
     with served(store, rollback_failures=1) as (client, fleet):
-        session = fleet.lineups["ranklens"].active.session
+        session = fleet.models["ranklens"].active.session
         working, session.run = session.run, broken_run
         fail(client, 3)
         session.run = working
@@ -336,32 +336,32 @@ def test_the_first_version_has_nowhere_to_go_back_to(store):
 
 def test_what_went_back_is_served_when_it_is_asked_for_again(pair):
     with served(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
-        Serving("2").write(pair / "ranklens")
+        ServingConfig("2").write(pair / "ranklens")
         soon(lambda: version(client) == "2")
-        fleet.lineups["ranklens"].active.session.run = broken_run
+        fleet.models["ranklens"].active.session.run = broken_run
         fail(client, 1)
         assert version(client) == "1"
-        Serving("2").write(pair / "ranklens")  # mended, say: it is loaded anew
+        ServingConfig("2").write(pair / "ranklens")  # mended, say: it is loaded anew
         soon(lambda: version(client) == "2")
 
 
 def test_it_goes_back_where_the_store_cannot_be_written_and_stays_there(pair):
     with served(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
-        Serving("2").write(pair / "ranklens")
+        ServingConfig("2").write(pair / "ranklens")
         soon(lambda: version(client) == "2")
         (pair / "ranklens" / f".serving.json.{os.getpid()}").mkdir()
-        fleet.lineups["ranklens"].active.session.run = broken_run
+        fleet.models["ranklens"].active.session.run = broken_run
         fail(client, 1)  # an answer, not an error
         time.sleep(0.1)  # the watcher does not bring it back
         assert version(client) == "1"
-        assert Serving.read(pair / "ranklens") == Serving("2")
+        assert ServingConfig.read(pair / "ranklens") == ServingConfig("2")
 
 
 def test_a_change_that_was_loading_while_it_went_back_is_refused(pair):
     put(pair, "ranklens", "3")
     with served(pair, watch_s=0, rollback_failures=1) as (client, fleet):
         assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
-        engine, release = fleet.lineups["ranklens"].active, threading.Event()
+        engine, release = fleet.models["ranklens"].active, threading.Event()
         fleet._loader.submit(release.wait)  # the next version loads after that
         asked = {"active": "2", "canary": {"version": "3", "share": 0.5}}
         found = []
@@ -376,19 +376,19 @@ def test_a_change_that_was_loading_while_it_went_back_is_refused(pair):
         thread.join()
         assert found[0].status_code == 409
         assert {version(client, user=f"u{i}") for i in range(8)} == {"1"}
-        assert Serving.read(pair / "ranklens") == Serving("1")
+        assert ServingConfig.read(pair / "ranklens") == ServingConfig("1")
 
 
 def test_probation_is_of_the_active_version_whatever_stands_beside_it(pair):
     put(pair, "ranklens", "3")
     with served(pair, watch_s=0, rollback_failures=2) as (client, fleet):
         assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
-        engine = fleet.lineups["ranklens"].active
-        fleet.lineups["ranklens"].active.session.run = broken_run
+        engine = fleet.models["ranklens"].active
+        fleet.models["ranklens"].active.session.run = broken_run
         fail(client, 1)
         since = engine.since
         assert admin(client, "PUT", ROUTE, json={"active": "2", "shadow": "3"}).is_success
-        assert fleet.lineups["ranklens"].active is engine
+        assert fleet.models["ranklens"].active is engine
         assert (engine.since, engine.failed) == (since, 1)
         fail(client, 1)
         assert version(client) == "1"
@@ -398,11 +398,11 @@ def test_a_canary_that_becomes_active_begins_its_probation_anew(pair):
     canary = {"active": "1", "canary": {"version": "2", "share": 1.0}}
     with served(pair, watch_s=0, rollback_failures=2) as (client, fleet):
         assert admin(client, "PUT", ROUTE, json=canary).is_success
-        engine = fleet.lineups["ranklens"].engines["2"]
+        engine = fleet.models["ranklens"].deployments["2"]
         working, engine.session.run = engine.session.run, broken_run
         assert ask(client, user="u").json()["degraded"] == {"reason": "model_error"}
         assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
-        assert fleet.lineups["ranklens"].active is engine  # not loaded twice
+        assert fleet.models["ranklens"].active is engine  # not loaded twice
         fail(client, 1)
         engine.session.run = working
         assert version(client) == "2"

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from service.engine.contract import BundleError, Manifest
-from service.models.store import Serving, in_canary, versions_of
+from service.models.store import ServingConfig, in_canary, versions_of
 from tests.support.stores import put, served, version
 
 
@@ -49,7 +49,7 @@ def test_what_is_served_is_refused_naming_field_rule_and_value(tmp_path, text, t
     path = tmp_path / "serving.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(BundleError, match=told) as caught:
-        Serving.read(tmp_path)
+        ServingConfig.read(tmp_path)
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < len(str(path)) + 250
 
@@ -59,10 +59,14 @@ def test_what_is_written_reads_back_and_without_a_file_the_highest_version_is_se
         put(store, "ranklens", number)
     directory = store / "ranklens"
     assert versions_of(directory) == ["1", "9", "10"]
-    assert Serving.read(directory) == Serving("10")
-    for serving in (Serving("1", "9", 0.25, "10"), Serving("9"), Serving("1", shadow="1")):
+    assert ServingConfig.read(directory) == ServingConfig("10")
+    for serving in (
+        ServingConfig("1", "9", 0.25, "10"),
+        ServingConfig("9"),
+        ServingConfig("1", shadow="1"),
+    ):
         serving.write(directory)
-        assert Serving.read(directory) == serving
+        assert ServingConfig.read(directory) == serving
     (directory / "serving.json").unlink()
     with served(store) as (client, _):
         assert version(client) == "10"
