@@ -1,0 +1,47 @@
+"""Health, info, OpenAPI and metrics endpoints."""
+
+import httpx
+
+from service.http.schemas import EXAMPLE, RerankRequest
+from tests.support.bodies import body
+from tests.support.servers import fresh
+
+
+def test_health_info_and_openapi(client, session):
+    assert client.get("/livez").json() == {"status": "live"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.head("/readyz").status_code == 200
+    info = client.get("/info").json()
+    assert info["offline_metrics"] == session.manifest.offline_metrics
+    assert info["provider"] == "CPUExecutionProvider"
+    document = client.get("/openapi.json").json()
+    assert {"name": "genres", "of": "item", "kind": "categories", "required": False} in info[
+        "features"
+    ]
+    for path in ("/rerank", "/v1/rerank", "/rerank/batch", "/v1/rerank/batch"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        answer = client.post(path, json=content["example"])
+        assert answer.status_code == 200, answer.text
+    kinds = [one["type"] for one in document["components"]["schemas"]["HistoryEntry"]["anyOf"]]
+    assert kinds == ["string", "object"]
+    RerankRequest.model_validate(EXAMPLE)
+
+
+def test_candidates_that_the_item_table_lacks_are_counted(session, items):
+    with fresh(session) as base, httpx.Client(base_url=base) as own:
+        own.post("/rerank", json={"candidates": [{"id": i} for i in ("new-1", items[0], "new-2")]})
+        assert "rerank_unknown_candidates_total 2.0" in own.get("/metrics").text
+
+
+def test_metrics_count_every_request_once(session, items):
+    with fresh(session) as base, httpx.Client(base_url=base) as own:
+        for _ in range(7):
+            own.post("/rerank", json=body(items))
+        own.post("/rerank/batch", json={"requests": [body(items)] * 3})
+        own.post("/rerank", json={})
+        text = own.get("/metrics").text
+    name = 'rerank_requests_total{model="ranklens",outcome="%s",variant="active",version="1"} %s'
+    assert name % ("ok", "10.0") in text
+    assert name % ("client_error", "1.0") in text
+    assert "rerank_request_duration_seconds_count 10.0" in text
+    assert 'rerank_stage_duration_seconds_count{stage="queue"} 10.0' in text

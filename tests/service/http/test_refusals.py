@@ -1,0 +1,257 @@
+"""Requests that are refused, with the field, rule and value in the problem."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.bodies import body, problem_of
+
+REFUSED = [
+    ({"candidates": []}, "candidates", "at least one entry", "[]"),
+    ({}, "candidates", "required", "null"),
+    ([1], "body", "an object", "[1]"),
+    (
+        {"candidates": [{"id": "a"}, {"id": "b"}, {"id": "a"}]},
+        "candidates[2].id",
+        "unique within the list, already at candidates[0]",
+        '"a"',
+    ),
+    ({"candidates": [{"id": str(i)} for i in range(10_000)]}, "candidates", "at most 500", "10000"),
+    ({"candidates": [{"id": "a"}], "slate_size": 0}, "slate_size", "greater than or equal", "0"),
+    ({"candidates": [{"id": "a"}], "slate_size": 2}, "slate_size", "at most 1", "2"),
+    (
+        {"candidates": [{"id": str(i)} for i in range(20)], "slate_size": 11},
+        "slate_size",
+        "at most 10",
+        "11",
+    ),
+    ({"candidates": [{"id": "a"}], "slate_size": "2"}, "slate_size", "an integer", '"2"'),
+    ({"candidates": [{"id": "a"}], "slate_size": True}, "slate_size", "an integer", "true"),
+    ({"candidates": [{"id": 7}]}, "candidates[0].id", "a string", "7"),
+    ({"candidates": [{"id": ""}]}, "candidates[0].id", "at least 1 character", '""'),
+    ({"candidates": "a"}, "candidates", "a list", '"a"'),
+    ({"candidates": [{"id": "a", "scor": 1}]}, "candidates[0].scor", "unknown field", "1"),
+    ({"candidates": [{"id": "a"}], "sample": {}}, "sample", "unknown field", "{}"),
+    (
+        {"candidates": [{"id": "a"}], "sampling": {"slates": 2}},
+        "sampling.seed",
+        "required",
+        "null",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "temperatures": {"reason": 0}},
+        "temperatures.reason",
+        "greater than or equal to 0.01",
+        "0",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"pinned": {"b": 0}}},
+        "constraints.pinned.b",
+        "the id of a candidate",
+        '"b"',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"blocked": ["a"]}},
+        "constraints",
+        "at least 1 candidates",
+        '{"slate_size": 1, "candidates": 1}',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"max_per_group": {"colour": 1}}},
+        "constraints.max_per_group",
+        "a category of the model's schema",
+        '"colour"',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"max_per_group": {"genres": 1}}},
+        "constraints.max_per_group",
+        "a category of the model's schema",
+        '"genres"',
+    ),
+    (
+        {"candidates": [{"id": "a"}], "constraints": {"max_per_group": {"a": 1, "b": 1}}},
+        "constraints.max_per_group",
+        "at most one entry",
+        '{"a": 1, "b": 1}',
+    ),
+    (
+        {"candidates": [{"id": "a", "features": {"color": 1}}]},
+        "candidates[0].features.color",
+        "not a feature of the schema",
+        "1",
+    ),
+    (
+        {"candidates": [{"id": "a", "features": {"runtime": "long"}}]},
+        "candidates[0].features.runtime",
+        "a finite number",
+        '"long"',
+    ),
+    (
+        {"candidates": [{"id": "a", "features": {"runtime": 1e300}}]},
+        "candidates[0].features.runtime",
+        "within 1e+06 deviations",
+        "1e+300",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "reasoning": {"entropy_threshold": 1e300}},
+        "reasoning.entropy_threshold",
+        "less than or equal to",
+        "1e+300",
+    ),
+    ({"candidates": [{"id": "a"}], "context": {"hour": 3}}, "context.hour", "not a feature", "3"),
+    (
+        {"candidates": [{"id": "a"}], "user": {"features": {"age": 3}}},
+        "user.features.age",
+        "not a feature",
+        "3",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "user": {"history": [{"id": "b", "label": 2}]}},
+        "user.history[0].label",
+        "less than or equal to 1",
+        "2",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "user": {"history": ["b"] * 1001}},
+        "user.history",
+        "at most 1000",
+        "1001",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "reasoning": {"budget": 4}},
+        "reasoning.budget",
+        "at most 3",
+        "4",
+    ),
+    (
+        {"candidates": [{"id": "a"}], "reasoning": {"budget": -1}},
+        "reasoning.budget",
+        "greater than or equal to 0",
+        "-1",
+    ),
+    ({"candidates": [{"id": "a"}], "timeout_ms": 0}, "timeout_ms", "greater than 0", "0"),
+]
+
+
+@pytest.mark.parametrize(("asked", "field", "rule", "value"), REFUSED)
+def test_a_bad_field_is_refused_naming_field_rule_and_value(client, asked, field, rule, value):
+    problem = problem_of(client.post("/rerank", json=asked), 422)
+    error = problem["errors"][0]
+    assert error["field"] == field
+    assert rule in error["rule"]
+    assert error["value"].startswith(value)
+    assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"candidates": [{"id": "a", "score": NaN}]}',
+        b'{"candidates": [{"id": "a", "score": Infinity}]}',
+        b'{"candidates": [{"id": "a"',
+        b"[" * 100_000,
+        b'{"candidates": [{"id": "\xff\xfe"}]}',
+        b"",
+    ],
+    ids=["nan", "infinity", "truncated", "deep", "not utf-8", "empty"],
+)
+def test_what_is_not_json_is_400_and_the_service_stays_up(client, items, content):
+    problem = problem_of(client.post("/rerank", content=content), 400)
+    assert problem["code"] == "bad_json"
+    assert problem["errors"][0]["field"] == "body"
+    assert "JSON in UTF-8" in problem["errors"][0]["rule"]
+    assert client.post("/rerank", json=body(items)).status_code == 200
+
+
+def test_a_number_too_large_for_a_float_is_refused(client):
+    content = b'{"candidates": [{"id": "a", "score": 1e999}]}'
+    response = client.post("/rerank", content=content)
+    assert response.status_code in (400, 422)
+    problem_of(response, response.status_code)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_5_mb_is_413_and_the_service_stays_up(client, items, chunked):
+    megabyte = b" " * (1 << 20)
+    content = (megabyte for _ in range(5)) if chunked else megabyte * 5
+    problem = problem_of(client.post("/rerank", content=content), 413)
+    assert problem["errors"][0]["field"] == "body"
+    assert "at most 1048576 bytes" in problem["errors"][0]["rule"]
+    assert client.post("/rerank", json=body(items)).status_code == 200
+
+
+def test_unknown_paths_and_methods_are_problems_too(client):
+    assert problem_of(client.get("/nowhere"), 404)["code"] == "not_found"
+    refused = client.get("/rerank")
+    assert problem_of(refused, 405)["code"] == "method_not_allowed"
+    assert refused.headers["allow"] == "POST"
+
+
+def test_a_deeply_nested_value_is_named_without_being_written_out(client):
+    nested = "[" * 990 + "]" * 990
+    content = '{"candidates": [{"id": "1", "features": {"runtime": ' + nested + "}}]}"
+    error = problem_of(client.post("/rerank", content=content), 422)["errors"][0]
+    assert error["field"] == "candidates[0].features.runtime"
+    assert len(error["value"]) < 200
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "rule"),
+    [
+        ("candidates[0].groups", {str(i): "a" for i in range(33)}, "at most 32 entries"),
+        ("constraints.blocked", [0] * 300_000, "at most 10000 entries"),
+        ("constraints.max_per_group", {"a": 1, "b": 1}, "at most one entry"),
+    ],
+)
+def test_what_has_too_many_entries_is_refused_by_its_bound(client, items, field, given, rule):
+    asked = body(items)
+    if field.startswith("candidates"):
+        asked["candidates"][0]["groups"] = given
+    else:
+        asked["constraints"] = {field.partition(".")[2]: given}
+    response = client.post("/rerank", json=asked)
+    errors = problem_of(response, 422)["errors"]
+    assert rule in [error["rule"] for error in errors if error["field"] == field]
+
+
+def test_candidates_that_are_neither_all_objects_nor_all_ids_are_told_so(client, items):
+    rule = "an object with id, or every candidate an id alone"
+    for mixed, index in (([{"id": items[0]}, items[1]], 1), ([items[0], 7], 0), ([7, 8], 0)):
+        errors = problem_of(client.post("/rerank", json={"candidates": mixed}), 422)["errors"]
+        assert (errors[0]["field"], errors[0]["rule"]) == (f"candidates[{index}]", rule)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+NEAR = st.fixed_dictionaries(
+    {"candidates": st.lists(st.fixed_dictionaries({"id": st.text()}, optional={"features": JSON}))},
+    optional={
+        "user": JSON | st.fixed_dictionaries({"history": JSON}),
+        "context": JSON,
+        "slate_size": JSON,
+        "reasoning": JSON,
+    },
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(payload=NEAR | JSON)
+def test_no_body_ever_gives_a_server_error(client, payload):
+    try:
+        content = json.dumps(payload).encode()
+    except UnicodeEncodeError:
+        return
+    response = client.post("/rerank", content=content)
+    assert response.status_code in (200, 400, 422), response.text
