@@ -14,7 +14,7 @@ import polars as pl
 from model.data import statistics
 from model.data.dataset import Dataset
 from model.data.layout import COLUMNS, SPLITS
-from model.data.sources import Source
+from model.data.source import Source
 from service.engine.features.schema import Schema
 
 # Columns joined to those of features, whose names never begin so.

@@ -189,7 +189,7 @@ class Dataset:
         users = self._users.filter(pl.col("split").is_in(splits))
         total = int(users["lists"].sum())
         total = min(total, most or total)
-        longest = int(users["longest"].max() or 0)
+        longest = int(users.select(pl.col("longest").max()).item() or 0)
         shape = total, longest, self.featuriser.numbers_width, self.featuriser.tokens_width
         blocks = self._blocks(splits, shape)
         if total * sum(array.nbytes for array in Arrays.zeros(1, *shape[1:])) <= self.memory:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from model.data import splits
 from model.data.errors import DataError
-from model.data.sources import Source
+from model.data.source import Source
 from model.data.tables import (
     DTYPES,
     ROW,
@@ -95,17 +95,7 @@ def read_kuairand(
         lists.with_columns(age.cast(pl.Float64).alias("upload_age")).write_parquet(files[-1])
         kept += len(lists)
     rows = pl.scan_parquet(files)
-    requests = splits.by_time(
-        rows.group_by("request_id")
-        .agg(
-            pl.col("user_id").first(),
-            pl.col("time_ms").min().alias("timestamp"),
-            pl.col("time_ms").max().alias("end"),
-            pl.len().alias("size"),
-        )
-        .sort("timestamp", "request_id")
-        .collect(engine="streaming")
-    )
+    requests = _split_by_time(rows)
     if {"train", "valid", "test"} - set(requests["split"]):
         rule = "enough lists for train, valid and test; see --gap, --length and --shortest"
         raise DataError(logs[0], rule, value=len(requests))
@@ -123,6 +113,21 @@ def read_kuairand(
         users=_read_users(users, requests.select("user_id").unique(), schema),
     )
     return source, dropped
+
+
+def _split_by_time(rows: pl.LazyFrame) -> pl.DataFrame:
+    """One row per list that is in a split: its user, start, end, number of candidates and split."""
+    return splits.by_time(
+        rows.group_by("request_id")
+        .agg(
+            pl.col("user_id").first(),
+            pl.col("time_ms").min().alias("timestamp"),
+            pl.col("time_ms").max().alias("end"),
+            pl.len().alias("size"),
+        )
+        .sort("timestamp", "request_id")
+        .collect(engine="streaming")
+    )
 
 
 def _read_log(path: Path, label: str, target: Path) -> int:

@@ -15,6 +15,7 @@ from model.data.retrieval import (
     FOLDS,
     GROUPS,
     HELD_OUT,
+    Floats,
     Integers,
     Ratings,
     Retrieved,
@@ -23,7 +24,7 @@ from model.data.retrieval import (
     quality,
     retrieve,
 )
-from model.data.sources import Source
+from model.data.source import Source
 from model.data.tables import DTYPES, ROW, Rule, check, id_rule, once, require, scan
 from service.engine.features.schema import Schema
 
@@ -90,29 +91,9 @@ def _source(
     for cell, (retrieved, split) in enumerate(zip(found, splits, strict=True)):
         name = "test" if split == "test" else str(cell % FOLDS)
         requests.append(_named(ratings, retrieved.users, name).with_columns(split=pl.lit(split)))
-        listed = np.isfinite(retrieved.scores)
-        at, position = np.nonzero(listed)
-        items = retrieved.items[listed]
-        rows.append(
-            _named(ratings, retrieved.users[at], name).with_columns(
-                item_id=pl.Series(ratings.item_ids[items]),
-                position=pl.Series(position, dtype=pl.Int32),
-                label=pl.Series(retrieved.labels[listed], dtype=pl.Float32),
-                score=pl.Series(retrieved.scores[listed]),
-                **{
-                    feature: pl.Series(values[cell][items]).fill_nan(None)
-                    for feature, values in inline.items()
-                },
-            )
-        )
-        answered = retrieved.known & np.isin(ratings.users, retrieved.users)
-        histories.append(
-            _named(ratings, ratings.users[answered], name).select(
-                "request_id",
-                item_id=pl.Series(ratings.item_ids[ratings.items[answered]]),
-                label=pl.Series(ratings.liked[answered], dtype=pl.Float32),
-            )
-        )
+        features = {feature: values[cell] for feature, values in inline.items()}
+        rows.append(_rows(ratings, retrieved, name, features))
+        histories.append(_histories(ratings, retrieved, name))
     movies = pl.DataFrame({"item_id": ratings.item_ids, "popularity": popularity}).join(
         like_rate.rename({"value": "like_rate"}), on="item_id", how="left", maintain_order="left"
     )
@@ -125,6 +106,32 @@ def _source(
         if people is None
         else users.join(people, on="user_id", how="left", maintain_order="left"),
         histories=pl.concat(histories),
+    )
+
+
+def _rows(
+    ratings: Ratings, retrieved: Retrieved, name: str, inline: dict[str, Floats]
+) -> pl.DataFrame:
+    """The candidates of some lists; inline features float64 [I] by item."""
+    listed = np.isfinite(retrieved.scores)
+    at, position = np.nonzero(listed)
+    items = retrieved.items[listed]
+    return _named(ratings, retrieved.users[at], name).with_columns(
+        item_id=pl.Series(ratings.item_ids[items]),
+        position=pl.Series(position, dtype=pl.Int32),
+        label=pl.Series(retrieved.labels[listed], dtype=pl.Float32),
+        score=pl.Series(retrieved.scores[listed]),
+        **{feature: pl.Series(values[items]).fill_nan(None) for feature, values in inline.items()},
+    )
+
+
+def _histories(ratings: Ratings, retrieved: Retrieved, name: str) -> pl.DataFrame:
+    """The ratings that the retriever of some lists knows of their users."""
+    answered = retrieved.known & np.isin(ratings.users, retrieved.users)
+    return _named(ratings, ratings.users[answered], name).select(
+        "request_id",
+        item_id=pl.Series(ratings.item_ids[ratings.items[answered]]),
+        label=pl.Series(ratings.liked[answered], dtype=pl.Float32),
     )
 
 

@@ -13,12 +13,12 @@ import polars as pl
 from model.data import commands, splits
 from model.data.canonical import digests, write_canonical
 from model.data.errors import DataError
+from model.data.impressions import read_log
 from model.data.kuairand import Sessions, read_kuairand
 from model.data.movielens import read_movielens
 from model.data.ranklens import read_ranklens
 from model.data.replacement import SCRATCH, replaced
 from model.data.schemas import SCHEMAS, load_schema
-from model.data.sources import read_log
 
 RANKLENS_SPLITS = (splits.warm, splits.cold, splits.metarank)
 

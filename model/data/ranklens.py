@@ -16,7 +16,7 @@ import polars as pl
 from tqdm import tqdm
 
 from model.data.errors import DataError
-from model.data.sources import LOG_COLUMNS, Source
+from model.data.source import LOG_COLUMNS, Source
 from model.data.statistics import token_vectors
 from model.data.tables import DTYPES
 from service.engine.features.schema import Schema, is_finite

@@ -157,13 +157,14 @@ def feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[Ru
     Raises DataError for lists where the feature is none.
     """
     given = pl.col(feature.name)
-    is_list = isinstance(dtype, (pl.List, pl.Array))
+    inner: Any = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else None
+    is_list = inner is not None
     if is_list and feature.kind not in ("categories", "vector"):
         raise DataError(path, f"one value per row for a {feature.kind}", column=feature.name)
     if isinstance(dtype, pl.Array):
         given = given.arr.to_list()
     if feature.kind == "categories" and is_list:
-        element, other = _text(pl.element(), dtype.inner)
+        element, other = _text(pl.element(), inner)
         expression = given.list.eval(element.drop_nulls())
         rule, broken = TEXT, given.list.eval(other).list.any()
     elif feature.slots:

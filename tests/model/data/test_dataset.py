@@ -135,7 +135,7 @@ def test_half_a_file_is_named(log, tmp_path, name):
 
 
 def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():
-    read = []
+    read: list[object] = []
 
     class Reading(list):
         def __getitem__(self, index):

@@ -74,7 +74,7 @@ def out(directory):
 def answers(out):
     """request id -> {item: liked} that its history holds."""
     histories = pl.read_parquet(out / "histories.parquet")
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for request, item, label in histories.iter_rows():
         assert item not in found.setdefault(request, {})
         found[request][item] = label
@@ -111,7 +111,7 @@ def test_the_labels_of_a_test_list_are_the_likes_of_the_ratings_held_out(out):
 
 def test_train_lists_are_made_within_what_the_test_list_knows(out):
     known = answers(out)
-    held_out = {}
+    held_out: dict[str, list[set[str]]] = {}
     for request, user, split, group in lists(out):
         if split == "test":
             continue

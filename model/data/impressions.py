@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from model.data.errors import DataError
 from model.data.layout import SPLITS
+from model.data.source import LOG_COLUMNS, Source
 from model.data.tables import (
     REQUIRED,
     ROW,
@@ -26,31 +26,6 @@ from model.data.tables import (
     whole_number,
 )
 from service.engine.features.schema import Feature, Schema
-
-LOG_COLUMNS = ("request_id", "user_id", "item_id", "position", "label")
-
-
-@dataclass(frozen=True)
-class Source:
-    """What was read.
-
-    rows      request_id str, user_id str, item_id str, position i32, label f32, inline features
-    requests  request_id str, user_id str, timestamp i64 [, split str]; by timestamp, then file
-    items     item_id str and the item features; users  user_id str and the user features
-    ignored   columns of the log that the schema does not name
-    histories request_id str, item_id str, label f32, oldest first: what each request's user is
-              known to have answered, where that is not simply the user's other lists
-
-    A statistic that `items` already has is the source's own, inline in its train rows; the others
-    are fitted on the train lists.
-    """
-
-    rows: pl.LazyFrame
-    requests: pl.DataFrame
-    items: pl.DataFrame
-    users: pl.DataFrame
-    ignored: tuple[str, ...] = ()
-    histories: pl.DataFrame | None = None
 
 
 def read_log(
