@@ -1,16 +1,16 @@
-"""A client of the re-ranking service: a slate within a deadline, whatever becomes of the service.
+"""Client of the EGLR re-ranking service: a slate within a deadline, or the initial ranking.
 
-`Client` and `AsyncClient` ask the same way; the one waits in its thread, the other on asyncio.
-Both answer `RerankResponse`, and raise
+`Client` blocks its thread and `AsyncClient` runs on asyncio; they have the same methods. Both
+return `RerankResponse`, and raise
 
     RerankError
-    |- Refused           4xx: the request breaks a rule; retrying or falling back would hide it
-    `- NoAnswer          only with `fallback=False`, else the initial ranking is the answer
-       |- TimedOut       the deadline passed, here or at the service (504)
-       |- Unavailable    no instance could be reached, or those reached said 503
-       `- Failed         any other status, an answer cut short, or one that cannot be read
+    |- Refused           4xx: the request breaks a rule, which a retry or a fallback would hide
+    `- NoAnswer          only with `fallback=False`; otherwise the initial ranking is returned
+       |- TimedOut       the deadline passed, at the client or at the service (504)
+       |- Unavailable    no instance could be reached, or every one that was responded 503
+       `- Failed         any other status, or a response that is incomplete or unreadable
 
-beside ValueError and TypeError for what cannot be sent at all. Depends on httpx alone.
+They raise ValueError and TypeError for arguments that cannot be sent.
 """
 
 from rerank_client.clients import AsyncClient, Client

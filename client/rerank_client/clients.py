@@ -1,4 +1,4 @@
-"""The two clients: the same calls, once over blocking sockets and once over asyncio."""
+"""The two clients: the same calls over blocking sockets and over asyncio."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from rerank_client.dispatch import Attempt, Call, Dispatcher, HttpResponse, Tran
 from rerank_client.requests import Candidate, ListRequest, RequestOptions
 from rerank_client.responses import RerankResponse
 
-TIMEOUT_MS = 1000.0  # the service's own default
+TIMEOUT_MS = 1000.0  # the default of the service
 # The service closes an idle connection after 75 s and common load balancers after 60 s. A client
 # that closes first never sends a request on a connection that is being closed.
 LIMITS = httpx.Limits(keepalive_expiry=50.0)
 
 
 class Client:
-    """A client for threads; one may serve many of them.
+    """A blocking client that threads may share.
 
-    urls: base URL of one instance, or of several that serve the same model: one is asked, the next
-    when it cannot be reached, drops the connection before it answers, or says 503.
-    timeout_ms: for a whole call, retries included; the answer comes at most 50 ms after it, unless
-    the service sends the header of its answer byte by byte. api_key: sent as a bearer token.
-    fallback: answer with the initial ranking instead of raising NoAnswer. http: use this client
-    (its transport, proxies, certificates) and leave it open; its own timeouts do not count.
-    Raises ValueError for arguments that cannot be used.
+    Args:
+        urls: base URL of one instance, or of several that serve the same model. The client moves to
+            the next one when a connection fails, when it ends before the response begins, and after
+            a 503.
+        timeout_ms: deadline of a whole call, retries included. A call ends at most 50 ms later,
+            unless the service sends the header of its response byte by byte.
+        api_key: sent as a bearer token.
+        fallback: return the initial ranking instead of raising NoAnswer.
+        http: an httpx client to use for its transport, proxies or certificates. It stays open, and
+            its timeouts do not apply.
+
+    Raises ValueError for a URL, timeout or key that cannot be used.
     """
 
     def __init__(
@@ -54,12 +59,17 @@ class Client:
         traceparent: str | None = None,
         **options: Unpack[RequestOptions],
     ) -> RerankResponse:
-        """The slate of one list of candidates, given in the order of the initial ranking.
+        """Re-rank one list of candidates, which come in the order of the initial ranking.
 
-        candidates: ids, or mappings with `id` and what docs/service.md lists. timeout_ms: of this
-        call, instead of the client's. request_id: names it in answer and logs, made if not given.
-        traceparent: passed on as it is. options: see RequestOptions.
-        Raises Refused; NoAnswer without fallback; ValueError or TypeError for what cannot be sent.
+        Args:
+            candidates: ids, or mappings with `id` and the keys in docs/service.md.
+            timeout_ms: deadline of this call, in place of that of the client.
+            request_id: id of the call in response and logs; random by default.
+            traceparent: W3C trace context, passed on unchanged.
+            options: see RequestOptions.
+
+        Raises Refused; NoAnswer with `fallback=False`; ValueError or TypeError for arguments that
+        cannot be sent.
         """
         call = self._dispatcher.single(candidates, timeout_ms, request_id, traceparent, options)
         return self._run(call)[0]
@@ -72,9 +82,10 @@ class Client:
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> list[RerankResponse]:
-        """The slates of several lists in one call, in order; one bad list refuses the call.
+        """Re-rank several lists in one call, and return the responses in the same order.
 
-        Each list's id is the request_id with `.0`, `.1` ... after it. Raises as `rerank` does.
+        The request id of a list is that of the call followed by `.0`, `.1` and so on. One invalid
+        list refuses the whole call. Raises the same as `rerank`.
         """
         if not requests:
             return []
@@ -97,7 +108,7 @@ class Client:
             for chunk in response.iter_bytes():
                 content += chunk
                 if time.monotonic() > attempt.give_up_at:
-                    raise TimeoutError("the answer took too long to arrive")
+                    raise TimeoutError("the response did not end before the deadline")
         except (httpx.RequestError, TimeoutError) as error:
             return TransportFailure.from_exception(error, begun=response is not None)
         finally:
@@ -106,7 +117,7 @@ class Client:
         return HttpResponse(response.status_code, response.headers, bytes(content))
 
     def close(self) -> None:
-        """Close the connections; not those of an `http` given."""
+        """Close the connections, unless the caller passed `http`."""
         if self._closes_http:
             self._http.close()
 
@@ -126,7 +137,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same for asyncio; see Client. `timeout_ms` and the 50 ms bound every answer."""
+    """The client for asyncio; see Client. Every call ends at most 50 ms after `timeout_ms`."""
 
     def __init__(
         self,
@@ -150,7 +161,7 @@ class AsyncClient:
         traceparent: str | None = None,
         **options: Unpack[RequestOptions],
     ) -> RerankResponse:
-        """As Client.rerank."""
+        """Re-rank one list; see Client.rerank."""
         call = self._dispatcher.single(candidates, timeout_ms, request_id, traceparent, options)
         return (await self._run(call))[0]
 
@@ -162,7 +173,7 @@ class AsyncClient:
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> list[RerankResponse]:
-        """As Client.rerank_many."""
+        """Re-rank several lists; see Client.rerank_many."""
         if not requests:
             return []
         return await self._run(
@@ -193,7 +204,7 @@ class AsyncClient:
         return HttpResponse(response.status_code, response.headers, content)
 
     async def aclose(self) -> None:
-        """Close the connections; not those of an `http` given."""
+        """Close the connections, unless the caller passed `http`."""
         if self._closes_http:
             await self._http.aclose()
 

@@ -1,7 +1,7 @@
-"""One call without its I/O: what is sent, to which instance, when, and what its outcome means.
+"""The logic of one call without its I/O: attempts, retries, deadlines and the fallback.
 
-`Dispatcher.call` is a generator that both clients drive: it yields what to send, is sent
-what became of it, and returns the slates.
+`Dispatcher.single` and `Dispatcher.batch` return a generator that both clients drive. It yields an
+Attempt, receives its HttpResponse or TransportFailure, and returns one RerankResponse per list.
 """
 
 from __future__ import annotations
@@ -32,22 +32,24 @@ from rerank_client.requests import (
 )
 from rerank_client.responses import RerankResponse, parse_problem, parse_responses
 
-GRACE_S = 0.05  # past the deadline, in which a degraded answer of the service may still arrive
-BACKOFF_S = 0.02  # before the first retry; doubles with every round over the instances
-MIN_TIMEOUT_S = (
-    0.001  # what httpx is given when nothing is left: 0 means "do not block" to a socket
-)
+# Time past the deadline in which a degraded response of the service may still arrive.
+GRACE_S = 0.05
+# Pause before the first retry; it doubles with every round over the instances.
+BACKOFF_S = 0.02
+# Smallest timeout for httpx, because 0 means "do not block" to a socket.
+MIN_TIMEOUT_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Wait `pause_s`, then post. The rest are times of the monotonic clock.
+    """One request to one instance, sent after a pause of `pause_s` seconds.
 
-    deadline is told to the service; connect_deadline and until are when to give up.
+    connect_deadline, deadline and give_up_at are times of the monotonic clock, in seconds. The
+    service receives what is left until `deadline`; the client waits until `give_up_at`.
     """
 
     url: str
-    headers: httpx.Headers  # these hide the key in their repr
+    headers: httpx.Headers  # their repr hides the API key
     content: bytes
     pause_s: float
     connect_deadline: float
@@ -55,11 +57,11 @@ class Attempt:
     give_up_at: float
 
     def remaining_s(self) -> float:
-        """Seconds until the answer is of no use any more."""
+        """Return the seconds left until the client stops waiting, at least MIN_TIMEOUT_S."""
         return max(MIN_TIMEOUT_S, self.give_up_at - time.monotonic())
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """The request as of now: asked for after the pause, it tells what is left then."""
+        """Build the request with the time that is left now, so call this after the pause."""
         remaining_ms = 1e3 * max(MIN_TIMEOUT_S, self.deadline - time.monotonic())
         headers = httpx.Headers(self.headers)
         headers["X-Request-Timeout-Ms"] = f"{remaining_ms:.3f}"
@@ -70,9 +72,10 @@ class Attempt:
 
 
 class _RemainingTimeouts(dict[str, float]):
-    """httpx's timeouts, each worth what is left when its phase begins, not when the call began.
+    """The timeouts of httpx, computed when a phase (connect, write, read) begins.
 
-    Fixed ones would add up: a slow connect and then a slow answer, to twice the deadline.
+    Fixed timeouts would add up: a slow connect followed by a slow response would take twice the
+    deadline.
     """
 
     def __init__(self, attempt: Attempt) -> None:
@@ -87,7 +90,7 @@ class _RemainingTimeouts(dict[str, float]):
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What an instance said, whole."""
+    """A complete response of an instance."""
 
     status: int
     headers: Mapping[str, str]
@@ -96,14 +99,18 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class TransportFailure:
-    """No whole answer: none of it (`connection`), not in time (`late`), a part of it (`broken`)."""
+    """A request without a complete response.
+
+    kind: `connection` before the first byte of a response, `late` when time ran out, `broken` when
+    the response ended early.
+    """
 
     kind: Literal["connection", "late", "broken"]
     detail: str
 
     @classmethod
     def from_exception(cls, error: Exception, begun: bool) -> TransportFailure:
-        """From what httpx raised, before or after the answer had begun."""
+        """Classify an exception of httpx; `begun` says that a part of the response had arrived."""
         detail = f"{type(error).__name__}: {error}"
         if isinstance(error, httpx.ConnectTimeout):
             return cls("connection", detail)
@@ -116,7 +123,7 @@ Call = Generator[Attempt, HttpResponse | TransportFailure | None, list[RerankRes
 
 
 class Dispatcher:
-    """What a client knows between calls: instances, key, and which instance answered last."""
+    """The state of a client between calls: instances, API key, and the last one that responded."""
 
     def __init__(
         self,
@@ -128,15 +135,15 @@ class Dispatcher:
     ) -> None:
         instances = [urls] if isinstance(urls, str) else list(urls)
         if not instances:
-            raise ValueError("urls: at least one")
+            raise ValueError("urls: at least one URL is needed, got none")
         self.urls = [normalize_base_url(url) for url in instances]
         self.timeout_ms = check_timeout_ms(timeout_ms)
         self.fallback = fallback
         self._headers = httpx.Headers({"Content-Type": "application/json"})
         if api_key is not None:
-            # Checked here, for the error of an illegal header would show it.
+            # Check the key here, because httpx's error for an illegal header would show it.
             if not (api_key.isascii() and api_key.isprintable() and api_key.split() == [api_key]):
-                raise ValueError("api_key: printable ASCII without spaces")
+                raise ValueError("api_key: must be printable ASCII without spaces")
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._preferred = 0
         self._rng = rng or random.Random()
@@ -152,7 +159,10 @@ class Dispatcher:
         traceparent: str | None,
         options: RequestOptions,
     ) -> Call:
-        """A call of /rerank. Raises TypeError, ValueError for what cannot be sent."""
+        """Prepare a call of /rerank.
+
+        Raises TypeError or ValueError for arguments that cannot be sent.
+        """
         body = build_list_body(candidates, **options)
         return self._call("/rerank", body, [body], None, timeout_ms, request_id, traceparent)
 
@@ -163,7 +173,10 @@ class Dispatcher:
         request_id: str | None,
         traceparent: str | None,
     ) -> Call:
-        """A call of /rerank/batch. Raises TypeError, ValueError for what cannot be sent."""
+        """Prepare a call of /rerank/batch.
+
+        Raises TypeError or ValueError for arguments that cannot be sent.
+        """
         bodies = [build_list_body(**request) for request in requests]
         body = {"requests": bodies}
         return self._call(
@@ -180,7 +193,7 @@ class Dispatcher:
         request_id: str | None,
         traceparent: str | None,
     ) -> Call:
-        """Everything is checked here, before the generator's first step."""
+        """Check the arguments now, and return the generator that sends the attempts."""
         timeout_s = check_timeout_ms(self.timeout_ms if timeout_ms is None else timeout_ms) / 1e3
         content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
         request_id = (
@@ -223,20 +236,20 @@ class Dispatcher:
     def _first_response(
         self, path: str, content: bytes, headers: httpx.Headers, deadline: float
     ) -> Generator[Attempt, HttpResponse | TransportFailure | None, HttpResponse]:
-        """The first answer of status 200 before the deadline, a monotonic time.
+        """Return the first response of status 200 before `deadline`, a monotonic time.
 
-        Every instance is asked once, from the one that answered last on, until one answers. One
-        that says 503 is asked again when it may be; one that cannot be reached is not.
+        The client tries every instance once, starting with the one that responded last. It tries an
+        instance again after a 503, when Retry-After allows it, and never one that it cannot reach.
         """
         request_id, count = headers["X-Request-ID"], len(self.urls)
         now, preferred = time.monotonic(), self._preferred
-        # When each may be asked, its rank among those that may, which it is.
+        # Heap of (earliest time of the next attempt, order of preference, index of the instance).
         queue = [(now, rank, (preferred + rank) % count) for rank in range(count)]
         attempts = 0
         while True:
             ready_at, rank, instance = heapq.heappop(queue)
             now = time.monotonic()
-            # An instance that swallows packets leaves their share to those not asked yet.
+            # Split the time among the instances not tried yet: one may swallow packets.
             share = (deadline - max(now, ready_at)) / max(1, count - attempts)
             outcome = yield Attempt(
                 url=self.urls[instance] + path,
@@ -270,15 +283,15 @@ class Dispatcher:
                     raise Failed("broken answer", detail, request_id)
             attempts += 1
             if time.monotonic() >= deadline:
-                raise TimedOut("timeout", f"asked {attempts} times, last: {last}", request_id)
+                raise TimedOut("timeout", f"attempts: {attempts}, the last: {last}", request_id)
             if not queue or queue[0][0] >= deadline:
                 raise Unavailable(
-                    "unavailable", f"asked {attempts} times, last: {last}", request_id
+                    "unavailable", f"attempts: {attempts}, the last: {last}", request_id
                 )
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds that Retry-After asks for, as a number or a date; 0 without one that can be read."""
+    """Return the seconds that Retry-After (a number or a date) asks for, 0 if it is unreadable."""
     text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
         return float(text)

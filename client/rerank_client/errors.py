@@ -1,4 +1,4 @@
-"""What the clients raise; `client` draws the tree."""
+"""Exceptions of the clients; the docstring of `rerank_client` draws the tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """One broken rule: the field's path as in the request, the rule, the given value as JSON."""
+    """One broken rule: the path of the field in the request, the rule, and the value as JSON."""
 
     field: str
     rule: str
@@ -16,16 +16,16 @@ class FieldProblem:
 
 
 class RerankError(Exception):
-    """Base of all. `request_id` is the one to look for in the service's log."""
+    """Base class. `request_id` identifies the call in the log of the service."""
 
     request_id: str
 
 
 class Refused(RerankError):
-    """The service refused the request (4xx); sent again it would be refused again.
+    """The service refused the request (4xx), and would refuse it again.
 
-    status: of HTTP; code: the service's, such as `invalid_request` (`http_403` and the like where
-    something before the service refused); errors: every field that broke a rule.
+    status: HTTP status. code: the code of the service, such as `invalid_request`, or `http_403` and
+    the like when a proxy refused. errors: every field that broke a rule.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Refused(RerankError):
 
 
 class NoAnswer(RerankError):
-    """No answer that could be used. `reason`: few words, the same for the same cause."""
+    """No usable response. `reason` is a short text that is the same for the same cause."""
 
     def __init__(self, reason: str, detail: str, request_id: str) -> None:
         super().__init__(reason, detail, request_id)
@@ -60,8 +60,8 @@ class TimedOut(NoAnswer):
 
 
 class Unavailable(NoAnswer):
-    """No instance could be reached, or those reached said 503; `reason` is `unavailable`."""
+    """No instance could be reached, or each responded 503; `reason` is `unavailable`."""
 
 
 class Failed(NoAnswer):
-    """Any other status, or an answer cut short or unreadable; `reason` is like `status 500`."""
+    """Any other status, or an incomplete or unreadable response; `reason` is like `status 500`."""

@@ -1,4 +1,4 @@
-"""The initial ranking, kept to what the caller asked for as far as a client can know."""
+"""The fallback of a client: the initial ranking under the constraints of the request."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 
 from rerank_client.responses import Position
 
-SLATE_SIZE = 10  # where none is asked for; a client does not know the bundle's slate length
+# Default without a `slate_size`, because a client does not know the slate length of the bundle.
+SLATE_SIZE = 10
 
 
 def initial_ranking(body: Mapping[str, Any]) -> tuple[Position, ...]:
-    """The slate of one list's body without a model.
+    """Return the slate of one list without a model, from the body of its request.
 
-    Blocked ids are left out, pinned ones stand where they are pinned, and `max_per_group` holds for
-    the `groups` given with the candidates (not for categories that only the model's item table
-    knows). The slate ends early where no candidate is left; without a `slate_size` it has 10
-    positions, or as many as the last pinned one needs.
+    The slate leaves out blocked ids and puts pinned ones at their positions. It keeps to
+    `max_per_group` for the `groups` in the request, but not for categories that only the item table
+    of the model holds. It ends early when no candidate is left. Without a `slate_size` it has 10
+    positions, or as many as the last pinned id needs.
     """
     candidates, constraints = body["candidates"], body.get("constraints", {})
     blocked, caps = constraints.get("blocked", ()), constraints.get("max_per_group", {})

@@ -12,7 +12,11 @@ Candidate = str | Mapping[str, Any]
 
 
 class Constraints(TypedDict, total=False):
-    """What the slate must keep to: ids to positions from 0, ids left out, most items of a value."""
+    """Rules of the slate.
+
+    pinned: ids to positions from 0. blocked: ids to leave out. max_per_group: name of a group to
+    the most items with the same value.
+    """
 
     pinned: Mapping[str, int]
     blocked: Sequence[str]
@@ -20,12 +24,12 @@ class Constraints(TypedDict, total=False):
 
 
 class RequestOptions(TypedDict, total=False):
-    """What may be asked of a slate, as in docs/service.md; None is as good as left out.
+    """Optional fields of a request, as in docs/service.md; None is the same as leaving one out.
 
-    user: `id`, `history`, `features`; context: features; slate_size: positions (default: the
-    bundle's); reasoning: `budget` (steps per position), `entropy_threshold` (nats); sampling:
-    `slates`, `seed`; temperatures: `reason`, `recommend`; model: by name; priority:
-    `interactive` or `background`; explain: ask for an explanation of each position.
+    user: `id`, `history`, `features`. context: features. slate_size: positions (default: that of
+    the bundle). reasoning: `budget` (steps per position), `entropy_threshold` (nats). sampling:
+    `slates`, `seed`. temperatures: `reason`, `recommend`. model: name of a served model. priority:
+    `interactive` or `background`. explain: add an explanation to each position.
     """
 
     user: Mapping[str, Any] | None
@@ -41,7 +45,7 @@ class RequestOptions(TypedDict, total=False):
 
 
 class ListRequest(RequestOptions, total=False):
-    """One list of a batch call: its candidates, and what is asked of its slate."""
+    """One list of a batch: its candidates and optional fields."""
 
     candidates: Required[Sequence[Candidate]]
 
@@ -49,40 +53,49 @@ class ListRequest(RequestOptions, total=False):
 def build_list_body(
     candidates: Sequence[Candidate], **options: Unpack[RequestOptions]
 ) -> dict[str, Any]:
-    """One list as the service reads it. Raises TypeError, ValueError for what is none."""
+    """Build the JSON of one list.
+
+    Raises TypeError for an unknown field or a candidate without a string id, ValueError without
+    candidates.
+    """
     if unknown := options.keys() - RequestOptions.__annotations__.keys():
-        raise TypeError(f"unknown: {', '.join(sorted(unknown))}")
+        names = ", ".join(sorted(RequestOptions.__annotations__))
+        raise TypeError(f"{', '.join(sorted(unknown))}: unknown field; a request has {names}")
     if isinstance(candidates, str) or not candidates:
-        raise ValueError("candidates: a list of at least one")
+        raise ValueError(f"candidates: must be a list of at least one, got {candidates!r}")
     entries = [{"id": one} if isinstance(one, str) else dict(one) for one in candidates]
     for index, entry in enumerate(entries):
         if not isinstance(entry.get("id"), str):
-            raise TypeError(f"candidates[{index}]: an id, or a mapping with a string as id")
+            raise TypeError(
+                f"candidates[{index}].id: must be a string, got {entry.get('id')!r}; a candidate "
+                "is an id or a mapping with the key 'id'"
+            )
     fields = {k: v for k, v in options.items() if v is not None and v is not False}
     return {"candidates": entries, **fields}
 
 
 def normalize_base_url(url: str) -> str:
-    """Without a slash at its end. Raises ValueError, which does not show a password in it."""
+    """Strip the slash at the end. Raises ValueError without showing a password in the URL."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise ValueError(f"urls: {error}") from None
     if parsed.userinfo:
-        raise ValueError("urls: no user and password, give an api_key")
+        raise ValueError("urls: must not hold user and password; pass api_key instead")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise ValueError(f"urls: http://host:port, got {url!r}")
+        raise ValueError(f"urls: must be like http://host:port, got {url!r}")
     return url.rstrip("/")
 
 
 def check_timeout_ms(timeout_ms: float) -> float:
+    """Return the timeout in milliseconds. Raises ValueError unless it is positive and finite."""
     if not 0 < timeout_ms < math.inf:
-        raise ValueError(f"timeout_ms: a positive number, got {timeout_ms!r}")
+        raise ValueError(f"timeout_ms: must be positive and finite, got {timeout_ms!r}")
     return timeout_ms
 
 
 def check_header(name: str, value: str) -> str:
-    """Raises ValueError for what the service would not take over from a header."""
+    """Return the value. Raises ValueError for one that the service would not accept as a header."""
     if not (0 < len(value) <= 128 and value.isascii() and value.isprintable()):
-        raise ValueError(f"{name}: 1 to 128 printable ASCII characters, got {value!r}")
+        raise ValueError(f"{name}: must be 1 to 128 printable ASCII characters, got {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""What comes back, as dataclasses, and how the service's JSON becomes them."""
+"""Dataclasses of a response, parsed from the JSON of the service."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rerank_client.errors import FieldProblem, Refused
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """One position of the slate, counted from 0; the figures are None in a degraded answer.
+    """One position of the slate, counted from 0; its figures are None in a degraded response.
 
-    initial_position: the index among the candidates; logprob: of this choice; entropy,
-    entropy_after: nats, before any reasoning and when the item was chosen; explanation: where
-    it was asked for, `probability`, `alternatives` and `moved`.
+    initial_position: index among the candidates. logprob: log-probability of this choice. entropy
+    and entropy_after: nats, before any reasoning step and after the last. explanation: with
+    `explain=True` the keys `probability`, `alternatives` and `moved`.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Which bundle answered."""
+    """The bundle that ranked the list."""
 
     name: str
     version: str
@@ -41,9 +41,11 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Steps taken over the slate and granted, over the slate and per position.
+    """Reasoning steps of a slate.
 
-    budget_asked: per position; the threshold is in nats.
+    steps_used: steps taken over the slate. budget: most steps over the slate.
+    budget_per_position: steps granted per position. budget_asked: steps per position that the
+    request asked for. entropy_threshold: nats.
     """
 
     steps_used: int
@@ -57,11 +59,12 @@ class Reasoning:
 class RerankResponse:
     """A slate, best first.
 
-    degraded: None, or `reduced_budget` where it was reasoned about less than asked, or why this is
-    the initial ranking: the service's `deadline`, `overload` or `model_error`, or
-    `client: ` and a reason of NoAnswer. Made by the client, it has no model and no reasoning.
-    latency_ms: `total` and its parts at the service, or the time spent here.
-    raw: the answer as it came, with what has no field here; empty if there was none.
+    degraded: None, or `reduced_budget` if the service granted fewer reasoning steps than
+    requested. Otherwise the reason for returning the initial ranking: `deadline`, `overload` or
+    `model_error` from the service, or `client: ` followed by the reason of a NoAnswer. A response
+    made by the client has neither model nor reasoning.
+    latency_ms: `total` and its parts at the service, or the time that the client spent.
+    raw: the JSON of the service, including keys without a field here; empty if there was none.
     """
 
     slate: tuple[Position, ...]
@@ -74,17 +77,20 @@ class RerankResponse:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids alone, in order."""
+        """The item ids of the slate, best first."""
         return tuple(entry.id for entry in self.slate)
 
 
 def parse_responses(content: bytes, lists: int | None) -> list[RerankResponse]:
-    """The answer to one list (None) or to so many in a batch. Raises ValueError if it is not."""
+    """Parse the body of a 200: one list for `lists=None`, otherwise a batch of `lists` lists.
+
+    Raises ValueError if the body is something else.
+    """
     try:
         payload = json.loads(content)
         raws = [payload] if lists is None else payload["responses"]
         if len(raws) != (lists or 1):
-            raise ValueError(f"{len(raws)} answers to {lists} lists")
+            raise ValueError(f"responses: expected {lists} entries, one per list, got {len(raws)}")
         return [_parse_response(raw) for raw in raws]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
@@ -122,7 +128,7 @@ def _parse_response(raw: Mapping[str, Any]) -> RerankResponse:
 
 
 def parse_problem(status: int, content: bytes, request_id: str) -> Refused:
-    """The problem that a 4xx tells; what is not problem+json (a proxy's page) tells its status."""
+    """Parse a 4xx; without problem+json (the page of a proxy, say) only the status is known."""
     try:
         problem = json.loads(content)
         return Refused(
@@ -137,5 +143,5 @@ def parse_problem(status: int, content: bytes, request_id: str) -> Refused:
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         standard = status in HTTPStatus._value2member_map_
-        detail = HTTPStatus(status).phrase if standard else "no problem+json in the answer"
+        detail = HTTPStatus(status).phrase if standard else "the body is not problem+json"
         return Refused(status, f"http_{status}", detail, request_id)
