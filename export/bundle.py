@@ -12,7 +12,7 @@ from export.cases import Requests
 from export.golden import golden
 from export.graph.compose import ComposeError, compose, compose_evaluator
 from export.verify import verify
-from model.learning.checkpoint import Trained, config_dict
+from model.learning.checkpoint import Trained
 from model.learning.evaluate import evaluate
 from service.engine.contract import (
     EVALUATOR,
@@ -109,7 +109,7 @@ def manifest_of(trained: Trained, out: Path) -> Manifest:
         offline_metrics={},
         training={
             "commit": trained.state.commit,
-            "config": config_dict(trained.config),
+            "config": trained.config.to_json(),
             "seconds": round(trained.state.seconds),
             "validation": trained.state.validation,
         },

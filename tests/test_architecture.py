@@ -59,7 +59,7 @@ RULES = {
     "service.http": (SERVING | {"httptools"}, {"service"}),
     "model": (set(), {"model", *CONTRACT}),
     "model.data": ({"numpy", "polars", "torch", "scipy", "yaml", "tqdm", "tyro"}, DATA),
-    "model.network": ({"numpy", "torch", "yaml"}, NETWORK),
+    "model.network": ({"numpy", "torch", "yaml", "pydantic", "pydantic_core"}, NETWORK),
     "model.learning": ({"numpy", "torch", "safetensors", "tqdm"}, {*DATA, *NETWORK}),
     # Offline metrics come from the code that serves.
     "model.learning.evaluate": ({"numpy", "tqdm"}, {*DATA, "service.engine.session"}),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -127,8 +125,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     payload = optimizer.state_dict()
     payload["state"] = state
     optimizer.load_state_dict(payload)
-
-
-def config_dict(config: Config) -> dict[str, Any]:
-    """The configuration as JSON."""
-    return dataclasses.asdict(config)

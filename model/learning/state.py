@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.network.config import Config, from_dict
+from model.network.config import Config
 
 STAGES = ("evaluator", "warm_start", "grpo")
 DONE = "done"
@@ -41,7 +41,7 @@ class RunState:
         """Read a checkpoint's JSON; fields added since that checkpoint get their defaults."""
         names = {item.name for item in dataclasses.fields(cls)}
         values = {name: value for name, value in payload.items() if name in names}
-        return cls(**(values | {"config": from_dict(Config, payload["config"])}))
+        return cls(**(values | {"config": Config.from_json(payload["config"])}))
 
     def to_json(self) -> dict[str, Any]:
         """Return the inverse of `from_json`, without `shared_seconds` where it is absent."""

@@ -26,7 +26,7 @@ from model.learning import checkpoint
 from model.learning.checkpoint import Trained
 from model.learning.machine import in_processes
 from model.learning.train import train
-from model.network.config import Config, from_dict
+from model.network.config import Config
 from model.study import baselines, first_stage, neural_baselines
 from model.study.slates import neural_slates, pass_at_m, second_evaluator, seconds, utilities
 from model.study.variants import (
@@ -93,7 +93,7 @@ def claim(directory: Path, config: Config, dataset: Dataset) -> None:
     if path.exists():
         check(directory, config, digest)
         return
-    mine = {"config": checkpoint.config_dict(config), "data_digest": digest}
+    mine = {"config": config.to_json(), "data_digest": digest}
     path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
 
 
@@ -106,7 +106,7 @@ def check(directory: Path, config: Config, digest: str | None = None) -> None:
     if not path.exists():
         return
     there = json.loads(path.read_text(encoding="utf-8"))
-    same = from_dict(Config, there["config"]) == config
+    same = Config.from_json(there["config"]) == config
     if not same or digest not in (None, there["data_digest"]):
         raise checkpoint.CheckpointError(
             f"{path}: the cells beside it are of another configuration or other data; "
