@@ -166,7 +166,7 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("service.batching.batcher", "from service.models import fleet"),
         ("service.engine.session", "from service import settings"),
         ("service.engine.session", "import fastapi"),
-        ("service.engine.session", "from service.batching.budget import Pace"),
+        ("service.engine.session", "from service.batching.budget import Forecast"),
         ("service.engine.contract", "import onnxruntime"),
         ("service.engine.features.featuriser", "import pydantic"),
         ("service.models.store", "from service.ranking import reranker"),

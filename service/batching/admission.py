@@ -19,14 +19,14 @@ SHADOW_PRIORITY = 2  # of lists that are ranked beside: nobody waits for their a
 
 
 @dataclass(frozen=True, eq=False)
-class Waiting(Generic[T]):
+class QueueEntry(Generic[T]):
     """One list in the queue. Times are of time.monotonic(); the lower priority goes first."""
 
     row: Row
     priority: int
     deadline: float
-    arrived: float
-    answer: asyncio.Future[T]
+    enqueued_at: float
+    future: asyncio.Future[T]
     size: int = field(init=False)
     slates: int = field(init=False)
     bucket: int = field(init=False)
@@ -39,7 +39,7 @@ class Waiting(Generic[T]):
         object.__setattr__(self, "bucket", size_class(size))
 
     @property
-    def cells(self) -> int:
+    def volume(self) -> int:
         """Slates times candidates, what a run's time grows with."""
         return self.slates * self.size
 
@@ -49,29 +49,29 @@ class Queue(Generic[T]):
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.cells = 0
-        self._heap: list[tuple[int, float, int, Waiting[T]]] = []
+        self.volume = 0
+        self._heap: list[tuple[int, float, int, QueueEntry[T]]] = []
         self._number = itertools.count()
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def __iter__(self) -> Iterator[Waiting[T]]:
+    def __iter__(self) -> Iterator[QueueEntry[T]]:
         return (entry for *_, entry in self._heap)
 
-    def push(self, entry: Waiting[T]) -> None:
+    def push(self, entry: QueueEntry[T]) -> None:
         """Let one list wait, whatever the limit."""
-        self.cells += entry.cells
+        self.volume += entry.volume
         item = (entry.priority, entry.deadline, next(self._number), entry)
         heapq.heappush(self._heap, item)
 
-    def keep(self, wanted: Callable[[Waiting[T]], bool]) -> None:
+    def retain(self, is_live: Callable[[QueueEntry[T]], bool]) -> None:
         """Let those leave who are not wanted; `wanted` is asked once of each."""
-        self._heap = [item for item in self._heap if wanted(item[3])]
+        self._heap = [item for item in self._heap if is_live(item[3])]
         heapq.heapify(self._heap)
-        self.cells = sum(entry.cells for entry in self)
+        self.volume = sum(entry.volume for entry in self)
 
-    def yields(self, count: int, priority: int) -> list[Waiting[T]] | None:
+    def make_room(self, count: int, priority: int) -> list[QueueEntry[T]] | None:
         """Who must go so that `count` more fit: the last of a lower class; None where too few."""
         excess = len(self) + count - self.limit
         if excess <= 0:
@@ -79,37 +79,39 @@ class Queue(Generic[T]):
         lower = sorted((item for item in self._heap if item[0] > priority), reverse=True)
         if len(lower) < excess:
             return None
-        gone = {item[2] for item in lower[:excess]}
-        self._heap = [item for item in self._heap if item[2] not in gone]
+        numbers = {item[2] for item in lower[:excess]}
+        self._heap = [item for item in self._heap if item[2] not in numbers]
         heapq.heapify(self._heap)
-        found = [item[3] for item in lower[:excess]]
-        self.cells -= sum(entry.cells for entry in found)
-        return found
+        evicted = [item[3] for item in lower[:excess]]
+        self.volume -= sum(entry.volume for entry in evicted)
+        return evicted
 
-    def take(self, most_slates: int, wanted: Callable[[Waiting[T]], bool]) -> list[Waiting[T]]:
+    def take(
+        self, max_slates: int, is_live: Callable[[QueueEntry[T]], bool]
+    ) -> list[QueueEntry[T]]:
         """The next run: the first list, and those in line that share its bucket.
 
         `wanted` is asked once of each that comes up; who is not wanted leaves the queue. At most
         `most_slates` slates, but always one list.
         """
-        batch: list[Waiting[T]] = []
+        batch: list[QueueEntry[T]] = []
         kept, slates = [], 0
-        while self._heap and slates < most_slates:
+        while self._heap and slates < max_slates:
             item = heapq.heappop(self._heap)
             entry = item[3]
-            if not wanted(entry):
-                self.cells -= entry.cells
+            if not is_live(entry):
+                self.volume -= entry.volume
                 continue
-            if batch and (entry.bucket != batch[0].bucket or slates + entry.slates > most_slates):
+            if batch and (entry.bucket != batch[0].bucket or slates + entry.slates > max_slates):
                 kept.append(item)
                 continue
             batch.append(entry)
             slates += entry.slates
-            self.cells -= entry.cells
+            self.volume -= entry.volume
         for item in kept:
             heapq.heappush(self._heap, item)
         return batch
 
-    def tightest(self) -> float:
+    def earliest_deadline(self) -> float:
         """The nearest deadline; infinity when nobody waits."""
         return min((entry.deadline for entry in self), default=float("inf"))

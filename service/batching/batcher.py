@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from service.batching.admission import SHADOW_PRIORITY, Queue, Waiting
-from service.batching.budget import BudgetController, Pace
+from service.batching.admission import SHADOW_PRIORITY, Queue, QueueEntry
+from service.batching.budget import BudgetController, Forecast
 from service.batching.clock import Clock, SystemClock
 from service.engine.rows import Row, Slate, Timing
 from service.engine.session import Session
@@ -32,7 +32,7 @@ PASSES = 4  # of the event loop between two runs: answers leave, requests at the
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RowResult:
     """A slate, the budget per position it was granted, and how long it waited and ran (s)."""
 
     slate: Slate
@@ -41,7 +41,7 @@ class Outcome:
     inference_s: float
 
 
-Entry = Waiting[Outcome]
+Entry = QueueEntry[RowResult]
 
 
 class Batcher:
@@ -52,15 +52,15 @@ class Batcher:
         session: Session,
         metrics: Metrics,
         settings: Settings,
-        pace: Pace,
+        forecast: Forecast,
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._now = self._clock.monotonic
         self._session, self._metrics, self._settings = session, metrics, settings
-        self._queue: Queue[Outcome] = Queue(settings.max_queue)
-        self._pace = pace
-        self._adaptive = settings.adaptive_budget and pace.saves
+        self._queue: Queue[RowResult] = Queue(settings.max_queue)
+        self._forecast = forecast
+        self._adaptive = settings.adaptive_budget and forecast.budget_matters
         self._controller = BudgetController(
             session.manifest.budget,
             settings.target_wait_ms / 1e3,
@@ -86,7 +86,7 @@ class Batcher:
     def start(self) -> None:
         """Begin to take rows; needs a running event loop."""
         self._metrics.budget_level.set(self.level)
-        self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._worker = asyncio.get_running_loop().create_task(self._serve())
 
     async def close(self) -> None:
         """Let what waits and what runs finish, then stop."""
@@ -98,7 +98,7 @@ class Batcher:
 
     def submit(
         self, rows: Sequence[Row], deadlines: Sequence[float], priority: int = 0
-    ) -> list[asyncio.Future[Outcome]]:
+    ) -> list[asyncio.Future[RowResult]]:
         """Admit rows, all or none; deadlines are times of the clock, one per row.
 
         Each future ends in an Outcome, DeadlineExceeded, Overloaded or InferenceFailed; a cancelled
@@ -107,55 +107,55 @@ class Batcher:
         urgent; less urgent ones make room.
         """
         if len(self._queue) + len(rows) > self._queue.limit:
-            self._queue.keep(self._wanted)  # whom nobody waits for takes no place
-        gone = self._queue.yields(len(rows), priority)
-        if gone is None:
+            self._queue.retain(self._is_live)  # whom nobody waits for takes no place
+        evicted = self._queue.make_room(len(rows), priority)
+        if evicted is None:
             self._metrics.shed.labels("overload").inc(len(rows))
             raise Overloaded(f"{len(self._queue)} lists wait, the queue holds {self._queue.limit}")
-        for entry in gone:
-            self._refuse(entry, "overload", Overloaded("a more urgent list took its place"))
+        for entry in evicted:
+            self._shed(entry, "overload", Overloaded("a more urgent list took its place"))
         now = self._now()
         loop = asyncio.get_running_loop()
-        answers = []
+        futures = []
         for row, deadline in zip(rows, deadlines, strict=True):
-            entry = Waiting(row, priority, deadline, now, loop.create_future())
-            answers.append(entry.answer)
+            entry = QueueEntry(row, priority, deadline, now, loop.create_future())
+            futures.append(entry.future)
             if now >= deadline:
                 self._expire(entry, "the deadline passed before admission")
-            elif self.late(entry.cells, deadline):
+            elif self.would_be_late(entry.volume, deadline):
                 error = Overloaded("the lists that wait would take it past its deadline")
-                self._refuse(entry, "overload", error)
+                self._shed(entry, "overload", error)
             else:
                 self._queue.push(entry)
         self._metrics.queue_depth.set(len(self._queue))
         self._arrival.set()
-        return answers
+        return futures
 
-    def late(self, cells: int, deadline: float) -> bool:
+    def would_be_late(self, volume: int, deadline: float) -> bool:
         """Whether so many cells more would be late even if nobody reasoned; never when idle."""
         if not len(self._queue):
             return False
-        ahead = self._pace.seconds(0, self._queue.cells + cells)
+        ahead = self._forecast.seconds(0, self._queue.volume + volume)
         return max(self._now(), self._busy_until) + ahead > deadline
 
-    def _refuse(self, entry: Entry, reason: str, error: Exception) -> None:
+    def _shed(self, entry: Entry, reason: str, error: Exception) -> None:
         self._metrics.shed.labels(reason).inc()
-        if not entry.answer.done():
-            entry.answer.set_exception(error)
+        if not entry.future.done():
+            entry.future.set_exception(error)
 
     def _expire(self, entry: Entry, detail: str) -> None:
-        self._refuse(entry, "deadline", DeadlineExceeded(detail))
+        self._shed(entry, "deadline", DeadlineExceeded(detail))
 
-    async def _work(self) -> None:
+    async def _serve(self) -> None:
         while len(self._queue) or not self._closing:
-            await self._somebody()
+            await self._wait_for_row()
             if self._settings.batch_window_ms and not self._closing:
-                await self._company()
-            batch = self._queue.take(self._settings.max_batch_size, self._wanted)
+                await self._wait_for_window()
+            batch = self._queue.take(self._settings.max_batch_size, self._is_live)
             self._metrics.queue_depth.set(len(self._queue))
             if batch:
                 self._metrics.batch_size.observe(len(batch))
-                self._waited(min(entry.arrived for entry in batch))
+                self._update_level(min(entry.enqueued_at for entry in batch))
                 await self._run(batch)
                 if len(batch) > 1 or len(self._queue):
                     # Who wrote during the run is better in the next one than in the one after.
@@ -164,25 +164,25 @@ class Batcher:
             if not len(self._queue) and not self._closing:
                 self._arrival.clear()
 
-    async def _somebody(self) -> None:
+    async def _wait_for_row(self) -> None:
         """Wait for a row, or to be closed; with nobody there the level rises all the same."""
         while self.level < self._session.manifest.budget and not self._arrival.is_set():
             if not await self._clock.wait(self._arrival, self._settings.recover_s):
-                self._waited(self._now())
+                self._update_level(self._now())
         await self._arrival.wait()
 
-    def _waited(self, since: float) -> None:
+    def _update_level(self, oldest: float) -> None:
         now = self._now()
-        self._metrics.budget_level.set(self._controller.waited(now - since, now))
+        self._metrics.budget_level.set(self._controller.update(now - oldest, now))
 
-    async def _company(self) -> None:
+    async def _wait_for_window(self) -> None:
         """Wait for more rows until the window is over, a run is full or a deadline presses."""
         closes = self._now() + self._settings.batch_window_ms / 1e3
         while 0 < len(self._queue) < self._settings.max_batch_size and not self._closing:
-            longest = self._pace.seconds(self._session.manifest.budget, self._queue.cells)
+            longest = self._forecast.seconds(self._session.manifest.budget, self._queue.volume)
             now = self._now()
             # Half of what the tightest deadline leaves beside the run; half is for chance.
-            left = min(closes - now, (self._queue.tightest() - now - longest) / 2)
+            left = min(closes - now, (self._queue.earliest_deadline() - now - longest) / 2)
             if left <= 0:
                 return
             self._arrival.clear()
@@ -190,11 +190,11 @@ class Batcher:
                 self._arrival.set()
                 return
 
-    def _wanted(self, entry: Entry) -> bool:
+    def _is_live(self, entry: Entry) -> bool:
         """Whether somebody waits for this row and it still has time; else it is counted out."""
         if self._now() >= entry.deadline:  # whoever waited has given up just now
             self._expire(entry, "the deadline passed in the queue")
-        elif entry.answer.done():
+        elif entry.future.done():
             self._metrics.shed.labels("disconnected").inc()
         else:
             return True
@@ -202,10 +202,10 @@ class Batcher:
 
     async def _run(self, batch: list[Entry]) -> None:
         began, level = self._now(), self.level
-        cells = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
+        volume = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
         if self._adaptive:
             remaining = min(entry.deadline for entry in batch) - began
-            level = min(level, self._pace.affordable(cells, remaining))
+            level = min(level, self._forecast.affordable(volume, remaining))
         budgets = [min(entry.row.budget, level) for entry in batch]
         rows = [
             entry.row
@@ -213,7 +213,7 @@ class Batcher:
             else dataclasses.replace(entry.row, budget=budget)
             for entry, budget in zip(batch, budgets, strict=True)
         ]
-        expected_s = self._pace.seconds(max(budgets), cells)
+        expected_s = self._forecast.seconds(max(budgets), volume)
         self._busy_until = began + expected_s
         try:
             awaited = min(entry.priority for entry in batch) < SHADOW_PRIORITY
@@ -226,19 +226,19 @@ class Batcher:
         except Exception:  # whatever it was, the worker must live on
             if len(batch) > 1:  # one bad row must not cost its neighbours their answer
                 for entry in batch:
-                    if self._wanted(entry):
+                    if self._is_live(entry):
                         await self._run([entry])
                 return
             logger.exception("inference failed")
-            if not batch[0].answer.done():
-                batch[0].answer.set_exception(InferenceFailed("the model failed on this list"))
+            if not batch[0].future.done():
+                batch[0].future.set_exception(InferenceFailed("the model failed on this list"))
             return
         ended = self._now()
         self._metrics.inference_cpu.inc(self._session.graph_cpu_s - self._cpu_s)
         self._cpu_s = self._session.graph_cpu_s
-        self._pace.observe(Timing(max(budgets), cells, ended - began))
+        self._forecast.observe(Timing(max(budgets), volume, ended - began))
         for entry, slate, budget in zip(batch, slates, budgets, strict=True):
-            if not entry.answer.done():
-                entry.answer.set_result(
-                    Outcome(slate, budget, began - entry.arrived, ended - began)
+            if not entry.future.done():
+                entry.future.set_result(
+                    RowResult(slate, budget, began - entry.enqueued_at, ended - began)
                 )

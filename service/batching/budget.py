@@ -27,29 +27,31 @@ WEIGHT = 0.1  # of the newest run in the forecast's correction
 class BudgetController:
     """The level of the budget, from how long lists wait."""
 
-    def __init__(self, most: int, target_wait_s: float, recover_s: float, adaptive: bool) -> None:
-        self.most, self.level = most, most
+    def __init__(
+        self, max_level: int, target_wait_s: float, recover_s: float, adaptive: bool
+    ) -> None:
+        self.max_level = self.level = max_level
         self._target_s, self._recover_s, self._adaptive = target_wait_s, recover_s, adaptive
-        self._calm_since = self._before = 0.0
+        self._calm_since = self._previous_s = 0.0
 
-    def waited(self, seconds: float, now: float) -> int:
+    def update(self, queue_wait_s: float, now: float) -> int:
         """Tell how long the oldest list of the next run waited; returns the level it may take."""
         if not self._adaptive:
-            return self.most
-        seconds, self._before = min(seconds, self._before), seconds
-        if seconds > self._target_s:
+            return self.max_level
+        wait_s, self._previous_s = min(queue_wait_s, self._previous_s), queue_wait_s
+        if wait_s > self._target_s:
             self.level = max(0, self.level - 1)
-        if seconds > self._target_s / 2:
+        if wait_s > self._target_s / 2:
             self._calm_since = now
-        elif self.level < self.most:
+        elif self.level < self.max_level:
             rises = int((now - self._calm_since) / self._recover_s)
             if rises:
-                self.level = min(self.most, self.level + rises)
+                self.level = min(self.max_level, self.level + rises)
                 self._calm_since += rises * self._recover_s  # what is over counts on
         return self.level
 
 
-class Pace:
+class Forecast:
     """Seconds of a run: at each budget a line over its cells, times a correction."""
 
     def __init__(self, timings: Sequence[Timing]) -> None:
@@ -59,7 +61,7 @@ class Pace:
         """
         self._lines: dict[int, tuple[float, float]] = {}
         for budget in sorted({timing.budget for timing in timings}):
-            runs = sorted((t.cells, t.seconds) for t in timings if t.budget == budget)
+            runs = sorted((t.volume, t.seconds) for t in timings if t.budget == budget)
             (few, short), (many, long) = runs[0], runs[-1]
             if few == many:
                 raise ValueError(f"budget {budget}: timed with {few} cells only")
@@ -69,28 +71,28 @@ class Pace:
         self._correction = 1.0
 
     @property
-    def saves(self) -> bool:
+    def budget_matters(self) -> bool:
         """Whether a run is shorter for a smaller budget."""
         return self._low < self._high
 
     def observe(self, timing: Timing) -> None:
         """Correct the forecast by a run; one run counts at most as four times what was expected."""
-        expected = self._seconds(timing.budget, timing.cells)
+        expected = self._uncorrected(timing.budget, timing.volume)
         if expected > 0:
             ratio = min(4.0, timing.seconds / expected)
             self._correction += WEIGHT * (ratio - self._correction)
 
-    def seconds(self, budget: int, cells: int) -> float:
+    def seconds(self, budget: int, volume: int) -> float:
         """What a run is expected to take."""
-        return self._correction * self._seconds(budget, cells)
+        return self._correction * self._uncorrected(budget, volume)
 
-    def affordable(self, cells: int, remaining_s: float) -> int:
+    def affordable(self, volume: int, remaining_s: float) -> int:
         """The largest measured budget that is over in time, interpolated; at least 0."""
-        fits = (b for b in range(self._high, 0, -1) if self.seconds(b, cells) <= remaining_s)
+        fits = (b for b in range(self._high, 0, -1) if self.seconds(b, volume) <= remaining_s)
         return next(fits, 0)
 
-    def _seconds(self, budget: int, cells: int) -> float:
+    def _uncorrected(self, budget: int, volume: int) -> float:
         low, high = self._low, self._high
         share = (budget - low) / (high - low) if high > low else 0.0
-        ends = [fixed + slope * cells for fixed, slope in (self._lines[low], self._lines[high])]
+        ends = [fixed + slope * volume for fixed, slope in (self._lines[low], self._lines[high])]
         return ends[0] + share * (ends[1] - ends[0])

@@ -67,5 +67,5 @@ class Timing:
     """One measured run: its budget per position, its cells (slates x padded list size), seconds."""
 
     budget: int
-    cells: int
+    volume: int
     seconds: float

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from service.batching.batcher import Batcher
-from service.batching.budget import Pace
+from service.batching.budget import Forecast
 from service.engine.collate import ModelError
 from service.engine.contract import MANIFEST, BundleError, Manifest
 from service.engine.session import Session
@@ -40,7 +40,7 @@ class Deployment:
 
     session: Session
     batcher: Batcher
-    pace: Pace
+    forecast: Forecast
     since: float = field(default_factory=time.monotonic)
     answered: int = 0
     failed: int = 0
@@ -183,9 +183,9 @@ class Fleet:
         config = ServingConfig(version)
         logger.error("model %s: back from %s to %s (%s)", name, rejected.active, version, reason)
         # Its batcher has drained; what was measured of it still holds.
-        batcher = Batcher(previous.session, self._metrics, self._settings, previous.pace)
+        batcher = Batcher(previous.session, self._metrics, self._settings, previous.forecast)
         batcher.start()
-        deployment = Deployment(previous.session, batcher, previous.pace)
+        deployment = Deployment(previous.session, batcher, previous.forecast)
         current = ServedModel(config, {version: deployment})
         self._swap(name, current)
         self._metrics.changes.labels(name, "rolled_back").inc()
@@ -320,8 +320,10 @@ class Fleet:
             timings = session.warm_up(batches, min(50, session.manifest.max_candidates))
         except ModelError as error:
             raise BundleError(f"warm-up: {error}") from error
-        pace = Pace(timings)
-        return Deployment(session, Batcher(session, self._metrics, self._settings, pace), pace)
+        forecast = Forecast(timings)
+        return Deployment(
+            session, Batcher(session, self._metrics, self._settings, forecast), forecast
+        )
 
 
 def lower_thread_priority() -> None:

@@ -47,7 +47,7 @@ class RankingRequest:
     explain: bool = False
 
     @property
-    def cells(self) -> int:
+    def volume(self) -> int:
         """Slates times candidates, which the time of a run grows with."""
         slates = self.sampling.slates if self.sampling else 1
         return slates * len(self.inputs.ids)

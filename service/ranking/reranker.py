@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.batching.admission import PRIORITIES
-from service.batching.batcher import Outcome
+from service.batching.batcher import RowResult
 from service.engine.constraints import ConstraintError
 from service.engine.contract import Manifest
 from service.engine.features.encoding import FeatureError
@@ -34,7 +34,7 @@ from service.settings import Settings
 logger = logging.getLogger("service")
 
 NOT_SUBMITTED = ServiceError("the list was not submitted to a batcher")
-Pending = asyncio.Future[Outcome] | ServiceError
+Pending = asyncio.Future[RowResult] | ServiceError
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Reranker:
         engine, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
         check_limits(request, engine.manifest)
         shed = None
-        if request.plain and engine.batcher.late(request.cells, request.deadline):
+        if request.plain and engine.batcher.would_be_late(request.volume, request.deadline):
             shed = Overloaded("the lists that wait would take it past its deadline")
         try:
             make_row = engine.session.row if shed is None else engine.session.placeholder_row
@@ -106,14 +106,14 @@ class Reranker:
         if failures and self._fail_calls:
             raise failures[0]
         for entry, outcome in zip(lists, outcomes, strict=True):
-            if isinstance(outcome, Outcome):
+            if isinstance(outcome, RowResult):
                 self._shadows.submit(entry.request.inputs, entry.row, entry.engine, outcome)
         return [
             decide(entry, outcome, timeline) for entry, outcome in zip(lists, outcomes, strict=True)
         ]
 
     def _record_outcomes(
-        self, lists: Sequence[PreparedList], outcomes: Sequence[Outcome | ServiceError]
+        self, lists: Sequence[PreparedList], outcomes: Sequence[RowResult | ServiceError]
     ) -> None:
         for entry, outcome in zip(lists, outcomes, strict=True):
             failed = isinstance(outcome, InferenceFailed)
@@ -168,7 +168,7 @@ def submit(lists: Sequence[PreparedList], pending: list[Pending]) -> None:
             pending[index] = each
 
 
-async def wait_for(pending: Pending, deadline: float) -> Outcome | ServiceError:
+async def wait_for(pending: Pending, deadline: float) -> RowResult | ServiceError:
     """Wait for a list's outcome until its deadline (time.monotonic())."""
     if isinstance(pending, ServiceError):
         return pending
@@ -187,11 +187,11 @@ async def wait_for(pending: Pending, deadline: float) -> Outcome | ServiceError:
         handle.cancel()
 
 
-def decide(entry: PreparedList, outcome: Outcome | ServiceError, timeline: Timeline) -> Decision:
+def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Timeline) -> Decision:
     """Turn the outcome of a list into a decision; an error becomes the initial ranking."""
     row, manifest, slate, steps = entry.row, entry.engine.manifest, None, 0
     fallback: Sequence[int] = ()
-    if isinstance(outcome, Outcome):
+    if isinstance(outcome, RowResult):
         slate, queue_s, inference_s = outcome.slate, outcome.queue_s, outcome.inference_s
         budget, steps = min(row.budget, outcome.budget), int(slate.steps.sum())
         degraded = "reduced_budget" if budget < row.budget else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.batching.admission import SHADOW_PRIORITY
-from service.batching.batcher import Outcome
+from service.batching.batcher import RowResult
 from service.engine.contract import Manifest
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Slate
@@ -35,7 +35,9 @@ class ShadowRanker:
         self._fleet, self._timeout_s, self._report = fleet, timeout_s, report
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def submit(self, inputs: CandidateList, row: Row, engine: Deployment, outcome: Outcome) -> None:
+    def submit(
+        self, inputs: CandidateList, row: Row, engine: Deployment, outcome: RowResult
+    ) -> None:
         """Start a comparison; skip it if the engine is under load. Sampled lists have none."""
         shadow = self._fleet.shadow_of(engine)
         if shadow is None or row.sampling is not None:

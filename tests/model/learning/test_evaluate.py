@@ -27,7 +27,7 @@ class Stalling(Session):
         return super().run(rows)
 
     def warm_up(self, batch_sizes, list_size):
-        return [Timing(b, cells, 1e-6 * cells * (1 + b)) for b in (0, 3) for cells in (1, 100)]
+        return [Timing(b, volume, 1e-6 * volume * (1 + b)) for b in (0, 3) for volume in (1, 100)]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from service.batching.admission import SHADOW_PRIORITY
 from service.batching.batcher import Batcher
-from service.batching.budget import Pace
+from service.batching.budget import Forecast
 from service.engine.collate import ModelError
 from service.engine.constraints import SlateConstraints
 from service.engine.rows import Row, Slate, SlateSampling, Timing
@@ -19,7 +19,9 @@ from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
 from service.settings import Settings
 
-QUICK = Pace([Timing(b, cells, 1e-6 * cells * (1 + b)) for b in (0, 3) for cells in (1, 100)])
+QUICK = Forecast(
+    [Timing(b, volume, 1e-6 * volume * (1 + b)) for b in (0, 3) for volume in (1, 100)]
+)
 
 
 class Gate:
@@ -47,10 +49,10 @@ def row(size=1, candidates=9, budget=3, sampling=None):
     return Row(numbers, tokens, size, budget, 0.0, 1.5, 0.7, rules, sampling)
 
 
-def batching(gate, metrics, max_batch_size=4, max_queue=8, pace=QUICK, **settings):
+def batching(gate, metrics, max_batch_size=4, max_queue=8, forecast=QUICK, **settings):
     # Each run in a thread, or a closed gate would stop the loop.
     limits = {"max_batch_size": max_batch_size, "max_queue": max_queue, "brief_run_ms": 0}
-    return Batcher(gate, metrics, Settings(**{**limits, **settings}), pace)
+    return Batcher(gate, metrics, Settings(**{**limits, **settings}), forecast)
 
 
 def soon(seconds=10.0):
@@ -311,7 +313,9 @@ def test_a_run_takes_lists_of_one_size_class_and_no_more_slates_than_a_batch():
 
 
 def test_a_list_that_cannot_be_answered_in_time_is_refused_at_the_door_though_not_when_idle():
-    slow = Pace([Timing(b, cells, 0.02 * cells * (1 + b)) for b in (0, 3) for cells in (1, 100)])
+    slow = Forecast(
+        [Timing(b, volume, 0.02 * volume * (1 + b)) for b in (0, 3) for volume in (1, 100)]
+    )
 
     async def steps(batcher, gate):
         futures = batcher.submit([row()] * 3, [soon()] * 3)  # 0.18 s each at budget 0
@@ -325,7 +329,7 @@ def test_a_list_that_cannot_be_answered_in_time_is_refused_at_the_door_though_no
         (alone,) = batcher.submit([row()], [soon(0.1)])
         return await alone
 
-    assert scenario(steps, pace=slow, max_batch_size=1)[0].slate.indices.tolist() == [0]
+    assert scenario(steps, forecast=slow, max_batch_size=1)[0].slate.indices.tolist() == [0]
 
 
 def test_lists_that_wait_are_reasoned_about_less_and_told_so():
@@ -341,8 +345,8 @@ def test_lists_that_wait_are_reasoned_about_less_and_told_so():
     assert scenario(steps, adaptive_budget=True, **limits)[0] == [3, 3, 3, 2, 1]
     assert scenario(steps, adaptive_budget=False, **limits)[0] == [3, 3, 3, 3, 1]
     # Nor where a run takes as long at every budget, as on a GPU.
-    flat = Pace([Timing(3, cells, 1e-6 * cells) for cells in (1, 100)])
-    assert scenario(steps, adaptive_budget=True, pace=flat, **limits)[0] == [3, 3, 3, 3, 1]
+    flat = Forecast([Timing(3, volume, 1e-6 * volume) for volume in (1, 100)])
+    assert scenario(steps, adaptive_budget=True, forecast=flat, **limits)[0] == [3, 3, 3, 3, 1]
 
 
 def test_with_nobody_there_the_level_rises_and_the_metric_tells_it():
@@ -367,7 +371,7 @@ def test_with_nobody_there_the_level_rises_and_the_metric_tells_it():
 
 
 def test_a_deadline_that_cannot_pay_for_every_step_gets_fewer():
-    slow = Pace([Timing(b, cells, 0.1 * (1 + b)) for b in (0, 3) for cells in (1, 100)])
+    slow = Forecast([Timing(b, volume, 0.1 * (1 + b)) for b in (0, 3) for volume in (1, 100)])
 
     async def steps(batcher, gate):
         gate.open.set()
@@ -377,7 +381,7 @@ def test_a_deadline_that_cannot_pay_for_every_step_gets_fewer():
             budgets.append((await future).budget)
         return budgets
 
-    assert scenario(steps, pace=slow)[0] == [3, 2, 0]
+    assert scenario(steps, forecast=slow)[0] == [3, 2, 0]
 
 
 def test_a_window_waits_for_company_but_not_past_what_a_deadline_bears():

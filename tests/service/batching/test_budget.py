@@ -2,17 +2,17 @@
 
 import pytest
 
-from service.batching.budget import WEIGHT, BudgetController, Pace
+from service.batching.budget import WEIGHT, BudgetController, Forecast
 from service.engine.rows import Timing
 
 
-def controller(most=3, target_wait_s=0.010, recover_s=1.0, adaptive=True):
-    return BudgetController(most, target_wait_s, recover_s, adaptive)
+def controller(max_level=3, target_wait_s=0.010, recover_s=1.0, adaptive=True):
+    return BudgetController(max_level, target_wait_s, recover_s, adaptive)
 
 
 def levels(law, *waits):
     """The level after each run: (seconds waited, time)."""
-    return [law.waited(seconds, now) for seconds, now in waits]
+    return [law.update(seconds, now) for seconds, now in waits]
 
 
 def test_from_the_second_run_in_a_row_on_a_long_wait_lowers_the_level_by_one_down_to_none():
@@ -89,7 +89,7 @@ def test_one_that_does_not_adapt_stays_where_it_is():
 
 
 def test_a_graph_without_reasoning_has_but_one_level():
-    assert levels(controller(most=0), (5.0, 50.0), (0.0, 90.0)) == [0, 0]
+    assert levels(controller(max_level=0), (5.0, 50.0), (0.0, 90.0)) == [0, 0]
 
 
 # At budget 0: 1 ms and 10 us a cell. At budget 3: 4 ms and 40 us a cell.
@@ -100,8 +100,8 @@ LINES = [
 
 
 def test_a_forecast_is_a_line_over_cells_at_each_budget_and_between_budgets_too():
-    pace = Pace(LINES)
-    for budget, cells, seconds in (
+    forecast = Forecast(LINES)
+    for budget, volume, seconds in (
         (0, 100, 0.002),
         (0, 900, 0.010),
         (0, 400, 0.005),
@@ -111,77 +111,77 @@ def test_a_forecast_is_a_line_over_cells_at_each_budget_and_between_budgets_too(
         (1, 400, 0.010),
         (2, 400, 0.015),
     ):
-        assert pace.seconds(budget, cells) == pytest.approx(seconds)
+        assert forecast.seconds(budget, volume) == pytest.approx(seconds)
     # The twin: of lines without their fixed part it is another.
-    assert pace.seconds(0, 400) != pytest.approx(400 * 1e-5)
+    assert forecast.seconds(0, 400) != pytest.approx(400 * 1e-5)
 
 
 def test_a_line_never_falls_and_never_begins_below_nothing():
-    flat = Pace([Timing(0, 100, 0.004), Timing(0, 900, 0.002)])  # a slow first run
+    flat = Forecast([Timing(0, 100, 0.004), Timing(0, 900, 0.002)])  # a slow first run
     assert flat.seconds(0, 10) == flat.seconds(0, 5000) == 0.004
-    steep = Pace([Timing(0, 100, 0.001), Timing(0, 200, 0.010)])
+    steep = Forecast([Timing(0, 100, 0.001), Timing(0, 200, 0.010)])
     assert steep.seconds(0, 0) == 0.0
     assert steep.seconds(0, 100) == pytest.approx(0.009)
 
 
 def test_of_several_runs_at_a_budget_the_smallest_and_the_largest_make_its_line():
-    pace = Pace([*LINES, Timing(0, 500, 0.5)])
-    assert pace.seconds(0, 500) == pytest.approx(0.006)
+    forecast = Forecast([*LINES, Timing(0, 500, 0.5)])
+    assert forecast.seconds(0, 500) == pytest.approx(0.006)
 
 
 @pytest.mark.parametrize("timings", [LINES[:1], LINES[:3], [LINES[0], LINES[0]]])
 def test_one_number_of_cells_makes_no_line(timings):
     with pytest.raises(ValueError, match="timed with 100 cells only"):
-        Pace(timings)
+        Forecast(timings)
 
 
 def test_a_graph_without_reasoning_has_one_line():
-    pace = Pace(LINES[:2])
-    assert pace.seconds(0, 400) == pytest.approx(0.005)
-    assert pace.affordable(400, 1.0) == 0
+    forecast = Forecast(LINES[:2])
+    assert forecast.seconds(0, 400) == pytest.approx(0.005)
+    assert forecast.affordable(400, 1.0) == 0
 
 
 def test_runs_at_one_budget_say_that_every_budget_takes_as_long():
-    pace = Pace(LINES[2:])
-    assert pace.seconds(0, 400) == pace.seconds(3, 400) == pytest.approx(0.020)
-    assert not pace.saves
-    assert Pace(LINES).saves
+    forecast = Forecast(LINES[2:])
+    assert forecast.seconds(0, 400) == forecast.seconds(3, 400) == pytest.approx(0.020)
+    assert not forecast.budget_matters
+    assert Forecast(LINES).budget_matters
 
 
 def test_every_run_corrects_the_forecast_by_a_tenth_of_how_far_it_was_off():
-    pace = Pace(LINES)
-    pace.observe(Timing(0, 400, 0.010))  # twice what was expected
-    assert pace.seconds(0, 400) == pytest.approx(1.1 * 0.005)
-    assert pace.seconds(3, 900) == pytest.approx(1.1 * 0.040)  # of every budget and size
-    pace.observe(Timing(3, 400, 0.020))  # as the lines say: back by a tenth of the tenth
-    assert pace.seconds(0, 400) == pytest.approx((1.1 - 0.01) * 0.005)
+    forecast = Forecast(LINES)
+    forecast.observe(Timing(0, 400, 0.010))  # twice what was expected
+    assert forecast.seconds(0, 400) == pytest.approx(1.1 * 0.005)
+    assert forecast.seconds(3, 900) == pytest.approx(1.1 * 0.040)  # of every budget and size
+    forecast.observe(Timing(3, 400, 0.020))  # as the lines say: back by a tenth of the tenth
+    assert forecast.seconds(0, 400) == pytest.approx((1.1 - 0.01) * 0.005)
     for _ in range(100):
-        pace.observe(Timing(0, 400, 0.0025))
-    assert pace.seconds(0, 400) == pytest.approx(0.5 * 0.005, rel=1e-3)
+        forecast.observe(Timing(0, 400, 0.0025))
+    assert forecast.seconds(0, 400) == pytest.approx(0.5 * 0.005, rel=1e-3)
 
 
 def test_one_run_counts_at_most_as_four_times_what_was_expected():
-    pace = Pace(LINES)
-    pace.observe(Timing(0, 400, 60.0))  # the machine stood still
-    assert pace.seconds(0, 400) == pytest.approx((1 + 3 * WEIGHT) * 0.005)
+    forecast = Forecast(LINES)
+    forecast.observe(Timing(0, 400, 60.0))  # the machine stood still
+    assert forecast.seconds(0, 400) == pytest.approx((1 + 3 * WEIGHT) * 0.005)
     for _ in range(200):
-        pace.observe(Timing(0, 400, 60.0))
-    assert pace.seconds(0, 400) == pytest.approx(4 * 0.005)
+        forecast.observe(Timing(0, 400, 60.0))
+    assert forecast.seconds(0, 400) == pytest.approx(4 * 0.005)
 
 
 def test_a_forecast_of_nothing_is_not_corrected():
-    pace = Pace([Timing(0, 100, 0.0), Timing(0, 200, 0.0)])
-    pace.observe(Timing(0, 100, 5.0))
-    assert pace.seconds(0, 100) == 0.0
+    forecast = Forecast([Timing(0, 100, 0.0), Timing(0, 200, 0.0)])
+    forecast.observe(Timing(0, 100, 5.0))
+    assert forecast.seconds(0, 100) == 0.0
 
 
 def test_what_is_affordable_is_the_largest_budget_that_is_over_in_time():
-    pace = Pace(LINES)  # at 400 cells: 5, 10, 15, 20 ms
+    forecast = Forecast(LINES)  # at 400 cells: 5, 10, 15, 20 ms
     for remaining_s, budget in (
         (1.0, 3), (0.0201, 3), (0.0199, 2), (0.0151, 2), (0.0149, 1), (0.0101, 1), (0.0099, 0),
         (0.004, 0), (0.0, 0), (-1.0, 0),
     ):  # fmt: skip
-        assert pace.affordable(400, remaining_s) == budget
-    pace.observe(Timing(0, 400, 0.010))  # now 5.5, 11, 16.5, 22 ms
-    assert pace.affordable(400, 0.0201) == 2
-    assert pace.affordable(400, 0.0221) == 3
+        assert forecast.affordable(400, remaining_s) == budget
+    forecast.observe(Timing(0, 400, 0.010))  # now 5.5, 11, 16.5, 22 ms
+    assert forecast.affordable(400, 0.0201) == 2
+    assert forecast.affordable(400, 0.0221) == 3

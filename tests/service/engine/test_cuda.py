@@ -90,7 +90,7 @@ def test_warm_up_on_cuda_captures_the_buckets_and_times_one_budget(session, stat
     runner = CudaRunner(static, session.manifest.slate_length, device="cpu")
     cuda._run = runner.run
     timings = cuda.warm_up([1, 4], 40)
-    assert {(t.budget, t.cells) for t in timings} == {(3, 40), (3, 160)}
+    assert {(t.budget, t.volume) for t in timings} == {(3, 40), (3, 160)}
     greedy = {(s.lists, s.size) for s in runner.buckets if not s.sampled}
     assert greedy == {(a, n) for a in (1, 2, 4) for n in SIZES}
     assert {t.budget for t in session.warm_up([1, 4], 40)} == {0, 3}
