@@ -18,7 +18,7 @@ from model.data.source import Source
 from service.engine.features.schema import Schema
 
 # Columns joined to those of features, whose names never begin so.
-ORDER, FOLD = "__order", "__fold"
+ORDER_COLUMN, FOLD_COLUMN = "__order", "__fold"
 
 
 def write_canonical(
@@ -27,19 +27,19 @@ def write_canonical(
     schema: Schema,
     source: Source,
     requests: pl.DataFrame,
-    facts: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> None:
     """Fit on the train split what statistics the source has not; write the files.
 
     Raises DataError or FeatureError for what the schema cannot be fitted to.
     """
     train = requests.filter(pl.col("split") == "train").select("request_id")
-    train = train.with_columns(pl.Series(FOLD, statistics.folds(len(train))))
-    ordered = requests.with_row_index(ORDER).join(train, on="request_id", how="left")
-    columns = ["request_id", ORDER, "timestamp", "split", FOLD]
+    train = train.with_columns(pl.Series(FOLD_COLUMN, statistics.folds(len(train))))
+    ordered = requests.with_row_index(ORDER_COLUMN).join(train, on="request_id", how="left")
+    columns = ["request_id", ORDER_COLUMN, "timestamp", "split", FOLD_COLUMN]
     rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
-    shown = rows.select("item_id", "label", fold=FOLD).drop_nulls("fold")
-    counts = statistics.like_counts(shown)
+    impressions = rows.select("item_id", "label", fold=FOLD_COLUMN).drop_nulls("fold")
+    counts = statistics.like_counts(impressions)
     items = source.items
     for feature in schema.features:
         if feature.kind != "statistic" or feature.name in source.items.columns:
@@ -49,25 +49,27 @@ def write_canonical(
         items = items.with_columns(pl.col(feature.name).fill_null(unseen))
         out_of_fold = statistics.out_of_fold_like_rates(counts, feature.prior_strength)
         renamed = out_of_fold.select(
-            "item_id", pl.col("fold").alias(FOLD), pl.col("value").alias(feature.name)
+            "item_id", pl.col("fold").alias(FOLD_COLUMN), pl.col("value").alias(feature.name)
         )
-        rows = rows.join(renamed.lazy(), on=["item_id", FOLD], how="left")
+        rows = rows.join(renamed.lazy(), on=["item_id", FOLD_COLUMN], how="left")
     names = rows.collect_schema().names()
     inline = [f.name for f in schema.features if f.name in names and f.name not in COLUMNS]
-    rows.sort(ORDER, "position").select(*COLUMNS, *inline).sink_parquet(
+    rows.sort(ORDER_COLUMN, "position").select(*COLUMNS, *inline).sink_parquet(
         directory / "impressions.parquet", row_group_size=1 << 18
     )
-    own = [f.name for f in schema.features if f.name in items.columns and f.name != "item_id"]
-    items.sort("item_id").select("item_id", *own).write_parquet(directory / "items.parquet")
-    own = [f.name for f in schema.features if f.name in source.users.columns and f.of == "user"]
-    kept = ["user_id", *(name for name in own if name != "user_id")]
-    source.users.select(kept).write_parquet(directory / "users.parquet")
+    item_names = [f.name for f in schema.features if f.name in items.columns]
+    item_columns = ["item_id", *(name for name in item_names if name != "item_id")]
+    items.sort("item_id").select(item_columns).write_parquet(directory / "items.parquet")
+    of_user = [f.name for f in schema.features if f.of == "user"]
+    user_names = [name for name in of_user if name in source.users.columns]
+    user_columns = ["user_id", *(name for name in user_names if name != "user_id")]
+    source.users.select(user_columns).write_parquet(directory / "users.parquet")
     if source.histories is not None:
         source.histories.write_parquet(directory / "histories.parquet")
     shutil.copyfile(schema_path, directory / "schema.yaml")
     summary = {
         "name": schema.name,
-        **facts,
+        **provenance,
         "splits": _split_counts(directory / "impressions.parquet"),
         "items": len(items),
         "users": len(source.users),
@@ -89,17 +91,17 @@ def _split_counts(impressions: Path) -> dict[str, dict[str, int]]:
         (pl.col("positives") == 0).sum().alias("all_negative_lists"),
         (pl.col("positives") == pl.col("rows")).sum().alias("all_positive_lists"),
     )
-    found = {row.pop("split"): row for row in counts.collect(engine="streaming").to_dicts()}
-    return {split: found[split] for split in SPLITS if split in found}
+    by_split = {row.pop("split"): row for row in counts.collect(engine="streaming").to_dicts()}
+    return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
-def digests(files: Iterable[Path]) -> dict[str, str]:
+def file_digests(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of each file, by its name."""
-    found = {}
+    digests = {}
     for path in files:
         with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def summary_lines(directory: Path) -> Iterator[str]:

@@ -101,13 +101,13 @@ class PrepareKuairand:
     def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for broken files or options."""
         from model.data.errors import DataError
-        from model.data.kuairand import Sessions
+        from model.data.kuairand import SessionOptions
         from model.data.prepare import prepare_kuairand
 
         if not self.logs:
             raise DataError(Path("--logs"), "at least one file")
-        sessions = Sessions(self.label, self.gap, self.length, self.shortest)
-        prepare_kuairand(self.out, self.logs, self.videos, self.users, sessions)
+        options = SessionOptions(self.label, self.gap, self.length, self.shortest)
+        prepare_kuairand(self.out, self.logs, self.videos, self.users, options)
         return _print_summaries([self.out])
 
 

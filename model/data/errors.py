@@ -25,7 +25,7 @@ class DataError(ValueError):
         place = str(file)
         place += "" if row is None else f", row {row}"
         place += "" if column is None else f", column {column}"
-        shown = "null" if value is None else repr(value)
-        shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-        got = "" if value is _ABSENT else f", got {shown}"
-        super().__init__(f"{place}: {' '.join(rule.split())}{got}")
+        quoted = "null" if value is None else repr(value)
+        quoted = quoted if len(quoted) <= 80 else f"{quoted[:77]}..."
+        received = "" if value is _ABSENT else f", got {quoted}"
+        super().__init__(f"{place}: {' '.join(rule.split())}{received}")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from model.data.chunks import read_chunks
 from model.data.layout import COLUMNS
-from model.data.pieces import whole_requests
 from service.engine.features.encoding import encode_number, encode_vector
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
@@ -24,11 +24,11 @@ def fit(
     """Means, deviations and vocabularies from what the train split shows, nothing else."""
     train = rows.lazy().filter(pl.col("split") == "train")
 
-    def shown(name: str) -> pl.Expr:
+    def in_train(name: str) -> pl.Expr:
         ids = train.select(name).unique().collect(engine="streaming")
         return pl.col(name).is_in(ids[name].implode())
 
-    tables = {"item": items.filter(shown("item_id")), "user": users.filter(shown("user_id"))}
+    tables = {"item": items.filter(in_train("item_id")), "user": users.filter(in_train("user_id"))}
     inline = rows.lazy().collect_schema().names()
 
     def columns(feature: Feature) -> Iterator[pl.Series]:
@@ -37,11 +37,11 @@ def fit(
             if feature.name in tables[feature.of].columns:
                 yield tables[feature.of][feature.name]
         elif feature.name in inline:
-            for piece in whole_requests(rows.lazy().select("request_id", "split", feature.name)):
-                own = piece.filter(pl.col("split") == "train")
+            for chunk in read_chunks(rows.lazy().select("request_id", "split", feature.name)):
+                train_rows = chunk.filter(pl.col("split") == "train")
                 if feature.of in ("context", "user"):
-                    own = own.unique("request_id", keep="first", maintain_order=True)
-                yield own[feature.name]
+                    train_rows = train_rows.unique("request_id", keep="first", maintain_order=True)
+                yield train_rows[feature.name]
 
     fitted = []
     for feature in schema.features:
@@ -51,25 +51,25 @@ def fit(
             mean = float(np.clip(positive.item(), 1e-3, 1.0 - 1e-3))
             fitted[-1] = dataclasses.replace(fitted[-1], default=math.log(mean / (1.0 - mean)))
     complete = dataclasses.replace(schema, features=tuple(fitted))
-    return Featuriser(complete, _item_table(complete, items))
+    return Featuriser(complete, _encode_items(complete, items))
 
 
 def _fit_feature(feature: Feature, columns: Iterable[pl.Series]) -> Feature:
     values = (column.drop_nulls().to_list() for column in columns)
     if feature.slots:
         counts: Counter[str] = Counter()
-        for piece in values:
-            flat = (v for value in piece for v in (value if isinstance(value, list) else [value]))
+        for entries in values:
+            flat = (v for value in entries for v in (value if isinstance(value, list) else [value]))
             counts.update(map(str, flat))
         vocabulary = sorted(v for v, count in counts.items() if count >= feature.min_count)
         return dataclasses.replace(feature, vocabulary=tuple(vocabulary))
     if feature.kind not in NUMBER_KINDS:
         return feature
     moments = [
-        (len(piece), numbers.mean(), numbers.var())
-        for piece in values
-        if piece
-        for numbers in [np.array([feature.transformed(float(value)) for value in piece])]
+        (len(entries), numbers.mean(), numbers.var())
+        for entries in values
+        if entries
+        for numbers in [np.array([feature.transformed(float(value)) for value in entries])]
     ]
     if not moments:
         return feature
@@ -81,22 +81,22 @@ def _fit_feature(feature: Feature, columns: Iterable[pl.Series]) -> Feature:
     return dataclasses.replace(feature, mean=mean, std=1.0 if constant else std)
 
 
-def _item_table(schema: Schema, items: pl.DataFrame) -> ItemTable:
+def _encode_items(schema: Schema, items: pl.DataFrame) -> ItemTable:
     """Encode every item with the encoders that inline features go through."""
-    own = [feature for feature in schema.features if feature.of == "item"]
-    encoder = Featuriser(schema, _empty_table(own))
-    number_features = [feature for feature in own if feature.kind in NUMBER_KINDS]
-    token_features = [feature for feature in own if feature.slots]
-    vector_features = [feature for feature in own if feature.kind == "vector"]
+    item_features = [feature for feature in schema.features if feature.of == "item"]
+    encoder = Featuriser(schema, _empty_table(item_features))
+    number_features = [feature for feature in item_features if feature.kind in NUMBER_KINDS]
+    token_features = [feature for feature in item_features if feature.slots]
+    vector_features = [feature for feature in item_features if feature.kind == "vector"]
     numbers = np.zeros((len(items), len(number_features)), np.float32)
     tokens = np.zeros((len(items), sum(f.slots for f in token_features)), np.int64)
     vectors = {f.name: np.zeros((len(items), f.width), np.float32) for f in vector_features}
-    for index, row in enumerate(items.iter_rows(named=True)):
-        path = f"items.parquet[{row['item_id']!r}]"
+    for index, item in enumerate(items.iter_rows(named=True)):
+        path = f"items.parquet[{item['item_id']!r}]"
 
-        def value(feature: Feature, row: dict[str, Any] = row) -> Any:
-            found = row.get(feature.name)
-            return feature.default if found is None else found
+        def value(feature: Feature, item: dict[str, Any] = item) -> Any:
+            entry = item.get(feature.name)
+            return feature.default if entry is None else entry
 
         numbers[index] = [encode_number(f, value(f), f"{path}.{f.name}") for f in number_features]
         if token_features:
@@ -109,10 +109,10 @@ def _item_table(schema: Schema, items: pl.DataFrame) -> ItemTable:
     return ItemTable(tuple(items["item_id"].to_list()), numbers, tokens, vectors)
 
 
-def _empty_table(own: list[Feature]) -> ItemTable:
+def _empty_table(features: list[Feature]) -> ItemTable:
     return ItemTable(
         (),
-        np.zeros((0, sum(f.kind in NUMBER_KINDS for f in own)), np.float32),
-        np.zeros((0, sum(f.slots for f in own)), np.int64),
-        {f.name: np.zeros((0, f.width), np.float32) for f in own if f.kind == "vector"},
+        np.zeros((0, sum(f.kind in NUMBER_KINDS for f in features)), np.float32),
+        np.zeros((0, sum(f.slots for f in features)), np.int64),
+        {f.name: np.zeros((0, f.width), np.float32) for f in features if f.kind == "vector"},
     )

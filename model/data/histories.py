@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-Columns = dict[str, list[Any]]  # of one shown list
+ListColumns = dict[str, list[Any]]  # of one shown list
 
 
-def history_of(lists: Sequence[Columns], index: int, limit: int) -> list[tuple[str, float]]:
+def build_history(lists: Sequence[ListColumns], index: int, limit: int) -> list[tuple[str, float]]:
     """What list `index` of a user's lists in time may know, `limit` entries at most."""
-    train = lists[index]["split"][0] == "train"
+    is_train = lists[index]["split"][0] == "train"
 
-    def answers(columns: Columns) -> list[tuple[str, float]]:
-        if train and columns["split"][0] != "train":
+    def entries(columns: ListColumns) -> list[tuple[str, float]]:
+        if is_train and columns["split"][0] != "train":
             return []
         return list(zip(columns["item_id"], columns["label"], strict=True))
 
@@ -21,10 +21,10 @@ def history_of(lists: Sequence[Columns], index: int, limit: int) -> list[tuple[s
     for earlier in range(index - 1, -1, -1):
         if len(history) >= limit:
             break
-        history = answers(lists[earlier]) + history
+        history = entries(lists[earlier]) + history
     history = history[-limit:]
-    for later in range(index + 1, len(lists) if train else 0):
+    for later in range(index + 1, len(lists) if is_train else 0):
         if len(history) >= limit:
             break
-        history += answers(lists[later])
+        history += entries(lists[later])
     return history[:limit]

@@ -16,28 +16,28 @@ from model.data.tables import (
     REQUIRED,
     ROW,
     Rule,
-    check,
+    check_rows,
     feature_column,
     id_column,
-    once,
-    require,
-    required,
-    scan,
+    require_columns,
+    require_unique,
+    required_rules,
+    scan_table,
     whole_number,
 )
 from service.engine.features.schema import Feature, Schema
 
 
-def read_log(
+def read_impressions(
     path: Path, schema: Schema, scratch: Path, items: Path | None = None, users: Path | None = None
 ) -> Source:
     """Read a Parquet or CSV log, checked row by row; `scratch` names a Parquet file to write.
 
     Raises DataError for what docs/data.md calls an error.
     """
-    raw = scan(path)
+    raw = scan_table(path)
     dtypes = raw.collect_schema()
-    require(path, dtypes, LOG_COLUMNS, "log")
+    require_columns(path, dtypes, LOG_COLUMNS, "log")
     features = [f for f in schema.features if f.name in dtypes and f.name not in LOG_COLUMNS]
     for feature in features:
         if feature.kind == "statistic":
@@ -48,34 +48,34 @@ def read_log(
         columns[feature.name] = expression
         rules.append(rule)
         if feature.of != "user":  # one row may tell of a user what the others leave out
-            rules += required(feature, expression)
+            rules += required_rules(feature, expression)
     with tqdm(total=4, desc="check rows", disable=None, leave=False) as bar:
-        check(path, raw, rules, empty_lists=True)
-        _next(bar, "read")
+        check_rows(path, raw, rules, empty_lists=True)
+        _advance(bar, "read")
         named = [expression.alias(name) for name, expression in columns.items()]
         raw.select(ROW, *named).sink_parquet(scratch)
         log = pl.scan_parquet(scratch)
-        _next(bar, "check lists")
+        _advance(bar, "check lists")
         for column in ("item_id", "position"):
-            _check_once(path, log, column)
+            _check_unique(path, log, column)
         contexts = [feature.name for feature in features if feature.of == "context"]
-        requests = _requests(path, log, contexts)
-        _next(bar, "items and users")
+        requests = _collect_requests(path, log, contexts)
+        _advance(bar, "items and users")
         tables = {
-            owner: _table(path, log, schema, owner, given)
-            for owner, given in (("item", items), ("user", users))
+            owner: _read_entities(path, log, schema, owner, path_of_table)
+            for owner, path_of_table in (("item", items), ("user", users))
         }
-        _next(bar, "done")
-    _check_declared(path, schema, dtypes.names(), tables)
+        _advance(bar, "done")
+    _check_schema_columns(path, schema, dtypes.names(), tables)
     inline = [feature.name for feature in features if feature.of != "user"]
-    known = {*LOG_COLUMNS, ROW, "timestamp", "split", *(feature.name for feature in features)}
-    ignored = tuple(name for name in dtypes.names() if name not in known)
+    expected = {*LOG_COLUMNS, ROW, "timestamp", "split", *(feature.name for feature in features)}
+    ignored = tuple(name for name in dtypes.names() if name not in expected)
     return Source(
         log.select(*LOG_COLUMNS, *inline), requests, tables["item"], tables["user"], ignored
     )
 
 
-def _next(bar: Any, name: str) -> None:
+def _advance(bar: Any, name: str) -> None:
     bar.set_description(name)
     bar.update()
 
@@ -85,14 +85,14 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[s
     rules: list[Rule] = []
     columns = {}
     for name in ("request_id", "user_id", "item_id"):
-        more, columns[name] = id_column(name, dtypes[name])
-        rules += more
+        id_rules, columns[name] = id_column(name, dtypes[name])
+        rules += id_rules
     low, high = schema.label_range
     label = pl.col("label").cast(pl.Float64, strict=False)
-    whole, columns["position"] = whole_number("position", dtypes["position"], pl.Int32)
+    whole_rule, columns["position"] = whole_number("position", dtypes["position"], pl.Int32)
     columns["label"] = ((label - low) / (high - low)).cast(pl.Float32)
     rules += [
-        whole,
+        whole_rule,
         Rule("position", "at least 0", (columns["position"] < 0).fill_null(False)),
         Rule("label", "a number", ~label.is_finite().fill_null(False)),
         Rule(
@@ -100,8 +100,8 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[s
         ),
     ]
     if "timestamp" in dtypes:
-        whole, columns["timestamp"] = whole_number("timestamp", dtypes["timestamp"], pl.Int64)
-        rules.append(whole)
+        whole_rule, columns["timestamp"] = whole_number("timestamp", dtypes["timestamp"], pl.Int64)
+        rules.append(whole_rule)
     if "split" in dtypes:
         columns["split"] = pl.col("split").cast(pl.String)
         broken = ~columns["split"].is_in(SPLITS).fill_null(False)
@@ -109,10 +109,10 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[s
     return rules, columns
 
 
-def _check_once(path: Path, log: pl.LazyFrame, column: str) -> None:
+def _check_unique(path: Path, log: pl.LazyFrame, column: str) -> None:
     """No request shows an item twice, or two items at one position."""
     rows = pl.col(ROW)
-    twice = (
+    repeated = (
         log.group_by("request_id", column)
         .agg(rows.min().alias("first"), rows.max().alias("row"))
         .filter(pl.col("first") < pl.col("row"))
@@ -120,13 +120,13 @@ def _check_once(path: Path, log: pl.LazyFrame, column: str) -> None:
         .head(1)
         .collect(engine="streaming")
     )
-    if len(twice):
-        at = twice.row(0, named=True)
+    if len(repeated):
+        at = repeated.row(0, named=True)
         rule = f"once per request; request {at['request_id']!r} has it in row {at['first']} too"
         raise DataError(path, rule, row=at["row"], column=column, value=at[column])
 
 
-def _requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) -> pl.DataFrame:
+def _collect_requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) -> pl.DataFrame:
     """One row per request, ordered; each has one user, one split and one context."""
     names = log.collect_schema().names()
     single = ["user_id", *(["split"] if "split" in names else ()), *contexts]
@@ -144,27 +144,28 @@ def _requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) -> pl.Data
         .collect(engine="streaming")
     )
     for name in single:
-        _check_one(path, log, "request_id", requests, name)
+        _check_single_value(path, log, "request_id", requests, name)
     kept = ["request_id", "user_id", "timestamp", *(["split"] if "split" in names else ())]
     return requests.select(kept)
 
 
-def _check_one(
+def _check_single_value(
     path: Path, log: pl.LazyFrame, key: str, counted: pl.DataFrame, name: str, hint: str = ""
 ) -> None:
     """Each `key` has one value of `name` in the log, if as many as `counted` says in __name."""
     mixed = counted.filter(pl.col(f"__{name}") > 1).head(1)
     if len(mixed):
-        own, whose = mixed[key].item(), key.removesuffix("_id")
-        seen = log.filter(pl.col(key) == own).sort(ROW).select(ROW, name).collect()
-        first = seen.row(0)[1]
-        row, value = next(entry for entry in seen.iter_rows() if entry[1] != first)
-        rule = f"one value per {whose}{hint}; {whose} {own!r} began with {first!r}"
+        entity, entity_kind = mixed[key].item(), key.removesuffix("_id")
+        rows = log.filter(pl.col(key) == entity).sort(ROW).select(ROW, name).collect()
+        first_value = rows.row(0)[1]
+        row, value = next(entry for entry in rows.iter_rows() if entry[1] != first_value)
+        began = f"{entity_kind} {entity!r} began with {first_value!r}"
+        rule = f"one value per {entity_kind}{hint}; {began}"
         raise DataError(path, rule, row=row, column=name, value=value)
 
 
-def _table(
-    path: Path, log: pl.LazyFrame, schema: Schema, owner: str, given: Path | None
+def _read_entities(
+    path: Path, log: pl.LazyFrame, schema: Schema, owner: str, table_path: Path | None
 ) -> pl.DataFrame:
     """Ids and features of items or users: from the file given, else first non-null in the log.
 
@@ -173,31 +174,39 @@ def _table(
     """
     key = f"{owner}_id"
     features = [f for f in schema.features if f.of == owner and f.name != key]
-    table = None if given is None else _read_table(given, key, features)
-    has = [] if table is None else table.columns
-    in_log = log.collect_schema().names()
-    names = [f.name for f in features if f.name in in_log and f.name not in has]
+    table = None if table_path is None else _read_entity_table(table_path, key, features)
+    table_columns = [] if table is None else table.columns
+    log_columns = log.collect_schema().names()
+    names = [f.name for f in features if f.name in log_columns and f.name not in table_columns]
     values = {name: pl.col(name).drop_nulls() for name in names}
-    firsts = [value.first() for value in values.values()]
+    first_values = [value.first() for value in values.values()]
     counts = [value.n_unique().alias(f"__{name}") for name, value in values.items()]
-    found = log.group_by(key, maintain_order=True).agg(*firsts, *counts).collect(engine="streaming")
+    entities = (
+        log.group_by(key, maintain_order=True)
+        .agg(*first_values, *counts)
+        .collect(engine="streaming")
+    )
     for name in names if owner == "user" else ():
-        _check_one(path, log.drop_nulls(name), key, found, name, ", or else of: context")
+        _check_single_value(
+            path, log.drop_nulls(name), key, entities, name, ", or else of: context"
+        )
     if table is not None:
-        found = found.join(table, on=key, how="full", coalesce=True)
-    kept = [feature.name for feature in features if feature.name in found.columns]
+        entities = entities.join(table, on=key, how="full", coalesce=True)
+    kept = [feature.name for feature in features if feature.name in entities.columns]
     for name in (f.name for f in features if f.required and f.name in kept):
-        without = found.filter(pl.col(name).is_null())[key]
-        rows = log.filter(pl.col(key).is_in(without.implode())).select(ROW, key)
-        for row, own in rows.head(1).collect().iter_rows():
-            raise DataError(path, f"{REQUIRED}, but {owner} {own!r} has none", row=row, column=name)
-    return found.select(key, *kept).sort(key)
+        missing = entities.filter(pl.col(name).is_null())[key]
+        rows = log.filter(pl.col(key).is_in(missing.implode())).select(ROW, key)
+        for row, entity in rows.head(1).collect().iter_rows():
+            raise DataError(
+                path, f"{REQUIRED}, but {owner} {entity!r} has none", row=row, column=name
+            )
+    return entities.select(key, *kept).sort(key)
 
 
-def _read_table(path: Path, key: str, features: Sequence[Feature]) -> pl.DataFrame:
-    raw = scan(path)
+def _read_entity_table(path: Path, key: str, features: Sequence[Feature]) -> pl.DataFrame:
+    raw = scan_table(path)
     dtypes = raw.collect_schema()
-    require(path, dtypes, [key])
+    require_columns(path, dtypes, [key])
     rules, read = id_column(key, dtypes[key])
     columns = [pl.col(ROW), read.alias(key)]
     for feature in features:
@@ -206,14 +215,14 @@ def _read_table(path: Path, key: str, features: Sequence[Feature]) -> pl.DataFra
                 raise DataError(path, "a statistic is computed, not given", column=feature.name)
             rule, expression = feature_column(path, feature, dtypes[feature.name])
             columns.append(expression.alias(feature.name))
-            rules += [rule, *required(feature, expression)]
-    check(path, raw, rules)
+            rules += [rule, *required_rules(feature, expression)]
+    check_rows(path, raw, rules)
     table = raw.select(columns).collect(engine="streaming")
-    once(path, table, [key])
+    require_unique(path, table, [key])
     return table.drop(ROW)
 
 
-def _check_declared(
+def _check_schema_columns(
     path: Path, schema: Schema, columns: Sequence[str], tables: dict[str, pl.DataFrame]
 ) -> None:
     """Every declared feature has a column somewhere, or prepare computes it."""

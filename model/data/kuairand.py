@@ -23,23 +23,23 @@ from model.data.tables import (
     DTYPES,
     ROW,
     Rule,
-    check,
+    check_rows,
     id_rule,
-    once,
-    require,
-    scan,
+    require_columns,
+    require_unique,
+    scan_table,
     whole_number,
 )
 from service.engine.features.schema import Schema
 
-PART = 4_000_000  # exposures in memory at once; those of one user stay together
-LOG = ("user_id", "video_id", "date", "hourmin", "time_ms", "is_rand", "tab")
+EXPOSURES_PER_PART = 4_000_000  # exposures in memory at once; those of one user stay together
+LOG_COLUMNS = ("user_id", "video_id", "date", "hourmin", "time_ms", "is_rand", "tab")
 VIDEO_TOKENS = ("author_id", "video_type", "upload_type", "music_id", "music_type")
-VIDEOS = ("video_id", *VIDEO_TOKENS, "upload_dt", "video_duration", "tag")
+VIDEO_COLUMNS = ("video_id", *VIDEO_TOKENS, "upload_dt", "video_duration", "tag")
 
 
 @dataclass(frozen=True)
-class Sessions:
+class SessionOptions:
     """How lists are cut, and which feedback is their label.
 
     label     is_click or long_view
@@ -66,43 +66,47 @@ def read_kuairand(
     videos: Path,
     users: Path | None,
     schema: Schema,
-    sessions: Sessions,
+    options: SessionOptions,
     scratch: Path,
-    part: int = PART,
+    part_size: int = EXPOSURES_PER_PART,
 ) -> tuple[Source, dict[str, int]]:
     """Read log_standard_*.csv, video_features_basic_*.csv and maybe user_features_*.csv.
 
     Works in the directory `scratch`, on about `part` exposures at a time. Returns the lists, and
     how many exposures were dropped and why. Raises DataError.
     """
-    narrow = [scratch / f"log-{index}.parquet" for index in range(len(logs))]
-    read = 0
-    for path, target in zip(tqdm(logs, "logs", disable=None, leave=False), narrow, strict=True):
-        read += _read_log(path, sessions.label, target)
-    exposures = pl.scan_parquet(narrow)
-    standard = exposures.select(pl.len()).collect().item()
-    shown = exposures.select("item_id").unique().collect(engine="streaming")
-    catalogue = _read_videos(videos, shown)
+    standard_logs = [scratch / f"log-{index}.parquet" for index in range(len(logs))]
+    exposure_count = 0
+    for path, target in zip(
+        tqdm(logs, "logs", disable=None, leave=False), standard_logs, strict=True
+    ):
+        exposure_count += _read_log(path, options.label, target)
+    exposures = pl.scan_parquet(standard_logs)
+    standard_count = exposures.select(pl.len()).collect().item()
+    exposed = exposures.select("item_id").unique().collect(engine="streaming")
+    catalogue = _read_videos(videos, exposed)
     uploads = catalogue.select("item_id", "upload_dt")
-    parts = max(1, math.ceil(standard / part))
-    files, kept = [], 0
+    parts = max(1, math.ceil(standard_count / part_size))
+    files, kept_count = [], 0
     for index in tqdm(range(parts), "sessions", disable=None, leave=False):
-        mine = exposures.filter(pl.col("user_id").hash(0) % parts == index).collect()
-        lists = cut(mine, sessions).join(uploads, "item_id", "left", maintain_order="left")
+        part_exposures = exposures.filter(pl.col("user_id").hash(0) % parts == index).collect()
+        lists = cut_lists(part_exposures, options).join(
+            uploads, "item_id", "left", maintain_order="left"
+        )
         # Some videos were edited after they were shown: their upload date is later.
         age = (pl.col("date") - pl.col("upload_dt")).dt.total_days().clip(0)
         files.append(scratch / f"lists-{index}.parquet")
         lists.with_columns(age.cast(pl.Float64).alias("upload_age")).write_parquet(files[-1])
-        kept += len(lists)
+        kept_count += len(lists)
     rows = pl.scan_parquet(files)
     requests = _split_by_time(rows)
     if {"train", "valid", "test"} - set(requests["split"]):
         rule = "enough lists for train, valid and test; see --gap, --length and --shortest"
         raise DataError(logs[0], rule, value=len(requests))
     dropped = {
-        "exposures at random": read - standard,
-        "exposures in short lists, or repeated in a session": standard - kept,
-        "exposures across a split": kept - int(requests["size"].sum()),
+        "exposures at random": exposure_count - standard_count,
+        "exposures in short lists, or repeated in a session": standard_count - kept_count,
+        "exposures across a split": kept_count - int(requests["size"].sum()),
     }
     source = Source(
         rows=rows.select(
@@ -132,9 +136,9 @@ def _split_by_time(rows: pl.LazyFrame) -> pl.DataFrame:
 
 def _read_log(path: Path, label: str, target: Path) -> int:
     """Check one log and write its standard exposures; returns the number of all exposures."""
-    raw = scan(path)
+    raw = scan_table(path)
     dtypes = raw.collect_schema()
-    require(path, dtypes, [*LOG, label], "log")
+    require_columns(path, dtypes, [*LOG_COLUMNS, label], "log")
     whole_time, time = whole_number("time_ms", dtypes["time_ms"], pl.Int64)
     minute = pl.col("hourmin").cast(pl.Int32, strict=False)
     clock = minute.is_between(0, 2359) & (minute % 100 < 60)
@@ -152,7 +156,7 @@ def _read_log(path: Path, label: str, target: Path) -> int:
         ),
         id_rule("tab"),
     ]
-    check(path, raw, rules)
+    check_rows(path, raw, rules)
     raw.filter(pl.col("is_rand").cast(pl.String) == "0").select(
         pl.col("user_id").cast(pl.String),
         pl.col("video_id").cast(pl.String).alias("item_id"),
@@ -165,14 +169,14 @@ def _read_log(path: Path, label: str, target: Path) -> int:
     return int(raw.select(pl.len()).collect(engine="streaming").item())
 
 
-def cut(exposures: pl.DataFrame, sessions: Sessions) -> pl.DataFrame:
+def cut_lists(exposures: pl.DataFrame, options: SessionOptions) -> pl.DataFrame:
     """Cut the exposures of some users into lists: adds request_id str and position i32."""
     ordered = exposures.sort("user_id", "time_ms", maintain_order=True)
     time = pl.col("time_ms")
     begins = (
         (pl.col("user_id") != pl.col("user_id").shift())
         | (pl.col("tab") != pl.col("tab").shift())
-        | (time - time.shift() > sessions.gap * 60_000)
+        | (time - time.shift() > options.gap * 60_000)
     )
     index = pl.int_range(pl.len()).over("session")
     return (
@@ -180,10 +184,10 @@ def cut(exposures: pl.DataFrame, sessions: Sessions) -> pl.DataFrame:
         # A list shows a video once, so the first answer to it counts.
         .unique(["session", "item_id"], keep="first", maintain_order=True)
         .with_columns(
-            (index // sessions.length).alias("chop"),
-            (index % sessions.length).cast(pl.Int32).alias("position"),
+            (index // options.length).alias("chop"),
+            (index % options.length).cast(pl.Int32).alias("position"),
         )
-        .filter(pl.len().over("session", "chop") >= sessions.shortest)
+        .filter(pl.len().over("session", "chop") >= options.shortest)
         .with_columns(
             pl.format(
                 "{}-{}", "user_id", (pl.col("position") == 0).cum_sum().over("user_id")
@@ -195,18 +199,20 @@ def cut(exposures: pl.DataFrame, sessions: Sessions) -> pl.DataFrame:
     )
 
 
-def _read_videos(path: Path, shown: pl.DataFrame) -> pl.DataFrame:
+def _read_videos(path: Path, exposed: pl.DataFrame) -> pl.DataFrame:
     """The features of the videos shown, by item_id; those the file lacks have nulls."""
-    raw = scan(path)
-    require(path, raw.collect_schema(), VIDEOS)
+    raw = scan_table(path)
+    require_columns(path, raw.collect_schema(), VIDEO_COLUMNS)
     upload = pl.col("upload_dt").cast(pl.String).str.to_date("%Y-%m-%d", strict=False)
     duration = pl.col("video_duration").cast(pl.Float64, strict=False)
     for name, rule, good in (
         ("upload_dt", "a date, YYYY-MM-DD", upload.is_not_null()),
         ("video_duration", "milliseconds, at least 0", (duration >= 0) & duration.is_finite()),
     ):
-        check(path, raw, [Rule(name, rule, pl.col(name).is_not_null() & ~good.fill_null(False))])
-    check(path, raw, [id_rule("video_id")])
+        check_rows(
+            path, raw, [Rule(name, rule, pl.col(name).is_not_null() & ~good.fill_null(False))]
+        )
+    check_rows(path, raw, [id_rule("video_id")])
     tags = pl.col("tag").cast(pl.String).str.split(",")
     table = (
         raw.select(
@@ -217,13 +223,13 @@ def _read_videos(path: Path, shown: pl.DataFrame) -> pl.DataFrame:
             (duration / 1000).alias("duration"),
             tags.list.eval(pl.element().str.strip_chars()).cast(DTYPES["categories"]).alias("tags"),
         )
-        .join(shown.lazy(), left_on="video_id", right_on="item_id", how="semi")
+        .join(exposed.lazy(), left_on="video_id", right_on="item_id", how="semi")
         .sort(ROW)
         .collect(engine="streaming")
     )
-    once(path, table, ["video_id"])
-    found = table.drop(ROW).rename({"video_id": "item_id"})
-    return shown.join(found, on="item_id", how="left").sort("item_id")
+    require_unique(path, table, ["video_id"])
+    features = table.drop(ROW).rename({"video_id": "item_id"})
+    return exposed.join(features, on="item_id", how="left").sort("item_id")
 
 
 def _read_users(path: Path | None, active: pl.DataFrame, schema: Schema) -> pl.DataFrame:
@@ -231,10 +237,10 @@ def _read_users(path: Path | None, active: pl.DataFrame, schema: Schema) -> pl.D
     if path is None:
         return active.sort("user_id")
     names = [feature.name for feature in schema.features if feature.of == "user"]
-    raw = scan(path)
-    require(path, raw.collect_schema(), ["user_id", *names])
-    check(path, raw, [id_rule("user_id")])
+    raw = scan_table(path)
+    require_columns(path, raw.collect_schema(), ["user_id", *names])
+    check_rows(path, raw, [id_rule("user_id")])
     texts = [pl.col(name).cast(pl.String) for name in ("user_id", *names)]
     table = raw.select(ROW, *texts).collect(engine="streaming")
-    once(path, table, ["user_id"])
+    require_unique(path, table, ["user_id"])
     return active.join(table.drop(ROW), on="user_id", how="left").sort("user_id")

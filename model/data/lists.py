@@ -35,7 +35,7 @@ class Arrays(NamedTuple):
         )
 
 
-class Stored:
+class MappedFile:
     """A .npy file that is indexed by rows as its array would be.
 
     It is mapped anew for each reading: pages that were read do not stay part of the process.
@@ -56,11 +56,11 @@ class Stored:
 class Lists:
     """Some rows of arrays that several `Lists` may share; an array is read only when asked for."""
 
-    arrays: Mapping[str, Array | Stored]  # by the fields of Arrays
+    arrays: Mapping[str, Array | MappedFile]  # by the fields of Arrays
     rows: Integers  # which rows of them, int64 [R]
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array | Stored]) -> Lists:
+    def of(cls, arrays: Mapping[str, Array | MappedFile]) -> Lists:
         """All rows."""
         return cls(arrays, np.arange(len(arrays["mask"])))
 
@@ -81,14 +81,14 @@ class Lists:
         """The lists at `index`, still where they are."""
         return Lists(self.arrays, self.rows[index])
 
-    def rankable(self, piece: int = 1 << 16) -> Lists:
+    def rankable(self, chunk: int = 1 << 16) -> Lists:
         """Only lists with a positive and a negative: the others tell nothing about order."""
-        told = [np.zeros(0, np.bool_)]
-        for start in range(0, len(self), piece):
-            rows = self.rows[start : start + piece]
+        has_order = [np.zeros(0, np.bool_)]
+        for start in range(0, len(self), chunk):
+            rows = self.rows[start : start + chunk]
             positives = (self.arrays["labels"][rows] > 0.5).sum(axis=1)
-            told.append((positives > 0) & (positives < self.arrays["mask"][rows].sum(axis=1)))
-        return self.take(np.flatnonzero(np.concatenate(told)))
+            has_order.append((positives > 0) & (positives < self.arrays["mask"][rows].sum(axis=1)))
+        return self.take(np.flatnonzero(np.concatenate(has_order)))
 
     @property
     def numbers(self) -> Array:
@@ -108,7 +108,7 @@ class Lists:
         return self.arrays["labels"][self.rows]
 
 
-def in_memory(shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lists:
+def build_in_memory(shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lists:
     """Lists of `shape` (see Arrays.zeros) from blocks that follow each other."""
     whole, start = Arrays.zeros(*shape), 0
     for block in blocks:
@@ -118,7 +118,9 @@ def in_memory(shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lis
     return Lists.of(whole._asdict())
 
 
-def in_files(directory: Path, shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lists:
+def build_in_files(
+    directory: Path, shape: tuple[int, int, int, int], blocks: Iterable[Arrays]
+) -> Lists:
     """The same lists in `directory`, written unless it is there, one block in memory at a time.
 
     Of several processes that ask, one writes and the others wait. The directory takes its name
@@ -128,12 +130,12 @@ def in_files(directory: Path, shape: tuple[int, int, int, int], blocks: Iterable
     with (directory.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
-            building = directory.parent / "unfinished"
-            shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
-            building.mkdir()
-            _write(building, shape, blocks)
-            building.rename(directory)
-    return Lists.of({name: Stored(directory / f"{name}.npy") for name in Arrays._fields})
+            unfinished = directory.parent / "unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            unfinished.mkdir()
+            _write(unfinished, shape, blocks)
+            unfinished.rename(directory)
+    return Lists.of({name: MappedFile(directory / f"{name}.npy") for name in Arrays._fields})
 
 
 def _write(directory: Path, shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> None:

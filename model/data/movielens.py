@@ -18,23 +18,32 @@ from model.data.retrieval import (
     Floats,
     Integers,
     Ratings,
-    Retrieved,
-    core,
-    deal,
-    quality,
-    retrieve,
+    RetrievedLists,
+    deal_into_cells,
+    k_core,
+    retrieval_quality,
+    retrieve_all,
 )
 from model.data.source import Source
-from model.data.tables import DTYPES, ROW, Rule, check, id_rule, once, require, scan
+from model.data.tables import (
+    DTYPES,
+    ROW,
+    Rule,
+    check_rows,
+    id_rule,
+    require_columns,
+    require_unique,
+    scan_table,
+)
 from service.engine.features.schema import Schema
 
-CORE = 20  # ratings that every user and movie has at least
-POSITIVE = 4.0  # the least rating that counts as a like
-LEAST, MOST = 0.5, 5.0  # rating
-VALID = 0  # the group of users whose lists are valid, not train
-RATINGS = ("user_id", "movie_id", "rating", "timestamp")
-MOVIES = ("movie_id", "title", "genres")
-USERS = ("user_id", "gender", "age", "occupation", "zip_code")
+MIN_RATINGS = 20  # ratings that every user and movie has at least
+POSITIVE_RATING = 4.0  # the least rating that counts as a like
+MIN_RATING, MAX_RATING = 0.5, 5.0  # rating
+VALID_GROUP = 0  # the group of users whose lists are valid, not train
+RATING_COLUMNS = ("user_id", "movie_id", "rating", "timestamp")
+MOVIE_COLUMNS = ("movie_id", "title", "genres")
+USER_COLUMNS = ("user_id", "gender", "age", "occupation", "zip_code")
 
 
 def read_movielens(
@@ -46,35 +55,36 @@ def read_movielens(
     `users` are movies.dat and users.dat. Times of ratings are not read: the split is at random.
     Raises DataError for a broken row.
     """
-    table = core(read_ratings(ratings), CORE)
+    table = k_core(read_ratings(ratings), MIN_RATINGS)
     if (count := table["user_id"].n_unique()) < GROUPS:
-        rule = f"at least {GROUPS} users with {CORE} ratings of movies with {CORE} ratings"
+        ratings_rule = f"{MIN_RATINGS} ratings of movies with {MIN_RATINGS} ratings"
+        rule = f"at least {GROUPS} users with {ratings_rule}"
         raise DataError(ratings, rule, value=count)
-    titles = _read_table(movies, MOVIES)
-    people = None if users is None else _read_table(users, USERS)
-    dealt = deal(table)
-    found = retrieve(dealt)
+    movie_table = _read_id_table(movies, MOVIE_COLUMNS)
+    user_table = None if users is None else _read_id_table(users, USER_COLUMNS)
+    dealt = deal_into_cells(table)
+    retrieved = retrieve_all(dealt)
     cells = [(group, fold) for group in range(GROUPS) for fold in range(FOLDS)]
-    splits = [*("valid" if group == VALID else "train" for group, _ in cells), "test"]
+    splits = [*("valid" if group == VALID_GROUP else "train" for group, _ in cells), "test"]
     qualities = {
-        split: quality(
-            np.concatenate([f.labels for f, s in zip(found, splits, strict=True) if s == split])
+        split: retrieval_quality(
+            np.concatenate([f.labels for f, s in zip(retrieved, splits, strict=True) if s == split])
         )
         for split in ("train", "valid", "test")
     }
-    return _source(dealt, found, splits, titles, people, schema), qualities
+    return _build_source(dealt, retrieved, splits, movie_table, user_table, schema), qualities
 
 
-def _source(
+def _build_source(
     ratings: Ratings,
-    found: Sequence[Retrieved],
+    retrieved: Sequence[RetrievedLists],
     splits: Sequence[str],
-    titles: pl.DataFrame,
-    people: pl.DataFrame | None,
+    movie_table: pl.DataFrame,
+    user_table: pl.DataFrame | None,
     schema: Schema,
 ) -> Source:
     """The lists as rows; those of a cell have the item statistics without it inline."""
-    counts = _counts(ratings)
+    counts = _count_likes(ratings)
     shape = (GROUPS * FOLDS, len(ratings.item_ids))
     shows = counts["shows"].to_numpy().reshape(shape).astype(np.float64)
     popularity = shows.sum(axis=0)
@@ -88,12 +98,12 @@ def _source(
         "like_rate": np.vstack([out_of_cell.reshape(shape), table]),
     }
     rows, requests, histories = [], [], []
-    for cell, (retrieved, split) in enumerate(zip(found, splits, strict=True)):
+    for cell, (lists, split) in enumerate(zip(retrieved, splits, strict=True)):
         name = "test" if split == "test" else str(cell % FOLDS)
-        requests.append(_named(ratings, retrieved.users, name).with_columns(split=pl.lit(split)))
+        requests.append(_request_ids(ratings, lists.users, name).with_columns(split=pl.lit(split)))
         features = {feature: values[cell] for feature, values in inline.items()}
-        rows.append(_rows(ratings, retrieved, name, features))
-        histories.append(_histories(ratings, retrieved, name))
+        rows.append(_list_rows(ratings, lists, name, features))
+        histories.append(_histories(ratings, lists, name))
     movies = pl.DataFrame({"item_id": ratings.item_ids, "popularity": popularity}).join(
         like_rate.rename({"value": "like_rate"}), on="item_id", how="left", maintain_order="left"
     )
@@ -101,70 +111,72 @@ def _source(
     return Source(
         rows=pl.concat(rows).lazy(),
         requests=pl.concat(requests).with_row_index("timestamp").cast({"timestamp": pl.Int64}),
-        items=movies.hstack(_content(ratings.item_ids, titles, schema)),
+        items=movies.hstack(_movie_features(ratings.item_ids, movie_table, schema)),
         users=users
-        if people is None
-        else users.join(people, on="user_id", how="left", maintain_order="left"),
+        if user_table is None
+        else users.join(user_table, on="user_id", how="left", maintain_order="left"),
         histories=pl.concat(histories),
     )
 
 
-def _rows(
-    ratings: Ratings, retrieved: Retrieved, name: str, inline: dict[str, Floats]
+def _list_rows(
+    ratings: Ratings, lists: RetrievedLists, name: str, inline: dict[str, Floats]
 ) -> pl.DataFrame:
     """The candidates of some lists; inline features float64 [I] by item."""
-    listed = np.isfinite(retrieved.scores)
-    at, position = np.nonzero(listed)
-    items = retrieved.items[listed]
-    return _named(ratings, retrieved.users[at], name).with_columns(
+    is_candidate = np.isfinite(lists.scores)
+    row, position = np.nonzero(is_candidate)
+    items = lists.items[is_candidate]
+    return _request_ids(ratings, lists.users[row], name).with_columns(
         item_id=pl.Series(ratings.item_ids[items]),
         position=pl.Series(position, dtype=pl.Int32),
-        label=pl.Series(retrieved.labels[listed], dtype=pl.Float32),
-        score=pl.Series(retrieved.scores[listed]),
+        label=pl.Series(lists.labels[is_candidate], dtype=pl.Float32),
+        score=pl.Series(lists.scores[is_candidate]),
         **{feature: pl.Series(values[items]).fill_nan(None) for feature, values in inline.items()},
     )
 
 
-def _histories(ratings: Ratings, retrieved: Retrieved, name: str) -> pl.DataFrame:
+def _histories(ratings: Ratings, lists: RetrievedLists, name: str) -> pl.DataFrame:
     """The ratings that the retriever of some lists knows of their users."""
-    answered = retrieved.known & np.isin(ratings.users, retrieved.users)
-    return _named(ratings, ratings.users[answered], name).select(
+    in_history = lists.observed & np.isin(ratings.users, lists.users)
+    return _request_ids(ratings, ratings.users[in_history], name).select(
         "request_id",
-        item_id=pl.Series(ratings.item_ids[ratings.items[answered]]),
-        label=pl.Series(ratings.liked[answered], dtype=pl.Float32),
+        item_id=pl.Series(ratings.item_ids[ratings.items[in_history]]),
+        label=pl.Series(ratings.liked[in_history], dtype=pl.Float32),
     )
 
 
-def _named(ratings: Ratings, users: Integers, name: str) -> pl.DataFrame:
+def _request_ids(ratings: Ratings, users: Integers, name: str) -> pl.DataFrame:
     """request_id and user_id, one row for each of `users`."""
     user = pl.Series("user_id", ratings.user_ids[users])
     return pl.DataFrame([(user + f"-{name}").alias("request_id"), user])
 
 
-def _counts(ratings: Ratings) -> pl.DataFrame:
+def _count_likes(ratings: Ratings) -> pl.DataFrame:
     """Shows and likes of every movie in every cell of the known part, cell by cell.
 
     A rating counts as a show. The result is what `statistics.like_counts` returns, but in this
     order and with the zeros.
     """
-    known = ratings.fold != HELD_OUT
-    cell = (ratings.group[ratings.users] * FOLDS + ratings.fold)[known]
+    observed = ratings.fold != HELD_OUT
+    cell = (ratings.group[ratings.users] * FOLDS + ratings.fold)[observed]
     size = GROUPS * FOLDS * len(ratings.item_ids)
-    at = cell * len(ratings.item_ids) + ratings.items[known]
+    at = cell * len(ratings.item_ids) + ratings.items[observed]
     return pl.DataFrame(
         {
             "item_id": np.tile(ratings.item_ids, GROUPS * FOLDS),
             "fold": np.repeat(np.arange(GROUPS * FOLDS, dtype=np.int32), len(ratings.item_ids)),
             "shows": np.bincount(at, minlength=size),
-            "likes": np.bincount(at[ratings.liked[known]], minlength=size),
+            "likes": np.bincount(at[ratings.liked[observed]], minlength=size),
         }
     )
 
 
-def _content(item_ids: npt.NDArray[np.str_], titles: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+def _movie_features(
+    item_ids: npt.NDArray[np.str_], movie_table: pl.DataFrame, schema: Schema
+) -> pl.DataFrame:
     """Year, decade, genres, words and vector of the title, for each id; null where unknown."""
     table = pl.DataFrame({"movie_id": item_ids}).join(
-        titles, on="movie_id", how="left", maintain_order="left"
+        movie_table, on="movie_id", how="left", maintain_order="left"
     )
     year = table["title"].str.extract(r"\((\d{4})\)\s*$").cast(pl.Float64)
     bare = table["title"].str.replace(r"\s*\(\d{4}\)\s*$", "").str.to_lowercase()
@@ -186,33 +198,33 @@ def _content(item_ids: npt.NDArray[np.str_], titles: pl.DataFrame, schema: Schem
 def read_ratings(path: Path) -> pl.DataFrame:
     """user_id, movie_id str, liked bool."""
     if path.suffix == ".dat":
-        frame = _read(path, RATINGS).lazy()
+        frame = _read_dat(path, RATING_COLUMNS).lazy()
     else:
-        frame = scan(path)
-        require(path, frame.collect_schema(), RATINGS[:3])
+        frame = scan_table(path)
+        require_columns(path, frame.collect_schema(), RATING_COLUMNS[:3])
     rating = pl.col("rating").cast(pl.Float64, strict=False)
-    rule = f"a number from {LEAST:g} to {MOST:g}"
+    rule = f"a number from {MIN_RATING:g} to {MAX_RATING:g}"
     rules = [
         id_rule("user_id"),
         id_rule("movie_id"),
-        Rule("rating", rule, ~rating.is_between(LEAST, MOST).fill_null(False)),
+        Rule("rating", rule, ~rating.is_between(MIN_RATING, MAX_RATING).fill_null(False)),
     ]
-    check(path, frame, rules)
+    check_rows(path, frame, rules)
     ids = [pl.col(name).cast(pl.String) for name in ("user_id", "movie_id")]
-    table = frame.select(ROW, *ids, (rating >= POSITIVE).alias("liked")).collect()
-    once(path, table, ["user_id", "movie_id"], "once per user")
+    table = frame.select(ROW, *ids, (rating >= POSITIVE_RATING).alias("liked")).collect()
+    require_unique(path, table, ["user_id", "movie_id"], "once per user")
     return table.drop(ROW).rename({"movie_id": "item_id"})
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+def _read_id_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     """A table whose first column is an id, once per row."""
-    table = _read(path, columns)
-    check(path, table.lazy(), [id_rule(columns[0])])
-    once(path, table, columns[:1])
+    table = _read_dat(path, columns)
+    check_rows(path, table.lazy(), [id_rule(columns[0])])
+    require_unique(path, table, columns[:1])
     return table.drop(ROW)
 
 
-def _read(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+def _read_dat(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     """The text columns of a .dat file, latin-1 and separated by `::`, with ROW in front."""
     try:
         lines = path.read_text(encoding="latin-1").rstrip("\n").split("\n")

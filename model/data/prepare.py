@@ -11,13 +11,13 @@ from pathlib import Path
 import polars as pl
 
 from model.data import commands, splits
-from model.data.canonical import digests, write_canonical
+from model.data.canonical import file_digests, write_canonical
 from model.data.errors import DataError
-from model.data.impressions import read_log
-from model.data.kuairand import Sessions, read_kuairand
+from model.data.impressions import read_impressions
+from model.data.kuairand import SessionOptions, read_kuairand
 from model.data.movielens import read_movielens
 from model.data.ranklens import read_ranklens
-from model.data.replacement import SCRATCH, replaced
+from model.data.replacement import SCRATCH, atomic_replacement
 from model.data.schemas import SCHEMAS, load_schema
 
 RANKLENS_SPLITS = (splits.warm, splits.cold, splits.metarank)
@@ -82,16 +82,16 @@ def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None)
     source = read_ranklens(events, schema, permute_labels)
     liked = source.rows.filter(pl.col("label") > 0.5).select("request_id").unique().collect()
     arguments = {"source": "ranklens", "permute_labels": permute_labels}
-    sources = digests([events])
-    places = [out / split.__name__ for split in RANKLENS_SPLITS]
-    with replaced(places) as directories:
+    sources = file_digests([events])
+    targets = [out / split.__name__ for split in RANKLENS_SPLITS]
+    with atomic_replacement(targets) as directories:
         for directory, split in zip(directories, RANKLENS_SPLITS, strict=True):
             requests = source.requests
             if split is splits.metarank:  # whose protocol knows no list without a like
                 requests = requests.join(liked, on="request_id", how="semi", maintain_order="left")
-            facts = {"arguments": {**arguments, "split": split.__name__}, "sources": sources}
-            write_canonical(directory, path, schema, source, split(requests), facts)
-    return places
+            provenance = {"arguments": {**arguments, "split": split.__name__}, "sources": sources}
+            write_canonical(directory, path, schema, source, split(requests), provenance)
+    return targets
 
 
 def prepare_movielens(out: Path, ratings: Path, movies: Path, users: Path | None = None) -> None:
@@ -100,32 +100,32 @@ def prepare_movielens(out: Path, ratings: Path, movies: Path, users: Path | None
     schema = load_schema(path)
     source, retrieval = read_movielens(ratings, movies, users, schema)
     files = [file for file in (ratings, movies, users) if file is not None]
-    facts = {
+    provenance = {
         "arguments": {"source": "movielens"},
-        "sources": digests(files),
+        "sources": file_digests(files),
         "retrieval": retrieval,
     }
-    with replaced([out]) as (directory,):
-        write_canonical(directory, path, schema, source, source.requests, facts)
+    with atomic_replacement([out]) as (directory,):
+        write_canonical(directory, path, schema, source, source.requests, provenance)
 
 
 def prepare_kuairand(
-    out: Path, logs: Sequence[Path], videos: Path, users: Path | None, sessions: Sessions
+    out: Path, logs: Sequence[Path], videos: Path, users: Path | None, options: SessionOptions
 ) -> None:
     """Write `out` from KuaiRand's standard logs. Raises DataError for files it cannot use."""
     path = SCHEMAS / "kuairand.yaml"
     schema = load_schema(path)
-    with replaced([out]) as (directory,):
+    with atomic_replacement([out]) as (directory,):
         scratch = directory / SCRATCH
         scratch.mkdir()
-        source, dropped = read_kuairand(logs, videos, users, schema, sessions, scratch)
+        source, dropped = read_kuairand(logs, videos, users, schema, options, scratch)
         files = [*logs, videos, *([] if users is None else [users])]
-        facts = {
-            "arguments": {"source": "kuairand", **dataclasses.asdict(sessions)},
-            "sources": digests(files),
+        provenance = {
+            "arguments": {"source": "kuairand", **dataclasses.asdict(options)},
+            "sources": file_digests(files),
             "dropped": dropped,
         }
-        write_canonical(directory, path, schema, source, source.requests, facts)
+        write_canonical(directory, path, schema, source, source.requests, provenance)
         shutil.rmtree(scratch)
 
 
@@ -133,23 +133,23 @@ def prepare_impressions(
     log: Path, schema: Path, out: Path, items: Path | None = None, users: Path | None = None
 ) -> None:
     """Write `out` from a user's own log. Raises DataError for a log or schema it cannot use."""
-    parsed = load_schema(schema)
-    with replaced([out]) as (directory,):
+    feature_schema = load_schema(schema)
+    with atomic_replacement([out]) as (directory,):
         scratch = directory / SCRATCH
-        source = read_log(log, parsed, scratch, items, users)
-        given = "split" in source.requests.columns
-        requests = source.requests if given else splits.warm(source.requests)
+        source = read_impressions(log, feature_schema, scratch, items, users)
+        has_split = "split" in source.requests.columns
+        requests = source.requests if has_split else splits.warm(source.requests)
         if not (requests["split"] == "train").any():
             raise DataError(log, "at least one request of split train", column="split")
-        files = {"log": log, "schema": schema, "items": items, "users": users}
-        named = {name: path for name, path in files.items() if path is not None}
-        facts = {
+        inputs = {"log": log, "schema": schema, "items": items, "users": users}
+        present = {name: path for name, path in inputs.items() if path is not None}
+        provenance = {
             "arguments": {
                 "source": "impressions",
-                **{name: path.name for name, path in named.items()},
-                "split": "given" if given else "warm",
+                **{name: path.name for name, path in present.items()},
+                "split": "given" if has_split else "warm",
             },
-            "sources": digests(named.values()),
+            "sources": file_digests(present.values()),
         }
-        write_canonical(directory, schema, parsed, source, requests, facts)
+        write_canonical(directory, schema, feature_schema, source, requests, provenance)
         scratch.unlink()

@@ -74,7 +74,7 @@ def read_ranklens(path: Path, schema: Schema, permute_labels: int | None = None)
         if item not in events.lists[name][2]:
             rule = f"a candidate of list {name}"
             raise DataError(path, rule, row=row, column="item", value=item)
-    return _source(events, schema, permute_labels)
+    return _build_source(events, schema, permute_labels)
 
 
 def _read_event(path: Path, row: int, line: str, events: _Events) -> None:
@@ -86,21 +86,21 @@ def _read_event(path: Path, row: int, line: str, events: _Events) -> None:
         kind = event["event"]
         if kind == "item":
             fields = {entry["name"]: entry["value"] for entry in event["fields"]}
-            for rule, (names, keeps) in FIELDS.items():
+            for rule, (names, is_valid) in FIELDS.items():
                 for name in names:
-                    if fields.get(name) is not None and not keeps(fields[name]):
+                    if fields.get(name) is not None and not is_valid(fields[name]):
                         raise broken(rule, name, fields[name])
-            events.metadata[str(event["item"])] = _movie(fields)
+            events.metadata[str(event["item"])] = _movie_features(fields)
         elif kind == "ranking":
-            name, shown = str(event["id"]), [str(entry["id"]) for entry in event["items"]]
+            name, candidates = str(event["id"]), [str(entry["id"]) for entry in event["items"]]
             time = str(event["timestamp"])
             if name in events.lists:
                 raise broken("a list of its own", "id", name)
-            if not shown or len(set(shown)) < len(shown):
-                raise broken("at least one candidate, each once", "items", shown)
+            if not candidates or len(set(candidates)) < len(candidates):
+                raise broken("at least one candidate, each once", "items", candidates)
             if not time.isdecimal():
                 raise broken("whole milliseconds", "timestamp", time)
-            events.lists[name] = (str(event["user"]), int(time), shown)
+            events.lists[name] = (str(event["user"]), int(time), candidates)
         elif kind == "interaction":
             events.clicks.append((row, str(event["ranking"]), str(event["item"])))
         else:
@@ -113,28 +113,28 @@ def _read_event(path: Path, row: int, line: str, events: _Events) -> None:
         raise DataError(path, f"an event ({error})", row=row, value=line) from None
 
 
-def _source(events: _Events, schema: Schema, permute_labels: int | None) -> Source:
+def _build_source(events: _Events, schema: Schema, permute_labels: int | None) -> Source:
     lists, metadata = events.lists, events.metadata
-    liked = {(name, item) for _, name, item in events.clicks}
+    likes = {(name, item) for _, name, item in events.clicks}
     random = np.random.default_rng(permute_labels)
-    names = sorted(lists, key=lambda name: lists[name][1])  # stable: then file order
+    request_ids = sorted(lists, key=lambda name: lists[name][1])  # stable: then file order
     columns: dict[str, list[Any]] = {name: [] for name in LOG_COLUMNS}
-    for name in names:
-        user, _, shown = lists[name]
-        labels = np.array([(name, item) in liked for item in shown], np.float32)
-        columns["request_id"] += [name] * len(shown)
-        columns["user_id"] += [user] * len(shown)
-        columns["item_id"] += shown
-        columns["position"] += range(len(shown))
+    for name in request_ids:
+        user, _, candidates = lists[name]
+        labels = np.array([(name, item) in likes for item in candidates], np.float32)
+        columns["request_id"] += [name] * len(candidates)
+        columns["user_id"] += [user] * len(candidates)
+        columns["item_id"] += candidates
+        columns["position"] += range(len(candidates))
         columns["label"] += (
             labels if permute_labels is None else random.permutation(labels)
         ).tolist()
     rows = pl.DataFrame(columns, schema_overrides={"position": pl.Int32, "label": pl.Float32})
     requests = pl.DataFrame(
         {
-            "request_id": names,
-            "user_id": [lists[name][0] for name in names],
-            "timestamp": [lists[name][1] for name in names],
+            "request_id": request_ids,
+            "user_id": [lists[name][0] for name in request_ids],
+            "timestamp": [lists[name][1] for name in request_ids],
         }
     )
     ids = sorted(set(metadata) | set(columns["item_id"]))
@@ -154,7 +154,7 @@ def _source(events: _Events, schema: Schema, permute_labels: int | None) -> Sour
     return Source(rows.lazy(), requests, pl.DataFrame(table), users)
 
 
-def _movie(fields: dict[str, Any]) -> dict[str, Any]:
+def _movie_features(fields: dict[str, Any]) -> dict[str, Any]:
     """The schema's features of one movie; under a vector's name, the tokens it is made from."""
     names = ("popularity", "vote_avg", "vote_cnt", "runtime", "genres", "tags", "actors")
     words = f"{fields.get('title', '')} {fields.get('description', '')}".lower()

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from model.data.metrics import ndcg
 
-KNOWN = 0.7  # share of a user's ratings
+OBSERVED_SHARE = 0.7  # share of a user's ratings
 RETRIEVED = 50
 REGULARISATION = 500.0  # of EASE: of 100 .. 1200, the most valid lists with a positive
 GROUPS, FOLDS = 10, 3
@@ -62,7 +62,7 @@ class Ratings:
 
 
 @dataclass(frozen=True)
-class Retrieved:
+class RetrievedLists:
     """R lists: of users int64 [R], items int64 [R, N], scores, labels float64 [R, N].
 
     A score of -inf pads the list of a user who has not so many items left. `known` bool [n] marks
@@ -73,7 +73,7 @@ class Retrieved:
     items: Integers
     scores: Floats
     labels: Floats
-    known: npt.NDArray[np.bool_]
+    observed: npt.NDArray[np.bool_]
 
 
 def ease(gram: Floats, regularisation: float) -> Floats:
@@ -88,111 +88,113 @@ def ease(gram: Floats, regularisation: float) -> Floats:
     return np.asarray(weights)
 
 
-def retrieve(ratings: Ratings) -> list[Retrieved]:
+def retrieve_all(ratings: Ratings) -> list[RetrievedLists]:
     """The lists of each cell, group by group and fold by fold; then the test lists."""
-    known = ratings.fold != HELD_OUT
-    likes = ratings.matrix(known & ratings.liked)
-    everyone = gram_of(likes)
+    observed = ratings.fold != HELD_OUT
+    likes = ratings.matrix(observed & ratings.liked)
+    all_users = gram_matrix(likes)
     groups = [np.flatnonzero(ratings.group == group) for group in range(GROUPS)]
-    found = []
+    retrieved = []
     with tqdm(total=GROUPS * FOLDS + 1, desc="retrieve", disable=None, leave=False) as bar:
         for users in groups:
-            others = everyone - gram_of(likes[users])
+            others = all_users - gram_matrix(likes[users])
             for fold in range(FOLDS):
-                before = known & (ratings.fold != fold)
-                own = gram_of(ratings.matrix(before & ratings.liked)[users])
-                found.append(
-                    candidate_lists(ratings, users, before, ratings.fold == fold, others + own)
+                before = observed & (ratings.fold != fold)
+                group_gram = gram_matrix(ratings.matrix(before & ratings.liked)[users])
+                retrieved.append(
+                    retrieve_lists(
+                        ratings, users, before, ratings.fold == fold, others + group_gram
+                    )
                 )
                 bar.update()
         users = np.arange(len(ratings.user_ids))
-        found.append(candidate_lists(ratings, users, known, ~known, everyone))
+        retrieved.append(retrieve_lists(ratings, users, observed, ~observed, all_users))
         bar.update()
-    return found
+    return retrieved
 
 
-def gram_of(likes: csr_array) -> Floats:
+def gram_matrix(likes: csr_array) -> Floats:
     """X'X float64 [I, I] of likes X [U, I]."""
     return np.asarray((likes.T @ likes).toarray(), np.float64)
 
 
-def candidate_lists(
+def retrieve_lists(
     ratings: Ratings,
     users: Integers,
-    known: npt.NDArray[np.bool_],
+    observed: npt.NDArray[np.bool_],
     held_out: npt.NDArray[np.bool_],
     gram: Floats,
-) -> Retrieved:
+) -> RetrievedLists:
     """The lists of `users` int64 [R], from what is `known`; labels are the likes `held_out`.
 
     known, held_out bool [n] mark ratings; gram float64 [I, I] is that of the likes to fit on.
     """
-    scores = ratings.matrix(known & ratings.liked)[users] @ ease(gram, REGULARISATION)
+    scores = ratings.matrix(observed & ratings.liked)[users] @ ease(gram, REGULARISATION)
     # The last digits depend on the machine's linear algebra; no order may depend on them.
     scores = np.round(scores, 6)
-    seen = ratings.matrix(known)[users].nonzero()
+    seen = ratings.matrix(observed)[users].nonzero()
     scores[seen] = -np.inf
     top = np.argsort(-scores, axis=1, kind="stable")[:, :RETRIEVED]
     labels = ratings.matrix(held_out & ratings.liked)[users].toarray()
-    return Retrieved(
+    return RetrievedLists(
         users,
         top,
         np.take_along_axis(scores, top, axis=1),
         np.take_along_axis(labels, top, axis=1),
-        known,
+        observed,
     )
 
 
-def quality(labels: Floats) -> dict[str, float]:
+def retrieval_quality(labels: Floats) -> dict[str, float]:
     """What retrieval gave in labels [R, N]: NDCG over lists with a positive, binary gain.
 
     `random order` is the expectation: each position then holds a positive equally often.
     """
     positives = labels.sum(axis=1)
-    some = positives > 0
-    gained, count = labels[some], positives[some].astype(np.int64)
-    level = np.broadcast_to(gained.mean(axis=1, keepdims=True), gained.shape)
+    has_positive = positives > 0
+    gained, count = labels[has_positive], positives[has_positive].astype(np.int64)
+    expected_gain = np.broadcast_to(gained.mean(axis=1, keepdims=True), gained.shape)
     return {
-        "share of lists with a positive": float(some.mean()),
+        "share of lists with a positive": float(has_positive.mean()),
         "positives per list": float(positives.mean()),
         f"NDCG@{CUTOFF} in the retriever's order": float(ndcg(gained, count, CUTOFF).mean()),
-        f"NDCG@{CUTOFF} in random order": float(ndcg(level, count, CUTOFF).mean()),
+        f"NDCG@{CUTOFF} in random order": float(ndcg(expected_gain, count, CUTOFF).mean()),
     }
 
 
-def deal(table: pl.DataFrame) -> Ratings:
+def deal_into_cells(table: pl.DataFrame) -> Ratings:
     """Split and deal ratings: user_id, item_id str, liked bool; each pair once."""
-    user_ids, users = _index(table["user_id"])
-    item_ids, items = _index(table["item_id"])
+    user_ids, users = _index_ids(table["user_id"])
+    item_ids, items = _index_ids(table["item_id"])
     random = np.random.default_rng(SEED)
     order = np.lexsort((items, users))  # whatever the order in the file
     order = order[np.lexsort((random.random(len(order)), users[order]))]
     users = users[order]
     counts = np.bincount(users)
     rank = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    known = rank < np.round(KNOWN * counts)[users]
+    observed = rank < np.round(OBSERVED_SHARE * counts)[users]
     return Ratings(
         users,
         items[order],
         table["liked"].to_numpy()[order],
-        np.where(known, rank % FOLDS, HELD_OUT),
+        np.where(observed, rank % FOLDS, HELD_OUT),
         random.permutation(len(user_ids)) % GROUPS,
         user_ids,
         item_ids,
     )
 
 
-def _index(ids: pl.Series) -> tuple[npt.NDArray[np.str_], Integers]:
+def _index_ids(ids: pl.Series) -> tuple[npt.NDArray[np.str_], Integers]:
     """The distinct ids, shorter ones first so that numbers are in order, and each row's index."""
     distinct = np.array(sorted(ids.unique(), key=lambda name: (len(name), name)), dtype=np.str_)
     row = {name: index for index, name in enumerate(distinct.tolist())}
     return distinct, np.array([row[name] for name in ids], np.int64)
 
 
-def core(table: pl.DataFrame, least: int) -> pl.DataFrame:
+def k_core(table: pl.DataFrame, minimum: int) -> pl.DataFrame:
     """Drop users and items of fewer than `least` ratings until all have as many."""
     while True:
-        enough = pl.all_horizontal(pl.len().over(c) >= least for c in ("user_id", "item_id"))
+        enough = pl.all_horizontal(pl.len().over(c) >= minimum for c in ("user_id", "item_id"))
         kept = table.filter(enough)
         if len(kept) == len(table):
             return kept

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-SEED = 0  # of the users held out by the cold split
-HELD_OUT = 0.1  # share of users in the cold split's test, and again in its valid
+COLD_SEED = 0  # of the users held out by the cold split
+COLD_SHARE = 0.1  # share of users in the cold split's test, and again in its valid
 METARANK_TRAIN = 0.8  # share of the lists; the rest is test
 METARANK_VALID = 0.1  # share of the lists before the test lists
 BY_TIME_STARTS = (0.8, 0.9)  # quantiles of the lists' times where valid and test begin
@@ -39,8 +39,8 @@ def cold(requests: pl.DataFrame) -> pl.DataFrame:
     All lists of the other users are train. Takes and returns what `warm` does.
     """
     users = np.array(sorted(set(requests["user_id"])), dtype=object)
-    order = np.random.default_rng(SEED).permutation(len(users))
-    share = round(HELD_OUT * len(users))
+    order = np.random.default_rng(COLD_SEED).permutation(len(users))
+    share = round(COLD_SHARE * len(users))
     test, valid = users[order[:share]].tolist(), users[order[share : 2 * share]].tolist()
     last = pl.int_range(pl.len()).over("user_id") == pl.len().over("user_id") - 1
     user = pl.col("user_id")

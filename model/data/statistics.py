@@ -101,7 +101,7 @@ def token_vectors(bags: Sequence[Sequence[str]], width: int) -> Floats:
             columns.append(vocabulary[token])
             values.append((1.0 + np.log(count)) * np.log(len(bags) / frequency[token]))
     shape = (len(bags), len(vocabulary))
-    matrix = csr_array((_unit(values, rows, len(bags)), (rows, columns)), shape=shape)
+    matrix = csr_array((_scale_to_unit_rows(values, rows, len(bags)), (rows, columns)), shape=shape)
     if width < min(shape):
         left, scale, right = svds(matrix, k=width, v0=np.ones(min(shape)), tol=1e-10)
         left, scale, right = left[:, ::-1], scale[::-1], right[::-1]
@@ -115,7 +115,7 @@ def token_vectors(bags: Sequence[Sequence[str]], width: int) -> Floats:
     return vectors
 
 
-def _unit(values: list[Any], rows: list[int], count: int) -> npt.NDArray[np.float64]:
+def _scale_to_unit_rows(values: list[Any], rows: list[int], count: int) -> npt.NDArray[np.float64]:
     """Scale the entries of each row of a sparse matrix to a unit row."""
     entries = np.asarray(values, np.float64)
     length = np.sqrt(np.bincount(rows, entries**2, minlength=count))

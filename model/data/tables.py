@@ -32,10 +32,10 @@ class Rule:
 
     column: str
     text: str
-    broken: pl.Expr
+    violated: pl.Expr
 
 
-def scan(path: Path) -> pl.LazyFrame:
+def scan_table(path: Path) -> pl.LazyFrame:
     """Read a table lazily, with ROW in front; CSV columns stay text, so errors can quote them.
 
     Raises DataError for a file that is not there, not a table, or empty.
@@ -72,60 +72,66 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(path, f"unreadable ({str(error).splitlines()[0]})")
 
 
-def require(path: Path, dtypes: pl.Schema, columns: Sequence[str], what: str = "file") -> None:
+def require_columns(
+    path: Path, dtypes: pl.Schema, columns: Sequence[str], kind: str = "file"
+) -> None:
     """Every one of `columns` is in a scanned file, else DataError with those there are."""
     for column in columns:
         if column not in dtypes:
-            there = ", ".join(name for name in dtypes.names() if name != ROW)
-            raise DataError(path, f"missing; the {what} has {there}", column=column)
+            present = ", ".join(name for name in dtypes.names() if name != ROW)
+            raise DataError(path, f"missing; the {kind} has {present}", column=column)
 
 
-def check(
+def check_rows(
     path: Path, frame: pl.LazyFrame, rules: Sequence[Rule], empty_lists: bool = False
 ) -> None:
     """One pass over the file for all rules; the first bad row is the one named."""
-    firsts = [pl.col(ROW).filter(r.broken).min().alias(str(i)) for i, r in enumerate(rules)]
+    first_violations = [
+        pl.col(ROW).filter(r.violated).min().alias(str(i)) for i, r in enumerate(rules)
+    ]
     try:
-        found = frame.select(firsts).collect(engine="streaming").row(0)
+        first_rows = frame.select(first_violations).collect(engine="streaming").row(0)
     except pl.exceptions.PolarsError as error:
         raise _unreadable(path, error) from None
-    broken = [(row, index) for index, row in enumerate(found) if row is not None]
-    if not broken:
+    violations = [(row, index) for index, row in enumerate(first_rows) if row is not None]
+    if not violations:
         return
-    row, index = min(broken)
+    row, index = min(violations)
     rule = rules[index]
-    at_row = frame.filter(pl.col(ROW) == row).collect().row(0, named=True)
-    if empty_lists and rule.column == "item_id" and at_row["item_id"] is None:
-        request = at_row["request_id"]
+    offending = frame.filter(pl.col(ROW) == row).collect().row(0, named=True)
+    if empty_lists and rule.column == "item_id" and offending["item_id"] is None:
+        request = offending["request_id"]
         same = frame.filter(pl.col("request_id") == request, pl.col("item_id").is_not_null())
         if same.head(1).collect().is_empty():
             text = f"at least one candidate in request {request!r}"
             raise DataError(path, text, row=row, column="item_id", value=None)
-    raise DataError(path, rule.text, row=row, column=rule.column, value=at_row[rule.column])
+    raise DataError(path, rule.text, row=row, column=rule.column, value=offending[rule.column])
 
 
-def once(path: Path, table: pl.DataFrame, key: Sequence[str], rule: str = "once per file") -> None:
+def require_unique(
+    path: Path, table: pl.DataFrame, key: Sequence[str], rule: str = "once per file"
+) -> None:
     """No two rows of `table`, which has ROW, agree in all columns of `key`; the last is named."""
-    twice = table.filter(~pl.struct(key).is_first_distinct())
-    if len(twice):
-        row = twice.row(0, named=True)
+    repeated = table.filter(~pl.struct(key).is_first_distinct())
+    if len(repeated):
+        row = repeated.row(0, named=True)
         raise DataError(path, rule, row=row[ROW], column=key[-1], value=row[key[-1]])
 
 
-def id_rule(column: str, read: pl.Expr | None = None) -> Rule:
+def id_rule(column: str, value: pl.Expr | None = None) -> Rule:
     """An id is neither null nor blank, as it is `read`: by default simply cast to text."""
-    text = pl.col(column).cast(pl.String) if read is None else read
+    text = pl.col(column).cast(pl.String) if value is None else value
     blank = text.str.strip_chars().fill_null("") == ""
     return Rule(column, "an id, neither null nor blank", blank)
 
 
 def id_column(column: str, dtype: pl.DataType) -> tuple[list[Rule], pl.Expr]:
     """The rules for an id, and how it is read."""
-    read, broken = _text(pl.col(column), dtype)
-    return [Rule(column, TEXT, broken), id_rule(column, read)], read
+    value, violated = _read_as_text(pl.col(column), dtype)
+    return [Rule(column, TEXT, violated), id_rule(column, value)], value
 
 
-def _text(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, pl.Expr]:
+def _read_as_text(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, pl.Expr]:
     """How a text or whole number is read as text, as the service reads it, and where it is neither.
 
     Beside a null many tools write whole numbers as floats: 1.0 is the 1 of a request, NaN a null.
@@ -145,10 +151,10 @@ def whole_number(column: str, dtype: pl.DataType, to: Any) -> tuple[Rule, pl.Exp
         value = pl.col(column).cast(pl.Datetime("ms")).dt.epoch("ms")
         return Rule(column, "a time", value.is_null()), value
     value = pl.col(column).cast(to, strict=False)
-    broken = value.is_null()
+    violated = value.is_null()
     if dtype.is_float():
-        broken = (broken | (value != pl.col(column))).fill_null(True)
-    return Rule(column, "a whole number", broken), value
+        violated = (violated | (value != pl.col(column))).fill_null(True)
+    return Rule(column, "a whole number", violated), value
 
 
 def feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[Rule, pl.Expr]:
@@ -156,40 +162,40 @@ def feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[Ru
 
     Raises DataError for lists where the feature is none.
     """
-    given = pl.col(feature.name)
+    column = pl.col(feature.name)
     inner: Any = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else None
     is_list = inner is not None
     if is_list and feature.kind not in ("categories", "vector"):
         raise DataError(path, f"one value per row for a {feature.kind}", column=feature.name)
     if isinstance(dtype, pl.Array):
-        given = given.arr.to_list()
+        column = column.arr.to_list()
     if feature.kind == "categories" and is_list:
-        element, other = _text(pl.element(), inner)
-        expression = given.list.eval(element.drop_nulls())
-        rule, broken = TEXT, given.list.eval(other).list.any()
+        element, other = _read_as_text(pl.element(), inner)
+        expression = column.list.eval(element.drop_nulls())
+        rule, violated = TEXT, column.list.eval(other).list.any()
     elif feature.slots:
-        expression, broken = _text(given, dtype)
+        expression, violated = _read_as_text(column, dtype)
         rule = TEXT
         if feature.kind == "categories":
-            expression = _parts(expression)
+            expression = _split_parts(expression)
     elif feature.kind == "vector":
-        numbers = given if is_list else _parts(given.cast(pl.String))
+        numbers = column if is_list else _split_parts(column.cast(pl.String))
         expression = numbers.list.eval(pl.element().cast(DTYPES["vector"].inner, strict=False))
         rule = f"{feature.width} finite numbers"
         good = expression.list.eval(pl.element().is_finite().fill_null(False)).list.all()
-        broken = given.is_not_null() & ((expression.list.len() != feature.width) | ~good)
+        violated = column.is_not_null() & ((expression.list.len() != feature.width) | ~good)
     else:
-        expression = given.cast(DTYPES[feature.kind], strict=False)
+        expression = column.cast(DTYPES[feature.kind], strict=False)
         rule = "a finite number"
-        broken = given.is_not_null() & ~expression.is_finite().fill_null(False)
-    return Rule(feature.name, rule, broken.fill_null(False)), expression
+        violated = column.is_not_null() & ~expression.is_finite().fill_null(False)
+    return Rule(feature.name, rule, violated.fill_null(False)), expression
 
 
-def _parts(text: pl.Expr) -> pl.Expr:
+def _split_parts(text: pl.Expr) -> pl.Expr:
     element = pl.element().str.strip_chars()
     return text.str.split("|").list.eval(element.filter(element != ""))
 
 
-def required(feature: Feature, expression: pl.Expr) -> list[Rule]:
+def required_rules(feature: Feature, expression: pl.Expr) -> list[Rule]:
     """The rule that a feature, read by `expression`, is there, if the schema says so."""
     return [Rule(feature.name, REQUIRED, expression.is_null())] if feature.required else []

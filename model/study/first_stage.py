@@ -24,7 +24,7 @@ from model.data.errors import DataError
 from model.data.layout import SPLITS
 from model.data.lists import Lists
 from model.data.metrics import slate_metrics
-from model.data.replacement import replaced
+from model.data.replacement import atomic_replacement
 from model.study import lambdamart
 from model.study.baselines import top
 
@@ -45,7 +45,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
     dataset = Dataset(data)
     if any(feature.name == SCORE["name"] for feature in dataset.featuriser.schema.features):
         raise DataError(data / "schema.yaml", "a schema without a feature named score")
-    with replaced([out]) as (directory,):
+    with atomic_replacement([out]) as (directory,):
         scored, rounds = _score(dataset)
         with_scores(dataset, scored).write_parquet(
             directory / "impressions.parquet", row_group_size=1 << 18

@@ -22,8 +22,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from model.data.dataset import BLOCK, MEMORY, Dataset
-from model.data.pieces import ROWS_AT_ONCE
+from model.data.chunks import ROWS_PER_CHUNK
+from model.data.dataset import LISTS_PER_BLOCK, MEMORY_LIMIT, Dataset
 from model.learning.policy import Batch
 from model.learning.train import Run
 from model.network.config import Config
@@ -128,10 +128,10 @@ def text(found: list[dict[str, Any]]) -> str:
         lines.append(f"| {f['rows']:,} | {' | '.join(shown)} |")
     lines += [
         "",
-        f"The log is read {ROWS_AT_ONCE:,} rows at a time, once for each such part, since a user's "
-        f"rows may lie anywhere; {BLOCK:,} lists are featurised before they are written. Arrays "
-        f"beyond {MEMORY >> 20} MiB lie in files, and a batch reads its own rows of them. Items "
-        "and users are in memory; so are 8 bytes for each list, the shuffle's.",
+        f"The log is read {ROWS_PER_CHUNK:,} rows at a time, once for each such part, since a "
+        f"user's rows may lie anywhere; {LISTS_PER_BLOCK:,} lists are featurised before they are "
+        f"written. Arrays beyond {MEMORY_LIMIT >> 20} MiB lie in files, and a batch reads its own "
+        "rows of them. Items and users are in memory; so are 8 bytes for each list, the shuffle's.",
         "",
         f"Python {platform.python_version()}, torch {torch.__version__}, polars {pl.__version__}, "
         f"numpy {np.__version__}; {platform.machine()}, {os.cpu_count()} cores, "

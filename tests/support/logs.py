@@ -29,14 +29,14 @@ features:
 """
 
 
-def run(*arguments: object) -> str:
+def prepare(*arguments: object) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert tyro.cli(Prepare, args=[str(argument) for argument in arguments]).execute() == 0
     return printed.getvalue()
 
 
-def digests(directory: Path) -> dict[str, str]:
+def digest_tree(directory: Path) -> dict[str, str]:
     files = (path for path in directory.rglob("*") if path.is_file())
     return {
         str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -3,13 +3,13 @@
 import polars as pl
 import pytest
 
-from tests.support.logs import EVENTS, LOG, SCHEMA, run
+from tests.support.logs import EVENTS, LOG, SCHEMA, prepare
 
 
 @pytest.fixture(scope="session")
 def ranklens(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranklens")
-    printed = run("ranklens", "--events", EVENTS, "--out", out)
+    printed = prepare("ranklens", "--events", EVENTS, "--out", out)
     return out, printed
 
 
@@ -39,7 +39,7 @@ def shop(tmp_path):
         for name, text in tables.items():
             (tmp_path / f"{name}.csv").write_text(text)
             arguments += [f"--{name}", tmp_path / f"{name}.csv"]
-        run("impressions", *arguments, "--out", tmp_path / "shop")
+        prepare("impressions", *arguments, "--out", tmp_path / "shop")
         return tmp_path / "shop"
 
     return write

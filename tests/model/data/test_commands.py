@@ -8,7 +8,7 @@ import sys
 
 import polars as pl
 
-from tests.support.logs import DOC, EVENTS, ROOT, digests, run
+from tests.support.logs import DOC, EVENTS, ROOT, digest_tree, prepare
 
 
 def test_the_documentation_shows_what_ranklens_prints(ranklens):
@@ -17,9 +17,9 @@ def test_the_documentation_shows_what_ranklens_prints(ranklens):
 
 
 def test_the_same_input_gives_the_same_bytes(ranklens, tmp_path):
-    run("ranklens", "--events", EVENTS, "--out", tmp_path)
-    assert digests(tmp_path) == digests(ranklens[0])
-    assert len(digests(tmp_path)) == 15
+    prepare("ranklens", "--events", EVENTS, "--out", tmp_path)
+    assert digest_tree(tmp_path) == digest_tree(ranklens[0])
+    assert len(digest_tree(tmp_path)) == 15
 
 
 def test_the_documented_example_prints_and_writes_what_the_documentation_shows(tmp_path):
@@ -42,14 +42,14 @@ def test_the_documented_example_prints_and_writes_what_the_documentation_shows(t
             check=False,
         )
 
-    good = start()
-    assert (good.returncode, good.stdout, good.stderr) == (0, printed, "")
+    success = start()
+    assert (success.returncode, success.stdout, success.stderr) == (0, printed, "")
     table = pl.read_parquet(tmp_path / "shop" / "items.parquet").with_columns(
         pl.col("like_rate").round(3), pl.col("genres").list.join("|")
     )
     assert table.write_csv() == items
-    before = digests(tmp_path / "shop")
+    before = digest_tree(tmp_path / "shop")
     (tmp_path / "log.csv").write_text(log.replace(",1,ink,", ",-1,ink,"))
-    bad = start()
-    assert (bad.returncode, bad.stdout, bad.stderr) == (2, "", error)
-    assert digests(tmp_path / "shop") == before
+    failure = start()
+    assert (failure.returncode, failure.stdout, failure.stderr) == (2, "", error)
+    assert digest_tree(tmp_path / "shop") == before

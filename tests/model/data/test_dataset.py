@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.data import dataset as module
-from model.data import pieces
+from model.data import chunks
+from model.data import dataset as dataset_module
 from model.data.dataset import Dataset
 from model.data.errors import DataError
-from model.data.histories import history_of
+from model.data.histories import build_history
 from model.data.lists import Arrays, Lists
 from model.learning.policy import Batch
 from model.study.random_log import write_log
@@ -34,9 +34,9 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture
-def in_small_pieces(monkeypatch):
-    monkeypatch.setattr(pieces, "ROWS_AT_ONCE", 700)  # 28 lists: less than three users
-    monkeypatch.setattr(module, "BLOCK", 7)
+def in_small_chunks(monkeypatch):
+    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 700)  # 28 lists: less than three users
+    monkeypatch.setattr(dataset_module, "LISTS_PER_BLOCK", 7)
 
 
 def arrays(lists):
@@ -44,13 +44,13 @@ def arrays(lists):
 
 
 @pytest.mark.parametrize("splits", [["train"], ["test"], ["train", "valid"]])
-def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_small_pieces, splits):
-    in_files = Dataset(log, memory=0).lists(splits)
+def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_small_chunks, splits):
+    stored_lists = Dataset(log, memory=0).lists(splits)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "ROWS_AT_ONCE", ROWS + 1)
-        in_memory = Dataset(log).lists(splits)
-    assert len(in_files) == len(in_memory) > 0
-    for stored, held in zip(arrays(in_files), arrays(in_memory), strict=True):
+        patch.setattr(chunks, "ROWS_PER_CHUNK", ROWS + 1)
+        held_lists = Dataset(log).lists(splits)
+    assert len(stored_lists) == len(held_lists) > 0
+    for stored, held in zip(arrays(stored_lists), arrays(held_lists), strict=True):
         assert stored.dtype == held.dtype
         if stored.dtype == np.float32:  # means and deviations of a column in pieces: by rounding
             np.testing.assert_allclose(stored, held, rtol=0, atol=2e-6)
@@ -58,12 +58,12 @@ def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_smal
             assert np.array_equal(stored, held)
 
 
-def test_a_piece_never_cuts_a_request_in_two(log, in_small_pieces, monkeypatch):
+def test_a_piece_never_cuts_a_request_in_two(log, in_small_chunks, monkeypatch):
     whole = Dataset(log).rows.collect()
-    monkeypatch.setattr(pieces, "ROWS_AT_ONCE", 33)  # a list and a third
-    found = list(pieces.whole_requests(whole.lazy()))
-    assert sum(piece["request_id"].n_unique() for piece in found) == ROWS // 25
-    assert [row for piece in found for row in piece.rows()] == whole.rows()
+    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 33)  # a list and a third
+    parts = list(chunks.read_chunks(whole.lazy()))
+    assert sum(part["request_id"].n_unique() for part in parts) == ROWS // 25
+    assert [row for part in parts for row in part.rows()] == whole.rows()
 
 
 def test_a_batch_from_files_is_the_batch_from_memory(log):
@@ -81,11 +81,11 @@ def test_lists_without_two_kinds_of_answers_are_not_rankable(log):
     labels = every.labels
     labels[1], labels[4] = 0.0, every.mask[4]
     changed = Lists.of({**every.arrays, "labels": np.concatenate([labels, every.labels])})
-    assert changed.take(slice(6)).rankable(piece=4).rows.tolist() == [0, 2, 3, 5]
+    assert changed.take(slice(6)).rankable(chunk=4).rows.tolist() == [0, 2, 3, 5]
 
 
-def test_the_first_lists_are_the_first_of_all(log, in_small_pieces):
-    some, every = (Dataset(log, memory=0).lists(["train"], most) for most in (10, None))
+def test_the_first_lists_are_the_first_of_all(log, in_small_chunks):
+    some, every = (Dataset(log, memory=0).lists(["train"], limit) for limit in (10, None))
     assert len(some) == 10
     assert np.array_equal(some.numbers, every.numbers[:10])
 
@@ -106,7 +106,8 @@ def test_arrays_in_files_are_made_once_and_anew_for_another_log(log, tmp_path, m
 def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp_path):
     write_log(tmp_path / "data", ROWS, ITEMS)
     code = (
-        "import sys; from pathlib import Path; from model.data import dataset; dataset.BLOCK = 1;"
+        "import sys; from pathlib import Path; from model.data import dataset;"
+        "dataset.LISTS_PER_BLOCK = 1;"
         "dataset.Dataset(Path(sys.argv[1]), memory=0).lists(['train'])"
     )
     process = subprocess.Popen(
@@ -135,35 +136,35 @@ def test_half_a_file_is_named(log, tmp_path, name):
 
 
 def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():
-    read: list[object] = []
+    accessed: list[object] = []
 
     class Reading(list):
         def __getitem__(self, index):
-            found = super().__getitem__(index)
-            read.extend(found if isinstance(index, slice) else [found])
-            return found
+            entries = super().__getitem__(index)
+            accessed.extend(entries if isinstance(index, slice) else [entries])
+            return entries
 
     lists = Reading(
         {"split": ["train"], "item_id": [f"i{n}"], "label": [float(n)]} for n in range(1000)
     )
-    history = history_of(lists, 500, 4)
+    history = build_history(lists, 500, 4)
     assert history == [(f"i{n}", float(n)) for n in (496, 497, 498, 499)]
-    assert len(read) < 10
+    assert len(accessed) < 10
 
 
 def test_an_error_in_the_log_leaves_no_arrays(tmp_path, monkeypatch):
     write_log(tmp_path / "data", ROWS, ITEMS)
     broken = Dataset(tmp_path / "data", memory=0)
-    found = broken.impressions
+    impressions = broken.impressions
 
     def breaks(splits):
-        for number, impression in enumerate(found(splits)):
+        for number, impression in enumerate(impressions(splits)):
             assert number < 50, "planted"
             yield impression
 
     with monkeypatch.context() as patch:
         patch.setattr(broken, "impressions", breaks)
-        patch.setattr(module, "BLOCK", 7)
+        patch.setattr(dataset_module, "LISTS_PER_BLOCK", 7)
         with pytest.raises(AssertionError, match="planted"):
             broken.lists(["train"])
     assert len(broken.lists(["train"])) == 192

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from service.engine.features.encoding import FeatureError
-from tests.support.logs import SCHEMA, digests
+from tests.support.logs import SCHEMA, digest_tree
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from tests.support.logs import SCHEMA, digests
 )
 def test_what_cannot_be_fitted_is_refused_before_training(shop, schema, items, message):
     out = shop()
-    before = digests(out)
+    before = digest_tree(out)
     with pytest.raises(FeatureError, match=re.escape(message)):
         shop(schema=schema, items=items)
-    assert digests(out) == before
+    assert digest_tree(out) == before

@@ -32,7 +32,7 @@ def data(tmp_path):
     return tmp_path / "tiny"
 
 
-def known(data, request):
+def history_of(data, request):
     impressions = Dataset(data).impressions(SPLITS)
     history = next(i.request.history for i in impressions if i.request_id == request)
     assert all(label == item.endswith("a") for item, label in history)
@@ -40,22 +40,22 @@ def known(data, request):
 
 
 def test_a_list_held_out_knows_the_latest_answers_before_it(data):
-    assert known(data, "r4") == ["2a", "2b", "3a", "3b"]
-    assert known(data, "r5") == ["3a", "3b", "4a", "4b"]
+    assert history_of(data, "r4") == ["2a", "2b", "3a", "3b"]
+    assert history_of(data, "r5") == ["3a", "3b", "4a", "4b"]
 
 
 def test_a_train_list_knows_other_train_lists_and_earlier_ones_first(data):
-    assert known(data, "r0") == ["1a", "1b", "3a", "3b"]
-    assert known(data, "r1") == ["0a", "0b", "3a", "3b"]
+    assert history_of(data, "r0") == ["1a", "1b", "3a", "3b"]
+    assert history_of(data, "r1") == ["0a", "0b", "3a", "3b"]
     # Lists 0 and 1 take all the room there is.
-    assert known(data, "r3") == ["0a", "0b", "1a", "1b"]
+    assert history_of(data, "r3") == ["0a", "0b", "1a", "1b"]
 
 
 def test_later_train_lists_fill_only_the_room_that_earlier_ones_leave(data):
     schema = data / "schema.yaml"
     schema.write_text(schema.read_text().replace("limit: 4", "limit: 3"))
-    assert known(data, "r3") == ["0b", "1a", "1b"]
-    assert known(data, "r1") == ["0a", "0b", "3a"]
+    assert history_of(data, "r3") == ["0b", "1a", "1b"]
+    assert history_of(data, "r1") == ["0a", "0b", "3a"]
 
 
 def test_histories_of_the_data_set_stand_in_place_of_the_users_lists(data):
@@ -64,7 +64,7 @@ def test_histories_of_the_data_set_stand_in_place_of_the_users_lists(data):
     before = Dataset(data).digest()
     frame = pl.DataFrame(entries, schema=["request_id", "item_id", "label"], orient="row")
     frame.write_parquet(data / "histories.parquet")
-    assert known(data, "r5") == ["2a", "3b", "4a", "5b"]  # the last four
-    assert known(data, "r0") == ["4a"]
-    assert known(data, "r1") == []
+    assert history_of(data, "r5") == ["2a", "3b", "4a", "5b"]  # the last four
+    assert history_of(data, "r0") == ["4a"]
+    assert history_of(data, "r1") == []
     assert Dataset(data).digest() != before

@@ -198,8 +198,8 @@ def test_a_feature_of_a_user_is_the_same_in_every_row_of_the_log_or_null(shop):
     with pytest.raises(DataError, match=f"row 3, column tastes: {rule} "):
         shop(log([36] * 4, [["a"], ["a"], ["b"], ["b"]]), schema)
     # Where the table of users has the column, the log's is not read.
-    given = shop(log([1, 2, 3, 4], [["a"]] * 4), schema, users="user_id,age\nada,36\n")
-    assert pl.read_parquet(given / "users.parquet").rows() == [("ada", 36.0, ["a"])]
+    prepared = shop(log([1, 2, 3, 4], [["a"]] * 4), schema, users="user_id,age\nada,36\n")
+    assert pl.read_parquet(prepared / "users.parquet").rows() == [("ada", 36.0, ["a"])]
 
 
 def test_whole_numbers_are_read_alike_as_floats_as_integers_and_as_text(shop):

@@ -14,7 +14,7 @@ import pytest
 from model.data import kuairand, prepare
 from model.data.dataset import Dataset
 from model.data.errors import DataError
-from model.data.kuairand import Sessions
+from model.data.kuairand import SessionOptions
 from model.data.schemas import SCHEMAS, load_schema
 from model.learning.train import train
 from model.network.config import Config
@@ -22,7 +22,7 @@ from model.network.config import Config
 ROOT = Path(__file__).parents[3]
 START = 1_649_347_200_000  # 2022-04-08, midnight in China
 MINUTE, DAY = 60_000, 86_400_000
-CLICKS = Sessions("is_click", 30, 10, 5)
+CLICKS = SessionOptions("is_click", 30, 10, 5)
 LOG = (
     "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,"
     "is_hate,long_view,play_time_ms,duration_ms,profile_stay_time,comment_stay_time,"
@@ -49,7 +49,7 @@ def exposure(user, video, time, *, click=0, long=0, rand=0, tab=1):
     )
 
 
-def log_of(seed=0, users=12, videos=40, days=5):
+def make_log(seed=0, users=12, videos=40, days=5):
     """Sessions of every user on every day; users click the tag that they like."""
     random = np.random.default_rng(seed)
     rows = []
@@ -79,13 +79,13 @@ def write(directory, log, videos=40, users=12):
         (directory / name).write_text("\n".join([header, *lines]) + "\n")
 
 
-def run(directory, sessions=CLICKS, out="out"):
+def prepare_files(directory, options=CLICKS, out="out"):
     prepare.prepare_kuairand(
         directory / out,
         sorted(directory.glob("log_standard_*.csv")),
         directory / "video_features_basic_x.csv",
         directory / "user_features_x.csv",
-        sessions,
+        options,
     )
     return directory / out
 
@@ -93,13 +93,13 @@ def run(directory, sessions=CLICKS, out="out"):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("kuairand")
-    write(directory, log_of())
+    write(directory, make_log())
     return directory
 
 
 @pytest.fixture(scope="module")
 def out(directory):
-    return run(directory)
+    return prepare_files(directory)
 
 
 @pytest.fixture(scope="module")
@@ -107,36 +107,40 @@ def rows(out):
     return pl.read_parquet(out / "impressions.parquet")
 
 
-def cut(exposures, sessions):
+def cut_exposures(exposures, options):
     """The videos of each list that exposures (user, video, minute, tab) are cut into."""
     frame = pl.DataFrame(
         [(str(u), str(v), m * MINUTE, str(tab), "9", 0.0) for u, v, m, tab in exposures],
         schema=["user_id", "item_id", "time_ms", "tab", "hour", "label"],
         orient="row",
     )
-    lists = kuairand.cut(frame, sessions).group_by("request_id", maintain_order=True)
+    lists = kuairand.cut_lists(frame, options).group_by("request_id", maintain_order=True)
     return [group.sort("position")["item_id"].to_list() for _, group in lists]
 
 
 def test_a_session_ends_after_a_gap_at_another_tab_and_with_its_user():
-    shown = [(1, 1, 0, 0), (1, 2, 30, 0), (1, 3, 61, 0), (1, 4, 62, 0), (1, 5, 63, 1)]
-    shown += [(1, 6, 64, 1), (2, 7, 65, 1), (2, 8, 66, 1)]
+    exposures = [(1, 1, 0, 0), (1, 2, 30, 0), (1, 3, 61, 0), (1, 4, 62, 0), (1, 5, 63, 1)]
+    exposures += [(1, 6, 64, 1), (2, 7, 65, 1), (2, 8, 66, 1)]
     lists = [["1", "2"], ["3", "4"], ["5", "6"], ["7", "8"]]
-    assert cut(shown, Sessions("is_click", 30, 10, 2)) == lists
+    assert cut_exposures(exposures, SessionOptions("is_click", 30, 10, 2)) == lists
     # The twins: a gap of 31 minutes is within a session of 31, one of 30 without one of 29.
-    assert cut(shown, Sessions("is_click", 31, 10, 2))[0] == ["1", "2", "3", "4"]
-    assert ["1", "2"] not in cut(shown, Sessions("is_click", 29, 10, 2))
+    longer = cut_exposures(exposures, SessionOptions("is_click", 31, 10, 2))
+    assert longer[0] == ["1", "2", "3", "4"]
+    assert ["1", "2"] not in cut_exposures(exposures, SessionOptions("is_click", 29, 10, 2))
 
 
 def test_a_session_is_chopped_and_what_is_left_over_dropped_when_short():
-    shown = [(1, video, video, 0) for video in range(8)]
-    assert cut(shown, Sessions("is_click", 30, 3, 3)) == [["0", "1", "2"], ["3", "4", "5"]]
-    assert cut(shown, Sessions("is_click", 30, 3, 2))[-1] == ["6", "7"]
+    exposures = [(1, video, video, 0) for video in range(8)]
+    assert cut_exposures(exposures, SessionOptions("is_click", 30, 3, 3)) == [
+        ["0", "1", "2"],
+        ["3", "4", "5"],
+    ]
+    assert cut_exposures(exposures, SessionOptions("is_click", 30, 3, 2))[-1] == ["6", "7"]
 
 
 def test_a_list_shows_a_video_once_and_keeps_its_first_exposure():
-    shown = [(1, 5, 0, 0), (1, 6, 1, 0), (1, 5, 2, 0), (1, 7, 3, 0)]
-    assert cut(shown, Sessions("is_click", 30, 3, 2)) == [["5", "6", "7"]]
+    exposures = [(1, 5, 0, 0), (1, 6, 1, 0), (1, 5, 2, 0), (1, 7, 3, 0)]
+    assert cut_exposures(exposures, SessionOptions("is_click", 30, 3, 2)) == [["5", "6", "7"]]
 
 
 def test_every_list_is_in_order_of_exposure_within_bounds_and_of_one_split(rows):
@@ -149,23 +153,24 @@ def test_every_list_is_in_order_of_exposure_within_bounds_and_of_one_split(rows)
 
 def test_splits_follow_each_other_in_time_and_no_list_straddles(directory, out, rows):
     log = pl.read_csv(directory / "log_standard_4_08.csv")
-    shown = log.select(pl.col("user_id", "video_id").cast(pl.String), "time_ms")
-    joined = rows.join(shown, left_on=["user_id", "item_id"], right_on=["user_id", "video_id"])
-    own = joined.filter(pl.col("time_ms").is_between("timestamp", pl.col("timestamp") + DAY // 4))
+    exposures = log.select(pl.col("user_id", "video_id").cast(pl.String), "time_ms")
+    joined = rows.join(exposures, left_on=["user_id", "item_id"], right_on=["user_id", "video_id"])
+    latest = pl.col("timestamp") + DAY // 4
+    of_list = joined.filter(pl.col("time_ms").is_between("timestamp", latest))
     span = {
         split: (group["time_ms"].min(), group["time_ms"].max())
-        for (split,), group in own.group_by("split")
+        for (split,), group in of_list.group_by("split")
     }
     assert span["train"][1] < span["valid"][0] < span["valid"][1] < span["test"][0]
     counts = json.loads((out / "summary.json").read_text())
-    lists = {split: found["requests"] for split, found in counts["splits"].items()}
+    lists = {split: split_counts["requests"] for split, split_counts in counts["splits"].items()}
     assert 0.07 < lists["test"] / sum(lists.values()) < 0.13
     assert 0.05 < lists["valid"] / sum(lists.values()) < 0.13
     assert counts["dropped"]["exposures at random"] == 0
 
 
 def test_exposures_placed_at_random_are_left_out_and_counted(tmp_path):
-    log = log_of()
+    log = make_log()
     write(
         tmp_path,
         [
@@ -174,7 +179,7 @@ def test_exposures_placed_at_random_are_left_out_and_counted(tmp_path):
             if line.endswith(",0,1")
         ],
     )
-    out = run(tmp_path)
+    out = prepare_files(tmp_path)
     dropped = json.loads((out / "summary.json").read_text())["dropped"]
     assert dropped["exposures at random"] == -(-len(log) // 7)
     total = sum(dropped.values()) + len(pl.read_parquet(out / "impressions.parquet"))
@@ -197,17 +202,16 @@ def test_videos_and_exposures_have_their_features(out, rows):
 
 
 def test_a_video_uploaded_after_it_was_shown_has_age_zero(tmp_path):
-    write(tmp_path, log_of())
+    write(tmp_path, make_log())
     path = tmp_path / "video_features_basic_x.csv"
     path.write_text(path.read_text().replace("2022-04-0", "2022-05-0"))
-    rows = pl.read_parquet(run(tmp_path) / "impressions.parquet")
+    rows = pl.read_parquet(prepare_files(tmp_path) / "impressions.parquet")
     assert (rows["upload_age"] == 0).all()
 
 
 def test_the_label_is_the_feedback_asked_for(directory, rows):
-    long = pl.read_parquet(
-        run(directory, Sessions("long_view", 30, 10, 5), "long") / "impressions.parquet"
-    )
+    options = SessionOptions("long_view", 30, 10, 5)
+    long = pl.read_parquet(prepare_files(directory, options, "long") / "impressions.parquet")
     assert long.drop("label", "like_rate").equals(rows.drop("label", "like_rate"))
     long_share, share = (frame.select(pl.col("label").mean()).item() for frame in (long, rows))
     assert 0 < long_share < share
@@ -222,13 +226,13 @@ def test_statistics_are_of_train_lists_only(tmp_path, directory, out):
         if int(cells[4]) >= begin:
             cells[5] = str(1 - int(cells[5]))
     write(tmp_path, [",".join(cells) for cells in later])
-    items = pl.read_parquet(run(tmp_path) / "items.parquet")
+    items = pl.read_parquet(prepare_files(tmp_path) / "items.parquet")
     assert items.equals(pl.read_parquet(out / "items.parquet"))
 
 
 def test_parts_of_the_users_give_what_all_at_once_give(tmp_path, directory):
     schema = load_schema(SCHEMAS / "kuairand.yaml")
-    found = []
+    results = []
     for part in (100, 10_000):
         scratch = tmp_path / str(part)
         scratch.mkdir()
@@ -242,17 +246,17 @@ def test_parts_of_the_users_give_what_all_at_once_give(tmp_path, directory):
             part,
         )
         assert (len(list(scratch.glob("lists-*"))) > 1) == (part == 100)
-        found.append((source.requests, source.rows.collect().sort("request_id", "position")))
-    assert found[0][0].equals(found[1][0])
-    assert found[0][1].equals(found[1][1])
+        results.append((source.requests, source.rows.collect().sort("request_id", "position")))
+    assert results[0][0].equals(results[1][0])
+    assert results[0][1].equals(results[1][1])
 
 
 def test_two_logs_are_one(tmp_path, directory, rows):
-    lines = log_of()
+    lines = make_log()
     write(tmp_path, lines[: len(lines) // 2])
     second = tmp_path / "log_standard_4_22.csv"
     second.write_text("\n".join([LOG, *lines[len(lines) // 2 :]]) + "\n")
-    assert pl.read_parquet(run(tmp_path) / "impressions.parquet").equals(rows)
+    assert pl.read_parquet(prepare_files(tmp_path) / "impressions.parquet").equals(rows)
 
 
 def test_a_model_trains_on_it(out, tmp_path):
@@ -284,14 +288,14 @@ def test_a_model_trains_on_it(out, tmp_path):
     ],
 )
 def test_a_bad_value_is_named(tmp_path, file, column, value, message):
-    write(tmp_path, log_of())
+    write(tmp_path, make_log())
     path = tmp_path / file
     lines = path.read_text().splitlines()
     cells = lines[1].split(",")
     cells[lines[0].split(",").index(column)] = value
     path.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
     with pytest.raises(DataError, match=re.escape(f"{file}, row ")) as caught:
-        run(tmp_path)
+        prepare_files(tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -307,18 +311,18 @@ def test_a_bad_value_is_named(tmp_path, file, column, value, message):
     ],
 )
 def test_a_missing_column_is_named_with_those_there_are(tmp_path, file, column):
-    write(tmp_path, log_of())
+    write(tmp_path, make_log())
     path = tmp_path / file
     path.write_text(path.read_text().replace(column, "other", 1))
     with pytest.raises(DataError, match=rf"{file}, column {column}: missing; the \w+ has \w+_id,"):
-        run(tmp_path)
+        prepare_files(tmp_path)
 
 
 def test_settings_that_make_no_lists_are_named(tmp_path):
     with pytest.raises(DataError, match="--shortest: from 2 to --length, 4, got 5"):
-        Sessions("is_click", 30, 4, 5)
+        SessionOptions("is_click", 30, 4, 5)
     with pytest.raises(DataError, match="--gap: at least a minute, got 0"):
-        Sessions("is_click", 0, 10, 5)
-    write(tmp_path, log_of(users=1, days=1))
+        SessionOptions("is_click", 0, 10, 5)
+    write(tmp_path, make_log(users=1, days=1))
     with pytest.raises(DataError, match="enough lists for train, valid and test; see --gap"):
-        run(tmp_path)
+        prepare_files(tmp_path)

@@ -16,9 +16,9 @@ def test_relevance_reads_labels_at_the_slates_indices_and_ignores_empty_position
 
 def test_ndcg_by_hand():
     # DCG@3 = 1 + 1/2; ideal = 1 + 1/log2(3) = 1.63093.
-    found = ndcg(relevance(SLATE, LABELS), np.array([2]), 3)
-    assert found == pytest.approx([1.5 / 1.6309298], abs=1e-6)
-    assert found != pytest.approx([1.5 / 1.5], abs=1e-6)
+    value = ndcg(relevance(SLATE, LABELS), np.array([2]), 3)
+    assert value == pytest.approx([1.5 / 1.6309298], abs=1e-6)
+    assert value != pytest.approx([1.5 / 1.5], abs=1e-6)
 
 
 def test_map_divides_by_the_positives_that_could_have_been_shown():

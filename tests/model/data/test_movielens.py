@@ -22,7 +22,7 @@ REAL = ROOT.parent / "shared" / "data" / "ml1m"
 USERS, MOVIES = 60, 90
 
 
-def ratings_of(seed=0):
+def make_ratings(seed=0):
     """(user, movie, rating) of users who like one half of the movies more than the other."""
     random = np.random.default_rng(seed)
     rated = random.random((USERS, MOVIES)) < 0.6
@@ -46,7 +46,7 @@ def write(directory, ratings):
     (directory / "users.dat").write_text("\n".join(people) + "\n")
 
 
-def run(directory, ratings="ratings.dat", users="users.dat", out="out"):
+def prepare_files(directory, ratings="ratings.dat", users="users.dat", out="out"):
     people = None if users is None else directory / users
     prepare.prepare_movielens(
         directory / out, directory / ratings, directory / "movies.dat", people
@@ -62,23 +62,23 @@ def tables(out):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("ml")
-    write(directory, ratings_of())
+    write(directory, make_ratings())
     return directory
 
 
 @pytest.fixture(scope="module")
 def out(directory):
-    return run(directory)
+    return prepare_files(directory)
 
 
-def answers(out):
+def read_histories(out):
     """request id -> {item: liked} that its history holds."""
-    histories = pl.read_parquet(out / "histories.parquet")
-    found: dict[str, dict[str, float]] = {}
-    for request, item, label in histories.iter_rows():
-        assert item not in found.setdefault(request, {})
-        found[request][item] = label
-    return found
+    table = pl.read_parquet(out / "histories.parquet")
+    by_request: dict[str, dict[str, float]] = {}
+    for request, item, label in table.iter_rows():
+        assert item not in by_request.setdefault(request, {})
+        by_request[request][item] = label
+    return by_request
 
 
 def lists(out):
@@ -88,40 +88,40 @@ def lists(out):
 
 
 def test_a_list_is_fifty_movies_unknown_to_its_history_by_falling_score(out):
-    known = answers(out)
+    histories = read_histories(out)
     for request, _, _, group in lists(out):
         assert len(set(group["item_id"])) == len(group) <= 50
-        assert not set(group["item_id"]) & set(known[request])
+        assert not set(group["item_id"]) & set(histories[request])
         assert group["score"].is_sorted(descending=True)
         assert group["position"].to_list() == list(range(len(group)))
 
 
 def test_the_labels_of_a_test_list_are_the_likes_of_the_ratings_held_out(out):
-    rated = {(str(user), str(movie)): stars for user, movie, stars in ratings_of()}
-    known = answers(out)
+    rated = {(str(user), str(movie)): stars for user, movie, stars in make_ratings()}
+    histories = read_histories(out)
     for request, user, split, group in lists(out):
-        mine = {movie: stars for (u, movie), stars in rated.items() if u == user}
-        for movie, label in known[request].items():
-            assert label == (mine[movie] >= 4)
+        user_ratings = {movie: stars for (u, movie), stars in rated.items() if u == user}
+        for movie, label in histories[request].items():
+            assert label == (user_ratings[movie] >= 4)
         if split == "test":
-            assert len(known[request]) == round(0.7 * len(mine))
+            assert len(histories[request]) == round(0.7 * len(user_ratings))
             for movie, label in zip(group["item_id"], group["label"], strict=True):
-                assert label == (mine.get(movie, 0) >= 4)
+                assert label == (user_ratings.get(movie, 0) >= 4)
 
 
 def test_train_lists_are_made_within_what_the_test_list_knows(out):
-    known = answers(out)
+    histories = read_histories(out)
     held_out: dict[str, list[set[str]]] = {}
     for request, user, split, group in lists(out):
         if split == "test":
             continue
-        allowed = known[f"{user}-test"]
-        assert known[request].items() <= allowed.items()
-        missing = allowed.keys() - known[request].keys()
+        allowed = histories[f"{user}-test"]
+        assert histories[request].items() <= allowed.items()
+        missing = allowed.keys() - histories[request].keys()
         assert set(group.filter(pl.col("label") > 0.5)["item_id"]) <= missing
         held_out.setdefault(user, []).append(missing)
     for user, parts in held_out.items():  # the folds partition the known part
-        assert sorted(m for part in parts for m in part) == sorted(known[f"{user}-test"])
+        assert sorted(m for part in parts for m in part) == sorted(histories[f"{user}-test"])
 
 
 def test_users_of_valid_lists_have_no_train_list(out):
@@ -133,12 +133,13 @@ def test_users_of_valid_lists_have_no_train_list(out):
 
 
 def test_no_held_out_rating_has_a_part_in_anything_but_the_labels_of_test(tmp_path, out):
-    known = answers(out)
+    histories = read_histories(out)
     flipped = [
-        (u, m, stars if str(m) in known[f"{u}-test"] else 6 - stars) for u, m, stars in ratings_of()
+        (u, m, stars if str(m) in histories[f"{u}-test"] else 6 - stars)
+        for u, m, stars in make_ratings()
     ]
     write(tmp_path, flipped)
-    before, after = tables(out), tables(run(tmp_path))
+    before, after = tables(out), tables(prepare_files(tmp_path))
     for name in ("histories", "items", "users"):
         assert before[name].equals(after[name])
     test = pl.col("split") == "test"
@@ -150,23 +151,24 @@ def test_no_held_out_rating_has_a_part_in_anything_but_the_labels_of_test(tmp_pa
 
 
 def test_the_labels_of_a_train_list_have_no_part_in_its_own_features(tmp_path, out):
-    known = answers(out)
+    histories = read_histories(out)
     user, fold = 7, 1
-    mine = known[f"{user}-test"].keys() - known[f"{user}-{fold}"].keys()
+    cell_movies = histories[f"{user}-test"].keys() - histories[f"{user}-{fold}"].keys()
     write(
-        tmp_path, [(u, m, 6 - s if u == user and str(m) in mine else s) for u, m, s in ratings_of()]
+        tmp_path,
+        [(u, m, 6 - s if u == user and str(m) in cell_movies else s) for u, m, s in make_ratings()],
     )
-    before, after = tables(out)["impressions"], tables(run(tmp_path))["impressions"]
-    own = pl.col("request_id") == f"{user}-{fold}"
-    assert before.filter(own).drop("label").equals(after.filter(own).drop("label"))
-    assert not before.filter(own)["label"].equals(after.filter(own)["label"])
+    before, after = tables(out)["impressions"], tables(prepare_files(tmp_path))["impressions"]
+    is_list = pl.col("request_id") == f"{user}-{fold}"
+    assert before.filter(is_list).drop("label").equals(after.filter(is_list).drop("label"))
+    assert not before.filter(is_list)["label"].equals(after.filter(is_list)["label"])
     # The twin: the same ratings are in what other lists are made from.
     for column in ("score", "like_rate"):
-        assert not before.filter(~own)[column].equals(after.filter(~own)[column])
+        assert not before.filter(~is_list)[column].equals(after.filter(~is_list)[column])
 
 
 def test_counts_of_a_train_list_are_recomputed_by_hand_without_its_cell(directory, out):
-    dealt = retrieval.deal(read_ratings(directory / "ratings.dat"))
+    dealt = retrieval.deal_into_cells(read_ratings(directory / "ratings.dat"))
     request, user, _, group = next(entry for entry in lists(out) if entry[2] == "train")
     of_group = dealt.group[dealt.user_ids.tolist().index(user)]
     fold = int(request.rsplit("-", 1)[1])
@@ -203,27 +205,27 @@ def test_the_core_is_iterated_until_it_is_stable():
     # b goes for its one rating, then y for its one rating left, then c.
     rows = [("a", "x"), ("a", "z"), ("b", "y"), ("c", "y"), ("c", "x"), ("d", "x"), ("d", "z")]
     table = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
-    kept = retrieval.core(table, 2)
+    kept = retrieval.k_core(table, 2)
     assert kept.rows() == [("a", "x"), ("a", "z"), ("d", "x"), ("d", "z")]
 
 
 def test_quality_is_what_a_hand_computes():
     labels = np.zeros((2, 8))
     labels[0, 1] = 1.0
-    found = retrieval.quality(labels)
-    assert found["share of lists with a positive"] == 0.5
-    assert found["positives per list"] == 0.5
-    assert found["NDCG@6 in the retriever's order"] == pytest.approx(1 / math.log2(3))
+    results = retrieval.retrieval_quality(labels)
+    assert results["share of lists with a positive"] == 0.5
+    assert results["positives per list"] == 0.5
+    assert results["NDCG@6 in the retriever's order"] == pytest.approx(1 / math.log2(3))
     random = sum(1 / math.log2(position + 2) for position in range(6)) / 8
-    assert found["NDCG@6 in random order"] == pytest.approx(random)
+    assert results["NDCG@6 in random order"] == pytest.approx(random)
 
 
 def test_a_csv_in_any_order_gives_what_the_official_file_gives(tmp_path, out):
-    write(tmp_path, ratings_of())
-    rows = "".join(f"{u},{m},{s}\n" for u, m, s in reversed(ratings_of()))
+    write(tmp_path, make_ratings())
+    rows = "".join(f"{u},{m},{s}\n" for u, m, s in reversed(make_ratings()))
     path = tmp_path / "ratings.csv.gz"
     path.write_bytes(gzip.compress(f"user_id,movie_id,rating\n{rows}".encode()))
-    again = run(tmp_path, ratings=path.name)
+    again = prepare_files(tmp_path, ratings=path.name)
     for name in ("impressions", "histories", "items", "users"):
         file = f"{name}.parquet"
         assert (again / file).read_bytes() == (out / file).read_bytes()
@@ -239,10 +241,10 @@ def test_movies_and_users_have_their_features(out):
 
 
 def test_a_request_has_the_history_given_for_it_and_the_retrievers_scores(out):
-    known = answers(out)
+    histories = read_histories(out)
     seen = 0
     for impression in Dataset(out).impressions(["train", "test"]):
-        assert dict(impression.request.history) == known[impression.request_id]
+        assert dict(impression.request.history) == histories[impression.request_id]
         assert all(score is not None for score in impression.request.scores)
         assert impression.request.user["gender"] in ("M", "F")
         seen += 1
@@ -250,7 +252,7 @@ def test_a_request_has_the_history_given_for_it_and_the_retrievers_scores(out):
 
 
 def test_without_users_there_are_no_user_features_and_lists_are_the_same(directory, out):
-    alone = run(directory, users=None, out="alone")
+    alone = prepare_files(directory, users=None, out="alone")
     assert tables(alone)["users"].columns == ["user_id"]
     assert tables(alone)["impressions"].equals(tables(out)["impressions"])
     assert Dataset(alone).lists(["valid"]).numbers.shape[0] == USERS / 10 * 3
@@ -261,7 +263,7 @@ def test_the_summary_has_the_quality_of_retrieval(out):
     for split in ("train", "valid", "test"):
         labels = [g["label"].to_list() for *_, s, g in lists(out) if s == split]
         padded = np.array([label + [0.0] * (50 - len(label)) for label in labels])
-        assert summary["retrieval"][split] == retrieval.quality(padded)
+        assert summary["retrieval"][split] == retrieval.retrieval_quality(padded)
         assert 0.0 < padded.mean() < 0.5
 
 
@@ -284,38 +286,38 @@ def test_the_summary_has_the_quality_of_retrieval(out):
     ],
 )
 def test_a_broken_row_is_named(tmp_path, file, old, new, message):
-    ratings = [(1, 1, 3), *(r for r in ratings_of() if r[:2] not in {(1, 1), (2, 1)}), (2, 1, 3)]
+    ratings = [(1, 1, 3), *(r for r in make_ratings() if r[:2] not in {(1, 1), (2, 1)}), (2, 1, 3)]
     write(tmp_path, ratings)
     path = tmp_path / file
     text = path.read_text(encoding="latin-1")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="latin-1")
     with pytest.raises(DataError, match=re.escape(f"{file}, row ")) as caught:
-        run(tmp_path)
+        prepare_files(tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path):
-    write(tmp_path, ratings_of()[:500])
+    write(tmp_path, make_ratings()[:500])
     with pytest.raises(DataError, match="at least 10 users with 20 ratings of movies with 20"):
-        run(tmp_path)
+        prepare_files(tmp_path)
     with pytest.raises(DataError, match=r"nothing\.dat: unreadable \(No such file"):
-        run(tmp_path, ratings="nothing.dat")
+        prepare_files(tmp_path, ratings="nothing.dat")
     (tmp_path / "ratings.csv").write_text("user_id,movie,rating\n1,1,3\n")
     with pytest.raises(DataError, match=r"column movie_id: missing; the file has user_id, movie,"):
-        run(tmp_path, ratings="ratings.csv")
+        prepare_files(tmp_path, ratings="ratings.csv")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="MovieLens may not be redistributed")
 def test_movielens_1m_gives_lists_like_those_of_the_literature():
-    ratings = retrieval.deal(
-        retrieval.core(read_ratings(REAL / "ratings_no_time.csv.gz"), movielens.CORE)
+    ratings = retrieval.deal_into_cells(
+        retrieval.k_core(read_ratings(REAL / "ratings_no_time.csv.gz"), movielens.MIN_RATINGS)
     )
-    known = ratings.fold != retrieval.HELD_OUT
+    observed = ratings.fold != retrieval.HELD_OUT
     users = np.arange(len(ratings.user_ids))
-    gram = retrieval.gram_of(ratings.matrix(known & ratings.liked))
-    found = retrieval.candidate_lists(ratings, users, known, ~known, gram)
-    measured = list(retrieval.quality(found.labels).values())
+    gram = retrieval.gram_matrix(ratings.matrix(observed & ratings.liked))
+    lists = retrieval.retrieve_lists(ratings, users, observed, ~observed, gram)
+    measured = list(retrieval.retrieval_quality(lists.labels).values())
     assert measured == pytest.approx([0.978, 10.3, 0.488, 0.220], rel=0.03)

@@ -14,7 +14,7 @@ import pytest
 
 from model.data.dataset import Dataset
 from model.data.errors import DataError
-from tests.support.logs import DOC, EVENTS, ROOT, run
+from tests.support.logs import DOC, EVENTS, ROOT, prepare
 
 
 def test_ranklens_has_every_list_user_and_like_of_the_source(warm):
@@ -95,7 +95,7 @@ def test_items_have_metadata_or_nulls_and_vectors_of_length_one_or_zero(ranklens
 
 
 def test_permuted_labels_keep_the_likes_of_each_list_but_not_of_each_item(warm, tmp_path):
-    run("ranklens", "--events", EVENTS, "--out", tmp_path, "--permute-labels", 7)
+    prepare("ranklens", "--events", EVENTS, "--out", tmp_path, "--permute-labels", 7)
     permuted = pl.read_parquet(tmp_path / "warm" / "impressions.parquet")
     before = warm["label"].to_numpy().reshape(-1, 24)
     after = permuted["label"].to_numpy().reshape(-1, 24)
@@ -151,7 +151,7 @@ def test_a_broken_event_is_named(tmp_path, events, message):
     path = tmp_path / "events.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
     with pytest.raises(DataError, match=re.escape(message)) as caught:
-        run("ranklens", "--events", path, "--out", tmp_path / "out")
+        prepare("ranklens", "--events", path, "--out", tmp_path / "out")
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "warm").exists()
@@ -161,7 +161,7 @@ def test_a_truncated_events_file_is_named(tmp_path):
     path = tmp_path / "events.jsonl.gz"
     path.write_bytes(EVENTS.read_bytes()[:10_000])
     with pytest.raises(DataError, match="unreadable after row"):
-        run("ranklens", "--events", path, "--out", tmp_path / "out")
+        prepare("ranklens", "--events", path, "--out", tmp_path / "out")
     path.write_text("not gzip")
     with pytest.raises(DataError, match="unreadable after row 0"):
-        run("ranklens", "--events", path, "--out", tmp_path / "out")
+        prepare("ranklens", "--events", path, "--out", tmp_path / "out")

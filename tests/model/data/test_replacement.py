@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from model.data.errors import DataError
-from model.data.replacement import replaced
-from tests.support.logs import LOG, digests
+from model.data.replacement import atomic_replacement
+from tests.support.logs import LOG, digest_tree
 
 
 def test_an_interruption_leaves_the_old_data_set_and_no_other(shop):
     out = shop()
-    before = digests(out.parent)
+    before = digest_tree(out.parent)
     # The interrupt must come after half a file, so the block holds two statements.
-    with pytest.raises(KeyboardInterrupt), replaced([out]) as (directory,):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), atomic_replacement([out]) as (directory,):  # noqa: PT012
         (directory / "schema.yaml").write_text("half")
         raise KeyboardInterrupt
-    assert digests(out.parent) == before
+    assert digest_tree(out.parent) == before
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -28,35 +28,35 @@ def test_an_interruption_leaves_the_old_data_set_and_no_other(shop):
 def test_an_interruption_of_the_exchange_leaves_all_old_data_sets(shop, monkeypatch, move, when):
     out = shop()
     other, fresh = shutil.copytree(out, out.with_name("other")), out.with_name("fresh")
-    before = digests(out.parent)
-    rename, moves = Path.rename, itertools.count()
+    before = digest_tree(out.parent)
+    rename, calls = Path.rename, itertools.count()
 
     def interrupted(path, target):
-        number = next(moves)
+        number = next(calls)
         if (number, when) == (move, "before"):
             raise KeyboardInterrupt
         rename(path, target)
         if (number, when) == (move, "after"):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), replaced([out, fresh, other]) as directories:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), atomic_replacement([out, fresh, other]) as directories:  # noqa: PT012
         for directory in directories:
             (directory / "schema.yaml").write_text("new")
         monkeypatch.setattr(Path, "rename", interrupted)
-    assert digests(out.parent) == before
+    assert digest_tree(out.parent) == before
     assert not fresh.exists()
 
 
 def test_after_a_kill_between_the_two_moves_the_old_data_set_is_back(shop):
     out = shop()
-    before = digests(out)
+    before = digest_tree(out)
     out.rename(out.with_name("shop.tmp.old"))
     with pytest.raises(DataError):
         shop(LOG.replace("tea,1", "tea,2"))
-    assert digests(out) == before
+    assert digest_tree(out) == before
     shutil.copytree(out, out.with_name("shop.tmp.old"))  # killed after both
     shop(LOG.replace("tea,1", "tea,0"))
-    assert digests(out) != before
+    assert digest_tree(out) != before
     assert sorted(path.name for path in out.parent.iterdir()) == ["log.csv", "schema.yaml", "shop"]
 
 
@@ -64,11 +64,11 @@ def test_a_link_to_a_data_set_stays_and_what_it_leads_to_is_replaced(shop, tmp_p
     out = shop()
     elsewhere = out.rename(tmp_path / "elsewhere")
     out.symlink_to(elsewhere)
-    before = digests(elsewhere)
+    before = digest_tree(elsewhere)
     shop(LOG.replace("tea,1", "tea,0"))
     assert out.is_symlink()
-    assert digests(elsewhere).keys() == before.keys()
-    assert digests(elsewhere) != before
+    assert digest_tree(elsewhere).keys() == before.keys()
+    assert digest_tree(elsewhere) != before
 
 
 def test_a_directory_with_other_files_is_never_replaced(shop):

@@ -20,7 +20,7 @@ def test_a_statistic_is_recomputed_by_hand_from_train_lists_of_other_folds(rankl
     requests = train["request_id"].unique(maintain_order=True).to_list()
     fold = dict(zip(requests, statistics.folds(len(requests)).tolist(), strict=True))
     request = requests[1234]
-    shown = train.filter(pl.col("request_id") == request)
+    candidates = train.filter(pl.col("request_id") == request)
     others = train.filter(
         pl.col("request_id").replace_strict(fold, return_dtype=pl.Int32) != fold[request]
     )
@@ -31,7 +31,7 @@ def test_a_statistic_is_recomputed_by_hand_from_train_lists_of_other_folds(rankl
         rate = (float(labels.sum()) + 10 * prior) / (len(labels) + 10)
         return math.log(rate / (1 - rate))
 
-    for item, value in zip(shown["item_id"], shown["like_rate"], strict=True):
+    for item, value in zip(candidates["item_id"], candidates["like_rate"], strict=True):
         assert value == pytest.approx(by_hand(others, item), abs=1e-9)
         assert table[item] == pytest.approx(by_hand(train, item), abs=1e-9)
         # The twin: the tolerance tells the two apart.
