@@ -1,4 +1,6 @@
-"""Both clients behind one face, the real server, and servers that misbehave by script."""
+"""Both clients behind one interface, and a server that misbehaves by script."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -14,11 +16,12 @@ import pytest
 from rerank_client import AsyncClient, Client
 
 PATIENT_MS = 30_000  # a machine of two shared cores stalls now and then
-HANG, RESET, TRICKLE, CUT = "hang", "reset", "trickle", "cut"  # what a scripted server may do
+# Ways for a scripted server to misbehave.
+HANG, RESET, TRICKLE, CUT = "hang", "reset", "trickle", "cut"
 
 
 def reply(status=200, body=b"{}", **headers):
-    """The bytes of a response after which the connection is closed."""
+    """Return the bytes of a response that closes its connection."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(content)}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -26,7 +29,7 @@ def reply(status=200, body=b"{}", **headers):
 
 
 def response_to(body, request_id="r", degraded=None):
-    """What a service says that turns the list around."""
+    """Return the JSON of a service that reverses the list."""
     ids = [candidate["id"] for candidate in body["candidates"]]
     entry = dict.fromkeys(("logprob", "entropy", "entropy_after"), -1.5)
     return {
@@ -46,9 +49,9 @@ def response_to(body, request_id="r", degraded=None):
 
 
 class Scripted(socketserver.ThreadingTCPServer):
-    """Answers the n-th request with the n-th of its replies, further ones with the last.
+    """Send the n-th reply to the n-th request, and the last reply to all later ones.
 
-    A reply is bytes, a function of the request's body, or one of the ways to misbehave.
+    A reply is bytes, a function of the body of the request, or one of the ways to misbehave.
     """
 
     daemon_threads = True
@@ -61,6 +64,8 @@ class Scripted(socketserver.ThreadingTCPServer):
 
 
 class Handler(socketserver.StreamRequestHandler):
+    server: Scripted
+
     def handle(self):
         if not self.rfile.readline():
             return
@@ -71,21 +76,21 @@ class Handler(socketserver.StreamRequestHandler):
         body = json.loads(self.rfile.read(int(headers["content-length"])))
         count = len(self.server.requests)
         self.server.requests.append((headers, body))
-        act = self.server.replies[min(count, len(self.server.replies) - 1)]
-        if act == HANG:
+        action = self.server.replies[min(count, len(self.server.replies) - 1)]
+        if action == HANG:
             self.server.closing.wait(10)
-        elif act == RESET:
+        elif action == RESET:
             linger = struct.pack("ii", 1, 0)  # close with RST
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        elif act == CUT:
+        elif action == CUT:
             self.wfile.write(reply(body=b" " * 100)[:-50])
-        elif act == TRICKLE:
+        elif action == TRICKLE:
             self.wfile.write(reply(body=b" " * 1000)[:-1000])
             with contextlib.suppress(OSError):
                 while not self.server.closing.wait(0.02):
                     self.wfile.write(b" ")
         else:
-            self.wfile.write(act if isinstance(act, bytes) else act(body))
+            self.wfile.write(action if isinstance(action, bytes) else action(body))
 
 
 @contextlib.contextmanager
@@ -104,14 +109,15 @@ def scripted(*replies):
 
 @pytest.fixture
 def down():
-    """The URL of an instance that is not there: connections are refused."""
-    with socket.socket() as taken:  # bound, so that no other test is given the port; not listening
-        taken.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+    """The URL of an instance that refuses connections."""
+    # The socket is bound, so that no other test gets the port, but it does not listen.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
-class Driven:
-    """An AsyncClient that is asked like a Client."""
+class BlockingAsyncClient:
+    """An AsyncClient with the blocking methods of a Client."""
 
     def __init__(self, runner, client):
         self.runner, self.client = runner, client
@@ -121,24 +127,24 @@ class Driven:
         if not inspect.iscoroutinefunction(method):
             return method
 
-        async def called(*args, **more):
+        async def call(*args, **more):
             return await method(*args, **more)
 
-        return lambda *args, **more: self.runner.run(called(*args, **more))
+        return lambda *args, **more: self.runner.run(call(*args, **more))
 
 
 @pytest.fixture(params=["sync", "async"])
 def connect(request):
-    """Makes clients, of both kinds in turn, that the test need not close."""
+    """A function that opens clients of either kind and closes them after the test."""
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(asyncio.Runner())
 
-        def made(urls, **settings):
+        def open_client(urls, **settings):
             settings = {"timeout_ms": PATIENT_MS, **settings}
             if request.param == "sync":
                 return stack.enter_context(Client(urls, **settings))
-            client = Driven(runner, AsyncClient(urls, **settings))
+            client = BlockingAsyncClient(runner, AsyncClient(urls, **settings))
             stack.callback(client.aclose)
             return client
 
-        yield made
+        yield open_client

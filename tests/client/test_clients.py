@@ -1,4 +1,4 @@
-"""Both clients on real sockets: the service itself, and servers that do not behave."""
+"""Both clients on real sockets, against the service and against scripted failures."""
 
 import asyncio
 import contextlib
@@ -27,17 +27,17 @@ from tests.support.servers import fresh
 CANDIDATES = [str(i) for i in (1, 32, 34, 47, 50, 110, 150, 165)]
 
 
-def turned(body):
+def reversed_slate(body):
     return reply(body=response_to(body))
 
 
-def elapsed_s(act):
+def elapsed_s(call):
     began = time.monotonic()
-    act()
+    call()
     return time.monotonic() - began
 
 
-def test_the_services_answer_is_what_it_says_over_plain_http(connect, url):
+def test_a_response_equals_that_of_plain_http(connect, url):
     options = {
         "user": {"history": ["260", {"id": "1721", "label": 0.0}]},
         "slate_size": 3,
@@ -62,7 +62,7 @@ def test_the_services_answer_is_what_it_says_over_plain_http(connect, url):
     assert other.raw["utility"] is None
 
 
-def test_several_lists_in_one_call_are_answered_in_order_each_with_its_id(connect, url):
+def test_a_batch_returns_its_lists_in_order_each_with_its_id(connect, url):
     client = connect(url)
     lists = [{"candidates": CANDIDATES[:n], "slate_size": 2} for n in (2, 5, 8)]
     responses = client.rerank_many(lists, request_id="page")
@@ -85,13 +85,13 @@ def test_a_refusal_names_every_field_and_is_raised_despite_the_fallback(connect,
     assert client.rerank(CANDIDATES, slate_size=1).degraded is None
 
 
-def test_an_explanation_is_there_where_it_was_asked_for(connect, url):
-    plain, told = (connect(url).rerank(CANDIDATES, explain=asked) for asked in (False, True))
+def test_an_explanation_is_present_only_with_explain(connect, url):
+    plain, explained = (connect(url).rerank(CANDIDATES, explain=flag) for flag in (False, True))
     assert plain.slate[0].explanation is None
-    assert 0 < told.slate[0].explanation["probability"] <= 1
+    assert 0 < explained.slate[0].explanation["probability"] <= 1
 
 
-def test_the_services_own_degraded_answer_is_told_from_the_clients(connect, session):
+def test_a_degraded_response_of_the_service_keeps_its_reason_and_model(connect, session):
     with fresh(session, timeout_ms=0.001) as hasty:
         response = connect(hasty).rerank(CANDIDATES, slate_size=2)
     assert response.degraded == "deadline"
@@ -100,7 +100,7 @@ def test_the_services_own_degraded_answer_is_told_from_the_clients(connect, sess
 
 
 @pytest.mark.parametrize(("grace_s", "degraded"), [(5.0, "deadline"), (0.01, "client: timeout")])
-def test_an_answer_that_comes_within_the_grace_counts(connect, monkeypatch, grace_s, degraded):
+def test_a_response_within_the_grace_period_counts(connect, monkeypatch, grace_s, degraded):
     def late(body):
         time.sleep(0.15)
         return reply(body=response_to(body, degraded={"reason": "deadline"}))
@@ -112,7 +112,7 @@ def test_an_answer_that_comes_within_the_grace_counts(connect, monkeypatch, grac
 
 def test_headers_carry_deadline_key_id_and_trace(connect):
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    with scripted(turned) as server:
+    with scripted(reversed_slate) as server:
         connect(server.url, api_key="s3cret").rerank(
             ["a"], timeout_ms=5000, request_id="mine", traceparent=trace
         )
@@ -129,7 +129,7 @@ def test_headers_carry_deadline_key_id_and_trace(connect):
 
 
 def test_a_refused_connection_and_a_reset_are_retried_on_the_next_instance(connect, down):
-    with scripted(RESET) as resetting, scripted(turned) as good:
+    with scripted(RESET) as resetting, scripted(reversed_slate) as good:
         response = connect([down, resetting.url, good.url]).rerank(["a", "b"])
         assert response.ids == ("b", "a")
         assert response.degraded is None
@@ -141,20 +141,20 @@ def test_a_refused_connection_and_a_reset_are_retried_on_the_next_instance(conne
         assert lone.ids == ("a", "b")
 
 
-def test_an_answer_cut_short_is_not_asked_for_again(connect):
-    with scripted(CUT) as cutting, scripted(turned) as good:
+def test_an_incomplete_response_is_not_retried(connect):
+    with scripted(CUT) as cutting, scripted(reversed_slate) as good:
         response = connect([cutting.url, good.url]).rerank(["a", "b"])
         assert response.degraded == "client: broken answer"
         assert good.requests == []
 
 
-def test_a_busy_instance_is_asked_again_when_it_said_if_there_is_time(connect):
+def test_a_busy_instance_is_tried_again_after_retry_after_if_time_is_left(connect):
     busy = reply(status=503, Retry_After="1")
-    with scripted(busy, turned) as server:
+    with scripted(busy, reversed_slate) as server:
         client = connect(server.url)
         assert elapsed_s(lambda: client.rerank(["a"], timeout_ms=900)) < 0.9
         assert len(server.requests) == 1
-    with scripted(busy, turned) as server:
+    with scripted(busy, reversed_slate) as server:
         client = connect(server.url)
         assert elapsed_s(lambda: client.rerank(["a"], timeout_ms=3000)) >= 1
         (first, _), (second, _) = server.requests
@@ -163,13 +163,13 @@ def test_a_busy_instance_is_asked_again_when_it_said_if_there_is_time(connect):
 
 
 @pytest.mark.parametrize("act", [HANG, TRICKLE])
-def test_a_server_that_hangs_or_dawdles_costs_no_more_than_deadline_and_grace(connect, act):
+def test_a_server_that_hangs_or_trickles_ends_a_call_soon_after_the_deadline(connect, act):
     with scripted(act) as server:
         client = connect(server.url, timeout_ms=150)
-        client.rerank(["a"], timeout_ms=1)  # what is made once per client is not timed
-        asked = {"slate_size": 1, "constraints": {"blocked": ["a"], "pinned": {"c": 0}}}
+        client.rerank(["a"], timeout_ms=1)  # leave one-time work out of the measurement
+        options = {"slate_size": 1, "constraints": {"blocked": ["a"], "pinned": {"c": 0}}}
         began = time.monotonic()
-        response = client.rerank(["a", "b", "c"], **asked)
+        response = client.rerank(["a", "b", "c"], **options)
         spent = time.monotonic() - began
         assert response.degraded == "client: timeout"
         assert response.ids == ("c",)
@@ -188,7 +188,9 @@ def test_a_server_that_hangs_or_dawdles_costs_no_more_than_deadline_and_grace(co
         (RESET, Unavailable, "unavailable"),
     ],
 )
-def test_every_failure_falls_back_once_or_raises_without_fallback(connect, act, kind, reason):
+def test_every_failure_falls_back_after_one_request_or_raises(
+    connect, act, kind, reason
+):
     with scripted(act) as server:
         response = connect(server.url).rerank(["a", "b"], slate_size=1)
         assert (response.degraded, response.ids) == (f"client: {reason}", ("a",))
@@ -196,13 +198,13 @@ def test_every_failure_falls_back_once_or_raises_without_fallback(connect, act, 
         with pytest.raises(kind) as raised:
             connect(server.url, fallback=False, api_key="s3cret").rerank(["a"], request_id="mine")
     assert (raised.value.reason, raised.value.request_id) == (reason, "mine")
-    seen = raised.value
-    while seen is not None:
-        assert "s3cret" not in f"{seen!r} {seen} {vars(seen)}"
-        seen = seen.__cause__ or seen.__context__
+    error = raised.value
+    while error is not None:
+        assert "s3cret" not in f"{error!r} {error} {vars(error)}"
+        error = error.__cause__ or error.__context__
 
 
-def test_a_batch_call_falls_back_list_by_list(connect, down):
+def test_a_batch_falls_back_list_by_list(connect, down):
     lists = [{"candidates": ["a", "b"]}, {"candidates": ["c", "d"], "slate_size": 1}]
     responses = connect(down).rerank_many(lists, request_id="page")
     assert [response.ids for response in responses] == [("a", "b"), ("c",)]
@@ -211,7 +213,7 @@ def test_a_batch_call_falls_back_list_by_list(connect, down):
         connect(down, fallback=False).rerank_many(lists)
 
 
-def test_a_rolling_restart_is_not_noticed(connect, session):
+def test_a_rolling_restart_degrades_no_response_while_one_instance_is_up(connect, session):
     def start(stack):
         return stack.enter_context(fresh(session))
 
@@ -232,7 +234,7 @@ def test_a_rolling_restart_is_not_noticed(connect, session):
     assert last.degraded == "client: unavailable"
 
 
-def test_one_client_serves_many_threads_or_tasks(url):
+def test_threads_share_a_client_and_tasks_an_async_client(url):
     sizes = [1 + i % 8 for i in range(40)]
     with Client(url, timeout_ms=PATIENT_MS) as client, ThreadPoolExecutor(8) as pool:
         threads = list(pool.map(lambda n: client.rerank(CANDIDATES, slate_size=n), sizes))
@@ -247,24 +249,25 @@ def test_one_client_serves_many_threads_or_tasks(url):
 
 
 @pytest.mark.parametrize("act", [TRICKLE, reply(body=b"no gzip", Content_Encoding="gzip")])
-def test_an_answer_given_up_leaves_its_connection_to_the_next_call(connect, monkeypatch, act):
+def test_an_abandoned_response_releases_its_connection(connect, monkeypatch, act):
     monkeypatch.setattr("rerank_client.clients.LIMITS", httpx.Limits(max_connections=1))
-    with scripted(act, turned) as server:
+    with scripted(act, reversed_slate) as server:
         client = connect(server.url)
         assert client.rerank(["a"], timeout_ms=100).degraded.startswith("client: ")
         assert client.rerank(["a"]).degraded is None
 
 
-def test_connections_are_given_up_before_the_service_does(connect, monkeypatch, url):
+def test_idle_connections_are_closed_before_the_service_closes_them(connect, monkeypatch, url):
+    assert LIMITS.keepalive_expiry is not None
     assert LIMITS.keepalive_expiry < KEEP_ALIVE_S
     assert connect(url).rerank(CANDIDATES).degraded is None
     monkeypatch.setattr("rerank_client.clients.LIMITS", httpx.Limits(max_connections=0))
     assert connect(url, timeout_ms=50).rerank(CANDIDATES).degraded == "client: timeout"
 
 
-def test_a_cancelled_task_is_cancelled_and_the_client_goes_on():
+def test_a_client_keeps_working_after_the_cancellation_of_a_call():
     async def cancelled():
-        with scripted(HANG, turned) as server:
+        with scripted(HANG, reversed_slate) as server:
             async with AsyncClient(server.url, timeout_ms=5000) as client:
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.1):
@@ -274,30 +277,30 @@ def test_a_cancelled_task_is_cancelled_and_the_client_goes_on():
     assert asyncio.run(cancelled()).degraded is None
 
 
-def test_an_http_client_of_ones_own_is_used_and_left_open(url):
-    seen = []
-    with httpx.Client(event_hooks={"request": [seen.append]}, timeout=1e-6) as http:
+def test_an_http_client_of_the_caller_is_used_and_left_open(url):
+    requests: list[httpx.Request] = []
+    with httpx.Client(event_hooks={"request": [requests.append]}, timeout=1e-6) as http:
         with Client(url, timeout_ms=PATIENT_MS, http=http) as client:
             assert client.rerank(CANDIDATES).degraded is None
-        assert len(seen) == 1
+        assert len(requests) == 1
         assert not http.is_closed
 
-    async def own():
+    async def with_async_client():
         async with httpx.AsyncClient(timeout=1e-6) as http:
             async with AsyncClient(url, timeout_ms=PATIENT_MS, http=http) as client:
                 response = await client.rerank(CANDIDATES)
             return response.degraded, http.is_closed
 
-    assert asyncio.run(own()) == (None, False)
+    assert asyncio.run(with_async_client()) == (None, False)
     with Client(url) as client:
         pass
     with pytest.raises(RuntimeError, match="closed"):
         client.rerank(CANDIDATES)
 
 
-def test_the_repr_tells_where_it_asks_and_not_with_which_key():
+def test_the_repr_has_the_urls_and_not_the_key():
     for kind in (Client, AsyncClient):
-        shown = repr(kind("http://a:8000", timeout_ms=5, api_key="s3cret"))
-        assert shown == (
+        text = repr(kind("http://a:8000", timeout_ms=5, api_key="s3cret"))
+        assert text == (
             f"{kind.__name__}(urls=['http://a:8000'], timeout_ms=5, fallback=True)"
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is sent when, and what comes of each outcome: no sockets, a clock that the test turns."""
+"""Attempts, retries and outcomes of a call, without sockets and on a fake clock."""
 
 import json
 import random
@@ -27,27 +27,30 @@ def status(code, **headers):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Monotonic time, which passes only when a test or a pause says so."""
+    """A monotonic clock that only a test or a pause advances."""
     clock = SimpleNamespace(now=100.0)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(rerank_client.dispatch, "time", clock)
     return clock
 
 
-class Play:
-    """One call against outcomes in turn; `sent` is what was sent, at which second of the call."""
+class Replay:
+    """One call against a sequence of outcomes.
+
+    `sent` holds the attempts and `at` the second of the call at which each was sent.
+    """
 
     def __init__(self, clock, dispatcher, outcomes, timeout_ms=None, takes=0.01, **options):
         began, call = clock.now, dispatcher.single(["x", "y"], timeout_ms, "mine", None, options)
-        self.sent, self.at, self.response, outcome = [], [], None, None
-        left = iter(outcomes)
+        self.sent, self.at, outcome = [], [], None
+        remaining = iter(outcomes)
         try:
             while True:
                 send = call.send(outcome)
                 clock.now += send.pause_s
                 self.sent.append(send)
                 self.at.append(clock.now - began)
-                outcome = next(left)
+                outcome = next(remaining)
                 clock.now += takes
         except StopIteration as done:
             (self.response,) = done.value
@@ -61,15 +64,15 @@ def dispatcher(urls=URLS, timeout_ms=1000, fallback=False, api_key=None, seed=0)
     return Dispatcher(urls, timeout_ms, api_key, fallback, random.Random(seed))
 
 
-def sent_timeout_ms(send, http=None):
+def sent_timeout_ms(send):
     with httpx.Client() as http:
         return float(send.request(http).headers["X-Request-Timeout-Ms"])
 
 
-def test_what_is_asked_for_is_sent_and_nothing_else(clock):
+def test_a_request_has_the_fields_that_were_passed_and_no_others(clock):
     options = {"slate_size": 1, "user": None, "explain": False, "context": {"hour": 0}}
-    play = Play(clock, dispatcher(api_key="k3y"), [GOOD], **options)
-    (send,) = play.sent
+    replay = Replay(clock, dispatcher(api_key="k3y"), [GOOD], **options)
+    (send,) = replay.sent
     assert send.url == "http://a:1/rerank"
     assert json.loads(send.content) == {
         "candidates": [{"id": "x"}, {"id": "y"}], "slate_size": 1, "context": {"hour": 0}
@@ -78,73 +81,73 @@ def test_what_is_asked_for_is_sent_and_nothing_else(clock):
     assert send.headers["Authorization"] == "Bearer k3y"
     assert "traceparent" not in send.headers
     assert (
-        json.loads(Play(clock, dispatcher(), [GOOD], explain=True).sent[0].content)["explain"]
+        json.loads(Replay(clock, dispatcher(), [GOOD], explain=True).sent[0].content)["explain"]
         is True
     )
 
 
 def test_the_base_url_may_have_a_path_and_a_slash_at_its_end(clock):
-    send = Play(clock, dispatcher("https://shop:8/rank/"), [GOOD]).sent[0]
+    send = Replay(clock, dispatcher("https://shop:8/rank/"), [GOOD]).sent[0]
     assert send.url == "https://shop:8/rank/rerank"
 
 
-def test_the_next_instance_is_asked_at_once_after_a_lost_connection_and_after_a_503(clock):
-    play = Play(clock, dispatcher(), [UNREACHABLE, status(503, Retry_After="9"), GOOD])
-    assert play.hosts == "abc"
-    assert [send.pause_s for send in play.sent] == [0, 0, 0]
-    assert play.response.degraded is None
+def test_the_next_instance_is_tried_at_once_after_a_lost_connection_and_after_a_503(clock):
+    replay = Replay(clock, dispatcher(), [UNREACHABLE, status(503, Retry_After="9"), GOOD])
+    assert replay.hosts == "abc"
+    assert [send.pause_s for send in replay.sent] == [0, 0, 0]
+    assert replay.response.degraded is None
 
 
-def test_the_next_call_starts_with_the_instance_that_answered(clock):
+def test_the_next_call_starts_with_the_instance_that_responded(clock):
     dispatch = dispatcher()
-    assert Play(clock, dispatch, [UNREACHABLE, GOOD]).hosts == "ab"
-    assert Play(clock, dispatch, [GOOD]).hosts == "b"
-    assert Play(clock, dispatch, [UNREACHABLE, UNREACHABLE, GOOD]).hosts == "bca"
+    assert Replay(clock, dispatch, [UNREACHABLE, GOOD]).hosts == "ab"
+    assert Replay(clock, dispatch, [GOOD]).hosts == "b"
+    assert Replay(clock, dispatch, [UNREACHABLE, UNREACHABLE, GOOD]).hosts == "bca"
 
 
-def test_an_instance_that_cannot_be_reached_is_not_asked_twice(clock):
+def test_an_unreachable_instance_is_not_tried_twice(clock):
     with pytest.raises(Unavailable, match="attempts: 3, the last: refused") as raised:
-        Play(clock, dispatcher(), [UNREACHABLE] * 4)
+        Replay(clock, dispatcher(), [UNREACHABLE] * 4)
     assert raised.value.request_id == "mine"
     with pytest.raises(Unavailable, match="attempts: 1,"):
-        Play(clock, dispatcher("http://a"), [UNREACHABLE] * 2)
+        Replay(clock, dispatcher("http://a"), [UNREACHABLE] * 2)
 
 
-def test_one_url_given_twice_is_asked_twice(clock):
-    assert Play(clock, dispatcher(["http://a"] * 2), [UNREACHABLE, GOOD]).hosts == "aa"
+def test_a_url_that_is_listed_twice_is_tried_twice(clock):
+    assert Replay(clock, dispatcher(["http://a"] * 2), [UNREACHABLE, GOOD]).hosts == "aa"
 
 
-def test_retry_after_is_waited_for_where_it_fits_and_only_there(clock):
+def test_the_client_waits_for_retry_after_only_before_the_deadline(clock):
     busy = status(503, Retry_After="1")
-    play = Play(clock, dispatcher("http://a", timeout_ms=1500), [busy, GOOD])
-    assert 1.0 <= play.at[1] <= 1.0 + 0.01 + 1.5 * BACKOFF_S
-    assert play.response.ids == ("x",)
+    replay = Replay(clock, dispatcher("http://a", timeout_ms=1500), [busy, GOOD])
+    assert 1.0 <= replay.at[1] <= 1.0 + 0.01 + 1.5 * BACKOFF_S
+    assert replay.response.ids == ("x",)
     with pytest.raises(Unavailable, match="attempts: 1, the last: status 503"):
-        Play(clock, dispatcher("http://a", timeout_ms=900), [busy, GOOD])
+        Replay(clock, dispatcher("http://a", timeout_ms=900), [busy, GOOD])
 
 
-def test_of_several_busy_instances_the_one_that_is_ready_first_is_asked_again(clock):
+def test_of_several_busy_instances_the_first_ready_one_is_tried_again(clock):
     busy = [status(503, Retry_After=seconds) for seconds in ("3", "1", "2")]
-    play = Play(clock, dispatcher(timeout_ms=5000), [*busy, UNREACHABLE, GOOD])
-    assert play.hosts == "abcbc"  # b is gone by then, and not asked again
-    assert play.at[4] == pytest.approx(2.03, abs=3 * BACKOFF_S)
+    replay = Replay(clock, dispatcher(timeout_ms=5000), [*busy, UNREACHABLE, GOOD])
+    assert replay.hosts == "abcbc"  # b is unreachable by then
+    assert replay.at[4] == pytest.approx(2.03, abs=3 * BACKOFF_S)
 
 
-def test_retry_after_may_be_a_date_and_nonsense_is_as_good_as_none(clock):
+def test_retry_after_may_be_a_date_and_an_unreadable_value_counts_as_none(clock):
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
-    late = Play(
+    late = Replay(
         clock, dispatcher("http://a", timeout_ms=5000), [status(503, Retry_After=date), GOOD]
     )
     assert 1.5 < late.at[1] < 3.2
     for nonsense in ("soon", "-5", "1.5", "inf"):
-        play = Play(clock, dispatcher("http://a"), [status(503, Retry_After=nonsense), GOOD])
-        assert play.at[1] < 0.1
+        replay = Replay(clock, dispatcher("http://a"), [status(503, Retry_After=nonsense), GOOD])
+        assert replay.at[1] < 0.1
 
 
-def test_retries_back_off_and_are_spread_by_chance(clock):
+def test_retries_back_off_exponentially_with_jitter(clock):
     busy = [status(503)] * 3
     first, same, other = (
-        Play(clock, dispatcher("http://a", seed=seed), [*busy, GOOD]) for seed in (0, 0, 1)
+        Replay(clock, dispatcher("http://a", seed=seed), [*busy, GOOD]) for seed in (0, 0, 1)
     )
     assert first.at == pytest.approx(same.at)
     assert first.at != pytest.approx(other.at)
@@ -153,9 +156,9 @@ def test_retries_back_off_and_are_spread_by_chance(clock):
 
 
 @pytest.mark.parametrize("code", [400, 401, 404, 413, 422, 429, 500, 502, 504, 302, 204])
-def test_no_other_status_is_asked_again(clock, code):
+def test_no_other_status_is_retried(clock, code):
     with pytest.raises((Refused, Failed, TimedOut)):
-        Play(clock, dispatcher(), [status(code), GOOD])
+        Replay(clock, dispatcher(), [status(code), GOOD])
 
 
 @pytest.mark.parametrize(
@@ -170,15 +173,13 @@ def test_no_other_status_is_asked_again(clock, code):
         (status(503), Unavailable, "unavailable"),
     ],
 )
-def test_without_an_answer_the_initial_ranking_is_answered_or_the_cause_is_raised(
-    clock, outcome, kind, reason
-):
-    hasty = {"timeout_ms": 20, "takes": 0.011}  # no time for the backoff
+def test_a_failure_returns_the_initial_ranking_or_raises_its_cause(clock, outcome, kind, reason):
+    brief = {"timeout_ms": 20, "takes": 0.011}  # too short for the backoff
     with pytest.raises(kind) as raised:
-        Play(clock, dispatcher("http://a"), [outcome], **hasty)
+        Replay(clock, dispatcher("http://a"), [outcome], **brief)
     assert raised.value.reason == reason
-    response = Play(
-        clock, dispatcher("http://a", fallback=True), [outcome], slate_size=1, **hasty
+    response = Replay(
+        clock, dispatcher("http://a", fallback=True), [outcome], slate_size=1, **brief
     ).response
     assert response.degraded == f"client: {reason}"
     assert response.ids == ("x",)
@@ -190,31 +191,31 @@ def test_without_an_answer_the_initial_ranking_is_answered_or_the_cause_is_raise
 def test_a_refusal_is_raised_with_and_without_fallback(clock, code):
     for fallback in (True, False):
         with pytest.raises(Refused) as raised:
-            Play(clock, dispatcher(fallback=fallback), [status(code)])
+            Replay(clock, dispatcher(fallback=fallback), [status(code)])
         assert raised.value.status == code
 
 
-def test_every_attempt_is_told_what_is_left(clock):
+def test_every_attempt_sends_the_time_that_is_left(clock):
     dispatch = dispatcher(timeout_ms=500)
     call = dispatch.single(["x"], None, None, None, {})
-    seen = []
+    timeouts_ms = []
     outcome = None
     for _ in range(3):
         send = call.send(outcome)
-        seen.append(sent_timeout_ms(send))
+        timeouts_ms.append(sent_timeout_ms(send))
         clock.now += 0.1
         outcome = UNREACHABLE
-    assert seen == pytest.approx([500, 400, 300])
+    assert timeouts_ms == pytest.approx([500, 400, 300])
 
 
-def test_a_call_may_have_its_own_deadline(clock):
-    (send,) = Play(clock, dispatcher(), [GOOD], timeout_ms=70).sent
+def test_a_call_may_override_the_deadline_of_the_client(clock):
+    (send,) = Replay(clock, dispatcher(), [GOOD], timeout_ms=70).sent
     assert send.deadline == pytest.approx(100.07)
     assert send.give_up_at == pytest.approx(100.07 + GRACE_S)
 
 
-def test_httpx_is_given_what_is_left_when_a_phase_begins_and_never_nothing(clock):
-    send = Play(clock, dispatcher("http://a"), [GOOD]).sent[0]
+def test_httpx_timeouts_are_what_is_left_when_a_phase_begins_and_never_zero(clock):
+    send = Replay(clock, dispatcher("http://a"), [GOOD]).sent[0]
     with httpx.Client() as http:
         timeouts = send.request(http).extensions["timeout"]
     clock.now = 100.25
@@ -227,15 +228,15 @@ def test_httpx_is_given_what_is_left_when_a_phase_begins_and_never_nothing(clock
 
 def test_an_instance_that_swallows_packets_leaves_time_for_the_others(clock):
     slow = TransportFailure.from_exception(httpx.ConnectTimeout("no answer"), begun=False)
-    play = Play(clock, dispatcher(timeout_ms=900), [slow, slow, GOOD], takes=0.3)
-    until = [send.connect_deadline - 100 for send in play.sent]
+    replay = Replay(clock, dispatcher(timeout_ms=900), [slow, slow, GOOD], takes=0.3)
+    until = [send.connect_deadline - 100 for send in replay.sent]
     assert until == pytest.approx([0.3, 0.6, 0.9])
-    assert play.hosts == "abc"
+    assert replay.hosts == "abc"
 
 
 def test_a_deadline_that_passes_while_connecting_is_a_timeout(clock):
     with pytest.raises(TimedOut):
-        Play(
+        Replay(
             clock,
             dispatcher("http://a"),
             [TransportFailure("connection", "ConnectTimeout")],
@@ -258,7 +259,9 @@ def test_a_deadline_that_passes_while_connecting_is_a_timeout(clock):
         (TimeoutError(), True, "late"),
     ],
 )
-def test_what_httpx_raises_is_told_by_whether_an_answer_had_begun(error, begun, kind):
+def test_an_exception_of_httpx_becomes_the_right_kind_of_failure(
+    error, begun, kind
+):
     assert TransportFailure.from_exception(error, begun).kind == kind
 
 
@@ -275,7 +278,7 @@ def test_what_httpx_raises_is_told_by_whether_an_answer_had_begun(error, begun, 
         (["a"], {"constraints": {"blocked": {"a"}}}, TypeError),
     ],
 )
-def test_what_cannot_be_sent_is_refused_before_anything_is(candidates, options, kind):
+def test_invalid_arguments_are_refused_before_anything_is_sent(candidates, options, kind):
     with pytest.raises(kind):
         dispatcher(fallback=True).single(candidates, None, None, None, options)
     dispatcher().single(["a"], None, None, None, {"slate_size": 3, "context": {"hour": 1.0}})
@@ -294,7 +297,7 @@ def test_what_cannot_be_sent_is_refused_before_anything_is(candidates, options, 
         {"traceparent": "a\r\nHost: b"},
     ],
 )
-def test_a_deadline_or_header_that_cannot_be_is_a_value_error(changes):
+def test_an_invalid_deadline_or_header_is_a_value_error(changes):
     good = {"timeout_ms": 5, "request_id": "a" * 128, "traceparent": "00-0af7-b7ad-01"}
     dispatcher().single(["a"], options={}, **good)
     with pytest.raises(ValueError, match=next(iter(changes))):
@@ -305,19 +308,19 @@ def test_a_deadline_or_header_that_cannot_be_is_a_value_error(changes):
     "url",
     ["", "a:8000", "ftp://a", "http://", "http://a/?q=1", "http://a:port", "http://me:s3cret@a"],
 )
-def test_a_url_that_is_none_is_a_value_error_without_its_password(url):
+def test_an_invalid_url_is_a_value_error_without_its_password(url):
     with pytest.raises(ValueError, match="urls") as raised:
         dispatcher(["http://a", url])
     assert "s3cret" not in str(raised.value)
 
 
-def test_no_url_at_all_is_a_value_error():
+def test_an_empty_list_of_urls_is_a_value_error():
     with pytest.raises(ValueError, match="urls"):
         dispatcher([])
 
 
 @pytest.mark.parametrize("key", ["", "s3cret\n", "s3 cret", "s3crét"])
-def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(key):
+def test_an_error_about_an_illegal_key_does_not_contain_the_key(key):
     with pytest.raises(ValueError, match="api_key") as raised:
         dispatcher(api_key=key)
     assert "s3cr" not in str(raised.value)
@@ -325,7 +328,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(key):
 
 def test_the_key_is_in_no_repr(clock):
     dispatch = dispatcher(api_key="s3cret")
-    play = Play(clock, dispatch, [GOOD])
-    assert play.sent[0].headers["Authorization"] == "Bearer s3cret"
-    for shown in (dispatch, play.sent[0], vars(dispatch), play.response):
-        assert "s3cret" not in repr(shown)
+    replay = Replay(clock, dispatch, [GOOD])
+    assert replay.sent[0].headers["Authorization"] == "Bearer s3cret"
+    for value in (dispatch, replay.sent[0], vars(dispatch), replay.response):
+        assert "s3cret" not in repr(value)

@@ -1,4 +1,4 @@
-"""The initial ranking of the client is the service's own, where a client can know it."""
+"""The fallback of the client equals the initial ranking of the service."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ def ids(candidates, **options):
 
 
 @st.composite
-def asked(draw):
+def list_requests(draw):
     ids = IDS[: draw(st.integers(1, 7))]
     groups = [draw(st.sampled_from(["a", "b", None])) for _ in ids]
     pins = draw(st.lists(st.sampled_from(ids), unique=True, max_size=3))
@@ -34,13 +34,13 @@ def asked(draw):
     }
 
 
-@given(asked())
-def test_what_the_service_admits_is_ranked_as_the_service_would_without_its_model(ask):
-    candidates, rules = ask["candidates"], ask["constraints"]
+@given(list_requests())
+def test_a_valid_request_gets_the_initial_ranking_of_the_service(request):
+    candidates, rules = request["candidates"], request["constraints"]
     try:
         size, resolved = resolve(
             [c["id"] for c in candidates],
-            ask["slate_size"],
+            request["slate_size"],
             len(candidates),
             rules["pinned"],
             set(rules["blocked"]),
@@ -48,9 +48,9 @@ def test_what_the_service_admits_is_ranked_as_the_service_would_without_its_mode
             ("by", rules["max_per_group"]["by"]),
         )
     except ConstraintError:
-        initial_ranking(build_list_body(**ask))  # best effort, whatever it comes to
+        initial_ranking(build_list_body(**request))  # an invalid request raises nothing either
         return
-    slate = initial_ranking(build_list_body(**ask))
+    slate = initial_ranking(build_list_body(**request))
     assert [entry.initial_position for entry in slate] == resolved.initial_ranking(size)
     assert [entry.position for entry in slate] == list(range(size))
 
@@ -67,11 +67,11 @@ def test_what_the_service_admits_is_ranked_as_the_service_would_without_its_mode
         ({"slate_size": 3, "constraints": {"blocked": ["i0", "i1"]}}, ["i2", "i3"]),
     ],
 )
-def test_each_wish_changes_the_ranking_as_it_should(options, expected):
+def test_each_option_changes_the_ranking(options, expected):
     assert ids(IDS[:4], **options) == expected
 
 
-def test_without_a_size_the_slate_has_ten_positions_or_what_the_last_pinned_one_needs():
+def test_without_a_size_the_slate_has_ten_positions_or_as_many_as_the_last_pinned_id_needs():
     many = [f"c{n}" for n in range(20)]
     assert ids(many) == many[:10]
     pinned = {"constraints": {"pinned": {"c19": 11}}}
@@ -79,18 +79,18 @@ def test_without_a_size_the_slate_has_ten_positions_or_what_the_last_pinned_one_
     assert ids(many, slate_size=12) == many[:12]
 
 
-def test_an_id_given_twice_is_ranked_once_where_it_stood_first():
+def test_a_repeated_id_is_ranked_once_at_its_first_place():
     assert ids(["a", "b", "a"]) == ["a", "b"]
 
 
-def test_a_pinned_candidate_takes_its_share_of_its_group():
+def test_a_pinned_candidate_counts_toward_the_limit_of_its_group():
     both = [{"id": "a", "groups": {"by": "x"}}, {"id": "b", "groups": {"by": "x"}}, "c"]
     rules = {"pinned": {"b": 1}, "max_per_group": {"by": 1}}
     assert ids(both, slate_size=2, constraints=rules) == ["c", "b"]
     assert ids(both, slate_size=2, constraints=rules | {"max_per_group": {"by": 2}}) == ["a", "b"]
 
 
-def test_only_groups_given_with_the_candidates_are_capped():
+def test_only_groups_in_the_request_are_limited():
     capped = {"constraints": {"max_per_group": {"by": 1}}}
     assert ids([{"id": "a", "groups": {"by": "x"}}, {"id": "b", "groups": {"by": "x"}}, "c"],
                **capped) == ["a", "c"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What docs/client.md shows is what happens."""
+"""The examples in docs/client.md print what the guide says."""
 
 import re
 from pathlib import Path
@@ -14,16 +14,16 @@ PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_prints_what_stands_beside_it(example, url, down, capsys, monkeypatch):
+def test_an_example_prints_its_comments(example, url, down, capsys, monkeypatch):
     for kind in (Client, AsyncClient):
         monkeypatch.setitem(kind.__init__.__kwdefaults__, "timeout_ms", PATIENT_MS)
     live = example.replace("http://127.0.0.1:8000", url).replace('"http://127.0.0.1:9"', repr(down))
     live = live.replace("timeout_ms=200", f"timeout_ms={PATIENT_MS}")
-    names = {}
+    names: dict[str, object] = {}
     exec(compile(live, "docs/client.md", "exec"), names)
-    for made in names.values():
-        if isinstance(made, Client):
-            made.close()
+    for value in names.values():
+        if isinstance(value, Client):
+            value.close()
     expected = PRINTED.findall(example)
     assert capsys.readouterr().out.splitlines() == expected
     assert len(expected) == example.count("print(") > 0

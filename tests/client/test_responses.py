@@ -1,4 +1,4 @@
-"""The service's JSON as dataclasses."""
+"""Parsing of responses and problems."""
 
 import dataclasses
 import json
@@ -17,18 +17,18 @@ def names(kind):
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def test_the_dataclasses_have_the_fields_of_the_services_schemas():
+def test_the_dataclasses_have_the_fields_of_the_service_schemas():
     assert names(Position) == list(SlateEntry.model_fields)
     assert names(Reasoning) == list(ReasoningUsed.model_fields)
     assert names(Model) == list(ServedModel.model_fields)
 
 
-def test_the_answer_that_these_tests_script_is_one_the_service_could_give():
+def test_the_scripted_response_of_these_tests_fits_the_schema_of_the_service():
     parts = dict.fromkeys(Latency.model_fields, 0.0)
     RerankResponse.model_validate(RAW | {"latency_ms": parts}, strict=True)
 
 
-def test_an_answer_is_read_field_by_field_and_kept_whole_beside():
+def test_a_response_is_parsed_by_field_and_kept_as_raw_json():
     (response,) = parse_responses(json.dumps(RAW | {"new": 1}).encode(), None)
     assert response.ids == ("b", "a")
     assert response.slate[0] == Position("b", 0, 1, -1.5, -1.5, -1.5, 2)
@@ -38,15 +38,15 @@ def test_an_answer_is_read_field_by_field_and_kept_whole_beside():
     assert response.degraded is None
     assert response.raw["new"] == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
-        response.request_id = "other"
+        response.request_id = "other"  # type: ignore[misc]
 
 
-def test_a_degraded_answer_of_the_service_says_why():
+def test_a_degraded_response_of_the_service_has_its_reason():
     raw = RAW | {"degraded": {"reason": "overload"}}
     assert parse_responses(json.dumps(raw).encode(), None)[0].degraded == "overload"
 
 
-def test_a_batch_is_read_in_order():
+def test_a_batch_is_parsed_in_order():
     raws = [RAW | {"request_id": name} for name in "xy"]
     responses = parse_responses(json.dumps({"responses": raws}).encode(), 2)
     assert [response.request_id for response in responses] == ["x", "y"]
@@ -67,17 +67,17 @@ def test_a_batch_is_read_in_order():
         (json.dumps({"responses": [RAW]}).encode(), 2),
     ],
 )
-def test_what_is_no_answer_is_said_to_be_none(content, lists):
+def test_a_body_that_is_no_response_is_a_value_error(content, lists):
     with pytest.raises(ValueError, match=r"."):
         parse_responses(content, lists)
 
 
-def test_a_problem_is_told_with_every_field_and_a_page_with_its_status():
+def test_a_problem_is_parsed_with_every_field_and_a_page_by_its_status():
     errors = [{"field": "slate_size", "rule": "at most 2", "value": "9"}]
     problem = {"code": "invalid_request", "detail": "d", "request_id": "r", "errors": errors}
-    told = parse_problem(422, json.dumps(problem).encode(), "mine")
-    assert (told.status, told.code, told.request_id) == (422, "invalid_request", "r")
-    assert [dataclasses.asdict(error) for error in told.errors] == errors
+    refused = parse_problem(422, json.dumps(problem).encode(), "mine")
+    assert (refused.status, refused.code, refused.request_id) == (422, "invalid_request", "r")
+    assert [dataclasses.asdict(error) for error in refused.errors] == errors
     page = parse_problem(403, b"<html>", "mine")
     assert (page.code, page.detail, page.request_id) == ("http_403", "Forbidden", "mine")
     assert page.errors == ()
