@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from service.engine.contract import BundleError
 from service.http.security import KeysError
-from service.settings import Settings, describe, tuned, unknown_variables
+from service.settings import Settings, describe, unknown_variables, with_profile
 from service.telemetry import TelemetryError, configure
 
 
@@ -29,10 +29,10 @@ def main() -> int:
         "--print-settings", action="store_true", help="every setting with its value, then exit"
     )
     arguments = vars(parser.parse_args())
-    only_print = arguments.pop("print_settings")
-    given = {name: value for name, value in arguments.items() if value is not None}
+    print_only = arguments.pop("print_settings")
+    overrides = {name: value for name, value in arguments.items() if value is not None}
     try:
-        settings = tuned(Settings(**given))
+        settings = with_profile(Settings(**overrides))
     except (OSError, ValueError) as error:
         if not isinstance(error, ValidationError):
             print(f"service: RERANK_PROFILE: {error}", file=sys.stderr)
@@ -41,7 +41,7 @@ def main() -> int:
             name = f"RERANK_{'_'.join(map(str, entry['loc'])).upper()}"
             print(f"service: {name}: {entry['msg']}, got {entry['input']!r}", file=sys.stderr)
         return 2
-    if only_print:
+    if print_only:
         print(describe(settings))
         return 0
     configure(settings)
@@ -52,9 +52,9 @@ def main() -> int:
         if settings.workers > 1:
             # prometheus_client reads this when it is imported: so before the server's import.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-        from service.server import exported, serve
+        from service.server import export_settings, serve
 
-        exported(settings, given)
+        export_settings(settings, overrides)
         try:
             serve(settings)
         except (BundleError, KeysError, TelemetryError, OSError) as error:

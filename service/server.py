@@ -26,17 +26,17 @@ from service.http.protocol import Protocol
 from service.http.security import KeysError
 from service.metrics import Metrics
 from service.models.fleet import Fleet
-from service.settings import Settings, tuned
+from service.settings import Settings, with_profile
 from service.telemetry import TelemetryError, configure
 
 logger = logging.getLogger("service")
 
 BACKLOG = 2048
-SWITCH_S = 0.0001
+SWITCH_INTERVAL_S = 0.0001
 KEEP_ALIVE_S = 75  # longer than callers keep a connection, so that they are the ones to close it
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-PARENT_S = 1.0  # how often a worker looks for its supervisor
-JOIN_S = 0.05  # how often a supervisor that stops looks for signals and at its workers
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PARENT_POLL_S = 1.0  # how often a worker looks for its supervisor
+JOIN_POLL_S = 0.05  # how often a supervisor that stops looks for signals and at its workers
 
 
 class Supervisor(Multiprocess):
@@ -64,40 +64,42 @@ class Supervisor(Multiprocess):
         """Wait for workers that were told to stop; a second signal goes to them as SIGINT."""
         while running := [process for process in self.processes if process.exitcode is None]:
             while self.signal_queue:
-                if self.signal_queue.pop(0) in STOPPING:
+                if self.signal_queue.pop(0) in STOP_SIGNALS:
                     for process in running:
                         if process.pid is not None:
                             os.kill(process.pid, signal.SIGINT)
-            time.sleep(JOIN_S)
+            time.sleep(JOIN_POLL_S)
 
 
 def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises BundleError, KeysError, TelemetryError or OSError before."""
-    listener = bind(settings.host, settings.port)
+    listener = listen(settings.host, settings.port)
     if settings.workers > 1:
         metrics = Metrics()
-        supervisor = Supervisor(config_of("service.server:worker", settings), listener, metrics)
-        announce(listener, f"{settings.workers} workers")
+        supervisor = Supervisor(
+            uvicorn_config("service.server:worker", settings), listener, metrics
+        )
+        log_address(listener, f"{settings.workers} workers")
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise BundleError("a worker did not start; its own line says why")
         return
-    for number in STOPPING:  # uvicorn raises again what stopped it
-        signal.signal(number, stopped)
+    for number in STOP_SIGNALS:  # uvicorn raises again what stopped it
+        signal.signal(number, exit_cleanly)
     app, fleet = application(settings)
     model = fleet.models[fleet.default_name()]
-    announce(listener, f"{fleet.default_name()}/{model.config.active}")
-    uvicorn.Server(config_of(app, settings)).run(sockets=[listener])
+    log_address(listener, f"{fleet.default_name()}/{model.config.active}")
+    uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[listener])
 
 
-def stopped(number: int, frame: FrameType | None) -> None:
+def exit_cleanly(number: int, frame: FrameType | None) -> None:
     """To be told to stop is no failure: status 0, and what was opened is closed on the way."""
     raise SystemExit(0)
 
 
 def worker() -> FastAPI:
     """The application of one of several workers; its settings come from the environment."""
-    settings = tuned(Settings.model_validate({}))
+    settings = with_profile(Settings.model_validate({}))
     configure(settings)
     try:
         return application(settings)[0]
@@ -110,31 +112,31 @@ def application(settings: Settings) -> tuple[FastAPI, Fleet]:
     """The application with its models loaded and warm."""
     # A thread that loads a model holds the interpreter for so long at a time; 5 ms, the default,
     # would be added to every tenth answer meanwhile.
-    sys.setswitchinterval(SWITCH_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics = Metrics()
     fleet = Fleet.load(settings, metrics)
 
-    def started(app: FastAPI) -> None:
-        drain_on_sigterm(app, settings.drain_s, alone=settings.workers == 1)
+    def on_start(app: FastAPI) -> None:
+        drain_on_sigterm(app, settings.drain_s, single_worker=settings.workers == 1)
         if settings.workers > 1:
-            app.state.parent = asyncio.create_task(end_with(os.getppid()))
+            app.state.parent = asyncio.create_task(stop_with_parent(os.getppid()))
         # All that is there now stays: a full look through it for garbage took 30 ms, every second
         # or two under load, and was most of what 1 % of the requests waited.
         gc.collect()
         gc.freeze()
 
-    return create_app(settings, fleet, metrics, started), fleet
+    return create_app(settings, fleet, metrics, on_start), fleet
 
 
-async def end_with(parent: int) -> None:
+async def stop_with_parent(parent: int) -> None:
     """Stop, as at SIGTERM, once the supervisor is gone: who starts anew needs the port."""
     while os.getppid() == parent:
-        await asyncio.sleep(PARENT_S)
+        await asyncio.sleep(PARENT_POLL_S)
     logger.error("the supervisor is gone, its worker stops")
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def config_of(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
     """How uvicorn runs it."""
     return uvicorn.Config(
         app,
@@ -154,14 +156,14 @@ def config_of(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
     )
 
 
-def announce(listener: socket.socket, what: str) -> None:
+def log_address(listener: socket.socket, served: str) -> None:
     """One line that says where, once it can be asked."""
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    logger.info("serving %s on http://%s:%d", what, shown, port)
+    host_text = f"[{host}]" if ":" in host else host
+    logger.info("serving %s on http://%s:%d", served, host_text, port)
 
 
-def drain_on_sigterm(app: FastAPI, drain_s: float, alone: bool) -> None:
+def drain_on_sigterm(app: FastAPI, drain_s: float, single_worker: bool) -> None:
     """Before uvicorn's own handling of SIGTERM: unready at once, but served for `drain_s` more.
 
     A second signal does not wait; but one of several workers may get a first one twice, from its
@@ -170,22 +172,22 @@ def drain_on_sigterm(app: FastAPI, drain_s: float, alone: bool) -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    loop, then = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    loop, previous = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if not callable(then):
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        if not callable(previous):
             return
         loop.call_soon_threadsafe(logger.info, "told to stop")  # not in the middle of another line
-        if not drain_s or (app.state.draining and alone):
-            then(number, frame)
+        if not drain_s or (app.state.draining and single_worker):
+            previous(number, frame)
         elif not app.state.draining:
-            loop.call_soon_threadsafe(lambda: loop.call_later(drain_s, then, number, None))
+            loop.call_soon_threadsafe(lambda: loop.call_later(drain_s, previous, number, None))
         app.state.draining = True
 
-    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A listening address. Raises OSError naming it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -199,7 +201,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def exported(settings: Settings, given: dict[str, Any]) -> None:
+def export_settings(settings: Settings, overrides: dict[str, Any]) -> None:
     """Let workers find in the environment what the command line said."""
-    for name in given:
+    for name in overrides:
         os.environ[f"RERANK_{name.upper()}"] = str(getattr(settings, name))

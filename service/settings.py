@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     )
 
 
-def tuned(settings: Settings) -> Settings:
+def with_profile(settings: Settings) -> Settings:
     """The settings with what their profile says and nobody else does.
 
     Raises OSError or ValueError for a profile that cannot be read, naming it.
@@ -130,18 +130,18 @@ def tuned(settings: Settings) -> Settings:
         return settings
     try:
         payload = json.loads(settings.profile.read_bytes())
-        found = {name: payload[name] for name in ("threads", "spinning", "max_batch_size")}
+        profile = {name: payload[name] for name in ("threads", "spinning", "max_batch_size")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{settings.profile}: no profile of this service ({error!r})") from error
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
-    return Settings(**{**found, **given})
+    explicit = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return Settings(**{**profile, **explicit})
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """RERANK_* variables that are no setting: most likely misspelt."""
-    known = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
+    names = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
     return sorted(
-        name for name in environment if name.upper().startswith("RERANK_") and name not in known
+        name for name in environment if name.upper().startswith("RERANK_") and name not in names
     )
 
 

@@ -18,7 +18,7 @@ class TelemetryError(ValueError):
 
 def configure(settings: Settings) -> None:
     """Send every log line of the process, uvicorn's too, through one format to standard error."""
-    shared: list[Any] = [
+    processors: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -30,16 +30,16 @@ def configure(settings: Settings) -> None:
     )
     if settings.log_format == "json":
         renderer = structlog.processors.JSONRenderer()
-        shared.append(structlog.processors.format_exc_info)
+        processors.append(structlog.processors.format_exc_info)
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *processors],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -86,25 +86,25 @@ class Tracer:
         attributes: Mapping[str, Any],
     ) -> str:
         """One span and a child for each stage, ending now; the span's own traceparent."""
-        ends = time.time_ns()
-        at = ends - int(1e6 * latency_ms["total"])
+        ended_ns = time.time_ns()
+        started_ns = ended_ns - int(1e6 * latency_ms["total"])
         carrier = {} if traceparent is None else {"traceparent": traceparent}
         parent = self._propagator.extract(carrier)
         span = self._tracer.start_span(
-            name, context=parent, kind=self._trace.SpanKind.SERVER, start_time=at,
+            name, context=parent, kind=self._trace.SpanKind.SERVER, start_time=started_ns,
             attributes=dict(attributes),
         )  # fmt: skip
-        inside = self._trace.set_span_in_context(span, parent)
+        span_context = self._trace.set_span_in_context(span, parent)
         for stage, stage_ms in latency_ms.items():
             if stage == "total":
                 continue
-            child = self._tracer.start_span(stage, context=inside, start_time=at)
-            at += int(1e6 * stage_ms)
-            child.end(end_time=at)
-        span.end(end_time=ends)
-        found: dict[str, str] = {}
-        self._propagator.inject(found, inside)
-        return found.get("traceparent", "")
+            child = self._tracer.start_span(stage, context=span_context, start_time=started_ns)
+            started_ns += int(1e6 * stage_ms)
+            child.end(end_time=started_ns)
+        span.end(end_time=ended_ns)
+        carrier_out: dict[str, str] = {}
+        self._propagator.inject(carrier_out, span_context)
+        return carrier_out.get("traceparent", "")
 
     def close(self) -> None:
         """Export what is left."""

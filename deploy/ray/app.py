@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from service.server import application
-from service.settings import Settings, tuned
+from service.settings import Settings, with_profile
 
 # Ranking twice does no harm: what a replica that died did not answer goes to another one. Read by
 # Ray when it starts, so these belong into the environment of `ray start`.
@@ -42,7 +42,7 @@ def build(arguments: dict[str, Any]) -> Any:
         settings["bundle"] = Path(settings["bundle"]).resolve()  # replicas run elsewhere
 
     def service() -> FastAPI:
-        return application(tuned(Settings(**settings)))[0]
+        return application(with_profile(Settings(**settings)))[0]
 
     deployment = serve.deployment(
         serve.ingress(service)(),

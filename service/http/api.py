@@ -158,7 +158,7 @@ class Api:
             inner,
             max_body_bytes=self._settings.max_body_bytes,
             on_error=lambda: self._observer.call_refused(True),
-            leaving=lambda: bool(self.app.state.draining),
+            is_draining=lambda: bool(self.app.state.draining),
         )
 
     async def _serve_ranking_call(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,10 +15,10 @@ from service.http.responses import problem_from
 
 logger = logging.getLogger("service")
 
-MAX_ID = 128
+MAX_REQUEST_ID = 128
 # A refused body is read and thrown away up to this, so that its sender gets to see the refusal
 # instead of a broken pipe.
-DRAIN_BYTES = 32 << 20
+MAX_DISCARDED_BYTES = 32 << 20
 
 
 class Edge:
@@ -32,11 +32,11 @@ class Edge:
         app: ASGIApp,
         max_body_bytes: int,
         on_error: Callable[[], None],
-        leaving: Callable[[], bool],
+        is_draining: Callable[[], bool],
     ) -> None:
-        """leaving: whether to close connections after their answer, because we go."""
+        """is_draining: whether to close connections after their answer, because we go."""
         self.app, self.max_body_bytes = app, max_body_bytes
-        self.on_error, self.leaving = on_error, leaving
+        self.on_error, self.is_draining = on_error, is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,7 +50,9 @@ class Edge:
         }
         request_id = headers.get("x-request-id", "")
         if not (
-            0 < len(request_id) <= MAX_ID and request_id.isascii() and request_id.isprintable()
+            0 < len(request_id) <= MAX_REQUEST_ID
+            and request_id.isascii()
+            and request_id.isprintable()
         ):
             request_id = uuid.uuid4().hex
         scope.setdefault("state", {}).update(request_id=request_id, headers=headers)
@@ -61,22 +63,22 @@ class Edge:
             if message["type"] == "http.response.start":
                 started = True
                 # Pairs of bytes, as the server takes them: a mapping over them costs a search each.
-                answer = message["headers"] = list(message.get("headers", ()))
-                named = {name for name, _ in answer}
-                answer.append((b"x-content-type-options", b"nosniff"))
-                if b"x-request-id" not in named:
-                    answer.append((b"x-request-id", request_id.encode()))
-                if b"traceparent" not in named and (given := headers.get("traceparent")):
-                    answer.append((b"traceparent", given.encode("latin-1")))
-                if self.leaving():
-                    answer.append((b"connection", b"close"))
-                if b"server-timing" not in named:
-                    spent = 1e3 * (time.monotonic() - began)
-                    answer.append((b"server-timing", b"total;dur=%.3f" % spent))
+                response_headers = message["headers"] = list(message.get("headers", ()))
+                names = {name for name, _ in response_headers}
+                response_headers.append((b"x-content-type-options", b"nosniff"))
+                if b"x-request-id" not in names:
+                    response_headers.append((b"x-request-id", request_id.encode()))
+                if b"traceparent" not in names and (traceparent := headers.get("traceparent")):
+                    response_headers.append((b"traceparent", traceparent.encode("latin-1")))
+                if self.is_draining():
+                    response_headers.append((b"connection", b"close"))
+                if b"server-timing" not in names:
+                    elapsed_ms = 1e3 * (time.monotonic() - began)
+                    response_headers.append((b"server-timing", b"total;dur=%.3f" % elapsed_ms))
             await send(message)
 
         try:
-            await self.app(scope, self._limited(receive), send_with_headers)
+            await self.app(scope, self._limit(receive), send_with_headers)
         except ClientDisconnect:
             return  # nobody is left to be answered, and nothing went wrong here
         except Exception:
@@ -88,21 +90,21 @@ class Edge:
             response = problem_from(500, "internal_error", detail, request_id)
             await response(scope, receive, send_with_headers)
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limit(self, receive: Receive) -> Receive:
         """Raises PayloadTooLarge from the read that completes a body over the limit."""
         size = 0
 
-        async def limited() -> Message:
+        async def receive_limited() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
             if size <= self.max_body_bytes:
                 return message
-            while message.get("more_body") and size < DRAIN_BYTES:
+            while message.get("more_body") and size < MAX_DISCARDED_BYTES:
                 message = await receive()
                 size += len(message.get("body", b""))
             rule = f"at most {self.max_body_bytes} bytes"
             error = FieldError("body", rule, f"{size} bytes")
             raise PayloadTooLarge(f"body: {rule}, got {size}", [error])
 
-        return limited
+        return receive_limited

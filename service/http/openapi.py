@@ -24,7 +24,7 @@ REFUSALS = (
     ("503", "Not ready, or overload and the fallback is off; see Retry-After"),
     ("504", "Deadline passed and the fallback is off"),
 )
-TIMEOUT = {
+TIMEOUT_HEADER = {
     "name": "X-Request-Timeout-Ms", "in": "header", "required": False,
     "description": "Deadline; the smallest of header, body and the server's own counts.",
     "schema": {"type": "number", "exclusiveMinimum": 0},
@@ -38,35 +38,42 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
         bodies = (schemas.RerankRequest, schemas.BatchRequest)
-        answers = (schemas.RerankResponse, schemas.BatchResponse, schemas.Problem)
+        responses = (schemas.RerankResponse, schemas.BatchResponse, schemas.Problem)
         _, definitions = models_json_schema(
             [(model, "validation") for model in bodies]
-            + [(model, "serialization") for model in answers],
+            + [(model, "serialization") for model in responses],
             ref_template="#/components/schemas/{model}",
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-        many = {"requests": [schemas.EXAMPLE, schemas.EXAMPLE]}
-        for path, body, answer, example, summary in (
-            ("/rerank", bodies[0], answers[0], schemas.EXAMPLE, "Re-rank one candidate list"),
-            ("/rerank/batch", bodies[1], answers[1], many, "Re-rank several candidate lists"),
+        batch_example = {"requests": [schemas.EXAMPLE, schemas.EXAMPLE]}
+        for path, body, response, example, summary in (
+            ("/rerank", bodies[0], responses[0], schemas.EXAMPLE, "Re-rank one candidate list"),
+            (
+                "/rerank/batch",
+                bodies[1],
+                responses[1],
+                batch_example,
+                "Re-rank several candidate lists",
+            ),
         ):
             for prefix in ("", "/v1"):
                 document["paths"][prefix + path] = {
-                    "post": operation(prefix + path, summary, body, answer, example)
+                    "post": ranking_operation(prefix + path, summary, body, response, example)
                 }
         app.openapi_schema = document
     return app.openapi_schema
 
 
-def operation(
-    path: str, summary: str, body: type[Any], answer: type[Any], example: Any
+def ranking_operation(
+    path: str, summary: str, body: type[Any], response: type[Any], example: Any
 ) -> dict[str, Any]:
     """One POST, with every way it can end."""
-    given, told = {"schema": reference(body)}, {"schema": reference(answer)}
+    request_content = {"schema": schema_reference(body)}
+    response_content = {"schema": schema_reference(response)}
     refusals = {
         status: {
             "description": meaning,
-            "content": {"application/problem+json": {"schema": reference(schemas.Problem)}},
+            "content": {"application/problem+json": {"schema": schema_reference(schemas.Problem)}},
         }
         for status, meaning in REFUSALS
     }
@@ -74,21 +81,24 @@ def operation(
         "tags": ["re-rank"],
         "summary": summary,
         "operationId": path.strip("/").replace("/", "_"),
-        "parameters": [TIMEOUT],
+        "parameters": [TIMEOUT_HEADER],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {**given, "example": example}, MSGPACK: given},
+            "content": {
+                "application/json": {**request_content, "example": example},
+                MSGPACK: request_content,
+            },
         },
         "responses": {
             "200": {
                 "description": "The slate; `degraded` says when it is the initial ranking.",
-                "content": {"application/json": told, MSGPACK: told},
+                "content": {"application/json": response_content, MSGPACK: response_content},
             },
             **refusals,
         },
     }
 
 
-def reference(model: type[Any]) -> dict[str, str]:
+def schema_reference(model: type[Any]) -> dict[str, str]:
     """Where the document describes a schema."""
     return {"$ref": f"#/components/schemas/{model.__name__}"}

@@ -22,12 +22,12 @@ class Protocol(HttpToolsProtocol):
     the parser stops there, and a body would be lost. The offer is declined by not answering it.
     """
 
-    _head: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A slow client may not hold a connection."""
         super().connection_made(transport)
-        self._expect_head()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is expected any more, and whoever works on an answer may stop.
@@ -35,29 +35,29 @@ class Protocol(HttpToolsProtocol):
         Told at once and by a call: a task that waits for the server's word costs each request more.
         Of several requests that a client sent without waiting, the newest is told.
         """
-        self._forget_head()
+        self._cancel_head_timer()
         cycle = self.cycle
-        leave = None if cycle is None else cycle.scope["state"].get(ON_DISCONNECT)
+        cancel = None if cycle is None else cycle.scope["state"].get(ON_DISCONNECT)
         super().connection_lost(exc)
-        if leave is not None:
-            leave()
+        if cancel is not None:
+            cancel()
 
     def on_message_begin(self) -> None:
         """The next request of a kept connection has as long as the first."""
         self._unset_keepalive_if_required()  # only now: other bytes do not keep it open
-        self._expect_head()
+        self._start_head_timer()
         super().on_message_begin()
 
-    def _expect_head(self) -> None:
-        self._forget_head()
-        patience = self.app_state.get("head_timeout_s")
-        if patience is not None:
-            self._head = self.loop.call_later(patience, self.transport.close)
+    def _start_head_timer(self) -> None:
+        self._cancel_head_timer()
+        timeout_s = self.app_state.get("head_timeout_s")
+        if timeout_s is not None:
+            self._head_timer = self.loop.call_later(timeout_s, self.transport.close)
 
-    def _forget_head(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def data_received(self, data: bytes) -> None:
         """Parse; a request that offers an upgrade is parsed again without the offer."""
@@ -65,13 +65,13 @@ class Protocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
                 return
-            except httptools.HttpParserUpgrade as stopped:
-                data = self._without_offer() + data[stopped.args[0] :]
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
             except httptools.HttpParserError:
                 self.send_400_response("Invalid HTTP request received.")
                 return
 
-    def _without_offer(self) -> bytes:
+    def _head_without_upgrade(self) -> bytes:
         """The head of a request that offers an upgrade, for a fresh parser, less its offer."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         self.parser = httptools.HttpRequestParser(self)
@@ -81,7 +81,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin with the request, unless it will be parsed again."""
-        self._forget_head()
+        self._cancel_head_timer()
         if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers say
             raise ValueError("this is no proxy")  # which the parser makes an HttpParserError
         if not self.parser.should_upgrade():
@@ -89,7 +89,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the request's body, unless it will be parsed again."""
-        self._forget_head()
+        self._cancel_head_timer()
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -97,13 +97,13 @@ class Protocol(HttpToolsProtocol):
         """Who was refused before the body came may not hold the connection with it."""
         super().on_response_complete()
         if self.cycle.more_body and not self.transport.is_closing():
-            self._expect_head()
+            self._start_head_timer()
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 `bad_http` and close the connection: where the next request begins is lost."""
         request_id = uuid.uuid4().hex
         headers = {"X-Request-ID": request_id, "Connection": "close"}
-        answer = problem_from(400, "bad_http", msg, request_id, headers=headers)
-        lines = [b"%b: %b\r\n" % pair for pair in answer.raw_headers]
-        self.transport.write(b"".join([STATUS_LINE[400], *lines, b"\r\n", bytes(answer.body)]))
+        response = problem_from(400, "bad_http", msg, request_id, headers=headers)
+        lines = [b"%b: %b\r\n" % pair for pair in response.raw_headers]
+        self.transport.write(b"".join([STATUS_LINE[400], *lines, b"\r\n", bytes(response.body)]))
         self.transport.close()

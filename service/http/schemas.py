@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(max_length=256)]
 # Of lists that have no bound of their own: each broken entry costs time before it is refused.
-Entries = Field(max_length=10_000)
+MAX_ENTRIES = Field(max_length=10_000)
 Features = dict[str, Any]  # checked against the bundle's feature schema, not here
 
 
-class Body(BaseModel):
+class StrictModel(BaseModel):
     """Unknown fields, coercions and NaN are refused: a silent default hides a caller's bug.
 
     Empty defaults are made by factories: pydantic makes a deep copy of any other, for each object.
@@ -22,7 +22,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _or_id(schema: dict[str, Any]) -> None:
+def _accept_id(schema: dict[str, Any]) -> None:
     """Tell in the published schema that an id alone will do."""
     entry = dict(schema)
     schema.clear()
@@ -32,16 +32,16 @@ def _or_id(schema: dict[str, Any]) -> None:
     schema["examples"] = ["260", {"id": "1721", "label": 0.0}]
 
 
-def _or_ids(schema: dict[str, Any]) -> None:
+def _accept_ids(schema: dict[str, Any]) -> None:
     """Tell in the published schema that a list of ids will do."""
     ids = {"type": "string", "minLength": 1, "maxLength": 256}
     schema["oneOf"] = [*schema["oneOf"], {"type": "array", "items": ids, "minItems": 1}]
 
 
-class HistoryEntry(Body):
+class HistoryEntry(StrictModel):
     """One recent interaction: an item id alone (a positive), or with its label."""
 
-    model_config = ConfigDict(json_schema_extra=_or_id)
+    model_config = ConfigDict(json_schema_extra=_accept_id)
 
     id: Id
     label: float = Field(1.0, ge=0, le=1, description="1 liked .. 0 shown and passed over")
@@ -52,7 +52,7 @@ class HistoryEntry(Body):
         return {"id": value} if isinstance(value, str) else value
 
 
-class User(Body):
+class User(StrictModel):
     """Who asks; everything optional."""
 
     id: Id | None = None
@@ -62,7 +62,7 @@ class User(Body):
     features: Features = Field(default_factory=dict, description="user features of the schema")
 
 
-class Candidate(Body):
+class Candidate(StrictModel):
     """One candidate; unknown ids and missing features fall to the schema's defaults."""
 
     id: Id
@@ -77,13 +77,13 @@ class Candidate(Body):
     )
 
 
-class CandidateColumns(Body):
+class CandidateColumns(StrictModel):
     """The candidates by column: a list for each field, all as long as `id`."""
 
     id: list[Id] = Field(min_length=1)
-    score: Annotated[list[float | None], Entries] | None = None
+    score: Annotated[list[float | None], MAX_ENTRIES] | None = None
     features: dict[str, list[Any]] = Field(default_factory=dict)
-    groups: dict[Text, Annotated[list[Text | None], Entries]] = Field(
+    groups: dict[Text, Annotated[list[Text | None], MAX_ENTRIES]] = Field(
         default_factory=dict, max_length=32
     )
 
@@ -99,18 +99,18 @@ class CandidateColumns(Body):
         return next(((name, n) for name, n in lengths if n != len(self.id)), None)
 
 
-def _form(value: Any) -> str:
+def _candidates_form(value: Any) -> str:
     return "columns" if isinstance(value, dict | CandidateColumns) else "records"
 
 
 Candidates = Annotated[
     Annotated[list[Candidate], Field(min_length=1), Tag("records")]
     | Annotated[CandidateColumns, Tag("columns")],
-    Discriminator(_form),
+    Discriminator(_candidates_form),
 ]
 
 
-class Reasoning(Body):
+class Reasoning(StrictModel):
     """How much the model may think; what is not given is the bundle's."""
 
     budget: int | None = Field(None, ge=0, description="most reasoning steps per position")
@@ -122,27 +122,27 @@ class Reasoning(Body):
     )
 
 
-class Sampling(Body):
+class Sampling(StrictModel):
     """Sample slates at the recommending temperature; the evaluator's favourite is the answer."""
 
     slates: int = Field(ge=1, le=64, description="how many to choose from; one is a sample as such")
     seed: int = Field(ge=0, lt=1 << 63, description="the same seed, the same slates")
 
 
-class Temperatures(Body):
+class Temperatures(StrictModel):
     """What is not given is the bundle's."""
 
     reason: float | None = Field(None, ge=0.01, le=100, description="of the reasoning aggregate")
     recommend: float | None = Field(None, ge=0.01, le=100, description="of the choice of an item")
 
 
-class Constraints(Body):
+class Constraints(StrictModel):
     """What the slate must keep to; refused before the run where it cannot be met."""
 
     pinned: dict[Id, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict, description="candidate id -> its position, counted from 0"
     )
-    blocked: Annotated[list[Id], Entries] = Field(
+    blocked: Annotated[list[Id], MAX_ENTRIES] = Field(
         default_factory=list, description="ids that must not be in the slate"
     )
     max_per_group: dict[str, Annotated[int, Field(ge=0)]] = Field(
@@ -153,14 +153,14 @@ class Constraints(Body):
     )
 
 
-class RerankRequest(Body):
+class RerankRequest(StrictModel):
     """One candidate list, in the order of the initial ranking."""
 
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     user: User | None = None
     context: Features = Field(default_factory=dict, description="context features of the schema")
     candidates: Candidates = Field(
-        description="records, columns, or ids alone", json_schema_extra=_or_ids
+        description="records, columns, or ids alone", json_schema_extra=_accept_ids
     )
     slate_size: int | None = Field(None, ge=1, description="default: the bundle's slate length")
     reasoning: Reasoning | None = None
@@ -175,7 +175,7 @@ class RerankRequest(Body):
     explain: bool = Field(False, description="per position: probability, alternatives, movement")
 
 
-class BatchRequest(Body):
+class BatchRequest(StrictModel):
     """Several lists in one call."""
 
     requests: list[RerankRequest] = Field(min_length=1)

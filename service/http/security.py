@@ -14,8 +14,8 @@ from service.errors import Forbidden, QuotaExceeded, Unauthorized
 
 logger = logging.getLogger("service")
 
-MIN_KEY = 16  # characters
-LOOK_S = 1.0  # how often a file of keys is looked at for changes
+MIN_KEY_LENGTH = 16  # characters
+CHECK_INTERVAL_S = 1.0  # how often a file of keys is looked at for changes
 BURST_S = 2.0
 
 
@@ -33,50 +33,50 @@ class Keys:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
-        self._stamp = self._told = (
-            self._stamped()
+        self._loaded_stamp = self._seen_stamp = (
+            self._file_stamp()
         )  # before the reading: a change beside it is seen later
-        self._known = read_keys(path)
-        self._looked = clock()
+        self._digests = read_keys(path)
+        self._checked_at = clock()
 
     def client(self, authorization: str | None) -> str:
         """Whose key `Authorization: Bearer KEY` holds. Raises Unauthorized or Forbidden."""
-        self._look()
+        self._reload_if_changed()
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise Unauthorized("the header Authorization: Bearer KEY is required")
         digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
-        found = None
-        for name, known in self._known:  # all of them: where it stops would tell which
-            if hmac.compare_digest(digest, known):
-                found = name
-        if found is None:
+        client = None
+        for name, expected in self._digests:  # all of them: where it stops would tell which
+            if hmac.compare_digest(digest, expected):
+                client = name
+        if client is None:
             raise Forbidden("the key is not known here")
-        return found
+        return client
 
-    def _look(self) -> None:
+    def _reload_if_changed(self) -> None:
         now = self._clock()
-        if now - self._looked < LOOK_S:
+        if now - self._checked_at < CHECK_INTERVAL_S:
             return
-        self._looked = now
-        stamp = self._stamped()
-        if stamp == self._stamp:
+        self._checked_at = now
+        stamp = self._file_stamp()
+        if stamp == self._loaded_stamp:
             return
         try:
-            self._known = read_keys(self._path)
+            self._digests = read_keys(self._path)
         except KeysError as error:  # half written, perhaps; looked at again in a second
-            if stamp != self._told:
+            if stamp != self._seen_stamp:
                 logger.warning("%s; the keys that were known stay", error)
-            self._told = stamp
+            self._seen_stamp = stamp
             return
-        self._stamp = self._told = stamp
+        self._loaded_stamp = self._seen_stamp = stamp
 
-    def _stamped(self) -> tuple[int, int, int] | None:
+    def _file_stamp(self) -> tuple[int, int, int] | None:
         try:
-            found = self._path.stat()
+            status = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def read_keys(path: Path) -> list[tuple[str, bytes]]:
@@ -86,18 +86,18 @@ def read_keys(path: Path) -> list[tuple[str, bytes]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise KeysError(f"{path}: cannot be read ({reason})") from None
-    found = []
+    digests = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, separator, key = (part.strip() for part in line.partition(":"))
-        if not separator or not name or len(key) < MIN_KEY or not key.isascii():
-            rule = f"NAME:KEY with a key of {MIN_KEY} ASCII characters or more"
+        if not separator or not name or len(key) < MIN_KEY_LENGTH or not key.isascii():
+            rule = f"NAME:KEY with a key of {MIN_KEY_LENGTH} ASCII characters or more"
             raise KeysError(f"{path}:{number}: {rule}")
-        found.append((name, hashlib.sha256(key.encode()).digest()))
-    if not found:
+        digests.append((name, hashlib.sha256(key.encode()).digest()))
+    if not digests:
         raise KeysError(f"{path}: no key in it")
-    return found
+    return digests
 
 
 class Quota:
@@ -105,8 +105,8 @@ class Quota:
 
     def __init__(self, rps: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rps, self._clock = rps, clock
-        self._most = max(1.0, rps * BURST_S)
-        self._left: dict[str, tuple[float, float]] = {}
+        self._burst = max(1.0, rps * BURST_S)
+        self._buckets: dict[str, tuple[float, float]] = {}
 
     def spend(self, client: str, lists: int) -> None:
         """Take what a call of so many lists costs. Raises QuotaExceeded, taking nothing.
@@ -114,11 +114,11 @@ class Quota:
         More lists than a burst holds are let through when the bucket is full, and paid off later.
         """
         now = self._clock()
-        tokens, at = self._left.get(client, (self._most, now))
-        tokens = min(self._most, tokens + (now - at) * self._rps)
-        needed = min(lists, self._most)
-        if tokens < needed:
-            self._left[client] = tokens, now
-            wait = math.ceil((needed - tokens) / self._rps)
-            raise QuotaExceeded(f"more than {self._rps:g} lists a second", wait)
-        self._left[client] = tokens - lists, now
+        tokens, updated_at = self._buckets.get(client, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - updated_at) * self._rps)
+        required = min(lists, self._burst)
+        if tokens < required:
+            self._buckets[client] = tokens, now
+            wait_s = math.ceil((required - tokens) / self._rps)
+            raise QuotaExceeded(f"more than {self._rps:g} lists a second", wait_s)
+        self._buckets[client] = tokens - lists, now

@@ -6,7 +6,7 @@ import pytest
 
 from export.bench.measure import cores
 from export.tune import TuneError, TuneOptions, choose, tune
-from service.settings import Settings, tuned
+from service.settings import Settings, with_profile
 from tests.support.bundles import BUNDLE
 
 
@@ -35,13 +35,13 @@ def test_a_profile_is_measured_and_loaded_by_the_service_beneath_what_is_given(t
     assert json.loads(path.read_text()) == profile
     assert profile["cores"] == cores()
     assert {row["batch"] for row in profile["measured"]} >= {1, 32}
-    settings = tuned(Settings(profile=path))
+    settings = with_profile(Settings(profile=path))
     assert settings.max_batch_size == profile["max_batch_size"]
     assert settings.threads == profile["threads"]
-    assert tuned(Settings(profile=path, max_batch_size=5)).max_batch_size == 5
+    assert with_profile(Settings(profile=path, max_batch_size=5)).max_batch_size == 5
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"profile\.json: no profile of this service"):
-        tuned(Settings(profile=path))
+        with_profile(Settings(profile=path))
 
 
 @pytest.mark.parametrize(

@@ -53,13 +53,13 @@ def lines_of(text):
 LOGGING = """
     import logging, sys, warnings
     import structlog, uvicorn
-    from service.server import config_of
+    from service.server import uvicorn_config
     from service.settings import Settings
     from service.telemetry import configure
 
     settings = Settings(log_format=sys.argv[1], log_level=sys.argv[2])
     configure(settings)
-    config_of("nowhere:app", settings)
+    uvicorn_config("nowhere:app", settings)
     logging.getLogger("service").info("two\\nlines, %s", "and \\u00e9", extra={"lists": 3})
     logging.getLogger("uvicorn.error").error("Exception in %s", "ASGI", exc_info=ValueError("bad"))
     try:

@@ -10,7 +10,7 @@ import uvicorn
 from service.http.api import create_app
 from service.metrics import Metrics
 from service.models.fleet import Fleet
-from service.server import config_of
+from service.server import uvicorn_config
 from service.settings import Settings
 
 
@@ -29,7 +29,7 @@ def serving(app):
     """Run the application in a thread; yields its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(config_of(app, Settings()))
+    server = uvicorn.Server(uvicorn_config(app, Settings()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

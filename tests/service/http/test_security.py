@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.errors import Forbidden, QuotaExceeded, Unauthorized
-from service.http.security import LOOK_S, Keys, KeysError, Quota, read_keys
+from service.http.security import CHECK_INTERVAL_S, Keys, KeysError, Quota, read_keys
 from tests.support.bodies import body, problem_of
 from tests.support.servers import fresh
 
@@ -53,11 +53,11 @@ def test_a_rotated_key_counts_once_the_file_is_looked_at_again_and_not_before(tm
     clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
     keys = Keys(path, clock)
     written(path, f"shop:{NEW}\n")
-    clock.now += 0.99 * LOOK_S
+    clock.now += 0.99 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {OLD}") == "shop"
     with pytest.raises(Forbidden):
         keys.client(f"Bearer {NEW}")
-    clock.now += 0.02 * LOOK_S
+    clock.now += 0.02 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {NEW}") == "shop"
     with pytest.raises(Forbidden):
         keys.client(f"Bearer {OLD}")
@@ -74,7 +74,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr("service.http.security.read_keys", overtaken)
         keys = Keys(path, clock)
-    clock.now += 2 * LOOK_S
+    clock.now += 2 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {NEW}") == "shop"
 
 
@@ -88,16 +88,16 @@ def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(
         path.unlink()
     else:
         written(path, broken)
-    clock.now += 2 * LOOK_S
+    clock.now += 2 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {OLD}") == "shop"
-    clock.now += 2 * LOOK_S
+    clock.now += 2 * CHECK_INTERVAL_S
     keys.client(f"Bearer {OLD}")
     (warning,) = [record.getMessage() for record in caplog.records]  # once, not at each look
     assert "the keys that were known stay" in warning
     assert OLD not in warning
     written(path, f"shop:{NEW}\n")
     os.utime(path, ns=(10**18, 10**18))
-    clock.now += 2 * LOOK_S
+    clock.now += 2 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {NEW}") == "shop"
 
 
