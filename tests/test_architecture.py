@@ -63,12 +63,16 @@ RULES = {
     "model.learning": ({"numpy", "torch", "safetensors", "tqdm"}, {*DATA, *NETWORK}),
     # Offline metrics come from the code that serves.
     "model.learning.evaluate": ({"numpy", "tqdm"}, {*DATA, "service.engine.session"}),
+    "model.learning.commands": (
+        {"torch", "tyro"},
+        {*DATA, *NETWORK, "model.learning", "service.engine.session"},
+    ),
     "model.study": (
         {"numpy", "torch", "polars", "scipy", "yaml", "tqdm", "lightgbm", "matplotlib",
          "safetensors"},
         {*DATA, *NETWORK, "model.learning", "service.engine.session"},
     ),
-    "model.__main__": ({"torch"}, {"model", "service.engine"}),
+    "model.__main__": ({"tyro"}, {"model", "service.engine"}),
     "export": (
         {"torch", "onnxruntime", "numpy", "tqdm", "tyro"},
         {*DATA, *NETWORK, "model.learning.checkpoint", "model.learning.evaluate",

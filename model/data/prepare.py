@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from model.data import commands, splits
+from model.data import splits
 from model.data.canonical import file_digests, write_canonical
 from model.data.errors import DataError
 from model.data.impressions import read_impressions
@@ -21,55 +20,6 @@ from model.data.replacement import SCRATCH, atomic_replacement
 from model.data.schemas import SCHEMAS, load_schema
 
 RANKLENS_SPLITS = (splits.warm, splits.cold, splits.metarank)
-
-
-NOT_OPTIONS = ("command", "source")
-COMMANDS = {
-    "ranklens": commands.PrepareRanklens,
-    "impressions": commands.PrepareImpressions,
-    "movielens": commands.PrepareMovielens,
-    "kuairand": commands.PrepareKuairand,
-}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a sub-command for each source."""
-    sources = parser.add_subparsers(dest="source", required=True)
-    ranklens = sources.add_parser("ranklens", help="RankLens: OUT/warm, /cold, /metarank")
-    ranklens.add_argument("--out", type=Path, default=Path("build/ranklens"))
-    ranklens.add_argument("--events", type=Path, default=Path("data/ranklens/events.jsonl.gz"))
-    ranklens.add_argument(
-        "--permute-labels",
-        type=int,
-        metavar="SEED",
-        help="permute the labels within each list: what still ranks well then, leaks",
-    )
-    impressions = sources.add_parser("impressions", help="your own log, see docs/data.md")
-    impressions.add_argument("--log", type=Path, required=True, help="Parquet or CSV")
-    impressions.add_argument("--schema", type=Path, required=True, help="feature schema, YAML")
-    impressions.add_argument("--out", type=Path, required=True, help="directory of the data set")
-    impressions.add_argument("--items", type=Path, help="item features, Parquet or CSV")
-    impressions.add_argument("--users", type=Path, help="user features, Parquet or CSV")
-    movielens = sources.add_parser("movielens", help="MovieLens-1M: retrieve, then re-rank")
-    movielens.add_argument("--ratings", type=Path, required=True, help="ratings.dat or a CSV")
-    movielens.add_argument("--movies", type=Path, required=True, help="movies.dat")
-    movielens.add_argument("--users", type=Path, help="users.dat")
-    movielens.add_argument("--out", type=Path, default=Path("build/movielens"))
-    kuairand = sources.add_parser("kuairand", help="KuaiRand: lists cut from sessions")
-    kuairand.add_argument("--logs", type=Path, nargs="+", required=True, help="log_standard_*.csv")
-    kuairand.add_argument("--videos", type=Path, required=True, help="video_features_basic_*.csv")
-    kuairand.add_argument("--users", type=Path, help="user_features_*.csv")
-    kuairand.add_argument("--label", choices=["is_click", "long_view"], default="is_click")
-    kuairand.add_argument("--gap", type=int, default=30, help="minutes that end a session")
-    kuairand.add_argument("--length", type=int, default=10, help="exposures in a list, at most")
-    kuairand.add_argument("--shortest", type=int, default=5, help="drop shorter lists")
-    kuairand.add_argument("--out", type=Path, default=Path("build/kuairand"))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command of one source with parsed arguments."""
-    options = {name: value for name, value in vars(args).items() if name not in NOT_OPTIONS}
-    return COMMANDS[args.source](**options).execute()
 
 
 def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None) -> list[Path]:

@@ -1,0 +1,72 @@
+"""The command line of `python -m model`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model.__main__ import main
+from model.learning.commands import Train
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ["train", "--config", "c.yaml", "--data", "data", "--out", "out"]
+
+
+def test_parsing_loads_no_package_that_is_slow_to_import():
+    code = (
+        "import sys, model.__main__\n"
+        "try: model.__main__.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'polars', 'scipy', 'matplotlib', 'lightgbm', 'onnxruntime', 'pydantic'}\n"
+        "print(sorted(slow & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "--plug-into" in done.stdout
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of {prepare, "),
+        (["trian"], "Unrecognized options: trian"),
+        (["train"], "--config PATH"),
+        ([*TRAIN, "--start-from", "a", "--plug-into", "b"], "not allowed together"),
+        ([*TRAIN, "--no-smoke"], "Unrecognized options: --no-smoke"),
+        ([*TRAIN, "--device", "tpu"], "invalid choice 'tpu'"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_status_2_and_names_the_error(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_returns_status_130_and_says_how_to_continue(monkeypatch, capsys):
+    def interrupt(_command):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Train, "execute", interrupt)
+    assert main(TRAIN) == 130
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+
+
+def test_an_error_in_the_input_returns_status_2_and_one_line_with_the_command(tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text("grpo: {group: 1}\n")
+    assert main(["train", "--config", str(config), "--data", "data", "--out", "out"]) == 2
+    line = f"train: {config}: grpo.group: must be greater than or equal to 2, got 1\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_bare_value_error_is_a_bug_and_is_raised(monkeypatch):
+    def fail(_command):
+        raise ValueError("planted")
+
+    monkeypatch.setattr(Train, "execute", fail)
+    with pytest.raises(ValueError, match="planted"):
+        main(TRAIN)
