@@ -46,7 +46,8 @@ class Train:
         """Train, and print threshold, seconds and validation metrics as JSON."""
         import torch
 
-        from model.learning.machine import machine, rank
+        from model.learning.accelerator import machine
+        from model.learning.distributed import rank
         from model.learning.train import train
         from model.network.config import Config
 

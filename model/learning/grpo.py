@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.learning.machine import Machine, processes, total
+from model.learning.accelerator import Machine
+from model.learning.distributed import processes, total
 from model.learning.policy import Batch, Policy, descend, pointer_loss
 from model.network.config import GrpoConfig
 from model.network.evaluator import Judge

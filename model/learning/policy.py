@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.data.lists import Lists
-from model.learning.machine import add_gradients, total
+from model.learning.distributed import add_gradients, total
 from model.network.config import Config
 from model.network.controls import control
 from model.network.evaluator import Evaluator, discount

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model.data.lists import Lists
-from model.learning.machine import Machine
+from model.learning.accelerator import Machine
 from model.learning.policy import Batch, descend
 from model.learning.state import Metrics
 from model.network.config import GrpoConfig, StageConfig

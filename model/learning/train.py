@@ -7,7 +7,7 @@
 The entropy threshold is measured anew after each epoch of the generator. State is saved after each
 epoch, and each epoch derives its seed from (seed, stage, epoch): a resumed run ends in the same
 weights as an uninterrupted one. Processes started by torchrun share each batch and each validation
-(model.learning.machine); only rank 0 writes files.
+(model.learning.distributed); only rank 0 writes files.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from tqdm import tqdm
 from model.data.dataset import Dataset
 from model.data.errors import DataError
 from model.learning import checkpoint
+from model.learning.accelerator import Machine
 from model.learning.checkpoint import CheckpointError
+from model.learning.distributed import agree, processes, rank, share, total
 from model.learning.grpo import Grpo
-from model.learning.machine import Machine, agree, processes, rank, share, total
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.stages import Stage, epoch_seed, supervised_stage
 from model.learning.state import DONE, STAGES, Metrics, RunState, current_commit

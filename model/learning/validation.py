@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.data.lists import Lists
 from model.data.metrics import slate_metrics
-from model.learning.machine import gather, rank, share, total
+from model.learning.distributed import gather, rank, share, total
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.state import Metrics
 from model.network.evaluator import Evaluator, Judge

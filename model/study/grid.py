@@ -24,10 +24,10 @@ from model.data.lists import Lists
 from model.data.metrics import slate_metrics
 from model.learning import checkpoint
 from model.learning.checkpoint import Trained
-from model.learning.machine import in_processes
 from model.learning.train import train
 from model.network.config import Config
 from model.study import baselines, first_stage, neural_baselines
+from model.study.pool import run_waves
 from model.study.slates import neural_slates, pass_at_m, second_evaluator, seconds, utilities
 from model.study.variants import (
     BASELINES,
@@ -65,7 +65,7 @@ def fill(config: Config, found: list[Study], cache: Path) -> None:
         functools.partial(first_stage.first_stage, origin, data) for data, origin in origins.items()
     ]
     waves[0] = [*scores, *waves[0]]
-    in_processes([("studies", wave) for wave in waves])
+    run_waves([("studies", wave) for wave in waves])
 
 
 def fill_study(config: Config, study: Study, cache: Path) -> None:

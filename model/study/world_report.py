@@ -22,10 +22,10 @@ from scipy.stats import spearmanr
 from model.data.dataset import Dataset
 from model.data.metrics import interval
 from model.learning import checkpoint
-from model.learning.machine import in_processes
 from model.network.config import Config
 from model.study.baselines import random_order
 from model.study.commands import World, cache_directory, report_directory
+from model.study.pool import run_waves
 from model.study.report import shown
 from model.study.slates import neural_slates
 from model.study.world import CANDIDATES, Law, prepare_world, truth
@@ -78,7 +78,7 @@ def report(command: World) -> None:
             hosted = dataclasses.replace(own, network=dataclasses.replace(own.network, host=host))
             place = cache / host / f"seed{seed}"
             cells.append(functools.partial(cell, hosted, data, place, judge))
-    in_processes([("evaluators", evaluators), ("cells", cells)])
+    run_waves([("evaluators", evaluators), ("cells", cells)])
     hosts, seeds = command.hosts, command.seeds
     summary = summarise(data, cache, hosts, seeds, config.slate_length)
     out.mkdir(parents=True, exist_ok=True)

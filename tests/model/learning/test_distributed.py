@@ -1,7 +1,6 @@
 """Training on several processes, in bfloat16 and on CUDA is training on one, but for rounding."""
 
 import dataclasses
-import functools
 import json
 import multiprocessing
 import os
@@ -18,9 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.learning import checkpoint, machine
+from model.learning import accelerator, checkpoint, distributed
+from model.learning.accelerator import Machine, MachineError
+from model.learning.distributed import share
 from model.learning.grpo import grpo_loss
-from model.learning.machine import Machine, MachineError, in_processes, share
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.train import Run, train
 from model.network.config import Config, ConfigError
@@ -83,8 +83,8 @@ def gradients(data, directory):
     for name, (module, loss) in losses.items():
         module.zero_grad(set_to_none=True)
         loss.backward(retain_graph=True)
-        machine.add_gradients(module)
-        found[f"{name} loss"] = machine.total(loss.detach())
+        distributed.add_gradients(module)
+        found[f"{name} loss"] = distributed.total(loss.detach())
         for parameter, value in module.named_parameters():
             if value.grad is not None:
                 found[f"{name} {parameter}"] = value.grad.clone()
@@ -98,15 +98,15 @@ def work(rank, port, data, directory):
     )
     broken = {
         "good": (),
-        "not_added": ("model.learning.machine.add_gradients",),
+        "not_added": ("model.learning.distributed.add_gradients",),
         "own_denominators": (
             "model.learning.policy.total",
             "model.learning.grpo.total",
             "model.learning.train.total",
         ),
     }
-    replacements = {"model.learning.machine.add_gradients": lambda _module: None}
-    with machine.machine("cpu"):
+    replacements = {"model.learning.distributed.add_gradients": lambda _module: None}
+    with accelerator.machine("cpu"):
         for name, paths in broken.items():
             patches = [
                 mock.patch(path, replacements.get(path, lambda value: 2 * value)) for path in paths
@@ -223,21 +223,21 @@ def test_a_batch_smaller_than_the_processes_is_refused(world, tmp_path, monkeypa
 
 def test_a_parameter_without_gradient_anywhere_keeps_none():
     module = torch.nn.Linear(2, 1)
-    machine.add_gradients(module)
+    distributed.add_gradients(module)
     assert module.weight.grad is None
 
 
 def test_cuda_is_refused_in_one_line_where_there_is_none(world, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
-    with pytest.raises(MachineError, match="--device cuda"), machine.machine("cuda"):
+    with pytest.raises(MachineError, match="--device cuda"), accelerator.machine("cuda"):
         pass
-    with machine.machine("auto") as found:
+    with accelerator.machine("auto") as found:
         assert found == Machine()
 
 
 def test_bfloat16_trains_to_finite_float32_weights_and_whole_slates(world, tmp_path):
-    with machine.machine("cpu", "bfloat16") as here:
+    with accelerator.machine("cpu", "bfloat16") as here:
         train(Config.load(CONFIG).smoke(), world, tmp_path, machine=here)
     _, tensors = checkpoint.read(tmp_path)
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
@@ -280,46 +280,8 @@ def test_what_is_compared_is_float32_under_bfloat16(world, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_cuda_trains_a_run_that_the_cpu_loads(world, tmp_path, precision):
-    with machine.machine("cuda", precision) as here:
+    with accelerator.machine("cuda", precision) as here:
         train(Config.load(CONFIG).smoke(), world, tmp_path, machine=here)
     trained = checkpoint.load(tmp_path)
     assert trained.generator.start_token.device.type == "cpu"
     assert all(torch.isfinite(p).all() for p in trained.generator.parameters())
-
-
-def test_a_job_that_fails_is_told_before_those_that_wait_begin(tmp_path):
-    fails = functools.partial(os.remove, tmp_path / "absent")
-    began = time.monotonic()
-    with pytest.raises(FileNotFoundError, match="absent"):
-        in_processes([("jobs", [fails, *[functools.partial(time.sleep, 5)] * 40])])
-    assert time.monotonic() - began < 60  # the 40 would take 100 s and more on two cores
-
-
-def test_a_wave_begins_when_the_one_before_has_ended(tmp_path):
-    made, moved = tmp_path / "made", tmp_path / "moved"
-    in_processes([
-        ("make", [functools.partial(made.touch)]), ("move", [functools.partial(made.rename, moved)])
-    ])  # fmt: skip
-    assert moved.exists()
-
-
-def test_ctrl_c_ends_jobs_under_way_and_begins_no_other(tmp_path):
-    code = (
-        "import functools, pathlib, sys, time\n"
-        "from model.learning.machine import in_processes\n"
-        "if __name__ == '__main__':\n"
-        "    begun = functools.partial(pathlib.Path(sys.argv[1]).touch)\n"
-        "    in_processes([('jobs', [begun]), ('jobs', [functools.partial(time.sleep, 60)] * 8)])"
-    )
-    (tmp_path / "work.py").write_text(code, encoding="utf-8")
-    run = subprocess.Popen(
-        [sys.executable, str(tmp_path / "work.py"), str(tmp_path / "begun")],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
-    while not (tmp_path / "begun").exists() and run.poll() is None:
-        time.sleep(0.1)
-    time.sleep(1.0)
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    _, errors = run.communicate(timeout=50)  # less than one job takes
-    assert run.returncode != 0, errors

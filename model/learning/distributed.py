@@ -1,0 +1,74 @@
+"""Collectives over the processes that torchrun started.
+
+Ranks share every batch. Losses divide by denominators summed over all ranks and gradients are
+added up, so that a step equals the step of one process on the whole batch, whatever the weights of
+its parts. Without torchrun every function here is the identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
+
+
+def processes() -> int:
+    """Return the number of training processes (world size)."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the rank of this process. Only rank 0 writes files and prints."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return this rank's part of rows; the parts follow each other by rank."""
+    return np.array_split(rows, processes())[rank()]
+
+
+def total(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over all ranks; no gradient flows through it."""
+    if distributed.is_initialized():
+        value = value.detach().clone()
+        distributed.all_reduce(value)
+    return value
+
+
+def add_gradients(module: nn.Module) -> None:
+    """Replace each gradient by its sum over all ranks; a parameter without any keeps None."""
+    if not distributed.is_initialized():
+        return
+    parameters = list(module.parameters())
+    flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    # The reasoning token has no gradient on a rank where no row reasoned.
+    present = parameters[0].new_tensor([p.grad is not None for p in parameters])
+    summed = total(torch.cat([present, *(gradient.flatten() for gradient in flat)]))
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, ranks_with_gradient, gradient in zip(
+        parameters,
+        summed[: len(parameters)].tolist(),
+        summed[len(parameters) :].split(sizes),
+        strict=True,
+    ):
+        parameter.grad = gradient.view_as(parameter) if ranks_with_gradient else None
+
+
+def gather(part: Tensor) -> Tensor:
+    """Concatenate the parts [r, ...] of all ranks, in their order, to [R, ...] on the CPU."""
+    parts: list[Tensor] = [part.cpu()] * processes()
+    if distributed.is_initialized():
+        distributed.all_gather_object(parts, part.cpu())
+    return torch.cat(parts)
+
+
+def agree(value: T) -> T:
+    """Return the value of rank 0: rounding must not lead ranks to different decisions."""
+    values = [value]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(values)
+    return values[0]
