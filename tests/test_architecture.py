@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("service", "model", "export", "loadtest", "peers", "client", "rerank_client", "deploy")
+PACKAGES = (
+    "service",
+    "model",
+    "export",
+    "loadtest",
+    "peers",
+    "client",
+    "rerank_client",
+    "deploy",
+    "examples",
+)
 ROOTS = {"rerank_client": ROOT / "client"}  # its own distribution; the others lie at the top
 SERVING = {
     "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "numpy", "onnxruntime",
@@ -102,6 +112,8 @@ RULES = {
     # Callers install it without the service's dependencies.
     "rerank_client": ({"httpx"}, set()),
     "client": (set(), {"rerank_client"}),
+    # A caller's programs: whatever they need of the project they start as a command.
+    "examples": (set(), {"rerank_client"}),
     "deploy": ({"ray", "fastapi", "starlette"}, {"service", "loadtest"}),
 }  # fmt: skip
 
@@ -209,6 +221,7 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("rerank_client.responses", "from service.http import schemas"),
         ("rerank_client.dispatch", "import numpy"),
         ("client", "import httpx"),
+        ("examples.rank", "from service.http import schemas"),
         ("deploy.ray.app", "from model.learning import train"),
     ],
 )

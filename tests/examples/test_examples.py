@@ -1,0 +1,72 @@
+"""The programs in examples/ run against a live service."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+# The client is installed for its users; here it comes from the checkout.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "client")}
+
+
+def output_of(*command, timeout_s=60):
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout_s
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_one_list_is_ranked_with_its_pinned_and_without_its_blocked_item(url):
+    lines = output_of(sys.executable, EXAMPLES / "rank.py", url).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["0", "1", "2"]
+    assert lines[0] == "0: 50, number 4 of the candidates"
+    assert "10," not in [line.split()[1] for line in lines]
+
+
+def test_the_rows_of_a_page_are_ranked_in_one_call(url):
+    rows = output_of(sys.executable, EXAMPLES / "rank_many.py", url).splitlines()
+    assert re.fullmatch(r"for you: \d+, \d+, \d+ \(page-1\.0\)", rows[0])
+    assert re.fullmatch(r"classics: \d+, \d+ \(page-1\.1\)", rows[1])
+    assert rows[2].removeprefix("top: ") in ("318", "356", "593")
+
+
+def test_a_log_becomes_a_bundle_that_is_served(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "own_log.py", tmp_path, str(port)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    slate = re.search(r"^slate: (\S+) (\S+) (\S+) degraded: None$", done.stdout, re.MULTILINE)
+    assert slate is not None, done.stdout
+    assert set(slate.groups()) == {"tea-1", "paper-2", "garden-3"}
+    assert (tmp_path / "models" / "shop" / "1" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(("runtime", "program"), [("node", "rank.mjs"), ("java", "Rank.java")])
+def test_other_languages_get_the_slate_of_the_client(url, runtime, program):
+    if shutil.which(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    code = (
+        "import sys; from rerank_client import Client;"
+        "client = Client(sys.argv[1], timeout_ms=30_000);"
+        "print(*client.rerank(['1036', '10', '1042', '47', '50'], slate_size=3).ids)"
+    )
+    assert output_of(runtime, EXAMPLES / program, url) == output_of(sys.executable, "-c", code, url)
+
+
+def test_the_node_example_falls_back_to_the_initial_ranking_without_a_service():
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    assert output_of("node", EXAMPLES / "rank.mjs", "http://127.0.0.1:9") == "1036 10 1042\n"
