@@ -1,1 +1,1 @@
-"""Serve one exported bundle over HTTP; holds no torch."""
+"""Serve exported bundles over HTTP. This package does not import torch."""

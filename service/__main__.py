@@ -1,4 +1,4 @@
-"""python -m service --bundle DIR"""
+"""Serve a bundle, or a store of bundles, over HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.telemetry import TelemetryError, configure
 
 
 def main() -> int:
-    """Serve until stopped; exit status 2, in one line, for a bad setting, bundle or port."""
+    """Serve until stopped. Return 2, after one line on standard error, if that is impossible."""
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
     parser.add_argument("--bundle", type=Path, help="bundle directory (RERANK_BUNDLE)")
     parser.add_argument("--models", type=Path, help="store of bundles (RERANK_MODELS)")
@@ -26,7 +26,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, help="port to listen on (RERANK_PORT)")
     parser.add_argument("--workers", type=int, help="processes (RERANK_WORKERS)")
     parser.add_argument(
-        "--print-settings", action="store_true", help="every setting with its value, then exit"
+        "--print-settings",
+        action="store_true",
+        help="print every setting with its value and description, then exit",
     )
     arguments = vars(parser.parse_args())
     print_only = arguments.pop("print_settings")
@@ -46,11 +48,11 @@ def main() -> int:
         return 0
     configure(settings)
     for name in unknown_variables(os.environ):
-        # Not refused: an orchestrator may set RERANK_SERVICE_HOST and the like on its own.
+        # Not refused: Kubernetes sets variables such as RERANK_SERVICE_HOST itself.
         logging.getLogger("service").warning("%s: not a setting, ignored", name)
     with tempfile.TemporaryDirectory(prefix="rerank-metrics-") as directory:
         if settings.workers > 1:
-            # prometheus_client reads this when it is imported: so before the server's import.
+            # prometheus_client reads this at its import, which service.server causes.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
         from service.server import export_settings, serve
 

@@ -1,4 +1,4 @@
-"""From settings to a listening process, or several: uvicorn with our manners around it."""
+"""Start, supervise and stop the processes of the service, on top of uvicorn."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from service.telemetry import TelemetryError, configure
 
 logger = logging.getLogger("service")
 
-BACKLOG = 2048
+BACKLOG = 2048  # connections that wait to be accepted
 SWITCH_INTERVAL_S = 0.0001
-KEEP_ALIVE_S = 75  # longer than callers keep a connection, so that they are the ones to close it
+KEEP_ALIVE_S = 75  # longer than clients keep a connection, so that the client closes it
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PARENT_POLL_S = 1.0  # how often a worker looks for its supervisor
-JOIN_POLL_S = 0.05  # how often a supervisor that stops looks for signals and at its workers
+PARENT_POLL_S = 1.0  # between a worker's checks that its supervisor is alive
+JOIN_POLL_S = 0.05  # between a stopping supervisor's checks of signals and workers
 
 
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor: starts workers, replaces those that die. Deaths are counted."""
+    """uvicorn's supervisor, which starts and replaces workers; this one also counts deaths."""
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, metrics: Metrics) -> None:
         super().__init__(config, sockets=[listener])
         self._metrics = metrics
 
     def keep_subprocess_alive(self) -> None:
-        """Called twice a second."""
+        """Replace dead workers. uvicorn calls this twice a second."""
         before = [process.pid for process in self.processes]
         for process in self.processes:
-            # Our copy of its end of the pipe: while that is open, a worker that dies with a ping
-            # unanswered is not gone, but waited for.
+            # While this copy of the worker's end of the pipe is open, uvicorn keeps waiting for a
+            # worker that died before it replied to a ping.
             process.child_conn.close()
         super().keep_subprocess_alive()
         for old, process in zip(before, self.processes, strict=True):
@@ -61,7 +61,7 @@ class Supervisor(Multiprocess):
                 logger.error("worker %d died, worker %s takes its place", old, process.pid)
 
     def join_all(self) -> None:
-        """Wait for workers that were told to stop; a second signal goes to them as SIGINT."""
+        """Wait for stopping workers; pass a further signal on to them as SIGINT."""
         while running := [process for process in self.processes if process.exitcode is None]:
             while self.signal_queue:
                 if self.signal_queue.pop(0) in STOP_SIGNALS:
@@ -72,7 +72,10 @@ class Supervisor(Multiprocess):
 
 
 def serve(settings: Settings) -> None:
-    """Serve until told to stop. Raises BundleError, KeysError, TelemetryError or OSError before."""
+    """Serve until SIGTERM or SIGINT.
+
+    Raises BundleError, KeysError, TelemetryError or OSError if the service cannot start.
+    """
     listener = listen(settings.host, settings.port)
     if settings.workers > 1:
         metrics = Metrics()
@@ -82,9 +85,9 @@ def serve(settings: Settings) -> None:
         log_address(listener, f"{settings.workers} workers")
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-            raise BundleError("a worker did not start; its own line says why")
+            raise BundleError("a worker did not start; the line above gives its reason")
         return
-    for number in STOP_SIGNALS:  # uvicorn raises again what stopped it
+    for number in STOP_SIGNALS:  # uvicorn raises the signal again after it has stopped
         signal.signal(number, exit_cleanly)
     app, fleet = application(settings)
     model = fleet.models[fleet.default_name()]
@@ -93,12 +96,12 @@ def serve(settings: Settings) -> None:
 
 
 def exit_cleanly(number: int, frame: FrameType | None) -> None:
-    """To be told to stop is no failure: status 0, and what was opened is closed on the way."""
+    """Exit with status 0 on SIGTERM or SIGINT. SystemExit lets context managers clean up."""
     raise SystemExit(0)
 
 
 def worker() -> FastAPI:
-    """The application of one of several workers; its settings come from the environment."""
+    """Build the application of one of several workers, with settings from the environment."""
     settings = with_profile(Settings.model_validate({}))
     configure(settings)
     try:
@@ -109,9 +112,9 @@ def worker() -> FastAPI:
 
 
 def application(settings: Settings) -> tuple[FastAPI, Fleet]:
-    """The application with its models loaded and warm."""
-    # A thread that loads a model holds the interpreter for so long at a time; 5 ms, the default,
-    # would be added to every tenth answer meanwhile.
+    """Load and warm the models and build the application over them."""
+    # A thread that loads a model holds the interpreter for this long at a time. The default, 5 ms,
+    # would be added to every tenth response during a load.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics = Metrics()
     fleet = Fleet.load(settings, metrics)
@@ -120,8 +123,8 @@ def application(settings: Settings) -> tuple[FastAPI, Fleet]:
         drain_on_sigterm(app, settings.drain_s, single_worker=settings.workers == 1)
         if settings.workers > 1:
             app.state.parent = asyncio.create_task(stop_with_parent(os.getppid()))
-        # All that is there now stays: a full look through it for garbage took 30 ms, every second
-        # or two under load, and was most of what 1 % of the requests waited.
+        # All present objects stay alive. A full collection over them took 30 ms, every second or
+        # two under load, and dominated the slowest 1 % of the requests.
         gc.collect()
         gc.freeze()
 
@@ -129,15 +132,15 @@ def application(settings: Settings) -> tuple[FastAPI, Fleet]:
 
 
 async def stop_with_parent(parent: int) -> None:
-    """Stop, as at SIGTERM, once the supervisor is gone: who starts anew needs the port."""
+    """Stop as on SIGTERM once the supervisor is dead, so that a new service can use the port."""
     while os.getppid() == parent:
         await asyncio.sleep(PARENT_POLL_S)
-    logger.error("the supervisor is gone, its worker stops")
+    logger.error("supervisor %d died, its worker %d stops", parent, os.getpid())
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
-    """How uvicorn runs it."""
+    """Return the configuration with which uvicorn runs an application or its factory."""
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
@@ -149,7 +152,7 @@ def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # who the client is decides nothing here
+        proxy_headers=False,  # nothing depends on the client's address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.shutdown_s) or 1,
         timeout_worker_healthcheck=30,
@@ -157,18 +160,18 @@ def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
 
 
 def log_address(listener: socket.socket, served: str) -> None:
-    """One line that says where, once it can be asked."""
+    """Log the URL once the service accepts requests."""
     host, port = listener.getsockname()[:2]
     host_text = f"[{host}]" if ":" in host else host
     logger.info("serving %s on http://%s:%d", served, host_text, port)
 
 
 def drain_on_sigterm(app: FastAPI, drain_s: float, single_worker: bool) -> None:
-    """Before uvicorn's own handling of SIGTERM: unready at once, but served for `drain_s` more.
+    """On SIGTERM report unready at once and run uvicorn's own handler `drain_s` seconds later.
 
-    A second signal does not wait; but one of several workers may get a first one twice, from its
-    parent and from who signals every process, and only leaves off at its parent's SIGINT. Does
-    nothing outside of the main thread, where nobody signals.
+    A second signal ends the wait. One of several workers may receive the first signal twice, from
+    its supervisor and from a manager that signals every process; its wait ends only with the
+    supervisor's SIGINT. Outside the main thread, which receives all signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -177,7 +180,8 @@ def drain_on_sigterm(app: FastAPI, drain_s: float, single_worker: bool) -> None:
     def on_sigterm(number: int, frame: FrameType | None) -> None:
         if not callable(previous):
             return
-        loop.call_soon_threadsafe(logger.info, "told to stop")  # not in the middle of another line
+        # Deferred, so that the line does not interrupt another one.
+        loop.call_soon_threadsafe(logger.info, "SIGTERM received, stopping")
         if not drain_s or (app.state.draining and single_worker):
             previous(number, frame)
         elif not app.state.draining:
@@ -188,7 +192,7 @@ def drain_on_sigterm(app: FastAPI, drain_s: float, single_worker: bool) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening address. Raises OSError naming it."""
+    """Return a listening socket. Raises OSError naming the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -196,12 +200,12 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise OSError(f"{host}:{port}: cannot listen there ({error.strerror})") from None
-    listener.listen(BACKLOG)  # who connects before the model is warm waits, and is answered
+        raise OSError(f"{host}:{port}: cannot listen ({error.strerror})") from None
+    listener.listen(BACKLOG)  # connections made before the model is warm wait for their response
     return listener
 
 
 def export_settings(settings: Settings, overrides: dict[str, Any]) -> None:
-    """Let workers find in the environment what the command line said."""
+    """Set environment variables for the options of the command line, which workers read."""
     for name in overrides:
         os.environ[f"RERANK_{name.upper()}"] = str(getattr(settings, name))

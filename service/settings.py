@@ -1,4 +1,4 @@
-"""Every setting, with what it does and how to choose it; environment variables RERANK_*."""
+"""The settings of the service: environment variables RERANK_*, each with a description."""
 
 from __future__ import annotations
 
@@ -12,119 +12,193 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Read from RERANK_* variables; the command line wins."""
+    """Read from RERANK_* variables; arguments, such as the command line's, take precedence."""
 
     model_config = SettingsConfigDict(env_prefix="RERANK_", extra="forbid")
 
     bundle: Path = Field(
-        Path("bundles/ranklens/1"), description="The bundle to serve, NAME/VERSION below a store."
+        Path("bundles/ranklens/1"),
+        description="Bundle to serve. Ignored if RERANK_MODELS is set.",
     )
     models: Path | None = Field(
-        None, description="A store of bundles, NAME/VERSION, to serve and follow instead of one."
+        None,
+        description="Store of bundles, NAME/VERSION, to serve and watch for changes. "
+        "Set it to change versions without a restart.",
     )
     default_model: str | None = Field(
-        None, description="The store's model for requests that name none; else the first by name."
+        None,
+        description="Model for requests that name none; default: the first name in the store. "
+        "Set it if the store holds several models.",
     )
     watch_s: float = Field(
-        2.0, ge=0, description="How often the store is looked at; 0: only the admin routes change."
+        2.0,
+        ge=0,
+        description="Seconds between looks at the store. 0: only the admin routes change versions.",
     )
     probation_s: float = Field(
-        60.0, ge=0, description="How long a new version is watched for failures; 0: never."
+        60.0,
+        ge=0,
+        description="Seconds after a change in which failures roll it back. 0: never.",
     )
     rollback_failures: int = Field(
-        5, ge=1, description="Failed lists before a new version goes back by itself."
+        5,
+        ge=1,
+        description="Failed lists before a new version is rolled back. Raise it if single lists "
+        "may fail.",
     )
     rollback_share: float = Field(
-        0.05, ge=0, le=1, description="And the share of its answers that they must exceed."
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of a new version's lists (0 to 1) that the failures must also exceed.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field("127.0.0.1", description="Address to listen on. Use 0.0.0.0 in a container.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on. 0: any free port.")
     workers: int = Field(
-        1, ge=1, description="Processes, each with a core of its own; no more than there are cores."
+        1,
+        ge=1,
+        description="Worker processes. Raise it to use more cores, one core per worker.",
     )
     threads: int = Field(
-        1, ge=1, description="Intra-op threads of a run; `python -m export tune` measures how many."
+        1,
+        ge=1,
+        description="Intra-op threads of a run. `python -m export tune` measures the best number.",
     )
     spinning: bool = Field(
-        False, description="Threads that wait burn their core; only for a machine of one's own."
+        False,
+        description="Let waiting threads spin. Enable it only if no other process needs the cores.",
     )
     profile: Path | None = Field(
-        None, description="What `python -m export tune` wrote; settings given elsewhere win."
+        None,
+        description="File written by `python -m export tune`, with threads, spinning and batch "
+        "size. Explicit settings take precedence.",
     )
     provider: Literal["cpu", "cuda"] = Field(
-        "cpu", description="Where the graph runs; cuda refuses to start where it would not."
+        "cpu",
+        description="Device that runs the graph. With cuda the service refuses to start without "
+        "a GPU.",
     )
     max_batch_size: int = Field(
-        16, ge=1, description="Most requests in one run; more raises throughput and latency."
+        16,
+        ge=1,
+        description="Maximum slates in one run. Raise it for throughput, lower it for latency.",
     )
     max_queue: int = Field(
-        256, ge=1, description="Most requests waiting; about deadline times requests per second."
+        256,
+        ge=1,
+        description="Maximum lists in the queue. Choose about lists per second times the deadline "
+        "in seconds.",
     )
     batch_window_ms: float = Field(
-        0.0, ge=0, description="How long a run waits for company; 0 suits one core, it only waits."
+        0.0,
+        ge=0,
+        description="Milliseconds that a run waits for more lists. Leave 0 on one core; raise it "
+        "where larger batches are cheaper.",
     )
     brief_run_ms: float = Field(
-        10.0, ge=0, description="A run expected to be shorter is made on the loop; 0: in a thread."
+        10.0,
+        ge=0,
+        description="Runs expected to be shorter, in milliseconds, stay on the event loop; longer "
+        "ones use a thread. 0: always a thread.",
     )
     adaptive_budget: bool = Field(
-        True, description="Reason less as lists wait or deadlines press, before any is shed."
+        True,
+        description="Reduce the reasoning budget under load, before lists are shed. Disable it for "
+        "reproducible slates.",
     )
     target_wait_ms: float = Field(
-        10.0, gt=0, description="Two runs in a row of a longer wait lower the budget by one."
+        10.0,
+        gt=0,
+        description="If two consecutive batches waited longer, in milliseconds, the budget falls "
+        "by one step. Raise it on a shared machine.",
     )
     recover_s: float = Field(
-        1.0, gt=0, description="Calm before the budget rises by one; longer swings less."
+        1.0,
+        gt=0,
+        description="Seconds of calm before the budget rises by one step. Raise it if the "
+        "budget oscillates.",
     )
     max_body_bytes: int = Field(
-        1 << 20, ge=1024, description="Largest body; 500 candidates with features take 100 kB."
+        1 << 20,
+        ge=1024,
+        description="Maximum body in bytes. Raise it for long lists with many inline features.",
     )
     max_lists_per_call: int = Field(
-        64, ge=1, description="Most lists in one /rerank/batch call; a page of carousels has 20."
+        64,
+        ge=1,
+        description="Maximum lists in one /rerank/batch call. Raise it if a page needs more lists.",
     )
     max_history: int = Field(
-        1000, ge=0, description="Most history entries taken in; the model reads its own limit."
+        1000,
+        ge=0,
+        description="Maximum history entries of a request. The model reads only its own limit of "
+        "them.",
     )
     timeout_ms: float = Field(
-        1000.0, gt=0, description="Deadline where a request gives none; your caller's own budget."
+        1000.0,
+        gt=0,
+        description="Deadline in milliseconds for requests; a request can only shorten it. Set it "
+        "to the time your caller waits.",
     )
     on_failure: Literal["initial_ranking", "error"] = Field(
         "initial_ranking",
-        description="What a late, shed or failed request gets: its own order back, or an error.",
+        description="Response to a late, shed or failed list: its initial ranking, or an error. "
+        "Use error if the caller has a fallback of its own.",
     )
     body_timeout_s: float = Field(
-        5.0, gt=0, description="How long a client may take to send head and body, before 408."
+        5.0,
+        gt=0,
+        description="Seconds that a client may take to send a head, and then a body. Raise it for "
+        "slow networks.",
     )
     drain_s: float = Field(
-        0.0, ge=0, description="After SIGTERM: serve on unready for so long, until nobody asks."
+        0.0,
+        ge=0,
+        description="Seconds to keep serving, unready, after SIGTERM. Choose longer than a load "
+        "balancer takes to notice.",
     )
     shutdown_s: float = Field(
-        10.0, gt=0, description="Then: how long requests in flight may take to finish."
+        10.0,
+        gt=0,
+        description="Seconds that requests in flight may then take. Choose longer than the "
+        "longest deadline.",
     )
     api_keys_file: Path | None = Field(
-        None, description="Lines NAME:KEY of who may ask; read again when it changes. None: anyone."
+        None,
+        description="File of API keys, a line NAME:KEY each; changes are noticed. Without it, "
+        "everyone may rank.",
     )
     admin_keys_file: Path | None = Field(
-        None, description="Lines NAME:KEY of who may change models. None: no admin routes at all."
+        None,
+        description="File of admin keys, a line NAME:KEY each. Without it there are no admin "
+        "routes.",
     )
     quota_rps: float | None = Field(
-        None, gt=0, description="Lists per second of one key, in bursts of two seconds. None: any."
+        None,
+        gt=0,
+        description="Lists per second of one API key at each worker, in bursts of two seconds. "
+        "Without it, no quota.",
     )
     log_format: Literal["json", "console"] = Field(
-        "json", description="json for machines, console to read."
+        "json", description="Log format. Use console to read logs in a terminal."
     )
-    log_requests: bool = Field(False, description="A line for each call; no bodies, no user ids.")
+    log_requests: bool = Field(
+        False, description="Log a line per ranking call, without bodies and user ids."
+    )
     tracing: Literal["off", "otlp"] = Field(
-        "off", description="otlp exports spans as OTEL_EXPORTER_OTLP_* say (group `tracing`)."
+        "off",
+        description="Export spans. otlp needs the dependency group `tracing` and reads the "
+        "OTEL_EXPORTER_OTLP_* variables.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log line that is written."
+        "info", description="Lowest level that is logged. Use debug to investigate."
     )
 
 
 def with_profile(settings: Settings) -> Settings:
-    """The settings with what their profile says and nobody else does.
+    """Return the settings, with values of their profile where none is set explicitly.
 
-    Raises OSError or ValueError for a profile that cannot be read, naming it.
+    Raises OSError or ValueError naming a profile that cannot be read.
     """
     if settings.profile is None:
         return settings
@@ -132,13 +206,15 @@ def with_profile(settings: Settings) -> Settings:
         payload = json.loads(settings.profile.read_bytes())
         profile = {name: payload[name] for name in ("threads", "spinning", "max_batch_size")}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{settings.profile}: no profile of this service ({error!r})") from error
+        raise ValueError(
+            f"{settings.profile}: not a profile written by `python -m export tune` ({error!r})"
+        ) from error
     explicit = {name: getattr(settings, name) for name in settings.model_fields_set}
     return Settings(**{**profile, **explicit})
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """RERANK_* variables that are no setting: most likely misspelt."""
+    """Return the RERANK_* variables that are no setting, probably misspelt ones."""
     names = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
     return sorted(
         name for name in environment if name.upper().startswith("RERANK_") and name not in names
@@ -146,7 +222,7 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def describe(settings: Settings) -> str:
-    """One line per setting: variable, value, description."""
+    """Return one line per setting: variable, value, description."""
     lines = []
     for name, field in Settings.model_fields.items():
         lines.append(f"RERANK_{name.upper()}={getattr(settings, name)}  # {field.description}")

@@ -1,4 +1,4 @@
-"""Logs as structured lines, and traces where they are asked for. No bodies, no user ids."""
+"""Structured logs and optional traces. Neither contains bodies or user ids."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from service.settings import Settings
 
 
 class TelemetryError(ValueError):
-    """Telemetry that cannot be had as set."""
+    """Telemetry cannot be set up as configured."""
 
 
 def configure(settings: Settings) -> None:
-    """Send every log line of the process, uvicorn's too, through one format to standard error."""
+    """Log in one format to standard error, for every logger of the process, uvicorn's included."""
     processors: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Its default prints the local variables of every frame where rich is installed: keys, bodies.
+    # With rich installed the default would print the local variables of every frame: keys, bodies.
     renderer: Any = structlog.dev.ConsoleRenderer(
         colors=False, exception_formatter=structlog.dev.plain_traceback
     )
@@ -47,9 +47,10 @@ def configure(settings: Settings) -> None:
 
 
 class Tracer:
-    """Spans of answered calls, made from their stage times once they are over.
+    """Exports one span per ranking call, and a child per stage, built from its stage times.
 
-    The work itself is not touched: with tracing off there is no tracer at all.
+    Spans are built after the call, so that tracing does not touch ranking; with tracing off there
+    is no tracer.
     """
 
     def __init__(self, provider: Any) -> None:
@@ -62,7 +63,10 @@ class Tracer:
 
     @classmethod
     def of(cls, settings: Settings) -> Tracer | None:
-        """None when off. Raises TelemetryError where the packages of group `tracing` lack."""
+        """Return a tracer, or None if tracing is off.
+
+        Raises TelemetryError if the packages of the group `tracing` are not installed.
+        """
         if settings.tracing == "off":
             return None
         try:
@@ -72,7 +76,7 @@ class Tracer:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise TelemetryError(
-                f"RERANK_TRACING=otlp needs the dependency group `tracing` ({error})"
+                f"RERANK_TRACING=otlp: {error}; install the dependency group `tracing`"
             ) from None
         provider = TracerProvider(resource=Resource.create({"service.name": "rerank"}))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -85,7 +89,7 @@ class Tracer:
         latency_ms: Mapping[str, float],
         attributes: Mapping[str, Any],
     ) -> str:
-        """One span and a child for each stage, ending now; the span's own traceparent."""
+        """Export a call that ends now as a child of `traceparent`; return its own traceparent."""
         ended_ns = time.time_ns()
         started_ns = ended_ns - int(1e6 * latency_ms["total"])
         carrier = {} if traceparent is None else {"traceparent": traceparent}
@@ -107,5 +111,5 @@ class Tracer:
         return carrier_out.get("traceparent", "")
 
     def close(self) -> None:
-        """Export what is left."""
+        """Export the remaining spans."""
         self._provider.shutdown()

@@ -1,1 +1,1 @@
-"""The HTTP application around the ranker."""
+"""The HTTP application around the re-ranker."""

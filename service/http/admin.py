@@ -49,7 +49,7 @@ class AdminApi:
             await self._fleet.change(name, serving, persist=True)
         except BundleError as error:
             self._fleet.record_refusal(name, error)
-            raise Conflict(f"refused, what was served goes on: {error}") from None
+            raise Conflict(f"refused, the served versions stay: {error}") from None
         return self._served_models()
 
     async def rollback(self, request: Request) -> Response:
@@ -61,7 +61,7 @@ class AdminApi:
         name = self._model_name(request)
         try:
             await self._fleet.sync_with_store(name)
-            self._fleet.roll_back(name, "asked by an admin")
+            self._fleet.roll_back(name, "requested by an admin")
         except BundleError as error:
             raise Conflict(str(error)) from None
         except NotReady as error:
@@ -75,7 +75,7 @@ class AdminApi:
         """Return the model of the path. Raises Conflict unless the store has it."""
         name = str(request.path_params["name"])
         if self._store is None:
-            raise Conflict("one bundle is served, and no store that could be changed")
+            raise Conflict("the service serves one bundle and no store; set RERANK_MODELS")
         names = models_of(self._store)
         if not NAME.fullmatch(name) or name not in names:
             rule = f"one of {', '.join(names)}"

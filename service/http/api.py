@@ -210,7 +210,7 @@ class Api:
     def _authenticate(self, request: Request) -> str:
         """Return the client's name. Raises Unauthorized, Forbidden or NotReady."""
         if not self.app.state.ready:
-            raise NotReady("no model is ready yet")
+            raise NotReady("no model is ready")
         if self._keys is None:
             return ""
         return self._keys.client(request.state.headers.get("authorization"))

@@ -1,4 +1,4 @@
-"""Pure-ASGI edge: request ids, body limit, timing header, and no exception past this point."""
+"""ASGI middleware: request ids, response headers, the body limit and unhandled exceptions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from service.http.responses import problem_from
 logger = logging.getLogger("service")
 
 MAX_REQUEST_ID = 128
-# A refused body is read and thrown away up to this, so that its sender gets to see the refusal
+# A refused body is read and discarded up to this size, so that its sender receives the response
 # instead of a broken pipe.
 MAX_DISCARDED_BYTES = 32 << 20
 
 
 class Edge:
-    """Wraps the application; leaves `request_id` and `headers` in the request's state.
+    """Wraps an application and puts `request_id` and `headers` into the request's state.
 
-    headers: dict[str, str], by lower-case name; of a repeated one the first.
+    headers is a dict[str, str] by lower-case name; of a repeated header the first one counts.
     """
 
     def __init__(
@@ -34,7 +34,12 @@ class Edge:
         on_error: Callable[[], None],
         is_draining: Callable[[], bool],
     ) -> None:
-        """is_draining: whether to close connections after their answer, because we go."""
+        """Wrap an application.
+
+        Args:
+            on_error: called for each unhandled exception.
+            is_draining: connections are closed after their response while it returns True.
+        """
         self.app, self.max_body_bytes = app, max_body_bytes
         self.on_error, self.is_draining = on_error, is_draining
 
@@ -43,7 +48,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         began = time.monotonic()
-        # Once, as a dict: starlette's own mapping searches the list at each look.
+        # A dict, built once: starlette's own mapping searches the list at each lookup.
         headers = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in reversed(scope["headers"])
@@ -62,7 +67,7 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                # Pairs of bytes, as the server takes them: a mapping over them costs a search each.
+                # Pairs of bytes, as the server takes them; a mapping would search them each time.
                 response_headers = message["headers"] = list(message.get("headers", ()))
                 names = {name for name, _ in response_headers}
                 response_headers.append((b"x-content-type-options", b"nosniff"))
@@ -80,18 +85,18 @@ class Edge:
         try:
             await self.app(scope, self._limit(receive), send_with_headers)
         except ClientDisconnect:
-            return  # nobody is left to be answered, and nothing went wrong here
+            return  # no client is left to respond to, and the service did not fail
         except Exception:
             logger.exception("unhandled error, request %s", request_id)
             self.on_error()
             if started:
                 raise
-            detail = "an unexpected error; the log has it under this request id"
+            detail = "an unexpected error; the log describes it under this request id"
             response = problem_from(500, "internal_error", detail, request_id)
             await response(scope, receive, send_with_headers)
 
     def _limit(self, receive: Receive) -> Receive:
-        """Raises PayloadTooLarge from the read that completes a body over the limit."""
+        """Wrap `receive` so that a body over the limit raises PayloadTooLarge."""
         size = 0
 
         async def receive_limited() -> Message:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with the routes that read their bodies themselves."""
+"""The OpenAPI document: FastAPI's own, extended by the ranking routes."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from service.http import schemas
 from service.http.parsing import MSGPACK
 
 REFUSALS = (
-    ("400", "Not the JSON or MessagePack it says"),
-    ("401", "No API key, where keys are asked for"),
-    ("403", "A key that is not known"),
+    ("400", "The body is not valid JSON or MessagePack"),
+    ("401", "No API key, although the service requires one"),
+    ("403", "The API key is not valid"),
     ("408", "The body took too long to arrive"),
-    ("413", "Body too large"),
-    ("415", "A compressed body"),
+    ("413", "The body is over the size limit"),
+    ("415", "The body is compressed"),
     ("422", "A field breaks a rule; `errors` names field, rule and value"),
     ("429", "The key's quota is used up; see Retry-After"),
     ("500", "The model failed and the fallback is off"),
-    ("503", "Not ready, or overload and the fallback is off; see Retry-After"),
-    ("504", "Deadline passed and the fallback is off"),
+    ("503", "Not ready, or overloaded with the fallback off; see Retry-After"),
+    ("504", "The deadline passed and the fallback is off"),
 )
 TIMEOUT_HEADER = {
     "name": "X-Request-Timeout-Ms", "in": "header", "required": False,
-    "description": "Deadline; the smallest of header, body and the server's own counts.",
+    "description": "Deadline in milliseconds; the smallest of header, body and setting applies.",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }  # fmt: skip
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
-    """The document of this application, made once."""
+    """Return the document of an application; it is built once."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
@@ -67,7 +67,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 def ranking_operation(
     path: str, summary: str, body: type[Any], response: type[Any], example: Any
 ) -> dict[str, Any]:
-    """One POST, with every way it can end."""
+    """Describe one POST route with all its responses."""
     request_content = {"schema": schema_reference(body)}
     response_content = {"schema": schema_reference(response)}
     refusals = {
@@ -91,7 +91,7 @@ def ranking_operation(
         },
         "responses": {
             "200": {
-                "description": "The slate; `degraded` says when it is the initial ranking.",
+                "description": "The slate; `degraded` marks a response with the initial ranking.",
                 "content": {"application/json": response_content, MSGPACK: response_content},
             },
             **refusals,
@@ -100,5 +100,5 @@ def ranking_operation(
 
 
 def schema_reference(model: type[Any]) -> dict[str, str]:
-    """Where the document describes a schema."""
+    """Return a reference to the schema of a model."""
     return {"$ref": f"#/components/schemas/{model.__name__}"}

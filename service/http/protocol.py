@@ -1,4 +1,4 @@
-"""HTTP below the application: what is refused, or left, before there is a request."""
+"""The HTTP/1.1 protocol below the application: slow heads, upgrades and malformed requests."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from service.http.responses import problem_from
 
 
 class Protocol(HttpToolsProtocol):
-    """Refuses what is not HTTP with a problem, and leaves whose head does not arrive in time.
+    """uvicorn's protocol with a timeout for heads, problems for malformed HTTP, and no upgrades.
 
-    The application says how long a head may take, in the lifespan's state. A body is its own
-    affair until it has answered; what is left of the body then has as long as a head.
+    The application puts the timeout, `head_timeout_s`, into the lifespan's state. The application
+    itself limits the time of a body until it responds; the rest of the body then has as long as a
+    head.
 
-    And reads on where a client offers to upgrade, as Java's does to h2c with every first request:
-    the parser stops there, and a body would be lost. The offer is declined by not answering it.
+    Java's client offers an upgrade to h2c with every first request. uvicorn's parser stops there
+    and would lose the body, so such a request is parsed again without the offer.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A slow client may not hold a connection."""
+        """Start the timeout of the first head."""
         super().connection_made(transport)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is expected any more, and whoever works on an answer may stop.
+        """Stop the timeout and cancel the work for the newest request of the connection.
 
-        Told at once and by a call: a task that waits for the server's word costs each request more.
-        Of several requests that a client sent without waiting, the newest is told.
+        A callback costs a request less than a task that waits for the disconnect message.
         """
         self._cancel_head_timer()
         cycle = self.cycle
@@ -43,8 +43,8 @@ class Protocol(HttpToolsProtocol):
             cancel()
 
     def on_message_begin(self) -> None:
-        """The next request of a kept connection has as long as the first."""
-        self._unset_keepalive_if_required()  # only now: other bytes do not keep it open
+        """Start the timeout of the next head of a kept connection."""
+        self._unset_keepalive_if_required()  # only now: bytes between requests do not keep it open
         self._start_head_timer()
         super().on_message_begin()
 
@@ -60,7 +60,7 @@ class Protocol(HttpToolsProtocol):
             self._head_timer = None
 
     def data_received(self, data: bytes) -> None:
-        """Parse; a request that offers an upgrade is parsed again without the offer."""
+        """Parse, again without the offer if a request offers an upgrade."""
         while data:
             try:
                 self.parser.feed_data(data)
@@ -72,7 +72,7 @@ class Protocol(HttpToolsProtocol):
                 return
 
     def _head_without_upgrade(self) -> bytes:
-        """The head of a request that offers an upgrade, for a fresh parser, less its offer."""
+        """Reset the parser and return the head of the stopped request without its offer."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
@@ -80,10 +80,10 @@ class Protocol(HttpToolsProtocol):
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
 
     def on_headers_complete(self) -> None:
-        """Begin with the request, unless it will be parsed again."""
+        """Start the request, unless it will be parsed again."""
         self._cancel_head_timer()
         if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers say
-            raise ValueError("this is no proxy")  # which the parser makes an HttpParserError
+            raise ValueError("CONNECT is not supported")  # becomes an HttpParserError
         if not self.parser.should_upgrade():
             super().on_headers_complete()
 
@@ -94,13 +94,13 @@ class Protocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Who was refused before the body came may not hold the connection with it."""
+        """Start the timeout of a body that was not read before the response."""
         super().on_response_complete()
         if self.cycle.more_body and not self.transport.is_closing():
             self._start_head_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer 400 `bad_http` and close the connection: where the next request begins is lost."""
+        """Respond with 400 `bad_http` and close: the start of the next request is unknown."""
         request_id = uuid.uuid4().hex
         headers = {"X-Request-ID": request_id, "Connection": "close"}
         response = problem_from(400, "bad_http", msg, request_id, headers=headers)

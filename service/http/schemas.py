@@ -1,4 +1,4 @@
-"""The HTTP bodies: what is accepted, field by field, and what comes back."""
+"""The bodies of requests and responses, field by field."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(max_length=256)]
-# Of lists that have no bound of their own: each broken entry costs time before it is refused.
+# For lists without a bound of their own: each invalid entry costs time before the refusal.
 MAX_ENTRIES = Field(max_length=10_000)
 Features = dict[str, Any]  # checked against the bundle's feature schema, not here
 
 
 class StrictModel(BaseModel):
-    """Unknown fields, coercions and NaN are refused: a silent default hides a caller's bug.
+    """Refuses unknown fields, coercions and NaN, because a silent default hides a client's bug.
 
-    Empty defaults are made by factories: pydantic makes a deep copy of any other, for each object.
+    Subclasses use factories for empty defaults: pydantic deep-copies any other for each object.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _accept_id(schema: dict[str, Any]) -> None:
-    """Tell in the published schema that an id alone will do."""
+    """Allow an id alone in the published schema."""
     entry = dict(schema)
     schema.clear()
     schema["title"] = entry.pop("title")
@@ -33,18 +33,20 @@ def _accept_id(schema: dict[str, Any]) -> None:
 
 
 def _accept_ids(schema: dict[str, Any]) -> None:
-    """Tell in the published schema that a list of ids will do."""
+    """Allow a list of ids in the published schema."""
     ids = {"type": "string", "minLength": 1, "maxLength": 256}
     schema["oneOf"] = [*schema["oneOf"], {"type": "array", "items": ids, "minItems": 1}]
 
 
 class HistoryEntry(StrictModel):
-    """One recent interaction: an item id alone (a positive), or with its label."""
+    """One past impression: an item id alone (a positive), or with its label."""
 
     model_config = ConfigDict(json_schema_extra=_accept_id)
 
     id: Id
-    label: float = Field(1.0, ge=0, le=1, description="1 liked .. 0 shown and passed over")
+    label: float = Field(
+        1.0, ge=0, le=1, description="from 1, liked, to 0, displayed and passed over"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -53,23 +55,25 @@ class HistoryEntry(StrictModel):
 
 
 class User(StrictModel):
-    """Who asks; everything optional."""
+    """The user; every field is optional."""
 
     id: Id | None = None
     history: list[HistoryEntry] = Field(
-        default_factory=list, description="recent interactions, most recent last"
+        default_factory=list, description="past impressions, the latest last"
     )
     features: Features = Field(default_factory=dict, description="user features of the schema")
 
 
 class Candidate(StrictModel):
-    """One candidate; unknown ids and missing features fall to the schema's defaults."""
+    """One candidate; unknown ids and missing features take the schema's defaults."""
 
     id: Id
     score: float | None = Field(
         None, description="the initial ranker's score, if the model uses it"
     )
-    features: Features | None = Field(None, description="inline features; they override the table")
+    features: Features | None = Field(
+        None, description="inline features; they override the item table"
+    )
     groups: dict[Text, Text] = Field(
         default_factory=dict,
         max_length=32,
@@ -78,7 +82,7 @@ class Candidate(StrictModel):
 
 
 class CandidateColumns(StrictModel):
-    """The candidates by column: a list for each field, all as long as `id`."""
+    """The candidates by column: one list per field, each as long as `id`."""
 
     id: list[Id] = Field(min_length=1)
     score: Annotated[list[float | None], MAX_ENTRIES] | None = None
@@ -88,7 +92,7 @@ class CandidateColumns(StrictModel):
     )
 
     def uneven(self) -> tuple[str, int] | None:
-        """The first column that is not as long as `id`, and its length."""
+        """Return the first column that is not as long as `id`, and its length."""
         columns: list[tuple[str, list[Any]]] = []
         if self.score is not None:
             columns.append(("score", self.score))
@@ -111,33 +115,33 @@ Candidates = Annotated[
 
 
 class Reasoning(StrictModel):
-    """How much the model may think; what is not given is the bundle's."""
+    """Limits of reasoning; a missing field takes the bundle's default."""
 
-    budget: int | None = Field(None, ge=0, description="most reasoning steps per position")
+    budget: int | None = Field(None, ge=0, description="maximum reasoning steps per position")
     entropy_threshold: float | None = Field(
         None,
         ge=-1e9,
         le=1e9,
-        description="nats; a choice above it is reasoned about, negative: always",
+        description="nats; a position with a higher entropy takes a step; negative: always",
     )
 
 
 class Sampling(StrictModel):
-    """Sample slates at the recommending temperature; the evaluator's favourite is the answer."""
+    """Sample slates at the recommending temperature and return the evaluator's favourite."""
 
-    slates: int = Field(ge=1, le=64, description="how many to choose from; one is a sample as such")
-    seed: int = Field(ge=0, lt=1 << 63, description="the same seed, the same slates")
+    slates: int = Field(ge=1, le=64, description="number of samples to choose from")
+    seed: int = Field(ge=0, lt=1 << 63, description="the same seed gives the same slates")
 
 
 class Temperatures(StrictModel):
-    """What is not given is the bundle's."""
+    """Temperatures; a missing field takes the bundle's default."""
 
     reason: float | None = Field(None, ge=0.01, le=100, description="of the reasoning aggregate")
     recommend: float | None = Field(None, ge=0.01, le=100, description="of the choice of an item")
 
 
 class Constraints(StrictModel):
-    """What the slate must keep to; refused before the run where it cannot be met."""
+    """Constraints on the slate; they are refused before the run if they cannot be met."""
 
     pinned: dict[Id, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict, description="candidate id -> its position, counted from 0"
@@ -148,7 +152,7 @@ class Constraints(StrictModel):
     max_per_group: dict[str, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict,
         max_length=1,
-        description="an attribute and the most items of one value: a category of the model's "
+        description="an attribute and the maximum items per value of it: a category of the model's "
         "schema, or a key of `candidates[].groups`",
     )
 
@@ -162,13 +166,17 @@ class RerankRequest(StrictModel):
     candidates: Candidates = Field(
         description="records, columns, or ids alone", json_schema_extra=_accept_ids
     )
-    slate_size: int | None = Field(None, ge=1, description="default: the bundle's slate length")
+    slate_size: int | None = Field(
+        None, ge=1, description="positions; default: the bundle's slate length"
+    )
     reasoning: Reasoning | None = None
     temperatures: Temperatures | None = None
     sampling: Sampling | None = None
     constraints: Constraints | None = None
-    timeout_ms: float | None = Field(None, gt=0, description="deadline from the body's arrival")
-    model: Id | None = Field(None, description="of several that are served, by name")
+    timeout_ms: float | None = Field(
+        None, gt=0, description="deadline, counted from the arrival of the body"
+    )
+    model: Id | None = Field(None, description="name of the model, if several are served")
     priority: Literal["interactive", "background"] = Field(
         "interactive", description="background waits behind interactive, and is shed first"
     )
@@ -182,45 +190,53 @@ class BatchRequest(StrictModel):
 
 
 class Alternative(BaseModel):
-    """An item that could have been chosen here, and how likely it was."""
+    """A candidate that could have been chosen, and its probability."""
 
     id: str
     probability: float
 
 
 class Explanation(BaseModel):
-    """Why this item stands here, as far as the model's own figures tell."""
+    """The model's figures behind the choice for one position."""
 
-    probability: float | None = Field(description="of this choice, exp(logprob)")
-    alternatives: list[Alternative] = Field(description="the three nearest that were still free")
+    probability: float | None = Field(description="probability of the choice, exp(logprob)")
+    alternatives: list[Alternative] = Field(
+        description="up to three most probable other candidates that were still allowed"
+    )
     moved: int = Field(description="initial position less position: positive is up")
 
 
 class SlateEntry(BaseModel):
-    """One position of the slate; the model's own figures are null in a degraded answer."""
+    """One position of the slate; the model's figures are null in a degraded response."""
 
     id: str
     position: int
     initial_position: int
-    logprob: float | None = Field(description="of this choice, at the recommending temperature")
+    logprob: float | None = Field(
+        description="log-probability of the choice, at the recommending temperature"
+    )
     entropy: float | None = Field(description="nats, before any reasoning")
-    entropy_after: float | None = Field(description="nats, when the item was chosen")
+    entropy_after: float | None = Field(
+        description="nats, at the choice, after any reasoning steps"
+    )
     reasoning_steps: int
-    explanation: Explanation | None = Field(None, description="only where `explain` asks for it")
+    explanation: Explanation | None = Field(None, description="only if the request sets `explain`")
 
 
 class ReasoningUsed(BaseModel):
-    """Steps taken and steps that were allowed, over the slate."""
+    """Reasoning steps taken and granted."""
 
     steps_used: int
-    budget: int = Field(description="granted, over the slate")
-    budget_per_position: int = Field(description="granted; lower than asked where degraded says so")
-    budget_asked: int = Field(description="per position, by the request or the bundle")
+    budget: int = Field(description="steps granted, over the slate")
+    budget_per_position: int = Field(
+        description="steps granted; below `budget_asked` if `degraded` is `reduced_budget`"
+    )
+    budget_asked: int = Field(description="steps per position, requested or the bundle's default")
     entropy_threshold: float
 
 
 class Latency(BaseModel):
-    """Milliseconds; the parts add up to the total."""
+    """Milliseconds per stage; the stages add up to the total."""
 
     total: float
     parse: float
@@ -231,13 +247,13 @@ class Latency(BaseModel):
 
 
 class Degraded(BaseModel):
-    """Why the answer is the initial ranking, or was reasoned about less than asked."""
+    """The reason for the initial ranking, or for fewer reasoning steps than requested."""
 
     reason: Literal["deadline", "overload", "model_error", "reduced_budget"]
 
 
 class Model(BaseModel):
-    """Which bundle answered."""
+    """The bundle that ranked the list."""
 
     name: str
     version: str
@@ -251,13 +267,13 @@ class RerankResponse(BaseModel):
     model: Model
     slate: list[SlateEntry]
     reasoning: ReasoningUsed
-    utility: float | None = Field(description="the evaluator's estimate, of a sampled slate")
+    utility: float | None = Field(description="the evaluator's estimate of a sampled slate")
     latency_ms: Latency
     degraded: Degraded | None
 
 
 class BatchResponse(BaseModel):
-    """One answer per list, in order."""
+    """One response per list, in order."""
 
     responses: list[RerankResponse]
 

@@ -1,4 +1,4 @@
-"""Who may ask, and how much: API keys from a file, and a quota for each."""
+"""API keys from a file, and a quota of lists per second for each client."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from service.errors import Forbidden, QuotaExceeded, Unauthorized
 logger = logging.getLogger("service")
 
 MIN_KEY_LENGTH = 16  # characters
-CHECK_INTERVAL_S = 1.0  # how often a file of keys is looked at for changes
-BURST_S = 2.0
+CHECK_INTERVAL_S = 1.0  # between looks for a changed key file
+BURST_S = 2.0  # a quota may be spent this many seconds ahead
 
 
 class KeysError(ValueError):
-    """A file of keys that cannot be used; the message never holds a key."""
+    """A key file cannot be used. The message never contains a key."""
 
 
 class Keys:
-    """Lines NAME:KEY; several keys may have one name, so that one can replace the other in peace.
+    """The keys of a file with lines NAME:KEY, reloaded when the file changes.
 
-    Keys are kept and compared as SHA-256 digests, each with each in constant time, so that neither
-    a core dump nor a clock tells one. Raises KeysError at the start; a file that breaks later
-    leaves the keys as they were.
+    Several keys may share a name, so that a key can be replaced without an interruption. Only
+    SHA-256 digests are kept, and every comparison takes constant time: neither a core dump nor
+    response times reveal a key. A file that becomes invalid later leaves the loaded keys in place.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Load the file. Raises KeysError."""
         self._path, self._clock = path, clock
-        self._loaded_stamp = self._seen_stamp = (
-            self._file_stamp()
-        )  # before the reading: a change beside it is seen later
+        # Taken before the file is read: a change in between is then noticed at the next look.
+        self._loaded_stamp = self._seen_stamp = self._file_stamp()
         self._digests = read_keys(path)
         self._checked_at = clock()
 
     def client(self, authorization: str | None) -> str:
-        """Whose key `Authorization: Bearer KEY` holds. Raises Unauthorized or Forbidden."""
+        """Return the name of the key in `Bearer KEY`. Raises Unauthorized or Forbidden."""
         self._reload_if_changed()
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key:
-            raise Unauthorized("the header Authorization: Bearer KEY is required")
+            raise Unauthorized("header Authorization: missing, send Authorization: Bearer KEY")
         digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
         client = None
-        for name, expected in self._digests:  # all of them: where it stops would tell which
+        for name, expected in self._digests:  # no early exit: its time would tell which key matched
             if hmac.compare_digest(digest, expected):
                 client = name
         if client is None:
-            raise Forbidden("the key is not known here")
+            raise Forbidden("header Authorization: the key is not valid")
         return client
 
     def _reload_if_changed(self) -> None:
@@ -64,9 +64,9 @@ class Keys:
             return
         try:
             self._digests = read_keys(self._path)
-        except KeysError as error:  # half written, perhaps; looked at again in a second
+        except KeysError as error:  # perhaps half written; checked again later
             if stamp != self._seen_stamp:
-                logger.warning("%s; the keys that were known stay", error)
+                logger.warning("%s; the keys loaded before stay valid", error)
             self._seen_stamp = stamp
             return
         self._loaded_stamp = self._seen_stamp = stamp
@@ -80,7 +80,10 @@ class Keys:
 
 
 def read_keys(path: Path) -> list[tuple[str, bytes]]:
-    """Names and digests. Blank lines and lines that begin with # say nothing. Raises KeysError."""
+    """Return names and digests, skipping blank lines and lines that begin with #.
+
+    Raises KeysError.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -92,16 +95,16 @@ def read_keys(path: Path) -> list[tuple[str, bytes]]:
             continue
         name, separator, key = (part.strip() for part in line.partition(":"))
         if not separator or not name or len(key) < MIN_KEY_LENGTH or not key.isascii():
-            rule = f"NAME:KEY with a key of {MIN_KEY_LENGTH} ASCII characters or more"
-            raise KeysError(f"{path}:{number}: {rule}")
+            rule = f"NAME:KEY with a key of at least {MIN_KEY_LENGTH} ASCII characters"
+            raise KeysError(f"{path}:{number}: expected {rule}")
         digests.append((name, hashlib.sha256(key.encode()).digest()))
     if not digests:
-        raise KeysError(f"{path}: no key in it")
+        raise KeysError(f"{path}: contains no key, add a line NAME:KEY")
     return digests
 
 
 class Quota:
-    """A token bucket for each client: `rps` lists a second, BURST_S seconds' worth at once."""
+    """A token bucket per client: `rps` lists per second, in bursts of BURST_S seconds."""
 
     def __init__(self, rps: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rps, self._clock = rps, clock
@@ -109,9 +112,9 @@ class Quota:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def spend(self, client: str, lists: int) -> None:
-        """Take what a call of so many lists costs. Raises QuotaExceeded, taking nothing.
+        """Take a token per list. Raises QuotaExceeded and takes nothing if there are too few.
 
-        More lists than a burst holds are let through when the bucket is full, and paid off later.
+        A call with more lists than a burst passes if the bucket is full; it leaves a debt.
         """
         now = self._clock()
         tokens, updated_at = self._buckets.get(client, (self._burst, now))
@@ -120,5 +123,7 @@ class Quota:
         if tokens < required:
             self._buckets[client] = tokens, now
             wait_s = math.ceil((required - tokens) / self._rps)
-            raise QuotaExceeded(f"more than {self._rps:g} lists a second", wait_s)
+            raise QuotaExceeded(
+                f"quota: {self._rps:g} lists per second exceeded, retry in {wait_s} s", wait_s
+            )
         self._buckets[client] = tokens - lists, now

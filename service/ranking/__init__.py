@@ -1,1 +1,1 @@
-"""Rank one request: validate it against its bundle, featurise, batch, fall back."""
+"""Rank candidate lists: check them against their bundle, featurise, batch and fall back."""

@@ -74,7 +74,7 @@ class Reranker:
         check_limits(request, engine.manifest)
         shed = None
         if request.plain and engine.batcher.would_be_late(request.volume, request.deadline):
-            shed = Overloaded("the lists that wait would take it past its deadline")
+            shed = Overloaded("the queue is too long for the deadline of this list")
         try:
             make_row = engine.session.row if shed is None else engine.session.placeholder_row
             row = make_row(inputs, request.slate_size, request.budget, request.entropy_threshold)

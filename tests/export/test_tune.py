@@ -40,7 +40,7 @@ def test_a_profile_is_measured_and_loaded_by_the_service_beneath_what_is_given(t
     assert settings.threads == profile["threads"]
     assert with_profile(Settings(profile=path, max_batch_size=5)).max_batch_size == 5
     path.write_text("{}")
-    with pytest.raises(ValueError, match=r"profile\.json: no profile of this service"):
+    with pytest.raises(ValueError, match=r"profile\.json: not a profile"):
         with_profile(Settings(profile=path))
 
 

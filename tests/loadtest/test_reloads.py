@@ -48,4 +48,4 @@ def test_changes_that_nobody_answers_or_makes_are_told(tmp_path):
     with serving(BUNDLE, store, admin_keys_file=tmp_path / "keys") as server:
         took, errors = reloads.changed(server.url, "ranklens", "k" * 16, 2, 0.0)
     assert len(took) == len(errors) == 2
-    assert "what was served goes on" in errors[0]
+    assert "the served versions stay" in errors[0]

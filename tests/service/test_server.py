@@ -287,7 +287,7 @@ def test_a_worker_that_cannot_start_ends_the_service_with_status_2(tmp_path):
     assert done.returncode == 2
     assert f"{tmp_path}/1/golden.json: " in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "service: a worker did not start; its own line says why"
+        "service: a worker did not start; the line above gives its reason"
     )
 
 

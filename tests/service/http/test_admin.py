@@ -113,7 +113,7 @@ def test_what_cannot_be_served_is_refused_and_what_was_served_goes_on(running, s
         {"active": "1", "canary": {"version": "3", "share": 0.5}},
     ):
         body = problem(admin(running, "PUT", ROUTE, json=asked), 409, "conflict")
-        assert "what was served goes on" in body["detail"]
+        assert "the served versions stay" in body["detail"]
         assert (version(running), standing(store)) == ("1", ServingConfig("1"))
     assert counted(running, CHANGES % "refused") == 4
     assert counted(running, CHANGES % "changed") == 0

@@ -93,7 +93,7 @@ def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(
     clock.now += 2 * CHECK_INTERVAL_S
     keys.client(f"Bearer {OLD}")
     (warning,) = [record.getMessage() for record in caplog.records]  # once, not at each look
-    assert "the keys that were known stay" in warning
+    assert "the keys loaded before stay valid" in warning
     assert OLD not in warning
     written(path, f"shop:{NEW}\n")
     os.utime(path, ns=(10**18, 10**18))
@@ -104,17 +104,23 @@ def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("shop:short-secret-1\n", "keys:1: NAME:KEY with a key of 16 ASCII characters or more"),
-        (f"a:{OLD}\n:{NEW}\n", "keys:2: NAME:KEY with a key of 16 ASCII characters or more"),
+        (
+            "shop:short-secret-1\n",
+            "keys:1: expected NAME:KEY with a key of at least 16 ASCII characters",
+        ),
+        (
+            f"a:{OLD}\n:{NEW}\n",
+            "keys:2: expected NAME:KEY with a key of at least 16 ASCII characters",
+        ),
         (
             "just-a-secret-without-a-name\n",
-            "keys:1: NAME:KEY with a key of 16 ASCII characters or more",
+            "keys:1: expected NAME:KEY with a key of at least 16 ASCII characters",
         ),
         (
             "shop:a-key-of-caf\u00e9-and-more\n",
-            "keys:1: NAME:KEY with a key of 16 ASCII characters or more",
+            "keys:1: expected NAME:KEY with a key of at least 16 ASCII characters",
         ),
-        ("# nobody\n", "keys: no key in it"),
+        ("# nobody\n", "keys: contains no key, add a line NAME:KEY"),
         (None, "keys: cannot be read (No such file or directory)"),
     ],
 )
