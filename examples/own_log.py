@@ -82,19 +82,13 @@ def main(out: str = "build/own_log", port: str = "8010") -> None:
     run("export", "--checkpoint", checkpoint, "--out", bundle)
 
     url = f"http://127.0.0.1:{port}"
-    service = subprocess.Popen(
-        [sys.executable, "-m", "service", "--bundle", bundle, "--port", port]
-    )
+    command = [sys.executable, "-m", "service", "--bundle", bundle, "--port", port]
+    service = subprocess.Popen(command)
     try:
         wait_until_ready(url)
         with Client(url) as client:
-            response = client.rerank(
-                [
-                    {"id": item, "features": {"price": 5}}
-                    for item in ("tea-1", "paper-2", "garden-3")
-                ],
-                user={"history": ["tea-4", "tea-5"]},
-            )
+            candidates = [{"id": item, "features": {"price": 5}} for item in CANDIDATES]
+            response = client.rerank(candidates, user={"history": ["tea-4", "tea-5"]})
         print("slate:", *response.ids, "degraded:", response.degraded)
     finally:
         service.terminate()
