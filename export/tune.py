@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,32 +69,13 @@ class TuneError(ValueError):
 
 def tune(options: TuneOptions) -> dict[str, Any]:
     """Measure, write the profile, return it. Raises TuneError for an option out of range."""
-    most = Manifest.read(options.bundle).max_candidates
-    for option, value, holds, rule in (
-        ("candidates", options.candidates, 1 <= options.candidates <= most, f"1 to {most}"),
-        ("budget-ms", options.budget_ms, options.budget_ms > 0, "above 0"),
-        ("seconds", options.seconds, options.seconds > 0, "above 0"),
-    ):
-        if not holds:
-            raise TuneError(f"--{option}: {rule}, got {value}")
+    check_options(options)
     available = cores()
     measured: list[dict[str, Any]] = []
     counts = sorted({1, 2, available // 2, available} - {0})
-    for threads in tqdm([c for c in counts if c <= available], "threads"):
+    for threads in tqdm([count for count in counts if count <= available], "threads"):
         for spinning in (False, True) if threads > 1 else (False,):
-            session = Session.load(options.bundle, threads, spinning=spinning)
-            runs: dict[str, Callable[[], Any]] = {}
-            for batch in BATCHES:
-                rows = rows_of(session, batch, options.candidates)
-                runs[str(batch)] = lambda own=session, rows=rows: own.run(rows)
-            for batch, seconds in timed(runs, options.seconds * len(BATCHES)).items():
-                measured.append(
-                    {
-                        "threads": threads, "spinning": spinning, "batch": int(batch),
-                        "ms_median": round(1e3 * float(np.median(seconds)), 4),
-                        "ms_p99": round(1e3 * float(np.quantile(seconds, 0.99)), 4),
-                    }
-                )  # fmt: skip
+            measured += measure(options, threads, spinning)
     best = min(row["ms_p99"] for row in measured)
     if best > options.budget_ms:
         raise TuneError(f"--budget-ms: no p99 is below {options.budget_ms:g}, the best is {best}")
@@ -108,6 +90,35 @@ def tune(options: TuneOptions) -> dict[str, Any]:
     }
     options.out.write_text(json.dumps(profile, indent=1) + "\n", encoding="utf-8")
     return profile
+
+
+def check_options(options: TuneOptions) -> None:
+    """Raise TuneError for an option out of range."""
+    longest = Manifest.read(options.bundle).max_candidates
+    for option, value, holds, rule in (
+        ("candidates", options.candidates, 1 <= options.candidates <= longest, f"1 to {longest}"),
+        ("budget-ms", options.budget_ms, options.budget_ms > 0, "above 0"),
+        ("seconds", options.seconds, options.seconds > 0, "above 0"),
+    ):
+        if not holds:
+            raise TuneError(f"--{option}: {rule}, got {value}")
+
+
+def measure(options: TuneOptions, threads: int, spinning: bool) -> list[dict[str, Any]]:
+    """Time every batch size with one setting of the session."""
+    session = Session.load(options.bundle, threads, spinning=spinning)
+    runs: dict[str, Callable[[], Any]] = {
+        str(batch): partial(session.run, rows_of(session, batch, options.candidates))
+        for batch in BATCHES
+    }
+    return [
+        {
+            "threads": threads, "spinning": spinning, "batch": int(batch),
+            "ms_median": round(1e3 * float(np.median(seconds)), 4),
+            "ms_p99": round(1e3 * float(np.quantile(seconds, 0.99)), 4),
+        }
+        for batch, seconds in timed(runs, options.seconds * len(BATCHES)).items()
+    ]  # fmt: skip
 
 
 def choose(measured: list[dict[str, Any]], budget_ms: float) -> dict[str, Any]:

@@ -129,8 +129,8 @@ def measure(variants: Variants, group: Group, seconds: float) -> list[dict[str, 
         else:
             runs[str(number)] = run
     rows = []
-    for number, times in timed(runs, seconds * len(runs)).items():
-        variant, size = group.variants[int(number)]
+    for key, times in timed(runs, seconds * len(runs)).items():
+        variant, size = group.variants[int(key)]
         rows.append(
             {
                 "variant": variant, "device": "cpu", "threads": 1, "batch": size.batch,

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,10 @@ def times(bundle: Path, cpu: Session, seconds: float) -> list[dict[str, Any]]:
             runner.run(NAMES, feeds)  # its bucket is captured
             first = time.perf_counter() - began
             runs: dict[str, Callable[[], Any]] = {
-                "cpu_ms": lambda feeds=feeds: single.run(NAMES, feeds),
-                "cpu_threads_ms": lambda feeds=feeds: threaded.run(NAMES, feeds),
-                "cuda_plain_ms": lambda feeds=feeds: plain.run(NAMES, feeds),
-                "cuda_ms": lambda feeds=feeds: runner.run(NAMES, feeds),
+                "cpu_ms": partial(single.run, NAMES, feeds),
+                "cpu_threads_ms": partial(threaded.run, NAMES, feeds),
+                "cuda_plain_ms": partial(plain.run, NAMES, feeds),
+                "cuda_ms": partial(runner.run, NAMES, feeds),
             }
             medians = {name: round(median(t), 3) for name, t in timed(runs, seconds).items()}
             bucket = dataclasses.asdict(shape_of(feeds))

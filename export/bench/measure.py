@@ -94,9 +94,8 @@ def flops(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> int:
     shapes |= {w.name: list(w.dims) for w in flat.graph.initializer}
     total = 0
     for node in flat.graph.node:
-        out = shapes.get(node.output[0])
         if node.op_type in ("MatMul", "Gemm"):
-            total += 2 * int(np.prod(out)) * shapes[node.input[0]][-1]
+            total += 2 * int(np.prod(shapes[node.output[0]])) * shapes[node.input[0]][-1]
         elif node.op_type == "Attention":
             rows, heads, queries, width = shapes[node.input[0]]
             past = shapes[node.input[4]][2] if len(node.input) > 4 else 0

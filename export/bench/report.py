@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from export.bench.pages import render
 
@@ -20,7 +20,11 @@ RATIO_LABELS = {
     "cost of reasoning, half of the rows / all": "cost of reasoning, half of the rows / all rows",
 }
 COLOURS = {"gated": "tab:blue", "static": "tab:orange"}
-STYLES = {0.0: ":", 0.5: "--", 1.0: "-"}  # share of the rows that reason -> line
+STYLES: dict[float, Literal[":", "--", "-"]] = {
+    0.0: ":",
+    0.5: "--",
+    1.0: "-",
+}  # share of the rows that reason -> line
 # Of the plot beside the first: swept field, axis label, title, variants, fields off the base size.
 PANELS: tuple[tuple[str, str, str, tuple[str, ...], dict[str, Any]], ...] = (
     ("candidates", "candidates N", "1 list", ("gated", "static"), {}),
@@ -126,6 +130,9 @@ def plot(figures: Figures, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.artist import Artist
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
 
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.8), layout="constrained")
     batches = axes[0, 0]
@@ -148,12 +155,14 @@ def plot(figures: Figures, path: Path) -> None:
             if name != "candidates":
                 axis.set_xticks(points)
         axis.set(xlabel=label, title=title, ylabel="ms per list", ylim=(0, None))
-    handles = [pyplot.Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()]
+    handles: list[Artist] = [
+        Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()
+    ]
     handles += [
-        pyplot.Line2D([], [], linestyle=style, color="grey", label=f"{share:.0%} of rows reason")
+        Line2D([], [], linestyle=style, color="grey", label=f"{share:.0%} of rows reason")
         for share, style in STYLES.items()
     ]
-    handles.append(pyplot.Rectangle((0, 0), 1, 1, color="grey", alpha=0.3, label="median to p99"))
+    handles.append(Rectangle((0, 0), 1, 1, color="grey", alpha=0.3, label="median to p99"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     pyplot.close(figure)

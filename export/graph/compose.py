@@ -80,7 +80,7 @@ class Loop:
         per_slate = {name: g.op("Gather", lists[name], "list") for name in self.kinds.memory}
 
         def scalar(name: str) -> str:  # [R] -> [R, 1, 1, 1]
-            return str(g.op("Unsqueeze", name, g.constant([1, 2, 3])))
+            return g.op("Unsqueeze", name, g.constant([1, 2, 3]))
 
         # N, counted: CUDA keeps what comes from a Shape on the host, and captures no copy of it.
         ones = g.op("Cast", g.op("Equal", "group", "group"), to=TensorProto.INT64)
@@ -132,7 +132,7 @@ class Loop:
         if len(names) == 1:
             self.values[names[0]] = value
             return
-        pieces = self.g.op("Split", value, outputs=len(names), axis=1, num_outputs=len(names))
+        pieces = self.g.ops("Split", value, outputs=len(names), axis=1, num_outputs=len(names))
         self.values |= dict(zip(names, pieces, strict=True))
 
     def choose(self, label: str) -> None:
@@ -180,10 +180,10 @@ class Loop:
         g = self.g
 
         def joined(name: str) -> str:
-            return str(g.op("Concat", *(column[name] for column in columns), axis=1))
+            return g.op("Concat", *(column[name] for column in columns), axis=1)
 
         def flat(name: str) -> str:
-            return str(g.op("Squeeze", joined(name), g.constant([2, 3])))
+            return g.op("Squeeze", joined(name), g.constant([2, 3]))
 
         chosen, nothing = self.values["chosen"], g.number(0.0)
         found = {

@@ -43,14 +43,16 @@ class Graph:
         self._count = 0
         self._arguments: dict[str, list[str]] = {}
 
-    def op(
-        self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any
-    ) -> Any:
-        """Append one node; the name of its output, or a tuple of names where there are several."""
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Append a node with one output and return the output's name."""
+        return self.ops(kind, *inputs, outputs=1, **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
+        """Append a node with several outputs and return their names."""
         names = [self._name(kind.lower()) for _ in range(outputs)]
         node = helper.make_node(kind, inputs, names, **attributes)
         self._scopes[-1].nodes.append(node)
-        return names[0] if outputs == 1 else tuple(names)
+        return names
 
     def constant(self, value: float | Sequence[int] | Array, dtype: Any = np.int64) -> str:
         """A small constant of this scope, the same name for the same value."""
@@ -129,7 +131,7 @@ class Graph:
 
         `types` are the element types of the parts, which both branches have alike.
         """
-        bodies = []
+        bodies: list[onnx.GraphProto] = []
         for found in (then, otherwise):
             scope = Scope()
             self._scopes.append(scope)

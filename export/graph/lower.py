@@ -11,7 +11,8 @@ Axes: B lists, R slates, N candidates, D width, H heads, L tokens read so far.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from onnx import TensorProto
@@ -30,8 +31,9 @@ def dense(g: Graph, name: str, weight: Tensor, bias: Tensor | None, x: str) -> s
     return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", bias))
 
 
-def linear(g: Graph, name: str, module: nn.Linear, x: str) -> str:
+def linear(g: Graph, name: str, module: nn.Module, x: str) -> str:
     """x [..., in] -> [..., out]."""
+    assert isinstance(module, nn.Linear)
     return dense(g, name, module.weight, module.bias, x)
 
 
@@ -40,16 +42,20 @@ def gemm(g: Graph, name: str, weight: Tensor, bias: Tensor, x: str) -> str:
     return g.op("Gemm", x, g.weight(f"{name}.weight", weight.T), g.weight(f"{name}.bias", bias))
 
 
-def layer_norm(g: Graph, name: str, module: nn.LayerNorm, x: str) -> str:
+def layer_norm(g: Graph, name: str, module: nn.Module, x: str) -> str:
     """Over the last axis."""
+    assert isinstance(module, nn.LayerNorm)
     scale, shift = g.weight(f"{name}.weight", module.weight), g.weight(f"{name}.bias", module.bias)
     return g.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=module.eps)
 
 
 def residual_gemms(g: Graph, name: str, module: nn.Sequential, norm: str, x: str) -> str:
     """x [R, D] plus the feed-forward of its norm [R, D]."""
-    inner = gemm(g, f"{name}.0", module[0].weight, module[0].bias, norm)
-    outer = gemm(g, f"{name}.2", module[2].weight, module[2].bias, g.op("Gelu", inner))
+    first, last = module[0], module[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    inner = gemm(g, f"{name}.0", first.weight, first.bias, norm)
+    outer = gemm(g, f"{name}.2", last.weight, last.bias, g.op("Gelu", inner))
     return g.op("Add", x, outer)
 
 
@@ -62,24 +68,25 @@ def embed(g: Graph, name: str, module: CandidateEmbedding, numbers: str, tokens:
     return layer_norm(g, f"{name}.norm", module.norm, x)
 
 
-def block(g: Graph, name: str, module: Block, x: str, bias: str) -> str:
+def block(g: Graph, name: str, module: nn.Module, x: str, bias: str) -> str:
     """x [B, L, D], bias [B, 1, 1, L] -> [B, L, D].
 
     Plain products for the attention: over sets as short as these the fused operators of
     onnxruntime's CPU provider are no faster.
     """
+    assert isinstance(module, Block)
     own = module.attention
     normed = layer_norm(g, f"{name}.norms.0", module.norms[0], x)
     packed = dense(g, f"{name}.query_key_value", *packed_projections(own, True), normed)
     if own.heads == 1:
-        q, k, v = g.op("Split", packed, outputs=3, axis=2, num_outputs=3)
+        q, k, v = g.ops("Split", packed, outputs=3, axis=2, num_outputs=3)
         bias = g.op("Squeeze", bias, g.constant([1]))
         scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 2, 1])), bias)
         x = g.op("Add", x, g.op("MatMul", g.op("Softmax", scores), v))
     else:
         heads = g.op("Reshape", packed, g.constant([0, 0, 3 * own.heads, -1]))
         heads = g.op("Transpose", heads, perm=[0, 2, 1, 3])
-        q, k, v = g.op("Split", heads, outputs=3, axis=1, num_outputs=3)
+        q, k, v = g.ops("Split", heads, outputs=3, axis=1, num_outputs=3)
         scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2])), bias)
         mixed = g.op("Transpose", g.op("MatMul", g.op("Softmax", scores), v), perm=[0, 2, 1, 3])
         mixed = g.op("Reshape", mixed, g.constant([0, 0, -1]))
@@ -194,11 +201,11 @@ class TransformerLowering:
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
         packed = gemm(g, "host.own.query_key_value", *packed_projections(own, False), normed)
         heads = g.op("Reshape", packed, g.constant([0, 3 * own.heads, 1, -1]))
-        q, k, v = g.op("Split", heads, outputs=3, axis=1, num_outputs=3)
+        q, k, v = g.ops("Split", heads, outputs=3, axis=1, num_outputs=3)
         mask = read
         if state:
             mask = g.op("Concat", state["cache_mask"], read, axis=3)
-            mixed, k, v = g.op(
+            mixed, k, v = g.ops(
                 "Attention", q, k, v, mask, state["cache_keys"], state["cache_values"], outputs=3
             )
         else:
@@ -236,7 +243,7 @@ class RecurrentLowering:
         bias = torch.cat([zrn(cell.bias_ih), zrn(cell.bias_hh)])[None]
         one = g.constant([0])
         initial = (g.op("Unsqueeze", state["recurrent"], one),) if state else ()
-        _, new = g.op(
+        _, new = g.ops(
             "GRU", g.op("Unsqueeze", normed, one),
             *(g.weight(f"host.cell.{n}", w) for n, w in zip("wrb", [*weights, bias], strict=True)),
             *(("", *initial) if initial else ()),
@@ -254,14 +261,15 @@ class RecurrentLowering:
         return {"recurrent": new}, layer_norm(g, "host.norms.2", host.norms[2], x)
 
 
-def zrn(parameter: Tensor) -> Tensor:
+def zrn(parameter: Tensor | nn.Module) -> Tensor:
     """torch stacks the gates of a GRU as reset, update, new; ONNX as update, reset, new."""
+    assert isinstance(parameter, Tensor)
     reset, update, new = parameter.chunk(3)
     return torch.cat([update, reset, new])
 
 
 Lowering = TransformerLowering | RecurrentLowering
-LOWERINGS: dict[type[nn.Module], type[TransformerLowering] | type[RecurrentLowering]] = {
+LOWERINGS: dict[type, Callable[[Graph, Any], Lowering]] = {
     TransformerHost: TransformerLowering,
     GruHost: RecurrentLowering,
     PointerHost: RecurrentLowering,
@@ -330,7 +338,7 @@ def evaluator_likes(
         gru = evaluator.recurrent
         weights = [zrn(gru.weight_ih_l0)[None], zrn(gru.weight_hh_l0)[None]]
         bias = torch.cat([zrn(gru.bias_ih_l0), zrn(gru.bias_hh_l0)])[None]
-        y, _ = g.op(
+        y, _ = g.ops(
             "GRU", g.op("Transpose", x, perm=[1, 0, 2]),
             *(g.weight(f"recurrent.{n}", w) for n, w in zip("wrb", [*weights, bias], strict=True)),
             outputs=2, hidden_size=gru.hidden_size, linear_before_reset=1,
