@@ -1,23 +1,40 @@
-"""The comparison of servers, on one made of this service's own work."""
+"""The comparison of servers, with one peer that is made of this service's own work."""
 
 import contextlib
 import copy
+import dataclasses
+import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
+from loadtest.capacity import Bound
 from loadtest.server import ServerError
-from peers import PEERS, Peer, ladder
+from peers import PEERS, Peer, comparison, ladder, progress, summary
+from peers.comparison import Comparison, Durations, alike
+from peers.cost import machine_cpu_s
+from peers.environments import version
+from peers.options import LadderOptions
+from peers.progress import Progress
+from peers.report import page
+from peers.servers import peer_server
 from peers.work import Work
 from tests.support.bundles import BUNDLE
 
+REPORTS = Path(__file__).parents[2] / "docs" / "reports"
+PEER = Peer("Plain", "plain", "torch_fastapi.txt", "torch", "The standard library's server.")
+OPTIONS = LadderOptions(bundle=BUNDLE, p99_ms=500.0, seconds=0.5, rounds=1)
+SHORT = Durations(turn_s=1.0, alone_s=0.1)
+COARSE = Bound(500.0, 0.5, 200.0)  # a search that ends soon, at 200 requests per second
+
 
 @contextlib.contextmanager
-def plain(work, spoil=lambda content: content):
-    """The work behind the standard library's server; `spoil` may change its answers."""
+def plain_server(work, spoil):
+    """Serve the work by the standard library's server; `spoil` may change its responses."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -50,49 +67,47 @@ def work():
     return Work(BUNDLE)
 
 
-PEER = Peer("Plain", "plain", "torch_fastapi.txt", "torch", "The standard library's server.")
-ASKED = SimpleNamespace(bundle=BUNDLE, p99_ms=500.0, seconds=0.5, rounds=1)
+@pytest.fixture
+def progress_directory(monkeypatch, tmp_path):
+    """Keep the file of finished rounds in a directory of the test."""
+    monkeypatch.setattr(progress, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(progress, "version", lambda peer: "1.0")
+    return tmp_path
 
 
 @pytest.fixture
-def measured(monkeypatch, work, tmp_path):
-    """`measure` with the plain server as the only peer; counts the times that it was started."""
-    count = SimpleNamespace(started=0)
-    monkeypatch.setattr(ladder, "ENVIRONMENTS", tmp_path)
-    monkeypatch.setattr(ladder, "version", lambda peer: "1.0")
-    monkeypatch.setattr(ladder, "TURN_S", 1.0)
-    monkeypatch.setattr(ladder, "ALONE_S", 0.1)
-    monkeypatch.setattr(ladder.Bound, "__init__", bound_of)
+def starts():
+    """List the peers that the comparison started."""
+    return []
 
-    def measure(asked=ASKED, spoil=lambda content: content, fails_at=None):
+
+@pytest.fixture
+def compare(monkeypatch, work, progress_directory, starts):
+    """Return a function that compares with the plain server."""
+    monkeypatch.setattr(summary, "version", lambda peer: "1.0")
+
+    def run(options=OPTIONS, spoil=lambda content: content, fails_at=None):
         @contextlib.contextmanager
-        def started(peer, bundle):
-            count.started += 1
-            if count.started == fails_at:
+        def start(peer, bundle):
+            starts.append(peer)
+            if len(starts) == fails_at:
                 raise KeyboardInterrupt
-            with plain(work, spoil) as url:
+            with plain_server(work, spoil) as url:
                 yield url
 
-        monkeypatch.setattr(ladder, "started", started)
-        return ladder.measure([PEER], asked, ladder.Progress(asked, ["this service", "Plain"]))
+        rounds = Progress(options, ["this service", "Plain"])
+        return Comparison([PEER], options, rounds, bound=COARSE, durations=SHORT, start=start).run()
 
-    measure.count = count
-    return measure
-
-
-def bound_of(self, p99_ms):
-    """A search that is over soon: at most 200 requests per second."""
-    for name, value in (("p99_ms", p99_ms), ("precision", 0.5), ("most_rps", 200.0)):
-        object.__setattr__(self, name, value)
+    return run
 
 
-def test_servers_are_compared_and_a_peer_that_answers_alike_is_told_so(measured):
-    report = measured()
-    ours, theirs = report["rows"]
-    assert (ours["server"], theirs["server"]) == ("this service", "Plain")
-    assert theirs["same_answers"] is True
-    assert min(ours["capacity_rps"], theirs["capacity_rps"]) > 0
-    text = ladder.written(report)
+def test_the_report_has_a_row_for_each_server_and_the_cost_of_a_list(compare):
+    report = compare()
+    service, peer = report["rows"]
+    assert (service["server"], peer["server"]) == ("this service", "Plain")
+    assert peer["same_answers"] is True
+    assert min(service["capacity_rps"], peer["capacity_rps"]) > 0
+    text = page(report)
     assert "| Plain | 1.0 |" in text
     assert "The standard library's server." in text
     equal = report["equal_load"]["this service"]
@@ -103,72 +118,99 @@ def test_servers_are_compared_and_a_peer_that_answers_alike_is_told_so(measured)
     assert f"{equal['run_cpu_ms'][0]:.3f} [" in text
 
 
-def test_an_interrupted_comparison_goes_on_where_it_was(measured):
-    asked = SimpleNamespace(**{**vars(ASKED), "rounds": 2})
+def test_an_interrupted_comparison_continues_where_it_stopped(compare, starts):
+    options = dataclasses.replace(OPTIONS, rounds=2)
     with pytest.raises(KeyboardInterrupt):
-        measured(asked, fails_at=2)  # in the second round; the first is kept
-    report = measured(asked)
-    assert measured.count.started == 2 + 1 + 2  # the second round's search, two turns beside ours
+        compare(options, fails_at=2)  # in the second round; the first is kept
+    report = compare(options)
+    # The failed start, the second round's search, and two turns beside this service.
+    assert len(starts) == 2 + 1 + 2
     assert report["rows"][1]["low"] > 0
 
 
-def test_rounds_of_another_question_are_not_gone_on_with(monkeypatch, measured):
-    kept = ladder.Progress(ASKED, ["a"])
-    kept.found["a"].append({"rate": 7.0})
+def test_rounds_of_other_options_or_servers_are_not_used(progress_directory):
+    kept = Progress(OPTIONS, ["a"])
+    kept.rounds["a"].append({"rate": 7.0})
     kept.save()
-    assert ladder.Progress(ASKED, ["a"]).found == {"a": [{"rate": 7.0}]}
-    assert ladder.Progress(ASKED, ["a", "b"]).found == {"a": [], "b": []}
-    longer = SimpleNamespace(**{**vars(ASKED), "seconds": 0.4})
-    assert ladder.Progress(longer, ["a"]).found == {"a": []}
-    more = SimpleNamespace(**{**vars(ASKED), "rounds": 2})
-    assert ladder.Progress(more, ["a"]).found == {"a": []}
-    monkeypatch.setattr(ladder, "version", lambda peer: "1.0-dirty")
-    unnamed = ladder.Progress(ASKED, ["a"])
-    unnamed.found["a"].append({"rate": 7.0})
-    unnamed.save()
-    assert ladder.Progress(ASKED, ["a"]).found == {"a": []}
-    unnamed.end()
-    assert not list(ladder.ENVIRONMENTS.iterdir())
+    assert Progress(OPTIONS, ["a"]).rounds == {"a": [{"rate": 7.0}]}
+    assert Progress(OPTIONS, ["a", "b"]).rounds == {"a": [], "b": []}
+    assert Progress(dataclasses.replace(OPTIONS, seconds=0.4), ["a"]).rounds == {"a": []}
+    assert Progress(dataclasses.replace(OPTIONS, rounds=2), ["a"]).rounds == {"a": []}
 
 
-def test_a_peer_that_answers_otherwise_is_told_so(measured):
+def test_rounds_of_code_with_uncommitted_changes_are_not_used(monkeypatch, progress_directory):
+    monkeypatch.setattr(progress, "version", lambda peer: "1.0-dirty")
+    uncommitted = Progress(OPTIONS, ["a"])
+    uncommitted.rounds["a"].append({"rate": 7.0})
+    uncommitted.save()
+    assert Progress(OPTIONS, ["a"]).rounds == {"a": []}
+    uncommitted.end()
+    assert not list(progress_directory.iterdir())
+
+
+def test_a_peer_that_takes_other_steps_is_reported_to_differ(compare):
     def spoil(content):
         return content.replace(b'"reasoning_steps":3', b'"reasoning_steps":2')
 
-    assert measured(spoil=spoil)["rows"][1]["same_answers"] is False
+    assert compare(spoil=spoil)["rows"][1]["same_answers"] is False
 
 
-def test_what_the_machine_did_is_not_what_it_waited(tmp_path):
+def test_the_machines_cpu_time_leaves_out_idle_time_and_io_wait(tmp_path):
     stat = tmp_path / "stat"
     stat.write_text("cpu  100 20 30 4000 500 6 7 80 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
-    assert ladder.busy_s(stat) * ladder.os.sysconf("SC_CLK_TCK") == 100 + 20 + 30 + 6 + 7
-    before, began = ladder.busy_s(), time.process_time()
+    assert machine_cpu_s(stat) * os.sysconf("SC_CLK_TCK") == 100 + 20 + 30 + 6 + 7
+    before, began = machine_cpu_s(), time.process_time()
     while time.process_time() - began < 0.3:
         pass
-    assert ladder.busy_s() - before > 0.25
+    assert machine_cpu_s() - before > 0.25
 
 
-def test_answers_are_alike_to_the_digits_that_an_order_of_adding_leaves(work):
-    answer = ladder.json.loads(work.answer([b'{"candidates": ["1", "296", "318"]}'])[0])
-    assert ladder.alike(answer, copy.deepcopy(answer))
+def test_responses_are_alike_to_the_digits_that_an_order_of_adding_leaves(work):
+    response = json.loads(work.answer([b'{"candidates": ["1", "296", "318"]}'])[0])
+    assert alike(response, copy.deepcopy(response))
     for change, same in (
-        ({"logprob": answer["slate"][0]["logprob"] + 1e-6}, True),
-        ({"logprob": answer["slate"][0]["logprob"] + 1e-3}, False),
+        ({"logprob": response["slate"][0]["logprob"] + 1e-6}, True),
+        ({"logprob": response["slate"][0]["logprob"] + 1e-3}, False),
         ({"id": "593"}, False),
     ):
-        other = copy.deepcopy(answer)
+        other = copy.deepcopy(response)
         other["slate"][0] |= change
-        assert ladder.alike(answer, other) is same
-    short = copy.deepcopy(answer)
+        assert alike(response, other) is same
+    short = copy.deepcopy(response)
     short["slate"].pop()
-    assert not ladder.alike(answer, short)
+    assert not alike(response, short)
 
 
-def test_a_peer_without_its_environment_is_told_how_to_get_it():
+def test_starting_a_peer_without_its_environment_names_the_option_that_makes_it():
     missing = Peer("None", "none", "none.txt", "none", "")
-    with pytest.raises(ServerError, match="--install"), ladder.started(missing, BUNDLE):
+    with pytest.raises(ServerError, match="--install"), peer_server(missing, BUNDLE):
         pass
 
 
-def test_every_peer_pins_the_server_that_it_is():
-    assert all(ladder.version(peer)[0].isdigit() for peer in PEERS)
+def test_every_peer_pins_the_version_of_its_server():
+    assert all(version(peer)[0].isdigit() for peer in PEERS)
+
+
+def test_only_takes_the_modules_of_peers(capsys):
+    assert ladder.main(["--only", "torch_fastapi", "nginx"]) == 2
+    error = capsys.readouterr().err
+    assert "--only: 'nginx' is no peer; choose from torch_fastapi, lambdamart" in error
+
+
+@pytest.mark.parametrize(
+    ("same", "void", "status"),
+    [(True, None, 0), (None, None, 0), (False, "busy", 1), (True, "busy", 3)],
+)
+def test_the_exit_status_tells_other_responses_from_a_busy_generator(
+    monkeypatch, progress_directory, same, void, status
+):
+    report = json.loads((REPORTS / "peers.json").read_text("utf-8"))
+    for row in report["rows"]:
+        row["same_answers"], row["void"] = same, void
+    monkeypatch.setattr(comparison.Comparison, "run", lambda self: report)
+    assert ladder.main(["--out", str(progress_directory)]) == status
+
+
+def test_the_committed_page_is_rendered_from_the_committed_figures():
+    report = json.loads((REPORTS / "peers.json").read_text("utf-8"))
+    assert page(report) == (REPORTS / "peers.md").read_text("utf-8")
