@@ -31,3 +31,34 @@ def url(session):
 def items(session):
     """Known item ids, in the order of the table."""
     return list(session.featuriser.items.ids)
+
+
+@pytest.fixture(scope="session")
+def warm_ranklens(tmp_path_factory):
+    """The committed RankLens events, prepared: the directory of the warm split."""
+    from tests.support.logs import prepare
+
+    out = tmp_path_factory.mktemp("ranklens")
+    prepare("ranklens", "--out", out)
+    return out / "warm"
+
+
+@pytest.fixture(scope="session")
+def smoke_run(warm_ranklens, tmp_path_factory):
+    """A finished training run in miniature: its directory."""
+    from model.learning.train import train
+    from tests.support.runs import SMOKE
+
+    out = tmp_path_factory.mktemp("run")
+    train(SMOKE, warm_ranklens, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def smoke_bundle(smoke_run, warm_ranklens, tmp_path_factory):
+    """The bundle of that run: its directory, and what the export returned."""
+    from export import bundle
+    from model.learning import checkpoint
+
+    out = tmp_path_factory.mktemp("bundles") / "smoke" / "1"
+    return out, bundle.write(checkpoint.load(smoke_run), out, warm_ranklens)

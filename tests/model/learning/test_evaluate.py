@@ -1,15 +1,21 @@
 """Evaluation over HTTP takes the model's answers and nothing else."""
 
+import shutil
+import subprocess
+import sys
 import time
 
+import polars as pl
 import pytest
 
-from model.data.dataset import Impression
-from model.learning.evaluate import through_http, through_session
+from model.data.dataset import Dataset, Impression
+from model.data.errors import DataError
+from model.learning.evaluate import evaluate, through_http, through_session
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Timing
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
+from tests.support.runs import ROOT
 from tests.support.servers import fresh
 
 
@@ -53,3 +59,31 @@ def test_a_service_that_always_degrades_is_told_as_such(real, asked):
         pytest.raises(OSError, match=r"degraded \(deadline\) 2 times"),
     ):
         through_http(url, attempts=2)(asked)
+
+
+def test_a_split_without_a_list_to_measure_on_is_not_evaluated(warm_ranklens, tmp_path):
+    copy = shutil.copytree(warm_ranklens, tmp_path / "warm")
+    rows = pl.read_parquet(copy / "impressions.parquet")
+    rows.filter(pl.col("split") != "valid").write_parquet(copy / "impressions.parquet")
+    session = Session.load(BUNDLE)
+    with pytest.raises(DataError, match="at least one valid list with a positive and a negative"):
+        evaluate(session, copy, "valid")
+
+
+def test_data_that_was_not_prepared_is_refused_in_one_line(tmp_path):
+    command = ["evaluate", "--bundle", "bundles/ranklens/1", "--data", str(tmp_path / "no")]
+    done = subprocess.run(
+        [sys.executable, "-m", "model", *command],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("evaluate: ")
+    assert "no: a prepared data set (python -m model prepare)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_evaluate_leaves_out_lists_that_tell_nothing_about_order(smoke_bundle, warm_ranklens):
+    directory, _ = smoke_bundle
+    result = evaluate(Session.load(directory), warm_ranklens)
+    rows = Dataset(warm_ranklens).lists(["test"])
+    assert result["lists"] == len(rows.rankable()) < len(rows)

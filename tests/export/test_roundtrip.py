@@ -1,0 +1,147 @@
+"""An exported bundle ranks as torch does, and a bundle that does not is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from export import bundle, verify
+from export.cases import Requests
+from model.data.dataset import Dataset
+from model.learning import checkpoint
+from model.learning.evaluate import evaluate, uninformative
+from model.learning.policy import Policy
+from model.learning.train import train
+from service.engine.contract import BundleError, Manifest
+from service.engine.session import Session
+from tests.support.runs import ROOT, SMOKE
+
+
+def test_torch_and_the_exported_graph_agree_on_every_case(smoke_bundle):
+    _, outcome = smoke_bundle
+    assert outcome["verification"]["slates"] > 100
+    assert outcome["verification"]["largest_difference"] < verify.LOGPROB_TOLERANCE
+
+
+def test_a_graph_of_other_weights_is_refused(smoke_bundle, smoke_run, warm_ranklens):
+    directory, _ = smoke_bundle
+    other = checkpoint.load(smoke_run)
+    with torch.no_grad():
+        weight = other.generator.pointer_query.weight
+        weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(verify.VerificationError):
+        verify.verify(other, directory, Requests(warm_ranklens))
+
+
+def test_a_graph_that_ignores_its_noise_is_refused(
+    smoke_bundle, smoke_run, warm_ranklens, monkeypatch
+):
+    directory, _ = smoke_bundle
+    real = verify.tensors_of
+
+    def quiet(own, rows):  # what torch decodes keeps the noise, what the graph is fed does not
+        feeds = real(own, rows)
+        caller = sys._getframe(1).f_code.co_name
+        return feeds if caller == "decode_torch" else feeds | {"noise": feeds["noise"] * 0}
+
+    monkeypatch.setattr(verify, "tensors_of", quiet)
+    with pytest.raises(verify.VerificationError):
+        verify.verify(checkpoint.load(smoke_run), directory, Requests(warm_ranklens))
+
+
+def test_a_refused_bundle_is_not_written(smoke_run, warm_ranklens, tmp_path, monkeypatch):
+    def disagree(_trained, _bundle, _requests):
+        raise verify.VerificationError("planted")
+
+    monkeypatch.setattr(bundle, "verify", disagree)
+    with pytest.raises(verify.VerificationError, match="planted"):
+        bundle.write(checkpoint.load(smoke_run), tmp_path / "smoke" / "1", warm_ranklens)
+    assert list((tmp_path / "smoke").iterdir()) == []
+
+
+def test_export_does_not_replace_a_directory_that_is_no_bundle(smoke_run, warm_ranklens, tmp_path):
+    (tmp_path / "shop" / "1").mkdir(parents=True)
+    (tmp_path / "shop" / "1" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BundleError, match=r"shop.1: .*'thesis\.txt'"):
+        bundle.write(checkpoint.load(smoke_run), tmp_path / "shop" / "1", warm_ranklens)
+    assert (tmp_path / "shop" / "1" / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_manifest_holds_what_evaluate_prints(smoke_bundle, warm_ranklens):
+    directory, _ = smoke_bundle
+    command = [sys.executable, "-m", "model", "evaluate", "--bundle", str(directory),
+               "--data", str(warm_ranklens)]  # fmt: skip
+    printed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert json.loads(printed) == Manifest.read(directory).offline_metrics
+
+
+def test_the_session_ranks_as_the_torch_policy_does(smoke_bundle, smoke_run, warm_ranklens):
+    directory, _ = smoke_bundle
+    session, run = Session.load(directory), checkpoint.load(smoke_run)
+    dataset = Dataset(warm_ranklens)
+    lists = dataset.lists(["test"]).take(slice(40))
+    policy = Policy(run.config, run.generator, run.threshold)
+    want = policy.rank(lists, run.config.reasoning.budget)[0].slate.numpy()
+    for index, impression in enumerate(list(dataset.impressions(["test"]))[:40]):
+        asked = uninformative(impression)
+        chosen = session.run([session.row(asked.request)])[0].indices.tolist()
+        shown = [impression.request.ids[i] for i in want[index]]
+        assert [asked.request.ids[i] for i in chosen] == shown
+
+
+def test_a_flipped_byte_in_the_exported_graph_is_refused(smoke_bundle, tmp_path):
+    directory, _ = smoke_bundle
+    for name in os.listdir(directory):
+        (tmp_path / name).write_bytes((directory / name).read_bytes())
+    graph = tmp_path / "generator.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    with pytest.raises(BundleError, match=r"generator\.onnx: SHA-256"):
+        Session.load(tmp_path)
+
+
+def test_a_log_with_required_features_goes_the_whole_way(tmp_path):
+    draw = np.random.default_rng(0)
+    rows = [
+        {
+            "request_id": f"u{user}-{number}",
+            "user_id": f"u{user}",
+            "timestamp": number,
+            "position": position,
+            "item_id": f"i{item}",
+            "label": 5.0 * float(draw.random() < 0.4),
+            "price": float(item),
+            "hour": str(number),
+        }
+        for user in range(12)
+        for number in range(4)
+        for position, item in enumerate(draw.choice(30, 6, replace=False).tolist())
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "schema.yaml").write_text("""
+name: shop
+label: {range: [0, 5]}
+features:
+  - {name: price, of: candidate, kind: number, required: true}
+  - {name: hour, of: context, kind: category, required: true}
+""")
+    run = [sys.executable, "-m", "model", "prepare", "impressions", "--log", "log.parquet",
+           "--schema", "schema.yaml", "--out", "data"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(run, check=True, cwd=tmp_path, capture_output=True, env=environment)
+    labels = pl.read_parquet(tmp_path / "data" / "impressions.parquet")["label"]
+    assert set(labels) == {0.0, 1.0}  # brought to 0..1
+    train(SMOKE, tmp_path / "data", tmp_path / "run")
+    out = tmp_path / "shop" / "1"
+    outcome = bundle.write(checkpoint.load(tmp_path / "run"), out, tmp_path / "data")
+    session = Session.load(out)
+    replayed = json.loads((out / "golden.json").read_text())[0]["request"]
+    assert set(replayed["candidates"][0]["features"]) == {"price"}
+    assert set(replayed["context"]) == {"hour"}
+    assert outcome["offline_metrics"] == evaluate(session, tmp_path / "data")
