@@ -15,12 +15,12 @@ CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class MachineError(ValueError):
+class DeviceError(ValueError):
     """The requested device does not exist."""
 
 
 @dataclass(frozen=True)
-class Machine:
+class Accelerator:
     """Device and precision of training. Weights and optimizer are float32 in any case."""
 
     device: torch.device = CPU
@@ -34,7 +34,7 @@ class Machine:
 
 
 @contextmanager
-def machine(device: str = "auto", precision: str | None = None) -> Iterator[Machine]:
+def open_accelerator(device: str = "auto", precision: str | None = None) -> Iterator[Accelerator]:
     """Choose device and precision, and join the process group if torchrun started this process.
 
     Args:
@@ -45,12 +45,12 @@ def machine(device: str = "auto", precision: str | None = None) -> Iterator[Mach
     """
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
-        raise MachineError("--device cuda: torch has no CUDA device; use --device cpu")
+        raise DeviceError("--device cuda: torch has no CUDA device; use --device cpu")
     place = CPU
     if cuda:
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
-    chosen = Machine(place, PRECISIONS[precision or ("bfloat16" if cuda else "float32")])
+    chosen = Accelerator(place, PRECISIONS[precision or ("bfloat16" if cuda else "float32")])
     if "RANK" not in os.environ:
         yield chosen
         return

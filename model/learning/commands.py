@@ -46,7 +46,7 @@ class Train:
         """Train, and print threshold, seconds and validation metrics as JSON."""
         import torch
 
-        from model.learning.accelerator import machine
+        from model.learning.accelerator import open_accelerator
         from model.learning.distributed import rank
         from model.learning.train import train
         from model.network.config import Config
@@ -59,7 +59,7 @@ class Train:
             config = config.smoke()
         plug_in = self.plug_into is not None
         start = self.plug_into if plug_in else self.start_from
-        with machine(self.device, self.precision) as place:
+        with open_accelerator(self.device, self.precision) as place:
             state = train(config, self.data, self.out, start, place, plug_in).to_json()
             if not rank():
                 keys = ("threshold", "seconds", "validation")

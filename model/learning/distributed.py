@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 T = TypeVar("T")
 
 
-def processes() -> int:
+def world_size() -> int:
     """Return the number of training processes (world size)."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
@@ -26,12 +26,12 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def share(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def shard(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return this rank's part of rows; the parts follow each other by rank."""
-    return np.array_split(rows, processes())[rank()]
+    return np.array_split(rows, world_size())[rank()]
 
 
-def total(value: Tensor) -> Tensor:
+def all_reduce(value: Tensor) -> Tensor:
     """Return the sum of a tensor over all ranks; no gradient flows through it."""
     if distributed.is_initialized():
         value = value.detach().clone()
@@ -39,7 +39,7 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def add_gradients(module: nn.Module) -> None:
+def all_reduce_gradients(module: nn.Module) -> None:
     """Replace each gradient by its sum over all ranks; a parameter without any keeps None."""
     if not distributed.is_initialized():
         return
@@ -47,7 +47,7 @@ def add_gradients(module: nn.Module) -> None:
     flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     # The reasoning token has no gradient on a rank where no row reasoned.
     present = parameters[0].new_tensor([p.grad is not None for p in parameters])
-    summed = total(torch.cat([present, *(gradient.flatten() for gradient in flat)]))
+    summed = all_reduce(torch.cat([present, *(gradient.flatten() for gradient in flat)]))
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, ranks_with_gradient, gradient in zip(
         parameters,
@@ -58,15 +58,15 @@ def add_gradients(module: nn.Module) -> None:
         parameter.grad = gradient.view_as(parameter) if ranks_with_gradient else None
 
 
-def gather(part: Tensor) -> Tensor:
+def all_gather(part: Tensor) -> Tensor:
     """Concatenate the parts [r, ...] of all ranks, in their order, to [R, ...] on the CPU."""
-    parts: list[Tensor] = [part.cpu()] * processes()
+    parts: list[Tensor] = [part.cpu()] * world_size()
     if distributed.is_initialized():
         distributed.all_gather_object(parts, part.cpu())
     return torch.cat(parts)
 
 
-def agree(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the value of rank 0: rounding must not lead ranks to different decisions."""
     values = [value]
     if distributed.is_initialized():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.learning.accelerator import Machine
-from model.learning.distributed import processes, total
+from model.learning.accelerator import Accelerator
+from model.learning.distributed import all_reduce, world_size
 from model.learning.policy import Batch, Policy, descend, pointer_loss
 from model.network.config import GrpoConfig
 from model.network.evaluator import Judge
@@ -27,10 +27,10 @@ class Grpo:
         policy: Policy,
         frozen: Generator,
         judge: Judge,
-        machine: Machine,
+        accelerator: Accelerator,
     ) -> None:
         self.settings, self.policy, self.judge = settings, policy, judge
-        self.machine = machine
+        self.accelerator = accelerator
         self.budget = policy.config.reasoning.budget
         self.reference = Policy(policy.config, frozen, policy.threshold, policy.share)
         self.sample = sampler(policy.config.reasoning.recommend_temperature)
@@ -43,7 +43,7 @@ class Grpo:
         # No dropout: a ratio between two different dropout masks would be noise.
         generator = self.policy.generator.eval()
         settings, inputs = self.settings, (batch.numbers, batch.tokens, batch.mask)
-        with self.machine.autocast():
+        with self.accelerator.autocast():
             encoded = generator.encode(*inputs)
             order = self.policy.logged_order(batch, encoded)
             first = self._draw(encoded, order)
@@ -55,7 +55,7 @@ class Grpo:
         now = first
         for repetition in range(settings.updates_per_sample):
             if repetition:
-                with self.machine.autocast():
+                with self.accelerator.autocast():
                     now = self._replay(self.policy, generator, inputs, first)
             policy_loss = grpo_loss(
                 self._sampled(now.logprob),
@@ -76,9 +76,9 @@ class Grpo:
             descend(optimizer, generator, loss)
         steps = self._sampled(first.steps).sum(dim=2)
         return {
-            "reward": reward.mean().item() / processes(),
+            "reward": reward.mean().item() / world_size(),
             "supervised": supervised.item(),
-            "steps": steps.float().mean().item() / processes(),
+            "steps": steps.float().mean().item() / world_size(),
         }
 
     def _draw(self, encoded: Encoded, order: Tensor) -> Decoded:
@@ -138,7 +138,7 @@ def imitation_loss(logprob: Tensor, advantage: Tensor, alive: Tensor) -> Tensor:
     kept = alive & (advantage.gather(1, best) > 0).unsqueeze(2)
     index = best.unsqueeze(2).expand(-1, 1, logprob.shape[2])
     kept, found = kept.gather(1, index), logprob.gather(1, index)
-    return -(found * kept).sum() / total(kept.sum()).clamp(min=1)
+    return -(found * kept).sum() / all_reduce(kept.sum()).clamp(min=1)
 
 
 def grpo_loss(
@@ -163,4 +163,4 @@ def grpo_loss(
     # Unbiased and never negative estimator of the divergence (arXiv 2402.03300, eq. 4).
     log_ratio = reference_logprob - logprob
     divergence = torch.exp(log_ratio) - log_ratio - 1.0
-    return -((gain - kl * divergence) * alive).sum() / total(alive.sum())
+    return -((gain - kl * divergence) * alive).sum() / all_reduce(alive.sum())

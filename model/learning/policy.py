@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.data.lists import Lists
-from model.learning.distributed import add_gradients, total
+from model.learning.distributed import all_reduce, all_reduce_gradients
 from model.network.config import Config
 from model.network.controls import control
 from model.network.evaluator import Evaluator, discount
@@ -157,7 +157,7 @@ def evaluator_loss(evaluator: Evaluator, batch: Batch, slate_length: int) -> Ten
         losses = functional.binary_cross_entropy_with_logits(
             logits, batch.labels[:, :length], reduction="none"
         )
-        loss = loss + 0.5 * (losses * mask).sum() / total(mask.sum())
+        loss = loss + 0.5 * (losses * mask).sum() / all_reduce(mask.sum())
     return loss
 
 
@@ -173,13 +173,13 @@ def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
     count = left.sum(dim=2)
     loss = -(torch.log_softmax(logits, dim=2) * left).sum(dim=2) / count.clamp(min=1)
     weight = discount(order.shape[1], order.device) * ((count > 0) & (order >= 0))
-    return (loss * weight).sum() / total(weight.sum()).clamp(min=1e-9)
+    return (loss * weight).sum() / all_reduce(weight.sum()).clamp(min=1e-9)
 
 
 def descend(optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
     """One clipped gradient step, the same in all processes; their losses add up."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    add_gradients(module)
+    all_reduce_gradients(module)
     nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     optimizer.step()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model.data.lists import Lists
-from model.learning.accelerator import Machine
+from model.learning.accelerator import Accelerator
 from model.learning.policy import Batch, descend
 from model.learning.state import Metrics
 from model.network.config import GrpoConfig, StageConfig
@@ -61,13 +61,13 @@ def supervised_stage(
     lists: Lists,
     loss_of: Callable[[Batch], Tensor],
     validate: Validate,
-    machine: Machine,
+    accelerator: Accelerator,
 ) -> Stage:
     """Describe a stage that descends a loss, as many batches per epoch as the lists fill."""
 
     def update(optimizer: Optimizer, batch: Batch) -> Metrics:
         module.train()
-        with machine.autocast():
+        with accelerator.autocast():
             loss = loss_of(batch)
         descend(optimizer, module, loss)
         return {"loss": loss.item()}

@@ -27,9 +27,9 @@ from tqdm import tqdm
 from model.data.dataset import Dataset
 from model.data.errors import DataError
 from model.learning import checkpoint
-from model.learning.accelerator import Machine
+from model.learning.accelerator import Accelerator
 from model.learning.checkpoint import CheckpointError
-from model.learning.distributed import agree, processes, rank, share, total
+from model.learning.distributed import all_reduce, broadcast, rank, shard, world_size
 from model.learning.grpo import Grpo
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.stages import Stage, epoch_seed, supervised_stage
@@ -48,14 +48,14 @@ class Run:
         data: Path | Dataset,
         directory: Path,
         start: Path | None,
-        machine: Machine | None = None,
+        accelerator: Accelerator | None = None,
         plug_in: bool = False,
         judge: Judge | None = None,
     ) -> None:
         dataset = Dataset(data) if isinstance(data, Path) else data
         self.config, self.directory, self.data = config, directory, dataset.directory
-        self.machine = machine or Machine()
-        self.device = self.machine.device
+        self.accelerator = accelerator or Accelerator()
+        self.device = self.accelerator.device
         self._check_batches()
         directory.mkdir(parents=True, exist_ok=True)
         self.featuriser = dataset.featuriser
@@ -96,8 +96,8 @@ class Run:
         """Raise ConfigError for a batch with fewer requests than processes."""
         for stage in STAGES:
             size = getattr(self.config, stage).batch
-            if size < processes():
-                rule = f"at least one request for each of {processes()} processes"
+            if size < world_size():
+                rule = f"at least one request for each of {world_size()} processes"
                 raise ConfigError(f"{stage}.batch: {rule}, got {size}")
 
     def _read_lists(self, dataset: Dataset) -> None:
@@ -111,7 +111,7 @@ class Run:
         self.valid = self.all_valid.rankable()
         self.rankable = self.train.rankable()
         for name, lists in (("train", self.rankable), ("valid", self.valid)):
-            if len(lists) < processes():
+            if len(lists) < world_size():
                 rule = (
                     f"at least one {name} list with a positive and a negative, to learn order from"
                     " (by default a user's last list is test, the one before valid, others train)"
@@ -225,7 +225,7 @@ class Run:
             self.train,
             lambda batch: evaluator_loss(self.evaluator, batch, self.config.slate_length),
             self.validation.evaluator_score,
-            self.machine,
+            self.accelerator,
         )
 
     def warm_start_stage(self) -> Stage:
@@ -238,7 +238,7 @@ class Run:
             self.rankable,
             lambda batch: self.policy.supervised_loss(batch, budget),
             self.validation.generator_score,
-            self.machine,
+            self.accelerator,
         )
 
     def grpo_stage(self) -> Stage:
@@ -249,7 +249,7 @@ class Run:
             self._keep("reference", self.generator)
         reference = checkpoint.build(self.config, self.featuriser, self.train.longest)[0].eval()
         reference.to(self.device).load_state_dict(self.copies["reference"])
-        grpo = Grpo(settings, self.policy, reference, self.judge, self.machine)
+        grpo = Grpo(settings, self.policy, reference, self.judge, self.accelerator)
         return Stage(
             "grpo",
             self.generator,
@@ -269,7 +269,7 @@ class Run:
         if calibrates and state.epoch == 0:
             self.calibrate()
         if state.best is None and stage.name == "grpo":
-            state.best = agree(stage.validate())[0]  # no epoch may improve on the start
+            state.best = broadcast(stage.validate())[0]  # no epoch may improve on the start
             self._keep("best", stage.module)
         for epoch in range(state.epoch, stage.settings.epochs):
             began = time.monotonic()
@@ -278,7 +278,7 @@ class Run:
                 # Entropies fall while the generator learns. A threshold measured after each epoch
                 # lets the same share of positions reason in training and in service.
                 self.calibrate()
-            score, validation = agree(stage.validate())
+            score, validation = broadcast(stage.validate())
             state.seconds += time.monotonic() - began
             if state.best is None or score > state.best:
                 state.best = score
@@ -306,13 +306,13 @@ class Run:
             for group in optimizer.param_groups:
                 group["lr"] = stage.learning_rate(epoch, step)
             rows = range(step * size, (step + 1) * size)
-            batch = Batch(stage.lists, share(np.take(order, rows, mode="wrap")), self.device)
+            batch = Batch(stage.lists, shard(np.take(order, rows, mode="wrap")), self.device)
             for name, value in stage.update(optimizer, batch).items():
                 sums[name] = sums.get(name, 0.0) + value / steps
-            scale = processes() * steps / (step + 1)
+            scale = world_size() * steps / (step + 1)
             bar.set_postfix({k: f"{v * scale:.4f}" for k, v in sums.items()})
         values = torch.tensor([*sums.values()], dtype=torch.float64, device=self.device)
-        return dict(zip(sums, total(values).tolist(), strict=True))
+        return dict(zip(sums, all_reduce(values).tolist(), strict=True))
 
     def _finish_stage(self) -> None:
         """Move on to the next stage and save; after the last one, validate the result."""
@@ -321,7 +321,7 @@ class Run:
             self.state.shared_seconds = self.state.seconds
         following = (*STAGES[1:], DONE)[STAGES.index(stage)]
         if following == DONE:
-            self.state.validation["final"] = agree(self.validation.generator_score())[1]
+            self.state.validation["final"] = broadcast(self.validation.generator_score())[1]
         self.state.begin(following)
         self.copies.pop("best", None)
         self._optimizer_state = {}
@@ -333,9 +333,9 @@ class Run:
         For a control, also set the share of the steps that the gate with this threshold takes.
         """
         policy, validation = self.policy, self.validation
-        policy.threshold = self.state.threshold = agree(validation.threshold())
+        policy.threshold = self.state.threshold = broadcast(validation.threshold())
         if self.config.reasoning.gate not in ("entropy", "normalised"):
-            policy.share = self.state.share = agree(validation.entropy_share())
+            policy.share = self.state.share = broadcast(validation.entropy_share())
 
     def _keep(self, name: str, module: nn.Module) -> None:
         self.copies[name] = {k: v.detach().clone() for k, v in module.state_dict().items()}
@@ -370,7 +370,7 @@ def train(
     data: Path | Dataset,
     directory: Path,
     start: Path | None = None,
-    machine: Machine | None = None,
+    accelerator: Accelerator | None = None,
     plug_in: bool = False,
     judge: Judge | None = None,
 ) -> RunState:
@@ -384,4 +384,4 @@ def train(
 
     Raises CheckpointError when `start` does not fit, or `directory` holds another run.
     """
-    return Run(config, data, directory, start, machine, plug_in, judge).run()
+    return Run(config, data, directory, start, accelerator, plug_in, judge).run()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.data.lists import Lists
 from model.data.metrics import slate_metrics
-from model.learning.distributed import gather, rank, share, total
+from model.learning.distributed import all_gather, all_reduce, rank, shard
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.state import Metrics
 from model.network.evaluator import Evaluator, Judge
@@ -26,7 +26,7 @@ class Validation:
         self, lists: Lists, rankable: Lists, policy: Policy, evaluator: Evaluator, judge: Judge
     ) -> None:
         self.lists, self.labels = lists, rankable.labels
-        self.part = rankable.take(share(np.arange(len(rankable))))
+        self.part = rankable.take(shard(np.arange(len(rankable))))
         self.policy, self.evaluator, self.judge = policy, evaluator, judge
 
     @property
@@ -40,11 +40,11 @@ class Validation:
         losses = []
         every = np.arange(len(self.lists))
         for start in range(0, len(every), AT_ONCE):
-            batch = Batch(self.lists, share(every[start : start + AT_ONCE]), self.device)
+            batch = Batch(self.lists, shard(every[start : start + AT_ONCE]), self.device)
             part = evaluator_loss(self.evaluator, batch, self.policy.config.slate_length)
             losses.append(part.item())
         mean = torch.tensor(float(np.mean(losses)), dtype=torch.float64, device=self.device)
-        loss = float(total(mean))
+        loss = float(all_reduce(mean))
         return -loss, {"loss": loss}
 
     def generator_score(self) -> tuple[float, Metrics]:
@@ -54,10 +54,10 @@ class Validation:
         torch.manual_seed(config.seed + rank())
         decoded = self.policy.rank(self.part, config.reasoning.budget)
         slate = torch.cat([d.slate for d in decoded])
-        utility = gather(self._utility(slate))
-        scores = slate_metrics(gather(slate).numpy(), self.labels)
+        utility = all_gather(self._utility(slate))
+        scores = slate_metrics(all_gather(slate).numpy(), self.labels)
         metrics = {name: float(values.mean()) for name, values in scores.items()}
-        steps = gather(torch.cat([d.steps for d in decoded])).sum(dim=1)
+        steps = all_gather(torch.cat([d.steps for d in decoded])).sum(dim=1)
         metrics["steps"] = float(steps.float().mean())
         metrics["utility"] = float(utility.mean())
         return metrics[config.selection], metrics
@@ -76,12 +76,12 @@ class Validation:
 
     def threshold(self) -> float:
         """Return the configured quantile of the generator's entropies without reasoning."""
-        entropies = gather(self.policy.entropies(self.part))
+        entropies = all_gather(self.policy.entropies(self.part))
         return float(torch.quantile(entropies, self.policy.config.reasoning.entropy_quantile))
 
     def entropy_share(self) -> float:
         """Return the part of all K x S steps that the entropy gate takes."""
         budget = self.policy.config.reasoning.budget
         decoded = self.policy.rank(self.part, budget, by_entropy=True)
-        taken = gather(torch.cat([d.gates.flatten(1).float().mean(dim=1) for d in decoded]))
+        taken = all_gather(torch.cat([d.gates.flatten(1).float().mean(dim=1) for d in decoded]))
         return float(taken.mean())

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.learning import accelerator, checkpoint, distributed
-from model.learning.accelerator import Machine, MachineError
-from model.learning.distributed import share
+from model.learning.accelerator import Accelerator, DeviceError
+from model.learning.distributed import shard
 from model.learning.grpo import grpo_loss
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.train import Run, train
@@ -50,19 +50,19 @@ def gradients(data, directory):
     run = Run(without_dropout(), data, directory, None)
     # Sorted by likes, so that processes weigh differently; and nobody reasons in the first half.
     rows = np.argsort(run.train.labels.sum(axis=1), kind="stable")[-ROWS:]
-    batch = Batch(run.train, share(rows))
+    batch = Batch(run.train, shard(rows))
     # Lists of other lengths, most of them with one process: so its positions weigh differently.
-    ragged = Batch(run.train, share(rows))
+    ragged = Batch(run.train, shard(rows))
     ragged.mask = ragged.mask.clone()
-    ragged.mask[torch.from_numpy(share(np.arange(ROWS) < ROWS // 3)), 5:] = False
+    ragged.mask[torch.from_numpy(shard(np.arange(ROWS) < ROWS // 3)), 5:] = False
     order = torch.from_numpy(np.argsort(-run.train.labels[rows], axis=1)[:, :4].copy())
     order[: ROWS // 3, 2:] = -1
-    order = torch.from_numpy(share(order.numpy()))
-    reasons = torch.from_numpy(share(np.arange(ROWS) >= ROWS // 2))
+    order = torch.from_numpy(shard(order.numpy()))
+    reasons = torch.from_numpy(shard(np.arange(ROWS) >= ROWS // 2))
     encoded = run.generator.encode(batch.numbers, batch.tokens, batch.mask)
     gates = reasons.view(-1, 1, 1).expand(-1, 4, 2)
     decoded = run.policy.decode(encoded, follow(order), Replay(gates))
-    advantage = torch.from_numpy(share(np.linspace(-2.0, 1.0, ROWS, dtype=np.float32)))
+    advantage = torch.from_numpy(shard(np.linspace(-2.0, 1.0, ROWS, dtype=np.float32)))
     before = decoded.logprob.detach() - 0.05
     logged = mock.patch.object(run.policy, "logged_order", return_value=order)
     replayed = mock.patch.object(run.policy, "decode", return_value=decoded)
@@ -83,8 +83,8 @@ def gradients(data, directory):
     for name, (module, loss) in losses.items():
         module.zero_grad(set_to_none=True)
         loss.backward(retain_graph=True)
-        distributed.add_gradients(module)
-        found[f"{name} loss"] = distributed.total(loss.detach())
+        distributed.all_reduce_gradients(module)
+        found[f"{name} loss"] = distributed.all_reduce(loss.detach())
         for parameter, value in module.named_parameters():
             if value.grad is not None:
                 found[f"{name} {parameter}"] = value.grad.clone()
@@ -98,15 +98,15 @@ def work(rank, port, data, directory):
     )
     broken = {
         "good": (),
-        "not_added": ("model.learning.distributed.add_gradients",),
+        "not_added": ("model.learning.distributed.all_reduce_gradients",),
         "own_denominators": (
-            "model.learning.policy.total",
-            "model.learning.grpo.total",
-            "model.learning.train.total",
+            "model.learning.policy.all_reduce",
+            "model.learning.grpo.all_reduce",
+            "model.learning.train.all_reduce",
         ),
     }
-    replacements = {"model.learning.distributed.add_gradients": lambda _module: None}
-    with accelerator.machine("cpu"):
+    replacements = {"model.learning.distributed.all_reduce_gradients": lambda _module: None}
+    with accelerator.open_accelerator("cpu"):
         for name, paths in broken.items():
             patches = [
                 mock.patch(path, replacements.get(path, lambda value: 2 * value)) for path in paths
@@ -122,9 +122,9 @@ def work(rank, port, data, directory):
 @pytest.fixture(scope="module")
 def two_processes(world, tmp_path_factory):
     directory = tmp_path_factory.mktemp("two")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(target=work, args=(rank, port, world, directory)) for rank in range(2)
@@ -216,29 +216,29 @@ def test_an_interrupted_torchrun_ends_where_one_that_was_not_ends(world, by_torc
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(world, tmp_path, monkeypatch):
-    monkeypatch.setattr("model.learning.train.processes", lambda: 9)
+    monkeypatch.setattr("model.learning.train.world_size", lambda: 9)
     with pytest.raises(ConfigError, match=r"grpo\.batch: .* each of 9 processes, got 8"):
         Run(Config.load(CONFIG).smoke(), world, tmp_path, None)
 
 
 def test_a_parameter_without_gradient_anywhere_keeps_none():
     module = torch.nn.Linear(2, 1)
-    distributed.add_gradients(module)
+    distributed.all_reduce_gradients(module)
     assert module.weight.grad is None
 
 
 def test_cuda_is_refused_in_one_line_where_there_is_none(world, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
-    with pytest.raises(MachineError, match="--device cuda"), accelerator.machine("cuda"):
+    with pytest.raises(DeviceError, match="--device cuda"), accelerator.open_accelerator("cuda"):
         pass
-    with accelerator.machine("auto") as found:
-        assert found == Machine()
+    with accelerator.open_accelerator("auto") as place:
+        assert place == Accelerator()
 
 
 def test_bfloat16_trains_to_finite_float32_weights_and_whole_slates(world, tmp_path):
-    with accelerator.machine("cpu", "bfloat16") as here:
-        train(Config.load(CONFIG).smoke(), world, tmp_path, machine=here)
+    with accelerator.open_accelerator("cpu", "bfloat16") as place:
+        train(Config.load(CONFIG).smoke(), world, tmp_path, accelerator=place)
     _, tensors = checkpoint.read(tmp_path)
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert {t.dtype for t in tensors.values()} == {torch.float32}
@@ -256,7 +256,7 @@ def test_bfloat16_gradients_point_where_those_of_float32_do(world, tmp_path):
     for precision in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
         run.generator.zero_grad(set_to_none=True)
-        with Machine(precision=precision).autocast():
+        with Accelerator(precision=precision).autocast():
             loss = run.policy.supervised_loss(batch, 2)
         loss.backward()
         found.append({n: p.grad for n, p in run.generator.named_parameters()})
@@ -268,7 +268,7 @@ def test_bfloat16_gradients_point_where_those_of_float32_do(world, tmp_path):
 def test_what_is_compared_is_float32_under_bfloat16(world, tmp_path):
     run = Run(without_dropout(), world, tmp_path, None)
     batch = Batch(run.train, slice(8))
-    with Machine(precision=torch.bfloat16).autocast():
+    with Accelerator(precision=torch.bfloat16).autocast():
         encoded = run.generator.encode(batch.numbers, batch.tokens, batch.mask)
         choice = run.generator.begin(encoded)
         likes = run.evaluator(run.evaluator.embed(batch.numbers, batch.tokens), batch.mask)
@@ -280,8 +280,8 @@ def test_what_is_compared_is_float32_under_bfloat16(world, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_cuda_trains_a_run_that_the_cpu_loads(world, tmp_path, precision):
-    with accelerator.machine("cuda", precision) as here:
-        train(Config.load(CONFIG).smoke(), world, tmp_path, machine=here)
+    with accelerator.open_accelerator("cuda", precision) as place:
+        train(Config.load(CONFIG).smoke(), world, tmp_path, accelerator=place)
     trained = checkpoint.load(tmp_path)
     assert trained.generator.start_token.device.type == "cpu"
     assert all(torch.isfinite(p).all() for p in trained.generator.parameters())
