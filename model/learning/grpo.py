@@ -9,7 +9,7 @@ from model.learning.accelerator import Accelerator
 from model.learning.distributed import all_reduce, world_size
 from model.learning.policy import Batch, Policy, descend, pointer_loss
 from model.network.config import GrpoConfig
-from model.network.evaluator import Judge
+from model.network.evaluator import RewardModel
 from model.network.generator import Encoded, Generator
 from model.network.reasoning import Decoded, Replay, follow, sampler
 
@@ -26,10 +26,10 @@ class Grpo:
         settings: GrpoConfig,
         policy: Policy,
         frozen: Generator,
-        judge: Judge,
+        reward_model: RewardModel,
         accelerator: Accelerator,
     ) -> None:
-        self.settings, self.policy, self.judge = settings, policy, judge
+        self.settings, self.policy, self.reward_model = settings, policy, reward_model
         self.accelerator = accelerator
         self.budget = policy.config.reasoning.budget
         self.reference = Policy(policy.config, frozen, policy.threshold, policy.share)
@@ -111,9 +111,9 @@ class Grpo:
     @torch.no_grad()
     def _reward(self, batch: Batch, slates: Tensor) -> Tensor:
         """The judge's utility [B, G] of slates [B, G, K]."""
-        embedded = self.judge.embed(batch.numbers, batch.tokens)
+        embedded = self.reward_model.embed(batch.numbers, batch.tokens)
         embedded = embedded.repeat_interleave(slates.shape[1], 0)
-        return self.judge.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])
+        return self.reward_model.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])
 
     def _sampled(self, rows: Tensor) -> Tensor:
         """[B * (G + 1), K] -> [B, G, K], without the logged slates."""

@@ -36,7 +36,7 @@ from model.learning.stages import Stage, epoch_seed, supervised_stage
 from model.learning.state import DONE, STAGES, Metrics, RunState, current_commit
 from model.learning.validation import Validation
 from model.network.config import Config, ConfigError
-from model.network.evaluator import Judge
+from model.network.evaluator import RewardModel
 
 
 class Run:
@@ -50,7 +50,7 @@ class Run:
         start: Path | None,
         accelerator: Accelerator | None = None,
         plug_in: bool = False,
-        judge: Judge | None = None,
+        reward_model: RewardModel | None = None,
     ) -> None:
         dataset = Dataset(data) if isinstance(data, Path) else data
         self.config, self.directory, self.data = config, directory, dataset.directory
@@ -67,10 +67,10 @@ class Run:
         self.generator.to(self.device)
         self.evaluator.to(self.device)
         # Rewards the generator and selects its epoch.
-        self.judge: Judge = judge or self.evaluator
+        self.reward_model: RewardModel = reward_model or self.evaluator
         self.policy = Policy(config, self.generator, math.inf)
         self.validation = Validation(
-            self.all_valid, self.valid, self.policy, self.evaluator, self.judge
+            self.all_valid, self.valid, self.policy, self.evaluator, self.reward_model
         )
         # Copies: "reference", the generator when GRPO starts; "best", of the stage so far.
         self.copies: dict[str, dict[str, Tensor]] = {}
@@ -87,7 +87,7 @@ class Run:
             self._resume()
         elif start is not None:
             self._start_from(start, plug_in)
-        elif judge is not None:
+        elif reward_model is not None:
             self.state.stage, self.state.shared_seconds = "warm_start", 0.0
         if not rank():
             self._write_features_and_log()
@@ -249,7 +249,7 @@ class Run:
             self._keep("reference", self.generator)
         reference = checkpoint.build(self.config, self.featuriser, self.train.longest)[0].eval()
         reference.to(self.device).load_state_dict(self.copies["reference"])
-        grpo = Grpo(settings, self.policy, reference, self.judge, self.accelerator)
+        grpo = Grpo(settings, self.policy, reference, self.reward_model, self.accelerator)
         return Stage(
             "grpo",
             self.generator,
@@ -372,7 +372,7 @@ def train(
     start: Path | None = None,
     accelerator: Accelerator | None = None,
     plug_in: bool = False,
-    judge: Judge | None = None,
+    reward_model: RewardModel | None = None,
 ) -> RunState:
     """Train, or finish training, in `directory`.
 
@@ -384,4 +384,4 @@ def train(
 
     Raises CheckpointError when `start` does not fit, or `directory` holds another run.
     """
-    return Run(config, data, directory, start, accelerator, plug_in, judge).run()
+    return Run(config, data, directory, start, accelerator, plug_in, reward_model).run()

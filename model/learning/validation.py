@@ -11,7 +11,7 @@ from model.data.metrics import slate_metrics
 from model.learning.distributed import all_gather, all_reduce, rank, shard
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.state import Metrics
-from model.network.evaluator import Evaluator, Judge
+from model.network.evaluator import Evaluator, RewardModel
 
 AT_ONCE = 256  # lists
 
@@ -23,11 +23,16 @@ class Validation:
     """
 
     def __init__(
-        self, lists: Lists, rankable: Lists, policy: Policy, evaluator: Evaluator, judge: Judge
+        self,
+        lists: Lists,
+        rankable: Lists,
+        policy: Policy,
+        evaluator: Evaluator,
+        reward_model: RewardModel,
     ) -> None:
         self.lists, self.labels = lists, rankable.labels
         self.part = rankable.take(shard(np.arange(len(rankable))))
-        self.policy, self.evaluator, self.judge = policy, evaluator, judge
+        self.policy, self.evaluator, self.reward_model = policy, evaluator, reward_model
 
     @property
     def device(self) -> torch.device:
@@ -70,8 +75,8 @@ class Validation:
         for start in range(0, len(slate), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
             batch = Batch(self.part, rows, self.device)
-            embedded = self.judge.embed(batch.numbers, batch.tokens)
-            parts.append(self.judge.utility(embedded, slate[rows]))
+            embedded = self.reward_model.embed(batch.numbers, batch.tokens)
+            parts.append(self.reward_model.utility(embedded, slate[rows]))
         return torch.cat(parts)
 
     def threshold(self) -> float:

@@ -11,7 +11,7 @@ from model.network.config import NetworkConfig
 from model.network.layers import Block, CandidateEmbedding, bias_of, exact
 
 
-class Judge(Protocol):
+class RewardModel(Protocol):
     """What rewards a generator: an `Evaluator`, or a truth that needs no learning."""
 
     def embed(self, numbers: Tensor, tokens: Tensor, /) -> Tensor:

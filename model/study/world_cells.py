@@ -79,11 +79,11 @@ def cell(config: Config, data: Path, cache: Path, evaluator: Path | None) -> Non
     lead = 1 if evaluator else LEAD
     grpo = dataclasses.replace(plain.grpo, epochs=lead * plain.grpo.epochs)
     start = dataclasses.replace(plain, grpo=grpo)
-    train(start, dataset, cache / "start", evaluator, judge=judge)
+    train(start, dataset, cache / "start", evaluator, reward_model=judge)
     for name, own in {"host": plain, "eglr": config}.items():
         if (cache / f"{name}.npz").exists():
             continue
-        train(own, dataset, cache / name, cache / "start", plug_in=True, judge=judge)
+        train(own, dataset, cache / name, cache / "start", plug_in=True, reward_model=judge)
         trained = checkpoint.load(cache / name)
         slate, found = neural_slates(trained, test, keep_entropies=True)
         some = slice(AMBIGUOUS)
