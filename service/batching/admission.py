@@ -1,4 +1,4 @@
-"""Who waits, in which order, and who runs together: a bounded queue, without clock or threads."""
+"""The bounded queue of rows: its order, its limit and the batches taken from it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from service.engine.rows import Row
 T = TypeVar("T")
 
 PRIORITIES = {"interactive": 0, "background": 1}
-SHADOW_PRIORITY = 2  # of lists that are ranked beside: nobody waits for their answer
+SHADOW_PRIORITY = 2  # of rows for a shadow: no request waits for their slates
 
 
 @dataclass(frozen=True, eq=False)
 class QueueEntry(Generic[T]):
-    """One list in the queue. Times are of time.monotonic(); the lower priority goes first."""
+    """One row in the queue.
+
+    priority: the lowest goes first; deadline, enqueued_at: times of the batcher's clock, in
+    seconds; size: candidates of the list.
+    """
 
     row: Row
     priority: int
@@ -35,17 +39,17 @@ class QueueEntry(Generic[T]):
         size = len(self.row.numbers)
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "slates", self.row.sampling.slates if self.row.sampling else 1)
-        # Lists of one run are padded to the longest, so a run takes lists of one bucket.
+        # Rows of one run are padded to the longest, so a run takes rows of one bucket.
         object.__setattr__(self, "bucket", size_class(size))
 
     @property
     def volume(self) -> int:
-        """Slates times candidates, what a run's time grows with."""
+        """Slates times candidates; the time of a run is linear in it."""
         return self.slates * self.size
 
 
 class Queue(Generic[T]):
-    """Bounded; by priority, then by deadline."""
+    """A bounded queue, ordered by priority, then deadline, then arrival; needs no clock or lock."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -60,19 +64,22 @@ class Queue(Generic[T]):
         return (entry for *_, entry in self._heap)
 
     def push(self, entry: QueueEntry[T]) -> None:
-        """Let one list wait, whatever the limit."""
+        """Add one entry, whatever the limit."""
         self.volume += entry.volume
         item = (entry.priority, entry.deadline, next(self._number), entry)
         heapq.heappush(self._heap, item)
 
     def retain(self, is_live: Callable[[QueueEntry[T]], bool]) -> None:
-        """Let those leave who are not wanted; `wanted` is asked once of each."""
+        """Drop the entries that are not live; call `is_live` once for each."""
         self._heap = [item for item in self._heap if is_live(item[3])]
         heapq.heapify(self._heap)
         self.volume = sum(entry.volume for entry in self)
 
     def make_room(self, count: int, priority: int) -> list[QueueEntry[T]] | None:
-        """Who must go so that `count` more fit: the last of a lower class; None where too few."""
+        """Evict entries of lower priority until `count` more fit; return the evicted ones.
+
+        Return None, and evict nothing, if there are too few of them.
+        """
         excess = len(self) + count - self.limit
         if excess <= 0:
             return []
@@ -89,10 +96,10 @@ class Queue(Generic[T]):
     def take(
         self, max_slates: int, is_live: Callable[[QueueEntry[T]], bool]
     ) -> list[QueueEntry[T]]:
-        """The next run: the first list, and those in line that share its bucket.
+        """Take the next batch: the first entry, and the ones behind it that share its bucket.
 
-        `wanted` is asked once of each that comes up; who is not wanted leaves the queue. At most
-        `most_slates` slates, but always one list.
+        Call `is_live` once for each entry that comes up and drop those that are not. The batch has
+        at most `max_slates` slates, but always one entry unless the queue is empty.
         """
         batch: list[QueueEntry[T]] = []
         kept, slates = [], 0
@@ -113,5 +120,5 @@ class Queue(Generic[T]):
         return batch
 
     def earliest_deadline(self) -> float:
-        """The nearest deadline; infinity when nobody waits."""
+        """Return the nearest deadline; infinity if the queue is empty."""
         return min((entry.deadline for entry in self), default=float("inf"))

@@ -1,11 +1,13 @@
-"""Batching: one worker that takes what waits, decides how much it may reason, and runs it.
+"""Dynamic batching: one worker takes rows from the queue, grants a budget and runs them together.
 
-By default there is no batch window: while a run is under way arrivals gather, and the next run
-takes them together. An idle service therefore answers a lone request at once, a busy one batches by
-itself. A window waits for company, but never longer than the tightest deadline can bear.
+By default there is no batch window: rows that arrive during a run gather in the queue, and the next
+run takes them together. An idle service therefore answers a single request at once, and a busy one
+batches without waiting. A window waits for more rows, but never longer than the nearest deadline
+allows.
 
 Brief runs are made on the event loop: two threads that take turns at one interpreter rank fewer
-lists than one (docs/loadtest.md). Longer ones have a thread, so that deadlines are kept meanwhile.
+lists than one (docs/loadtest.md). Longer runs have a thread, so that the event loop can enforce
+deadlines meanwhile.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from service.settings import Settings
 
 logger = logging.getLogger("service")
 
-PASSES = 4  # of the event loop between two runs: answers leave, requests at the door come in
+PASSES = 4  # of the event loop between two runs: responses leave, requests that arrived are parsed
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """A slate, the budget per position it was granted, and how long it waited and ran (s)."""
+    """A slate, the budget per position granted to it, and the seconds of its wait and run."""
 
     slate: Slate
     budget: int
@@ -45,7 +47,7 @@ Entry = QueueEntry[RowResult]
 
 
 class Batcher:
-    """Runs rows of concurrent requests together. Belongs to one event loop; start, then close."""
+    """Runs rows of concurrent requests together; belongs to one event loop."""
 
     def __init__(
         self,
@@ -72,24 +74,24 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
         self._closing = False
         self._busy_until = 0.0
-        # A thread costs CPU time on both sides of the hand-over, and then both want the
-        # interpreter; only a run on the GPU leaves the loop something to do meanwhile.
+        # A thread costs CPU time on both sides of the hand-over, and then both compete for the
+        # interpreter; only a run on the GPU leaves the event loop free meanwhile.
         on_cpu = session.provider == "CPUExecutionProvider"
         self._brief_s = settings.brief_run_ms / 1e3 if on_cpu else 0.0
         self._cpu_s = session.graph_cpu_s
 
     @property
     def level(self) -> int:
-        """The most reasoning steps per position that a run takes now."""
+        """The largest budget per position that a run is granted now."""
         return self._controller.level
 
     def start(self) -> None:
-        """Begin to take rows; needs a running event loop."""
+        """Start the worker; needs a running event loop."""
         self._metrics.budget_level.set(self.level)
         self._worker = asyncio.get_running_loop().create_task(self._serve())
 
     async def close(self) -> None:
-        """Let what waits and what runs finish, then stop."""
+        """Finish the run under way and the queue, then stop the worker."""
         if self._worker is not None:
             self._closing = True
             self._arrival.set()
@@ -99,19 +101,29 @@ class Batcher:
     def submit(
         self, rows: Sequence[Row], deadlines: Sequence[float], priority: int = 0
     ) -> list[asyncio.Future[RowResult]]:
-        """Admit rows, all or none; deadlines are times of the clock, one per row.
+        """Admit all rows or none; return one future per row.
 
-        Each future ends in an Outcome, DeadlineExceeded, Overloaded or InferenceFailed; a cancelled
-        one is dropped before its run. A row that would wait past its deadline even if nobody
-        reasoned is refused at once. Raises Overloaded where the queue is full of rows that are as
-        urgent; less urgent ones make room.
+        A future ends in a RowResult, DeadlineExceeded, Overloaded or InferenceFailed; a row whose
+        future is cancelled is dropped before its run. A row that would miss its deadline even at
+        budget 0 is shed at once. Rows of lower priority make room in a full queue.
+
+        Args:
+            rows: rows to rank.
+            deadlines: one per row, as times of the clock in seconds.
+            priority: 0 is the most urgent.
+
+        Raises:
+            Overloaded: the queue is full of rows that are at least as urgent.
         """
         if len(self._queue) + len(rows) > self._queue.limit:
-            self._queue.retain(self._is_live)  # whom nobody waits for takes no place
+            self._queue.retain(self._is_live)  # cancelled and expired rows leave first
         evicted = self._queue.make_room(len(rows), priority)
         if evicted is None:
             self._metrics.shed.labels("overload").inc(len(rows))
-            raise Overloaded(f"{len(self._queue)} lists wait, the queue holds {self._queue.limit}")
+            raise Overloaded(
+                f"{len(self._queue)} lists wait and {len(rows)} arrived; "
+                f"the queue holds {self._queue.limit}, try again later"
+            )
         for entry in evicted:
             self._shed(entry, "overload", Overloaded("a more urgent list took its place"))
         now = self._now()
@@ -132,7 +144,7 @@ class Batcher:
         return futures
 
     def would_be_late(self, volume: int, deadline: float) -> bool:
-        """Whether so many cells more would be late even if nobody reasoned; never when idle."""
+        """True if a row of this volume would miss its deadline at budget 0; never if none waits."""
         if not len(self._queue):
             return False
         ahead = self._forecast.seconds(0, self._queue.volume + volume)
@@ -158,30 +170,32 @@ class Batcher:
                 self._update_level(min(entry.enqueued_at for entry in batch))
                 await self._run(batch)
                 if len(batch) > 1 or len(self._queue):
-                    # Who wrote during the run is better in the next one than in the one after.
+                    # Yield to the event loop so that requests that arrived during this run join the
+                    # next batch.
                     for _ in range(PASSES):
                         await asyncio.sleep(0)
             if not len(self._queue) and not self._closing:
                 self._arrival.clear()
 
     async def _wait_for_row(self) -> None:
-        """Wait for a row, or to be closed; with nobody there the level rises all the same."""
+        """Wait for a row or for `close`; the level recovers meanwhile."""
         while self.level < self._session.manifest.budget and not self._arrival.is_set():
             if not await self._clock.wait(self._arrival, self._settings.recover_s):
                 self._update_level(self._now())
         await self._arrival.wait()
 
     def _update_level(self, oldest: float) -> None:
+        """Update the level by the time at which the oldest row of the next run arrived."""
         now = self._now()
         self._metrics.budget_level.set(self._controller.update(now - oldest, now))
 
     async def _wait_for_window(self) -> None:
-        """Wait for more rows until the window is over, a run is full or a deadline presses."""
+        """Wait for more rows until the window closes, the batch is full or a deadline is near."""
         closes = self._now() + self._settings.batch_window_ms / 1e3
         while 0 < len(self._queue) < self._settings.max_batch_size and not self._closing:
             longest = self._forecast.seconds(self._session.manifest.budget, self._queue.volume)
             now = self._now()
-            # Half of what the tightest deadline leaves beside the run; half is for chance.
+            # Use half of the time that the nearest deadline leaves; keep the rest as a margin.
             left = min(closes - now, (self._queue.earliest_deadline() - now - longest) / 2)
             if left <= 0:
                 return
@@ -191,8 +205,8 @@ class Batcher:
                 return
 
     def _is_live(self, entry: Entry) -> bool:
-        """Whether somebody waits for this row and it still has time; else it is counted out."""
-        if self._now() >= entry.deadline:  # whoever waited has given up just now
+        """True if the row is neither expired nor cancelled; else count it as shed."""
+        if self._now() >= entry.deadline:  # its request is about to give up
             self._expire(entry, "the deadline passed in the queue")
         elif entry.future.done():
             self._metrics.shed.labels("disconnected").inc()
@@ -201,6 +215,7 @@ class Batcher:
         return False
 
     async def _run(self, batch: list[Entry]) -> None:
+        """Run a batch at the budget that level and deadlines allow, and resolve its futures."""
         began, level = self._now(), self.level
         volume = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
         if self._adaptive:
@@ -218,13 +233,13 @@ class Batcher:
         try:
             awaited = min(entry.priority for entry in batch) < SHADOW_PRIORITY
             if awaited and expected_s < self._brief_s:
-                # Who comes meanwhile would wait for this run anyway.
+                # Requests that arrive meanwhile would wait for this run anyway.
                 slates = self._session.run(rows)
             else:
                 loop = asyncio.get_running_loop()
                 slates = await loop.run_in_executor(self._executor, self._session.run, rows)
-        except Exception:  # whatever it was, the worker must live on
-            if len(batch) > 1:  # one bad row must not cost its neighbours their answer
+        except Exception:  # of any kind: the worker must go on
+            if len(batch) > 1:  # one failing row must not cost the others their slates
                 for entry in batch:
                     if self._is_live(entry):
                         await self._run([entry])

@@ -1,4 +1,4 @@
-"""How much reasoning a run may take now: quality gives way before answers do.
+"""Grant each run a budget of reasoning steps: quality gives way before responses do.
 
 Two laws, both of the queue before the run and neither of the model:
 
@@ -7,9 +7,10 @@ Two laws, both of the queue before the run and neither of the model:
   that follows; it rises by one after every `recover_s` seconds in which no two runs in a row had
   waited for more than half of the target. Between half and the whole target nothing changes: that
   is the hysteresis. Two in a row, because a stall of the machine delays one run, and load many.
-- *Forecast* (`Pace`). How long a run of so many cells takes at each budget, as measured at warm-up
-  and corrected by every run since. A run takes the largest budget that its tightest deadline can
-  pay for; a list that not even budget 0 would answer in time is refused at admission.
+- *Forecast* (`Forecast`). The seconds that a run of a given volume (slates x padded list size)
+  takes at each budget, as measured at warm-up and corrected by every run since. A run takes the
+  largest budget that its nearest deadline can pay for; a list that not even budget 0 would answer
+  in time is refused at admission.
 
 Where a run takes as long at every budget (service/engine/cuda.py) neither lowers it: nothing would
 be saved. The forecast still refuses what would be late.
@@ -25,7 +26,7 @@ WEIGHT = 0.1  # of the newest run in the forecast's correction
 
 
 class BudgetController:
-    """The level of the budget, from how long lists wait."""
+    """Adapt the level of the budget to the queue wait."""
 
     def __init__(
         self, max_level: int, target_wait_s: float, recover_s: float, adaptive: bool
@@ -35,7 +36,10 @@ class BudgetController:
         self._calm_since = self._previous_s = 0.0
 
     def update(self, queue_wait_s: float, now: float) -> int:
-        """Tell how long the oldest list of the next run waited; returns the level it may take."""
+        """Return the level of the next run.
+
+        queue_wait_s: the wait of its oldest list, in seconds; now: monotonic time, in seconds.
+        """
         if not self._adaptive:
             return self.max_level
         wait_s, self._previous_s = min(queue_wait_s, self._previous_s), queue_wait_s
@@ -47,24 +51,29 @@ class BudgetController:
             rises = int((now - self._calm_since) / self._recover_s)
             if rises:
                 self.level = min(self.max_level, self.level + rises)
-                self._calm_since += rises * self._recover_s  # what is over counts on
+                self._calm_since += (
+                    rises * self._recover_s
+                )  # the rest of a second counts towards the next rise
         return self.level
 
 
 class Forecast:
-    """Seconds of a run: at each budget a line over its cells, times a correction."""
+    """Predict the seconds of a run: at each budget a line over its volume, times a correction."""
 
     def __init__(self, timings: Sequence[Timing]) -> None:
-        """Of runs at two budgets and, at each, two numbers of cells.
+        """Fit the lines to runs at two budgets and, at each, of two volumes.
 
-        Runs at one budget alone say that every budget takes as long. Raises ValueError for fewer.
+        Runs at one budget alone say that every budget takes as long. Raises ValueError unless each
+        budget has two volumes.
         """
         self._lines: dict[int, tuple[float, float]] = {}
         for budget in sorted({timing.budget for timing in timings}):
             runs = sorted((t.volume, t.seconds) for t in timings if t.budget == budget)
             (few, short), (many, long) = runs[0], runs[-1]
             if few == many:
-                raise ValueError(f"budget {budget}: timed with {few} cells only")
+                raise ValueError(
+                    f"timings of budget {budget}: all of volume {few}; a line needs two volumes"
+                )
             slope = max(0.0, (long - short) / (many - few))
             self._lines[budget] = (max(0.0, short - slope * few), slope)
         self._low, self._high = min(self._lines), max(self._lines)
@@ -72,22 +81,22 @@ class Forecast:
 
     @property
     def budget_matters(self) -> bool:
-        """Whether a run is shorter for a smaller budget."""
+        """True if a smaller budget makes a run shorter."""
         return self._low < self._high
 
     def observe(self, timing: Timing) -> None:
-        """Correct the forecast by a run; one run counts at most as four times what was expected."""
+        """Correct the forecast by a run; a run counts as at most four times its forecast."""
         expected = self._uncorrected(timing.budget, timing.volume)
         if expected > 0:
             ratio = min(4.0, timing.seconds / expected)
             self._correction += WEIGHT * (ratio - self._correction)
 
     def seconds(self, budget: int, volume: int) -> float:
-        """What a run is expected to take."""
+        """Return the seconds that a run is expected to take."""
         return self._correction * self._uncorrected(budget, volume)
 
     def affordable(self, volume: int, remaining_s: float) -> int:
-        """The largest measured budget that is over in time, interpolated; at least 0."""
+        """Return the largest budget whose run ends within `remaining_s` seconds; at least 0."""
         fits = (b for b in range(self._high, 0, -1) if self.seconds(b, volume) <= remaining_s)
         return next(fits, 0)
 

@@ -188,9 +188,7 @@ def test_a_server_that_hangs_or_trickles_ends_a_call_soon_after_the_deadline(con
         (RESET, Unavailable, "unavailable"),
     ],
 )
-def test_every_failure_falls_back_after_one_request_or_raises(
-    connect, act, kind, reason
-):
+def test_every_failure_falls_back_after_one_request_or_raises(connect, act, kind, reason):
     with scripted(act) as server:
         response = connect(server.url).rerank(["a", "b"], slate_size=1)
         assert (response.degraded, response.ids) == (f"client: {reason}", ("a",))

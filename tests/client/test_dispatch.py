@@ -259,9 +259,7 @@ def test_a_deadline_that_passes_while_connecting_is_a_timeout(clock):
         (TimeoutError(), True, "late"),
     ],
 )
-def test_an_exception_of_httpx_becomes_the_right_kind_of_failure(
-    error, begun, kind
-):
+def test_an_exception_of_httpx_becomes_the_right_kind_of_failure(error, begun, kind):
     assert TransportFailure.from_exception(error, begun).kind == kind
 
 

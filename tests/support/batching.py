@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from service.batching.budget import Forecast
 from service.engine.collate import ModelError
 from service.engine.constraints import SlateConstraints
 from service.engine.rows import Row, Slate, Timing
+from service.engine.session import Session
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.support.clock import FakeClock
@@ -58,9 +60,13 @@ class Harness:
         # Each run has a thread of its own, or a held session would stop the event loop.
         limits = {"max_batch_size": 4, "max_queue": 8, "brief_run_ms": 0}
         self.session, self.clock, self.metrics = HeldSession(provider), FakeClock(), Metrics()
-        settings = Settings(**{**limits, **settings})
-        forecast = Forecast(timings)
-        self.batcher = Batcher(self.session, self.metrics, settings, forecast, self.clock)
+        self.batcher = Batcher(
+            cast(Session, self.session),
+            self.metrics,
+            Settings(**{**limits, **settings}),
+            Forecast(timings),
+            self.clock,
+        )
 
     def submit(self, *rows, within=10.0, priority=0):
         """Submit rows with a deadline in `within` seconds; return their futures."""
