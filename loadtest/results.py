@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from loadtest.connections import EXHAUSTED
 from loadtest.openloop import Sample
 
 BUSY = 0.85  # share of a core above which a generator may have been the bottleneck
@@ -19,20 +20,19 @@ QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 @dataclass(frozen=True)
 class Load:
-    """Requests per second, for how long (s), how much of it warms up (s), by how many processes."""
+    """Requests per second, for how long (s), after how much warm-up (s), drawn by a seed."""
 
     rate: float
     seconds: float
     warmup: float = 1.0
-    generators: int = 1
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Offered:
-    """The samples after the warm-up, and what the generators were like.
+    """The samples after the warm-up, and the state of the generators.
 
-    busy: the largest share of a core that one used; lag_ms: how late they sent, 99 % of requests.
+    busy: the largest share of a core that one used; lag_ms: how late they sent, at p99.
     """
 
     load: Load
@@ -43,33 +43,40 @@ class Offered:
 
     @property
     def void(self) -> str | None:
-        """Why the run says nothing of the service."""
+        """The reason why the run says nothing about the service, or None."""
         if self.busy > BUSY:
             return f"a generator used {self.busy:.0%} of a core"
+        if exhausted := exhaustion(self.samples):
+            return exhausted
         if not self.samples:
             return "no request was due"
         return None
 
     def latency_ms(self, quantile: float) -> float:
-        """Of all that was due, unanswered included as long as they waited."""
+        """Return a quantile over all requests; those without a response count as they waited."""
         return 1e3 * float(np.quantile([s.latency_s for s in self.samples], quantile))
 
     @property
+    def failures(self) -> Counter[str]:
+        """Failed requests by kind: no response, or a status that was not expected."""
+        return failures_of(self.samples, self.expected)
+
+    @property
     def failed(self) -> int:
-        """Unanswered, or with a status that was not expected."""
-        return sum(s.status not in self.expected for s in self.samples)
+        """Number of failed requests."""
+        return self.failures.total()
 
     @property
     def unranked(self) -> int:
-        """Answered with the initial ranking."""
+        """Number of responses with the initial ranking."""
         return sum(s.degraded not in (None, "reduced_budget") for s in self.samples)
 
     def report(self) -> dict[str, Any]:
-        """The figures, as JSON has them."""
+        """Return the figures for JSON. Means are None without a ranked list."""
         served = [s for s in self.samples if s.status in self.expected]
         ranked = [s for s in served if s.budget is not None]
-        # Until the last answer: what piled up takes its time.
-        took = max([self.load.seconds, *(s.ended - self.load.warmup for s in self.samples)])
+        # Until the last response: draining the queue takes its time.
+        duration_s = max([self.load.seconds, *(s.ended - self.load.warmup for s in self.samples)])
         reasons = Counter(s.degraded for s in served if s.degraded)
 
         def mean(values: Sequence[float]) -> float | None:
@@ -78,9 +85,10 @@ class Offered:
         return {
             "asked_rps": round(self.load.rate, 1),
             "offered_rps": round(len(self.samples) / self.load.seconds, 1),
-            "achieved_rps": round(len(served) / took, 1),
+            "achieved_rps": round(len(served) / duration_s, 1),
             "requests": len(self.samples),
             "failed": self.failed,
+            "failures": dict(self.failures),
             "unranked": self.unranked,
             "degraded": dict(reasons),
             "latency_ms": {f"p{100 * q:g}": round(self.latency_ms(q), 3) for q in QUANTILES}
@@ -96,6 +104,28 @@ class Offered:
         }
 
 
+def failures_of(samples: Sequence[Sample], expected: Sequence[int] = (200,)) -> Counter[str]:
+    """Count the failed requests by kind, the most frequent first."""
+    kinds = (s.failure or f"status {s.status}" for s in samples if s.status not in expected)
+    return Counter(dict(Counter(kinds).most_common()))
+
+
+def exhaustion(samples: Sequence[Sample]) -> str | None:
+    """Return the reason why a run without enough sockets is void, or None."""
+    count = sum(sample.failure == EXHAUSTED for sample in samples)
+    return f"{EXHAUSTED} for {count} of {len(samples)} requests" if count else None
+
+
+def described(failures: Mapping[str, int]) -> str:
+    """Return failures as text, as `timeout (3), status 503 (1)`."""
+    return ", ".join(f"{kind} ({count})" for kind, count in failures.items())
+
+
 def machine() -> str:
-    """What the figures were measured on."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, shared by service and generator"
+    """Return the architecture and the number of cores of this machine."""
+    return f"{hardware()}, shared by service and generator"
+
+
+def hardware() -> str:
+    """Return the architecture and the number of cores, as `x86_64, 2 cores`."""
+    return f"{platform.machine()}, {os.cpu_count()} cores"

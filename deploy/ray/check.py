@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from deploy.ray.app import ENVIRONMENT, build  # noqa: E402
-from loadtest.openloop import Pool  # noqa: E402
+from loadtest.connections import Pool  # noqa: E402
 from loadtest.reloads import renamed  # noqa: E402
 from loadtest.scenarios import Asking, Catalogue, scenario  # noqa: E402
 from loadtest.server import serving  # noqa: E402
