@@ -95,7 +95,7 @@ RULES = {
     ),
     "loadtest": (
         {"locust", "httpx", "httptools", "numpy", "hypothesis", "schemathesis", "requests",
-         "jsonschema_rs", "matplotlib", "orjson", "ormsgpack", "tqdm"},
+         "jinja2", "jsonschema_rs", "matplotlib", "orjson", "ormsgpack", "tqdm", "tyro"},
         set(),
     ),
     # The comparison measures servers as the load tests do.
