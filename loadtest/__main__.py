@@ -1,52 +1,57 @@
-"""python -m loadtest COMMAND: what a service does under load, and what it costs.
+"""python -m loadtest COMMAND: measure a service under load.
 
-load      Locust's callers of every kind for a minute, with a verdict
-bench     latency at given rates, in an open loop
-capacity  the highest rate that keeps p99 within a bound
+load      Locust's users of every kind for a minute, with a gate
+bench     latency at chosen rates, in an open loop
+capacity  the highest rate at which p99 stays within a bound
 growth    capacity as lists, slates, budgets, workers and bodies grow
-peers     the same for other servers around the same model
-agree     whether another tool sees the same latency
+peers     capacity and latency of other servers around the same model
+agree     latency as another tool measures it
 compare   two reports of bench or capacity
-overload  five times too much, and what becomes of everybody
-reloads   changes of the model under load
-soak      ten minutes at 70 %: does anything grow?
-cpu       CPU time inside the model and outside of it
-fuzz      generated requests that try to break the contract
+overload  five times the capacity: what is ranked, reduced and shed
+reloads   changes of the served model under load
+soak      ten minutes at 70 % of the capacity: growth of memory
+cpu       CPU time per request, inside the model and outside of it
+fuzz      generated requests whose responses must keep the contract
 
-Each has --help, and each starts the service that it asks.
+Each command has --help and starts the service that it measures. Exit status: 0 passed, 1 a bar was
+missed, 2 wrong arguments or no service, 3 void (the generator was the bottleneck), 128 + N
+interrupted by signal N.
 """
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sys
 from types import FrameType
 
-from loadtest.errors import Interrupted, status_of
-
-COMMANDS = (
-    "load", "bench", "capacity", "growth", "peers", "agree", "compare", "overload", "reloads",
-    "soak", "cpu", "fuzz",
-)  # fmt: skip
+from loadtest.errors import UNUSABLE, Interrupted, status_of
 
 
 def main() -> int:
-    """Hand over to the command; what one needs is not imported for the others."""
-    command = sys.argv[1] if len(sys.argv) > 1 else ""
-    if command not in COMMANDS:
-        wanted = command in ("-h", "--help")
-        print(__doc__, file=sys.stdout if wanted else sys.stderr)
-        return 0 if wanted else 2
-    # As Ctrl-C does: what was started is ended on the way out, also where a terminal is closed.
+    """Run the command that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    # Handled like Ctrl-C, so that context managers stop the children.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupt)
     try:
-        return int(importlib.import_module(f"loadtest.{command}").main(sys.argv[2:]))
+        if name == "peers":
+            from loadtest.peers import run_peers
+
+            return run_peers(sys.argv[2:])
+        from loadtest.cli import run_command
+        from loadtest.commands import COMMANDS
+
+        if name in COMMANDS:
+            return run_command(name, sys.argv[2:])
     except KeyboardInterrupt as interrupt:
         print("loadtest: interrupted", file=sys.stderr)
         return status_of(interrupt)
+    print(__doc__, file=sys.stderr)
+    return UNUSABLE
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:

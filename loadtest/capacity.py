@@ -1,90 +1,86 @@
-"""python -m loadtest capacity: the highest rate at which 99 of 100 requests are answered in time.
-
-An open loop at one rate after the other: doubled until it does not hold, then by bisection, the
-whole search several times. A rate holds when p99 is within the bound, no request fails, none gets
-the initial ranking, and answers keep up with what is offered; in one of two tries, since a stall of
-the machine of 50 ms is in more than one of a hundred requests of such a short run.
-"""
+"""The highest rate at which 99 of 100 requests are answered in time."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from loadtest import page
-from loadtest.bench import add_arguments, command, positive, scenario_of, target
+from loadtest.commands import Capacity
+from loadtest.errors import PASSED, VOID
 from loadtest.generators import Generators, generators
-from loadtest.results import Load, Offered, machine
+from loadtest.results import Load, Offered, described, machine
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
+from loadtest.target import scenario_of, target_url, with_settings
 
 TRIES = 2  # at a rate
-KEEPS_UP = 0.97  # answered of offered, per second
+KEEPS_UP = 0.97  # responses per request, per second
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What must hold, and how closely the rate is searched for."""
+    """The condition on a rate, and the precision of the search."""
 
     p99_ms: float = 30.0
     precision: float = 0.04
-    most_rps: float = 50_000.0
+    max_rps: float = 50_000.0
 
 
-def broken(found: Offered, bound: Bound) -> str | None:
-    """What of the bound the service did not keep, or None."""
-    if not found.samples:
+def broken(result: Offered, bound: Bound) -> str | None:
+    """Return the part of the bound that a rate breaks, or None."""
+    if not result.samples:
         return "no request was due"
-    report = found.report()
-    if found.failed:
-        return f"{found.failed} of {len(found.samples)} failed"
-    if found.unranked:
-        return f"{found.unranked} of {len(found.samples)} not ranked"
+    report = result.report()
+    if result.failed:
+        return f"{result.failed} of {len(result.samples)} failed: {described(result.failures)}"
+    if result.unranked:
+        return f"{result.unranked} of {len(result.samples)} not ranked"
     if report["achieved_rps"] < KEEPS_UP * report["offered_rps"]:
         return "fell behind"
-    p99_ms = found.latency_ms(0.99)
+    p99_ms = result.latency_ms(0.99)
     return None if p99_ms <= bound.p99_ms else f"p99 {p99_ms:.1f} ms"
 
 
 @dataclass
-class Found:
-    """Capacity (requests/s) of each search, and every run that was made for them."""
+class Searched:
+    """Capacity (requests/s) of each finished search, and every run that was made for them."""
 
     rates: list[float] = field(default_factory=list)
     runs: list[Offered] = field(default_factory=list)
     void: str | None = None
 
     def report(self) -> dict[str, Any]:
-        """Mean, and the least and greatest."""
+        """Return mean and range for JSON, None without a finished search."""
+        rates = self.rates
         return {
-            "capacity_rps": round(float(np.mean(self.rates)), 1),
-            "low": round(min(self.rates), 1),
-            "high": round(max(self.rates), 1),
-            "repeats": [round(rate, 1) for rate in self.rates],
+            "capacity_rps": round(float(np.mean(rates)), 1) if rates else None,
+            "low": round(min(rates), 1) if rates else None,
+            "high": round(max(rates), 1) if rates else None,
+            "repeats": [round(rate, 1) for rate in rates],
             "void": self.void,
         }
 
 
 def bisect(
-    holding: Callable[[float], bool], start: float, bound: Bound, factor: float = 2.0
+    holds: Callable[[float], bool], start: float, bound: Bound, factor: float = 2.0
 ) -> float:
-    """The highest rate that holds, within the precision; 0 where not even 1 per second does.
+    """Return the highest rate that holds, within the precision; 0 when 1 per second does not.
 
-    factor: how far to go up, or down, from `start` until it is between one that holds and one not.
+    factor: step up, or down, from `start` until the rate lies between one that holds and one that
+    does not.
     """
     low, high = 0.0, math.inf
     rate = start
-    while high > low * (1 + bound.precision) and rate < bound.most_rps:
-        if holding(rate):
+    while high > low * (1 + bound.precision) and rate < bound.max_rps:
+        if holds(rate):
             low = rate
         else:
             high = rate
@@ -102,86 +98,87 @@ def bisect(
 def capacity(
     sending: Generators,
     url: str,
-    asked: Scenario,
+    scenario: Scenario,
     bound: Bound,
     seconds: float = 4.0,
     repeats: int = 3,
     start: float = 100.0,
     progress: Callable[[str], None] = lambda text: None,
-) -> Found:
-    """Search `repeats` times; each after the first begins near what the one before found.
+    result: Searched | None = None,
+) -> Searched:
+    """Search `repeats` times; each search after the first begins near the rate before it.
 
-    Raises ServerError where the first run gets no answer at all.
+    result: filled on the way, for a caller that keeps it after an interrupt.
+
+    Raises ServerError when the first run gets no expected response at all.
     """
-    found = Found()
+    searched = Searched() if result is None else result
 
-    def holding(rate: float) -> bool:
+    def holds(rate: float) -> bool:
         for _ in range(TRIES):
-            load = Load(rate, seconds, warmup=min(1.0, seconds / 3), seed=len(found.runs))
-            run = sending.offer(url, asked, load)
-            found.runs.append(run)
-            why = broken(run, bound)
-            progress(f"{rate:.0f}/s {'holds' if why is None else why}")
-            if why is None:
+            load = Load(rate, seconds, warmup=min(1.0, seconds / 3), seed=len(searched.runs))
+            run = sending.offer(url, scenario, load)
+            searched.runs.append(run)
+            reason = broken(run, bound)
+            progress(f"{rate:.0f}/s {'holds' if reason is None else reason}")
+            if reason is None:
                 return True
-            if len(found.runs) == 1 and run.samples and run.failed == len(run.samples):
-                raise ServerError(f"{url}: no request was answered as it should be")
+            if len(searched.runs) == 1 and run.samples and run.failed == len(run.samples):
+                raise ServerError(f"{url}: every request failed: {described(run.failures)}")
         if run.void:
-            found.void = run.void  # more may be in the service than could be offered
+            searched.void = run.void  # the service may do more than could be offered
         return False
 
     factor = 2.0
     for _ in range(repeats):
-        rate = bisect(holding, start, bound, factor)
-        found.rates.append(rate)
+        rate = bisect(holds, start, bound, factor)
+        searched.rates.append(rate)
         start, factor = max(1.0, 0.9 * rate), 1.2
-    return found
+    return searched
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Search and write; exit status 1 where the generator was the bottleneck."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest capacity", description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    add_arguments(parser)
-    parser.add_argument("--p99-ms", type=positive, default=30.0, help="the bound")
-    parser.add_argument("--seconds", type=positive, default=4.0, help="at each rate")
-    parser.add_argument("--repeats", type=int, default=3, help="of the whole search")
-    parser.add_argument("--adaptive-budget", action="store_true",
-                        help="let the service reason less under load")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("build/capacity"), help="where to write")
-    asked = parser.parse_args(arguments)
-    bound = Bound(asked.p99_ms)
+def write_capacity(options: Capacity, command_line: str) -> int:
+    """Search and write a page and a JSON file.
+
+    After an interrupt the finished runs and searches are written. Raises KeyboardInterrupt then.
+    """
+    bound, searched = Bound(options.p99_ms), Searched()
+    scenario = scenario_of(options)
+    interrupt: KeyboardInterrupt | None = None
     try:
-        what = scenario_of(asked)
-        adaptive = str(asked.adaptive_budget).lower()
         with (
-            target(asked, adaptive_budget=adaptive) as url,
-            generators(asked.generators) as sending,
+            target_url(options, adaptive_budget=str(options.adaptive_budget).lower()) as url,
+            generators(options.generators) as sending,
             tqdm(desc="runs", unit="") as bar,
         ):
 
-            def told(text: str) -> None:
+            def progress(text: str) -> None:
                 bar.set_postfix_str(text)
                 bar.update()
 
-            found = capacity(sending, url, what, bound, asked.seconds, asked.repeats, progress=told)
-    except (OSError, KeyError, ValueError, ServerError) as error:
-        print(f"loadtest: {error}", file=sys.stderr)
-        return 2
+            capacity(
+                sending, url, scenario, bound, options.seconds, options.repeats,
+                progress=progress, result=searched,
+            )  # fmt: skip
+    except KeyboardInterrupt as error:
+        if not searched.runs:
+            raise
+        interrupt = error
     report = {
-        "command": command("capacity", arguments, asked.url),
+        "command": with_settings(command_line, options),
         "machine": machine(),
-        "scenario": asked.scenario,
-        "candidates": asked.candidates,
-        "workers": asked.workers if asked.url is None else None,
-        "adaptive_budget": asked.adaptive_budget if asked.url is None else None,
+        "scenario": options.scenario,
+        "candidates": options.candidates,
+        "workers": options.workers if options.url is None else None,
+        "adaptive_budget": options.adaptive_budget if options.url is None else None,
         "p99_ms": bound.p99_ms,
-        **found.report(),
-        "runs": [run.report() for run in found.runs],
+        "interrupted": interrupt is not None,
+        **searched.report(),
+        "runs": [run.report() for run in searched.runs],
     }
-    page.write(asked.out, "capacity", report, page.bench(report, found.runs))
-    print(json.dumps({k: v for k, v in report.items() if k != "runs"}, indent=1))
-    print(f"loadtest: the page is {asked.out / 'capacity.html'}", file=sys.stderr)
-    return 1 if found.void else 0
+    page.write(options.out, "capacity", report, page.bench(report, searched.runs))
+    print(json.dumps({key: value for key, value in report.items() if key != "runs"}, indent=1))
+    print(f"loadtest capacity: the page is {options.out / 'capacity.html'}", file=sys.stderr)
+    if interrupt is not None:
+        raise interrupt
+    return VOID if searched.void else PASSED

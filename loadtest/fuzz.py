@@ -8,7 +8,6 @@ loadtest.fuzz_checks. The same seed sends the same requests, on several connecti
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import multiprocessing
@@ -19,13 +18,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 from hypothesis import strategies as st
 from tqdm import tqdm
 
+from loadtest.commands import Fuzz
+from loadtest.errors import MISSED, PASSED
 from loadtest.fuzz_checks import Answer, Bundle, Contract
 from loadtest.fuzz_requests import Message, drawn, from_bundle, from_document
 from loadtest.processes import end_with_parent
@@ -83,49 +83,46 @@ def _shown(content: bytes) -> str:
     return content[:SHOWN].decode("utf-8", "backslashreplace")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Start, ask, tell.
+def fuzz(options: Fuzz) -> int:
+    """Send the requests and print the findings.
 
-    0: nothing found; 1: an answer broke the contract; 2: no service; 130: stopped by Ctrl-C before
-    anything was found.
+    After an interrupt the findings so far are written; raises KeyboardInterrupt then, unless a
+    response broke the contract. Raises ServerError when the service does not publish its contract.
     """
-    parser = argparse.ArgumentParser(prog="python -m loadtest fuzz", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
-    parser.add_argument("--requests", type=int, default=1_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where the findings go as JSON")
-    arguments = parser.parse_args(argv)
-    findings, began, stopped = Findings(), time.monotonic(), False
+    findings, began = Findings(), time.monotonic()
+    interrupt: KeyboardInterrupt | None = None
     try:
-        with serving(arguments.bundle) as server:
+        with serving(options.bundle) as server:
             try:
                 ask(
                     server.url,
-                    Bundle.read(arguments.bundle),
-                    arguments.requests,
-                    arguments.seed,
+                    Bundle.read(options.bundle),
+                    options.requests,
+                    options.seed,
                     lambda: server.process.poll() is None,
                     findings,
                 )
-            except KeyboardInterrupt:
-                stopped = True
+            except KeyboardInterrupt as error:
+                interrupt = error
             if findings.failed:
                 print(server.log.read_text("utf-8", "replace")[-10_000:], file=sys.stderr)
-    except (OSError, ServerError, httpx.HTTPError) as error:
-        print(f"loadtest: {error}", file=sys.stderr)
-        return 2
+    except httpx.HTTPError as error:
+        raise ServerError(f"{type(error).__name__}: {error}") from error
     outcome = {
-        "command": f"python -m loadtest fuzz --requests {arguments.requests} "
-        f"--seed {arguments.seed}",
-        "stopped": stopped,
+        "command": f"python -m loadtest fuzz --requests {options.requests} --seed {options.seed}",
+        "stopped": interrupt is not None,
         "seconds": round(time.monotonic() - began, 1),
         **findings.as_dict(),
     }
     text = json.dumps(outcome, indent=1)
     print(text)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    return 1 if findings.failed else 130 if stopped else 0
+    if options.out is not None:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    if findings.failed:
+        return MISSED
+    if interrupt is not None:
+        raise interrupt
+    return PASSED
 
 
 def ask(

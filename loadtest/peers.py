@@ -11,7 +11,7 @@ from loadtest import processes
 STOP_S = 90.0  # limit for it to stop the server under test
 
 
-def main(arguments: Sequence[str]) -> int:
+def run_peers(arguments: Sequence[str]) -> int:
     """Run the command in a process of its own and return its exit status.
 
     Every signal that stops the load test reaches it as SIGINT, which Python turns into

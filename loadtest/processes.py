@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CHILD = Path(__file__).with_name("child.py")
@@ -34,18 +34,28 @@ def stop(process: subprocess.Popen[bytes], number: int, patience_s: float) -> No
         process.wait()
 
 
-def run(command: Sequence[str], stop_signal: int, patience_s: float, new_session: bool) -> int:
-    """Run a command in the foreground and return its exit status.
+def run(
+    command: Sequence[str],
+    stop_signal: int,
+    patience_s: float,
+    *,
+    new_session: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Run a command in the foreground and return its exit status, 128 + N after signal N.
 
     Raises KeyboardInterrupt after an interrupt, once the command has ended: it gets `stop_signal`
     and `patience_s` seconds. new_session: keep signals of the terminal away from it.
     """
-    process = subprocess.Popen(bound_to_parent(command, stop_signal), start_new_session=new_session)
+    process = subprocess.Popen(
+        bound_to_parent(command, stop_signal), start_new_session=new_session, env=environment
+    )
     try:
-        return process.wait()
+        status = process.wait()
     except KeyboardInterrupt:
         stop(process, stop_signal, patience_s)
         raise
+    return status if status >= 0 else 128 - status
 
 
 def end_with_parent() -> None:

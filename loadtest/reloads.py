@@ -1,20 +1,14 @@
-"""python -m loadtest reloads: change the served model again and again while clients ask.
-
-Many versions of one bundle in a store, a closed loop of a few clients; first alone, then while an
-admin serves one version after the other. Writes what failed, and the latency of both times.
-"""
+"""Changes of the served model under load."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import platform
 import secrets
 import shutil
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,100 +18,101 @@ from typing import Any
 import httpx
 import numpy as np
 
+from loadtest.commands import Reloads
+from loadtest.errors import MISSED, PASSED
 from loadtest.openloop import Sample, closed, run
-from loadtest.server import ServerError, serving
+from loadtest.results import failures_of, hardware
+from loadtest.scenarios import item_ids
+from loadtest.server import serving
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Measure and write; exit status 1 where a request failed or a change was refused."""
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest reloads", description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"), help="to serve")
-    parser.add_argument("--changes", type=int, default=50, help="of the served version")
-    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two changes")
-    parser.add_argument("--clients", type=int, default=2, help="that ask all the time")
-    parser.add_argument("--seconds", type=float, default=15.0, help="without changes, before")
-    parser.add_argument("--out", type=Path, default=Path("docs/reports/reloads.json"), help="where")
-    asked = parser.parse_args(arguments)
-    try:
-        report = measure(asked)
-    except (OSError, ServerError, httpx.HTTPError) as error:
-        print(f"loadtest: {error}", file=sys.stderr)
-        return 2
-    asked.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+def reload_under_load(options: Reloads) -> int:
+    """Measure and write the report."""
+    report = measure(options)
+    options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     print(json.dumps(report, indent=1))
-    return 1 if report["failed"] or report["changes_refused"] else 0
+    return MISSED if report["failed"] or report["changes_refused"] else PASSED
 
 
-def measure(asked: argparse.Namespace) -> dict[str, Any]:
-    """Both times, and what the changes took."""
-    with np.load(asked.bundle / "items.npz", allow_pickle=False) as table:
-        known = table["ids"].tolist()
-    bodies = [json.dumps({"candidates": known[i : i + 50]}).encode() for i in range(0, 1000, 50)]
+def measure(options: Reloads) -> dict[str, Any]:
+    """Return latency before and during the changes, and their durations."""
+    ids = item_ids(options.bundle)
+    bodies = [json.dumps({"candidates": ids[i : i + 50]}).encode() for i in range(0, 1000, 50)]
     with tempfile.TemporaryDirectory() as directory:
         scratch, key = Path(directory), secrets.token_hex(16)
         (scratch / "keys").write_text(f"bench:{key}\n")
-        store = scratch / "models"
-        name = asked.bundle.resolve().parent.name
-        for version in range(1, asked.changes + 2):
-            # Linked, not copied: fifty bundles would take half of a small disk.
-            directory = store / name / str(version)
-            shutil.copytree(asked.bundle, directory, copy_function=linked)
-            renamed(directory, str(version))
-        (store / name / "serving.json").write_text('{"active": "1"}')
+        name = options.bundle.resolve().parent.name
+        store = fill_store(scratch / "models", name, options)
         with serving(
-            asked.bundle, f"--models={store}", admin_keys_file=scratch / "keys", timeout_ms=10_000
-        ) as server:
-            run(closed(server.url, bodies, asked.clients, 2.0))
-            before = run(closed(server.url, bodies, asked.clients, asked.seconds))
-            with ThreadPoolExecutor(1) as beside:
-                changes = beside.submit(changed, server.url, name, key, asked.changes, asked.pause)
+            options.bundle, f"--models={store}", admin_keys_file=scratch / "keys",
+            timeout_ms=10_000,
+        ) as server:  # fmt: skip
+            run(closed(server.url, bodies, options.clients, 2.0))
+            before = run(closed(server.url, bodies, options.clients, options.seconds))
+            stop = threading.Event()
+            with ThreadPoolExecutor(1) as thread:
+                changes = thread.submit(
+                    change_versions, server.url, name, key, options.changes, options.pause, stop
+                )
                 during: list[Sample] = []
-                while not changes.done():
-                    during += run(closed(server.url, bodies, asked.clients, 2.0))
-            took, errors = changes.result()
-    one, other = told(before), told(during)
+                try:
+                    while not changes.done():
+                        during += run(closed(server.url, bodies, options.clients, 2.0))
+                finally:  # the executor waits for the thread, also after an interrupt
+                    stop.set()
+            durations, errors = changes.result()
+    calm, changing = summary(before), summary(during)
     return {
-        "command": f"python -m loadtest reloads --changes {asked.changes}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with the clients",
-        "clients": asked.clients,
-        "changes": len(took),
-        "pause_s": asked.pause,
+        "command": f"python -m loadtest reloads --changes {options.changes}",
+        "machine": f"{hardware()}, shared with the clients",
+        "clients": options.clients,
+        "changes": len(durations),
+        "pause_s": options.pause,
         "changes_refused": errors,
-        "change_s_mean": round(float(np.mean(took)), 3) if took else None,
-        "failed": one["failed"] + other["failed"],
-        "before": one,
-        "during": other,
-        "p99_during_over_before": round(other["p99_ms"] / one["p99_ms"], 3),
+        "change_s_mean": round(float(np.mean(durations)), 3) if durations else None,
+        "failed": calm["failed"] + changing["failed"],
+        "failures": dict(failures_of([*before, *during])),
+        "before": calm,
+        "during": changing,
+        "p99_during_over_before": round(changing["p99_ms"] / calm["p99_ms"], 3),
     }
 
 
-def changed(
-    url: str, name: str, key: str, changes: int, pause_s: float
+def fill_store(store: Path, name: str, options: Reloads) -> Path:
+    """Make a store with one version more than there are changes, the first one active."""
+    for version in range(1, options.changes + 2):
+        # Linked, not copied: fifty bundles would take half of a small disk.
+        directory = store / name / str(version)
+        shutil.copytree(options.bundle, directory, copy_function=link_or_copy)
+        renamed(directory, str(version))
+    (store / name / "serving.json").write_text('{"active": "1"}')
+    return store
+
+
+def change_versions(
+    url: str, name: str, key: str, changes: int, pause_s: float, stop: threading.Event
 ) -> tuple[list[float], list[str]]:
-    """Serve versions 2, 3 and so on; how long each took (s), and what was refused."""
-    took, errors = [], []
-    with httpx.Client(
-        base_url=url, timeout=60, headers={"Authorization": f"Bearer {key}"}
-    ) as admin:
+    """Activate versions 2, 3 and so on until `stop`; return the durations (s) and the errors."""
+    durations, errors = [], []
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=url, timeout=60, headers=headers) as admin:
         for version in range(2, changes + 2):
             began = time.monotonic()
             try:
-                answer = admin.put(f"/admin/models/{name}", json={"active": str(version)})
+                response = admin.put(f"/admin/models/{name}", json={"active": str(version)})
             except httpx.HTTPError as error:
                 errors.append(f"{type(error).__name__}: {error}")
-                break  # there is nobody to ask any more
-            took.append(time.monotonic() - began)
-            if not answer.is_success:
-                errors.append(answer.text)
-            time.sleep(pause_s)
-    return took, errors
+                break  # the service is gone
+            durations.append(time.monotonic() - began)
+            if not response.is_success:
+                errors.append(response.text)
+            if stop.wait(pause_s):
+                break
+    return durations, errors
 
 
-def linked(source: str, target: str) -> None:
-    """Another name of a file, or a copy on another disk."""
+def link_or_copy(source: str, target: str) -> None:
+    """Link a file, or copy it to another disk."""
     try:
         os.link(source, target)
     except OSError:
@@ -125,17 +120,17 @@ def linked(source: str, target: str) -> None:
 
 
 def renamed(directory: Path, version: str) -> None:
-    """Give a copied bundle another version, sealed again."""
+    """Give a copied bundle another version, and hash its manifest again."""
     path = directory / "manifest.json"
     content = json.dumps({**json.loads(path.read_bytes()), "version": version}).encode()
-    seal = f"{hashlib.sha256(content).hexdigest()}\n".encode()
-    for name, written in ((path.name, content), ("manifest.sha256", seal)):
-        (directory / name).unlink()  # a link: the original must not change
-        (directory / name).write_bytes(written)
+    digest = f"{hashlib.sha256(content).hexdigest()}\n".encode()
+    for name, data in ((path.name, content), ("manifest.sha256", digest)):
+        (directory / name).unlink()  # it may be a link: the original must not change
+        (directory / name).write_bytes(data)
 
 
-def told(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Requests, those without a ranked slate, and latency."""
+def summary(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the number of requests, of those without a ranked slate, and latency."""
     latency = 1e3 * np.array([sample.latency_s for sample in samples])
     return {
         "requests": len(samples),

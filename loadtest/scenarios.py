@@ -13,15 +13,40 @@ from typing import Any
 import numpy as np
 import ormsgpack
 
+from loadtest.errors import UsageError
+
 JSON, MSGPACK = "application/json", "application/msgpack"
 HISTORY = 48  # answers of a user
 LISTS = 8  # of a batch call
 SIZES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # of mixed lists, after Zipf: short ones most
 
 
+def read_bundle(bundle: Path, name: str) -> Any:
+    """Return a JSON file of a bundle, or the arrays of an .npz file. Raises UsageError."""
+    path = bundle / name
+    try:
+        if name.endswith(".npz"):
+            with np.load(path, allow_pickle=False) as table:
+                return dict(table)
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        problem = "is missing"
+    except (OSError, ValueError) as error:
+        problem = f"cannot be read: {error}"
+    raise UsageError(
+        f"--bundle: {bundle}: {name} {problem}; name a bundle's directory, as bundles/ranklens/1"
+    )
+
+
+def item_ids(bundle: Path) -> list[str]:
+    """Return the ids of all items of a bundle. Raises UsageError for a directory that is none."""
+    ids: list[str] = read_bundle(bundle, "items.npz")["ids"].tolist()
+    return ids
+
+
 @dataclass(frozen=True)
 class Catalogue:
-    """What requests are made of: item ids, and the features that may be sent inline."""
+    """The parts of requests: item ids, and the features that may be sent inline."""
 
     ids: Sequence[str]
     features: Sequence[Mapping[str, Any]]
@@ -30,12 +55,14 @@ class Catalogue:
 
     @classmethod
     def of(cls, bundle: Path) -> Catalogue:
-        """From a bundle's files. Raises OSError, ValueError or KeyError where it is none."""
-        with np.load(bundle / "items.npz", allow_pickle=False) as table:
-            ids = table["ids"].tolist()
-        schema = json.loads((bundle / "features.json").read_text("utf-8"))
-        manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-        return cls(ids, schema["features"], manifest["max_candidates"], manifest["slate_length"])
+        """Read a bundle. Raises UsageError for a directory that is none."""
+        ids = item_ids(bundle)
+        try:
+            features = read_bundle(bundle, "features.json")["features"]
+            manifest = read_bundle(bundle, "manifest.json")
+            return cls(ids, features, manifest["max_candidates"], manifest["slate_length"])
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"--bundle: {bundle}: a field is missing: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -117,7 +144,9 @@ def mixed(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str
 def constrained(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
     """A pinned item, two blocked ones, and at most three of a group of the caller's."""
     body = ids_only(catalogue, asking, draw)
-    records = [{"id": e} if isinstance(e, str) else e for e in body["candidates"]]
+    records: list[dict[str, Any]] = [
+        {"id": e} if isinstance(e, str) else e for e in body["candidates"]
+    ]
     for record in records:
         record["groups"] = {"shelf": str(draw.randint(0, 7))}
     pinned, *blocked = (record["id"] for record in draw.sample(records, min(3, len(records))))
@@ -178,3 +207,21 @@ def value(feature: Mapping[str, Any], draw: random.Random) -> Any:
     if feature["kind"] == "categories":
         return draw.sample(words, min(feature["width"], 3, len(words)))
     return draw.choice(words)
+
+
+def lists_with_deadline(
+    bundle: Path, candidates: int, timeout_ms: float, slates: int = 1, count: int = 64
+) -> list[bytes]:
+    """Return bodies of ids alone with a deadline (ms), the best of `slates` sampled slates each."""
+    ids = item_ids(bundle)
+    if candidates > len(ids):
+        raise UsageError(f"--candidates: 1 to {len(ids)} for {bundle}, got {candidates}")
+    draw = random.Random(0)
+    bodies = []
+    for seed in range(count):
+        body: dict[str, Any] = {"candidates": draw.sample(ids, candidates)}
+        body["timeout_ms"] = timeout_ms
+        if slates > 1:
+            body["sampling"] = {"slates": slates, "seed": seed}
+        bodies.append(json.dumps(body).encode())
+    return bodies

@@ -9,8 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from loadtest import cpu, overload, soak
-from loadtest.openloop import Pool, closed, poisson, run
+from loadtest import soak
+from loadtest.cli import run_command
+from loadtest.connections import Pool
+from loadtest.openloop import closed, poisson, run
 
 ANSWER = json.dumps(
     {"degraded": None, "reasoning": {"budget_per_position": 3, "steps_used": 1}}
@@ -97,7 +99,7 @@ def test_a_connection_that_the_service_closed_while_idle_is_not_asked_again():
 
 def test_overload_is_answered_whole_and_reported(tmp_path):
     asked = ["--seconds", "3", "--rest", "2", "--out", str(tmp_path), "--timeout-ms", "500"]
-    assert overload.main(asked) == 0
+    assert run_command("overload", asked) == 0
     report = json.loads((tmp_path / "overload.json").read_text())
     assert report["summary"]["unanswered"] == 0
     assert report["summary"]["largest_queue"] <= report["max_queue"]
@@ -108,7 +110,7 @@ def test_overload_is_answered_whole_and_reported(tmp_path):
 
 def test_cpu_time_has_two_parts(tmp_path):
     out = tmp_path / "cpu.json"
-    assert cpu.main(["--requests", "50", "--out", str(out)]) == 0
+    assert run_command("cpu", ["--requests", "50", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert report["inside_ms"][0] > 0 < report["outside_ms"][0]
 

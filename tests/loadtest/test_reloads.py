@@ -3,10 +3,12 @@
 import json
 import shutil
 import socket
+from threading import Event
 
 import pytest
 
-from loadtest import reloads
+from loadtest.cli import run_command
+from loadtest.reloads import change_versions
 from loadtest.server import serving
 from tests.support.bundles import BUNDLE
 
@@ -16,7 +18,7 @@ def report(tmp_path_factory):
     out = tmp_path_factory.mktemp("reloads") / "reloads.json"
     asked = ["--changes", "5", "--pause", "0.1", "--clients", "4", "--seconds", "1"]
     before = {path.name: path.read_bytes() for path in BUNDLE.iterdir()}
-    assert reloads.main([*asked, "--out", str(out)]) == 0
+    assert run_command("reloads", [*asked, "--out", str(out)]) == 0
     assert {path.name: path.read_bytes() for path in BUNDLE.iterdir()} == before
     return json.loads(out.read_text())
 
@@ -38,14 +40,14 @@ def test_the_report_says_how_it_was_measured(report):
 def test_changes_that_nobody_answers_or_makes_are_told(tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        took, errors = reloads.changed(
-            f"http://127.0.0.1:{closed.getsockname()[1]}", "ranklens", "k" * 16, 3, 0.0
+        took, errors = change_versions(
+            f"http://127.0.0.1:{closed.getsockname()[1]}", "ranklens", "k" * 16, 3, 0.0, Event()
         )
     assert (took, len(errors)) == ([], 1)
     shutil.copytree(BUNDLE, tmp_path / "models" / "ranklens" / "1")
     (tmp_path / "keys").write_text("bench:" + "k" * 16)
     store = f"--models={tmp_path / 'models'}"
     with serving(BUNDLE, store, admin_keys_file=tmp_path / "keys") as server:
-        took, errors = reloads.changed(server.url, "ranklens", "k" * 16, 2, 0.0)
+        took, errors = change_versions(server.url, "ranklens", "k" * 16, 2, 0.0, Event())
     assert len(took) == len(errors) == 2
     assert "the served versions stay" in errors[0]

@@ -1,0 +1,40 @@
+"""The service under test: a running one, or one that is started for the measurement."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from loadtest.commands import Target
+from loadtest.errors import UsageError
+from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
+from loadtest.server import serving
+
+
+@contextlib.contextmanager
+def target_url(options: Target, **settings: object) -> Iterator[str]:
+    """Yield the URL of the options, or that of a service started with the settings."""
+    if options.url is not None:
+        yield options.url.rstrip("/")
+        return
+    with serving(options.bundle, f"--workers={options.workers}", **settings) as server:
+        yield server.url
+
+
+def scenario_of(options: Target) -> Scenario:
+    """Return the scenario of the options. Raises UsageError when the bundle does not fit."""
+    catalogue = Catalogue.of(options.bundle)
+    limit = min(len(catalogue.ids), catalogue.longest)
+    if not 1 <= options.candidates <= limit:
+        raise UsageError(
+            f"--candidates: 1 to {limit} for {options.bundle}, got {options.candidates}"
+        )
+    return scenario(options.scenario, catalogue, Asking(options.candidates))
+
+
+def with_settings(command_line: str, options: Target) -> str:
+    """Prepend the settings that a started service takes from the environment."""
+    names = sorted(name for name in os.environ if name.startswith("RERANK_"))
+    settings = [f"{name}={os.environ[name]}" for name in names] if options.url is None else []
+    return " ".join([*settings, command_line])
