@@ -1,4 +1,4 @@
-"""Write a canonical data set (docs/data.md)."""
+"""Write a canonical data set in the format that docs/data.md describes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.data.layout import COLUMNS, SPLITS
 from model.data.source import Source
 from service.engine.features.schema import Schema
 
-# Columns joined to those of features, whose names never begin so.
+# Helper columns. No feature may have a name that begins with two underscores.
 ORDER_COLUMN, FOLD_COLUMN = "__order", "__fold"
 
 
@@ -29,9 +29,14 @@ def write_canonical(
     requests: pl.DataFrame,
     provenance: dict[str, Any],
 ) -> None:
-    """Fit on the train split what statistics the source has not; write the files.
+    """Fit the statistics that the source lacks on the train split, then write all files.
 
-    Raises DataError or FeatureError for what the schema cannot be fitted to.
+    Args:
+        directory: an existing, empty directory.
+        requests: request_id, user_id, timestamp and split, in the order of the data set.
+        provenance: entries for summary.json about arguments and sources.
+
+    Raises DataError or FeatureError if the schema cannot be fitted to the data.
     """
     train = requests.filter(pl.col("split") == "train").select("request_id")
     train = train.with_columns(pl.Series(FOLD_COLUMN, statistics.folds(len(train))))
@@ -77,10 +82,11 @@ def write_canonical(
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     (directory / "summary.json").write_text(text, encoding="utf-8")
-    Dataset(directory)  # what cannot be fitted is refused here, not by the training that comes
+    Dataset(directory)  # fits the schema, so that a misfit fails here and not when training starts
 
 
 def _split_counts(impressions: Path) -> dict[str, dict[str, int]]:
+    """Count requests, users, rows and positives of each split, for summary.json."""
     positive = pl.col("label") > 0.5
     requests = pl.scan_parquet(impressions).group_by("request_id", "split", "user_id")
     lists = requests.agg(pl.len().alias("rows"), positive.sum().alias("positives"))
@@ -96,7 +102,7 @@ def _split_counts(impressions: Path) -> dict[str, dict[str, int]]:
 
 
 def file_digests(files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of each file, by its name."""
+    """Return the SHA-256 of each file by its name."""
     digests = {}
     for path in files:
         with path.open("rb") as file:
@@ -105,7 +111,7 @@ def file_digests(files: Iterable[Path]) -> dict[str, str]:
 
 
 def summary_lines(directory: Path) -> Iterator[str]:
-    """Yield what a data set's summary says, one line for each split and each kind of number."""
+    """Yield the lines that `prepare` prints about one data set, from its summary.json."""
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     for split, counts in summary["splits"].items():
         numbers = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())

@@ -1,4 +1,4 @@
-"""Read a canonical data set (docs/data.md), fit its schema on the train split, build arrays."""
+"""Read a canonical data set (docs/data.md) and featurise its lists."""
 
 from __future__ import annotations
 
@@ -26,35 +26,36 @@ from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError
 from service.engine.features.featuriser import Featuriser
 
-LISTS_PER_BLOCK = 1024  # lists featurised before they are put where they belong
-# Bytes of arrays that stay in memory; RankLens' train split takes 92 MB.
-MEMORY_LIMIT = 128 << 20
+LISTS_PER_BLOCK = 1024  # lists featurised before they are copied or written
+MEMORY_LIMIT = 128 << 20  # bytes of arrays per split; RankLens' train split takes 92 MB
 
 
 @dataclass(frozen=True)
 class Impression:
-    """One shown list: the request as the service would get it, and what the user did."""
+    """One displayed slate: the request as the service would receive it, and the user's labels."""
 
     request_id: str
     user_id: str
     split: str
     request: CandidateList
-    labels: tuple[float, ...]  # in shown order, 0..1
+    labels: tuple[float, ...]  # 0..1, in display order
 
 
 class Dataset:
-    """A canonical data set with its fitted featuriser.
+    """A canonical data set with a featuriser fitted on its train split.
 
-    Raises DataError where there is none or a file is broken, FeatureError for an item that breaks
-    the schema.
+    Items and users are held in memory. The log is read in chunks. Arrays of a split that take more
+    than `memory` bytes are written to files beside the data set.
 
-    Items and users are held in memory. The log is not: it is read in pieces, and what `lists`
-    makes of it stays in memory up to `memory` bytes and goes to files beside the data set beyond.
+    Raises DataError if the directory holds no data set or a broken file, FeatureError if an item
+    breaks the schema.
     """
 
     def __init__(self, directory: Path, memory: int = MEMORY_LIMIT) -> None:
         if not (directory / "schema.yaml").exists():
-            raise DataError(directory, "a prepared data set (python -m model prepare)")
+            raise DataError(
+                directory, "holds no data set; write one with `python -m model prepare`"
+            )
         self.directory, self.memory = directory, memory
         self._featurised: dict[tuple[str | int | None, ...], Lists] = {}
         schema = load_schema(directory / "schema.yaml")
@@ -66,7 +67,7 @@ class Dataset:
         self.featuriser = fit(schema, self.rows, self.items, self.users)
 
     def digest(self) -> str:
-        """SHA-256 over the files of the data set: what a training run belongs to."""
+        """Return the SHA-256 over all files; a training run stores it to recognise its data."""
         digest = hashlib.sha256()
         names = ["schema.yaml", "impressions.parquet", "items.parquet", "users.parquet"]
         for name in names + ([] if self.histories is None else ["histories.parquet"]):
@@ -76,9 +77,10 @@ class Dataset:
 
     @cached_property
     def _user_table(self) -> pl.DataFrame:
-        """user_id, split, lists, longest, run; users in order of first appearance.
+        """Return user_id, chunk, split, lists, longest and rows, one row per user and split.
 
-        A run is some users who follow each other, with about ROWS_AT_ONCE rows together.
+        Users stand in order of first appearance. A chunk is a group of consecutive users that have
+        about ROWS_PER_CHUNK rows together.
         """
         totals = pl.col("lists").sum(), pl.col("longest").max(), pl.col("rows").sum()
         merged: list[pl.DataFrame] = []
@@ -96,12 +98,10 @@ class Dataset:
         return users.join(merged[0], on="user_id", how="left", maintain_order="left")
 
     def impressions(self, splits: Sequence[str]) -> Iterator[Impression]:
-        """The lists of these splits, user by user, each with the history it may know.
+        """Yield the lists of these splits, user by user, each with its history.
 
-        Where the data set has histories, a list knows its own. Else a train list knows the user's
-        other train lists, earlier ones before later ones where the limit leaves no room for all (a
-        list of the same age as those met in serving is what the kernels must learn from); any other
-        list knows what the user answered before it.
+        The history is the entry of histories.parquet if the data set has that file, else it is
+        built from the user's other lists (see histories.build_history).
         """
         schema = self.featuriser.schema
         user_names = [f.name for f in schema.features if f.of == "user" and f.name != "user_id"]
@@ -126,7 +126,8 @@ class Dataset:
                     {n: columns[n][i] for n in candidate_names if columns[n][i] is not None}
                     for i in range(len(columns["item_id"]))
                 ]
-                # What POST /rerank has a field for: an item's own `score` is no first stage's.
+                # Only a candidate feature named score is a first-stage score, which a request
+                # carries in a field of its own. An item feature of that name is not.
                 scored = owners.get("score") == "candidate"
                 scores = [entry.pop("score", None) if scored else None for entry in candidates]
                 request = CandidateList(
@@ -144,7 +145,7 @@ class Dataset:
                 )
 
     def requests(self, splits: Sequence[str]) -> pl.DataFrame:
-        """request_id and user_id of these splits' lists, in the order of `lists`."""
+        """Return request_id and user_id of the lists of these splits, in the order of `lists`."""
         ids = [
             (columns["request_id"][0], columns["user_id"][0])
             for _, lists in self._iterate_users(splits)
@@ -156,9 +157,10 @@ class Dataset:
     def _iterate_users(
         self, splits: Sequence[str]
     ) -> Iterator[tuple[dict[str, Any], list[ListColumns]]]:
-        """Features and lists, by time, of each user; runs without any of these splits are skipped.
+        """Yield each user's features and lists in order of time, for chunks with these splits.
 
-        A pass over the file for each run: to sort it by user would take room for all of it.
+        The file is scanned once per chunk of users, because sorting it by user would need memory
+        for the whole log.
         """
         with_splits = self._user_table.filter(pl.col("split").is_in(splits))
         for chunk in with_splits["chunk"].unique(maintain_order=True):
@@ -166,7 +168,7 @@ class Dataset:
             ids = users["user_id"].unique(maintain_order=True)
             of_chunk = pl.col("user_id").is_in(ids.implode())
             rows = self.rows.filter(of_chunk).collect(engine="streaming")
-            number = ids.to_frame().with_row_index("__number")  # no feature is named so
+            number = ids.to_frame().with_row_index("__number")  # no feature has a name like it
             rows = rows.join(number, on="user_id", how="left", maintain_order="left")
             rows = rows.sort("__number", "timestamp", maintain_order=True).drop("__number")
             features = {
@@ -182,16 +184,14 @@ class Dataset:
                 yield features.get(columns["user_id"][0], {}), lists
 
     def lists(self, splits: Sequence[str], limit: int | None = None) -> Lists:
-        """Featurise the (first `most`) lists of these splits, with the featuriser that serves.
-
-        What was made once is kept.
-        """
+        """Featurise the lists of these splits, or the first `limit` of them; results are cached."""
         key = (*splits, limit)
         if key not in self._featurised:
             self._featurised[key] = self._featurise(splits, limit)
         return self._featurised[key]
 
     def _featurise(self, splits: Sequence[str], limit: int | None) -> Lists:
+        """Build the arrays in memory, or above `self.memory` bytes in files beside the data set."""
         users = self._user_table.filter(pl.col("split").is_in(splits))
         total = int(users["lists"].sum())
         total = min(total, limit or total)
@@ -207,6 +207,7 @@ class Dataset:
         return build_in_files(cache / f"{'+'.join(splits)}-{key.hexdigest()[:16]}", shape, blocks)
 
     def _blocks(self, splits: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Arrays]:
+        """Yield the arrays of up to LISTS_PER_BLOCK lists at a time."""
         total = shape[0]
         name = f"features {'+'.join(splits)}"
         impressions = iter(tqdm(islice(self.impressions(splits), total), name, total, leave=False))
@@ -226,16 +227,16 @@ class Dataset:
 
 
 def _code_files() -> list[Path]:
-    """The modules that make the arrays: arrays that other code made are of no use."""
+    """Return the modules that make the arrays; a change to one of them invalidates the cache."""
     modules = [Path(inspect.getfile(maker)) for maker in (Dataset, fit, equal_runs, build_history)]
     return [*modules, *sorted(Path(inspect.getfile(Featuriser)).parent.glob("*.py"))]
 
 
 def _scan_parquet(path: Path) -> pl.LazyFrame:
-    """A table of a data set; its end, which a broken copy lacks, is read at once."""
+    """Scan a table. Reading the schema at once detects a truncated file."""
     try:
         frame = pl.scan_parquet(path)
         frame.collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(path, f"unreadable ({str(error).splitlines()[0]})") from None
+        raise DataError(path, f"cannot be read ({str(error).splitlines()[0]})") from None
     return frame

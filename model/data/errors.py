@@ -8,9 +8,14 @@ _ABSENT = object()
 
 
 class DataError(ValueError):
-    """Bad input, in one line: file, row, column, rule and value.
+    """Input breaks a rule. The message is one line: file, row, column, rule and value.
 
-    `row` counts data rows from 1: a CSV's header is none, a JSON-lines file has one per line.
+    Args:
+        file: path of the input, or the name of a command-line option.
+        rule: predicate that completes the sentence, such as "must be at least 0".
+        row: data row, counted from 1. The header of a CSV is no data row.
+        column: column or field that breaks the rule.
+        value: offending value; leave it out to omit it from the message.
     """
 
     def __init__(

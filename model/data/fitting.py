@@ -1,4 +1,4 @@
-"""Fit a schema on the train split, and encode the item table with it."""
+"""Fit a feature schema on the train split and encode the item table with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
 def fit(
     schema: Schema, rows: pl.DataFrame | pl.LazyFrame, items: pl.DataFrame, users: pl.DataFrame
 ) -> Featuriser:
-    """Means, deviations and vocabularies from what the train split shows, nothing else."""
+    """Return a featuriser with means, deviations and vocabularies of the train split alone.
+
+    Raises FeatureError if an item breaks the fitted schema.
+    """
     train = rows.lazy().filter(pl.col("split") == "train")
 
     def in_train(name: str) -> pl.Expr:
@@ -32,7 +35,7 @@ def fit(
     inline = rows.lazy().collect_schema().names()
 
     def columns(feature: Feature) -> Iterator[pl.Series]:
-        # An id stands once in its table, so what counts is how often the log has it.
+        # An id stands only once in its table, so its frequency is counted in the log.
         if feature.of in tables and feature.name not in COLUMNS:
             if feature.name in tables[feature.of].columns:
                 yield tables[feature.of][feature.name]
@@ -55,6 +58,7 @@ def fit(
 
 
 def _fit_feature(feature: Feature, columns: Iterable[pl.Series]) -> Feature:
+    """Return the feature with a vocabulary, or with mean and deviation over all chunks."""
     values = (column.drop_nulls().to_list() for column in columns)
     if feature.slots:
         counts: Counter[str] = Counter()
@@ -77,12 +81,12 @@ def _fit_feature(feature: Feature, columns: Iterable[pl.Series]) -> Feature:
     share = sizes / sizes.sum()
     mean = float((share * means).sum())
     std = float(np.sqrt((share * (variances + (means - mean) ** 2)).sum()))
-    constant = std < 1e-6 * max(1.0, abs(mean))  # but for rounding
+    constant = std < 1e-6 * max(1.0, abs(mean))  # except for rounding errors
     return dataclasses.replace(feature, mean=mean, std=1.0 if constant else std)
 
 
 def _encode_items(schema: Schema, items: pl.DataFrame) -> ItemTable:
-    """Encode every item with the encoders that inline features go through."""
+    """Encode every item with the same encoders as features of a request."""
     item_features = [feature for feature in schema.features if feature.of == "item"]
     encoder = Featuriser(schema, _empty_table(item_features))
     number_features = [feature for feature in item_features if feature.kind in NUMBER_KINDS]
@@ -110,6 +114,7 @@ def _encode_items(schema: Schema, items: pl.DataFrame) -> ItemTable:
 
 
 def _empty_table(features: list[Feature]) -> ItemTable:
+    """Return a table of no items with the columns of `features`."""
     return ItemTable(
         (),
         np.zeros((0, sum(f.kind in NUMBER_KINDS for f in features)), np.float32),

@@ -1,15 +1,23 @@
-"""The history of a user that one of the user's lists may know."""
+"""Build the history that a list may see from the other lists of its user."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-ListColumns = dict[str, list[Any]]  # of one shown list
+ListColumns = dict[str, list[Any]]  # the rows of one displayed slate, by column
 
 
 def build_history(lists: Sequence[ListColumns], index: int, limit: int) -> list[tuple[str, float]]:
-    """What list `index` of a user's lists in time may know, `limit` entries at most."""
+    """Return up to `limit` (item_id, label) pairs, oldest first, for list `index` of a user.
+
+    A valid or test list sees the answers before it. A train list sees other train lists only:
+    the latest answers before it, then, as room remains, the earliest after it. Otherwise the first
+    lists of a user would be trained with shorter histories than those that serving meets.
+
+    Args:
+        lists: all lists of one user in order of time.
+    """
     is_train = lists[index]["split"][0] == "train"
 
     def entries(columns: ListColumns) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Read a user's own log, checked row by row, and say precisely what is wrong with a bad one."""
+"""Read and check a user's log of impressions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from model.data.errors import DataError
 from model.data.layout import SPLITS
 from model.data.source import LOG_COLUMNS, Source
 from model.data.tables import (
+    COMPUTED,
     REQUIRED,
     ROW,
     Rule,
@@ -31,9 +32,12 @@ from service.engine.features.schema import Feature, Schema
 def read_impressions(
     path: Path, schema: Schema, scratch: Path, items: Path | None = None, users: Path | None = None
 ) -> Source:
-    """Read a Parquet or CSV log, checked row by row; `scratch` names a Parquet file to write.
+    """Read a Parquet or CSV log and check every row (docs/data.md).
 
-    Raises DataError for what docs/data.md calls an error.
+    Args:
+        scratch: path of a Parquet file to write; the returned rows are read from it.
+
+    Raises DataError for the first row, column or file that breaks a rule.
     """
     raw = scan_table(path)
     dtypes = raw.collect_schema()
@@ -41,13 +45,13 @@ def read_impressions(
     features = [f for f in schema.features if f.name in dtypes and f.name not in LOG_COLUMNS]
     for feature in features:
         if feature.kind == "statistic":
-            raise DataError(path, "a statistic is computed, not given", column=feature.name)
+            raise DataError(path, COMPUTED, column=feature.name)
     rules, columns = _base_columns(schema, dtypes)
     for feature in features:
         rule, expression = feature_column(path, feature, dtypes[feature.name])
         columns[feature.name] = expression
         rules.append(rule)
-        if feature.of != "user":  # one row may tell of a user what the others leave out
+        if feature.of != "user":  # one row of a user may hold the value that others lack
             rules += required_rules(feature, expression)
     with tqdm(total=4, desc="check rows", disable=None, leave=False) as bar:
         check_rows(path, raw, rules, empty_lists=True)
@@ -81,7 +85,7 @@ def _advance(bar: Any, name: str) -> None:
 
 
 def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[str, pl.Expr]]:
-    """The rules for a log's own columns, and how each is read."""
+    """Return the rules and values of the columns that every log has."""
     rules: list[Rule] = []
     columns = {}
     for name in ("request_id", "user_id", "item_id"):
@@ -93,10 +97,12 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[s
     columns["label"] = ((label - low) / (high - low)).cast(pl.Float32)
     rules += [
         whole_rule,
-        Rule("position", "at least 0", (columns["position"] < 0).fill_null(False)),
-        Rule("label", "a number", ~label.is_finite().fill_null(False)),
+        Rule("position", "must be at least 0", (columns["position"] < 0).fill_null(False)),
+        Rule("label", "must be a number", ~label.is_finite().fill_null(False)),
         Rule(
-            "label", f"between {low:g} and {high:g}", ~label.is_between(low, high).fill_null(True)
+            "label",
+            f"must be between {low:g} and {high:g}",
+            ~label.is_between(low, high).fill_null(True),
         ),
     ]
     if "timestamp" in dtypes:
@@ -105,12 +111,12 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[s
     if "split" in dtypes:
         columns["split"] = pl.col("split").cast(pl.String)
         broken = ~columns["split"].is_in(SPLITS).fill_null(False)
-        rules.append(Rule("split", f"one of {', '.join(SPLITS)}", broken))
+        rules.append(Rule("split", f"must be one of {', '.join(SPLITS)}", broken))
     return rules, columns
 
 
 def _check_unique(path: Path, log: pl.LazyFrame, column: str) -> None:
-    """No request shows an item twice, or two items at one position."""
+    """Raise DataError if a request has an item twice, or two items at one position."""
     rows = pl.col(ROW)
     repeated = (
         log.group_by("request_id", column)
@@ -122,15 +128,16 @@ def _check_unique(path: Path, log: pl.LazyFrame, column: str) -> None:
     )
     if len(repeated):
         at = repeated.row(0, named=True)
-        rule = f"once per request; request {at['request_id']!r} has it in row {at['first']} too"
+        earlier = f"request {at['request_id']!r} has it in row {at['first']} too"
+        rule = f"must occur once per request; {earlier}"
         raise DataError(path, rule, row=at["row"], column=column, value=at[column])
 
 
 def _collect_requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) -> pl.DataFrame:
-    """One row per request, ordered; each has one user, one split and one context."""
+    """Return one row per request, ordered by time; check that user, split and context are one."""
     names = log.collect_schema().names()
     single = ["user_id", *(["split"] if "split" in names else ()), *contexts]
-    # Without timestamps the order in the file stands for time.
+    # Without timestamps the order of rows stands for time.
     time = pl.col("timestamp" if "timestamp" in names else ROW).min().cast(pl.Int64)
     requests = (
         log.group_by("request_id")
@@ -152,7 +159,7 @@ def _collect_requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) ->
 def _check_single_value(
     path: Path, log: pl.LazyFrame, key: str, counted: pl.DataFrame, name: str, hint: str = ""
 ) -> None:
-    """Each `key` has one value of `name` in the log, if as many as `counted` says in __name."""
+    """Raise DataError if a `key` has several values of `name`; `counted` counts them in __name."""
     mixed = counted.filter(pl.col(f"__{name}") > 1).head(1)
     if len(mixed):
         entity, entity_kind = mixed[key].item(), key.removesuffix("_id")
@@ -160,17 +167,17 @@ def _check_single_value(
         first_value = rows.row(0)[1]
         row, value = next(entry for entry in rows.iter_rows() if entry[1] != first_value)
         began = f"{entity_kind} {entity!r} began with {first_value!r}"
-        rule = f"one value per {entity_kind}{hint}; {began}"
+        rule = f"must be the same in all rows of a {entity_kind}{hint}; {began}"
         raise DataError(path, rule, row=row, column=name, value=value)
 
 
 def _read_entities(
     path: Path, log: pl.LazyFrame, schema: Schema, owner: str, table_path: Path | None
 ) -> pl.DataFrame:
-    """Ids and features of items or users: from the file given, else first non-null in the log.
+    """Return ids and features of all items or users, from the table or else from the log.
 
-    What the log gives of a user is the same in all rows, or null: else a list would be told what
-    its user was at another time.
+    The log's first value that is not null counts. A user's values must agree in all rows or be
+    null, because otherwise a list would see the value of another time.
     """
     key = f"{owner}_id"
     features = [f for f in schema.features if f.of == owner and f.name != key]
@@ -187,9 +194,7 @@ def _read_entities(
         .collect(engine="streaming")
     )
     for name in names if owner == "user" else ():
-        _check_single_value(
-            path, log.drop_nulls(name), key, entities, name, ", or else of: context"
-        )
+        _check_single_value(path, log.drop_nulls(name), key, entities, name, ", or be of: context")
     if table is not None:
         entities = entities.join(table, on=key, how="full", coalesce=True)
     kept = [feature.name for feature in features if feature.name in entities.columns]
@@ -204,6 +209,7 @@ def _read_entities(
 
 
 def _read_entity_table(path: Path, key: str, features: Sequence[Feature]) -> pl.DataFrame:
+    """Read and check a table of items or users, one row per `key`."""
     raw = scan_table(path)
     dtypes = raw.collect_schema()
     require_columns(path, dtypes, [key])
@@ -212,7 +218,7 @@ def _read_entity_table(path: Path, key: str, features: Sequence[Feature]) -> pl.
     for feature in features:
         if feature.name in dtypes:
             if feature.kind == "statistic":
-                raise DataError(path, "a statistic is computed, not given", column=feature.name)
+                raise DataError(path, COMPUTED, column=feature.name)
             rule, expression = feature_column(path, feature, dtypes[feature.name])
             columns.append(expression.alias(feature.name))
             rules += [rule, *required_rules(feature, expression)]
@@ -225,12 +231,14 @@ def _read_entity_table(path: Path, key: str, features: Sequence[Feature]) -> pl.
 def _check_schema_columns(
     path: Path, schema: Schema, columns: Sequence[str], tables: dict[str, pl.DataFrame]
 ) -> None:
-    """Every declared feature has a column somewhere, or prepare computes it."""
+    """Raise DataError if a feature has no column anywhere and is not computed by prepare."""
     for feature in schema.features:
         owned = tables[feature.of].columns if feature.of in tables else ()
         if feature.kind != "statistic" and feature.name not in (*columns, *owned):
-            option = f" nor in a table given with --{feature.of}s" if feature.of in tables else ""
+            missing = (
+                f"is missing; the schema declares it of {feature.of}, but it is not in the log"
+            )
             rule = (
-                f"missing; the schema declares it of {feature.of}, but it is not in the log{option}"
+                f"{missing} nor in a table (--{feature.of}s)" if feature.of in tables else missing
             )
             raise DataError(path, rule, column=feature.name)

@@ -1,9 +1,9 @@
-"""KuaiRand: candidate lists cut from sessions of consecutive exposures.
+"""Read KuaiRand as candidate lists that are cut from sessions of consecutive exposures.
 
-The logs say what was shown and when, not which exposures were ranked together. A session is what a
-user was shown on one tab without a gap; it is chopped into lists, whose positions are the order of
-exposure. Of the logs only standard recommendation counts: exposures that were placed at random
-(`is_rand`) tell nothing of a ranking, and are dropped.
+The logs record each exposure with its time, but not which exposures were ranked together. A session
+is a sequence of exposures to one user on one tab without a gap. It is cut into lists, whose
+positions are the order of exposure. Exposures that were placed at random (`is_rand`) carry no
+ranking and are dropped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from model.data.tables import (
 )
 from service.engine.features.schema import Schema
 
-EXPOSURES_PER_PART = 4_000_000  # exposures in memory at once; those of one user stay together
+EXPOSURES_PER_PART = 4_000_000  # exposures in memory at once, all of one user together
 LOG_COLUMNS = ("user_id", "video_id", "date", "hourmin", "time_ms", "is_rand", "tab")
 VIDEO_TOKENS = ("author_id", "video_type", "upload_type", "music_id", "music_type")
 VIDEO_COLUMNS = ("video_id", *VIDEO_TOKENS, "upload_dt", "video_duration", "tag")
@@ -40,12 +40,14 @@ VIDEO_COLUMNS = ("video_id", *VIDEO_TOKENS, "upload_dt", "video_duration", "tag"
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How lists are cut, and which feedback is their label.
+    """Options for cutting sessions into lists, and the column of their label.
 
     label     is_click or long_view
-    gap       minutes without an exposure that end a session
-    length    exposures in a list, at most
-    shortest  exposures in a list, at least: what a chop leaves over is dropped below it
+    gap       minutes without an exposure after which a session ends
+    length    maximum number of exposures in a list
+    shortest  minimum number of exposures in a list; a shorter remainder is dropped
+
+    Raises DataError if `gap` or `shortest` is out of range.
     """
 
     label: str
@@ -55,9 +57,9 @@ class SessionOptions:
 
     def __post_init__(self) -> None:
         if self.gap < 1:
-            raise DataError(Path("--gap"), "at least a minute", value=self.gap)
+            raise DataError(Path("--gap"), "must be at least 1 minute", value=self.gap)
         if not 2 <= self.shortest <= self.length:
-            rule = f"from 2 to --length, {self.length}"
+            rule = f"must be from 2 to --length, which is {self.length}"
             raise DataError(Path("--shortest"), rule, value=self.shortest)
 
 
@@ -70,10 +72,14 @@ def read_kuairand(
     scratch: Path,
     part_size: int = EXPOSURES_PER_PART,
 ) -> tuple[Source, dict[str, int]]:
-    """Read log_standard_*.csv, video_features_basic_*.csv and maybe user_features_*.csv.
+    """Read log_standard_*.csv, video_features_basic_*.csv and optionally user_features_*.csv.
 
-    Works in the directory `scratch`, on about `part` exposures at a time. Returns the lists, and
-    how many exposures were dropped and why. Raises DataError.
+    Args:
+        scratch: existing directory for intermediate files; the returned rows are read from it.
+        part_size: approximate number of exposures in memory at once.
+
+    Returns the tables, and the number of dropped exposures by reason. Raises DataError for a row
+    that breaks a rule, or if a split gets no list.
     """
     standard_logs = [scratch / f"log-{index}.parquet" for index in range(len(logs))]
     exposure_count = 0
@@ -93,7 +99,7 @@ def read_kuairand(
         lists = cut_lists(part_exposures, options).join(
             uploads, "item_id", "left", maintain_order="left"
         )
-        # Some videos were edited after they were shown: their upload date is later.
+        # A video edited after its exposure has a later upload date; its age is then 0.
         age = (pl.col("date") - pl.col("upload_dt")).dt.total_days().clip(0)
         files.append(scratch / f"lists-{index}.parquet")
         lists.with_columns(age.cast(pl.Float64).alias("upload_age")).write_parquet(files[-1])
@@ -101,7 +107,7 @@ def read_kuairand(
     rows = pl.scan_parquet(files)
     requests = _split_by_time(rows)
     if {"train", "valid", "test"} - set(requests["split"]):
-        rule = "enough lists for train, valid and test; see --gap, --length and --shortest"
+        rule = "must give lists for train, valid and test; change --gap, --length or --shortest"
         raise DataError(logs[0], rule, value=len(requests))
     dropped = {
         "exposures at random": exposure_count - standard_count,
@@ -120,7 +126,7 @@ def read_kuairand(
 
 
 def _split_by_time(rows: pl.LazyFrame) -> pl.DataFrame:
-    """One row per list that is in a split: its user, start, end, number of candidates and split."""
+    """Return one row per list with a split: request_id, user_id, timestamp, end, size, split."""
     return splits.by_time(
         rows.group_by("request_id")
         .agg(
@@ -135,7 +141,7 @@ def _split_by_time(rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _read_log(path: Path, label: str, target: Path) -> int:
-    """Check one log and write its standard exposures; returns the number of all exposures."""
+    """Check one log, write its standard exposures to `target`, and return the number of all."""
     raw = scan_table(path)
     dtypes = raw.collect_schema()
     require_columns(path, dtypes, [*LOG_COLUMNS, label], "log")
@@ -146,12 +152,16 @@ def _read_log(path: Path, label: str, target: Path) -> int:
     rules = [
         id_rule("user_id"),
         id_rule("video_id"),
-        Rule("date", "a date, YYYYMMDD", date.is_null()),
-        Rule("hourmin", "a time of day, HHMM", ~clock.fill_null(False)),
+        Rule("date", "must be a date, YYYYMMDD", date.is_null()),
+        Rule("hourmin", "must be a time of day, HHMM", ~clock.fill_null(False)),
         whole_time,
-        Rule("time_ms", "at least 0", (time < 0).fill_null(False)),
+        Rule("time_ms", "must be at least 0", (time < 0).fill_null(False)),
         *(
-            Rule(name, "0 or 1", ~pl.col(name).cast(pl.String).is_in(["0", "1"]).fill_null(False))
+            Rule(
+                name,
+                "must be 0 or 1",
+                ~pl.col(name).cast(pl.String).is_in(["0", "1"]).fill_null(False),
+            )
             for name in (label, "is_rand")
         ),
         id_rule("tab"),
@@ -170,7 +180,7 @@ def _read_log(path: Path, label: str, target: Path) -> int:
 
 
 def cut_lists(exposures: pl.DataFrame, options: SessionOptions) -> pl.DataFrame:
-    """Cut the exposures of some users into lists: adds request_id str and position i32."""
+    """Cut the exposures of some users into lists by adding request_id str and position i32."""
     ordered = exposures.sort("user_id", "time_ms", maintain_order=True)
     time = pl.col("time_ms")
     begins = (
@@ -181,7 +191,7 @@ def cut_lists(exposures: pl.DataFrame, options: SessionOptions) -> pl.DataFrame:
     index = pl.int_range(pl.len()).over("session")
     return (
         ordered.with_columns(begins.fill_null(True).cum_sum().alias("session"))
-        # A list shows a video once, so the first answer to it counts.
+        # A list holds a video once; its first exposure in the session counts.
         .unique(["session", "item_id"], keep="first", maintain_order=True)
         .with_columns(
             (index // options.length).alias("chop"),
@@ -192,7 +202,7 @@ def cut_lists(exposures: pl.DataFrame, options: SessionOptions) -> pl.DataFrame:
             pl.format(
                 "{}-{}", "user_id", (pl.col("position") == 0).cum_sum().over("user_id")
             ).alias("request_id"),
-            # One context per list: that of its first exposure.
+            # The context of a list is that of its first exposure.
             pl.col("hour").first().over("session", "chop"),
         )
         .drop("session", "chop")
@@ -200,14 +210,18 @@ def cut_lists(exposures: pl.DataFrame, options: SessionOptions) -> pl.DataFrame:
 
 
 def _read_videos(path: Path, exposed: pl.DataFrame) -> pl.DataFrame:
-    """The features of the videos shown, by item_id; those the file lacks have nulls."""
+    """Return the features of the exposed videos by item_id; videos not in the file have nulls."""
     raw = scan_table(path)
     require_columns(path, raw.collect_schema(), VIDEO_COLUMNS)
     upload = pl.col("upload_dt").cast(pl.String).str.to_date("%Y-%m-%d", strict=False)
     duration = pl.col("video_duration").cast(pl.Float64, strict=False)
     for name, rule, good in (
-        ("upload_dt", "a date, YYYY-MM-DD", upload.is_not_null()),
-        ("video_duration", "milliseconds, at least 0", (duration >= 0) & duration.is_finite()),
+        ("upload_dt", "must be a date, YYYY-MM-DD", upload.is_not_null()),
+        (
+            "video_duration",
+            "must be milliseconds, at least 0",
+            (duration >= 0) & duration.is_finite(),
+        ),
     ):
         check_rows(
             path, raw, [Rule(name, rule, pl.col(name).is_not_null() & ~good.fill_null(False))]
@@ -233,7 +247,7 @@ def _read_videos(path: Path, exposed: pl.DataFrame) -> pl.DataFrame:
 
 
 def _read_users(path: Path | None, active: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    """The schema's user features, all of them categories, of the users with a list."""
+    """Return the user features of the schema, all categories, for users with a list."""
     if path is None:
         return active.sort("user_id")
     names = [feature.name for feature in schema.features if feature.of == "user"]

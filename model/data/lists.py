@@ -1,4 +1,4 @@
-"""Candidate lists as padded arrays: in memory, or in files of which only a batch is ever read."""
+"""Candidate lists as padded arrays, in memory or in files that are read one batch at a time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Array = np.ndarray[Any, Any]
 
 
 class Arrays(NamedTuple):
-    """R lists side by side; N is the longest list, F and T the featuriser's columns."""
+    """R lists of up to N candidates; F numbers and T tokens per candidate."""
 
     numbers: Array  # float32 [R, N, F]
     tokens: Array  # int64 [R, N, T]
-    mask: Array  # bool [R, N], true at real candidates
+    mask: Array  # bool [R, N], false where padded
     labels: Array  # float32 [R, N], 0 where padded
 
     @classmethod
     def zeros(cls, lists: int, longest: int, numbers: int, tokens: int) -> Arrays:
-        """Room for `lists` lists of at most `longest` candidates."""
+        """Return empty arrays for `lists` lists of at most `longest` candidates."""
         return cls(
             np.zeros((lists, longest, numbers), np.float32),
             np.zeros((lists, longest, tokens), np.int64),
@@ -36,9 +36,10 @@ class Arrays(NamedTuple):
 
 
 class MappedFile:
-    """A .npy file that is indexed by rows as its array would be.
+    """A .npy file indexed by row like an array.
 
-    It is mapped anew for each reading: pages that were read do not stay part of the process.
+    The file is mapped anew for each access, so that pages already read do not count as memory of
+    the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,14 +55,14 @@ class MappedFile:
 
 @dataclass(frozen=True, repr=False)
 class Lists:
-    """Some rows of arrays that several `Lists` may share; an array is read only when asked for."""
+    """A selection of rows of arrays that several `Lists` may share; arrays are read on access."""
 
     arrays: Mapping[str, Array | MappedFile]  # by the fields of Arrays
-    rows: Integers  # which rows of them, int64 [R]
+    rows: Integers  # selected rows, int64 [R]
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array | MappedFile]) -> Lists:
-        """All rows."""
+        """Return a selection of all rows."""
         return cls(arrays, np.arange(len(arrays["mask"])))
 
     def __len__(self) -> int:
@@ -69,20 +70,20 @@ class Lists:
 
     @property
     def longest(self) -> int:
-        """N, the padded length of every list."""
+        """Return N, the padded length of every list."""
         return int(self.arrays["mask"].shape[1])
 
     def read(self, index: Sequence[int] | Integers | slice) -> Arrays:
-        """The lists at `index`, and nothing else, in memory."""
+        """Read only the lists at `index` into memory."""
         rows = self.rows[index]
         return Arrays(*(self.arrays[name][rows] for name in Arrays._fields))
 
     def take(self, index: Sequence[int] | Integers | slice) -> Lists:
-        """The lists at `index`, still where they are."""
+        """Select the lists at `index` without reading them."""
         return Lists(self.arrays, self.rows[index])
 
     def rankable(self, chunk: int = 1 << 16) -> Lists:
-        """Only lists with a positive and a negative: the others tell nothing about order."""
+        """Select lists with a positive and a negative; for others every order is equally good."""
         has_order = [np.zeros(0, np.bool_)]
         for start in range(0, len(self), chunk):
             rows = self.rows[start : start + chunk]
@@ -92,7 +93,7 @@ class Lists:
 
     @property
     def numbers(self) -> Array:
-        """The whole array, read into memory; so are the three below."""
+        """Read the whole array into memory, as the three properties below do."""
         return self.arrays["numbers"][self.rows]
 
     @property
@@ -109,7 +110,7 @@ class Lists:
 
 
 def build_in_memory(shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lists:
-    """Lists of `shape` (see Arrays.zeros) from blocks that follow each other."""
+    """Copy consecutive blocks into arrays of `shape` (the arguments of Arrays.zeros)."""
     whole, start = Arrays.zeros(*shape), 0
     for block in blocks:
         for array, part in zip(whole, block, strict=True):
@@ -121,17 +122,17 @@ def build_in_memory(shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) 
 def build_in_files(
     directory: Path, shape: tuple[int, int, int, int], blocks: Iterable[Arrays]
 ) -> Lists:
-    """The same lists in `directory`, written unless it is there, one block in memory at a time.
+    """Write consecutive blocks to files in `directory` unless it exists, and map the files.
 
-    Of several processes that ask, one writes and the others wait. The directory takes its name
-    only when complete.
+    A lock lets one of several processes write while the others wait. The directory gets its name
+    only when it is complete, so a killed process leaves none that looks complete.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with (directory.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
             unfinished = directory.parent / "unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
             unfinished.mkdir()
             _write(unfinished, shape, blocks)
             unfinished.rename(directory)
@@ -139,6 +140,7 @@ def build_in_files(
 
 
 def _write(directory: Path, shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> None:
+    """Write one .npy file per array, one block at a time."""
     files = [(directory / f"{name}.npy").open("wb") for name in Arrays._fields]
     try:
         for file, part in zip(files, Arrays.zeros(0, *shape[1:]), strict=True):

@@ -1,4 +1,4 @@
-"""MovieLens-1M: candidate lists of a first-stage retriever, with what is known of the movies."""
+"""Read MovieLens-1M as candidate lists of a first-stage retriever (see model.data.retrieval)."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from model.data.tables import (
 )
 from service.engine.features.schema import Schema
 
-MIN_RATINGS = 20  # ratings that every user and movie has at least
-POSITIVE_RATING = 4.0  # the least rating that counts as a like
-MIN_RATING, MAX_RATING = 0.5, 5.0  # rating
-VALID_GROUP = 0  # the group of users whose lists are valid, not train
+MIN_RATINGS = 20  # of every user and of every movie
+POSITIVE_RATING = 4.0  # minimum that counts as a like
+MIN_RATING, MAX_RATING = 0.5, 5.0  # stars
+VALID_GROUP = 0  # the group of users whose lists are valid instead of train
 RATING_COLUMNS = ("user_id", "movie_id", "rating", "timestamp")
 MOVIE_COLUMNS = ("movie_id", "title", "genres")
 USER_COLUMNS = ("user_id", "gender", "age", "occupation", "zip_code")
@@ -49,16 +49,20 @@ USER_COLUMNS = ("user_id", "gender", "age", "occupation", "zip_code")
 def read_movielens(
     ratings: Path, movies: Path, users: Path | None, schema: Schema
 ) -> tuple[Source, dict[str, dict[str, float]]]:
-    """Read one's copy of MovieLens-1M; returns its lists and, by split, the retrieval's `quality`.
+    """Read MovieLens-1M, and return its tables and the `retrieval_quality` of each split.
 
-    `ratings` is ratings.dat or a CSV (.csv, .csv.gz) of user_id, movie_id and rating; `movies` and
-    `users` are movies.dat and users.dat. Times of ratings are not read: the split is at random.
-    Raises DataError for a broken row.
+    Args:
+        ratings: ratings.dat, or a CSV (.csv, .csv.gz) of user_id, movie_id and rating. Times are
+            not read, because the split is at random.
+        movies: movies.dat.
+        users: users.dat.
+
+    Raises DataError for a row that breaks a rule, or for too few ratings.
     """
     table = k_core(read_ratings(ratings), MIN_RATINGS)
     if (count := table["user_id"].n_unique()) < GROUPS:
         ratings_rule = f"{MIN_RATINGS} ratings of movies with {MIN_RATINGS} ratings"
-        rule = f"at least {GROUPS} users with {ratings_rule}"
+        rule = f"must have at least {GROUPS} users with {ratings_rule}"
         raise DataError(ratings, rule, value=count)
     movie_table = _read_id_table(movies, MOVIE_COLUMNS)
     user_table = None if users is None else _read_id_table(users, USER_COLUMNS)
@@ -83,7 +87,7 @@ def _build_source(
     user_table: pl.DataFrame | None,
     schema: Schema,
 ) -> Source:
-    """The lists as rows; those of a cell have the item statistics without it inline."""
+    """Convert lists to tables; rows of a cell have item statistics without that cell inline."""
     counts = _count_likes(ratings)
     shape = (GROUPS * FOLDS, len(ratings.item_ids))
     shows = counts["shows"].to_numpy().reshape(shape).astype(np.float64)
@@ -91,7 +95,7 @@ def _build_source(
     strength = next(f.prior_strength for f in schema.features if f.name == "like_rate")
     like_rate, _ = statistics.like_rates(counts, strength)
     out_of_cell = statistics.out_of_fold_like_rates(counts, strength)["value"].to_numpy()
-    # Inline in the rows of each cell; test rows, the last, have the item table's values.
+    # Values inline in the rows of each cell. Test rows, the last, use the item table instead.
     table = np.full((1, shape[1]), np.nan)
     inline = {
         "popularity": np.vstack([popularity - shows, table]),
@@ -122,7 +126,7 @@ def _build_source(
 def _list_rows(
     ratings: Ratings, lists: RetrievedLists, name: str, inline: dict[str, Floats]
 ) -> pl.DataFrame:
-    """The candidates of some lists; inline features float64 [I] by item."""
+    """Return one row per candidate of the lists; `inline` holds features float64 [I] by item."""
     is_candidate = np.isfinite(lists.scores)
     row, position = np.nonzero(is_candidate)
     items = lists.items[is_candidate]
@@ -136,7 +140,7 @@ def _list_rows(
 
 
 def _histories(ratings: Ratings, lists: RetrievedLists, name: str) -> pl.DataFrame:
-    """The ratings that the retriever of some lists knows of their users."""
+    """Return the histories of the lists: the ratings of their users that the retriever may use."""
     in_history = lists.observed & np.isin(ratings.users, lists.users)
     return _request_ids(ratings, ratings.users[in_history], name).select(
         "request_id",
@@ -146,16 +150,15 @@ def _histories(ratings: Ratings, lists: RetrievedLists, name: str) -> pl.DataFra
 
 
 def _request_ids(ratings: Ratings, users: Integers, name: str) -> pl.DataFrame:
-    """request_id and user_id, one row for each of `users`."""
+    """Return request_id (USER-`name`) and user_id, one row for each of `users`."""
     user = pl.Series("user_id", ratings.user_ids[users])
     return pl.DataFrame([(user + f"-{name}").alias("request_id"), user])
 
 
 def _count_likes(ratings: Ratings) -> pl.DataFrame:
-    """Shows and likes of every movie in every cell of the known part, cell by cell.
+    """Count ratings (as shows) and likes of every movie in every observed cell, cell by cell.
 
-    A rating counts as a show. The result is what `statistics.like_counts` returns, but in this
-    order and with the zeros.
+    Columns are those of `statistics.like_counts`; zeros are included.
     """
     observed = ratings.fold != HELD_OUT
     cell = (ratings.group[ratings.users] * FOLDS + ratings.fold)[observed]
@@ -174,7 +177,7 @@ def _count_likes(ratings: Ratings) -> pl.DataFrame:
 def _movie_features(
     item_ids: npt.NDArray[np.str_], movie_table: pl.DataFrame, schema: Schema
 ) -> pl.DataFrame:
-    """Year, decade, genres, words and vector of the title, for each id; null where unknown."""
+    """Return year, decade, genres, title words and title vector of each id, null if unknown."""
     table = pl.DataFrame({"movie_id": item_ids}).join(
         movie_table, on="movie_id", how="left", maintain_order="left"
     )
@@ -196,14 +199,14 @@ def _movie_features(
 
 
 def read_ratings(path: Path) -> pl.DataFrame:
-    """user_id, movie_id str, liked bool."""
+    """Read and check ratings; return user_id str, item_id str and liked bool."""
     if path.suffix == ".dat":
         frame = _read_dat(path, RATING_COLUMNS).lazy()
     else:
         frame = scan_table(path)
         require_columns(path, frame.collect_schema(), RATING_COLUMNS[:3])
     rating = pl.col("rating").cast(pl.Float64, strict=False)
-    rule = f"a number from {MIN_RATING:g} to {MAX_RATING:g}"
+    rule = f"must be a number from {MIN_RATING:g} to {MAX_RATING:g}"
     rules = [
         id_rule("user_id"),
         id_rule("movie_id"),
@@ -212,12 +215,12 @@ def read_ratings(path: Path) -> pl.DataFrame:
     check_rows(path, frame, rules)
     ids = [pl.col(name).cast(pl.String) for name in ("user_id", "movie_id")]
     table = frame.select(ROW, *ids, (rating >= POSITIVE_RATING).alias("liked")).collect()
-    require_unique(path, table, ["user_id", "movie_id"], "once per user")
+    require_unique(path, table, ["user_id", "movie_id"], "must occur once per user")
     return table.drop(ROW).rename({"movie_id": "item_id"})
 
 
 def _read_id_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """A table whose first column is an id, once per row."""
+    """Read a .dat file whose first column is an id that occurs once per file."""
     table = _read_dat(path, columns)
     check_rows(path, table.lazy(), [id_rule(columns[0])])
     require_unique(path, table, columns[:1])
@@ -225,16 +228,16 @@ def _read_id_table(path: Path, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _read_dat(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """The text columns of a .dat file, latin-1 and separated by `::`, with ROW in front."""
+    """Read a .dat file (latin-1, fields separated by `::`) as text columns, with ROW first."""
     try:
         lines = path.read_text(encoding="latin-1").rstrip("\n").split("\n")
     except OSError as error:
-        raise DataError(path, f"unreadable ({error.strerror})") from None
+        raise DataError(path, f"cannot be read ({error.strerror})") from None
     fields = pl.Series(lines).str.split("::")
     broken = (fields.list.len() != len(columns)).arg_true()
     if len(broken):
         row = int(broken[0])
-        rule = f"{', '.join(columns)}, separated by ::"
+        rule = f"must hold {', '.join(columns)}, separated by ::"
         raise DataError(path, rule, row=row + 1, value=lines[row])
     table = {name: fields.list.get(index) for index, name in enumerate(columns)}
     return pl.DataFrame(table).with_row_index(ROW, offset=1)

@@ -1,4 +1,4 @@
-"""Write a canonical data set (docs/data.md): from public data sets, or from a user's own log."""
+"""Prepare a canonical data set (docs/data.md) from a public data set or from a user's log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None)
     with atomic_replacement(targets) as directories:
         for directory, split in zip(directories, RANKLENS_SPLITS, strict=True):
             requests = source.requests
-            if split is splits.metarank:  # whose protocol knows no list without a like
+            if split is splits.metarank:  # its protocol leaves out lists without a like
                 requests = requests.join(liked, on="request_id", how="semi", maintain_order="left")
             provenance = {"arguments": {**arguments, "split": split.__name__}, "sources": sources}
             write_canonical(directory, path, schema, source, split(requests), provenance)
@@ -45,7 +45,7 @@ def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None)
 
 
 def prepare_movielens(out: Path, ratings: Path, movies: Path, users: Path | None = None) -> None:
-    """Write `out` from a copy of MovieLens-1M. Raises DataError for files it cannot use."""
+    """Write `out` from the files of MovieLens-1M. Raises DataError for unusable files."""
     path = SCHEMAS / "movielens.yaml"
     schema = load_schema(path)
     source, retrieval = read_movielens(ratings, movies, users, schema)
@@ -62,7 +62,7 @@ def prepare_movielens(out: Path, ratings: Path, movies: Path, users: Path | None
 def prepare_kuairand(
     out: Path, logs: Sequence[Path], videos: Path, users: Path | None, options: SessionOptions
 ) -> None:
-    """Write `out` from KuaiRand's standard logs. Raises DataError for files it cannot use."""
+    """Write `out` from KuaiRand's standard logs. Raises DataError for unusable files."""
     path = SCHEMAS / "kuairand.yaml"
     schema = load_schema(path)
     with atomic_replacement([out]) as (directory,):
@@ -82,7 +82,7 @@ def prepare_kuairand(
 def prepare_impressions(
     log: Path, schema: Path, out: Path, items: Path | None = None, users: Path | None = None
 ) -> None:
-    """Write `out` from a user's own log. Raises DataError for a log or schema it cannot use."""
+    """Write `out` from a user's log. Raises DataError for an unusable log, table or schema."""
     feature_schema = load_schema(schema)
     with atomic_replacement([out]) as (directory,):
         scratch = directory / SCRATCH
@@ -90,7 +90,7 @@ def prepare_impressions(
         has_split = "split" in source.requests.columns
         requests = source.requests if has_split else splits.warm(source.requests)
         if not (requests["split"] == "train").any():
-            raise DataError(log, "at least one request of split train", column="split")
+            raise DataError(log, "must have at least one request of split train", column="split")
         inputs = {"log": log, "schema": schema, "items": items, "users": users}
         present = {name: path for name, path in inputs.items() if path is not None}
         provenance = {

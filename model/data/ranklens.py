@@ -1,4 +1,4 @@
-"""Read RankLens events: 9,800 lists of movies with likes, and the movies' metadata."""
+"""Read RankLens events: lists of movies with likes, and metadata of the movies."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from model.data.statistics import token_vectors
 from model.data.tables import DTYPES
 from service.engine.features.schema import Schema, is_finite
 
-# Rule -> the fields of a movie that it holds for, where they are there at all, and its check.
+# Rule -> (fields of a movie that must keep it unless they are absent, function that checks it).
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
-    "a finite number": (("popularity", "vote_avg", "vote_cnt", "runtime", "budget"), is_finite),
-    "seconds since 1970, fewer than 6e10": (
+    "must be a finite number": (
+        ("popularity", "vote_avg", "vote_cnt", "runtime", "budget"),
+        is_finite,
+    ),
+    "must be seconds since 1970, fewer than 6e10": (
         ("release_date",),
         lambda value: is_finite(value) and abs(value) < 6e10,
     ),
-    "a text": (
+    "must be a text": (
         ("title", "description", "director", "writer"),
         lambda value: isinstance(value, str),
     ),
-    "a list of texts": (
+    "must be a list of texts": (
         ("genres", "tags", "actors"),
         lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
     ),
@@ -41,7 +44,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
 
 @dataclass
 class _Events:
-    """What the lines read so far say."""
+    """The lists, movies and clicks of the lines read so far."""
 
     lists: dict[str, tuple[str, int, list[str]]] = field(default_factory=dict)
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -51,7 +54,7 @@ class _Events:
 def read_ranklens(path: Path, schema: Schema, permute_labels: int | None = None) -> Source:
     """Read `events.jsonl.gz`; `permute_labels` seeds a permutation of the labels in each list.
 
-    Raises DataError for a file that is not gzip or JSON lines, or for an event that contradicts
+    Raises DataError for a file that is not gzipped JSON lines, or for an event that contradicts
     another one.
     """
     events = _Events()
@@ -63,21 +66,25 @@ def read_ranklens(path: Path, schema: Schema, permute_labels: int | None = None)
     except FileNotFoundError:
         raise DataError(path, "no such file") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(path, f"unreadable after row {row} ({error})") from None
+        raise DataError(path, f"cannot be read after row {row} ({error})") from None
     if not events.lists:
-        raise DataError(path, "no ranking events")
+        raise DataError(path, "has no ranking events")
     if not events.clicks:
-        raise DataError(path, "no interaction events")
+        raise DataError(path, "has no interaction events")
     for row, name, item in events.clicks:
         if name not in events.lists:
-            raise DataError(path, "the id of a list", row=row, column="ranking", value=name)
+            raise DataError(
+                path, "must be the id of a list in the file", row=row, column="ranking", value=name
+            )
         if item not in events.lists[name][2]:
-            rule = f"a candidate of list {name}"
+            rule = f"must be a candidate of list {name}"
             raise DataError(path, rule, row=row, column="item", value=item)
     return _build_source(events, schema, permute_labels)
 
 
 def _read_event(path: Path, row: int, line: str, events: _Events) -> None:
+    """Check the event on one line and add it to `events`."""
+
     def broken(rule: str, column: str, value: object) -> DataError:
         return DataError(path, rule, row=row, column=column, value=value)
 
@@ -95,29 +102,30 @@ def _read_event(path: Path, row: int, line: str, events: _Events) -> None:
             name, candidates = str(event["id"]), [str(entry["id"]) for entry in event["items"]]
             time = str(event["timestamp"])
             if name in events.lists:
-                raise broken("a list of its own", "id", name)
+                raise broken("must differ from the id of every earlier list", "id", name)
             if not candidates or len(set(candidates)) < len(candidates):
-                raise broken("at least one candidate, each once", "items", candidates)
+                raise broken("must hold at least one candidate, each once", "items", candidates)
             if not time.isdecimal():
-                raise broken("whole milliseconds", "timestamp", time)
+                raise broken("must be whole milliseconds", "timestamp", time)
             events.lists[name] = (str(event["user"]), int(time), candidates)
         elif kind == "interaction":
             events.clicks.append((row, str(event["ranking"]), str(event["item"])))
         else:
-            raise broken("item, ranking or interaction", "event", kind)
+            raise broken("must be item, ranking or interaction", "event", kind)
     except json.JSONDecodeError:
-        raise DataError(path, "JSON", row=row, value=line) from None
+        raise DataError(path, "must be JSON", row=row, value=line) from None
     except KeyError as error:
-        raise DataError(path, "missing", row=row, column=error.args[0]) from None
+        raise DataError(path, "is missing", row=row, column=error.args[0]) from None
     except (TypeError, AttributeError) as error:
-        raise DataError(path, f"an event ({error})", row=row, value=line) from None
+        raise DataError(path, f"is not an event ({error})", row=row, value=line) from None
 
 
 def _build_source(events: _Events, schema: Schema, permute_labels: int | None) -> Source:
+    """Convert events to tables: lists in order of time, movies with the features of the schema."""
     lists, metadata = events.lists, events.metadata
     likes = {(name, item) for _, name, item in events.clicks}
     random = np.random.default_rng(permute_labels)
-    request_ids = sorted(lists, key=lambda name: lists[name][1])  # stable: then file order
+    request_ids = sorted(lists, key=lambda name: lists[name][1])  # stable, so ties keep file order
     columns: dict[str, list[Any]] = {name: [] for name in LOG_COLUMNS}
     for name in request_ids:
         user, _, candidates = lists[name]
@@ -144,7 +152,7 @@ def _build_source(events: _Events, schema: Schema, permute_labels: int | None) -
         if feature.kind == "vector":
             bags = [movie.get(feature.name, ()) for movie in movies]
             vectors = token_vectors(bags, feature.width)
-            # No metadata at all is a null; metadata without such tokens is a row of zeros.
+            # A movie without metadata has null; metadata without tokens gives a row of zeros.
             values = [v.tolist() if m else None for v, m in zip(vectors, movies, strict=True)]
         else:
             values = [movie.get(feature.name) for movie in movies]
@@ -155,7 +163,7 @@ def _build_source(events: _Events, schema: Schema, permute_labels: int | None) -
 
 
 def _movie_features(fields: dict[str, Any]) -> dict[str, Any]:
-    """The schema's features of one movie; under a vector's name, the tokens it is made from."""
+    """Return the features of one movie; a vector's entry holds the tokens it is made from."""
     names = ("popularity", "vote_avg", "vote_cnt", "runtime", "genres", "tags", "actors")
     words = f"{fields.get('title', '')} {fields.get('description', '')}".lower()
     people = (*(fields.get("actors") or ()), fields.get("director"), fields.get("writer"))
@@ -164,7 +172,7 @@ def _movie_features(fields: dict[str, Any]) -> dict[str, Any]:
     year = None if released is None else (epoch + timedelta(seconds=released)).year
     return {
         **{name: fields.get(name) for name in names},
-        "budget": fields.get("budget") or None,  # 0 stands for unknown
+        "budget": fields.get("budget") or None,  # 0 means unknown
         "release_year": year,
         "director": fields.get("director"),
         "tags_vector": fields.get("tags") or (),

@@ -1,4 +1,4 @@
-"""Replace a data set only by a complete one."""
+"""Replace directories of data sets atomically."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ SCRATCH = "log.parquet"
 
 @contextmanager
 def atomic_replacement(directories: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield a `.tmp` sibling for each; they take the directories' places only if all went well.
+    """Yield a `.tmp` sibling of each directory, and move all into place if the block succeeds.
 
-    Else what was there is there again; where the process was killed, with the next call. Raises
-    DataError for a directory that holds anything but a data set.
+    If the block fails, the previous directories stay. If the process is killed between two moves,
+    the next call restores the previous directory from its `.tmp.old` copy.
+
+    Raises DataError for a directory that holds anything but a data set.
     """
-    targets = [path.resolve() for path in directories]  # a link stays, what it names is replaced
+    targets = [
+        path.resolve() for path in directories
+    ]  # replace what a link points to, keep the link
     temporaries = [path.with_name(f"{path.name}.tmp") for path in targets]
-    backups = [
-        path.with_name(f"{path.name}.old") for path in temporaries
-    ]  # X.old may be one's own copy
+    # Not NAME.old, which may be a copy that the user made.
+    backups = [path.with_name(f"{path.name}.old") for path in temporaries]
     for path in (*targets, *temporaries, *backups):
         _require_replaceable(path)
     for target, backup in zip(targets, backups, strict=True):
@@ -43,7 +46,7 @@ def atomic_replacement(directories: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _swap(moves: Sequence[tuple[Path, Path, Path]]) -> None:
-    """Move each new data set to its place; the old one is gone only when all of them are there."""
+    """Move all new directories into place, or restore all previous ones if a move fails."""
     try:
         for new, target, backup in moves:
             if target.exists():
@@ -61,15 +64,13 @@ def _swap(moves: Sequence[tuple[Path, Path, Path]]) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Only a data set may be replaced: a mistyped --out must not cost other files."""
+    """Refuse to replace other than a data set, so that a mistyped --out deletes no files."""
     if path.exists() and not path.is_dir():
-        raise DataError(path, "a directory for the data set, got a file")
+        raise DataError(path, "must be a directory for the data set, got a file")
     other_files = (
         sorted(f.name for f in path.iterdir() if f.name not in (*FILES, SCRATCH))
         if path.exists()
         else []
     )
     if other_files:
-        raise DataError(
-            path, f"a new directory or a data set to replace, got one with {other_files[0]!r}"
-        )
+        raise DataError(path, f"must be new or a data set to replace, but holds {other_files[0]!r}")

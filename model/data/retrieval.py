@@ -1,16 +1,18 @@
-"""A first-stage retriever makes the candidate lists that are to be re-ranked.
+"""Make candidate lists from ratings with a first-stage retriever.
 
-A rating is a like or not. Each user's ratings are split 70/30 at random. Of the 70 %, the *known*
-part, EASE retrieves 50 unseen items; their labels are the likes of the 30 %. These are the test
-lists.
+A rating is a like or not. Each user's ratings are split at random into 70 % *observed* and 30 %
+held-out ratings. For the test lists, EASE is fitted on the observed likes and retrieves 50 items
+per user that the user has not rated there. Their labels are the held-out likes.
 
-Train and valid lists are made within the known part alone, in the same way. Its ratings are dealt
-into cells of a tenth of the users (a *group*) and a third of each one's known ratings (a *fold*).
-For each cell a retriever is fitted on all other cells and gives each user of the group a list of 50
-items unseen there; the labels are the cell's likes. So a train list relates to its retriever as a
-test list does: two known ratings for each held out (in test 7 : 3), all other users in full, and no
-label in anything that is fitted. What a user liked in the 30 % may stand in a train list as a
-negative, for to exclude it would be to use it.
+Train and valid lists are made in the same way from observed ratings alone. These are dealt into
+cells, each a tenth of the users (a *group*) times a third of every such user's ratings (a *fold*).
+For each cell a retriever is fitted on all other cells and retrieves 50 items per user of the group.
+Their labels are the likes of the cell.
+
+So a train list relates to its retriever as a test list does. Per held-out rating the user has two
+observed ones (test: 7 to 3), all other users are observed in full, and no label enters the fit. An
+item liked in the 30 % may be a negative of a train list, because excluding it would use held-out
+ratings.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from tqdm import tqdm
 
 from model.data.metrics import ndcg
 
-OBSERVED_SHARE = 0.7  # share of a user's ratings
+OBSERVED_SHARE = 0.7  # of each user's ratings
 RETRIEVED = 50
-REGULARISATION = 500.0  # of EASE: of 100 .. 1200, the most valid lists with a positive
+REGULARISATION = 500.0  # EASE; of 100 to 1200 it gives the most valid lists with a positive
 GROUPS, FOLDS = 10, 3
-HELD_OUT = -1  # in place of a fold: the 30 %
+HELD_OUT = -1  # value of `Ratings.fold` for held-out ratings
 SEED = 0
-CUTOFF = 6  # of the NDCG in `quality`
+CUTOFF = 6  # of the NDCG in `retrieval_quality`
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -40,10 +42,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ratings:
-    """n ratings of U users and I items, by user and then in random order.
+    """n ratings of U users and I items, ordered by user and then at random.
 
-    users, items int64 [n] are indices into user_ids, item_ids; liked bool [n]; fold int64 [n] is
-    0..FOLDS-1 in the known part and HELD_OUT outside; group int64 [U].
+    users, items  int64 [n], indices into user_ids [U] and item_ids [I]
+    liked         bool [n]
+    fold          int64 [n], 0..FOLDS-1 for observed ratings, HELD_OUT for the others
+    group         int64 [U], 0..GROUPS-1
     """
 
     users: Integers
@@ -55,7 +59,7 @@ class Ratings:
     item_ids: npt.NDArray[np.str_]
 
     def matrix(self, rows: npt.NDArray[np.bool_]) -> csr_array:
-        """float64 [U, I], 1 for each of the n ratings that `rows` marks."""
+        """Return float64 [U, I] with a 1 for each rating that `rows` bool [n] selects."""
         at = (self.users[rows], self.items[rows])
         shape = (len(self.user_ids), len(self.item_ids))
         return csr_array((np.ones(len(at[0])), at), shape=shape)
@@ -63,10 +67,12 @@ class Ratings:
 
 @dataclass(frozen=True)
 class RetrievedLists:
-    """R lists: of users int64 [R], items int64 [R, N], scores, labels float64 [R, N].
+    """R lists of N items, one for each of `users`.
 
-    A score of -inf pads the list of a user who has not so many items left. `known` bool [n] marks
-    the ratings that the retriever knows.
+    users           int64 [R]
+    items           int64 [R, N], by falling score
+    scores, labels  float64 [R, N]; a score of -inf pads the list of a user with fewer items left
+    observed        bool [n], the ratings that the retriever uses
     """
 
     users: Integers
@@ -77,10 +83,10 @@ class RetrievedLists:
 
 
 def ease(gram: Floats, regularisation: float) -> Floats:
-    """EASE: item-to-item weights float64 [I, I] from the Gram matrix X'X of users' likes X [U, I].
+    """Return EASE's item-to-item weights float64 [I, I] from X'X, with likes X float64 [U, I].
 
-    Minimises |X - X B|^2 + regularisation |B|^2 with a zero diagonal; from H. Steck, Embarrassingly
-    Shallow Autoencoders for Sparse Data, 2019 (arXiv 1905.03375).
+    The weights B minimise |X - X B|^2 + regularisation |B|^2 with a zero diagonal. From H. Steck,
+    Embarrassingly Shallow Autoencoders for Sparse Data, 2019 (arXiv 1905.03375).
     """
     inverse = linalg.inv(gram + regularisation * np.eye(len(gram)), assume_a="pos")
     weights = inverse / -np.diag(inverse)
@@ -89,7 +95,7 @@ def ease(gram: Floats, regularisation: float) -> Floats:
 
 
 def retrieve_all(ratings: Ratings) -> list[RetrievedLists]:
-    """The lists of each cell, group by group and fold by fold; then the test lists."""
+    """Return the lists of each cell, group by group and fold by fold, then the test lists."""
     observed = ratings.fold != HELD_OUT
     likes = ratings.matrix(observed & ratings.liked)
     all_users = gram_matrix(likes)
@@ -114,7 +120,7 @@ def retrieve_all(ratings: Ratings) -> list[RetrievedLists]:
 
 
 def gram_matrix(likes: csr_array) -> Floats:
-    """X'X float64 [I, I] of likes X [U, I]."""
+    """Return X'X float64 [I, I] of likes X [U, I]."""
     return np.asarray((likes.T @ likes).toarray(), np.float64)
 
 
@@ -125,12 +131,15 @@ def retrieve_lists(
     held_out: npt.NDArray[np.bool_],
     gram: Floats,
 ) -> RetrievedLists:
-    """The lists of `users` int64 [R], from what is `known`; labels are the likes `held_out`.
+    """Retrieve a list for each of `users` int64 [R].
 
-    known, held_out bool [n] mark ratings; gram float64 [I, I] is that of the likes to fit on.
+    Args:
+        observed: bool [n], ratings that the retriever uses; their items are not retrieved.
+        held_out: bool [n], ratings whose likes are the labels.
+        gram: float64 [I, I], Gram matrix of the likes that EASE is fitted on.
     """
     scores = ratings.matrix(observed & ratings.liked)[users] @ ease(gram, REGULARISATION)
-    # The last digits depend on the machine's linear algebra; no order may depend on them.
+    # The last digits depend on the machine's linear algebra, and the order must not.
     scores = np.round(scores, 6)
     seen = ratings.matrix(observed)[users].nonzero()
     scores[seen] = -np.inf
@@ -146,9 +155,9 @@ def retrieve_lists(
 
 
 def retrieval_quality(labels: Floats) -> dict[str, float]:
-    """What retrieval gave in labels [R, N]: NDCG over lists with a positive, binary gain.
+    """Measure retrieval by the labels [R, N] of its lists; NDCG is over lists with a positive.
 
-    `random order` is the expectation: each position then holds a positive equally often.
+    NDCG in random order is the expectation, for which each position holds the list's mean gain.
     """
     positives = labels.sum(axis=1)
     has_positive = positives > 0
@@ -163,11 +172,11 @@ def retrieval_quality(labels: Floats) -> dict[str, float]:
 
 
 def deal_into_cells(table: pl.DataFrame) -> Ratings:
-    """Split and deal ratings: user_id, item_id str, liked bool; each pair once."""
+    """Deal ratings (user_id str, item_id str, liked bool, each pair once) into cells at random."""
     user_ids, users = _index_ids(table["user_id"])
     item_ids, items = _index_ids(table["item_id"])
     random = np.random.default_rng(SEED)
-    order = np.lexsort((items, users))  # whatever the order in the file
+    order = np.lexsort((items, users))  # independent of the order in the file
     order = order[np.lexsort((random.random(len(order)), users[order]))]
     users = users[order]
     counts = np.bincount(users)
@@ -185,14 +194,14 @@ def deal_into_cells(table: pl.DataFrame) -> Ratings:
 
 
 def _index_ids(ids: pl.Series) -> tuple[npt.NDArray[np.str_], Integers]:
-    """The distinct ids, shorter ones first so that numbers are in order, and each row's index."""
+    """Return the distinct ids, by length and then text (1, 2, 10), and the index of each row."""
     distinct = np.array(sorted(ids.unique(), key=lambda name: (len(name), name)), dtype=np.str_)
     row = {name: index for index, name in enumerate(distinct.tolist())}
     return distinct, np.array([row[name] for name in ids], np.int64)
 
 
 def k_core(table: pl.DataFrame, minimum: int) -> pl.DataFrame:
-    """Drop users and items of fewer than `least` ratings until all have as many."""
+    """Drop users and items with fewer than `minimum` ratings until all have as many."""
     while True:
         enough = pl.all_horizontal(pl.len().over(c) >= minimum for c in ("user_id", "item_id"))
         kept = table.filter(enough)

@@ -1,4 +1,4 @@
-"""Read the feature schema of a data set."""
+"""Read feature schemas from YAML files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SCHEMAS = Path(__file__).parents[1] / "schemas"
 
 
 def load_schema(path: Path) -> Schema:
-    """Read a feature schema. Raises DataError naming file, field and rule."""
+    """Read a feature schema. Raises DataError that names file, field and rule."""
     try:
         payload = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(path, f"unreadable ({error})") from None
+        raise DataError(path, f"cannot be read ({error})") from None
     if not isinstance(payload, dict):
-        raise DataError(path, "a mapping with name and features", value=payload)
+        raise DataError(path, "must be a mapping with name and features", value=payload)
     try:
         schema = Schema.from_dict(payload)
     except (SchemaError, TypeError, ValueError, AttributeError) as error:
@@ -29,6 +29,6 @@ def load_schema(path: Path) -> Schema:
         is_id = (feature.name, feature.of) in (("item_id", "item"), ("user_id", "user"))
         taken = feature.name in COLUMNS or feature.name.startswith("__")
         if taken and not (is_id and feature.kind == "identifier"):
-            rule = "a name that the log does not use itself, not beginning with __"
+            rule = "must not be a column of the log or begin with __"
             raise DataError(path, f"features.{feature.name}.name: {rule}", value=feature.name)
     return schema

@@ -1,6 +1,7 @@
-"""Which lists are train, valid, test or history: each split takes requests and adds `split`.
+"""Assign requests to train, valid, test or history.
 
-Requests are rows of request_id, user_id and timestamp (ms), ordered by time, then as in the file.
+Every function takes rows of request_id, user_id and timestamp (ms), ordered by time and then as in
+the file, and returns them with a column `split`.
 """
 
 from __future__ import annotations
@@ -8,18 +9,17 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-COLD_SEED = 0  # of the users held out by the cold split
-COLD_SHARE = 0.1  # share of users in the cold split's test, and again in its valid
-METARANK_TRAIN = 0.8  # share of the lists; the rest is test
-METARANK_VALID = 0.1  # share of the lists before the test lists
-BY_TIME_STARTS = (0.8, 0.9)  # quantiles of the lists' times where valid and test begin
+COLD_SEED = 0  # of the random choice of users in `cold`
+COLD_SHARE = 0.1  # share of users in test, and again in valid
+METARANK_TRAIN = 0.8  # share of the lists before the test lists
+METARANK_VALID = 0.1  # share of these lists that is valid
+BY_TIME_STARTS = (0.8, 0.9)  # quantiles of the timestamps at which valid and test begin
 
 
 def warm(requests: pl.DataFrame) -> pl.DataFrame:
-    """Each user's last list is test, the one before valid, the rest train.
+    """Make each user's last list test, the one before valid, and the rest train.
 
-    A user of two lists has train and test; of one, train alone. Takes requests in order with
-    user_id, returns them with `split`.
+    A user of two lists has no valid list, and a user of one list has only train.
     """
     size = pl.len().over("user_id")
     from_end = size - 1 - pl.int_range(pl.len()).over("user_id").cast(pl.Int64)
@@ -34,9 +34,9 @@ def warm(requests: pl.DataFrame) -> pl.DataFrame:
 
 
 def cold(requests: pl.DataFrame) -> pl.DataFrame:
-    """A tenth of the users is test, another valid: their last list; earlier ones are history.
+    """Make a tenth of the users test and another tenth valid, with their last list each.
 
-    All lists of the other users are train. Takes and returns what `warm` does.
+    Earlier lists of these users are history. All lists of other users are train.
     """
     users = np.array(sorted(set(requests["user_id"])), dtype=object)
     order = np.random.default_rng(COLD_SEED).permutation(len(users))
@@ -57,10 +57,9 @@ def cold(requests: pl.DataFrame) -> pl.DataFrame:
 
 
 def metarank(requests: pl.DataFrame) -> pl.DataFrame:
-    """The protocol of Metarank's documentation: the last fifth of the lists in time is test.
+    """Make the last fifth of the lists in time test, as in Metarank's documentation.
 
-    It tunes nothing and so has no validation lists; here they are the last tenth of the others.
-    Takes and returns what `warm` does.
+    Metarank tunes nothing and has no valid lists; here they are the last tenth of the others.
     """
     before_test = round(METARANK_TRAIN * len(requests))
     train = round((1.0 - METARANK_VALID) * before_test)
@@ -76,10 +75,10 @@ def metarank(requests: pl.DataFrame) -> pl.DataFrame:
 
 
 def by_time(requests: pl.DataFrame) -> pl.DataFrame:
-    """Train is before valid is before test: four fifths of the lists, a tenth, a tenth.
+    """Make the first 80 % of the lists in time train, the next 10 % valid and the last 10 % test.
 
-    Takes requests with `end` (ms), too, when the last candidate was shown. A list that straddles a
-    boundary is dropped: its labels were not all known at the time its split begins or ends.
+    Requests also need `end` (ms), the time of their last exposure. A list that straddles a boundary
+    is dropped, because not all of its labels existed when the next split began.
     """
     start, end = pl.col("timestamp"), pl.col("end")
     valid, test = (start.quantile(share, "nearest") for share in BY_TIME_STARTS)

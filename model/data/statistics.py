@@ -1,4 +1,4 @@
-"""What is fitted over a data set: smoothed like rates (train only) and vectors of item text."""
+"""Fit smoothed like rates on the train split, and vectors of item text on all items."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ Floats = npt.NDArray[np.float32]
 
 
 def folds(requests: int) -> npt.NDArray[np.int32]:
-    """A fold for each of R train requests, int32 [R]; sizes differ by one at most."""
+    """Return a fold for each of R train requests, int32 [R]; fold sizes differ by at most one."""
     order = np.random.default_rng(SEED).permutation(requests)
     return (order % min(FOLDS, max(requests, 1))).astype(np.int32)
 
 
 def like_counts(train: pl.LazyFrame) -> pl.DataFrame:
-    """Count shows and likes.
+    """Count shows and likes of each item in each fold.
 
-    `train` holds item_id str, label f32, fold i32; the result one row per item and fold, sorted:
-    item_id str, fold i32, shows i64, likes i64.
+    Args:
+        train: item_id str, label f32, fold i32.
+
+    Returns item_id str, fold i32, shows i64, likes i64, sorted by item and fold.
     """
     return (
         train.group_by("item_id", "fold")
@@ -42,11 +44,11 @@ def like_counts(train: pl.LazyFrame) -> pl.DataFrame:
 
 
 def like_rates(counts: pl.DataFrame, prior_strength: float) -> tuple[pl.DataFrame, float]:
-    """Log-odds of each item's smoothed like rate, over all folds: what serving will know.
+    """Return the log-odds of each item's smoothed like rate over all folds, as serving uses them.
 
         logit((likes + s * p0) / (shows + s)), s = prior_strength, p0 = the mean over all shows
 
-    Returns (item_id str, value f64) and logit(p0), the value of an item never shown.
+    Returns (item_id str, value f64), and logit(p0), which is the value of an item without shows.
     """
     totals = counts.group_by("item_id", maintain_order=True).agg(pl.col("shows", "likes").sum())
     prior = _prior(pl.col("likes").sum(), pl.col("shows").sum())
@@ -56,10 +58,10 @@ def like_rates(counts: pl.DataFrame, prior_strength: float) -> tuple[pl.DataFram
 
 
 def out_of_fold_like_rates(counts: pl.DataFrame, prior_strength: float) -> pl.DataFrame:
-    """The same, for each item and fold, from the other folds alone (likes, shows and p0 alike).
+    """Return the same log-odds for each item and fold, computed from the other folds alone.
 
-    No label of a list has a part in the values that this list is trained with.
-    Returns item_id str, fold i32, value f64.
+    Likes, shows and p0 all leave the fold out, so no label of a list enters the values that this
+    list is trained with. Returns item_id str, fold i32, value f64.
     """
     columns = ("shows", "likes")
     of_item = [pl.col(c).sum().over("item_id") - pl.col(c) for c in columns]
@@ -71,7 +73,7 @@ def out_of_fold_like_rates(counts: pl.DataFrame, prior_strength: float) -> pl.Da
 
 
 def _prior(likes: pl.Expr, shows: pl.Expr) -> pl.Expr:
-    """The mean like rate, half a show away from 0 and 1 at least, so that its logit is finite."""
+    """Return the mean like rate, at least half a show away from 0 and 1 so its logit is finite."""
     floor = 0.5 / (shows + 1.0)
     rate = likes / pl.when(shows > 0).then(shows).otherwise(1)
     return pl.max_horizontal(pl.min_horizontal(rate, 1.0 - floor), floor)
@@ -82,10 +84,11 @@ def _log_odds(likes: pl.Expr, shows: pl.Expr, prior: pl.Expr, strength: float) -
 
 
 def token_vectors(bags: Sequence[Sequence[str]], width: int) -> Floats:
-    """TF-IDF of I bags of tokens, truncated by SVD: float32 [I, width], unit rows.
+    """Return TF-IDF vectors of I bags of tokens, truncated by SVD: float32 [I, width], unit rows.
 
-    Tokens of a single bag are left out: they relate no two items. A bag without tokens is a row of
-    zeros, and so are columns beyond the rank. Deterministic: fixed start vector, fixed signs.
+    Tokens that occur in one bag only are left out because they relate no two items. A bag without
+    tokens gives a row of zeros; columns beyond the rank are zeros too. A fixed start vector and
+    fixed signs make the result deterministic.
     """
     frequency = Counter(token for bag in bags for token in set(bag))
     vocabulary = {

@@ -1,4 +1,4 @@
-"""Read the columns of a table, and say precisely which row breaks which rule."""
+"""Read tables column by column, and name the first row that breaks a rule."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ DTYPES: dict[str, Any] = {
     "statistic": pl.Float64,
     "vector": pl.List(pl.Float32),
 }
-TEXT = "text or a whole number"
-REQUIRED = "required by the schema"
+TEXT = "must be text or a whole number"
+REQUIRED = "is required by the schema"
+COMPUTED = "is a statistic, which prepare computes; remove the column"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`broken` is true on rows whose `column` breaks the rule `text`; never null."""
+    """A rule for a column: `violated` is true, never null, on rows that break the rule `text`."""
 
     column: str
     text: str
@@ -36,9 +37,10 @@ class Rule:
 
 
 def scan_table(path: Path) -> pl.LazyFrame:
-    """Read a table lazily, with ROW in front; CSV columns stay text, so errors can quote them.
+    """Scan a table lazily, with the row number ROW as its first column.
 
-    Raises DataError for a file that is not there, not a table, or empty.
+    CSV columns stay text, so that errors can quote them. Raises DataError for a file that does not
+    exist, is no table, or is empty.
     """
     if not path.is_file():
         raise DataError(path, "no such file")
@@ -48,7 +50,7 @@ def scan_table(path: Path) -> pl.LazyFrame:
         elif path.name.endswith((".csv", ".csv.gz")):
             frame = pl.scan_csv(path, infer_schema=False)
         else:
-            raise DataError(path, "a file named .parquet, .csv or .csv.gz")
+            raise DataError(path, "must be named .parquet, .csv or .csv.gz")
         frame = frame.with_row_index(ROW, offset=1)
         empty = frame.head(1).collect().is_empty()
     except pl.exceptions.NoDataError:
@@ -56,36 +58,40 @@ def scan_table(path: Path) -> pl.LazyFrame:
     except pl.exceptions.PolarsError as error:
         raise _unreadable(path, error) from None
     if empty:
-        raise DataError(path, "at least one row, got an empty file")
+        raise DataError(path, "must have at least one row, got an empty file")
     return frame
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    """Name the row that breaks a CSV's shape; polars does not."""
+    """Return an error that names the row with too many fields, which polars does not name."""
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             lines = csv.reader(file)
             width = len(next(lines, ()))
             for row, line in enumerate(lines, 1):
                 if len(line) > width:
-                    return DataError(path, f"{width} fields", row=row, value=len(line))
-    return DataError(path, f"unreadable ({str(error).splitlines()[0]})")
+                    return DataError(path, f"must have {width} fields", row=row, value=len(line))
+    return DataError(path, f"cannot be read ({str(error).splitlines()[0]})")
 
 
 def require_columns(
     path: Path, dtypes: pl.Schema, columns: Sequence[str], kind: str = "file"
 ) -> None:
-    """Every one of `columns` is in a scanned file, else DataError with those there are."""
+    """Raise DataError if a scanned file lacks one of `columns`; the message lists its columns."""
     for column in columns:
         if column not in dtypes:
             present = ", ".join(name for name in dtypes.names() if name != ROW)
-            raise DataError(path, f"missing; the {kind} has {present}", column=column)
+            raise DataError(path, f"is missing; the {kind} has {present}", column=column)
 
 
 def check_rows(
     path: Path, frame: pl.LazyFrame, rules: Sequence[Rule], empty_lists: bool = False
 ) -> None:
-    """One pass over the file for all rules; the first bad row is the one named."""
+    """Check all rules in one pass, and raise DataError for the first row that breaks one.
+
+    Args:
+        empty_lists: report a request whose rows all lack an item as a request without candidates.
+    """
     first_violations = [
         pl.col(ROW).filter(r.violated).min().alias(str(i)) for i, r in enumerate(rules)
     ]
@@ -103,15 +109,15 @@ def check_rows(
         request = offending["request_id"]
         same = frame.filter(pl.col("request_id") == request, pl.col("item_id").is_not_null())
         if same.head(1).collect().is_empty():
-            text = f"at least one candidate in request {request!r}"
+            text = f"must name at least one candidate for request {request!r}"
             raise DataError(path, text, row=row, column="item_id", value=None)
     raise DataError(path, rule.text, row=row, column=rule.column, value=offending[rule.column])
 
 
 def require_unique(
-    path: Path, table: pl.DataFrame, key: Sequence[str], rule: str = "once per file"
+    path: Path, table: pl.DataFrame, key: Sequence[str], rule: str = "must occur once per file"
 ) -> None:
-    """No two rows of `table`, which has ROW, agree in all columns of `key`; the last is named."""
+    """Raise DataError for the first row of `table` (with ROW) that repeats an earlier `key`."""
     repeated = table.filter(~pl.struct(key).is_first_distinct())
     if len(repeated):
         row = repeated.row(0, named=True)
@@ -119,22 +125,23 @@ def require_unique(
 
 
 def id_rule(column: str, value: pl.Expr | None = None) -> Rule:
-    """An id is neither null nor blank, as it is `read`: by default simply cast to text."""
+    """Return the rule that an id, by default the column cast to text, is neither null nor blank."""
     text = pl.col(column).cast(pl.String) if value is None else value
     blank = text.str.strip_chars().fill_null("") == ""
-    return Rule(column, "an id, neither null nor blank", blank)
+    return Rule(column, "must be an id, neither null nor blank", blank)
 
 
 def id_column(column: str, dtype: pl.DataType) -> tuple[list[Rule], pl.Expr]:
-    """The rules for an id, and how it is read."""
+    """Return the rules for an id column, and its value as text."""
     value, violated = _read_as_text(pl.col(column), dtype)
     return [Rule(column, TEXT, violated), id_rule(column, value)], value
 
 
 def _read_as_text(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, pl.Expr]:
-    """How a text or whole number is read as text, as the service reads it, and where it is neither.
+    """Return `value` as text, as the service reads it, and where it is no text or whole number.
 
-    Beside a null many tools write whole numbers as floats: 1.0 is the 1 of a request, NaN a null.
+    Many tools write a column of whole numbers and nulls as floats. So 1.0 is read as the 1 of a
+    request, and NaN as null.
     """
     if dtype.is_float():
         whole = value.cast(pl.Int64, strict=False)
@@ -146,27 +153,28 @@ def _read_as_text(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, pl.Expr]
 
 
 def whole_number(column: str, dtype: pl.DataType, to: Any) -> tuple[Rule, pl.Expr]:
-    """The rule that `column` holds whole numbers (a timestamp may be a time), and its value."""
+    """Return the rule that `column` holds whole numbers (or times for timestamp), and its value."""
     if column == "timestamp" and dtype.is_temporal():
         value = pl.col(column).cast(pl.Datetime("ms")).dt.epoch("ms")
-        return Rule(column, "a time", value.is_null()), value
+        return Rule(column, "must be a time", value.is_null()), value
     value = pl.col(column).cast(to, strict=False)
     violated = value.is_null()
     if dtype.is_float():
         violated = (violated | (value != pl.col(column))).fill_null(True)
-    return Rule(column, "a whole number", violated), value
+    return Rule(column, "must be a whole number", violated), value
 
 
 def feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[Rule, pl.Expr]:
-    """A feature's rule, and how its column is read; lists in a text column are `|`-separated.
+    """Return the rule for a feature's column, and its value. Lists in text are `|`-separated.
 
-    Raises DataError for lists where the feature is none.
+    Raises DataError if the column holds lists but the feature has one value.
     """
     column = pl.col(feature.name)
     inner: Any = dtype.inner if isinstance(dtype, (pl.List, pl.Array)) else None
     is_list = inner is not None
     if is_list and feature.kind not in ("categories", "vector"):
-        raise DataError(path, f"one value per row for a {feature.kind}", column=feature.name)
+        rule = f"must hold one value per row for the kind {feature.kind}"
+        raise DataError(path, rule, column=feature.name, value=str(dtype))
     if isinstance(dtype, pl.Array):
         column = column.arr.to_list()
     if feature.kind == "categories" and is_list:
@@ -181,21 +189,22 @@ def feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[Ru
     elif feature.kind == "vector":
         numbers = column if is_list else _split_parts(column.cast(pl.String))
         expression = numbers.list.eval(pl.element().cast(DTYPES["vector"].inner, strict=False))
-        rule = f"{feature.width} finite numbers"
+        rule = f"must hold {feature.width} finite numbers"
         good = expression.list.eval(pl.element().is_finite().fill_null(False)).list.all()
         violated = column.is_not_null() & ((expression.list.len() != feature.width) | ~good)
     else:
         expression = column.cast(DTYPES[feature.kind], strict=False)
-        rule = "a finite number"
+        rule = "must be a finite number"
         violated = column.is_not_null() & ~expression.is_finite().fill_null(False)
     return Rule(feature.name, rule, violated.fill_null(False)), expression
 
 
 def _split_parts(text: pl.Expr) -> pl.Expr:
+    """Split text at `|`, strip the parts, and drop empty ones."""
     element = pl.element().str.strip_chars()
     return text.str.split("|").list.eval(element.filter(element != ""))
 
 
 def required_rules(feature: Feature, expression: pl.Expr) -> list[Rule]:
-    """The rule that a feature, read by `expression`, is there, if the schema says so."""
+    """Return the rule that a required feature, with the value `expression`, is not null."""
     return [Rule(feature.name, REQUIRED, expression.is_null())] if feature.required else []

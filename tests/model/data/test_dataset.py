@@ -130,7 +130,7 @@ def test_half_a_file_is_named(log, tmp_path, name):
     copy = shutil.copytree(log, tmp_path / "data")
     path = copy / f"{name}.parquet"
     path.write_bytes((log / "impressions.parquet").read_bytes()[:5000])
-    with pytest.raises(DataError, match=rf"data/{name}\.parquet: unreadable \(") as raised:
+    with pytest.raises(DataError, match=rf"data/{name}\.parquet: cannot be read \(") as raised:
         Dataset(copy)
     assert "\n" not in str(raised.value)
 

@@ -58,30 +58,47 @@ def test_vectors_are_read_from_csv(shop):
     items = pl.read_parquet(shop(log, schema) / "items.parquet")
     assert items["v"].to_list() == [[0.5, 2.0], None]
     for bad in ("0.5", "0.5|x", "0.5|nan"):
-        with pytest.raises(DataError, match=r"row 1, column v: 2 finite numbers, got '0.5"):
+        with pytest.raises(
+            DataError, match=r"row 1, column v: must hold 2 finite numbers, got '0.5"
+        ):
             shop(log.replace("0.5|2", bad), schema)
+
+
+SAME = "must be the same in all rows of a request"
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("position", "-1", "row 2, column position: at least 0, got '-1'"),
-        ("position", "0", "row 2, column position: once per request; request 'r1' has it in row 1"),
-        ("position", "1.5", "row 2, column position: a whole number, got '1.5'"),
-        ("item_id", "tea", "row 2, column item_id: once per request; request 'r1' has it in row 1"),
-        ("item_id", "", "row 2, column item_id: an id, neither null nor blank, got null"),
-        ("user_id", " ", "row 2, column user_id: an id, neither null nor blank, got ' '"),
-        ("request_id", "", "row 2, column request_id: an id, neither null nor blank, got null"),
-        ("user_id", "bob", "row 2, column user_id: one value per request; request 'r1' began"),
-        ("hour", "10", "row 2, column hour: one value per request; request 'r1' began with '9'"),
-        ("label", "2", "row 2, column label: between 0 and 1, got '2'"),
-        ("label", "", "row 2, column label: a number, got null"),
-        ("label", "nan", "row 2, column label: a number, got 'nan'"),
-        ("label", "yes", "row 2, column label: a number, got 'yes'"),
-        ("timestamp", "noon", "row 2, column timestamp: a whole number, got 'noon'"),
-        ("price", "inf", "row 2, column price: a finite number, got 'inf'"),
-        ("price", "cheap", "row 2, column price: a finite number, got 'cheap'"),
-        ("price", "1,2", "row 2: 9 fields, got 10"),
+        ("position", "-1", "row 2, column position: must be at least 0, got '-1'"),
+        (
+            "position",
+            "0",
+            "row 2, column position: must occur once per request; request 'r1' has it in row 1",
+        ),
+        ("position", "1.5", "row 2, column position: must be a whole number, got '1.5'"),
+        (
+            "item_id",
+            "tea",
+            "row 2, column item_id: must occur once per request; request 'r1' has it in row 1",
+        ),
+        ("item_id", "", "row 2, column item_id: must be an id, neither null nor blank, got null"),
+        ("user_id", " ", "row 2, column user_id: must be an id, neither null nor blank, got ' '"),
+        (
+            "request_id",
+            "",
+            "row 2, column request_id: must be an id, neither null nor blank, got null",
+        ),
+        ("user_id", "bob", f"row 2, column user_id: {SAME}; request 'r1' began with 'ada'"),
+        ("hour", "10", f"row 2, column hour: {SAME}; request 'r1' began with '9'"),
+        ("label", "2", "row 2, column label: must be between 0 and 1, got '2'"),
+        ("label", "", "row 2, column label: must be a number, got null"),
+        ("label", "nan", "row 2, column label: must be a number, got 'nan'"),
+        ("label", "yes", "row 2, column label: must be a number, got 'yes'"),
+        ("timestamp", "noon", "row 2, column timestamp: must be a whole number, got 'noon'"),
+        ("price", "inf", "row 2, column price: must be a finite number, got 'inf'"),
+        ("price", "cheap", "row 2, column price: must be a finite number, got 'cheap'"),
+        ("price", "1,2", "row 2: must have 9 fields, got 10"),
     ],
 )
 def test_a_bad_value_is_named_with_its_row_column_rule_and_value(shop, column, value, message):
@@ -98,27 +115,42 @@ def test_a_bad_value_is_named_with_its_row_column_rule_and_value(shop, column, v
     [
         (
             pl.read_csv(io.StringIO(LOG)).with_columns(label=math.nan),
-            "column label: a number, got nan",
+            "column label: must be a number, got nan",
         ),
-        (pl.read_csv(io.StringIO(LOG)).with_columns(position=0.5), "a whole number, got 0.5"),
-        (pl.read_csv(io.StringIO(LOG)).with_columns(item_id=None), "at least one candidate"),
-        (pl.read_csv(io.StringIO(LOG)).with_columns(split=pl.lit("dev")), "one of train, valid"),
-        (pl.read_csv(io.StringIO(LOG)).with_columns(split=pl.lit("test")), "of split train"),
-        (pl.read_csv(io.StringIO(LOG)).with_columns(like_rate=0.5), "a statistic is computed"),
-        (pl.read_csv(io.StringIO(LOG)).with_columns(hour=["a"]), "one value per row"),
-        (pl.read_csv(io.StringIO(LOG)).clear(), "at least one row"),
+        (
+            pl.read_csv(io.StringIO(LOG)).with_columns(position=0.5),
+            "must be a whole number, got 0.5",
+        ),
+        (
+            pl.read_csv(io.StringIO(LOG)).with_columns(item_id=None),
+            "must name at least one candidate",
+        ),
+        (
+            pl.read_csv(io.StringIO(LOG)).with_columns(split=pl.lit("dev")),
+            "must be one of train, valid",
+        ),
+        (
+            pl.read_csv(io.StringIO(LOG)).with_columns(split=pl.lit("test")),
+            "must have at least one request of split train",
+        ),
+        (
+            pl.read_csv(io.StringIO(LOG)).with_columns(like_rate=0.5),
+            "is a statistic, which prepare computes",
+        ),
+        (pl.read_csv(io.StringIO(LOG)).with_columns(hour=["a"]), "must hold one value per row"),
+        (pl.read_csv(io.StringIO(LOG)).clear(), "must have at least one row"),
         *(
             (pl.read_csv(io.StringIO(LOG)).with_columns(value.alias(name)), f"{name}: {rule}")
             for name, value, rule in (
-                ("user_id", pl.lit(1.5), "text or a whole number, got 1.5"),
-                ("user_id", pl.lit(math.nan), "an id, neither null nor blank, got nan"),
-                ("request_id", pl.lit(True), "text or a whole number, got True"),
-                ("hour", pl.lit(1.5), "text or a whole number, got 1.5"),
-                ("hour", pl.lit(math.inf), "text or a whole number, got inf"),
-                ("hour", pl.lit(True), "text or a whole number, got True"),
-                ("genres", pl.lit(2.5), "text or a whole number, got 2.5"),
-                ("genres", pl.lit([1.0, 2.5]), "text or a whole number, got [1.0, 2.5]"),
-                ("genres", pl.lit([False]), "text or a whole number, got [False]"),
+                ("user_id", pl.lit(1.5), "must be text or a whole number, got 1.5"),
+                ("user_id", pl.lit(math.nan), "must be an id, neither null nor blank, got nan"),
+                ("request_id", pl.lit(True), "must be text or a whole number, got True"),
+                ("hour", pl.lit(1.5), "must be text or a whole number, got 1.5"),
+                ("hour", pl.lit(math.inf), "must be text or a whole number, got inf"),
+                ("hour", pl.lit(True), "must be text or a whole number, got True"),
+                ("genres", pl.lit(2.5), "must be text or a whole number, got 2.5"),
+                ("genres", pl.lit([1.0, 2.5]), "must be text or a whole number, got [1.0, 2.5]"),
+                ("genres", pl.lit([False]), "must be text or a whole number, got [False]"),
             )
         ),
     ],
@@ -131,30 +163,36 @@ def test_a_bad_parquet_log_is_named(shop, log, message):
 
 @pytest.mark.parametrize("log", ["", HEADER])
 def test_an_empty_log_is_named(shop, log):
-    with pytest.raises(DataError, match=r"log\.csv: at least one row, got an empty file"):
+    with pytest.raises(DataError, match=r"log\.csv: must have at least one row, got an empty file"):
         shop(log)
 
 
 def test_a_request_without_candidates_is_named(shop):
-    with pytest.raises(DataError, match="at least one candidate in request 'r9', got null"):
+    with pytest.raises(
+        DataError, match="must name at least one candidate for request 'r9', got null"
+    ):
         shop(LOG + "r9,ada,3,0,,0,,1,9\n")
 
 
 def test_a_missing_column_is_named_with_those_there_are(shop):
-    with pytest.raises(DataError, match=r"column label: missing; the log has request_id, user_id"):
+    with pytest.raises(
+        DataError, match=r"column label: is missing; the log has request_id, user_id"
+    ):
         shop(LOG.replace("label", "clicked", 1))
 
 
 def test_a_feature_without_a_column_anywhere_is_named(shop):
-    with pytest.raises(DataError, match=r"column genres: missing; .* nor in a table given with --"):
+    with pytest.raises(
+        DataError, match=r"column genres: is missing; .* nor in a table \(--items\)"
+    ):
         shop(LOG.replace("genres", "genre", 1))
-    with pytest.raises(DataError, match=r"column price: missing; .* it is not in the log$"):
+    with pytest.raises(DataError, match=r"column price: is missing; .* it is not in the log$"):
         shop(LOG.replace("price", "cost", 1))
 
 
 def test_a_required_feature_may_not_be_null(shop):
     schema = SCHEMA.replace("of: candidate,", "of: candidate, required: true,")
-    with pytest.raises(DataError, match="row 2, column price: required by the schema, got null"):
+    with pytest.raises(DataError, match="row 2, column price: is required by the schema, got null"):
         shop(LOG.replace(",7,", ",,"), schema)
 
 
@@ -167,12 +205,20 @@ REQUIRED_AGE = SCHEMA + "  - {name: age, of: user, kind: number, required: true}
 @pytest.mark.parametrize(
     ("log", "users", "message"),
     [
-        (BOB, "user_id,age\nada,36\nbob,\n", "users.csv, row 2, column age: required by the sch"),
-        (BOB, "user_id,age\nada,36\n", "log.csv, row 5, column age: required by the schema, but "),
+        (
+            BOB,
+            "user_id,age\nada,36\nbob,\n",
+            "users.csv, row 2, column age: is required by the sch",
+        ),
+        (
+            BOB,
+            "user_id,age\nada,36\n",
+            "log.csv, row 5, column age: is required by the schema, but ",
+        ),
         (
             BOB.replace("hour\n", "hour,age\n").replace("ink,0,office,7,9", "ink,0,office,7,9,36"),
             "user_id\nada\n",
-            "log.csv, row 5, column age: required by the schema, but user 'bob' has none",
+            "log.csv, row 5, column age: is required by the schema, but user 'bob' has none",
         ),
     ],
 )
@@ -192,7 +238,7 @@ def test_a_feature_of_a_user_is_the_same_in_every_row_of_the_log_or_null(shop):
     same = log([None, 36, None, 36], [None, ["a", "b"], ["a", "b"], ["a", "b"]])
     users = pl.read_parquet(shop(same, schema) / "users.parquet")
     assert users.rows() == [("ada", 36.0, ["a", "b"])]
-    rule = "one value per user, or else of: context; user 'ada' began with"
+    rule = "must be the same in all rows of a user, or be of: context; user 'ada' began with"
     with pytest.raises(DataError, match=f"row 4, column age: {rule} 36.0, got 37.0"):
         shop(log([None, 36, None, 37], [["a"]] * 4), schema)
     with pytest.raises(DataError, match=f"row 3, column tastes: {rule} "):
@@ -230,6 +276,6 @@ def test_whole_numbers_are_read_alike_as_floats_as_integers_and_as_text(shop):
 
 def test_an_item_twice_in_the_item_table_is_named(shop):
     with pytest.raises(
-        DataError, match=r"items\.csv, row 3, column item_id: once per file, got 'a'"
+        DataError, match=r"items\.csv, row 3, column item_id: must occur once per file, got 'a'"
     ):
         shop(items="item_id,genres\na,x\nb,y\na,z\n")

@@ -272,19 +272,74 @@ def test_a_model_trains_on_it(out, tmp_path):
 @pytest.mark.parametrize(
     ("file", "column", "value", "message"),
     [
-        ("log_standard_4_08.csv", "is_click", "2", "row 1, column is_click: 0 or 1, got '2'"),
-        ("log_standard_4_08.csv", "is_click", "", "row 1, column is_click: 0 or 1, got null"),
-        ("log_standard_4_08.csv", "is_rand", "x", "row 1, column is_rand: 0 or 1, got 'x'"),
-        ("log_standard_4_08.csv", "time_ms", "noon", "row 1, column time_ms: a whole number, got"),
-        ("log_standard_4_08.csv", "time_ms", "-5", "row 1, column time_ms: at least 0, got '-5'"),
-        ("log_standard_4_08.csv", "hourmin", "2460", "column hourmin: a time of day, HHMM, got"),
-        ("log_standard_4_08.csv", "hourmin", "975", "column hourmin: a time of day, HHMM, got"),
-        ("log_standard_4_08.csv", "date", "20220431", "column date: a date, YYYYMMDD, got"),
-        ("log_standard_4_08.csv", "video_id", "", "column video_id: an id, neither null nor"),
-        ("video_features_basic_x.csv", "upload_dt", "soon", "column upload_dt: a date, YYYY-MM-DD"),
-        ("video_features_basic_x.csv", "video_duration", "-1", "video_duration: milliseconds, at"),
-        ("video_features_basic_x.csv", "video_id", "1", "row 2, column video_id: once per file"),
-        ("user_features_x.csv", "user_id", "1", "row 2, column user_id: once per file, got '1'"),
+        (
+            "log_standard_4_08.csv",
+            "is_click",
+            "2",
+            "row 1, column is_click: must be 0 or 1, got '2'",
+        ),
+        (
+            "log_standard_4_08.csv",
+            "is_click",
+            "",
+            "row 1, column is_click: must be 0 or 1, got null",
+        ),
+        ("log_standard_4_08.csv", "is_rand", "x", "row 1, column is_rand: must be 0 or 1, got 'x'"),
+        (
+            "log_standard_4_08.csv",
+            "time_ms",
+            "noon",
+            "row 1, column time_ms: must be a whole number, got",
+        ),
+        (
+            "log_standard_4_08.csv",
+            "time_ms",
+            "-5",
+            "row 1, column time_ms: must be at least 0, got '-5'",
+        ),
+        (
+            "log_standard_4_08.csv",
+            "hourmin",
+            "2460",
+            "column hourmin: must be a time of day, HHMM, got",
+        ),
+        (
+            "log_standard_4_08.csv",
+            "hourmin",
+            "975",
+            "column hourmin: must be a time of day, HHMM, got",
+        ),
+        ("log_standard_4_08.csv", "date", "20220431", "column date: must be a date, YYYYMMDD, got"),
+        (
+            "log_standard_4_08.csv",
+            "video_id",
+            "",
+            "column video_id: must be an id, neither null nor",
+        ),
+        (
+            "video_features_basic_x.csv",
+            "upload_dt",
+            "soon",
+            "column upload_dt: must be a date, YYYY-MM-DD",
+        ),
+        (
+            "video_features_basic_x.csv",
+            "video_duration",
+            "-1",
+            "video_duration: must be milliseconds, at",
+        ),
+        (
+            "video_features_basic_x.csv",
+            "video_id",
+            "1",
+            "row 2, column video_id: must occur once per file",
+        ),
+        (
+            "user_features_x.csv",
+            "user_id",
+            "1",
+            "row 2, column user_id: must occur once per file, got '1'",
+        ),
     ],
 )
 def test_a_bad_value_is_named(tmp_path, file, column, value, message):
@@ -314,15 +369,19 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path, file, column):
     write(tmp_path, make_log())
     path = tmp_path / file
     path.write_text(path.read_text().replace(column, "other", 1))
-    with pytest.raises(DataError, match=rf"{file}, column {column}: missing; the \w+ has \w+_id,"):
+    with pytest.raises(
+        DataError, match=rf"{file}, column {column}: is missing; the \w+ has \w+_id,"
+    ):
         prepare_files(tmp_path)
 
 
 def test_settings_that_make_no_lists_are_named(tmp_path):
-    with pytest.raises(DataError, match="--shortest: from 2 to --length, 4, got 5"):
+    with pytest.raises(
+        DataError, match="--shortest: must be from 2 to --length, which is 4, got 5"
+    ):
         SessionOptions("is_click", 30, 4, 5)
-    with pytest.raises(DataError, match="--gap: at least a minute, got 0"):
+    with pytest.raises(DataError, match="--gap: must be at least 1 minute, got 0"):
         SessionOptions("is_click", 0, 10, 5)
     write(tmp_path, make_log(users=1, days=1))
-    with pytest.raises(DataError, match="enough lists for train, valid and test; see --gap"):
+    with pytest.raises(DataError, match="must give lists for train, valid and test; change --gap"):
         prepare_files(tmp_path)

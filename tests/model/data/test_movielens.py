@@ -270,19 +270,44 @@ def test_the_summary_has_the_quality_of_retrieval(out):
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("ratings.dat", "::978300760\n", "\n", "row 1: user_id, movie_id, rating, timestamp, sep"),
+        (
+            "ratings.dat",
+            "::978300760\n",
+            "\n",
+            "row 1: must hold user_id, movie_id, rating, timestamp, separated by ::",
+        ),
         (
             "ratings.dat",
             "::978300760\n",
             "::0\n1::1::x::0\n",
-            "row 2, column rating: a number from",
+            "row 2, column rating: must be a number from",
         ),
         ("ratings.dat", "::978300760\n", "::0\n1::1::6::0\n", "from 0.5 to 5, got '6'"),
-        ("ratings.dat", "::978300760\n", "::0\n::1::3::0\n", "row 2, column user_id: an id"),
-        ("ratings.dat", "2::1::", "1::1::", "column movie_id: once per user, got '1'"),
-        ("movies.dat", "::Star", ":Star", "row 1: movie_id, title, genres, separated by ::, got"),
-        ("movies.dat", "2::Star", "1::Star", "row 2, column movie_id: once per file, got '1'"),
-        ("users.dat", "1::F", "F", "row 1: user_id, gender, age, occupation, zip_code, sep"),
+        (
+            "ratings.dat",
+            "::978300760\n",
+            "::0\n::1::3::0\n",
+            "row 2, column user_id: must be an id",
+        ),
+        ("ratings.dat", "2::1::", "1::1::", "column movie_id: must occur once per user, got '1'"),
+        (
+            "movies.dat",
+            "::Star",
+            ":Star",
+            "row 1: must hold movie_id, title, genres, separated by ::, got",
+        ),
+        (
+            "movies.dat",
+            "2::Star",
+            "1::Star",
+            "row 2, column movie_id: must occur once per file, got '1'",
+        ),
+        (
+            "users.dat",
+            "1::F",
+            "F",
+            "row 1: must hold user_id, gender, age, occupation, zip_code, separated by ::",
+        ),
     ],
 )
 def test_a_broken_row_is_named(tmp_path, file, old, new, message):
@@ -301,12 +326,16 @@ def test_a_broken_row_is_named(tmp_path, file, old, new, message):
 
 def test_files_that_cannot_be_used_are_named(tmp_path):
     write(tmp_path, make_ratings()[:500])
-    with pytest.raises(DataError, match="at least 10 users with 20 ratings of movies with 20"):
+    with pytest.raises(
+        DataError, match="must have at least 10 users with 20 ratings of movies with 20"
+    ):
         prepare_files(tmp_path)
-    with pytest.raises(DataError, match=r"nothing\.dat: unreadable \(No such file"):
+    with pytest.raises(DataError, match=r"nothing\.dat: cannot be read \(No such file"):
         prepare_files(tmp_path, ratings="nothing.dat")
     (tmp_path / "ratings.csv").write_text("user_id,movie,rating\n1,1,3\n")
-    with pytest.raises(DataError, match=r"column movie_id: missing; the file has user_id, movie,"):
+    with pytest.raises(
+        DataError, match=r"column movie_id: is missing; the file has user_id, movie,"
+    ):
         prepare_files(tmp_path, ratings="ratings.csv")
 
 

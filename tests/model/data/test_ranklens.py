@@ -114,34 +114,43 @@ EVENT_LIST = {"event": "ranking", "id": "l1", "user": "u", "timestamp": "1", "it
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        ([EVENT_LIST, "{"], "row 2: JSON, got '{"),
-        ([{"event": "view"}], "row 1, column event: item, ranking or interaction, got 'view'"),
-        ([{"event": "item", "item": "a"}], "row 1, column fields: missing"),
-        ([EVENT_LIST, EVENT_LIST], "row 2, column id: a list of its own, got 'l1'"),
-        ([{**EVENT_LIST, "items": []}], "row 1, column items: at least one candidate"),
-        ([{**EVENT_LIST, "timestamp": "noon"}], "row 1, column timestamp: whole milliseconds"),
+        ([EVENT_LIST, "{"], "row 2: must be JSON, got '{"),
+        (
+            [{"event": "view"}],
+            "row 1, column event: must be item, ranking or interaction, got 'view'",
+        ),
+        ([{"event": "item", "item": "a"}], "row 1, column fields: is missing"),
+        (
+            [EVENT_LIST, EVENT_LIST],
+            "row 2, column id: must differ from the id of every earlier list, got 'l1'",
+        ),
+        ([{**EVENT_LIST, "items": []}], "row 1, column items: must hold at least one candidate"),
+        (
+            [{**EVENT_LIST, "timestamp": "noon"}],
+            "row 1, column timestamp: must be whole milliseconds",
+        ),
         (
             [EVENT_LIST, {"event": "interaction", "ranking": "l9", "item": "a"}],
-            "row 2, column ranking: the id of a list, got 'l9'",
+            "row 2, column ranking: must be the id of a list in the file, got 'l9'",
         ),
         (
             [EVENT_LIST, {"event": "interaction", "ranking": "l1", "item": "b"}],
-            "row 2, column item: a candidate of list l1, got 'b'",
+            "row 2, column item: must be a candidate of list l1, got 'b'",
         ),
-        ([], "no ranking events"),
-        ([EVENT_LIST], "no interaction events"),
+        ([], "has no ranking events"),
+        ([EVENT_LIST], "has no interaction events"),
         *(
             (
                 [EVENT_LIST, {"event": "item", "item": "a", "fields": [{"name": n, "value": v}]}],
                 f"row 2, column {n}: {rule}, got {v!r}",
             )
             for n, v, rule in (
-                ("popularity", "high", "a finite number"),
-                ("runtime", math.nan, "a finite number"),
-                ("release_date", 1e18, "seconds since 1970, fewer than 6e10"),
-                ("director", ["Varda"], "a text"),
-                ("genres", "drama", "a list of texts"),
-                ("actors", [1], "a list of texts"),
+                ("popularity", "high", "must be a finite number"),
+                ("runtime", math.nan, "must be a finite number"),
+                ("release_date", 1e18, "must be seconds since 1970, fewer than 6e10"),
+                ("director", ["Varda"], "must be a text"),
+                ("genres", "drama", "must be a list of texts"),
+                ("actors", [1], "must be a list of texts"),
             )
         ),
     ],
@@ -160,8 +169,8 @@ def test_a_broken_event_is_named(tmp_path, events, message):
 def test_a_truncated_events_file_is_named(tmp_path):
     path = tmp_path / "events.jsonl.gz"
     path.write_bytes(EVENTS.read_bytes()[:10_000])
-    with pytest.raises(DataError, match="unreadable after row"):
+    with pytest.raises(DataError, match="cannot be read after row"):
         prepare("ranklens", "--events", path, "--out", tmp_path / "out")
     path.write_text("not gzip")
-    with pytest.raises(DataError, match="unreadable after row 0"):
+    with pytest.raises(DataError, match="cannot be read after row 0"):
         prepare("ranklens", "--events", path, "--out", tmp_path / "out")

@@ -74,8 +74,6 @@ def test_a_link_to_a_data_set_stays_and_what_it_leads_to_is_replaced(shop, tmp_p
 def test_a_directory_with_other_files_is_never_replaced(shop):
     out = shop()
     (out / "thesis.txt").write_text("years of work")
-    with pytest.raises(
-        DataError, match="a new directory or a data set to replace, got one with 'th"
-    ):
+    with pytest.raises(DataError, match="must be new or a data set to replace, but holds 'thesis"):
         shop()
     assert (out / "thesis.txt").exists()

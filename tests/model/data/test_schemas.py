@@ -39,6 +39,9 @@ def test_a_feature_may_have_any_name_without_two_underscores_in_front(shop, name
         assert (np.diff(lists.numbers[:, :, column]) < 0).all()
 
 
+RESERVED = "must not be a column of the log or begin with __"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -49,9 +52,17 @@ def test_a_feature_may_have_any_name_without_two_underscores_in_front(shop, name
             "prior_strength: 0",
             "like_rate.prior_strength: a finite number above 0, got 0",
         ),
-        ("name: price", "name: position", "a name that the log does not use itself"),
-        ("name: price", "name: __fold", "not beginning with __, got '__fold'"),
-        ("name: shop", "- shop", "schema.yaml: unreadable"),
+        (
+            "name: price",
+            "name: position",
+            f"features.position.name: {RESERVED}, got 'position'",
+        ),
+        (
+            "name: price",
+            "name: __fold",
+            f"features.__fold.name: {RESERVED}, got '__fold'",
+        ),
+        ("name: shop", "- shop", "schema.yaml: cannot be read"),
     ],
 )
 def test_a_bad_schema_is_named(shop, old, new, message):

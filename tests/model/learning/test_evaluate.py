@@ -78,7 +78,7 @@ def test_data_that_was_not_prepared_is_refused_in_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("evaluate: ")
-    assert "no: a prepared data set (python -m model prepare)" in done.stderr
+    assert "no: holds no data set; write one with `python -m model prepare`" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
