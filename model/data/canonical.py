@@ -38,25 +38,7 @@ def write_canonical(
 
     Raises DataError or FeatureError if the schema cannot be fitted to the data.
     """
-    train = requests.filter(pl.col("split") == "train").select("request_id")
-    train = train.with_columns(pl.Series(FOLD_COLUMN, statistics.folds(len(train))))
-    ordered = requests.with_row_index(ORDER_COLUMN).join(train, on="request_id", how="left")
-    columns = ["request_id", ORDER_COLUMN, "timestamp", "split", FOLD_COLUMN]
-    rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
-    impressions = rows.select("item_id", "label", fold=FOLD_COLUMN).drop_nulls("fold")
-    counts = statistics.like_counts(impressions)
-    items = source.items
-    for feature in schema.features:
-        if feature.kind != "statistic" or feature.name in source.items.columns:
-            continue
-        table, unseen = statistics.like_rates(counts, feature.prior_strength)
-        items = items.join(table.rename({"value": feature.name}), on="item_id", how="left")
-        items = items.with_columns(pl.col(feature.name).fill_null(unseen))
-        out_of_fold = statistics.out_of_fold_like_rates(counts, feature.prior_strength)
-        renamed = out_of_fold.select(
-            "item_id", pl.col("fold").alias(FOLD_COLUMN), pl.col("value").alias(feature.name)
-        )
-        rows = rows.join(renamed.lazy(), on=["item_id", FOLD_COLUMN], how="left")
+    items, rows = _fit_statistics(schema, source, requests)
     names = rows.collect_schema().names()
     inline = [f.name for f in schema.features if f.name in names and f.name not in COLUMNS]
     rows.sort(ORDER_COLUMN, "position").select(*COLUMNS, *inline).sink_parquet(
@@ -83,6 +65,35 @@ def write_canonical(
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     (directory / "summary.json").write_text(text, encoding="utf-8")
     Dataset(directory)  # fits the schema, so that a misfit fails here and not when training starts
+
+
+def _fit_statistics(
+    schema: Schema, source: Source, requests: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.LazyFrame]:
+    """Return items with statistics over all train lists, and rows with out-of-fold values inline.
+
+    The rows also have ORDER_COLUMN, timestamp, split and FOLD_COLUMN of their requests.
+    """
+    train = requests.filter(pl.col("split") == "train").select("request_id")
+    train = train.with_columns(pl.Series(FOLD_COLUMN, statistics.folds(len(train))))
+    ordered = requests.with_row_index(ORDER_COLUMN).join(train, on="request_id", how="left")
+    columns = ["request_id", ORDER_COLUMN, "timestamp", "split", FOLD_COLUMN]
+    rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
+    impressions = rows.select("item_id", "label", fold=FOLD_COLUMN).drop_nulls("fold")
+    counts = statistics.like_counts(impressions)
+    items = source.items
+    for feature in schema.features:
+        if feature.kind != "statistic" or feature.name in source.items.columns:
+            continue
+        table, unseen = statistics.like_rates(counts, feature.prior_strength)
+        items = items.join(table.rename({"value": feature.name}), on="item_id", how="left")
+        items = items.with_columns(pl.col(feature.name).fill_null(unseen))
+        out_of_fold = statistics.out_of_fold_like_rates(counts, feature.prior_strength)
+        renamed = out_of_fold.select(
+            "item_id", pl.col("fold").alias(FOLD_COLUMN), pl.col("value").alias(feature.name)
+        )
+        rows = rows.join(renamed.lazy(), on=["item_id", FOLD_COLUMN], how="left")
+    return items, rows
 
 
 def _split_counts(impressions: Path) -> dict[str, dict[str, int]]:
