@@ -19,9 +19,9 @@ def application(session, **settings):
 
     A machine of two shared cores stalls now and then for longer than the default deadline.
     """
-    settings = Settings(**{"timeout_ms": 60_000, "adaptive_budget": False, **settings})
+    values = Settings(**{"timeout_ms": 60_000, "adaptive_budget": False, **settings})
     metrics = Metrics()
-    return create_app(settings, Fleet.of(session, settings, metrics), metrics)
+    return create_app(values, Fleet.of(session, values, metrics), metrics)
 
 
 @contextlib.contextmanager

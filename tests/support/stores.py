@@ -22,7 +22,7 @@ from tests.support.servers import serving
 KEY = "a-key-of-more-than-16"
 
 
-def put(store, name, version, golden=None):
+def copy_bundle(store, name, version, golden=None):
     """The committed bundle under another name; `golden` changes its golden requests."""
     directory = shutil.copytree(BUNDLE, store / name / version)
     if golden is not None:
@@ -33,61 +33,61 @@ def put(store, name, version, golden=None):
 
 
 @contextlib.contextmanager
-def served(store, **settings):
+def store_server(store, **settings):
     """A client of a server over a store, and the metrics and fleet behind it."""
     keys = store.parent / "keys"
     keys.write_text(f"ops:{KEY}\n")
-    asked = {"watch_s": 0.05, "timeout_ms": 60_000, "adaptive_budget": False, **settings}
-    settings = Settings(models=store, admin_keys_file=keys, **asked)
+    defaults = {"watch_s": 0.05, "timeout_ms": 60_000, "adaptive_budget": False}
+    values = Settings(models=store, admin_keys_file=keys, **{**defaults, **settings})
     metrics = Metrics()
-    fleet = Fleet.load(settings, metrics)
+    fleet = Fleet.load(values, metrics)
     with (
-        serving(create_app(settings, fleet, metrics)) as url,
+        serving(create_app(values, fleet, metrics)) as url,
         httpx.Client(base_url=url, timeout=30) as client,
     ):
         yield client, fleet
 
 
-def ask(client, user=None, **body):
-    asked = {"candidates": ["10", "100", "1003", "1036"], **body}
+def post_rerank(client, user=None, **body):
+    payload = {"candidates": ["10", "100", "1003", "1036"], **body}
     if user is not None:
-        asked["user"] = {"id": user}
-    return client.post("/rerank", json=asked)
+        payload["user"] = {"id": user}
+    return client.post("/rerank", json=payload)
 
 
-def version(client, **asked):
-    return ask(client, **asked).raise_for_status().json()["model"]["version"]
+def served_version(client, **body):
+    return post_rerank(client, **body).raise_for_status().json()["model"]["version"]
 
 
-def soon(holds, seconds=20.0):
+def wait_until(holds, seconds=20.0):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.02)
 
 
-def counted(client, line):
-    found = [li for li in client.get("/metrics").text.splitlines() if li.startswith(line)]
-    return float(found[0].rsplit(" ", 1)[1]) if found else 0.0
+def metric_value(client, line):
+    lines = [li for li in client.get("/metrics").text.splitlines() if li.startswith(line)]
+    return float(lines[0].rsplit(" ", 1)[1]) if lines else 0.0
 
 
-def admin(client, method, path, key=KEY, **more):
+def admin_request(client, method, path, key=KEY, **more):
     return client.request(method, path, headers={"Authorization": f"Bearer {key}"}, **more)
 
 
-def sealed(directory):
+def update_hashes(directory):
     """Every hash made right again."""
     return Manifest.read(directory).write(directory)
 
 
-def stranger(store, name, version):
+def shuffled_bundle(store, name, version):
     """A bundle that verifies and ranks otherwise: every item has the features of another."""
-    directory = put(store, name, version, golden=lambda golden: [])
+    directory = copy_bundle(store, name, version, golden=lambda golden: [])
     with np.load(directory / "items.npz", allow_pickle=False) as table:
         columns = {key: table[key] for key in table.files}
     others = {key: np.roll(values, 97, 0) for key, values in columns.items() if key != "ids"}
     np.savez(directory / "items.npz", ids=columns["ids"], **others)
-    sealed(directory)
+    update_hashes(directory)
     session = Session.load(directory)
     golden = json.loads((BUNDLE / "golden.json").read_text())
     for entry in golden:
@@ -96,5 +96,5 @@ def stranger(store, name, version):
         entry["slate"] = [candidates[i]["id"] for i in slate.indices.tolist()]
         entry["steps"] = slate.steps.tolist()
     (directory / "golden.json").write_text(json.dumps(golden))
-    sealed(directory)
+    update_hashes(directory)
     return directory

@@ -16,15 +16,15 @@ from service.models.fleet import Fleet
 from service.models.store import ServingConfig, in_canary
 from service.settings import Settings
 from tests.support.stores import (
-    admin,
-    ask,
-    counted,
-    put,
-    sealed,
-    served,
-    soon,
-    stranger,
-    version,
+    admin_request,
+    copy_bundle,
+    metric_value,
+    post_rerank,
+    served_version,
+    shuffled_bundle,
+    store_server,
+    update_hashes,
+    wait_until,
 )
 
 ROUTE = "/admin/models/ranklens"
@@ -56,14 +56,14 @@ def test_a_version_may_be_a_link_to_where_its_files_are(store, tmp_path):
 
 
 def test_a_request_names_the_model_that_answers(store):
-    put(store, "ranklens", "2")
-    put(store, "another", "7")
-    with served(store, default_model="ranklens") as (client, _):
-        told = ask(client).json()["model"]
+    copy_bundle(store, "ranklens", "2")
+    copy_bundle(store, "another", "7")
+    with store_server(store, default_model="ranklens") as (client, _):
+        told = post_rerank(client).json()["model"]
         assert told == {"name": "ranklens", "version": "2", "variant": "active"}
-        told = ask(client, model="another").json()["model"]
+        told = post_rerank(client, model="another").json()["model"]
         assert told == {"name": "another", "version": "7", "variant": "active"}
-        refused = ask(client, model="third")
+        refused = post_rerank(client, model="third")
         assert refused.status_code == 422
         (error,) = refused.json()["errors"]
         assert error == {
@@ -77,22 +77,22 @@ def test_a_request_names_the_model_that_answers(store):
         lists[1]["model"] = "third"
         refused = client.post("/rerank/batch", json={"requests": lists})
         assert refused.json()["errors"][0]["field"] == "requests[1].model"
-    with served(store) as (client, _):  # else the first by name
-        assert ask(client).json()["model"]["name"] == "another"
+    with store_server(store) as (client, _):  # else the first by name
+        assert post_rerank(client).json()["model"]["name"] == "another"
 
 
 def test_the_canary_gets_the_same_users_every_time(store):
-    put(store, "ranklens", "2")
+    copy_bundle(store, "ranklens", "2")
     ServingConfig("1", "2", 0.3).write(store / "ranklens")
     users = [f"u{i}" for i in range(40)]
-    with served(store) as (client, _):
-        found = {user: ask(client, user=user).json()["model"] for user in users}
-        again = {user: ask(client, user=user).json()["model"] for user in users}
-        anonymous = ask(client).json()["model"]
+    with store_server(store) as (client, _):
+        found = {user: post_rerank(client, user=user).json()["model"] for user in users}
+        again = {user: post_rerank(client, user=user).json()["model"] for user in users}
+        anonymous = post_rerank(client).json()["model"]
         canaries = {user for user, model in found.items() if model["variant"] == "canary"}
         labels = 'rerank_requests_total{model="ranklens",outcome="ok",variant="%s",version="%s"}'
-        assert counted(client, labels % ("canary", "2")) == 2 * len(canaries)
-        assert counted(client, labels % ("active", "1")) == 2 * (40 - len(canaries)) + 1
+        assert metric_value(client, labels % ("canary", "2")) == 2 * len(canaries)
+        assert metric_value(client, labels % ("active", "1")) == 2 * (40 - len(canaries)) + 1
     assert found == again
     assert canaries == {user for user in users if in_canary("ranklens", user, 0.3)}
     for user, model in found.items():
@@ -104,20 +104,20 @@ SHADOW = 'rerank_shadow_total{model="ranklens",outcome="%s",version="2"}'
 
 
 def test_a_shadow_ranks_the_same_lists_and_never_answers(store):
-    put(store, "ranklens", "2")
+    copy_bundle(store, "ranklens", "2")
     ServingConfig("1", shadow="2").write(store / "ranklens")
-    with served(store) as (client, fleet):
-        assert {version(client) for _ in range(5)} == {"1"}
-        soon(lambda: counted(client, SHADOW % "same_slate") == 5)
+    with store_server(store) as (client, fleet):
+        assert {served_version(client) for _ in range(5)} == {"1"}
+        wait_until(lambda: metric_value(client, SHADOW % "same_slate") == 5)
         shadow = fleet.models["ranklens"].deployments["2"].session
         shadow.run = None  # whatever is called now fails
-        assert version(client) == "1"
-        assert ask(client).json()["degraded"] is None
-        soon(lambda: counted(client, SHADOW % "failed") == 2)
+        assert served_version(client) == "1"
+        assert post_rerank(client).json()["degraded"] is None
+        wait_until(lambda: metric_value(client, SHADOW % "failed") == 2)
 
 
 def test_a_shadow_is_asked_what_the_client_asked(store, items):
-    put(store, "ranklens", "2")
+    copy_bundle(store, "ranklens", "2")
     ServingConfig("1", shadow="2").write(store / "ranklens")
     knobs = (
         {"reasoning": {"entropy_threshold": -1}, "temperatures": {"reason": 100}},
@@ -127,38 +127,38 @@ def test_a_shadow_is_asked_what_the_client_asked(store, items):
         {"constraints": {"pinned": {items[7]: 0}, "blocked": [items[0]]}},
     )
     draw = random.Random(0)
-    with served(store) as (client, _):
+    with store_server(store) as (client, _):
         for knob in knobs:
             for _ in range(6):
                 history = draw.sample(items, 20)
                 asked = {"candidates": items[:8] + draw.sample(items[8:], 40), **knob}
                 answer = client.post("/rerank", json={**asked, "user": {"history": history}})
                 answer.raise_for_status()
-        soon(lambda: counted(client, SHADOW % "same_slate") == 6 * len(knobs))
+        wait_until(lambda: metric_value(client, SHADOW % "same_slate") == 6 * len(knobs))
 
 
 def test_a_shadow_that_ranks_otherwise_is_told_apart(store, items):
-    stranger(store, "ranklens", "2")
+    shuffled_bundle(store, "ranklens", "2")
     ServingConfig("1", shadow="2").write(store / "ranklens")
-    with served(store) as (client, _):
+    with store_server(store) as (client, _):
         for start in range(0, 300, 50):
-            ask(client, candidates=items[start : start + 50]).raise_for_status()
-        soon(lambda: counted(client, SHADOW % "different") == 6)
-        ask(client, candidates=items[:1]).raise_for_status()
-        soon(lambda: counted(client, SHADOW % "same_slate") == 1)
+            post_rerank(client, candidates=items[start : start + 50]).raise_for_status()
+        wait_until(lambda: metric_value(client, SHADOW % "different") == 6)
+        post_rerank(client, candidates=items[:1]).raise_for_status()
+        wait_until(lambda: metric_value(client, SHADOW % "same_slate") == 1)
 
 
 def test_a_change_of_the_file_is_followed_within_a_second(store):
-    put(store, "ranklens", "2")
+    copy_bundle(store, "ranklens", "2")
     ServingConfig("1").write(store / "ranklens")
     took = []
-    with served(store) as (client, _):
+    with store_server(store) as (client, _):
         for wanted in ("2", "1", "2"):
             began = time.monotonic()
             ServingConfig(wanted).write(store / "ranklens")
-            soon(lambda wanted=wanted: version(client) == wanted)
+            wait_until(lambda wanted=wanted: served_version(client) == wanted)
             took.append(time.monotonic() - began)
-        assert counted(client, CHANGES % "changed") == 3
+        assert metric_value(client, CHANGES % "changed") == 3
     assert min(took) < 1.0  # a shared machine may stall once
 
 
@@ -173,22 +173,22 @@ def otherwise(directory):
     golden = json.loads((directory / "golden.json").read_text())
     golden[0]["slate"][:2] = golden[0]["slate"][1::-1]
     (directory / "golden.json").write_text(json.dumps(golden))
-    sealed(directory)
+    update_hashes(directory)
 
 
 def no_golden(directory):
     (directory / "golden.json").write_text("[3]")
-    sealed(directory)
+    update_hashes(directory)
 
 
 def no_table(directory):
     (directory / "items.npz").write_bytes(b"PK\x03\x04 and no more")
-    sealed(directory)
+    update_hashes(directory)
 
 
 def no_graph(directory):
     (directory / "generator.onnx").write_bytes(b"no graph")
-    sealed(directory)
+    update_hashes(directory)
 
 
 def wide_graph(directory):
@@ -201,23 +201,23 @@ BREAKINGS = [flipped, otherwise, no_golden, no_table, no_graph, wide_graph, shut
 
 def test_what_cannot_be_served_is_refused_once_until_it_is_mended(store):
     for number, broken in enumerate(BREAKINGS, start=2):
-        broken(put(store, "ranklens", str(number)))
+        broken(copy_bundle(store, "ranklens", str(number)))
     ServingConfig("1").write(store / "ranklens")
-    with served(store, watch_s=0.02) as (client, _):
+    with store_server(store, watch_s=0.02) as (client, _):
         for number, broken in enumerate(BREAKINGS, start=2):
             ServingConfig(str(number)).write(store / "ranklens")
-            soon(lambda count=number - 1: counted(client, CHANGES % "refused") >= count)
+            wait_until(lambda count=number - 1: metric_value(client, CHANGES % "refused") >= count)
             time.sleep(0.1)  # five more looks
-            assert (broken.__name__, counted(client, CHANGES % "refused")) == (
+            assert (broken.__name__, metric_value(client, CHANGES % "refused")) == (
                 broken.__name__, number - 1,
             )  # fmt: skip
-            assert version(client) == "1"
-        put(store.parent / "mended", "ranklens", "2").rename(store / "ranklens" / "mended")
+            assert served_version(client) == "1"
+        copy_bundle(store.parent / "mended", "ranklens", "2").rename(store / "ranklens" / "mended")
         (store / "ranklens" / "2").rename(store / "ranklens" / ".broken")
         (store / "ranklens" / "mended").rename(store / "ranklens" / "2")
         ServingConfig("2").write(store / "ranklens")
-        soon(lambda: version(client) == "2")
-        assert counted(client, CHANGES % "changed") == 1
+        wait_until(lambda: served_version(client) == "2")
+        assert metric_value(client, CHANGES % "changed") == 1
 
 
 @pytest.mark.parametrize("broken", BREAKINGS[1:6], ids=lambda broken: broken.__name__)
@@ -228,20 +228,20 @@ def test_a_store_that_cannot_be_served_is_refused_at_the_start(store, broken):
 
 
 def test_a_broken_file_is_counted_once_and_what_was_served_goes_on(store):
-    put(store, "ranklens", "2")
+    copy_bundle(store, "ranklens", "2")
     ServingConfig("1").write(store / "ranklens")
-    with served(store, watch_s=0.02) as (client, _):
+    with store_server(store, watch_s=0.02) as (client, _):
         (store / "ranklens" / "serving.json").write_text('{"active": 2}')
-        soon(lambda: counted(client, CHANGES % "refused") == 1)
+        wait_until(lambda: metric_value(client, CHANGES % "refused") == 1)
         time.sleep(0.1)
-        assert counted(client, CHANGES % "refused") == 1
-        assert version(client) == "1"
+        assert metric_value(client, CHANGES % "refused") == 1
+        assert served_version(client) == "1"
         ServingConfig("2").write(store / "ranklens")
-        soon(lambda: version(client) == "2")
+        wait_until(lambda: served_version(client) == "2")
 
 
 def test_a_store_is_followed_while_files_come_and_go(store):
-    put(store, "ranklens", "2")
+    copy_bundle(store, "ranklens", "2")
     ServingConfig("1").write(store / "ranklens")
     stop = threading.Event()
 
@@ -255,25 +255,25 @@ def test_a_store_is_followed_while_files_come_and_go(store):
             shutil.rmtree(directory)
             number += 1
 
-    with served(store, watch_s=0.001) as (client, fleet):
+    with store_server(store, watch_s=0.001) as (client, fleet):
         thread = threading.Thread(target=churn)
         thread.start()
         for _ in range(100):
-            version(client)
+            served_version(client)
         stop.set()
         thread.join()
         assert not fleet._watcher.done()
         ServingConfig("2").write(store / "ranklens")
-        soon(lambda: version(client) == "2")
+        wait_until(lambda: served_version(client) == "2")
 
 
 def test_a_model_that_comes_later_is_served(store):
-    with served(store) as (client, _):
-        assert ask(client, model="zebra").status_code == 422
-        put(store.parent / "copy", "zebra", "1")
+    with store_server(store) as (client, _):
+        assert post_rerank(client, model="zebra").status_code == 422
+        copy_bundle(store.parent / "copy", "zebra", "1")
         (store.parent / "copy" / "zebra").rename(store / "zebra")
-        soon(lambda: ask(client, model="zebra").status_code == 200)
-        assert ask(client).json()["model"]["name"] == "ranklens"
+        wait_until(lambda: post_rerank(client, model="zebra").status_code == 200)
+        assert post_rerank(client).json()["model"]["name"] == "ranklens"
 
 
 def broken_run(rows):
@@ -282,127 +282,127 @@ def broken_run(rows):
 
 def fail(client, times):
     for _ in range(times):
-        assert ask(client).json()["degraded"] == {"reason": "model_error"}
+        assert post_rerank(client).json()["degraded"] == {"reason": "model_error"}
 
 
 @pytest.fixture
 def pair(store):
     """Version 1 is served, 2 is there."""
-    put(store, "ranklens", "2")
+    copy_bundle(store, "ranklens", "2")
     ServingConfig("1").write(store / "ranklens")
     return store
 
 
 @pytest.mark.parametrize(("failures", "back"), [(3, True), (2, False)])
 def test_a_new_version_that_fails_goes_back_by_itself(pair, failures, back):
-    with served(pair, watch_s=0.02, rollback_failures=3) as (client, fleet):
-        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+    with store_server(pair, watch_s=0.02, rollback_failures=3) as (client, fleet):
+        assert admin_request(client, "PUT", ROUTE, json={"active": "2"}).is_success
         session = fleet.models["ranklens"].active.session
         working, session.run = session.run, broken_run
         fail(client, failures)
         session.run = working
         expected = "1" if back else "2"
-        assert version(client) == expected
-        assert counted(client, CHANGES % "rolled_back") == float(back)
+        assert served_version(client) == expected
+        assert metric_value(client, CHANGES % "rolled_back") == float(back)
         assert ServingConfig.read(pair / "ranklens") == ServingConfig(expected)
         time.sleep(0.1)  # the watcher does not bring it back
-        assert version(client) == expected
+        assert served_version(client) == expected
 
 
 @pytest.mark.parametrize(
     "spared", [{"probation_s": 0.001}, {"rollback_share": 0.6}], ids=["late", "seldom"]
 )
 def test_failures_after_probation_or_among_many_answers_change_nothing(pair, spared):
-    with served(pair, rollback_failures=2, **spared) as (client, fleet):
-        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+    with store_server(pair, rollback_failures=2, **spared) as (client, fleet):
+        assert admin_request(client, "PUT", ROUTE, json={"active": "2"}).is_success
         session = fleet.models["ranklens"].active.session
         for _ in range(4):
-            assert version(client) == "2"
+            assert served_version(client) == "2"
         working, session.run = session.run, broken_run
         fail(client, 4)
         session.run = working
-        assert version(client) == "2"
-        assert counted(client, CHANGES % "rolled_back") == 0
+        assert served_version(client) == "2"
+        assert metric_value(client, CHANGES % "rolled_back") == 0
 
 
 def test_the_first_version_has_nowhere_to_go_back_to(store):
-    with served(store, rollback_failures=1) as (client, fleet):
+    with store_server(store, rollback_failures=1) as (client, fleet):
         session = fleet.models["ranklens"].active.session
         working, session.run = session.run, broken_run
         fail(client, 3)
         session.run = working
-        assert version(client) == "1"
+        assert served_version(client) == "1"
 
 
 def test_what_went_back_is_served_when_it_is_asked_for_again(pair):
-    with served(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
+    with store_server(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
         ServingConfig("2").write(pair / "ranklens")
-        soon(lambda: version(client) == "2")
+        wait_until(lambda: served_version(client) == "2")
         fleet.models["ranklens"].active.session.run = broken_run
         fail(client, 1)
-        assert version(client) == "1"
+        assert served_version(client) == "1"
         ServingConfig("2").write(pair / "ranklens")  # mended, say: it is loaded anew
-        soon(lambda: version(client) == "2")
+        wait_until(lambda: served_version(client) == "2")
 
 
 def test_it_goes_back_where_the_store_cannot_be_written_and_stays_there(pair):
-    with served(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
+    with store_server(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
         ServingConfig("2").write(pair / "ranklens")
-        soon(lambda: version(client) == "2")
+        wait_until(lambda: served_version(client) == "2")
         (pair / "ranklens" / f".serving.json.{os.getpid()}").mkdir()
         fleet.models["ranklens"].active.session.run = broken_run
         fail(client, 1)  # an answer, not an error
         time.sleep(0.1)  # the watcher does not bring it back
-        assert version(client) == "1"
+        assert served_version(client) == "1"
         assert ServingConfig.read(pair / "ranklens") == ServingConfig("2")
 
 
 def test_a_change_that_was_loading_while_it_went_back_is_refused(pair):
-    put(pair, "ranklens", "3")
-    with served(pair, watch_s=0, rollback_failures=1) as (client, fleet):
-        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+    copy_bundle(pair, "ranklens", "3")
+    with store_server(pair, watch_s=0, rollback_failures=1) as (client, fleet):
+        assert admin_request(client, "PUT", ROUTE, json={"active": "2"}).is_success
         engine, release = fleet.models["ranklens"].active, threading.Event()
         fleet._loader.submit(release.wait)  # the next version loads after that
         asked = {"active": "2", "canary": {"version": "3", "share": 0.5}}
         found = []
         thread = threading.Thread(
-            target=lambda: found.append(admin(client, "PUT", ROUTE, json=asked))
+            target=lambda: found.append(admin_request(client, "PUT", ROUTE, json=asked))
         )
         thread.start()
-        soon(fleet._changing.locked)
+        wait_until(fleet._changing.locked)
         engine.session.run = broken_run
         fail(client, 1)
         release.set()
         thread.join()
         assert found[0].status_code == 409
-        assert {version(client, user=f"u{i}") for i in range(8)} == {"1"}
+        assert {served_version(client, user=f"u{i}") for i in range(8)} == {"1"}
         assert ServingConfig.read(pair / "ranklens") == ServingConfig("1")
 
 
 def test_probation_is_of_the_active_version_whatever_stands_beside_it(pair):
-    put(pair, "ranklens", "3")
-    with served(pair, watch_s=0, rollback_failures=2) as (client, fleet):
-        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+    copy_bundle(pair, "ranklens", "3")
+    with store_server(pair, watch_s=0, rollback_failures=2) as (client, fleet):
+        assert admin_request(client, "PUT", ROUTE, json={"active": "2"}).is_success
         engine = fleet.models["ranklens"].active
         fleet.models["ranklens"].active.session.run = broken_run
         fail(client, 1)
         since = engine.since
-        assert admin(client, "PUT", ROUTE, json={"active": "2", "shadow": "3"}).is_success
+        assert admin_request(client, "PUT", ROUTE, json={"active": "2", "shadow": "3"}).is_success
         assert fleet.models["ranklens"].active is engine
         assert (engine.since, engine.failed) == (since, 1)
         fail(client, 1)
-        assert version(client) == "1"
+        assert served_version(client) == "1"
 
 
 def test_a_canary_that_becomes_active_begins_its_probation_anew(pair):
     canary = {"active": "1", "canary": {"version": "2", "share": 1.0}}
-    with served(pair, watch_s=0, rollback_failures=2) as (client, fleet):
-        assert admin(client, "PUT", ROUTE, json=canary).is_success
+    with store_server(pair, watch_s=0, rollback_failures=2) as (client, fleet):
+        assert admin_request(client, "PUT", ROUTE, json=canary).is_success
         engine = fleet.models["ranklens"].deployments["2"]
         working, engine.session.run = engine.session.run, broken_run
-        assert ask(client, user="u").json()["degraded"] == {"reason": "model_error"}
-        assert admin(client, "PUT", ROUTE, json={"active": "2"}).is_success
+        assert post_rerank(client, user="u").json()["degraded"] == {"reason": "model_error"}
+        assert admin_request(client, "PUT", ROUTE, json={"active": "2"}).is_success
         assert fleet.models["ranklens"].active is engine  # not loaded twice
         fail(client, 1)
         engine.session.run = working
-        assert version(client) == "2"
+        assert served_version(client) == "2"

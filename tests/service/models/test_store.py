@@ -6,7 +6,7 @@ import pytest
 
 from service.engine.contract import BundleError, Manifest
 from service.models.store import ServingConfig, in_canary, versions_of
-from tests.support.stores import put, served, version
+from tests.support.stores import copy_bundle, served_version, store_server
 
 
 def lined(canary=None, shadow=None, active='"2"'):
@@ -56,7 +56,7 @@ def test_what_is_served_is_refused_naming_field_rule_and_value(tmp_path, text, t
 
 def test_what_is_written_reads_back_and_without_a_file_the_highest_version_is_served(store):
     for number in ("9", "10"):
-        put(store, "ranklens", number)
+        copy_bundle(store, "ranklens", number)
     directory = store / "ranklens"
     assert versions_of(directory) == ["1", "9", "10"]
     assert ServingConfig.read(directory) == ServingConfig("10")
@@ -68,8 +68,8 @@ def test_what_is_written_reads_back_and_without_a_file_the_highest_version_is_se
         serving.write(directory)
         assert ServingConfig.read(directory) == serving
     (directory / "serving.json").unlink()
-    with served(store) as (client, _):
-        assert version(client) == "10"
+    with store_server(store) as (client, _):
+        assert served_version(client) == "10"
 
 
 def test_who_is_in_the_canary_at_a_share_is_in_at_every_larger_one():
