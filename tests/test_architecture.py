@@ -79,7 +79,7 @@ RULES = {
     ),
     "model.study": (
         {"numpy", "torch", "polars", "scipy", "yaml", "tqdm", "lightgbm", "matplotlib",
-         "safetensors"},
+         "safetensors", "jinja2"},
         {*DATA, *NETWORK, "model.learning", "service.engine.session"},
     ),
     "model.__main__": ({"tyro"}, {"model", "service.engine"}),

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from export.bench.report import Figures
-from model.study.report import shown
+from model.study.pages import format_interval
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 from tests.support.servers import fresh
@@ -52,7 +52,7 @@ def test_every_row_of_the_readmes_table_is_a_row_of_the_report_or_the_served_bun
     found = {row[0]: row[1:] for row in rows}
     manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
     metrics = manifest["offline_metrics"]
-    served = [shown(metrics[name]) for name in ("ndcg@5", "ndcg@10", "map@10")]
+    served = [format_interval(metrics[name]) for name in ("ndcg@5", "ndcg@10", "map@10")]
     assert found.pop("**served bundle**, one seed") == [
         *served, f"{metrics['reasoning_steps'][0]:.2f}"
     ]  # fmt: skip
@@ -109,14 +109,18 @@ def test_the_readmes_paired_differences_are_the_reports(report, split, model, ag
         if (c["split"], c["model"], c["against"]) == (split, model, against)
         and c["metric"] in ("ndcg@10", "worth") and c.get("track", "stand-alone") == "stand-alone"
     )  # fmt: skip
-    figures = shown([found[name] for name in ("mean_difference", "low", "high")], signed=True)
+    figures = format_interval(
+        [found[name] for name in ("mean_difference", "low", "high")], signed=True
+    )
     assert text.format(figures) in README.replace("\n", " ")
 
 
 def test_the_ideas_in_the_notes_have_the_reports_figures():
     reports = ROOT / "docs" / "reports"
     found = {
-        (c["model"], c["against"]): shown([c[k] for k in ("mean_difference", "low", "high")], True)
+        (c["model"], c["against"]): format_interval(
+            [c[k] for k in ("mean_difference", "low", "high")], True
+        )
         for c in json.loads((reports / "quality.json").read_text(encoding="utf-8"))["comparisons"]
         if (c["dataset"], c["split"], c["track"]) == ("ranklens", "warm", "stand-alone")
         and c["metric"] == "ndcg@10"

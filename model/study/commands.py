@@ -6,7 +6,7 @@ that parsing stays fast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,20 @@ def cache_directory(cache: Path | None, smoke: bool, name: str) -> Path:
     if cache is not None:
         return cache
     return Path("build/smoke" if smoke else "build") / name
+
+
+def command_line(name: str, command: object) -> str:
+    """Return the shell line that runs a command with these options, defaults left out."""
+    words = ["python -m model", name]
+    for field in fields(command):  # type: ignore[arg-type]
+        value = getattr(command, field.name)
+        if value != field.default:
+            words.append("--" + field.name.replace("_", "-"))
+            if isinstance(value, tuple):
+                words += map(str, value)
+            elif value is not True:
+                words.append(str(value))
+    return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,8 @@ class Report:
     """Train nothing and report the cells that the cache holds."""
     fresh: bool = False
     """Drop the rows of an earlier report in --out instead of keeping those the cache lacks."""
+    page_only: bool = False
+    """Write page and plots again from the JSON in --out, without training or measuring."""
     smoke: bool = False
     """Run a miniature, for tests."""
 
@@ -84,6 +100,8 @@ class EvaluatorReport:
     """Canonical data set whose test lists are used."""
     out: Path = Path("docs/reports")
     """Directory of the report."""
+    page_only: bool = False
+    """Write page and plots again from the JSON in --out, without training or measuring."""
 
     def execute(self) -> int:
         """Write evaluator.md, evaluator.json and the plot."""
@@ -112,6 +130,8 @@ class World:
     """Number of seeds."""
     run: Path | None = None
     """Print worth and regret of this one finished run and train nothing."""
+    page_only: bool = False
+    """Write page and plots again from the JSON in --out, without training or measuring."""
     smoke: bool = False
     """Run a miniature, for tests."""
 
@@ -163,6 +183,8 @@ class Scale:
     """Scratch directory, left empty. Default: build/scale, with --smoke build/smoke/scale."""
     rows: tuple[int, ...] = (1_000_000, 10_000_000)
     """Sizes of the logs in rows; each size is measured in turn."""
+    page_only: bool = False
+    """Write page and plots again from the JSON in --out, without training or measuring."""
     smoke: bool = False
     """Run a miniature, for tests."""
 

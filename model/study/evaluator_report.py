@@ -6,8 +6,7 @@ What the evaluator likes and the second one (model.study.grid) does not is rewar
 from __future__ import annotations
 
 import json
-import os
-import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,21 @@ from model.learning import checkpoint
 from model.learning.policy import Batch, Policy
 from model.network.evaluator import Evaluator, discount
 from model.network.reasoning import sampler
-from model.study.commands import EvaluatorReport
-from model.study.plots import drawing
-from model.study.report import shown
+from model.study.commands import EvaluatorReport, command_line
+from model.study.pages import provenance, render
+from model.study.plots import plot_evaluator
 from model.study.slates import second_evaluator, utilities
 
 Array = np.ndarray[Any, Any]
 BINS = 10
 RANDOM_SLATES = 64
+FIGURES = (  # title on the page, key in the JSON
+    ("AUC of all impressions", "auc"),
+    ("AUC within lists", "auc within lists"),
+    ("Spearman of utility and realised likes, lists", "rank correlation"),
+    ("change of a probability by shuffling", "change by shuffling"),
+    ("change of the utility by shuffling", "utility change by shuffling"),
+)
 
 
 @torch.no_grad()
@@ -145,93 +151,45 @@ def agreement(
 
 
 def report(command: EvaluatorReport) -> None:
-    """Examine both evaluators of a finished run; write evaluator.md, evaluator.json, the plot."""
+    """Examine both evaluators of a finished run, then write JSON, page and plot."""
+    if command.page_only:
+        write_page(command.out)
+        return
     torch.set_num_threads(1)
     trained = checkpoint.load(command.run)
     dataset = Dataset(command.data)
     lists = dataset.lists(["test"])
+    first, seed = trained.evaluator, trained.config.seed
     second = second_evaluator(trained.config, dataset, command.run / "second evaluator")
-    both = {"evaluator": trained.evaluator, "second evaluator": second}
-    found: dict[str, Any] = {
-        name: examine(evaluator, dataset, lists, trained.config.seed)
-        for name, evaluator in both.items()
-    }
     policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
-    found["agreement"] = agreement(*both.values(), policy, lists.rankable(), trained.config.seed)
+    payload: dict[str, Any] = {
+        "made": provenance(command_line("evaluator", command)),
+        "setting": {"data": command.data.name, "lists": len(lists), "slates": RANDOM_SLATES},
+        "evaluator": examine(first, dataset, lists, seed),
+        "second evaluator": examine(second, dataset, lists, seed),
+        "agreement": agreement(first, second, policy, lists.rankable(), seed),
+    }
     command.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1, default=np.ndarray.tolist)
+    text = json.dumps(payload, indent=1, default=np.ndarray.tolist)
     (command.out / "evaluator.json").write_text(text + "\n", encoding="utf-8")
-    plot(found, command.out / "evaluator.png")
-    text = render(found, len(lists), command.data.name)
-    (command.out / "evaluator.md").write_text(text, encoding="utf-8")
+    write_page(command.out)
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
-    """Calibration, and the like rate by shown position, of both evaluators."""
-    pyplot = drawing()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name in ("evaluator", "second evaluator"):
-        curve = found[name]["calibration"]
-        left.plot(curve["predicted"], curve["observed"], "-o", markersize=3, label=name)
-        right.plot(found[name]["position"]["predicted"], label=name)
-    left.plot([0, 1], [0, 1], ":", color="grey")
-    right.plot(found["evaluator"]["position"]["observed"], "k--", label="observed")
-    left.set(xlabel="predicted like probability, by decile", ylabel="observed like rate")
-    right.set(xlabel="shown position", ylabel="like rate")
-    for axis in (left, right):
-        axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
+def write_page(out: Path) -> None:
+    """Write evaluator.md and the plot from the evaluator.json below `out`."""
+    payload = json.loads((out / "evaluator.json").read_text(encoding="utf-8"))
+    plot_evaluator(payload, out / "evaluator.png")
+    (out / "evaluator.md").write_text(page(payload), encoding="utf-8")
 
 
-def render(found: dict[str, Any], lists: int, split: str) -> str:
-    """The report as Markdown."""
-    first, second = found["evaluator"], found["second evaluator"]
-    rows = [
-        *(
-            (f"BCE, {name} (nats)", shown(first["bce"][name]), shown(second["bce"][name]))
-            for name in first["bce"]
-        ),
-        *(
-            (title, *(f"{f:.4f}" if isinstance(f, float) else shown(f) for f in pair))
-            for title, pair in (
-                ("AUC of all impressions", (first["auc"], second["auc"])),
-                *(
-                    (title, (first[key], second[key]))
-                    for title, key in (
-                        ("AUC within lists", "auc within lists"),
-                        ("Spearman of utility and realised likes, lists", "rank correlation"),
-                        ("change of a probability by shuffling", "change by shuffling"),
-                        ("change of the utility by shuffling", "utility change by shuffling"),
-                    )
-                ),
-                (
-                    "expected calibration error",
-                    (first["calibration"]["error"], second["calibration"]["error"]),
-                ),
-            )
-        ),
-    ]
-    return "\n".join(
-        [
-            "# The evaluator",
-            "",
-            "Made by `python -m model evaluator`; the figures are in `evaluator.json`. "
-            f"{lists} test lists ({split}) as they were shown, which no training saw. In brackets "
-            "95 % bootstrap intervals over lists. The second evaluator (a GRU, other seed) is only "
-            "for reporting.",
-            f"Machine: {platform.machine()}, {os.cpu_count()} cores, torch "
-            f"{torch.__version__.split('+')[0]}.",
-            "",
-            "| | evaluator | second evaluator |",
-            "|---|---|---|",
-            *(f"| {' | '.join(row)} |" for row in rows),
-            "",
-            f"Both rank {RANDOM_SLATES} slates of one request, Spearman's correlation: "
-            + "; ".join(f"{name} {shown(value)}" for name, value in found["agreement"].items())
-            + ".",
-            "",
-            "![Calibration and position](evaluator.png)",
-            "",
-        ]
+def page(payload: Mapping[str, Any]) -> str:
+    """Render the report as Markdown; every figure comes from `payload`, the JSON."""
+    return render(
+        "evaluator.md.jinja",
+        made=payload["made"],
+        setting=payload["setting"],
+        evaluator=payload["evaluator"],
+        second=payload["second evaluator"],
+        agreement=payload["agreement"],
+        figures=FIGURES,
     )

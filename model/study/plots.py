@@ -1,71 +1,190 @@
-"""The report's plots."""
+"""Plots of the reports. One table of colours: the hue is the host, the depth the reasoning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model.study.variants import NEURAL
 
-
-def plot_entropy(
-    positions: Sequence[dict[str, Any]], keys: Sequence[tuple[str, str, str]], path: Path
-) -> None:
-    """Entropy by position before and after reasoning, and where the steps were spent.
-
-    A panel for each of `keys` (data set, split, track) that some entry of `positions` is of.
-    """
-    pyplot = drawing()
-    found: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    for entry in positions:
-        key = entry["dataset"], entry["split"], entry["track"]
-        found.setdefault(key, {})[entry["model"]] = entry
-    keys = [key for key in keys if key in found]
-    if not keys:
-        return
-    figure, axes = pyplot.subplots(
-        2, len(keys), figsize=(4.2 * len(keys), 6.5), layout="constrained", squeeze=False
-    )
-    for (above, below), key in zip(axes.T, keys, strict=True):
-        names = [name for name in NEURAL if name in found[key]]
-        for name in names:
-            number = list(NEURAL).index(name)  # the colour in every panel
-            mean = found[key][name]
-            above.plot(mean["entropy_before"], "--", color=f"C{number}")
-            above.plot(mean["entropy_after"], "-o", color=f"C{number}", markersize=3, label=name)
-            below.plot(mean["steps_by_position"], "-o", color=f"C{number}", markersize=3)
-        above.set(title=", ".join(key), ylabel="choice entropy (nats)")
-        below.set(xlabel="position", ylabel="reasoning steps")
-    axes[0, 0].legend(fontsize=7, title="dashed: before reasoning", title_fontsize=7)
-    figure.savefig(path, dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
+# By the model's name in lower case, as the reports of several studies spell it differently.
+COLOURS = {
+    "transformer host": "#8fbbe0",
+    "transformer eglr s=1": "#4a90c9",
+    "transformer eglr": "#08519c",
+    "gru host": "#fdae6b",
+    "gru eglr": "#d94801",
+    "pointer host": "#98d594",
+    "pointer eglr": "#00702f",
+    "evaluator": "#08519c",
+    "second evaluator": "#d94801",
+    "observed": "#252525",
+}
+BUDGET_COLOURS = ("#8fbbe0", "#6baed6", "#2f7fbd", "#08306b")  # S = 0, the plain host, to S = 3
+DPI = 90
+Entry = Mapping[str, Any]
 
 
-def plot_curves(curves: list[dict[str, Any]], path: Path) -> None:
-    """Quality against latency for M sampled slates and every budget."""
-    if not curves:
-        return
-    pyplot = drawing()
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, metric in zip(axes, ("ndcg@10", "utility"), strict=True):
-        for budget in sorted({point["budget"] for point in curves}):
-            points = [p for p in curves if p["budget"] == budget]
-            axis.plot([p["ms"] for p in points], [p[metric][0] for p in points], "-o",
-                      label=f"S = {budget}")  # fmt: skip
-            for point in points:
-                axis.annotate(str(point["slates"]), (point["ms"], point[metric][0]), fontsize=7)
-        axis.set(xlabel="ms per request (torch, one thread)", ylabel=metric, xscale="log")
-    axes[0].legend(title="numbers: slates M", fontsize=8)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
+def colour(model: str) -> str:
+    """Return the colour of a model, the same in every plot."""
+    return COLOURS[model.lower()]
 
 
-def drawing() -> Any:
-    """pyplot without a display."""
+def pyplot() -> Any:
+    """Return matplotlib.pyplot drawing into files, without a display."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     return pyplot
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG without the version of matplotlib, and free it."""
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    pyplot().close(figure)
+
+
+def plot_entropy(
+    positions: Sequence[Entry], keys: Sequence[tuple[str, str, str]], path: Path
+) -> None:
+    """Draw entropy before and after reasoning, and steps, by position.
+
+    One panel for each of `keys` (data set, split, track) that `positions` has an entry for.
+    """
+    entries: dict[tuple[str, str, str], dict[str, Entry]] = {}
+    for entry in positions:
+        key = entry["dataset"], entry["split"], entry["track"]
+        entries.setdefault(key, {})[entry["model"]] = entry
+    keys = [key for key in keys if key in entries]
+    if not keys:
+        return
+    columns = min(3, len(keys))
+    blocks = -(-len(keys) // columns)
+    figure, axes = pyplot().subplots(
+        2 * blocks, columns, figsize=(4.2 * columns, 4.6 * blocks + 0.6), squeeze=False,
+        layout="constrained", height_ratios=[3, 2] * blocks,
+    )  # fmt: skip
+    handles: dict[str, Any] = {}
+    for number in range(blocks * columns):
+        block, column = divmod(number, columns)
+        above, below = axes[2 * block, column], axes[2 * block + 1, column]
+        if number >= len(keys):
+            above.set_axis_off()
+            below.set_axis_off()
+            continue
+        models = entries[keys[number]]
+        for name in (name for name in NEURAL if name in models):
+            entry = models[name]
+            style = {"color": colour(name), "marker": "o", "markersize": 3}
+            above.plot(entry["entropy_before"], "--", color=colour(name), linewidth=1)
+            (handles[name],) = above.plot(entry["entropy_after"], **style)
+            below.plot(entry["steps_by_position"], **style)
+        above.set(title=", ".join(keys[number]))
+        above.tick_params(labelbottom=False)
+        below.set(xlabel="position (0-based)", ylim=(-0.1, None))
+        if column == 0:
+            above.set(ylabel="choice entropy (nats)")
+            below.set(ylabel="steps per position")
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles),
+        title="solid: entropy after reasoning, dashed: before",
+    )  # fmt: skip
+    save(figure, path)
+
+
+def plot_best_of_m(curves: Sequence[Entry], path: Path) -> None:
+    """Draw NDCG@10, utility (with intervals) and latency against M slates, for every budget."""
+    if not curves:
+        return
+    figure, axes = pyplot().subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    budgets = sorted({point["budget"] for point in curves})
+    ticks = sorted({point["slates"] for point in curves})
+    handles = []
+    for number, budget in enumerate(budgets):
+        points = [point for point in curves if point["budget"] == budget]
+        shift = 1.0 + 0.08 * (number - (len(budgets) - 1) / 2)  # intervals side by side
+        slates = [point["slates"] * shift for point in points]
+        style = {"color": BUDGET_COLOURS[budget % len(BUDGET_COLOURS)], "markersize": 4}
+        for axis, metric in zip(axes[:2], ("ndcg@10", "utility"), strict=True):
+            intervals = [point[metric] for point in points]
+            # Greedy and sampled slates are no points of one line.
+            errorbar(axis, slates[:1], intervals[:1], fmt="D", **style)
+            errorbar(axis, slates[1:], intervals[1:], fmt="o-", **style)
+        handles += axes[2].plot(slates, [point["ms"] for point in points], "o-", **style)
+    for axis, label in zip(axes, ("NDCG@10", "utility", "ms per request (torch)"), strict=True):
+        axis.set(xlabel="sampled slates M (1: greedy)", ylabel=label, xscale="log")
+        axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[2].set(ylim=(0, None))
+    labels = ["S = 0 (plain host)" if budget == 0 else f"S = {budget}" for budget in budgets]
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    save(figure, path)
+
+
+def plot_world(payload: Mapping[str, Any], path: Path) -> None:
+    """Draw regret by model, entropy against ambiguity by seed, and gain against steps."""
+    figure, (left, middle, right) = pyplot().subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    trained = [row for row in payload["tables"] if row["model"].lower() in COLOURS][::-1]
+    for place, row in enumerate(trained):
+        mean, low, high = row["regret"]
+        left.errorbar(
+            mean, place, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3,
+            color=colour(row["model"]),
+        )  # fmt: skip
+    left.set_yticks(range(len(trained)), labels=[row["model"] for row in trained])
+    left.set(xlabel="regret (share of the best slate's clicks)", title="Regret, 95 % interval")
+    for place, entry in enumerate(payload["ambiguity"][::-1]):
+        values = entry["correlation"]
+        middle.plot(values, [place] * len(values), "o", alpha=0.6, color=colour(entry["model"]))
+    models = [entry["model"] for entry in payload["ambiguity"]][::-1]
+    middle.set_yticks(range(len(models)), labels=models)
+    middle.set(xlabel="Spearman's correlation, one dot per seed", title="Entropy and ambiguity")
+    for number, host in enumerate(dict.fromkeys(point["host"] for point in payload["gates"])):
+        points = [point for point in payload["gates"] if point["host"] == host]
+        steps = [point["steps"] + 0.15 * number for point in points]  # intervals side by side
+        errorbar(
+            right, steps, [point["gain"] for point in points],
+            fmt="o-", color=colour(f"{host} eglr"), markersize=4, label=f"{host} eglr",
+        )  # fmt: skip
+    right.axhline(0.0, color="grey", linestyle="--", linewidth=1)
+    right.set(xlabel="reasoning steps per slate", ylabel="gain to the plain host (clicks)",
+              title="Other thresholds, 95 % interval")  # fmt: skip
+    right.legend(loc="lower right")
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.3)
+    save(figure, path)
+
+
+def plot_evaluator(payload: Mapping[str, Any], path: Path) -> None:
+    """Draw the calibration and the like rate by shown position of both evaluators."""
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
+    (diagonal,) = left.plot([0, 1], [0, 1], ":", color="grey")
+    for name, marker in (("evaluator", "o"), ("second evaluator", "x")):
+        curve, style = payload[name]["calibration"], {"color": colour(name), "label": name}
+        left.plot(curve["predicted"], curve["observed"], marker, linestyle="-", **style)
+        right.plot(payload[name]["position"]["predicted"], marker=marker, markersize=4, **style)
+    observed = payload["evaluator"]["position"]["observed"]
+    right.plot(observed, "--", color=colour("observed"), label="observed")
+    limit = 1.05 * max(payload["evaluator"]["calibration"]["observed"])
+    left.set(xlabel="predicted like probability, by decile", ylabel="observed like rate",
+             xlim=(0, limit), ylim=(0, limit), title="Calibration")  # fmt: skip
+    right.set(xlabel="position in the logged list (0-based)", ylabel="like rate",
+              title="Like rate by position")  # fmt: skip
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend([*handles, diagonal], [*labels, "calibrated"], loc="outside lower center",
+                  ncols=4)  # fmt: skip
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    save(figure, path)
+
+
+def errorbar(axis: Any, x: Sequence[float], intervals: Sequence[Any], **style: Any) -> None:
+    """Draw means with their intervals: each of `intervals` is (mean, low, high)."""
+    means = [mean for mean, _, _ in intervals]
+    below = [mean - low for mean, low, _ in intervals]
+    above = [high - mean for mean, _, high in intervals]
+    axis.errorbar(x, means, yerr=[below, above], capsize=2, elinewidth=1, **style)

@@ -1,22 +1,21 @@
-"""Write docs/reports/quality.md, quality.json and the plots from the cells of model.study.grid."""
+"""Write quality.json, quality.md and the plots from the cells of model.study.grid."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from model.network.config import Config
 from model.study import grid
 from model.study.carry import carried
-from model.study.commands import Report, cache_directory, report_directory
-from model.study.plots import plot_curves, plot_entropy
+from model.study.commands import Report, cache_directory, command_line, report_directory
+from model.study.pages import provenance, render
+from model.study.plots import plot_best_of_m, plot_entropy
 from model.study.summary import (
     MAIN,
     METRICS,
@@ -27,13 +26,27 @@ from model.study.summary import (
     collect,
     equal_latency,
     summarise,
-)
+)  # fmt: skip
 from model.study.variants import CONTROLS, IDEAS, plan_studies, smoke_studies
+
+Entry = Mapping[str, Any]
+TITLES = {"ranklens": "RankLens", "movielens": "MovieLens-1M (semi-synthetic)"}
+VARIANTS = (
+    ("Controls", "Each control is trained like EGLR except for what its name says.", CONTROLS),
+    ("Ideas", "Each idea was tried to make reasoning worth more.", IDEAS),
+)
 
 
 def report(command: Report) -> None:
-    """Fill the cache unless told to draw what it has, then write the report."""
+    """Fill the cache where asked to, summarise its cells, then write JSON, page and plots.
+
+    Raises FileNotFoundError if the cache holds no finished cell, CarryError if a cell contradicts
+    the report in the output directory, CheckpointError if it has another configuration.
+    """
     out = report_directory(command.out, command.smoke)
+    if command.page_only:
+        write_page(out)
+        return
     cache = cache_directory(command.cache, command.smoke, "report")
     config = Config.load(command.config)
     studies = plan_studies(command.data, command.movielens, command.seeds)
@@ -42,219 +55,145 @@ def report(command: Report) -> None:
     if not command.no_training:
         grid.fill(config, studies, cache)
     for study in studies:
-        own = dataclasses.replace(config, seed=study.seed)
-        grid.check(study.directory(cache), own)
-    found = collect(studies, cache)
-    if not found:
-        raise FileNotFoundError(f"{cache}: no finished cell to report")
-    summary = summarise(found)
+        grid.check(study.directory(cache), dataclasses.replace(config, seed=study.seed))
+    cells = collect(studies, cache)
+    if not cells:
+        raise FileNotFoundError(f"{cache}: no finished cell to report; run without --no-training")
+    summary = summarise(cells)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "quality.json"
     if path.exists() and not command.fresh:
         summary = carried(json.loads(path.read_text(encoding="utf-8")), summary)
-    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    plot_entropy(summary["positions"], MAIN, out / "entropy.png")
-    plot_curves(summary["curves"], out / "best_of_m.png")
-    (out / "quality.md").write_text(render(summary, config), encoding="utf-8")
+    payload = {
+        "made": provenance(command_line("report", command)),
+        "setting": {"budget": config.reasoning.budget},
+        **summary,
+    }
+    path.write_text(json.dumps(payload, indent=1) + "\n", encoding="utf-8")
+    write_page(out)
 
 
-TITLES = {"ranklens": "RankLens", "movielens": "MovieLens-1M (semi-synthetic)"}
-ABOUT = """\
-Mean over lists and seeds; in brackets the 95 % interval of a bootstrap over seeds and lists
-together (a few seeds make it an approximation). Binary gain; NDCG@k is over the ideal of the
-whole list; MAP@10 divides by min(10, positives); lists without both a like and a pass are left
-out. Slates are greedy; the order of the candidates is not a feature. Epochs are chosen by
-validation NDCG@10. p is of a paired t-test over lists (metrics of a list averaged over seeds
-first). The rows of a table are means over the seeds that all of them have. GRPO counts the seeds in
-which an epoch of it validated better than the warm start; in the others the warm start is the
-model, and what changes GRPO alone changes nothing. Utility is what the evaluator that trained the
-models, another one for each seed, thinks of their slates: what GRPO rewards, not what users said;
-2nd is the second evaluator's opinion, by which nothing was trained. Steps are per request; s is
-training time, the evaluator's included, on one core that others may have shared. Metarank's
-protocol tests several lists of some users: intervals there take them for independent, and are
-somewhat narrow."""
+def write_page(out: Path) -> None:
+    """Write quality.md and the plots from the quality.json below `out`."""
+    payload = json.loads((out / "quality.json").read_text(encoding="utf-8"))
+    plot_entropy(payload["positions"], MAIN, out / "entropy.png")
+    plot_best_of_m(payload["curves"], out / "best_of_m.png")
+    (out / "quality.md").write_text(page(payload), encoding="utf-8")
 
 
-METARANK = """\
-The protocol of Metarank's documentation, which prints NDCG@10 .598 for its own LambdaMART (27
-features): the first 80 % of the lists with at least one like are trained on, the rest is tested."""
+def page(payload: Mapping[str, Any]) -> str:
+    """Render the report as Markdown; every figure comes from `payload`, the JSON."""
+    return render(
+        "quality.md.jinja",
+        made=payload["made"],
+        setting=payload["setting"],
+        sections=sections(payload),
+        reference=OWN[1],
+        selection=selection(payload["rows"]),
+        curves=payload["curves"],
+        equal_latency=equal_latency(payload["curves"]),
+        positions=[entropy_row(entry) for entry in payload["positions"]],
+    )
 
 
-def render(summary: dict[str, Any], config: Config) -> str:
-    """The report as Markdown; every figure from `summary`."""
-    lines = [
-        "# Quality",
-        "",
-        "Made by `make report` (`python -m model report`); the figures are in `quality.json`.",
-        f"Machine: {platform.machine()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, torch {torch.__version__.split('+')[0]}. "
-        f"S = {config.reasoning.budget} unless said otherwise.",
-        "",
-        ABOUT.strip(),
-        "",
-    ]
-    tables: dict[tuple[Key, str], dict[str, dict[str, Any]]] = {}
-    for entry in summary["tables"]:
-        place = (entry["dataset"], entry["split"], entry["track"]), entry["title"]
-        tables.setdefault(place, {})[entry["model"]] = entry
-    for key in MAIN:
-        entries = tables.get((key, "main"))
-        if not entries:
-            continue
-        some = next(iter(entries.values()))
+def sections(payload: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Collect the tables of each data set, split and track that has a main table."""
+    tables: dict[tuple[Key, str], dict[str, Entry]] = {}
+    for entry in payload["tables"]:
+        key = entry["dataset"], entry["split"], entry["track"]
+        tables.setdefault((key, entry["title"]), {})[entry["model"]] = entry
+    collected = []
+    for key in (key for key in MAIN if (key, "main") in tables):
+        main, comparisons = tables[key, "main"], comparisons_of(payload["comparisons"], key)
         dataset, split, track = key
-        lines += [f"## {TITLES[dataset]}, {split}, {track} ({some['lists']} test lists)", ""]
-        if split == "metarank":
-            lines += [METARANK, ""]
-        lines += models_table(entries)
-        lines += pairs_table(summary["comparisons"], key, PAIRS)
-        for title, text, variants in (
-            ("Controls", "Each is trained like EGLR but for what it names.", CONTROLS),
-            ("Ideas", "What was tried to make reasoning worth more.", IDEAS),
-        ):
-            entries = tables.get((key, title))
-            if entries:
-                lines += [f"### {title}", "", text, ""]
-                lines += models_table(entries, title)
-                pairs = [(name, other) for other in OWN for name in variants]
-                lines += pairs_table(summary["comparisons"], key, pairs)
-    lines += selection_section(summary["rows"])
-    lines += curves_section(summary["curves"])
-    lines += entropy_section(summary["positions"])
-    return "\n".join(lines)
-
-
-def models_table(entries: dict[str, Any], title: str = "main") -> list[str]:
-    """A line per model, in the order of its table."""
-    lines = [
-        "| model | seeds | NDCG@5 | NDCG@10 | MAP@10 | valid NDCG@10 | GRPO | utility | 2nd "
-        "| steps | s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for model in (name for name in TABLES[title] if name in entries):
-        entry = entries[model]
-        cells = [shown(entry[m]) for m in METRICS]
-        cells += [f"{entry['validation'][0]:.4f}" if "validation" in entry else "-"]
-        kept = round(entry["seeds"] * entry["grpo_kept"][0]) if "grpo_kept" in entry else None
-        cells += ["-" if kept is None else f"{kept}/{entry['seeds']}"]
-        cells += [f"{entry['utility'][0]:.4f}"]
-        cells += [f"{entry['second utility']:.4f}" if "second utility" in entry else "-"]
-        cells += [f"{entry['reasoning_steps'][0]:.2f}" if "reasoning_steps" in entry else "-"]
-        lines.append(
-            f"| {model} | {entry['seeds']} | {' | '.join(cells)} | {entry['seconds']:.0f} |"
+        variants = [
+            {
+                "title": title,
+                "text": text,
+                "entries": in_order(tables[key, title], title),
+                "pairs": pairs(comparisons, [(v, other) for other in OWN for v in overrides]),
+            }
+            for title, text, overrides in VARIANTS
+            if (key, title) in tables
+        ]
+        collected.append(
+            {
+                "heading": f"{TITLES[dataset]}, {split}, {track}",
+                "lists": next(iter(main.values()))["lists"],
+                "metarank": split == "metarank",
+                "entries": in_order(main, "main"),
+                "pairs": pairs(comparisons, PAIRS),
+                "variants": variants,
+            }
         )
-    return [*lines, ""]
+    return collected
 
 
-def pairs_table(
-    comparisons: list[dict[str, Any]], key: Key, pairs: Sequence[tuple[str, str]]
-) -> list[str]:
-    """A line per paired difference."""
-    lines = [
-        "| paired difference | NDCG@5 | NDCG@10 | MAP@10 | p (NDCG@10) |",
-        "|---|---|---|---|---|",
-    ]
-    for model, against in pairs:
-        found = {
-            c["metric"]: c
-            for c in comparisons
-            if (c["dataset"], c["split"], c["track"]) == key
-            and (c["model"], c["against"]) == (model, against)
-        }
-        if found:
-            values = [
-                shown(tuple(found[m][part] for part in ("mean_difference", "low", "high")), True)
-                for m in METRICS
-            ]
-            p = found["ndcg@10"]["p"]
-            lines.append(f"| {model} - {against} | {' | '.join(values)} | {p:.3f} |")
-    return [*lines, ""]
+def in_order(entries: Mapping[str, Entry], title: str) -> list[Entry]:
+    """Sort the entries of a table into the order of its models."""
+    return [entries[name] for name in TABLES[title] if name in entries]
 
 
-def selection_section(rows: list[dict[str, Any]]) -> list[str]:
-    """What would be served: every trained variant's validation beside EGLR's, seed by seed."""
-    served: dict[str, dict[int, float]] = {}
+def comparisons_of(
+    comparisons: Sequence[Entry], key: Key
+) -> dict[tuple[str, str], dict[str, Entry]]:
+    """Group the comparisons of one data set, split and track: (model, against) -> metric."""
+    grouped: dict[tuple[str, str], dict[str, Entry]] = {}
+    for entry in comparisons:
+        if (entry["dataset"], entry["split"], entry["track"]) == key:
+            pair = entry["model"], entry["against"]
+            grouped.setdefault(pair, {})[entry["metric"]] = entry
+    return grouped
+
+
+def pairs(
+    comparisons: Mapping[tuple[str, str], Mapping[str, Entry]],
+    wanted: Sequence[tuple[str, str]],
+) -> list[dict[str, Any]]:
+    """Return one row per wanted pair that was compared: a difference per metric, and p."""
+    rows = []
+    for model, against in wanted:
+        metrics = comparisons.get((model, against))
+        if metrics:
+            differences = {
+                name: [metrics[name][part] for part in ("mean_difference", "low", "high")]
+                for name in METRICS
+            }
+            p = metrics["ndcg@10"]["p"]
+            rows.append({"model": model, "against": against, "p": p, **differences})
+    return rows
+
+
+def selection(rows: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Compare each variant's validation NDCG@10 with EGLR's, seed by seed, best first."""
+    by_model: dict[str, dict[int, float]] = {}
     for row in rows:
         place = (row["dataset"], row["split"], row["track"])
         if row["metric"] == "validation" and place == MAIN[0]:
-            served.setdefault(row["model"], {})[row["seed"]] = row["value"]
-    eglr = served.pop(OWN[1], {})
-    shared = {model: sorted(eglr.keys() & found) for model, found in served.items()}
-    table = [
-        (float(np.mean([served[model][s] - eglr[s] for s in seeds])), model, len(seeds))
-        for model, seeds in shared.items()
-        if seeds
+            by_model.setdefault(row["model"], {})[row["seed"]] = row["value"]
+    eglr = by_model.pop(OWN[1], {})
+    table = []
+    for model, values in by_model.items():
+        shared = sorted(eglr.keys() & values.keys())
+        if shared:
+            difference = float(np.mean([values[seed] - eglr[seed] for seed in shared]))
+            table.append((difference, model, len(shared)))
+    return [
+        {"model": model, "seeds": seeds, "difference": difference}
+        for difference, model, seeds in sorted(table, reverse=True)
     ]
-    lines = [
-        "## Which configuration to serve",
-        "",
-        f"Validation NDCG@10 less that of {OWN[1]}, mean over the seeds that both have (RankLens, "
-        "warm, stand-alone). No test list has a say in it.",
-        "",
-        "| model | seeds | difference |",
-        "|---|---|---|",
-        *(f"| {model} | {seeds} | {mean:+.4f} |" for mean, model, seeds in sorted(table)[::-1]),
-    ]
-    return [*lines, ""] if table else []
 
 
-def curves_section(curves: list[dict[str, Any]]) -> list[str]:
-    """Best of M: table, equal latency, plot."""
-    if not curves:
-        return []
-    lines = [
-        "## Sample M slates and let the evaluator choose (RankLens, warm, stand-alone)",
-        "",
-        "M = 1 is the greedy slate. Times are medians of lists asked alone, torch, one thread.",
-        "",
-        "| S | M | ms | NDCG@10 | utility |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {p['budget']} | {p['slates']} | {p['ms']:.1f} | {shown(p['ndcg@10'])} "
-            f"| {shown(p['utility'])} |"
-            for p in curves
-        ),
-        "",
-    ]
-    pair = equal_latency(curves)
-    if pair is not None:
-        one, best = (
-            f"{p['ms']:.1f} ms, NDCG@10 {p['ndcg@10'][0]:.4f}, utility {p['utility'][0]:.4f}"
-            for p in pair
-        )
-        lines += [
-            f"In the time of EGLR's one slate ({one}) the plain host can take the best of "
-            f"{pair[1]['slates']} ({best}).",
-            "",
-        ]
-    return [*lines, "![Quality against latency](best_of_m.png)", ""]
-
-
-def entropy_section(positions: list[dict[str, Any]]) -> list[str]:
-    """Where the entropy is highest, and what reasoning does to it."""
-    lines = [
-        "## Entropy by position",
-        "",
-        "Is the choice most uncertain in the middle of the slate, and does reasoning lower that? "
-        "Nats, means over lists and seeds; positions count from 0.",
-        "",
-        "| lists | model | before: first, highest (position), last | after - before: mean, at the "
-        "highest | steps: first, last |",
-        "|---|---|---|---|---|",
-    ]
-    for entry in positions:
-        before = np.array(entry["entropy_before"])
-        change, steps = np.array(entry["entropy_after"]) - before, entry["steps_by_position"]
-        peak = int(before.argmax())
-        lines.append(
-            f"| {entry['dataset']}, {entry['split']}, {entry['track']} | {entry['model']} "
-            f"| {before[0]:.3f}, {before[peak]:.3f} ({peak}), {before[-1]:.3f} "
-            f"| {change.mean():+.3f}, {change[peak]:+.3f} | {steps[0]:.2f}, {steps[-1]:.2f} |"
-        )
-    return [*lines, "", "![Choice entropy and steps by position](entropy.png)", ""]
-
-
-def shown(value: Sequence[float], signed: bool = False) -> str:
-    """Mean with its interval."""
-    form = "+.4f" if signed else ".4f"
-    return f"{value[0]:{form}} [{value[1]:{form}}, {value[2]:{form}}]"
+def entropy_row(entry: Entry) -> dict[str, Any]:
+    """Find the position of the highest entropy and the change that reasoning makes (nats)."""
+    before = np.array(entry["entropy_before"])
+    change = np.array(entry["entropy_after"]) - before
+    peak = int(before.argmax())
+    return {
+        **{name: entry[name] for name in ("dataset", "split", "track", "model")},
+        "before": before.tolist(),
+        "peak": peak,
+        "mean_change": float(change.mean()),
+        "peak_change": float(change[peak]),
+        "steps": entry["steps_by_position"],
+    }

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from model.data.chunks import ROWS_PER_CHUNK
@@ -27,10 +24,19 @@ from model.data.dataset import LISTS_PER_BLOCK, MEMORY_LIMIT, Dataset
 from model.learning.policy import Batch
 from model.learning.train import Run
 from model.network.config import Config
-from model.study.commands import Scale, cache_directory, report_directory
+from model.study.commands import Scale, cache_directory, command_line, report_directory
+from model.study.pages import provenance, render
 from model.study.random_log import CANDIDATES, LISTS_PER_USER, write_log
 
 BATCHES = 40  # trained on in each stage
+SETTING = {
+    "candidates": CANDIDATES,
+    "lists_per_user": LISTS_PER_USER,
+    "batches": BATCHES,
+    "rows_at_once": ROWS_PER_CHUNK,
+    "block": LISTS_PER_BLOCK,
+    "memory_mib": MEMORY_LIMIT >> 20,
+}
 
 
 def featurise(directory: Path) -> None:
@@ -94,62 +100,31 @@ def measure(config: Config, rows: int, scratch: Path) -> dict[str, Any]:
     return found
 
 
-def text(found: list[dict[str, Any]]) -> str:
-    """The report."""
-    lines = [
-        "# Training on logs larger than memory",
-        "",
-        f"Written by `python -m model scale --rows {' '.join(str(f['rows']) for f in found)}`: "
-        f"drawn lists of {CANDIDATES}, by users of {LISTS_PER_USER} lists that lie far apart in "
-        "the file. Each phase has a process and one thread of its own. Peak is the largest "
-        "resident memory of that process.",
-        "",
-        "| rows | log | arrays | write: rows/s, peak | featurise: rows/s, peak | train: peak |",
-        "|---|---|---|---|---|---|",
-    ]
-    for f in found:
-        speed = {name: f["rows"] / f[name]["seconds"] for name in ("write", "featurise")}
-        lines.append(
-            f"| {f['rows']:,} | {f['log_bytes'] / 1e6:,.0f} MB | {f['array_bytes'] / 1e6:,.0f} MB "
-            f"| {speed['write']:,.0f}, {f['write']['peak']:,.0f} MB "
-            f"| {speed['featurise']:,.0f}, {f['featurise']['peak']:,.0f} MB "
-            f"| {f['train']['peak']:,.0f} MB |"
-        )
-    lines += [
-        "",
-        f"Rows per second of training, over {BATCHES} batches from a shuffle of all lists:",
-        "",
-        "| rows | evaluator | warm start | GRPO |",
-        "|---|---|---|---|",
-    ]
-    for f in found:
-        rates = f["train"]["result"]
-        shown = (f"{rates[stage]:,.0f}" for stage in ("evaluator", "warm_start", "grpo"))
-        lines.append(f"| {f['rows']:,} | {' | '.join(shown)} |")
-    lines += [
-        "",
-        f"The log is read {ROWS_PER_CHUNK:,} rows at a time, once for each such part, since a "
-        f"user's rows may lie anywhere; {LISTS_PER_BLOCK:,} lists are featurised before they are "
-        f"written. Arrays beyond {MEMORY_LIMIT >> 20} MiB lie in files, and a batch reads its own "
-        "rows of them. Items and users are in memory; so are 8 bytes for each list, the shuffle's.",
-        "",
-        f"Python {platform.python_version()}, torch {torch.__version__}, polars {pl.__version__}, "
-        f"numpy {np.__version__}; {platform.machine()}, {os.cpu_count()} cores, "
-        f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def report(command: Scale) -> None:
-    """Measure each size and write scale.json and scale.md."""
+    """Measure each size, and write JSON and page after each."""
+    out = report_directory(command.out, command.smoke)
+    if command.page_only:
+        write_page(out)
+        return
+    cache = cache_directory(command.cache, command.smoke, "scale")
     config = Config.load(command.config)
     config = config.smoke() if command.smoke else config
-    out = report_directory(command.out, command.smoke)
     out.mkdir(parents=True, exist_ok=True)
-    found = []
+    made = provenance(command_line("scale", command))
+    sizes = []
     for rows in command.rows:
-        found.append(measure(config, rows, cache_directory(command.cache, command.smoke, "scale")))
-        payload = json.dumps(found, indent=1) + "\n"
-        (out / "scale.json").write_text(payload, encoding="utf-8")
-        (out / "scale.md").write_text(text(found), encoding="utf-8")
+        sizes.append({**measure(config, rows, cache), "made": made, "setting": SETTING})
+        text = json.dumps(sizes, indent=1) + "\n"
+        (out / "scale.json").write_text(text, encoding="utf-8")
+        write_page(out)
+
+
+def write_page(out: Path) -> None:
+    """Write scale.md from the scale.json below `out`."""
+    sizes = json.loads((out / "scale.json").read_text(encoding="utf-8"))
+    (out / "scale.md").write_text(page(sizes), encoding="utf-8")
+
+
+def page(sizes: Sequence[Mapping[str, Any]]) -> str:
+    """Render the report as Markdown; every figure comes from `sizes`, the JSON."""
+    return render("scale.md.jinja", sizes=sizes)

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.network.config import Config
 from model.study.commands import Report
 from model.study.grid import save
 from model.study.plots import plot_entropy
-from model.study.report import render, report
+from model.study.report import page, report
 from model.study.summary import MAIN, collect, equal_latency, summarise
 from model.study.variants import CONTROLS, IDEAS, NEURAL, SLATES, Study
 
 ROOT = Path(__file__).parents[3]
+MADE = {
+    "made": {"command": "python -m model report", "commit": "0" * 40, "machine": "x86_64"},
+    "setting": {"budget": 3},
+}
 MODELS = ("LambdaMART", *NEURAL, *CONTROLS, *IDEAS, "best of M")
 
 
@@ -128,7 +131,7 @@ def test_a_report_of_a_few_cells_shows_those(made, tmp_path, left):
             shutil.copy(study.directory(cache) / name, study.directory(tmp_path) / name)
     found = collect(studies, tmp_path)
     summary = summarise(found)
-    text = render(summary, Config())
+    text = page({**MADE, **summary})
     plot_entropy(summary["positions"], MAIN, tmp_path / "entropy.png")
     assert all(f"| {model} | 2 |" in text for model in left)
     assert "transformer host" not in text.split("## Which")[0]
@@ -144,17 +147,17 @@ def test_models_without_a_seed_in_common_are_not_compared(made, tmp_path):
         (c["model"], c["against"]) for c in summary["comparisons"]
     }
     assert "main" not in tables_of(summary, "warm")
-    render(summary, Config())
+    page({**MADE, **summary})
 
 
 def test_the_text_says_in_how_many_seeds_grpo_was_kept(summary):
-    lines = render(summary, Config()).splitlines()
+    lines = page({**MADE, **summary}).splitlines()
     row = next(line.split(" | ") for line in lines if line.startswith("| gru host |"))
     assert row[5:7] == ["0.6000", "1/2"]
 
 
 def test_the_text_shows_the_figures_of_the_table(summary):
-    text = render(summary, Config())
+    text = page({**MADE, **summary})
     entry = tables_of(summary, "cold")["main"]["gru host"]
     assert f"| gru host | 2 | {entry['ndcg@5'][0]:.4f}" in text
     assert "+0.1000 [+0.1000, +0.1000]" in text
@@ -162,13 +165,13 @@ def test_the_text_shows_the_figures_of_the_table(summary):
 
 
 def test_the_text_says_where_entropy_is_highest_and_what_reasoning_does_to_it(summary):
-    text = render(summary, Config())
+    text = page({**MADE, **summary})
     row = "| ranklens, warm, stand-alone | gru EGLR | 2.600, 3.000 (4), 2.500 | -0.250, -0.500 |"
     assert row in text
 
 
 def test_variants_are_ranked_by_validation_beside_eglr_with_no_say_of_test_lists(summary):
-    text = render(summary, Config())
+    text = page({**MADE, **summary})
     section = text.split("## Which configuration to serve")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ") and "0." in line]
     assert rows[0] == "| learned token | 2 | +0.0100 |"

@@ -64,7 +64,7 @@ def test_the_law_itself_rewards_where_it_is_asked_to(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "world_law.json", "world_law.md", "world_law.png"]  # fmt: skip
     markdown = (tmp_path / "out" / "world_law.md").read_text(encoding="utf-8")
-    assert "rewarded by the law itself" in markdown
+    assert "rewarded by the click model" in markdown
     assert "](world_law.png)" in markdown
     run = tmp_path / "cache" / "gru" / "seed0" / "host"
     dataset, trained = Dataset(tmp_path / "cache" / "data"), checkpoint.load(run)

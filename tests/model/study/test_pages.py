@@ -1,0 +1,43 @@
+"""The committed pages of the reports against their committed JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.study import evaluator_report, report, scale, world_report
+from model.study.pages import format_interval, short_commit
+
+REPORTS = Path(__file__).parents[3] / "docs" / "reports"
+
+
+def world_page(payload):
+    return world_report.page(
+        payload, "world_law" if payload["setting"]["reward"] == "law" else "world"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("quality", report.page),
+        ("evaluator", evaluator_report.page),
+        ("scale", scale.page),
+        ("world", world_page),
+        ("world_law", world_page),
+        ("six_steps/world_law", world_page),
+    ],
+)
+def test_a_committed_page_is_the_rendering_of_its_json(name, page):
+    payload = json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8"))
+    assert page(payload) == (REPORTS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_an_interval_has_signs_only_as_a_difference():
+    assert format_interval((0.12345, -0.1, 0.2)) == "0.1235 [-0.1000, 0.2000]"
+    assert format_interval((0.1, -0.1, 0.2), signed=True) == "+0.1000 [-0.1000, +0.2000]"
+
+
+def test_a_commit_keeps_the_mark_of_a_tree_that_differs_from_it():
+    assert short_commit("0123456789abcdef-dirty") == "0123456-dirty"
+    assert short_commit("unknown") == "unknown"
