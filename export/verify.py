@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from export.cases import Requests, cases, random_rows
 from model.learning.checkpoint import Trained
-from model.network.reasoning import Decoded, EntropyGate, Rules, decode, noisy
+from model.network.reasoning import ConstraintTensors, Decoded, EntropyGate, decode, noisy_argmax
 from service.engine.collate import collate
 from service.engine.contract import EVALUATOR, GENERATOR, INPUTS, OUTPUTS, STATIC
 from service.engine.graph import open_graph
@@ -46,10 +46,12 @@ def decode_torch(trained: Trained, rows: list[Row]) -> Decoded:
             trained.generator,
             trained.generator.encode(*given),
             trained.config.slate_length,
-            noisy(feeds["noise"], knobs["recommend"]),
+            noisy_argmax(feeds["noise"], knobs["recommend"]),
             knobs["recommend"],
             EntropyGate(feeds["entropy_threshold"], feeds["budget"]),
-            rules=Rules(feeds["length"], feeds["pinned"], feeds["group"], feeds["quota"]),
+            constraints=ConstraintTensors(
+                feeds["length"], feeds["pinned"], feeds["group"], feeds["quota"]
+            ),
             reason_temperature=knobs["reason"],
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.learning.evaluate import evaluate, through_http
+from model.learning.evaluate import evaluate, http_ranker
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 from tests.support.servers import fresh
@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 def test_the_served_bundle_beats_shown_order_and_item_like_rate_and_is_what_its_manifest_says(data):
     session = Session.load(BUNDLE)
     with fresh(session) as url:
-        result = evaluate(session, data, "test", through_http(url))
+        result = evaluate(session, data, "test", http_ranker(url))
     print(result)
     for _, low, _ in result["ndcg@10 gain over"].values():
         assert low > 0

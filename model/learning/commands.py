@@ -82,10 +82,10 @@ class Evaluate:
 
     def execute(self) -> int:
         """Print the metrics as JSON."""
-        from model.learning.evaluate import evaluate, through_http
+        from model.learning.evaluate import evaluate, http_ranker
         from service.engine.session import Session
 
         session = Session.load(self.bundle)
-        ask = through_http(self.url) if self.url else None
+        ask = http_ranker(self.url) if self.url else None
         print(json.dumps(evaluate(session, self.data, self.split, ask), indent=1))
         return 0

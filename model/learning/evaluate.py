@@ -18,7 +18,7 @@ from model.data.metrics import interval, slate_metrics
 from service.engine.session import Session
 
 
-def uninformative(impression: Impression, seed: int = 0) -> Impression:
+def shuffled(impression: Impression, seed: int = 0) -> Impression:
     """The same list in an order that tells nothing.
 
     The shuffle depends on the request id alone, so that every evaluation asks the same thing.
@@ -43,10 +43,10 @@ def rankable(impressions: Iterable[Impression]) -> list[Impression]:
 
 
 # Lists -> per list the chosen candidate indices and the reasoning steps spent.
-Ask = Callable[[Sequence[Impression]], list[tuple[list[int], int]]]
+Ranker = Callable[[Sequence[Impression]], list[tuple[list[int], int]]]
 
 
-def through_session(session: Session) -> Ask:
+def session_ranker(session: Session) -> Ranker:
     """Ask a bundle in this process, through the service's featuriser and session."""
 
     def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
@@ -56,7 +56,7 @@ def through_session(session: Session) -> Ask:
     return ask
 
 
-def through_http(url: str, attempts: int = 5) -> Ask:
+def http_ranker(url: str, attempts: int = 5) -> Ranker:
     """Ask a running service; a call with a degraded answer, which is not the model's, is repeated.
 
     A machine that stalls longer than the server's deadline degrades answers now and then. Raises
@@ -89,7 +89,7 @@ def through_http(url: str, attempts: int = 5) -> Ask:
 
 
 def evaluate(
-    session: Session, data: Path, split: str = "test", ask: Ask | None = None
+    session: Session, data: Path, split: str = "test", ask: Ranker | None = None
 ) -> dict[str, Any]:
     """Metrics of a bundle on one split of a data set, as `[mean, low, high]` over lists.
 
@@ -102,9 +102,9 @@ def evaluate(
     if not shown:
         rule = f"at least one {split} list with a positive and a negative, to measure order by"
         raise DataError(data, rule, value="none")
-    impressions = [uninformative(i) for i in shown]
+    impressions = [shuffled(i) for i in shown]
     labels = [i.labels for i in impressions]
-    ask = ask or through_session(session)
+    ask = ask or session_ranker(session)
     slates, steps = [], []
     for start in tqdm(range(0, len(impressions), 32), f"evaluate {split}", leave=False):
         for slate, used in ask(impressions[start : start + 32]):

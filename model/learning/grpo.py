@@ -98,7 +98,7 @@ class Grpo:
         """The same slates behind the same gates, under other weights."""
         encoded = generator.encode(*inputs)
         slates = self.settings.group + 1
-        return policy.decode(encoded, follow(first.slate), Replay(first.gates), slates)
+        return policy.decode(encoded, follow(first.slate), Replay(first.reasoned), slates)
 
     @torch.no_grad()
     def _prior(self, inputs: tuple[Tensor, ...], first: Decoded) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from model.data.lists import Lists
 from model.learning.distributed import all_reduce, all_reduce_gradients
 from model.network.config import Config
-from model.network.controls import control
+from model.network.controls import control_gate
 from model.network.evaluator import Evaluator, discount
 from model.network.generator import Encoded, Generator
 from model.network.reasoning import Decoded, EntropyGate, Gate, decode, follow, greedy
@@ -51,7 +51,7 @@ class Policy:
         reasoning = self.config.reasoning
         name = "always" if learning and reasoning.training_gate == "always" else reasoning.gate
         if budget and name not in ("entropy", "normalised"):
-            return control(name, self.config.slate_length, budget, self.share)
+            return control_gate(name, self.config.slate_length, budget, self.share)
         gate = self.entropy_gate(rows, budget, device)
         if learning and reasoning.random_budget:
             gate.budget = torch.randint(0, budget + 1, (rows,)).to(device)
@@ -82,7 +82,7 @@ class Policy:
         return decode(self.generator, encoded, length, pick, temperature, gate, group)
 
     @torch.no_grad()
-    def rank(
+    def greedy_slates(
         self, lists: Lists, budget: int, batch: int = 256, by_entropy: bool = False
     ) -> list[Decoded]:
         """Greedy slates for every list, in batches, without dropout and without their logits.
@@ -103,7 +103,7 @@ class Policy:
 
     def entropies(self, lists: Lists) -> Tensor:
         """What the gate reads before each choice on greedy slates without reasoning, one axis."""
-        decoded = self.rank(lists, 0)
+        decoded = self.greedy_slates(lists, 0)
         entropies = torch.cat([d.entropy_before for d in decoded])
         if self.config.reasoning.gate == "normalised":
             sizes = torch.from_numpy(lists.mask.sum(axis=1)).unsqueeze(1)

@@ -57,7 +57,7 @@ class Validation:
         config = self.policy.config
         # The random control draws the same coins at every validation.
         torch.manual_seed(config.seed + rank())
-        decoded = self.policy.rank(self.part, config.reasoning.budget)
+        decoded = self.policy.greedy_slates(self.part, config.reasoning.budget)
         slate = torch.cat([d.slate for d in decoded])
         utility = all_gather(self._utility(slate))
         scores = slate_metrics(all_gather(slate).numpy(), self.labels)
@@ -87,6 +87,6 @@ class Validation:
     def entropy_share(self) -> float:
         """Return the part of all K x S steps that the entropy gate takes."""
         budget = self.policy.config.reasoning.budget
-        decoded = self.policy.rank(self.part, budget, by_entropy=True)
-        taken = all_gather(torch.cat([d.gates.flatten(1).float().mean(dim=1) for d in decoded]))
+        decoded = self.policy.greedy_slates(self.part, budget, by_entropy=True)
+        taken = all_gather(torch.cat([d.reasoned.flatten(1).float().mean(dim=1) for d in decoded]))
         return float(taken.mean())

@@ -15,21 +15,21 @@ from model.network.generator import Choice
 from model.network.reasoning import Gate
 
 
-class Planned:
+class PlannedGate:
     """The same steps for every row: plan[k] of them before position k."""
 
     def __init__(self, plan: Sequence[int]) -> None:
-        self.plan, self.most = plan, max(plan)
+        self.plan, self.max_steps = plan, max(plan)
 
     def __call__(self, position: int, step: int, choice: Choice) -> Tensor:
         return torch.full_like(choice.entropy, step < self.plan[position], dtype=torch.bool)
 
 
-class Random:
+class RandomGate:
     """Each row tosses a coin before each position; heads takes all S steps."""
 
     def __init__(self, share: float, budget: int, generator: torch.Generator | None = None) -> None:
-        self.share, self.most, self.generator = share, budget, generator
+        self.share, self.max_steps, self.generator = share, budget, generator
 
     def __call__(self, _position: int, step: int, choice: Choice) -> Tensor:
         if step:  # the row that reasons goes on
@@ -38,7 +38,7 @@ class Random:
         return (toss < self.share).to(choice.entropy.device)
 
 
-def control(
+def control_gate(
     name: str,
     slate_length: int,
     budget: int,
@@ -47,11 +47,11 @@ def control(
 ) -> Gate:
     """The gate of a control: always on, at random, in the middle of the slate, or all at first."""
     if name == "random":
-        return Random(share, budget, generator)
-    return Planned(plan(name, slate_length, budget, share))
+        return RandomGate(share, budget, generator)
+    return PlannedGate(planned_steps(name, slate_length, budget, share))
 
 
-def plan(name: str, slate_length: int, budget: int, share: float) -> list[int]:
+def planned_steps(name: str, slate_length: int, budget: int, share: float) -> list[int]:
     """Steps before each position, int [K]."""
     if name == "always":
         return [budget] * slate_length

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig
-from model.network.layers import Block, CandidateEmbedding, bias_of, exact
+from model.network.layers import Block, CandidateEmbedding, attention_bias, full_precision
 
 
 class RewardModel(Protocol):
@@ -50,12 +50,12 @@ class Evaluator(nn.Module):
         """Embedded slate items [B, K, D] in order, mask [B, K] -> logits [B, K]."""
         positions = torch.arange(candidates.shape[1], device=candidates.device)
         positions = positions.clamp(max=self.position.num_embeddings - 1)
-        x, bias = candidates + self.position(positions), bias_of(mask)
+        x, bias = candidates + self.position(positions), attention_bias(mask)
         if self.recurrent is not None:
             x = x + self.recurrent(x)[0]
         for block in self.blocks:
             x = block(x, bias)
-        with exact(x.device):
+        with full_precision(x.device):
             return self.head(self.norm(x.float())).squeeze(2)
 
     def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.network.config import NetworkConfig, ReasoningConfig
 from model.network.hosts import HOSTS, Host
-from model.network.layers import MASKED, Block, CandidateEmbedding, bias_of, exact
+from model.network.layers import MASKED, Block, CandidateEmbedding, attention_bias, full_precision
 
 
 class Encoded(NamedTuple):
@@ -80,11 +80,11 @@ class Generator(nn.Module):
     def encode(self, numbers: Tensor, tokens: Tensor, mask: Tensor) -> Encoded:
         """numbers [B, N, F], tokens [B, N, T], mask [B, N]; equivariant in the candidates."""
         candidates = self.embed(numbers, tokens)
-        bias = bias_of(mask)
+        bias = attention_bias(mask)
         for block in self.blocks:
             candidates = block(candidates, bias)
         candidates = self.encoded_norm(candidates).float()
-        with exact(candidates.device):
+        with full_precision(candidates.device):
             keys = self.pointer_key(candidates) * candidates.shape[-1] ** -0.5
         return Encoded(candidates, keys, mask, self.host.memory(candidates, mask))
 
@@ -164,7 +164,7 @@ class Generator(nn.Module):
         return self._choice(encoded, available, state)
 
     def _choice(self, encoded: Encoded, available: Tensor, state: tuple[Tensor, ...]) -> Choice:
-        with exact(available.device):
+        with full_precision(available.device):
             query = self.pointer_query(state[-1].float())
             logits = encoded.per_request(query) @ encoded.keys.transpose(1, 2)
             logits = logits + self.prior(encoded.candidates).transpose(1, 2)

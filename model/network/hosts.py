@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from model.network.layers import Attention, bias_of, feed_forward
+from model.network.layers import Attention, attention_bias, feed_forward
 
 Axes = dict[str, dict[int, str]]
 
@@ -57,7 +57,7 @@ class Glimpse(nn.Module):
         self.cross = Attention(width, heads)
 
     def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        return *self.cross.memory(candidates), bias_of(mask)
+        return *self.cross.memory(candidates), attention_bias(mask)
 
     def forward(self, memory: tuple[Tensor, ...], x: Tensor) -> Tensor:
         """x [R, D] -> [R, D]."""
@@ -72,7 +72,7 @@ class TransformerHost(nn.Module):
     a row did not read occupies a slot of that row's cache and is masked there by the bias.
     """
 
-    memory_axes = Glimpse.memory_axes
+    memory_axes: ClassVar[Axes] = Glimpse.memory_axes
     state_axes: ClassVar[Axes] = {
         "cache_keys": {0: "B", 2: "L"},
         "cache_values": {0: "B", 2: "L"},
@@ -104,7 +104,7 @@ class TransformerHost(nn.Module):
         normed = self.norms[0](token).unsqueeze(1)
         key, value = self.own.memory(normed)
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-        bias = torch.cat([bias, bias_of(active.unsqueeze(1))], dim=3)
+        bias = torch.cat([bias, attention_bias(active.unsqueeze(1))], dim=3)
         x = token + self.dropout(self.own.attend(normed, keys, values, bias).squeeze(1))
         x = x + self.dropout(self.glimpse(memory, x))
         x = x + self.dropout(self.feed_forward(self.norms[1](x)))
@@ -118,7 +118,7 @@ class GruHost(nn.Module):
     [R, D]; its cost does not grow with the tokens read.
     """
 
-    memory_axes = Glimpse.memory_axes
+    memory_axes: ClassVar[Axes] = Glimpse.memory_axes
     state_axes: ClassVar[Axes] = {"recurrent": {0: "B"}, "hidden": {0: "B"}}
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -156,7 +156,7 @@ class PointerHost(nn.Module):
     """
 
     memory_axes: ClassVar[Axes] = {}
-    state_axes = GruHost.state_axes
+    state_axes: ClassVar[Axes] = GruHost.state_axes
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()

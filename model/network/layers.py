@@ -79,12 +79,12 @@ class Block(nn.Module):
         return x + self.dropout(self.feed_forward(self.norms[1](x)))
 
 
-def bias_of(mask: Tensor) -> Tensor:
+def attention_bias(mask: Tensor) -> Tensor:
     """bool [B, L] -> float [B, 1, 1, L]: 0 where true, else MASKED; what attention scores get."""
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, MASKED)[:, None, None]
 
 
-def exact(device: torch.device) -> AbstractContextManager[Any]:
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Float32 within autocast: for heads whose outputs are compared.
 
     bfloat16 keeps 8 bits. At a logit of 3 that is 0.016: more than what often lies between two

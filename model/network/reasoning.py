@@ -28,12 +28,12 @@ class Decoded(NamedTuple):
     entropy_before: Tensor  # [B, K] nats, before any reasoning
     entropy_after: Tensor  # [B, K] nats, when the item was chosen
     steps: Tensor  # int64 [B, K]
-    gates: Tensor  # bool [B, K, S], which reasoning steps each row took
+    reasoned: Tensor  # bool [B, K, S], which reasoning steps each row took
     logits: Tensor  # [B, K, N] of the choices made, at temperature 1
     logits_before: Tensor  # [B, K, N] before any reasoning
 
 
-class Rules(NamedTuple):
+class ConstraintTensors(NamedTuple):
     """What the slates of R rows must keep to; the same tensors as the graph's inputs.
 
     length: int64 [R], positions to fill
@@ -49,7 +49,7 @@ class Rules(NamedTuple):
     group: Tensor
     quota: Tensor
 
-    def spend(self, item: Tensor) -> Rules:
+    def spend(self, item: Tensor) -> ConstraintTensors:
         """After item [R] was put into the slate."""
         row = item.unsqueeze(1)
         same = self.group == self.group.gather(1, row)
@@ -60,9 +60,9 @@ class Rules(NamedTuple):
 class Gate(Protocol):
     """Which rows reason, asked before each step of each position."""
 
-    most: int  # steps at one position
+    max_steps: int  # steps at one position
 
-    def __call__(self, position: int, step: int, choice: Choice) -> Tensor:
+    def __call__(self, position: int, step: int, choice: Choice, /) -> Tensor:
         """bool [R]; a row that did not take the step before takes none, whatever the answer."""
 
 
@@ -75,32 +75,32 @@ class EntropyGate:
 
     def __init__(self, threshold: Tensor, budget: Tensor, normalised: bool = False) -> None:
         self.threshold, self.budget, self.normalised = threshold, budget, normalised
-        self.most = int(budget.max())
+        self.max_steps = int(budget.max())
 
     def __call__(self, _position: int, step: int, choice: Choice) -> Tensor:
         if self.normalised:
-            choice = choice._replace(entropy=normalised(choice))
+            choice = choice._replace(entropy=normalised_entropy(choice))
         number = torch.tensor(step, device=choice.entropy.device)
-        return gate(choice, self.threshold, self.budget, number)
+        return opens(choice, self.threshold, self.budget, number)
 
 
 class Replay:
     """The gates of a stored sample, bool [R, K, S], so that new weights score the same steps."""
 
-    def __init__(self, gates: Tensor) -> None:
-        self.gates, self.most = gates, gates.shape[2]
+    def __init__(self, reasoned: Tensor) -> None:
+        self.reasoned, self.max_steps = reasoned, reasoned.shape[2]
 
     def __call__(self, position: int, step: int, _choice: Choice) -> Tensor:
-        return self.gates[:, position, step]
+        return self.reasoned[:, position, step]
 
 
-def normalised(choice: Choice) -> Tensor:
+def normalised_entropy(choice: Choice) -> Tensor:
     """Entropy as a share [R] of the most it could be, ln(number available); 0 for one item."""
-    most = choice.available.sum(dim=1).clamp(min=1).log()
-    return torch.where(most > 0, choice.entropy / most.clamp(min=math.log(2)), most)
+    maximum = choice.available.sum(dim=1).clamp(min=1).log()
+    return torch.where(maximum > 0, choice.entropy / maximum.clamp(min=math.log(2)), maximum)
 
 
-def gate(choice: Choice, threshold: Tensor, budget: Tensor, step: Tensor) -> Tensor:
+def opens(choice: Choice, threshold: Tensor, budget: Tensor, step: Tensor) -> Tensor:
     """Which rows [B] take reasoning step `step`: uncertain, budget left, something to choose."""
     uncertain = choice.entropy > threshold
     return uncertain & (budget > step) & choice.available.any(dim=1)
@@ -138,7 +138,7 @@ def decode(
     recommend_temperature: float | Tensor,
     gate: Gate,
     group: int = 1,
-    rules: Rules | None = None,
+    constraints: ConstraintTensors | None = None,
     reason_temperature: Tensor | None = None,
 ) -> Decoded:
     """Compose slates position by position.
@@ -149,19 +149,19 @@ def decode(
     """
     device = encoded.mask.device
     last_step = generator.reason_step.num_embeddings - 1  # its embedding serves any beyond
-    available = rules.quota > 0 if rules else None
+    available = constraints.quota > 0 if constraints else None
     choice = generator.begin(encoded, group, available)
     columns: list[tuple[Tensor, ...]] = []
     for position in range(slate_length):
         before, logits_before = choice.entropy, choice.logits
-        gates = []
+        reasoned = []
         active = choice.available.any(dim=1)
-        if rules:
-            inside, pinned = position < rules.length, rules.pinned[:, position]
+        if constraints:
+            inside, pinned = position < constraints.length, constraints.pinned[:, position]
             active = inside & (pinned < 0)
-        for step in range(gate.most):
+        for step in range(gate.max_steps):
             active = active & gate(position, step, choice)
-            gates.append(active)
+            reasoned.append(active)
             if active.any():
                 number = torch.tensor(min(step, last_step), device=device)
                 choice = reason_where(
@@ -169,12 +169,12 @@ def decode(
                 )
         alive = chosen = choice.available.any(dim=1)
         item = pick(position, choice.logits)
-        if rules:
+        if constraints:
             alive, chosen = inside, inside & (pinned < 0)
             item = torch.where(pinned < 0, item, pinned)
         logprob = chosen_logprob(choice.logits, item, recommend_temperature)
         zero = torch.zeros_like(before)
-        taken = torch.stack(gates, dim=1) if gates else choice.available[:, :0]
+        taken = torch.stack(reasoned, dim=1) if reasoned else choice.available[:, :0]
         columns.append(
             (
                 torch.where(alive, item, -torch.ones_like(item)),
@@ -188,9 +188,9 @@ def decode(
             )
         )
         if position + 1 < slate_length:
-            if rules:
-                rules = rules.spend(item)
-                available = rules.quota > 0
+            if constraints:
+                constraints = constraints.spend(item)
+                available = constraints.quota > 0
             number = torch.tensor(position, device=device)
             choice = generator.recommend(encoded, choice, item, number, available)
     return Decoded(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
@@ -201,7 +201,7 @@ def greedy(_position: int, logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
-def noisy(noise: Tensor, temperature: float | Tensor) -> Pick:
+def noisy_argmax(noise: Tensor, temperature: float | Tensor) -> Pick:
     """The highest log-probability plus noise [R, K, N]: zeros are greedy, Gumbel noise samples."""
 
     def pick(position: int, logits: Tensor) -> Tensor:

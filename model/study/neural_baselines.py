@@ -27,7 +27,7 @@ from model.learning.policy import Batch, Policy, descend
 from model.network.config import Config, NetworkConfig, ReasoningConfig
 from model.network.evaluator import discount
 from model.network.generator import Generator
-from model.network.layers import MASKED, Block, CandidateEmbedding, bias_of, feed_forward
+from model.network.layers import MASKED, Block, CandidateEmbedding, attention_bias, feed_forward
 from model.network.reasoning import greedy, sampler
 from model.study.baselines import top
 
@@ -129,7 +129,7 @@ def seq2slate(
         policy = Policy(config, generator, 0.0)
 
         def slates(lists: Lists) -> Array:
-            return torch.cat([decoded.slate for decoded in policy.rank(lists, 0)]).numpy()
+            return torch.cat([decoded.slate for decoded in policy.greedy_slates(lists, 0)]).numpy()
 
         def supervised(batch: Batch) -> Tensor:
             return policy.supervised_loss(batch, 0)
@@ -180,7 +180,7 @@ class Scorer(nn.Module):
         if self.position is not None:
             rank = initial_rank(batch.numbers[:, :, self.score_column], batch.mask)
             x = x + self.position(rank.clamp(max=self.position.num_embeddings - 1))
-        bias = bias_of(batch.mask)
+        bias = attention_bias(batch.mask)
         for block in self.blocks:
             x = block(x, bias)
         return self.head(self.norm(x)).squeeze(2).masked_fill(~batch.mask, MASKED)
@@ -210,7 +210,7 @@ class Matcher(nn.Module):
         self.prior = nn.Linear(width, 1)
 
     def forward(self, batch: Batch) -> Tensor:
-        bias = bias_of(batch.mask)
+        bias = attention_bias(batch.mask)
         x = self.candidates(self.embed(batch.numbers, batch.tokens), bias)
         slots = self.position.expand(len(x), -1, -1)
         # One block over positions and candidates together: positions read both, and only their
@@ -219,7 +219,7 @@ class Matcher(nn.Module):
         seen = torch.cat(
             [torch.ones_like(batch.mask[:, :1]).expand(slots.shape[:2]), batch.mask], 1
         )
-        slots = self.norms[0](self.positions(everything, bias_of(seen))[:, : slots.shape[1]])
+        slots = self.norms[0](self.positions(everything, attention_bias(seen))[:, : slots.shape[1]])
         x = self.norms[1](x)
         logits = self.query(slots) @ self.key(x).transpose(1, 2) * x.shape[2] ** -0.5
         return (logits + self.prior(x).transpose(1, 2)).masked_fill(

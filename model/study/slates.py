@@ -49,7 +49,7 @@ def pass_at_m(
     """
     policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
     if slates == 1:
-        return torch.cat([d.slate for d in policy.rank(lists, budget, batch)]).numpy()
+        return torch.cat([d.slate for d in policy.greedy_slates(lists, budget, batch)]).numpy()
     pick = sampler(trained.config.reasoning.recommend_temperature)
     found = []
     for start in range(0, len(lists), batch):
@@ -94,7 +94,7 @@ def neural_slates(
     """
     policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
     torch.manual_seed(trained.config.seed)  # the random gate tosses coins
-    decoded = policy.rank(test, trained.config.reasoning.budget)
+    decoded = policy.greedy_slates(test, trained.config.reasoning.budget)
     gather = {
         name: torch.cat([getattr(d, name) for d in decoded]).numpy()
         for name in ("slate", "steps", "entropy_before", "entropy_after")

@@ -107,7 +107,7 @@ def by_threshold(trained: checkpoint.Trained, valid: Lists, test: Lists) -> tupl
     for quantile in QUANTILES:
         # The gate asks for more than the threshold: the lowest entropy itself would stay outside.
         policy.threshold = float(torch.quantile(entropies, quantile)) if quantile else -1.0
-        decoded = policy.rank(test, budget if quantile < 1 else 0)
+        decoded = policy.greedy_slates(test, budget if quantile < 1 else 0)
         slates.append(torch.cat([d.slate for d in decoded]).numpy())
         steps.append(torch.cat([d.steps for d in decoded]).sum(dim=1).double().mean().item())
     return np.array(slates), np.array(steps)

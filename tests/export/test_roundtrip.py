@@ -14,7 +14,7 @@ from export import bundle, verify
 from export.cases import Requests
 from model.data.dataset import Dataset
 from model.learning import checkpoint
-from model.learning.evaluate import evaluate, uninformative
+from model.learning.evaluate import evaluate, shuffled
 from model.learning.policy import Policy
 from model.learning.train import train
 from service.engine.contract import BundleError, Manifest
@@ -86,9 +86,9 @@ def test_the_session_ranks_as_the_torch_policy_does(smoke_bundle, smoke_run, war
     dataset = Dataset(warm_ranklens)
     lists = dataset.lists(["test"]).take(slice(40))
     policy = Policy(run.config, run.generator, run.threshold)
-    want = policy.rank(lists, run.config.reasoning.budget)[0].slate.numpy()
+    want = policy.greedy_slates(lists, run.config.reasoning.budget)[0].slate.numpy()
     for index, impression in enumerate(list(dataset.impressions(["test"]))[:40]):
-        asked = uninformative(impression)
+        asked = shuffled(impression)
         chosen = session.run([session.row(asked.request)])[0].indices.tolist()
         shown = [impression.request.ids[i] for i in want[index]]
         assert [asked.request.ids[i] for i in chosen] == shown

@@ -16,7 +16,7 @@ from model.network.config import NetworkConfig, ReasoningConfig
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
 from model.network.hosts import HOSTS
-from model.network.reasoning import EntropyGate, Rules, decode, noisy
+from model.network.reasoning import ConstraintTensors, EntropyGate, decode, noisy_argmax
 from service.engine import constraints
 from service.engine.contract import INPUTS, OUTPUTS
 
@@ -104,9 +104,9 @@ def looped(generator, feeds):
     with torch.no_grad():
         encoded = generator.encode(t["numbers"], t["tokens"], t["mask"])
         decoded = decode(
-            generator, encoded, K, noisy(t["noise"], recommend), recommend,
+            generator, encoded, K, noisy_argmax(t["noise"], recommend), recommend,
             EntropyGate(t["entropy_threshold"], t["budget"]),
-            rules=Rules(t["length"], t["pinned"], t["group"], t["quota"]),
+            constraints=ConstraintTensors(t["length"], t["pinned"], t["group"], t["quota"]),
             reason_temperature=reason,
         )  # fmt: skip
     columns = (decoded.slate, decoded.logprob, decoded.entropy_before, decoded.entropy_after)

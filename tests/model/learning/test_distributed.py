@@ -244,7 +244,9 @@ def test_bfloat16_trains_to_finite_float32_weights_and_whole_slates(world, tmp_p
     assert {t.dtype for t in tensors.values()} == {torch.float32}
     trained = checkpoint.load(tmp_path)
     lists = Run(trained.config, world, tmp_path / "other", None).valid
-    (decoded,) = Policy(trained.config, trained.generator, trained.threshold).rank(lists, 2)
+    (decoded,) = Policy(trained.config, trained.generator, trained.threshold).greedy_slates(
+        lists, 2
+    )
     assert all(len(set(row)) == 4 and min(row) >= 0 for row in decoded.slate.tolist())
 
 

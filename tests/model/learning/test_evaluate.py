@@ -10,7 +10,7 @@ import pytest
 
 from model.data.dataset import Dataset, Impression
 from model.data.errors import DataError
-from model.learning.evaluate import evaluate, through_http, through_session
+from model.learning.evaluate import evaluate, http_ranker, session_ranker
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Timing
 from service.engine.session import Session
@@ -50,7 +50,7 @@ def asked(real):
 
 def test_a_call_degraded_by_a_stall_is_repeated(real, asked):
     with fresh(Stalling(real, stalls=1), timeout_ms=2000, brief_run_ms=0) as url:
-        assert through_http(url)(asked) == through_session(real)(asked)
+        assert http_ranker(url)(asked) == session_ranker(real)(asked)
 
 
 def test_a_service_that_always_degrades_is_told_as_such(real, asked):
@@ -58,7 +58,7 @@ def test_a_service_that_always_degrades_is_told_as_such(real, asked):
         fresh(Stalling(real, stalls=2), timeout_ms=100, brief_run_ms=0) as url,
         pytest.raises(OSError, match=r"degraded \(deadline\) 2 times"),
     ):
-        through_http(url, attempts=2)(asked)
+        http_ranker(url, attempts=2)(asked)
 
 
 def test_a_split_without_a_list_to_measure_on_is_not_evaluated(warm_ranklens, tmp_path):

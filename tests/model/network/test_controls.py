@@ -8,9 +8,9 @@ import torch
 
 from model.learning.policy import Policy
 from model.network.config import Config, ConfigError, NetworkConfig, ReasoningConfig
-from model.network.controls import control, plan
+from model.network.controls import control_gate, planned_steps
 from model.network.generator import Choice, Generator
-from model.network.reasoning import EntropyGate, Replay, follow, greedy, normalised
+from model.network.reasoning import EntropyGate, Replay, follow, greedy, normalised_entropy
 
 K, S, N = 5, 2, 9
 CONFIG = Config(
@@ -45,7 +45,7 @@ def encoded(policy, rows=64):
 )
 def test_planned_controls_put_their_steps_where_they_say(name, expected):
     # A share of .6 of 5 x 2 steps is 6, or 3 positions of 2.
-    assert plan(name, K, S, 0.6) == expected
+    assert planned_steps(name, K, S, 0.6) == expected
     own = policy(share=0.6, gate=name)
     steps = own.decode(encoded(own), greedy, S).steps
     assert steps.tolist() == [expected] * 64
@@ -71,7 +71,7 @@ def test_the_normalised_gate_reads_the_share_of_the_most_entropy():
     available = torch.tensor([[True] * 4, [True, True, False, False], [True] + [False] * 3])
     entropy = torch.tensor([4.0, 2.0, 1.0]).log() / torch.tensor([2.0, 1.0, 1.0])
     choice = Choice(available, torch.zeros(3, 4), entropy, ())
-    assert normalised(choice) == pytest.approx([0.5, 1.0, 0.0])
+    assert normalised_entropy(choice) == pytest.approx([0.5, 1.0, 0.0])
     gate = EntropyGate(torch.full((3,), 0.6), torch.full((3,), 1), normalised=True)
     assert gate(0, 0, choice).tolist() == [False, True, False]
     plain = EntropyGate(torch.full((3,), 0.6), torch.full((3,), 1))
@@ -108,9 +108,9 @@ def test_a_sample_of_a_control_is_replayed_as_it_was():
     own = policy(share=0.5, gate="random")
     seen = encoded(own)
     sample = own.decode(seen, greedy, S)
-    again = own.decode(seen, follow(sample.slate), Replay(sample.gates))
+    again = own.decode(seen, follow(sample.slate), Replay(sample.reasoned))
     assert torch.equal(again.logprob, sample.logprob)
-    redrawn = own.decode(seen, follow(sample.slate), control("random", K, S, 0.5))
+    redrawn = own.decode(seen, follow(sample.slate), control_gate("random", K, S, 0.5))
     assert not torch.equal(redrawn.logprob, sample.logprob)
 
 

@@ -173,7 +173,7 @@ def test_replaying_a_sample_gives_its_own_log_probabilities():
     generator, inputs = make_generator(), make_inputs()
     draw = torch.Generator().manual_seed(3)
     sample = run(generator, inputs, threshold=1.5, pick=sampler(0.7, draw))
-    again = run(generator, inputs, threshold=1e9, pick=follow(sample.slate), replay=sample.gates)
+    again = run(generator, inputs, threshold=1e9, pick=follow(sample.slate), replay=sample.reasoned)
     assert torch.equal(sample.logprob, again.logprob)
     assert torch.equal(sample.steps, again.steps)
 
@@ -181,7 +181,7 @@ def test_replaying_a_sample_gives_its_own_log_probabilities():
 def test_a_replay_with_other_gates_gives_other_log_probabilities():
     generator, inputs = make_generator(), make_inputs()
     sample = run(generator, inputs, threshold=-1.0)
-    other = run(generator, inputs, pick=follow(sample.slate), replay=~sample.gates)
+    other = run(generator, inputs, pick=follow(sample.slate), replay=~sample.reasoned)
     assert not torch.equal(sample.logprob, other.logprob)
 
 

@@ -70,7 +70,7 @@ def test_the_law_itself_rewards_where_it_is_asked_to(tmp_path):
     dataset, trained = Dataset(tmp_path / "cache" / "data"), checkpoint.load(run)
     valid = dataset.lists(["valid"]).rankable()
     policy = Policy(trained.config, trained.generator, trained.threshold)
-    slate = torch.cat([d.slate for d in policy.rank(valid, 0)]).numpy()
+    slate = torch.cat([d.slate for d in policy.greedy_slates(valid, 0)]).numpy()
     appeal, topic = (array[valid.rows - dataset.lists(["valid"]).rows[0]]
                      for array in truth(dataset, "valid"))  # fmt: skip
     # What selected its epoch is the expected clicks of its slates, of the worth of no network.
