@@ -73,7 +73,7 @@ def _fit_feature(feature: Feature, columns: Iterable[pl.Series]) -> Feature:
         (len(entries), numbers.mean(), numbers.var())
         for entries in values
         if entries
-        for numbers in [np.array([feature.transformed(float(value)) for value in entries])]
+        for numbers in [np.array([feature.transform_value(float(value)) for value in entries])]
     ]
     if not moments:
         return feature

@@ -56,7 +56,7 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
         lists = lists.repeat(slates)
         pinned, group, quota = pinned[lists], group[lists], quota[lists]
 
-    def knob(name: str, dtype: Any) -> np.ndarray[Any, Any]:
+    def per_slate(name: str, dtype: Any) -> np.ndarray[Any, Any]:
         values = np.array([getattr(row, name) for row in rows], dtype)
         return values if total == count else values[lists]
 
@@ -65,11 +65,11 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
         "tokens": tokens,
         "mask": mask,
         "list": lists,
-        "length": knob("slate_size", np.int64),
-        "budget": knob("budget", np.int64),
-        "entropy_threshold": knob("entropy_threshold", np.float32),
-        "reason_temperature": knob("reason_temperature", np.float32),
-        "recommend_temperature": knob("recommend_temperature", np.float32),
+        "length": per_slate("slate_size", np.int64),
+        "budget": per_slate("budget", np.int64),
+        "entropy_threshold": per_slate("entropy_threshold", np.float32),
+        "reason_temperature": per_slate("reason_temperature", np.float32),
+        "recommend_temperature": per_slate("recommend_temperature", np.float32),
         "noise": noise,
         "pinned": pinned,
         "group": group,
@@ -98,10 +98,10 @@ def decode(
             name: output[best, : row.slate_size]
             for name, output in zip(COLUMNS, outputs, strict=True)
         }
-        seen = None
+        explained = None
         if row.explain and logits is not None:
-            seen = logits[best, : row.slate_size, : len(row.numbers)]
-        slate = Slate(**columns, utility=value, logits=seen)
+            explained = logits[best, : row.slate_size, : len(row.numbers)]
+        slate = Slate(**columns, utility=value, logits=explained)
         check_slate(slate, row)
         slates.append(slate)
         start += count

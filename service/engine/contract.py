@@ -112,8 +112,8 @@ class Manifest:
             raise BundleError(f"{name}: no such file; a bundle is a directory with it") from None
         digest = hashlib.sha256(content).hexdigest()
         if seal != f"{digest}\n".encode():
-            found = seal[:64].decode("ascii", "replace")
-            raise BundleError(f"{path}: SHA-256 {digest}, {SEAL} says {found!r}")
+            sealed = seal[:64].decode("ascii", "replace")
+            raise BundleError(f"{path}: SHA-256 {digest}, {SEAL} says {sealed!r}")
         try:
             payload = json.loads(content)
         except ValueError as error:

@@ -36,7 +36,7 @@ def on_device(call: Callable[[], T]) -> T:
     return _device_thread.submit(call).result()
 
 
-def ahead(lists: int, candidates: int) -> list[tuple[int, int]]:
+def warm_up_sizes(lists: int, candidates: int) -> list[tuple[int, int]]:
     """(lists, candidates) of one run in each bucket up to these, greedy slates only."""
     return [
         (min(batch, lists), min(size, candidates))
@@ -66,7 +66,7 @@ def shape_of(feeds: Mapping[str, Array]) -> Shape:
     )
 
 
-def padded(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[str, Array]:
+def pad(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[str, Array]:
     """The feeds in a bucket's shape.
 
     Slates beyond the given ones are of list 0 and have no position to fill; candidates beyond the
@@ -74,16 +74,16 @@ def padded(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[
     """
     axes = {"B": shape.lists, "R": shape.slates, "N": shape.size, "K": slate_length}
     axes["G"] = shape.size if shape.sampled else 1
-    found = {}
+    padded = {}
     for name, (dtype, names) in INPUTS.items():
-        given = feeds[name]
-        want = tuple(axes.get(axis, given.shape[i]) for i, axis in enumerate(names))
+        feed = feeds[name]
+        dims = tuple(axes.get(axis, feed.shape[i]) for i, axis in enumerate(names))
         fill = {"pinned": -1, "group": -1, "reason_temperature": 1, "recommend_temperature": 1}
-        array = np.full(want, fill.get(name, 0), dtype)
-        array[tuple(slice(0, n) for n in given.shape)] = given
-        found[name] = array
-    found["mask"][len(feeds["mask"]) :, 0] = True
-    return found
+        array = np.full(dims, fill.get(name, 0), dtype)
+        array[tuple(slice(0, n) for n in feed.shape)] = feed
+        padded[name] = array
+    padded["mask"][len(feeds["mask"]) :, 0] = True
+    return padded
 
 
 class CudaRunner:
@@ -96,7 +96,7 @@ class CudaRunner:
         self, session: ort.InferenceSession, slate_length: int, device: str = "cuda"
     ) -> None:
         self._session, self._slate_length, self._device = session, slate_length, device
-        self._bound: dict[Shape, _Bound] = {}
+        self._buffers: dict[Shape, _Buffers] = {}
 
     @staticmethod
     def providers(capture: bool) -> list[Any]:
@@ -115,15 +115,15 @@ class CudaRunner:
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """The outputs of these feeds, without the bucket's padding."""
         shape = shape_of(feeds)
-        given = padded(feeds, shape, self._slate_length)
+        bucketed = pad(feeds, shape, self._slate_length)
         slates, size = len(feeds["list"]), feeds["mask"].shape[1]
 
         def run() -> dict[str, Array]:
-            if shape not in self._bound:
-                self._bound[shape] = _Bound(self, shape, given)
-            bound = self._bound[shape]
-            bound.run(given)
-            return {name: bound.outputs[name].numpy()[:slates] for name in outputs}
+            if shape not in self._buffers:
+                self._buffers[shape] = _Buffers(self, shape, bucketed)
+            buffers = self._buffers[shape]
+            buffers.run(bucketed)
+            return {name: buffers.outputs[name].numpy()[:slates] for name in outputs}
 
         arrays = on_device(run)
         return [a[:, :, :size] if name == "logits" else a for name, a in arrays.items()]
@@ -131,10 +131,10 @@ class CudaRunner:
     @property
     def buckets(self) -> list[Shape]:
         """The shapes that have buffers, and on CUDA a captured graph."""
-        return list(self._bound)
+        return list(self._buffers)
 
 
-class _Bound:
+class _Buffers:
     """One bucket's buffers, and the number of its captured graph."""
 
     def __init__(self, runner: CudaRunner, shape: Shape, first: Mapping[str, Array]) -> None:
@@ -142,7 +142,7 @@ class _Bound:
         self._session = runner._session
         self._options = ort.RunOptions()
         within = max(shape.lists, shape.slates) <= BATCHES[-1] and shape.size <= SIZES[-1]
-        number = len(runner._bound) + 1 if runner._device == "cuda" and within else -1
+        number = len(runner._buffers) + 1 if runner._device == "cuda" and within else -1
         self._options.add_run_config_entry("gpu_graph_id", str(number))
         self._binding = self._session.io_binding()
         self.inputs, self.outputs = {}, {}

@@ -32,19 +32,19 @@ def open_graph(
     options.add_session_config_entry("session.disable_prepacking", str(int(not packed)))
     if provider == "cuda":
         ort.preload_dlls()  # CUDA and cuDNN may have come as wheels; else the system's are found
-    wanted = CudaRunner.providers(capture) if provider == "cuda" else ["CPUExecutionProvider"]
+    providers = CudaRunner.providers(capture) if provider == "cuda" else ["CPUExecutionProvider"]
 
-    def opened() -> ort.InferenceSession:
+    def create() -> ort.InferenceSession:
         return ort.InferenceSession(
             str(path),
             options,
-            providers=wanted,
+            providers=providers,
             # On the CPU the fused operator is slower than the two it replaces (docs/inference.md).
             disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
         )
 
     try:
-        graph = on_device(opened) if provider == "cuda" else opened()
+        graph = on_device(create) if provider == "cuda" else create()
     except Exception as error:  # see Session.run
         raise BundleError(f"{path}: does not load ({error})") from error
     first = graph.get_providers()[0]
@@ -56,10 +56,10 @@ def open_graph(
 
 def check_signature(path: Path, graph: ort.InferenceSession, inputs: Table, outputs: Table) -> None:
     """Raises BundleError unless inputs and outputs are the contract's."""
-    for what, found, expected in (
+    for kind, values, expected in (
         ("inputs", graph.get_inputs(), inputs),
         ("outputs", graph.get_outputs(), outputs),
     ):
-        names = [value.name for value in found]
+        names = [value.name for value in values]
         if names != list(expected):
-            raise BundleError(f"{path}: {what} are {names}, the contract has {list(expected)}")
+            raise BundleError(f"{path}: {kind} are {names}, the contract has {list(expected)}")

@@ -28,7 +28,7 @@ from service.engine.contract import (
     Integers,
     Manifest,
 )
-from service.engine.cuda import CudaRunner, ahead, on_device
+from service.engine.cuda import CudaRunner, on_device, warm_up_sizes
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
 from service.engine.graph import check_signature, open_graph
@@ -52,7 +52,7 @@ class Session:
         self._run, self._evaluate = generator.run, evaluator.run
         if self.provider == "CUDAExecutionProvider":
             self._run = CudaRunner(generator, manifest.slate_length).run
-            self._evaluate = lambda *given: on_device(lambda: evaluator.run(*given))
+            self._evaluate = lambda *feeds: on_device(lambda: evaluator.run(*feeds))
 
     @classmethod
     def load(
@@ -99,7 +99,7 @@ class Session:
 
     def row(
         self,
-        request: CandidateList,
+        candidates: CandidateList,
         slate_size: int | None = None,
         budget: int | None = None,
         entropy_threshold: float | None = None,
@@ -109,12 +109,12 @@ class Session:
         Raises FeatureError for inline features that break the schema.
         """
         return self.placeholder_row(
-            request, slate_size, budget, entropy_threshold, self.featuriser.transform(request)
+            candidates, slate_size, budget, entropy_threshold, self.featuriser.transform(candidates)
         )
 
     def placeholder_row(
         self,
-        request: CandidateList,
+        candidates: CandidateList,
         slate_size: int | None = None,
         budget: int | None = None,
         entropy_threshold: float | None = None,
@@ -123,10 +123,10 @@ class Session:
         """The same with these features, or without any: for a list that will not be run."""
         manifest = self.manifest
         if features is None:
-            count = len(request.ids)
+            count = len(candidates.ids)
             features = np.zeros((count, 0), np.float32), np.zeros((count, 0), np.int64)
         numbers, tokens = features
-        longest = min(manifest.slate_length, len(request.ids))
+        longest = min(manifest.slate_length, len(candidates.ids))
         size = longest if slate_size is None else slate_size
         return Row(
             numbers=numbers,
@@ -138,7 +138,7 @@ class Session:
             ),
             reason_temperature=manifest.reason_temperature,
             recommend_temperature=manifest.recommend_temperature,
-            constraints=SlateConstraints.none(len(request.ids), size),
+            constraints=SlateConstraints.none(len(candidates.ids), size),
         )
 
     def run(self, rows: Sequence[Row]) -> list[Slate]:
@@ -154,11 +154,11 @@ class Session:
             logits = outputs.pop() if explained else None
             utility = None
             if any(row.sampling for row in rows):
-                given = {
+                slates = {
                     "slate": outputs[0],
                     **{n: feeds[n] for n in ("numbers", "tokens", "list")},
                 }
-                (utility,) = self._evaluate(["utility"], given)
+                (utility,) = self._evaluate(["utility"], slates)
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(f"the graph failed: {error}") from error
         finally:
@@ -174,9 +174,11 @@ class Session:
             except ModelError as error:
                 raise BundleError(f"{GOLDEN}[{number}]: {error}") from error
             ids = [entry["request"]["candidates"][i]["id"] for i in slate.indices.tolist()]
-            for what, got in (("slate", ids), ("steps", slate.steps.tolist())):
-                if got != entry[what]:
-                    raise BundleError(f"{GOLDEN}[{number}].{what}: {got}, expected {entry[what]}")
+            for field, value in (("slate", ids), ("steps", slate.steps.tolist())):
+                if value != entry[field]:
+                    raise BundleError(
+                        f"{GOLDEN}[{number}].{field}: {value}, expected {entry[field]}"
+                    )
 
     def warm_up(self, batch_sizes: Sequence[int], list_size: int) -> list[Timing]:
         """Run each batch size, so that no request pays for the first allocation; how long it took.
@@ -203,7 +205,7 @@ class Session:
         self.run([dataclasses.replace(row, sampling=SlateSampling(2, seed=0), explain=True)])
         if self.provider == "CUDAExecutionProvider":
             budgets = {manifest.budget}
-            for lists, count in ahead(max(batch_sizes), manifest.max_candidates):
+            for lists, count in warm_up_sizes(max(batch_sizes), manifest.max_candidates):
                 self.run([blank(count)] * lists)
         timings = []
         for budget in sorted(budgets):

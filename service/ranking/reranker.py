@@ -82,7 +82,7 @@ class Reranker:
         except (FeatureError, ConstraintError) as error:
             broken = FieldError(f"{request.path}{error.path}", error.rule, error.value)
             raise InvalidRequest.of(broken) from None
-        unknown = 0 if shed else engine.session.featuriser.unknown(inputs.ids)
+        unknown = 0 if shed else engine.session.featuriser.count_unknown(inputs.ids)
         return PreparedList(request, row, engine, variant, shed, unknown)
 
     async def rank(self, lists: Sequence[PreparedList], timeline: Timeline) -> list[Decision]:

@@ -29,7 +29,7 @@ def encode_number(feature: Feature, value: Any, path: str) -> float:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise FeatureError(path, "a finite number", value)
-    encoded = (feature.transformed(float(value)) - feature.mean) / feature.std
+    encoded = (feature.transform_value(float(value)) - feature.mean) / feature.std
     if abs(encoded) > LARGEST:
         raise FeatureError(path, f"within {LARGEST:.0e} deviations of the train mean", value)
     return encoded
@@ -49,7 +49,7 @@ def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
     return np.array(numbers, np.float32)
 
 
-def z_score(rows: Floats) -> Floats:
+def z_scores(rows: Floats) -> Floats:
     """Along the last axis."""
     exact = rows.astype(np.float64)  # in float32 the mean of equal numbers is not that number
     # By hand what mean() and std() do: their own overhead is most of their time on a short list.
@@ -59,7 +59,7 @@ def z_score(rows: Floats) -> Floats:
     return np.asarray(exact / (deviation + 1e-6), np.float32)
 
 
-def rank(rows: Floats) -> Floats:
+def relative_ranks(rows: Floats) -> Floats:
     """In each row: from -1, the least, to 1, the greatest; equals share the mean of their ranks."""
     twice = np.empty(rows.shape, np.int64)
     for values, ordered, ranks in zip(rows, np.sort(rows, axis=1), twice, strict=True):
@@ -68,6 +68,6 @@ def rank(rows: Floats) -> Floats:
     return np.asarray((twice - count) / max(count, 1), np.float32)
 
 
-def unit(rows: Floats) -> Floats:
+def unit_rows(rows: Floats) -> Floats:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(norm, 1e-9), np.float32)

@@ -1,7 +1,7 @@
 """Candidate list -> arrays: the one featuriser, for serving and for training alike.
 
 A `Schema` declares the features; fitting (model.data.dataset) adds vocabularies, means and
-deviations; a `Featuriser` joins a fitted schema with the item table and turns a `CandidateList` into
+deviations; a `Featuriser` joins a fitted schema with the item table and turns a candidate list into
 
     numbers  float32 [N, F]   numbers, list-relative numbers, vectors, history kernels
     tokens   int64   [N, T]   one global index space, 0 = nothing there
@@ -26,9 +26,9 @@ from service.engine.features.encoding import (
     FeatureError,
     encode_number,
     encode_vector,
-    rank,
-    unit,
-    z_score,
+    relative_ranks,
+    unit_rows,
+    z_scores,
 )
 from service.engine.features.history import HistoryKernels, history_width
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
@@ -56,7 +56,7 @@ class Featuriser:
     def __init__(self, schema: Schema, items: ItemTable) -> None:
         self.schema = schema
         self.items = items
-        self._row = {item: index for index, item in enumerate(items.ids)}
+        self._index_of = {item: index for index, item in enumerate(items.ids)}
         self._features = {feature.name: feature for feature in schema.features}
         self._first_token: dict[str, int] = {}
         self._tokens: dict[str, dict[str, int]] = {}
@@ -86,13 +86,13 @@ class Featuriser:
         self.numbers_width = column + history_width(schema.history)
         self.tokens_width = slot
         self.vocabulary_size = token
-        self._of = {
+        self._features_of = {
             owner: {feature.name: feature for feature in schema.features if feature.of == owner}
             for owner in OWNERS
         }
         self._required = {
             owner: [name for name, feature in features.items() if feature.required]
-            for owner, features in self._of.items()
+            for owner, features in self._features_of.items()
         }
         self._build_templates()
         self._history = HistoryKernels(
@@ -113,7 +113,7 @@ class Featuriser:
         for feature in self.schema.features:  # declared defaults first, the table over them
             self._write(feature, feature.default, numbers, tokens, slice(None), feature.name)
         number, slot = 0, 0
-        for feature in self._of["item"].values():
+        for feature in self._features_of["item"].values():
             if feature.kind in NUMBER_KINDS:
                 numbers[:count, self._column[feature.name]] = self.items.numbers[:, number]
                 number += 1
@@ -127,13 +127,13 @@ class Featuriser:
             elif feature.input:
                 start = self._column[feature.name]
                 numbers[:count, start : start + feature.width] = self.items.vectors[feature.name]
-        self._numbers, self._token_rows = numbers, tokens
+        self._numbers_of, self._tokens_of = numbers, tokens
 
     def _expected_labels(self, rate: str | None) -> Floats:
         """Each item's share of likes by the statistic `rate`, float32 [I + 1]; 0.5 without one."""
         if rate is None:
             return np.full(len(self.items.ids) + 1, 0.5, np.float32)
-        logit = self._numbers[:, self._column[rate]] * self._features[rate].std
+        logit = self._numbers_of[:, self._column[rate]] * self._features[rate].std
         return np.asarray(1.0 / (1.0 + np.exp(-(logit + self._features[rate].mean))), np.float32)
 
     def _kernel_rows(self, feature: Feature) -> Floats:
@@ -143,8 +143,8 @@ class Featuriser:
             rows[:-1] = self.items.vectors[feature.name]
         else:
             start = self._slot[feature.name]
-            rows = self._bag(feature, self._token_rows[:, start : start + feature.slots])
-        return unit(rows)
+            rows = self._bag(feature, self._tokens_of[:, start : start + feature.slots])
+        return unit_rows(rows)
 
     def _bag(self, feature: Feature, tokens: Integers) -> Floats:
         """Token slots int64 [R, width] -> counts float32 [R, vocabulary], unknown ones left out."""
@@ -154,46 +154,46 @@ class Featuriser:
         bag[rows, index[rows, slots]] = 1.0
         return bag
 
-    def transform(self, request: CandidateList) -> tuple[Floats, Integers]:
-        """numbers float32 [N, F] and tokens int64 [N, T] of one request.
+    def transform(self, candidates: CandidateList) -> tuple[Floats, Integers]:
+        """numbers float32 [N, F] and tokens int64 [N, T] of one candidates.
 
         Raises FeatureError for an inline feature that is unknown, of the wrong type, or missing
         though required.
         """
         unknown = len(self.items.ids)
-        row = self._row
-        index = np.array([row.get(item, unknown) for item in request.ids], np.int64)
-        numbers, tokens = self._numbers.take(index, axis=0), self._token_rows.take(index, axis=0)
-        history = self._history.recent(request.history, row)
+        index_of = self._index_of
+        index = np.array([index_of.get(item, unknown) for item in candidates.ids], np.int64)
+        numbers, tokens = self._numbers_of.take(index, axis=0), self._tokens_of.take(index, axis=0)
+        history = self._history.recent(candidates.history, index_of)
         kernels = [rows[index] for rows in self._history.tables] if history else []
-        user = request.user
-        if request.user_id is not None and "user_id" in self._features:
-            user = {**user, "user_id": request.user_id}
+        user = candidates.user
+        if candidates.user_id is not None and "user_id" in self._features:
+            user = {**user, "user_id": candidates.user_id}
         self._fill("user", user, "user.features", numbers, tokens, slice(None))
-        self._fill("context", request.context, "context", numbers, tokens, slice(None))
-        self._fill_candidates(request, numbers, tokens, kernels)
+        self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
+        self._fill_candidates(candidates, numbers, tokens, kernels)
         if self._relative:
             # All columns at once, each a contiguous row: a call into numpy costs more than a list.
             values = np.array([numbers[:, source] for source, _ in self._relative])
             best = values.max(axis=1, keepdims=True, initial=-np.inf)
-            told = np.array([z_score(values), rank(values), values - best])
-            for which, (_, target) in enumerate(self._relative):
-                numbers[:, target : target + RELATIVE] = told[:, which].T
+            columns = np.array([z_scores(values), relative_ranks(values), values - best])
+            for number, (_, target) in enumerate(self._relative):
+                numbers[:, target : target + RELATIVE] = columns[:, number].T
         if history:
             self._history.fill(history, numbers, index, kernels)
         return numbers, tokens
 
     def _fill_candidates(
-        self, request: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Floats]
+        self, candidates: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Floats]
     ) -> None:
-        if not (request.features or self._of["candidate"]):
+        if not (candidates.features or self._features_of["candidate"]):
             return
-        allowed = self._of["item"] | self._of["candidate"]
-        for position in range(len(request.ids)):
-            values = dict(request.features[position]) if request.features else {}
+        allowed = self._features_of["item"] | self._features_of["candidate"]
+        for position in range(len(candidates.ids)):
+            values = dict(candidates.features[position]) if candidates.features else {}
             path = f"candidates[{position}].features"
-            if "score" in self._of["candidate"] and request.scores:
-                score = request.scores[position]
+            if "score" in self._features_of["candidate"] and candidates.scores:
+                score = candidates.scores[position]
                 if score is not None:
                     values["score"] = score
             for name in self._required["candidate"]:
@@ -212,8 +212,8 @@ class Featuriser:
                         start = self._slot[name]
                         vector = self._bag(feature, tokens[row, start : start + feature.slots])
                     assert vector is not None
-                    which = self.schema.history.kernels.index(name)
-                    kernels[which][row] = unit(vector.reshape(1, -1))
+                    kernel = self.schema.history.kernels.index(name)
+                    kernels[kernel][row] = unit_rows(vector.reshape(1, -1))
 
     def _fill(
         self,
@@ -224,7 +224,7 @@ class Featuriser:
         tokens: Integers,
         rows: slice,
     ) -> None:
-        features = self._of[owner]
+        features = self._features_of[owner]
         for name, value in values.items():
             if name not in features:
                 raise FeatureError(f"{path}.{name}", "not a feature of the schema", value)
@@ -275,9 +275,9 @@ class Featuriser:
             slots[slot] = vocabulary.get(str(entry), first)
         return slots
 
-    def unknown(self, ids: Sequence[str]) -> int:
+    def count_unknown(self, ids: Sequence[str]) -> int:
         """How many of these ids the item table lacks."""
-        return sum(item not in self._row for item in ids)
+        return sum(item not in self._index_of for item in ids)
 
     def groups(self, name: str, tokens: Integers) -> list[int | None]:
         """Each candidate's value of a category or identifier, as its token in `transform`'s rows.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from service.engine.contract import Floats, Integers
-from service.engine.features.encoding import z_score
+from service.engine.features.encoding import z_scores
 from service.engine.features.schema import History
 
 TOGETHER = 10  # columns of the history beyond those per kernel
@@ -36,36 +36,37 @@ class HistoryKernels:
         self._limit, self._rate, self._first_column = limit, rate, first_column
 
     def recent(
-        self, history: Sequence[tuple[str, float]], row: Mapping[str, int]
+        self, history: Sequence[tuple[str, float]], index_of: Mapping[str, int]
     ) -> list[tuple[int, float]]:
         """Table row and label of the recent answers that kernels can use."""
         if not (history and self.tables):
             return []
-        return [(row[item], label) for item, label in history[-self._limit :] if item in row]
+        recent = history[-self._limit :]
+        return [(index_of[item], label) for item, label in recent if item in index_of]
 
     def fill(
         self,
-        known: Sequence[tuple[int, float]],
+        recent: Sequence[tuple[int, float]],
         numbers: Floats,
         index: Integers,
         kernels: list[Floats],
     ) -> None:
         """Kernel regression of this user's surprises onto each candidate, per item feature."""
-        rows = np.array([row for row, _ in known], np.int64)
-        labels = np.array([label for _, label in known], np.float32)
+        rows = np.array([row for row, _ in recent], np.int64)
+        labels = np.array([label for _, label in recent], np.float32)
         surprise = labels - self._rate[rows]
         column = self._first_column
-        judged = []  # what each candidate is also told in comparison with the list's others
+        compared = []  # what each candidate is also told in comparison with the list's others
         to_history = np.zeros((len(index), len(rows)), np.float32)
         among_history = np.zeros((len(rows), len(rows)), np.float32)
         for candidates, table in zip(kernels, self.tables, strict=True):
-            own = table[rows]
-            similarity = candidates @ own.T  # [N, H]
+            past = table[rows]
+            similarity = candidates @ past.T  # [N, H]
             to_history += similarity / len(kernels)
-            among_history += (own @ own.T) / len(kernels)
+            among_history += (past @ past.T) / len(kernels)
             total = similarity @ surprise
             numbers[:, column] = total / math.sqrt(len(rows))
-            judged.append(total / (np.abs(similarity).sum(axis=1) + 1.0))
+            compared.append(total / (np.abs(similarity).sum(axis=1) + 1.0))
             column += 3
         # What the user's answers say together: a ridge regression in the kernels' mean, ...
         among_history[np.diag_indices(len(rows))] += RIDGE
@@ -75,10 +76,10 @@ class HistoryKernels:
         near = np.take_along_axis(to_history, nearest, axis=1)
         echo = (near * surprise[nearest]).sum(axis=1)
         liked = labels > 0.5
-        judged += [ridge, echo]
-        standard = z_score(np.array(judged, np.float32))
+        compared += [ridge, echo]
+        standard = z_scores(np.array(compared, np.float32))
         for kernel in range(len(kernels)):
-            numbers[:, self._first_column + 3 * kernel + 1] = judged[kernel]
+            numbers[:, self._first_column + 3 * kernel + 1] = compared[kernel]
             numbers[:, self._first_column + 3 * kernel + 2] = standard[kernel]
         for values in (
             ridge,
@@ -91,9 +92,9 @@ class HistoryKernels:
         ):
             numbers[:, column] = values
             column += 1
-        answered = dict(known)  # the most recent answer to an item counts
+        latest = dict(recent)  # the most recent answer to an item counts
         for position, row in enumerate(index.tolist()):
-            if row in answered:
-                numbers[position, column] = answered[row]
-                numbers[position, column + 1] = 1.0 - answered[row]
+            if row in latest:
+                numbers[position, column] = latest[row]
+                numbers[position, column + 1] = 1.0 - latest[row]
         numbers[:, column + 2] = math.log1p(len(rows)) / 4.0

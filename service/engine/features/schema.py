@@ -64,8 +64,8 @@ class Feature:
     vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        number = self.kind in NUMBER_KINDS
-        for name, rule, kept in (
+        numeric = self.kind in NUMBER_KINDS
+        for name, rule, valid in (
             ("name", "a text", isinstance(self.name, str) and self.name != ""),
             *(
                 (name, f"one of {', '.join(allowed)}", getattr(self, name) in allowed)
@@ -77,17 +77,17 @@ class Feature:
             ),
             ("min_count", WHOLE, _is_whole(self.min_count)),
             ("width", WHOLE, _is_whole(self.width)),
-            ("default", FINITE, not number or self.default is None or is_finite(self.default)),
+            ("default", FINITE, not numeric or self.default is None or is_finite(self.default)),
             ("prior_strength", POSITIVE, is_finite(self.prior_strength, above=0)),
         ):
-            if not kept:
-                got = getattr(self, name)
-                raise SchemaError(f"features.{self.name}.{name}: {rule}, got {got!r}")
+            if not valid:
+                value = getattr(self, name)
+                raise SchemaError(f"features.{self.name}.{name}: {rule}, got {value!r}")
         if self.required and self.of == "item":
             raise SchemaError(
                 f"features.{self.name}.required: of user, context or candidate, got 'item'"
             )
-        if self.relative and not number:
+        if self.relative and not numeric:
             raise SchemaError(f"features.{self.name}.relative: only numbers, got {self.kind!r}")
         if self.kind in ("statistic", "vector") and self.of != "item":
             raise SchemaError(f"features.{self.name}.of: a {self.kind} is of item, got {self.of!r}")
@@ -102,7 +102,7 @@ class Feature:
         """How many token columns it takes."""
         return self.width if self.kind == "categories" else int(self.kind in TOKEN_KINDS)
 
-    def transformed(self, value: float) -> float:
+    def transform_value(self, value: float) -> float:
         """The value after `transform`, before standardising."""
         return math.log1p(max(value, 0.0)) if self.transform == "log" else value
 
@@ -152,15 +152,15 @@ class Schema:
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> Schema:
         """From parsed YAML or JSON. Raises SchemaError naming what is unknown or impossible."""
-        _known(payload, {"name", "features", "history", "label"}, "schema")
+        _refuse_unknown(payload, {"name", "features", "history", "label"}, "schema")
         history = payload.get("history") or {}
-        _known(history, {item.name for item in dataclasses.fields(History)}, "history")
+        _refuse_unknown(history, {item.name for item in dataclasses.fields(History)}, "history")
         label = payload.get("label") or {}
-        _known(label, {"range"}, "label")
+        _refuse_unknown(label, {"range"}, "label")
         features = []
         for index, entry in enumerate(payload.get("features") or ()):
-            known = {item.name for item in dataclasses.fields(Feature)}
-            _known(entry, known, f"features[{index}]")
+            fields = {item.name for item in dataclasses.fields(Feature)}
+            _refuse_unknown(entry, fields, f"features[{index}]")
             for required in ("name", "of", "kind"):
                 if required not in entry:
                     raise SchemaError(f"features[{index}].{required}: missing")
@@ -199,7 +199,7 @@ class Schema:
         }
 
 
-def _known(payload: Mapping[str, Any], fields: set[str], path: str) -> None:
+def _refuse_unknown(payload: Mapping[str, Any], fields: set[str], path: str) -> None:
     for key in payload:
         if key not in fields:
             raise SchemaError(f"{path}.{key}: unknown; one of {', '.join(sorted(fields))}")

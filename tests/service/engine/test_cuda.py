@@ -10,7 +10,7 @@ import pytest
 from service.engine.buckets import BATCHES, SIZES, bucket
 from service.engine.collate import collate
 from service.engine.contract import EVALUATOR, OUTPUTS, STATIC
-from service.engine.cuda import CudaRunner, ahead, padded, shape_of
+from service.engine.cuda import CudaRunner, pad, shape_of, warm_up_sizes
 from service.engine.features.candidates import CandidateList
 from service.engine.graph import open_graph
 from service.engine.rows import SlateSampling
@@ -48,11 +48,11 @@ def test_padding_to_a_bucket_changes_no_slate(session, static, feeds):
     wide = dataclasses.replace(shape, lists=4, slates=8, size=128)
     plain = static.run(list(OUTPUTS)[:5], feeds)
     for bigger in (shape, wide):
-        given = padded(feeds, bigger, session.manifest.slate_length)
+        given = pad(feeds, bigger, session.manifest.slate_length)
         found = static.run(list(OUTPUTS)[:5], given)
         for one, other in zip(plain, found, strict=True):
             np.testing.assert_allclose(one, other[: len(one)], rtol=0, atol=1e-5)
-    broken = padded(feeds, wide, session.manifest.slate_length)
+    broken = pad(feeds, wide, session.manifest.slate_length)
     broken["mask"][0, 40:] = broken["quota"][0, 40:] = True  # padding taken for candidates
     assert not np.array_equal(static.run(["slate"], broken)[0][:4], plain[0])
 
@@ -69,7 +69,7 @@ def test_bound_buffers_answer_as_a_plain_run_bucket_by_bucket(session, static, i
 
 @pytest.mark.parametrize(("lists", "candidates"), [(1, 10), (16, 500), (20, 128), (64, 512)])
 def test_one_run_ahead_is_in_each_bucket_that_a_request_can_need(lists, candidates):
-    found = ahead(lists, candidates)
+    found = warm_up_sizes(lists, candidates)
     assert len(set(found)) == len(found)
     buckets = {(bucket(a, BATCHES), bucket(n, SIZES)) for a, n in found}
     assert len(buckets) == len(found)
