@@ -1,8 +1,8 @@
-"""What a caller may ask of a slate: pinned positions, blocked ids, at most c items of a group.
+"""Constraints of a slate: pinned positions, blocked ids, at most c items of a group.
 
-Everything is checked before the run, so that what is admitted can be met: at most one attribute
-is limited at a time, so the items that may be chosen form a partition matroid, in which choosing
-one after the other never runs into a dead end; with two attributes it could.
+Every constraint is checked before the run, so that the run can always meet what is admitted. At
+most one attribute is limited at a time: the candidates that may be chosen then form a partition
+matroid, in which choosing one after the other never meets a dead end; with two attributes it could.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class SlateConstraints:
 
     @classmethod
     def none(cls, size: int, slate_size: int) -> SlateConstraints:
-        """Every candidate may be chosen, once."""
+        """Return constraints that let every candidate of a list of `size` be chosen once."""
         pinned = np.full(slate_size, -1, np.int64)
         return cls(pinned, np.arange(size, dtype=np.int64), np.ones(size, np.float32))
 
     def violation(self, slate: Sequence[int]) -> str | None:
-        """What the slate of candidate indices breaks, or None."""
+        """Describe the first constraint that a slate of candidate indices breaks, or return None."""
         free = []
         for position, (item, pinned) in enumerate(zip(slate, self.pinned.tolist(), strict=False)):
             if pinned < 0:
@@ -59,13 +59,13 @@ class SlateConstraints:
             return None  # one is within any quota above 0
         for group, count in Counter(groups).items():
             if count > 1:
-                most = self.quota[self.group == group].max()
-                if count > most:
-                    return f"{count} candidates of one group, at most {most:g}"
+                quota = self.quota[self.group == group].max()
+                if count > quota:
+                    return f"{count} candidates of one group, at most {quota:g}"
         return None
 
     def initial_ranking(self, slate_size: int) -> list[int]:
-        """Candidate indices of a slate in the order of the initial ranking that meets the rules."""
+        """Return candidate indices in initial-ranking order, as far as the constraints allow."""
         quota, chosen, slate = self.quota.copy(), set(self.pinned.tolist()), list[int]()
         for position in range(slate_size):
             item = int(self.pinned[position])
@@ -86,62 +86,97 @@ def resolve(
     groups: Sequence[Any] | None,
     limit: tuple[str, int] | None,
 ) -> tuple[int, SlateConstraints]:
-    """The slate's size and rules; without a size asked for, the most positions that can be filled.
+    """Return the size of the slate and its constraints.
 
-    longest: the lesser of candidates and the bundle's slate length. blocked ids that are no
-    candidate are met already. groups: each candidate's value of the limited attribute, None for
-    a group of its own; limit: that attribute's name and the most items of one value. Raises
-    ConstraintError naming what cannot be met.
+    Args:
+        ids: candidate ids.
+        slate_size: positions to fill; None for as many as the constraints let be filled.
+        longest: the lesser of the number of candidates and the bundle's slate length.
+        pinned: position of each pinned id.
+        blocked: ids that may not be chosen; an id that is no candidate is ignored.
+        groups: each candidate's value of the limited attribute, None for a group of its own.
+        limit: name of the limited attribute and the maximum number of items of one value.
+
+    Raises:
+        ConstraintError: names the constraint that cannot be met.
     """
+    candidate_at = _pinned_candidates(
+        ids, longest if slate_size is None else slate_size, pinned, blocked
+    )
+    free = [i for i, item in enumerate(ids) if item not in blocked and item not in pinned]
+    group = np.arange(len(ids), dtype=np.int64)
+    quota = np.zeros(len(ids), np.float32)
+    quota[free] = 1.0
+    available = len(free)
+    if limit is not None and groups is not None:
+        available = _limit_groups(group, quota, groups, limit, free, candidate_at.values())
+    sizes = [slate_size] if slate_size is not None else range(longest, 0, -1)
+    smallest = max(candidate_at, default=-1) + 1
+    for size in sizes:
+        open_positions = size - sum(position < size for position in candidate_at)
+        if size >= smallest and open_positions <= available:
+            pins = np.full(size, -1, np.int64)
+            for position, candidate in candidate_at.items():
+                pins[position] = candidate
+            return size, SlateConstraints(pins, group, quota)
+    size = slate_size if slate_size is not None else max(smallest, 1)
+    needed = size - len(candidate_at)
+    rule = f"at least {needed} candidates for the free positions, {available} may be chosen"
+    raise ConstraintError("constraints", rule, {"slate_size": size, "candidates": len(ids)})
+
+
+def _pinned_candidates(
+    ids: Sequence[str], positions: int, pinned: Mapping[str, int], blocked: Collection[str]
+) -> dict[int, int]:
+    """Return the candidate index of each pinned position. Raises ConstraintError."""
     index = {item: i for i, item in enumerate(ids)}
-    at: dict[int, int] = {}
+    candidate_at: dict[int, int] = {}
     for item, position in pinned.items():
         path = f"constraints.pinned.{item}"
         if item not in index:
             raise ConstraintError(path, "the id of a candidate", item)
         if item in blocked:
             raise ConstraintError(path, "not blocked as well", item)
-        most = longest if slate_size is None else slate_size
-        if position >= most:
-            raise ConstraintError(path, f"a position below {most}", position)
-        if position in at:
-            rule = f"one item per position, {ids[at[position]]!r} is pinned there"
+        if position >= positions:
+            raise ConstraintError(path, f"a position below {positions}", position)
+        if position in candidate_at:
+            rule = f"one item per position, {ids[candidate_at[position]]!r} is pinned there"
             raise ConstraintError(path, rule, position)
-        at[position] = index[item]
-    open_ = [i for i, item in enumerate(ids) if item not in blocked and item not in pinned]
-    group = np.arange(len(ids), dtype=np.int64)
-    quota = np.zeros(len(ids), np.float32)
-    quota[open_] = 1.0
-    fill = len(open_)
-    if limit is not None and groups is not None:
-        name, cap = limit[0], min(limit[1], len(ids))
-        numbers: dict[Any, int] = {}
-        for i, value in enumerate(groups):
-            if value is not None:  # numbers beyond the list's, which are each candidate's own
-                group[i] = numbers.setdefault(value, len(ids) + len(numbers))
-        held = Counter(int(group[i]) for i in at.values())
-        for number, count in held.items():
-            if count > cap and number >= len(ids):
-                value = next(v for v, n in numbers.items() if n == number)
-                rule = f"at most {cap} items of {name} {value!r}, more are pinned"
-                raise ConstraintError(f"constraints.max_per_group.{name}", rule, count)
-        for i in open_:
-            if group[i] >= len(ids):
-                quota[i] = max(0, cap - held[int(group[i])])
-        members = Counter(int(group[i]) for i in open_)
-        fill = sum(min(n, int(quota[group == g].max())) for g, n in members.items())
-        # What is pinned is no choice of its group any more: its share is taken off already.
-        for candidate in at.values():
-            group[candidate], quota[candidate] = candidate, 0.0
-    sizes = [slate_size] if slate_size is not None else range(longest, 0, -1)
-    least = max(at, default=-1) + 1
-    for size in sizes:
-        free = size - sum(position < size for position in at)
-        if size >= least and free <= fill:
-            positions = np.full(size, -1, np.int64)
-            for position, candidate in at.items():
-                positions[position] = candidate
-            return size, SlateConstraints(positions, group, quota)
-    wanted = slate_size if slate_size is not None else max(least, 1)
-    rule = f"at least {wanted - len(at)} candidates for the free positions, {fill} may be chosen"
-    raise ConstraintError("constraints", rule, {"slate_size": wanted, "candidates": len(ids)})
+        candidate_at[position] = index[item]
+    return candidate_at
+
+
+def _limit_groups(
+    group: Integers,
+    quota: Floats,
+    groups: Sequence[Any],
+    limit: tuple[str, int],
+    free: Sequence[int],
+    pinned: Collection[int],
+) -> int:
+    """Write groups and quotas of a limited attribute; return how many free candidates fit.
+
+    group int64 [N] and quota float32 [N] are changed in place. Raises ConstraintError if more
+    candidates of one value are pinned than the limit allows.
+    """
+    size = len(group)
+    name, cap = limit[0], min(limit[1], size)
+    numbers: dict[Any, int] = {}
+    for i, value in enumerate(groups):
+        if value is not None:  # numbers from N on; those below are each candidate's own group
+            group[i] = numbers.setdefault(value, size + len(numbers))
+    pinned_counts = Counter(int(group[i]) for i in pinned)
+    for number, count in pinned_counts.items():
+        if count > cap and number >= size:
+            value = next(v for v, n in numbers.items() if n == number)
+            rule = f"at most {cap} items of {name} {value!r}, more are pinned"
+            raise ConstraintError(f"constraints.max_per_group.{name}", rule, count)
+    for i in free:
+        if group[i] >= size:
+            quota[i] = max(0, cap - pinned_counts[int(group[i])])
+    members = Counter(int(group[i]) for i in free)
+    available = sum(min(n, int(quota[group == g].max())) for g, n in members.items())
+    # A pinned candidate leaves its group: the quota of the others is reduced by it already.
+    for candidate in pinned:
+        group[candidate], quota[candidate] = candidate, 0.0
+    return available
