@@ -23,7 +23,8 @@ def top(scores: Array, mask: Array, slate_length: int) -> Array:
 
 def random_order(lists: Lists, slate_length: int, seed: int) -> Array:
     """The floor."""
-    return top(np.random.default_rng(seed).random(lists.mask.shape), lists.mask, slate_length)
+    scores = np.asarray(np.random.default_rng(seed).random(lists.mask.shape))
+    return top(scores, lists.mask, slate_length)
 
 
 def shown_order(lists: Lists, slate_length: int) -> Array:

@@ -48,7 +48,7 @@ STUDY = "study.json"  # what the cells beside it are of
 def fill(config: Config, found: list[Study], cache: Path) -> None:
     """Fill every cell that is not yet in the cache; a study on each core."""
     # Each wave needs what the one before made: data with a first stage, runs to compare with.
-    waves: list[list[Callable[[], None]]] = [[], [], []]
+    waves: list[list[Callable[[], object]]] = [[], [], []]
     origins = {}
     for study in found:
         job = functools.partial(fill_study, config, study, cache)
@@ -130,7 +130,8 @@ class Room:
             return self.best_of_m()
         if model == "second evaluator":
             return self.second_opinion()
-        began, extra = time.monotonic(), {}
+        began = time.monotonic()
+        extra: dict[str, Array] = {}
         if model in BASELINES:
             slate = self.baselines()[model]()
         else:

@@ -37,7 +37,7 @@ TABLES = {
     "Ideas": (*OWN, *IDEAS),
 }
 Key = tuple[str, str, str]
-Cells = dict[str, list[dict[str, Array]]]  # model -> a cell per seed
+Cells = dict[str, list[dict[str, Any]]]  # model -> a cell per seed: its seed and its arrays
 
 
 def collect(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:

@@ -99,8 +99,8 @@ def test_in_fold_or_with_its_users_other_lists_in_training_it_would(relabelled):
     old, new = (lambdamart.fit(x.rankable(), [30] * 3, 0, vocabulary) for x in (before, after))
     assert not np.array_equal(old.score(before)[row], new.score(after)[row])
     by_list = np.arange(len(before)) % FOLDS  # the user's histories tell
-    old, new = (out_of_fold_scores(x, by_list, [30] * 3, 0, vocabulary) for x in (before, after))
-    assert not np.array_equal(old[row], new[row])
+    scores = [out_of_fold_scores(x, by_list, [30] * 3, 0, vocabulary) for x in (before, after)]
+    assert not np.array_equal(scores[0][row], scores[1][row])
 
 
 def test_folds_keep_users_together_and_are_even(shop):
@@ -147,6 +147,8 @@ def test_histories_of_the_data_set_are_histories_of_the_scored_one(shop, tmp_pat
     pl.DataFrame(known).write_parquet(copy / "histories.parquet")
     first_stage(copy, tmp_path / "scored")
     both = [Dataset(directory).histories for directory in (copy, tmp_path / "scored")]
+    assert both[0] is not None
+    assert both[1] is not None
     assert both[0].equals(both[1])
 
 

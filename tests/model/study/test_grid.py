@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_cells_of_before_a_field_was_added_are_of_the_same_configuration(tmp_pat
 
 @pytest.mark.parametrize("model", [*variants.NEURAL, *variants.CONTROLS, *variants.IDEAS])
 def test_every_model_of_a_study_can_take_over_the_evaluator_of_its_first(model):
-    of_any_list = SimpleNamespace(numbers_width=7, vocabulary_size=11)
+    of_any_list: Any = SimpleNamespace(numbers_width=7, vocabulary_size=11)
     overrides = variants.NEURAL | variants.CONTROLS | variants.IDEAS
     first, own = (
         build(variants.overridden(Config(), overrides[name]), of_any_list, positions=24)[1]

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def made(tmp_path_factory):
 
 def tables_of(summary, split):
     """title -> model -> entry"""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for entry in summary["tables"]:
         if entry["split"] == split:
             found.setdefault(entry["title"], {})[entry["model"]] = entry
@@ -189,7 +190,9 @@ def test_a_report_of_an_empty_cache_says_so(tmp_path):
 
 def test_equal_latency_takes_the_most_slates_that_the_host_can(summary):
     # EGLR's one slate takes 5 ms, the host's 1 ms a slate: 4 of 1, 2, 4, 8, 16.
-    eglr, host = equal_latency(summary["curves"])
+    pair = equal_latency(summary["curves"])
+    assert pair is not None
+    eglr, host = pair
     assert (eglr["budget"], eglr["slates"], eglr["ms"]) == (3, 1, 5.0)
     assert (host["budget"], host["slates"], host["ms"]) == (0, 4, 4.0)
 
