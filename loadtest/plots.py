@@ -166,7 +166,7 @@ def _line(axes: Axes, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         axes.set_xscale("log")
     axes.set_xticks(values, [str(value) for value in values])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(row["high"] for row in rows))
 
 
 def _bodies(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -174,15 +174,15 @@ def _bodies(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     pairs = [row["value"].split(", ") for row in rows]
     kinds = list(dict.fromkeys(kind for kind, _ in pairs))
     for form, marker in (("JSON", "o"), ("MessagePack", "s")):
-        chosen = [row for row, (_, own_form) in zip(rows, pairs, strict=True) if own_form == form]
+        chosen = [row for row in rows if row["value"].endswith(f", {form}")]
         heights = [kinds.index(row["value"].split(", ")[0]) for row in chosen]
         axes.errorbar([row["capacity_rps"] for row in chosen], heights, xerr=_interval(chosen),
                       fmt=marker, capsize=4, label=form)  # fmt: skip
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set(xlabel="requests/s")
-    axes.set_xlim(left=0)
-    axes.legend(loc="lower left")
+    axes.set_xlim(0, 1.15 * max(row["high"] for row in rows))
+    axes.legend(loc="upper left")
 
 
 def _interval(rows: Sequence[Mapping[str, Any]]) -> list[list[float]] | None:
