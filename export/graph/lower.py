@@ -197,7 +197,7 @@ class TransformerLowering:
 
     def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
         """Token x [R, D] where read bool [R, 1, 1, 1]: the state, and the hidden state [R, D]."""
-        g, host, own = self.g, self.host, self.host.own
+        g, host, own = self.g, self.host, self.host.self_attention
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
         packed = gemm(g, "host.own.query_key_value", *packed_projections(own, False), normed)
         heads = g.op("Reshape", packed, g.constant([0, 3 * own.heads, 1, -1]))

@@ -6,7 +6,7 @@ nothing else of it. A new one is one class here and one line in HOSTS.
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -82,18 +82,20 @@ class TransformerHost(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.own = Attention(width, heads)
+        self.self_attention = Attention(width, heads)
         self.glimpse = Glimpse(width, heads)
         self.feed_forward = feed_forward(width)
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(3)])
         self.dropout = nn.Dropout(dropout)
+        self.register_load_state_dict_pre_hook(rename_self_attention)
 
     def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         return self.glimpse.memory(candidates, mask)
 
     def start(self, candidates: Tensor, rows: int) -> tuple[Tensor, ...]:
         width = candidates.shape[2]
-        empty = candidates.new_zeros(rows, self.own.heads, 0, width // self.own.heads)
+        heads = self.self_attention.heads
+        empty = candidates.new_zeros(rows, heads, 0, width // heads)
         nothing = candidates.new_zeros(rows, 1, 1, 0)
         return empty, empty.clone(), nothing, candidates.new_zeros(rows, width)
 
@@ -102,13 +104,22 @@ class TransformerHost(nn.Module):
     ) -> tuple[Tensor, ...]:
         keys, values, bias, hidden = state
         normed = self.norms[0](token).unsqueeze(1)
-        key, value = self.own.memory(normed)
+        key, value = self.self_attention.memory(normed)
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
         bias = torch.cat([bias, attention_bias(active.unsqueeze(1))], dim=3)
-        x = token + self.dropout(self.own.attend(normed, keys, values, bias).squeeze(1))
+        x = token + self.dropout(self.self_attention.attend(normed, keys, values, bias).squeeze(1))
         x = x + self.dropout(self.glimpse(memory, x))
         x = x + self.dropout(self.feed_forward(self.norms[1](x)))
         return keys, values, bias, torch.where(active.unsqueeze(1), self.norms[2](x), hidden)
+
+
+def rename_self_attention(
+    _host: nn.Module, tensors: dict[str, Any], prefix: str, *_ignored: Any
+) -> None:
+    """Load checkpoints of version 0.1.0, which call the self-attention `own`."""
+    old = f"{prefix}own."
+    for name in [name for name in tensors if name.startswith(old)]:
+        tensors[f"{prefix}self_attention.{name.removeprefix(old)}"] = tensors.pop(name)
 
 
 class GruHost(nn.Module):

@@ -182,10 +182,10 @@ def test_a_weight_that_is_off_by_a_thousandth_is_found():
     generator, sessions, _ = made("transformer", 1)
     feeds, _ = drawn(3, 4)
     with torch.no_grad():
-        generator.host.own.output.weight[0] += 1e-3
+        generator.host.self_attention.output.weight[0] += 1e-3
     expected = looped(generator, feeds)
     with torch.no_grad():
-        generator.host.own.output.weight[0] -= 1e-3
+        generator.host.self_attention.output.weight[0] -= 1e-3
     with pytest.raises(AssertionError):
         same(sessions["gated"].run(NAMES, feeds), expected)
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from model.learning import checkpoint
+from model.network.hosts import TransformerHost
 
 
 def test_weights_go_back_into_a_network_of_their_shape():
@@ -20,3 +21,14 @@ def test_weights_of_another_network_are_refused_in_one_line_that_names_them(othe
     with pytest.raises(checkpoint.CheckpointError, match=r"another network.*(weight|bias)") as told:
         checkpoint.restore(other, stored, "generator.")
     assert "\n" not in str(told.value)
+
+
+def test_a_transformer_host_loads_the_tensor_names_of_the_first_version():
+    torch.manual_seed(0)
+    stored = checkpoint.collect(TransformerHost(8, 2, 0.0), "generator.")
+    old = {name.replace(".self_attention.", ".own."): value for name, value in stored.items()}
+    assert old.keys() != stored.keys()
+    host = TransformerHost(8, 2, 0.0)
+    checkpoint.restore(host, old, "generator.")
+    restored = checkpoint.collect(host, "generator.")
+    assert all(torch.equal(restored[name], value) for name, value in stored.items())
