@@ -105,7 +105,7 @@ class PrepareKuairand:
         from model.data.prepare import prepare_kuairand
 
         if not self.logs:
-            raise DataError(Path("--logs"), "at least one file")
+            raise DataError(Path("--logs"), "must name at least one file")
         options = SessionOptions(self.label, self.gap, self.length, self.shortest)
         prepare_kuairand(self.out, self.logs, self.videos, self.users, options)
         return _print_summaries([self.out])

@@ -1,4 +1,4 @@
-"""Logs, and the command that prepares them."""
+"""Logs of impressions, and the command that prepares them."""
 
 import contextlib
 import hashlib
@@ -30,6 +30,7 @@ features:
 
 
 def prepare(*arguments: object) -> str:
+    """Run `prepare` with these arguments and return its output."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert tyro.cli(Prepare, args=[str(argument) for argument in arguments]).execute() == 0
@@ -37,6 +38,7 @@ def prepare(*arguments: object) -> str:
 
 
 def digest_tree(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a directory, by relative path."""
     files = (path for path in directory.rglob("*") if path.is_file())
     return {
         str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Prepared data sets."""
+"""Fixtures with prepared data sets."""
 
 import polars as pl
 import pytest
@@ -25,7 +25,7 @@ def cold(ranklens):
 
 @pytest.fixture
 def shop(tmp_path):
-    """Prepare a log, a schema and maybe tables; returns the data set's directory."""
+    """Return a function that prepares a log and returns the directory of the data set."""
 
     def write(log=LOG, schema=SCHEMA, **tables):
         (tmp_path / "schema.yaml").write_text(schema)

@@ -1,4 +1,4 @@
-"""The commands of `python -m model prepare`."""
+"""The output of `python -m model prepare` and its documentation."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import subprocess
 import sys
 
 import polars as pl
+import pytest
 
+from model.data.errors import DataError
 from tests.support.logs import DOC, EVENTS, ROOT, digest_tree, prepare
 
 
-def test_the_documentation_shows_what_ranklens_prints(ranklens):
+def test_the_documentation_shows_the_output_for_ranklens(ranklens):
     out, printed = ranklens
     assert printed.replace(str(out), "build/ranklens") in DOC
 
 
-def test_the_same_input_gives_the_same_bytes(ranklens, tmp_path):
+def test_preparing_ranklens_twice_gives_the_same_bytes(ranklens, tmp_path):
     prepare("ranklens", "--events", EVENTS, "--out", tmp_path)
     assert digest_tree(tmp_path) == digest_tree(ranklens[0])
     assert len(digest_tree(tmp_path)) == 15
 
 
-def test_the_documented_example_prints_and_writes_what_the_documentation_shows(tmp_path):
+def test_the_documented_example_has_the_documented_output_files_and_error(tmp_path):
     example = DOC[DOC.index("## Your own log") : DOC.index("### The log")]
     schema, log, command, printed, items, error = re.findall(
         r"```\w+\n(.*?)```", example, re.DOTALL
@@ -53,3 +55,8 @@ def test_the_documented_example_prints_and_writes_what_the_documentation_shows(t
     failure = start()
     assert (failure.returncode, failure.stdout, failure.stderr) == (2, "", error)
     assert digest_tree(tmp_path / "shop") == before
+
+
+def test_kuairand_needs_a_log():
+    with pytest.raises(DataError, match="--logs: must name at least one file"):
+        prepare("kuairand", "--videos", "videos.csv", "--logs")

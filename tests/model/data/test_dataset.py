@@ -1,4 +1,4 @@
-"""A log larger than memory gives the arrays that a small one gives, and no half of them."""
+"""Data sets larger than memory give the same arrays as small ones."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from tests.support.logs import LOG
 
 ROOT = Path(__file__).parents[3]
 ITEMS = 1000
-ROWS = 6_000  # 240 lists of 25, by 24 users whose lists lie far apart
+ROWS = 6_000  # 240 lists of 25 by 24 users, whose lists are spread over the file
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def log(tmp_path_factory):
 
 @pytest.fixture
 def in_small_chunks(monkeypatch):
-    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 700)  # 28 lists: less than three users
+    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 700)  # 28 lists, fewer than three users have
     monkeypatch.setattr(dataset_module, "LISTS_PER_BLOCK", 7)
 
 
@@ -44,7 +44,9 @@ def arrays(lists):
 
 
 @pytest.mark.parametrize("splits", [["train"], ["test"], ["train", "valid"]])
-def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_small_chunks, splits):
+def test_arrays_in_files_from_chunks_equal_arrays_in_memory_from_the_whole_log(
+    log, in_small_chunks, splits
+):
     stored_lists = Dataset(log, memory=0).lists(splits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "ROWS_PER_CHUNK", ROWS + 1)
@@ -52,13 +54,13 @@ def test_files_and_pieces_give_the_arrays_of_memory_and_a_whole_log(log, in_smal
     assert len(stored_lists) == len(held_lists) > 0
     for stored, held in zip(arrays(stored_lists), arrays(held_lists), strict=True):
         assert stored.dtype == held.dtype
-        if stored.dtype == np.float32:  # means and deviations of a column in pieces: by rounding
+        if stored.dtype == np.float32:  # chunks round means and deviations differently
             np.testing.assert_allclose(stored, held, rtol=0, atol=2e-6)
         else:
             assert np.array_equal(stored, held)
 
 
-def test_a_piece_never_cuts_a_request_in_two(log, in_small_chunks, monkeypatch):
+def test_every_request_lies_in_one_chunk(log, in_small_chunks, monkeypatch):
     whole = Dataset(log).rows.collect()
     monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 33)  # a list and a third
     parts = list(chunks.read_chunks(whole.lazy()))
@@ -66,7 +68,7 @@ def test_a_piece_never_cuts_a_request_in_two(log, in_small_chunks, monkeypatch):
     assert [row for part in parts for row in part.rows()] == whole.rows()
 
 
-def test_a_batch_from_files_is_the_batch_from_memory(log):
+def test_a_batch_from_files_equals_the_batch_from_memory(log):
     stored = Dataset(log, memory=0).lists(["train"]).rankable().take(slice(10, 60))
     held = Dataset(log).lists(["train"]).rankable().take(slice(10, 60))
     for index in (np.array([5, 3, 40]), slice(7, 9)):
@@ -76,7 +78,7 @@ def test_a_batch_from_files_is_the_batch_from_memory(log):
     assert not Batch(stored, np.array([5, 3, 40])).labels.equal(others)
 
 
-def test_lists_without_two_kinds_of_answers_are_not_rankable(log):
+def test_lists_without_a_positive_and_a_negative_are_not_rankable(log):
     every = Dataset(log).lists(["train"]).take(slice(6))
     labels = every.labels
     labels[1], labels[4] = 0.0, every.mask[4]
@@ -84,17 +86,17 @@ def test_lists_without_two_kinds_of_answers_are_not_rankable(log):
     assert changed.take(slice(6)).rankable(chunk=4).rows.tolist() == [0, 2, 3, 5]
 
 
-def test_the_first_lists_are_the_first_of_all(log, in_small_chunks):
+def test_a_limit_selects_the_first_of_all_lists(log, in_small_chunks):
     some, every = (Dataset(log, memory=0).lists(["train"], limit) for limit in (10, None))
     assert len(some) == 10
     assert np.array_equal(some.numbers, every.numbers[:10])
 
 
-def test_arrays_in_files_are_made_once_and_anew_for_another_log(log, tmp_path, monkeypatch):
+def test_arrays_in_files_are_built_once_and_again_for_another_log(log, tmp_path, monkeypatch):
     write_log(tmp_path / "data", ROWS, ITEMS)
     first = Dataset(tmp_path / "data", memory=0).lists(["train"])
     with monkeypatch.context() as patch:
-        patch.setattr(Dataset, "impressions", None)  # nobody may read the log again
+        patch.setattr(Dataset, "impressions", None)  # reading the log again would fail
         again = Dataset(tmp_path / "data", memory=0).lists(["train"])
     assert np.array_equal(first.numbers, again.numbers)
     write_log(tmp_path / "data2", ROWS, ITEMS, seed=1)
@@ -103,7 +105,7 @@ def test_arrays_in_files_are_made_once_and_anew_for_another_log(log, tmp_path, m
     assert not np.array_equal(first.labels, other.labels)
 
 
-def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp_path):
+def test_killed_featurising_leaves_no_arrays_that_look_complete(log, tmp_path):
     write_log(tmp_path / "data", ROWS, ITEMS)
     code = (
         "import sys; from pathlib import Path; from model.data import dataset;"
@@ -126,7 +128,7 @@ def test_a_killed_featurising_leaves_nothing_that_is_taken_for_complete(log, tmp
 
 
 @pytest.mark.parametrize("name", ["impressions", "items", "users", "histories"])
-def test_half_a_file_is_named(log, tmp_path, name):
+def test_a_truncated_file_is_reported_by_its_name(log, tmp_path, name):
     copy = shutil.copytree(log, tmp_path / "data")
     path = copy / f"{name}.parquet"
     path.write_bytes((log / "impressions.parquet").read_bytes()[:5000])
@@ -135,7 +137,7 @@ def test_half_a_file_is_named(log, tmp_path, name):
     assert "\n" not in str(raised.value)
 
 
-def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():
+def test_building_a_history_reads_only_as_many_lists_as_it_needs():
     accessed: list[object] = []
 
     class Reading(list):
@@ -152,7 +154,7 @@ def test_a_history_reads_no_more_of_the_users_lists_than_it_holds():
     assert len(accessed) < 10
 
 
-def test_an_error_in_the_log_leaves_no_arrays(tmp_path, monkeypatch):
+def test_an_error_while_featurising_leaves_no_arrays(tmp_path, monkeypatch):
     write_log(tmp_path / "data", ROWS, ITEMS)
     broken = Dataset(tmp_path / "data", memory=0)
     impressions = broken.impressions
@@ -170,7 +172,7 @@ def test_an_error_in_the_log_leaves_no_arrays(tmp_path, monkeypatch):
     assert len(broken.lists(["train"])) == 192
 
 
-def test_a_list_that_cannot_be_featurised_is_named(shop):
+def test_a_list_that_cannot_be_featurised_is_reported_by_its_request(shop):
     out = shop(LOG.replace("1.5,10", "1e300,10"))
     with pytest.raises(
         DataError, match=r"request 'r2': candidates\[0\]\.features\.price: within 1e"

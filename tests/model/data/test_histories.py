@@ -1,4 +1,4 @@
-"""What a list of a canonical data set may know of its user."""
+"""Histories of the lists of a data set."""
 
 import polars as pl
 import pytest
@@ -18,7 +18,7 @@ SPLITS = ("train", "train", "history", "train", "valid", "test")
 
 @pytest.fixture
 def data(tmp_path):
-    """Lists 0..5 of one user, in the splits above; list n shows the items na (liked) and nb."""
+    """Prepare lists 0..5 of one user in the splits above; list n holds items na (liked) and nb."""
     rows = [
         (f"r{n}", "ada", n, position, f"{n}{'ab'[position]}", 1 - position, split, "x")
         for n, split in enumerate(SPLITS)
@@ -39,15 +39,15 @@ def history_of(data, request):
     return [item for item, _ in history]
 
 
-def test_a_list_held_out_knows_the_latest_answers_before_it(data):
+def test_a_valid_or_test_list_has_the_latest_answers_before_it(data):
     assert history_of(data, "r4") == ["2a", "2b", "3a", "3b"]
     assert history_of(data, "r5") == ["3a", "3b", "4a", "4b"]
 
 
-def test_a_train_list_knows_other_train_lists_and_earlier_ones_first(data):
+def test_a_train_list_has_answers_of_other_train_lists_and_earlier_ones_first(data):
     assert history_of(data, "r0") == ["1a", "1b", "3a", "3b"]
     assert history_of(data, "r1") == ["0a", "0b", "3a", "3b"]
-    # Lists 0 and 1 take all the room there is.
+    # Lists 0 and 1 fill the limit of four entries.
     assert history_of(data, "r3") == ["0a", "0b", "1a", "1b"]
 
 
@@ -58,13 +58,13 @@ def test_later_train_lists_fill_only_the_room_that_earlier_ones_leave(data):
     assert history_of(data, "r1") == ["0a", "0b", "3a"]
 
 
-def test_histories_of_the_data_set_stand_in_place_of_the_users_lists(data):
+def test_a_histories_file_replaces_the_answers_of_the_users_lists(data):
     entries = [("r5", f"{n}{'ab'[n % 2]}", float(n % 2 == 0)) for n in range(6)]
     entries += [("r0", "4a", 1.0)]
     before = Dataset(data).digest()
     frame = pl.DataFrame(entries, schema=["request_id", "item_id", "label"], orient="row")
     frame.write_parquet(data / "histories.parquet")
-    assert history_of(data, "r5") == ["2a", "3b", "4a", "5b"]  # the last four
+    assert history_of(data, "r5") == ["2a", "3b", "4a", "5b"]  # the latest four
     assert history_of(data, "r0") == ["4a"]
     assert history_of(data, "r1") == []
     assert Dataset(data).digest() != before

@@ -1,4 +1,4 @@
-"""Logs of one's own, good and bad."""
+"""Reading valid and invalid logs of impressions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.data.errors import DataError
 from tests.support.logs import HEADER, LOG, SCHEMA
 
 
-def test_a_parquet_log_gives_what_the_same_csv_gives(shop):
+def test_a_parquet_log_gives_the_same_rows_as_a_csv(shop):
     rows = pl.read_parquet(shop() / "impressions.parquet")
     log = pl.read_csv(io.StringIO(LOG)).with_columns(
         pl.col("genres").str.split("|"), pl.from_epoch("timestamp", "ms")
@@ -21,7 +21,7 @@ def test_a_parquet_log_gives_what_the_same_csv_gives(shop):
     assert pl.read_parquet(shop(log) / "impressions.parquet").equals(rows)
 
 
-def test_without_timestamps_the_order_in_the_file_is_time(shop):
+def test_without_timestamps_the_order_of_rows_stands_for_time(shop):
     log = pl.read_csv(io.StringIO(LOG)).drop("timestamp").reverse()
     rows = pl.read_parquet(shop(log) / "impressions.parquet")
     assert rows["request_id"].to_list() == ["r2", "r2", "r1", "r1"]
@@ -37,7 +37,7 @@ def test_a_split_in_the_log_is_kept(shop):
     assert rows["split"].to_list() == ["history", "history", "train", "train"]
 
 
-def test_tables_give_item_and_user_features_and_the_log_stands_over_them(shop):
+def test_tables_give_item_and_user_features_and_the_log_overrides_them_inline(shop):
     schema = SCHEMA + "  - {name: age, of: user, kind: number}\n"
     out = shop(
         schema=schema,
@@ -101,7 +101,7 @@ SAME = "must be the same in all rows of a request"
         ("price", "1,2", "row 2: must have 9 fields, got 10"),
     ],
 )
-def test_a_bad_value_is_named_with_its_row_column_rule_and_value(shop, column, value, message):
+def test_a_bad_value_is_reported_with_its_row_column_rule_and_value(shop, column, value, message):
     lines = LOG.splitlines()
     cells = lines[2].split(",")
     cells[HEADER.strip().split(",").index(column)] = value
@@ -155,33 +155,33 @@ def test_a_bad_value_is_named_with_its_row_column_rule_and_value(shop, column, v
         ),
     ],
 )
-def test_a_bad_parquet_log_is_named(shop, log, message):
+def test_a_bad_parquet_log_is_reported(shop, log, message):
     with pytest.raises(DataError, match=r"log\.parquet") as caught:
         shop(log)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("log", ["", HEADER])
-def test_an_empty_log_is_named(shop, log):
+def test_an_empty_log_is_reported(shop, log):
     with pytest.raises(DataError, match=r"log\.csv: must have at least one row, got an empty file"):
         shop(log)
 
 
-def test_a_request_without_candidates_is_named(shop):
+def test_a_request_without_candidates_is_reported(shop):
     with pytest.raises(
         DataError, match="must name at least one candidate for request 'r9', got null"
     ):
         shop(LOG + "r9,ada,3,0,,0,,1,9\n")
 
 
-def test_a_missing_column_is_named_with_those_there_are(shop):
+def test_a_missing_column_is_reported_with_the_columns_of_the_file(shop):
     with pytest.raises(
         DataError, match=r"column label: is missing; the log has request_id, user_id"
     ):
         shop(LOG.replace("label", "clicked", 1))
 
 
-def test_a_feature_without_a_column_anywhere_is_named(shop):
+def test_a_feature_without_a_column_anywhere_is_reported(shop):
     with pytest.raises(
         DataError, match=r"column genres: is missing; .* nor in a table \(--items\)"
     ):
@@ -222,12 +222,12 @@ REQUIRED_AGE = SCHEMA + "  - {name: age, of: user, kind: number, required: true}
         ),
     ],
 )
-def test_a_required_feature_of_a_user_is_there_for_every_user(shop, log, users, message):
+def test_a_user_without_a_required_feature_is_reported(shop, log, users, message):
     with pytest.raises(DataError, match=re.escape(message)):
         shop(log, REQUIRED_AGE, users=users)
 
 
-def test_a_feature_of_a_user_is_the_same_in_every_row_of_the_log_or_null(shop):
+def test_a_user_feature_must_be_the_same_in_every_row_of_the_log_or_null(shop):
     schema = SCHEMA + "  - {name: age, of: user, kind: number}\n"
     schema += "  - {name: tastes, of: user, kind: categories, width: 2}\n"
 
@@ -243,12 +243,12 @@ def test_a_feature_of_a_user_is_the_same_in_every_row_of_the_log_or_null(shop):
         shop(log([None, 36, None, 37], [["a"]] * 4), schema)
     with pytest.raises(DataError, match=f"row 3, column tastes: {rule} "):
         shop(log([36] * 4, [["a"], ["a"], ["b"], ["b"]]), schema)
-    # Where the table of users has the column, the log's is not read.
+    # A column in the table of users replaces that of the log.
     prepared = shop(log([1, 2, 3, 4], [["a"]] * 4), schema, users="user_id,age\nada,36\n")
     assert pl.read_parquet(prepared / "users.parquet").rows() == [("ada", 36.0, ["a"])]
 
 
-def test_whole_numbers_are_read_alike_as_floats_as_integers_and_as_text(shop):
+def test_whole_numbers_are_read_alike_from_floats_integers_and_text(shop):
     log = pl.read_csv(io.StringIO(LOG)).with_columns(
         request_id=pl.Series([1, 1, 2, 2]),
         user_id=pl.Series([7, 7, 7, 7]),
@@ -268,13 +268,13 @@ def test_whole_numbers_are_read_alike_as_floats_as_integers_and_as_text(shop):
     assert all(frame.equals(frames[0]) for frame in frames)
     nothing = floats.with_columns(
         hour=math.nan, genres=pl.Series([[math.nan, 1.0], [], [], []])
-    )  # NaN is the null of many tools
+    )  # many tools write null as NaN
     rows = pl.read_parquet(shop(nothing) / "impressions.parquet")
     assert rows["hour"].null_count() == 4
     assert rows["genres"].to_list() == [["1"], [], [], []]
 
 
-def test_an_item_twice_in_the_item_table_is_named(shop):
+def test_an_item_twice_in_the_item_table_is_reported(shop):
     with pytest.raises(
         DataError, match=r"items\.csv, row 3, column item_id: must occur once per file, got 'a'"
     ):

@@ -1,4 +1,4 @@
-"""`prepare kuairand`: how sessions become lists, on generated files of the published shape."""
+"""Preparing KuaiRand from generated files with the published columns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ USERS = (
 
 
 def exposure(user, video, time, *, click=0, long=0, rand=0, tab=1):
-    """One row of log_standard_*.csv; `time` in ms from START."""
+    """Return one row of log_standard_*.csv; `time` is in ms from START."""
     day, minutes = time // DAY, time % DAY // MINUTE
     clock = minutes // 60 * 100 + minutes % 60
     return (
@@ -50,7 +50,7 @@ def exposure(user, video, time, *, click=0, long=0, rand=0, tab=1):
 
 
 def make_log(seed=0, users=12, videos=40, days=5):
-    """Sessions of every user on every day; users click the tag that they like."""
+    """Return rows with a session of every user on every day; users click the tag they like."""
     random = np.random.default_rng(seed)
     rows = []
     for user in range(users):
@@ -64,7 +64,7 @@ def make_log(seed=0, users=12, videos=40, days=5):
 
 
 def write(directory, log, videos=40, users=12):
-    """The three files, with the columns that are published."""
+    """Write the three files with the published columns."""
     rows = [
         f"{v},{v % 5},NORMAL,2022-04-{1 + v % 9:02},ShortImport,public,{1000.0 * (v + 1)},720,1280,"
         f'{v % 3},9.0,"{v % 2},{2 + v % 3}"'
@@ -108,7 +108,7 @@ def rows(out):
 
 
 def cut_exposures(exposures, options):
-    """The videos of each list that exposures (user, video, minute, tab) are cut into."""
+    """Return the videos of each list that exposures (user, video, minute, tab) are cut into."""
     frame = pl.DataFrame(
         [(str(u), str(v), m * MINUTE, str(tab), "9", 0.0) for u, v, m, tab in exposures],
         schema=["user_id", "item_id", "time_ms", "tab", "hour", "label"],
@@ -118,18 +118,18 @@ def cut_exposures(exposures, options):
     return [group.sort("position")["item_id"].to_list() for _, group in lists]
 
 
-def test_a_session_ends_after_a_gap_at_another_tab_and_with_its_user():
+def test_a_session_ends_at_a_gap_another_tab_or_another_user():
     exposures = [(1, 1, 0, 0), (1, 2, 30, 0), (1, 3, 61, 0), (1, 4, 62, 0), (1, 5, 63, 1)]
     exposures += [(1, 6, 64, 1), (2, 7, 65, 1), (2, 8, 66, 1)]
     lists = [["1", "2"], ["3", "4"], ["5", "6"], ["7", "8"]]
     assert cut_exposures(exposures, SessionOptions("is_click", 30, 10, 2)) == lists
-    # The twins: a gap of 31 minutes is within a session of 31, one of 30 without one of 29.
+    # A gap of 31 minutes ends no session at --gap 31, and one of 30 minutes does at 29.
     longer = cut_exposures(exposures, SessionOptions("is_click", 31, 10, 2))
     assert longer[0] == ["1", "2", "3", "4"]
     assert ["1", "2"] not in cut_exposures(exposures, SessionOptions("is_click", 29, 10, 2))
 
 
-def test_a_session_is_chopped_and_what_is_left_over_dropped_when_short():
+def test_a_session_is_cut_into_lists_and_a_short_remainder_is_dropped():
     exposures = [(1, video, video, 0) for video in range(8)]
     assert cut_exposures(exposures, SessionOptions("is_click", 30, 3, 3)) == [
         ["0", "1", "2"],
@@ -138,7 +138,7 @@ def test_a_session_is_chopped_and_what_is_left_over_dropped_when_short():
     assert cut_exposures(exposures, SessionOptions("is_click", 30, 3, 2))[-1] == ["6", "7"]
 
 
-def test_a_list_shows_a_video_once_and_keeps_its_first_exposure():
+def test_a_list_has_a_video_once_at_its_first_exposure():
     exposures = [(1, 5, 0, 0), (1, 6, 1, 0), (1, 5, 2, 0), (1, 7, 3, 0)]
     assert cut_exposures(exposures, SessionOptions("is_click", 30, 3, 2)) == [["5", "6", "7"]]
 
@@ -151,7 +151,7 @@ def test_every_list_is_in_order_of_exposure_within_bounds_and_of_one_split(rows)
             assert group[name].n_unique() == 1
 
 
-def test_splits_follow_each_other_in_time_and_no_list_straddles(directory, out, rows):
+def test_splits_follow_each_other_in_time_without_overlap(directory, out, rows):
     log = pl.read_csv(directory / "log_standard_4_08.csv")
     exposures = log.select(pl.col("user_id", "video_id").cast(pl.String), "time_ms")
     joined = rows.join(exposures, left_on=["user_id", "item_id"], right_on=["user_id", "video_id"])
@@ -169,7 +169,7 @@ def test_splits_follow_each_other_in_time_and_no_list_straddles(directory, out, 
     assert counts["dropped"]["exposures at random"] == 0
 
 
-def test_exposures_placed_at_random_are_left_out_and_counted(tmp_path):
+def test_exposures_placed_at_random_are_dropped_and_counted(tmp_path):
     log = make_log()
     write(
         tmp_path,
@@ -194,14 +194,14 @@ def test_videos_and_exposures_have_their_features(out, rows):
     first = rows.filter(pl.col("item_id") == "7").row(0, named=True)
     day = datetime.datetime.fromtimestamp(first["timestamp"] / 1000, datetime.UTC)
     day += datetime.timedelta(hours=8)
-    # Uploaded on the 8th of April, as seen on the day of the exposure.
+    # The upload was on 8 April; age is counted in days until the exposure.
     assert first["upload_age"] == (day.date() - datetime.date(2022, 4, 8)).days
     assert first["hour"] == str(day.hour)
     users = pl.read_parquet(out / "users.parquet")
     assert users.filter(pl.col("user_id") == "3")["follow_user_num_range"].item() == "(0,10]"
 
 
-def test_a_video_uploaded_after_it_was_shown_has_age_zero(tmp_path):
+def test_a_video_with_an_upload_after_its_exposure_has_age_zero(tmp_path):
     write(tmp_path, make_log())
     path = tmp_path / "video_features_basic_x.csv"
     path.write_text(path.read_text().replace("2022-04-0", "2022-05-0"))
@@ -209,7 +209,7 @@ def test_a_video_uploaded_after_it_was_shown_has_age_zero(tmp_path):
     assert (rows["upload_age"] == 0).all()
 
 
-def test_the_label_is_the_feedback_asked_for(directory, rows):
+def test_the_label_option_changes_only_labels_and_their_statistic(directory, rows):
     options = SessionOptions("long_view", 30, 10, 5)
     long = pl.read_parquet(prepare_files(directory, options, "long") / "impressions.parquet")
     assert long.drop("label", "like_rate").equals(rows.drop("label", "like_rate"))
@@ -217,7 +217,7 @@ def test_the_label_is_the_feedback_asked_for(directory, rows):
     assert 0 < long_share < share
 
 
-def test_statistics_are_of_train_lists_only(tmp_path, directory, out):
+def test_statistics_depend_on_train_lists_only(tmp_path, directory, out):
     lines = (directory / "log_standard_4_08.csv").read_text().splitlines()[1:]
     lists = pl.read_parquet(out / "impressions.parquet").filter(pl.col("split") != "train")
     begin = lists.select(pl.col("timestamp").min()).item()
@@ -230,7 +230,7 @@ def test_statistics_are_of_train_lists_only(tmp_path, directory, out):
     assert items.equals(pl.read_parquet(out / "items.parquet"))
 
 
-def test_parts_of_the_users_give_what_all_at_once_give(tmp_path, directory):
+def test_reading_users_in_parts_gives_the_same_lists_as_all_at_once(tmp_path, directory):
     schema = load_schema(SCHEMAS / "kuairand.yaml")
     results = []
     for part in (100, 10_000):
@@ -251,7 +251,7 @@ def test_parts_of_the_users_give_what_all_at_once_give(tmp_path, directory):
     assert results[0][1].equals(results[1][1])
 
 
-def test_two_logs_are_one(tmp_path, directory, rows):
+def test_a_log_in_two_files_gives_the_same_lists_as_in_one(tmp_path, directory, rows):
     lines = make_log()
     write(tmp_path, lines[: len(lines) // 2])
     second = tmp_path / "log_standard_4_22.csv"
@@ -259,7 +259,7 @@ def test_two_logs_are_one(tmp_path, directory, rows):
     assert pl.read_parquet(prepare_files(tmp_path) / "impressions.parquet").equals(rows)
 
 
-def test_a_model_trains_on_it(out, tmp_path):
+def test_a_model_trains_on_the_data_set(out, tmp_path):
     config = Config.load(ROOT / "model" / "configs" / "ranklens.yaml").smoke()
     state = train(config, out, tmp_path / "run")
     assert state.stage == "done"
@@ -342,7 +342,7 @@ def test_a_model_trains_on_it(out, tmp_path):
         ),
     ],
 )
-def test_a_bad_value_is_named(tmp_path, file, column, value, message):
+def test_a_bad_value_is_reported(tmp_path, file, column, value, message):
     write(tmp_path, make_log())
     path = tmp_path / file
     lines = path.read_text().splitlines()
@@ -365,7 +365,7 @@ def test_a_bad_value_is_named(tmp_path, file, column, value, message):
         ("user_features_x.csv", "register_days_range"),
     ],
 )
-def test_a_missing_column_is_named_with_those_there_are(tmp_path, file, column):
+def test_a_missing_column_is_reported_with_the_columns_of_the_file(tmp_path, file, column):
     write(tmp_path, make_log())
     path = tmp_path / file
     path.write_text(path.read_text().replace(column, "other", 1))
@@ -375,7 +375,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path, file, column):
         prepare_files(tmp_path)
 
 
-def test_settings_that_make_no_lists_are_named(tmp_path):
+def test_options_that_give_no_lists_are_reported(tmp_path):
     with pytest.raises(
         DataError, match="--shortest: must be from 2 to --length, which is 4, got 5"
     ):

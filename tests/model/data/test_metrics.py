@@ -1,11 +1,11 @@
-"""Ranking metrics against values worked by hand."""
+"""Ranking metrics against values computed by hand."""
 
 import numpy as np
 import pytest
 
 from model.data.metrics import average_precision, interval, ndcg, relevance, slate_metrics
 
-# One list of five: likes at 1 and 3. The slate shows 3, 0, 1.
+# One list of five candidates with likes at 1 and 3, and the slate 3, 0, 1.
 SLATE = np.array([[3, 0, 1, -1]])
 LABELS = np.array([[0.0, 1.0, 0.0, 1.0, 0.0]])
 
@@ -14,17 +14,17 @@ def test_relevance_reads_labels_at_the_slates_indices_and_ignores_empty_position
     assert relevance(SLATE, LABELS).tolist() == [[True, False, True, False]]
 
 
-def test_ndcg_by_hand():
+def test_ndcg_equals_a_value_computed_by_hand():
     # DCG@3 = 1 + 1/2; ideal = 1 + 1/log2(3) = 1.63093.
     value = ndcg(relevance(SLATE, LABELS), np.array([2]), 3)
     assert value == pytest.approx([1.5 / 1.6309298], abs=1e-6)
     assert value != pytest.approx([1.5 / 1.5], abs=1e-6)
 
 
-def test_map_divides_by_the_positives_that_could_have_been_shown():
+def test_average_precision_divides_by_the_positives_that_fit_into_k():
     # Hits at positions 0 and 2: (1/1 + 2/3) / min(3, 2).
     assert average_precision(relevance(SLATE, LABELS), np.array([2]), 3) == pytest.approx([5 / 6])
-    # Within two positions only one hit, of two possible: 1 / 2.
+    # Two positions hold one hit of two possible ones: 1 / 2.
     assert average_precision(relevance(SLATE, LABELS), np.array([2]), 2) == pytest.approx([0.5])
 
 
@@ -44,7 +44,7 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_lists():
     assert narrow[2] - narrow[1] < (high - low) / 5
 
 
-def test_an_interval_over_seeds_is_wider_where_seeds_differ_and_the_same_where_they_do_not():
+def test_an_interval_over_seeds_widens_only_if_the_seeds_differ():
     values = np.random.default_rng(0).random(400)
     alone = interval(values)
     assert interval(np.stack([values] * 4)) == pytest.approx(alone)

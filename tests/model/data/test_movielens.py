@@ -1,4 +1,4 @@
-"""`prepare movielens`: what a list may know, on generated ratings of MovieLens-1M's shape."""
+"""Preparing MovieLens-1M from generated ratings: no label leaks into a list."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USERS, MOVIES = 60, 90
 
 
 def make_ratings(seed=0):
-    """(user, movie, rating) of users who like one half of the movies more than the other."""
+    """Return (user, movie, rating) of users who like one half of the movies more."""
     random = np.random.default_rng(seed)
     rated = random.random((USERS, MOVIES)) < 0.6
     taste = (np.arange(USERS)[:, None] + np.arange(MOVIES)) % 2 == 0
@@ -33,7 +33,7 @@ def make_ratings(seed=0):
 
 
 def write(directory, ratings):
-    """ratings.dat, movies.dat and users.dat, as GroupLens writes them."""
+    """Write ratings.dat, movies.dat and users.dat in the format of GroupLens."""
     lines = [f"{user}::{movie}::{stars}::978300760" for user, movie, stars in ratings]
     (directory / "ratings.dat").write_text("\n".join(lines) + "\n")
     titles = [
@@ -72,7 +72,7 @@ def out(directory):
 
 
 def read_histories(out):
-    """request id -> {item: liked} that its history holds."""
+    """Return {item: label} of the history of each request."""
     table = pl.read_parquet(out / "histories.parquet")
     by_request: dict[str, dict[str, float]] = {}
     for request, item, label in table.iter_rows():
@@ -87,7 +87,7 @@ def lists(out):
         yield request, group["user_id"][0], group["split"][0], group
 
 
-def test_a_list_is_fifty_movies_unknown_to_its_history_by_falling_score(out):
+def test_a_list_holds_up_to_fifty_movies_outside_its_history_by_falling_score(out):
     histories = read_histories(out)
     for request, _, _, group in lists(out):
         assert len(set(group["item_id"])) == len(group) <= 50
@@ -96,7 +96,7 @@ def test_a_list_is_fifty_movies_unknown_to_its_history_by_falling_score(out):
         assert group["position"].to_list() == list(range(len(group)))
 
 
-def test_the_labels_of_a_test_list_are_the_likes_of_the_ratings_held_out(out):
+def test_the_labels_of_a_test_list_are_the_likes_of_held_out_ratings(out):
     rated = {(str(user), str(movie)): stars for user, movie, stars in make_ratings()}
     histories = read_histories(out)
     for request, user, split, group in lists(out):
@@ -109,7 +109,7 @@ def test_the_labels_of_a_test_list_are_the_likes_of_the_ratings_held_out(out):
                 assert label == (user_ratings.get(movie, 0) >= 4)
 
 
-def test_train_lists_are_made_within_what_the_test_list_knows(out):
+def test_train_lists_use_only_ratings_in_the_history_of_the_test_list(out):
     histories = read_histories(out)
     held_out: dict[str, list[set[str]]] = {}
     for request, user, split, group in lists(out):
@@ -120,7 +120,7 @@ def test_train_lists_are_made_within_what_the_test_list_knows(out):
         missing = allowed.keys() - histories[request].keys()
         assert set(group.filter(pl.col("label") > 0.5)["item_id"]) <= missing
         held_out.setdefault(user, []).append(missing)
-    for user, parts in held_out.items():  # the folds partition the known part
+    for user, parts in held_out.items():  # the folds partition the observed ratings
         assert sorted(m for part in parts for m in part) == sorted(histories[f"{user}-test"])
 
 
@@ -132,7 +132,7 @@ def test_users_of_valid_lists_have_no_train_list(out):
     assert users["test"] == users["train"] | users["valid"]
 
 
-def test_no_held_out_rating_has_a_part_in_anything_but_the_labels_of_test(tmp_path, out):
+def test_held_out_ratings_change_nothing_but_the_labels_of_test_lists(tmp_path, out):
     histories = read_histories(out)
     flipped = [
         (u, m, stars if str(m) in histories[f"{u}-test"] else 6 - stars)
@@ -150,7 +150,7 @@ def test_no_held_out_rating_has_a_part_in_anything_but_the_labels_of_test(tmp_pa
         assert first.equals(second)
 
 
-def test_the_labels_of_a_train_list_have_no_part_in_its_own_features(tmp_path, out):
+def test_the_labels_of_a_train_list_do_not_change_its_own_features(tmp_path, out):
     histories = read_histories(out)
     user, fold = 7, 1
     cell_movies = histories[f"{user}-test"].keys() - histories[f"{user}-{fold}"].keys()
@@ -162,12 +162,12 @@ def test_the_labels_of_a_train_list_have_no_part_in_its_own_features(tmp_path, o
     is_list = pl.col("request_id") == f"{user}-{fold}"
     assert before.filter(is_list).drop("label").equals(after.filter(is_list).drop("label"))
     assert not before.filter(is_list)["label"].equals(after.filter(is_list)["label"])
-    # The twin: the same ratings are in what other lists are made from.
+    # The same ratings do change the features of other lists.
     for column in ("score", "like_rate"):
         assert not before.filter(~is_list)[column].equals(after.filter(~is_list)[column])
 
 
-def test_counts_of_a_train_list_are_recomputed_by_hand_without_its_cell(directory, out):
+def test_statistics_of_a_train_list_equal_values_by_hand_without_its_cell(directory, out):
     dealt = retrieval.deal_into_cells(read_ratings(directory / "ratings.dat"))
     request, user, _, group = next(entry for entry in lists(out) if entry[2] == "train")
     of_group = dealt.group[dealt.user_ids.tolist().index(user)]
@@ -202,14 +202,14 @@ def test_ease_is_a_ridge_regression_of_each_item_on_the_others():
 
 
 def test_the_core_is_iterated_until_it_is_stable():
-    # b goes for its one rating, then y for its one rating left, then c.
+    # User b has one rating and is dropped, then item y has one left, then user c.
     rows = [("a", "x"), ("a", "z"), ("b", "y"), ("c", "y"), ("c", "x"), ("d", "x"), ("d", "z")]
     table = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
     kept = retrieval.k_core(table, 2)
     assert kept.rows() == [("a", "x"), ("a", "z"), ("d", "x"), ("d", "z")]
 
 
-def test_quality_is_what_a_hand_computes():
+def test_retrieval_quality_equals_values_computed_by_hand():
     labels = np.zeros((2, 8))
     labels[0, 1] = 1.0
     results = retrieval.retrieval_quality(labels)
@@ -220,7 +220,7 @@ def test_quality_is_what_a_hand_computes():
     assert results["NDCG@6 in random order"] == pytest.approx(random)
 
 
-def test_a_csv_in_any_order_gives_what_the_official_file_gives(tmp_path, out):
+def test_a_csv_in_reverse_order_gives_the_same_bytes_as_the_dat_file(tmp_path, out):
     write(tmp_path, make_ratings())
     rows = "".join(f"{u},{m},{s}\n" for u, m, s in reversed(make_ratings()))
     path = tmp_path / "ratings.csv.gz"
@@ -240,7 +240,7 @@ def test_movies_and_users_have_their_features(out):
     assert tables(out)["users"].row(0) == ("1", "F", "25", "1")
 
 
-def test_a_request_has_the_history_given_for_it_and_the_retrievers_scores(out):
+def test_a_request_has_its_history_and_the_retrievers_scores(out):
     histories = read_histories(out)
     seen = 0
     for impression in Dataset(out).impressions(["train", "test"]):
@@ -258,7 +258,7 @@ def test_without_users_there_are_no_user_features_and_lists_are_the_same(directo
     assert Dataset(alone).lists(["valid"]).numbers.shape[0] == USERS / 10 * 3
 
 
-def test_the_summary_has_the_quality_of_retrieval(out):
+def test_the_summary_holds_the_retrieval_quality_of_each_split(out):
     summary = json.loads((out / "summary.json").read_text())
     for split in ("train", "valid", "test"):
         labels = [g["label"].to_list() for *_, s, g in lists(out) if s == split]
@@ -310,7 +310,7 @@ def test_the_summary_has_the_quality_of_retrieval(out):
         ),
     ],
 )
-def test_a_broken_row_is_named(tmp_path, file, old, new, message):
+def test_a_broken_row_is_reported(tmp_path, file, old, new, message):
     ratings = [(1, 1, 3), *(r for r in make_ratings() if r[:2] not in {(1, 1), (2, 1)}), (2, 1, 3)]
     write(tmp_path, ratings)
     path = tmp_path / file
@@ -324,7 +324,7 @@ def test_a_broken_row_is_named(tmp_path, file, old, new, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_cannot_be_used_are_named(tmp_path):
+def test_unusable_files_are_reported(tmp_path):
     write(tmp_path, make_ratings()[:500])
     with pytest.raises(
         DataError, match="must have at least 10 users with 20 ratings of movies with 20"

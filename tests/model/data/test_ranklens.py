@@ -1,7 +1,8 @@
-"""RankLens as it is committed."""
+"""Preparing the committed RankLens events."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from model.data.dataset import Dataset
+from model.data.dataset import Dataset, Impression
 from model.data.errors import DataError
 from tests.support.logs import DOC, EVENTS, ROOT, prepare
 
@@ -35,7 +36,7 @@ def test_rows_are_ordered_by_request_then_position(warm):
     assert warm["timestamp"].is_sorted()
 
 
-def test_the_committed_data_is_what_its_readme_says():
+def test_the_readme_holds_the_hashes_of_the_committed_data():
     readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     for path in (EVENTS, EVENTS.with_name("LICENSE.CC-BY-SA-4.0.md")):
         assert hashlib.sha256(path.read_bytes()).hexdigest() in readme
@@ -60,7 +61,7 @@ def test_the_cold_split_shares_no_user_between_train_valid_and_test(cold):
     assert set(held_out["split"]) == {"valid", "test"}
 
 
-def test_the_metarank_split_is_lists_with_a_like_the_last_fifth_in_time_being_test(ranklens, warm):
+def test_the_metarank_split_has_only_lists_with_a_like_and_the_last_fifth_is_test(ranklens, warm):
     rows = pl.read_parquet(ranklens[0] / "metarank" / "impressions.parquet")
     lists = rows.group_by("request_id", maintain_order=True).agg(
         pl.col("timestamp", "split").first(), pl.col("label").sum()
@@ -75,7 +76,7 @@ def test_the_metarank_split_is_lists_with_a_like_the_last_fifth_in_time_being_te
     assert order == ["train"] * 6_316 + ["valid"] * 702 + ["test"] * 1_755
 
 
-def test_as_many_metarank_test_lists_count_in_our_metrics_as_the_documentation_says(ranklens):
+def test_the_documentation_has_the_number_of_rankable_metarank_test_lists(ranklens):
     lists = Dataset(ranklens[0] / "metarank").lists(["test"]).rankable()
     assert f"{len(lists):,} of its {1_755:,} test lists" in DOC
 
@@ -92,6 +93,35 @@ def test_items_have_metadata_or_nulls_and_vectors_of_length_one_or_zero(ranklens
         length = np.linalg.norm(vectors, axis=1)
         assert ((abs(length - 1) < 1e-4) | (length == 0)).all()
         assert (length > 0).mean() > 0.8
+
+
+def test_histories_hold_other_train_lists_or_earlier_lists_but_not_the_list_itself(ranklens):
+    dataset = Dataset(ranklens[0] / "warm")
+    lists = list(dataset.impressions(["train", "valid", "test"]))
+    by_user: dict[str, list[Impression]] = {}
+    for impression in lists:
+        by_user.setdefault(impression.user_id, []).append(impression)
+    for user in list(by_user)[:200]:
+        of_user = by_user[user]
+        for impression in of_user:
+            sizes = {
+                "train": sum(len(o.labels) for o in of_user if o.split == "train")
+                - len(impression.labels),
+                "valid": sum(len(o.labels) for o in of_user if o.split == "train"),
+                "test": sum(len(o.labels) for o in of_user if o.split != "test"),
+            }
+            assert len(impression.request.history) == min(128, sizes[impression.split])
+
+
+def test_a_train_list_has_out_of_fold_rates_and_a_test_list_those_of_the_table(ranklens):
+    dataset = Dataset(ranklens[0] / "warm")
+    column = dataset.featuriser.column("like_rate")
+    for split, same in (("train", False), ("test", True)):
+        impression = next(dataset.impressions([split]))
+        numbers, _ = dataset.featuriser.transform(impression.request)
+        bare = dataclasses.replace(impression.request, features=())
+        table, _ = dataset.featuriser.transform(bare)
+        assert np.array_equal(numbers[:, column], table[:, column]) is same
 
 
 def test_permuted_labels_keep_the_likes_of_each_list_but_not_of_each_item(warm, tmp_path):
@@ -155,7 +185,7 @@ EVENT_LIST = {"event": "ranking", "id": "l1", "user": "u", "timestamp": "1", "it
         ),
     ],
 )
-def test_a_broken_event_is_named(tmp_path, events, message):
+def test_a_broken_event_is_reported_and_writes_nothing(tmp_path, events, message):
     lines = [event if isinstance(event, str) else json.dumps(event) for event in events]
     path = tmp_path / "events.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
@@ -166,7 +196,7 @@ def test_a_broken_event_is_named(tmp_path, events, message):
     assert not (tmp_path / "out" / "warm").exists()
 
 
-def test_a_truncated_events_file_is_named(tmp_path):
+def test_an_unreadable_events_file_is_reported(tmp_path):
     path = tmp_path / "events.jsonl.gz"
     path.write_bytes(EVENTS.read_bytes()[:10_000])
     with pytest.raises(DataError, match="cannot be read after row"):

@@ -1,4 +1,4 @@
-"""Replacing a data set."""
+"""Atomic replacement of data sets."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from model.data.replacement import atomic_replacement
 from tests.support.logs import LOG, digest_tree
 
 
-def test_an_interruption_leaves_the_old_data_set_and_no_other(shop):
+def test_an_interruption_leaves_only_the_old_data_set(shop):
     out = shop()
     before = digest_tree(out.parent)
-    # The interrupt must come after half a file, so the block holds two statements.
+    # The interrupt must come after a file was written, so the block holds two statements.
     with pytest.raises(KeyboardInterrupt), atomic_replacement([out]) as (directory,):  # noqa: PT012
         (directory / "schema.yaml").write_text("half")
         raise KeyboardInterrupt
@@ -25,7 +25,7 @@ def test_an_interruption_leaves_the_old_data_set_and_no_other(shop):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("move", range(5))
-def test_an_interruption_of_the_exchange_leaves_all_old_data_sets(shop, monkeypatch, move, when):
+def test_an_interruption_between_moves_leaves_all_old_data_sets(shop, monkeypatch, move, when):
     out = shop()
     other, fresh = shutil.copytree(out, out.with_name("other")), out.with_name("fresh")
     before = digest_tree(out.parent)
@@ -47,20 +47,22 @@ def test_an_interruption_of_the_exchange_leaves_all_old_data_sets(shop, monkeypa
     assert not fresh.exists()
 
 
-def test_after_a_kill_between_the_two_moves_the_old_data_set_is_back(shop):
+def test_the_next_run_restores_the_data_set_of_a_run_killed_between_moves(shop):
     out = shop()
     before = digest_tree(out)
     out.rename(out.with_name("shop.tmp.old"))
     with pytest.raises(DataError):
         shop(LOG.replace("tea,1", "tea,2"))
     assert digest_tree(out) == before
-    shutil.copytree(out, out.with_name("shop.tmp.old"))  # killed after both
+    shutil.copytree(
+        out, out.with_name("shop.tmp.old")
+    )  # as after a kill between the second move and the deletion
     shop(LOG.replace("tea,1", "tea,0"))
     assert digest_tree(out) != before
     assert sorted(path.name for path in out.parent.iterdir()) == ["log.csv", "schema.yaml", "shop"]
 
 
-def test_a_link_to_a_data_set_stays_and_what_it_leads_to_is_replaced(shop, tmp_path):
+def test_a_link_to_a_data_set_stays_and_its_target_is_replaced(shop, tmp_path):
     out = shop()
     elsewhere = out.rename(tmp_path / "elsewhere")
     out.symlink_to(elsewhere)

@@ -1,4 +1,4 @@
-"""Feature schemas."""
+"""Reading feature schemas."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.support.logs import LOG, SCHEMA
     "name",
     ["order", "fold", "number", "index", "value", "first", "row", "rows", "lists", "run", "score"],
 )
-def test_a_feature_may_have_any_name_without_two_underscores_in_front(shop, name):
+def test_a_feature_may_have_any_name_that_does_not_begin_with_two_underscores(shop, name):
     log = pl.read_csv(io.StringIO(LOG)).drop("price")
     log = log.with_columns(pl.Series(name, [9.0, 7.0, 5.0, 3.0]))
-    turned = log.with_columns(label=pl.Series([1, 0, 0, 1]))  # r2, which is test
+    turned = log.with_columns(label=pl.Series([1, 0, 0, 1]))  # r2 is the test list
     for of in ("candidate", "item"):
         schema = SCHEMA.replace("name: price, of: candidate", f"name: {name}, of: {of}")
         rates = []
@@ -65,7 +65,7 @@ RESERVED = "must not be a column of the log or begin with __"
         ("name: shop", "- shop", "schema.yaml: cannot be read"),
     ],
 )
-def test_a_bad_schema_is_named(shop, old, new, message):
+def test_a_bad_schema_is_reported(shop, old, new, message):
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         shop(schema=SCHEMA.replace(old, new))
     assert "schema.yaml" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Like rates and vectors of text."""
+"""Like rates and text vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.data import statistics
 
 
 @pytest.mark.parametrize("kind", ["warm", "cold", "metarank"])
-def test_a_statistic_is_recomputed_by_hand_from_train_lists_of_other_folds(ranklens, kind):
+def test_a_statistic_equals_its_value_by_hand_from_train_lists_of_other_folds(ranklens, kind):
     rows = pl.read_parquet(ranklens[0] / kind / "impressions.parquet")
     items = pl.read_parquet(ranklens[0] / kind / "items.parquet")
     table = dict(zip(items["item_id"], items["like_rate"], strict=True))
@@ -34,7 +34,7 @@ def test_a_statistic_is_recomputed_by_hand_from_train_lists_of_other_folds(rankl
     for item, value in zip(candidates["item_id"], candidates["like_rate"], strict=True):
         assert value == pytest.approx(by_hand(others, item), abs=1e-9)
         assert table[item] == pytest.approx(by_hand(train, item), abs=1e-9)
-        # The twin: the tolerance tells the two apart.
+        # The tolerance distinguishes the two values.
         assert value != pytest.approx(table[item], abs=1e-9)
 
 
@@ -45,7 +45,7 @@ def test_only_train_rows_have_a_statistic_inline_and_every_item_has_one(ranklens
         assert items["like_rate"].is_finite().all()
 
 
-def test_vectors_of_like_texts_are_closer_than_of_unlike_ones():
+def test_vectors_of_similar_texts_are_closer_than_those_of_different_ones():
     bags = [
         ["sea", "ship"],
         ["sea", "ship", "war"],
@@ -60,7 +60,7 @@ def test_vectors_of_like_texts_are_closer_than_of_unlike_ones():
     assert (vectors[4] == 0).all()
 
 
-def test_the_labels_of_a_list_have_no_part_in_its_own_statistics(shop):
+def test_the_labels_of_a_list_do_not_change_its_own_statistics(shop):
     random = np.random.default_rng(5)
     requests, size, items = 30, 4, 6
     columns = {
