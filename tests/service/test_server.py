@@ -26,11 +26,11 @@ def body(items, size=24, seed=0, **more):
     return {"candidates": [{"id": i} for i in random.Random(seed).sample(items, size)], **more}
 
 
-def until(found, seconds, every=0.02):
+def poll(condition, seconds, every=0.02):
     """What `found` tells once it tells anything; None after so many seconds."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
-        value = found()
+        value = condition()
         if value:
             return value
         time.sleep(every)
@@ -41,15 +41,15 @@ def workers_of(server):
     """The pids of a service's workers, without what else Python starts beside them."""
     parent = server.process.pid
     pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    found = []
+    workers = []
     for pid in pids:
         with contextlib.suppress(OSError):
             if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(int(pid))
-    return found
+                workers.append(int(pid))
+    return workers
 
 
-def callers_of(pid):
+def client_ports_of(pid):
     """The ports of the clients whose connections a process holds."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -64,116 +64,124 @@ def port_of(response):
 
 
 def total(text, metric):
-    found = re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
-    return sum(map(float, found))
+    values = re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+    return sum(map(float, values))
 
 
-def timing(response):
-    return float(re.search(r"total;dur=([\d.]+)", response.headers["server-timing"])[1]) / 1e3
+def total_seconds(response):
+    return float(re.findall(r"total;dur=([\d.]+)", response.headers["server-timing"])[0]) / 1e3
 
 
 @pytest.fixture(scope="module")
-def pair():
+def two_workers():
     """A service of two workers."""
     with serving(BUNDLE, "--workers", "2", **PATIENT) as server:
-        assert until(lambda: len(workers_of(server)) == 2, 5)
+        assert poll(lambda: len(workers_of(server)) == 2, 5)
         yield server
 
 
-def test_two_workers_count_every_request_once_whichever_of_them_is_asked(pair, items):
-    before = httpx.get(f"{pair.url}/metrics").text
-    connections = [httpx.Client(base_url=pair.url, timeout=30) for _ in range(12)]
+def test_every_worker_reports_the_requests_of_all_workers_exactly_once(two_workers, items):
+    before = httpx.get(f"{two_workers.url}/metrics").text
+    connections = [httpx.Client(base_url=two_workers.url, timeout=30) for _ in range(12)]
     with contextlib.ExitStack() as stack:
         for connection in connections:
             stack.enter_context(connection)
-        answers = [
+        responses = [
             connection.post("/rerank", json=body(items, seed=turn)).raise_for_status()
             for turn in range(5)
             for connection in connections
         ]
-        ports = {port_of(answer) for answer in answers}
-        assert all(ports & callers_of(pid) for pid in workers_of(pair)), "one worker had it all"
+        ports = {port_of(response) for response in responses}
+        assert all(ports & client_ports_of(pid) for pid in workers_of(two_workers)), (
+            "one worker had it all"
+        )
         pages = [connection.get("/metrics").text for connection in connections]
     name = "rerank_request_duration_seconds"
-    spent = [timing(answer) for answer in answers]
+    spent = [total_seconds(response) for response in responses]
     for page in pages:
         for metric in ("rerank_requests_total", f"{name}_count", "rerank_list_size_count"):
-            assert total(page, metric) - total(before, metric) == len(answers)
+            assert total(page, metric) - total(before, metric) == len(responses)
         measured = total(page, f"{name}_sum") - total(before, f"{name}_sum")
         assert measured == pytest.approx(sum(spent), rel=0.01)
         assert measured != pytest.approx(sum(spent) - max(spent), rel=0.01)  # one of them missed
 
 
-def test_a_killed_worker_costs_only_what_it_had_in_flight_and_is_replaced(pair, items):
+def test_a_killed_worker_fails_only_its_requests_in_flight_and_is_replaced(two_workers, items):
     stop, failed, answered, ports = threading.Event(), [0] * 4, [0] * 4, [0] * 4
 
-    def ask(caller):
-        with httpx.Client(base_url=pair.url, timeout=30) as connection:
+    def send_requests(index):
+        with httpx.Client(base_url=two_workers.url, timeout=30) as connection:
             while not stop.is_set():
                 try:
-                    answer = connection.post("/rerank", json=body(items, seed=caller))
-                    assert answer.status_code == 200
-                    ports[caller] = ports[caller] or port_of(answer)
-                    answered[caller] += 1
+                    response = connection.post("/rerank", json=body(items, seed=index))
+                    assert response.status_code == 200
+                    ports[index] = ports[index] or port_of(response)
+                    answered[index] += 1
                 except httpx.TransportError:
-                    failed[caller] += 1
+                    failed[index] += 1
 
-    before = httpx.get(f"{pair.url}/metrics").text
-    old = workers_of(pair)
-    callers = [threading.Thread(target=ask, args=(caller,)) for caller in range(4)]
-    for caller in callers:
-        caller.start()
+    before = httpx.get(f"{two_workers.url}/metrics").text
+    old = workers_of(two_workers)
+    threads = [threading.Thread(target=send_requests, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
     try:
-        assert until(lambda: all(ports), 10)
-        victim = max(old, key=lambda pid: len(callers_of(pid) & set(ports)))
-        hit = [port in callers_of(victim) for port in ports]
+        assert poll(lambda: all(ports), 10)
+        victim = max(old, key=lambda pid: len(client_ports_of(pid) & set(ports)))
+        connected_to_victim = [port in client_ports_of(victim) for port in ports]
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
 
         def replaced():
             """The new worker's answer, over a connection that it holds."""
-            new = [pid for pid in workers_of(pair) if pid not in old]
-            with httpx.Client(base_url=pair.url, timeout=30) as connection:
-                answer = connection.get("/readyz")
-                return new and answer.status_code == 200 and port_of(answer) in callers_of(new[0])
+            new = [pid for pid in workers_of(two_workers) if pid not in old]
+            with httpx.Client(base_url=two_workers.url, timeout=30) as connection:
+                response = connection.get("/readyz")
+                return (
+                    new
+                    and response.status_code == 200
+                    and port_of(response) in client_ports_of(new[0])
+                )
 
-        assert until(replaced, 5)
+        assert poll(replaced, 5)
         assert time.monotonic() - killed < 5
     finally:
         stop.set()
-        for caller in callers:
-            caller.join()
-    assert any(hit)
-    for touched, failures in zip(hit, failed, strict=True):
+        for thread in threads:
+            thread.join()
+    assert any(connected_to_victim)
+    for touched, failures in zip(connected_to_victim, failed, strict=True):
         assert failures <= touched
-    assert victim not in workers_of(pair)
-    assert len(workers_of(pair)) == 2
-    text = httpx.get(f"{pair.url}/metrics").text
+    assert victim not in workers_of(two_workers)
+    assert len(workers_of(two_workers)) == 2
+    text = httpx.get(f"{two_workers.url}/metrics").text
     assert total(text, "rerank_worker_restarts_total") == 1
     # What the dead one had counted is kept; it may have died between counting and answering.
     counted = total(text, "rerank_requests_total") - total(before, "rerank_requests_total")
     assert sum(answered) <= counted <= sum(answered) + sum(failed)
 
 
-def test_workers_end_with_their_supervisor_and_leave_the_port():
+def test_workers_stop_with_their_supervisor_and_free_the_port():
     with serving(BUNDLE, "--workers", "2", **PATIENT) as server:
-        assert until(lambda: len(workers_of(server)) == 2, 5)
+        assert poll(lambda: len(workers_of(server)) == 2, 5)
         workers = workers_of(server)
         text = httpx.get(f"{server.url}/metrics").text
         assert total(text, "rerank_budget_level") == 3  # of workers; their supervisor ranks nothing
         server.process.kill()
-        assert until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers), 10)
+        assert poll(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers), 10)
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/livez")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sigterm_is_served_through_and_what_is_in_flight_finishes(
+def test_requests_are_served_while_draining_and_finish_during_shutdown(
     items, tmp_path, monkeypatch, workers
 ):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     slow = {"requests": [body(items, 500, seed) for seed in range(64)]}
-    drain_s, found = 1.5, []
+    drain_s = 1.5
+    responses: list[httpx.Response] = []
+    times: list[float] = []
     with (
         serving(BUNDLE, "--workers", workers, drain_s=drain_s, **PATIENT) as server,
         httpx.Client(base_url=server.url, timeout=30) as kept,
@@ -182,66 +190,67 @@ def test_sigterm_is_served_through_and_what_is_in_flight_finishes(
         quick = httpx.post(f"{server.url}/rerank", json=body(items))
         assert "connection" not in quick.headers
 
-        def ask():
-            found.append(httpx.post(f"{server.url}/rerank/batch", json=slow, timeout=30))
-            found.append(time.monotonic())
+        def send_requests():
+            responses.append(httpx.post(f"{server.url}/rerank/batch", json=slow, timeout=30))
+            times.append(time.monotonic())
 
         server.process.send_signal(signal.SIGTERM)
-        told = time.monotonic()
-        unready = until(lambda: (r := kept.get("/readyz")).status_code == 503 and r, drain_s)
+        signalled = time.monotonic()
+        unready = poll(lambda: (r := kept.get("/readyz")).status_code == 503 and r, drain_s)
         assert unready.json()["detail"] == "draining"
         assert unready.headers["connection"] == "close"
-        answer = httpx.post(f"{server.url}/rerank", json=body(items))
-        assert answer.status_code == 200
-        assert answer.headers["connection"] == "close"
-        time.sleep(max(0.0, told + drain_s - 0.15 - time.monotonic()))
-        asked = threading.Thread(target=ask)
-        asked.start()
+        response = httpx.post(f"{server.url}/rerank", json=body(items))
+        assert response.status_code == 200
+        assert response.headers["connection"] == "close"
+        time.sleep(max(0.0, signalled + drain_s - 0.15 - time.monotonic()))
+        thread = threading.Thread(target=send_requests)
+        thread.start()
         assert server.process.wait(drain_s + 10) == 0
         stopped = time.monotonic()
-        asked.join()
-    response, answered = found
+        thread.join()
+    (response,), (finished,) = responses, times
     assert response.status_code == 200
     assert response.headers["connection"] == "close"
     assert len(response.json()["responses"]) == 64
-    assert answered > told + drain_s  # it was in flight when the listening ended
-    assert drain_s < stopped - told < drain_s + 8
-    assert answered < stopped + 0.5
+    assert finished > signalled + drain_s  # it was in flight when listening ended
+    assert drain_s < stopped - signalled < drain_s + 8
+    assert finished < stopped + 0.5
     assert list(tmp_path.glob("rerank-metrics-*")) == []  # left nothing behind
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_second_sigterm_does_not_wait(workers):
+def test_a_second_sigterm_ends_the_draining(workers):
     with serving(BUNDLE, "--workers", workers, drain_s=60) as server:
         server.process.send_signal(signal.SIGTERM)
         ready = f"{server.url}/readyz"
-        assert until(lambda: httpx.get(ready).status_code == 503, 5)
-        assert until(lambda: server.process.poll() is not None, 0.7) is None  # the first one waits
+        assert poll(lambda: httpx.get(ready).status_code == 503, 5)
+        # The first signal waits for the end of the draining.
+        assert poll(lambda: server.process.poll() is not None, 0.7) is None
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(5) == 0
 
 
-def test_a_manager_that_signals_every_process_of_the_service_is_served_through_too(items):
+def test_a_sigterm_to_every_process_does_not_cut_the_draining(items):
     drain_s = 2.0
     with serving(BUNDLE, "--workers", "2", drain_s=drain_s, **PATIENT) as server:
-        assert until(lambda: len(workers_of(server)) == 2, 5)
+        assert poll(lambda: len(workers_of(server)) == 2, 5)
         os.killpg(server.process.pid, signal.SIGTERM)  # as systemd does
-        told = time.monotonic()
-        assert until(lambda: server.process.poll() is not None, drain_s - 0.5) is None
+        signalled = time.monotonic()
+        assert poll(lambda: server.process.poll() is not None, drain_s - 0.5) is None
         assert httpx.post(f"{server.url}/rerank", json=body(items)).status_code == 200
         assert server.process.wait(10) == 0
-        assert time.monotonic() - told > drain_s
+        assert time.monotonic() - signalled > drain_s
 
 
 def test_a_rolling_restart_behind_the_client_fails_no_request(items):
-    stop, asked, failed = threading.Event(), [], []
+    stop, degraded, failed = threading.Event(), [], []
 
-    def ask(urls, caller):
+    def send_requests(urls, index):
         with Client(urls, timeout_ms=10_000, fallback=False) as client:
-            ids = [c["id"] for c in body(items, seed=caller)["candidates"]]
+            ids = [c["id"] for c in body(items, seed=index)["candidates"]]
             while not stop.is_set():
                 try:
-                    asked.append(client.rerank(ids).degraded)
+                    degraded.append(client.rerank(ids).degraded)
                 except NoAnswer as error:
                     failed.append(error)
 
@@ -253,23 +262,23 @@ def test_a_rolling_restart_behind_the_client_fails_no_request(items):
     with contextlib.ExitStack() as stack:
         servers = [instance(stack) for _ in range(2)]
         urls = [server.url for server in servers]
-        callers = [threading.Thread(target=ask, args=(urls, caller)) for caller in range(3)]
-        for caller in callers:
-            caller.start()
+        threads = [threading.Thread(target=send_requests, args=(urls, index)) for index in range(3)]
+        for thread in threads:
+            thread.start()
         try:
             for index, server in enumerate(servers):
-                before = len(asked)
+                before = len(degraded)
                 server.process.terminate()
                 assert server.process.wait(20) == 0
                 servers[index] = instance(stack, httpx.URL(server.url).port)
                 assert servers[index].url == server.url
-                assert len(asked) > before
+                assert len(degraded) > before
         finally:
             stop.set()
-            for caller in callers:
-                caller.join()
-        assert len(asked) > 20
-        assert set(asked) == {None}
+            for thread in threads:
+                thread.join()
+        assert len(degraded) > 20
+        assert set(degraded) == {None}
         assert failed == []
         for server in servers:  # the twin: with both away, a request does fail
             server.process.terminate()
@@ -282,11 +291,11 @@ def test_a_worker_that_cannot_start_ends_the_service_with_status_2(tmp_path):
     shutil.copytree(BUNDLE, tmp_path / "1")
     (tmp_path / "1" / "golden.json").write_bytes(b"[]")
     began = time.monotonic()
-    done = command("--workers", "2", "--port", "0", "--bundle", str(tmp_path / "1"))
+    process = command("--workers", "2", "--port", "0", "--bundle", str(tmp_path / "1"))
     assert time.monotonic() - began < 15  # without waiting for an answer from who is gone
-    assert done.returncode == 2
-    assert f"{tmp_path}/1/golden.json: " in done.stderr
-    assert done.stderr.splitlines()[-1] == (
+    assert process.returncode == 2
+    assert f"{tmp_path}/1/golden.json: " in process.stderr
+    assert process.stderr.splitlines()[-1] == (
         "service: a worker did not start; the line above gives its reason"
     )
 
@@ -299,11 +308,11 @@ def test_the_command_line_reaches_the_workers_before_the_environment(monkeypatch
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    done = command("--workers", "2", "--port", str(port))
-    assert done.returncode == 2
-    assert "nowhere/manifest.json" in done.stderr
+    process = command("--workers", "2", "--port", str(port))
+    assert process.returncode == 2
+    assert "nowhere/manifest.json" in process.stderr
 
 
-def test_a_service_that_does_not_start_is_told_by_its_own_words():
+def test_a_service_that_does_not_start_reports_its_own_message():
     with pytest.raises(ServerError, match=r"nowhere/manifest\.json"), serving(Path("nowhere")):
         pass

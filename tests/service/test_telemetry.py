@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from datetime import datetime
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -28,7 +29,7 @@ KEY = "a-key-of-the-shop-0123456789"
 
 def python(script, *arguments):
     """A script in a process of its own; its standard output and error."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         cwd=ROOT,
         capture_output=True,
@@ -36,7 +37,7 @@ def python(script, *arguments):
         timeout=60,
         check=True,
     )
-    return done.stdout, done.stderr
+    return process.stdout, process.stderr
 
 
 def lines_of(text):
@@ -74,10 +75,10 @@ LOGGING = """
 """
 
 
-def test_json_logs_are_one_object_a_line_whoever_writes_them():
-    printed, written = python(LOGGING, "json", "info")
-    lines = lines_of(written)
-    assert printed == "handlers 1\n"
+def test_json_logs_are_one_object_per_line_from_every_logger():
+    output, log = python(LOGGING, "json", "info")
+    lines = lines_of(log)
+    assert output == "handlers 1\n"
     assert [line["event"] for line in lines] == [
         "two\nlines, and \u00e9",
         "Exception in ASGI",
@@ -93,33 +94,33 @@ def test_json_logs_are_one_object_a_line_whoever_writes_them():
     assert lines[1]["logger"] == "uvicorn.error"
 
 
-def test_the_level_is_the_least_that_is_written_and_a_console_gets_no_json():
-    _, written = python(LOGGING, "json", "debug")
-    assert lines_of(written)[-1]["event"] == "only when asked for"
-    _, written = python(LOGGING, "json", "error")
-    assert [line["level"] for line in lines_of(written)] == ["error", "error"]
-    _, written = python(LOGGING, "console", "info")
-    assert "unhandled error, request r-1" in written
-    assert "KeyError: 'missing'" in written
-    assert "bearer-of-a-key" not in written
+def test_lower_levels_are_not_logged_and_the_console_format_is_no_json():
+    _, log = python(LOGGING, "json", "debug")
+    assert lines_of(log)[-1]["event"] == "only when asked for"
+    _, log = python(LOGGING, "json", "error")
+    assert [line["level"] for line in lines_of(log)] == ["error", "error"]
+    _, log = python(LOGGING, "console", "info")
+    assert "unhandled error, request r-1" in log
+    assert "KeyError: 'missing'" in log
+    assert "bearer-of-a-key" not in log
     with pytest.raises(ValueError, match="line 1 column"):  # the twin
-        lines_of(written)
+        lines_of(log)
 
 
-def test_a_line_for_each_call_has_its_ids_and_times_and_nothing_of_who_or_what(items, tmp_path):
+def test_request_logs_have_ids_and_times_and_no_user_item_or_key(items, tmp_path):
     (tmp_path / "keys").write_text(f"shop:{KEY}\n")
     ids = random.Random(1).sample(items, 24)
-    secret = {"user": {"id": "user-of-the-shop", "history": ["history-item"]}}
-    asked = {"candidates": [*ids, "candidate-item"], **secret}
+    user = {"user": {"id": "user-of-the-shop", "history": ["history-item"]}}
+    payload = {"candidates": [*ids, "candidate-item"], **user}
     settings = {"log_requests": True, "api_keys_file": tmp_path / "keys", "timeout_ms": 60_000}
     with serving(BUNDLE, **settings) as server, httpx.Client(
         base_url=server.url, timeout=30, headers={"Authorization": f"Bearer {KEY}"}
     ) as client:  # fmt: skip
         named = {"X-Request-ID": "by-header"}
-        first = client.post("/rerank", json=asked, headers=named)
-        client.post("/rerank", json={**asked, "request_id": "by-body"}, headers=named)
-        client.post("/rerank/batch", json={"requests": [asked, asked]}, headers=named)
-        client.post("/rerank", json={**asked, "slate_size": 0})
+        first = client.post("/rerank", json=payload, headers=named)
+        client.post("/rerank", json={**payload, "request_id": "by-body"}, headers=named)
+        client.post("/rerank/batch", json={"requests": [payload, payload]}, headers=named)
+        client.post("/rerank", json={**payload, "slate_size": 0})
         server.process.terminate()
         server.process.wait()
         text = server.log.read_text()
@@ -129,10 +130,10 @@ def test_a_line_for_each_call_has_its_ids_and_times_and_nothing_of_who_or_what(i
     assert [line["lists"] for line in lines] == [1, 1, 2]
     assert lines[0]["latency_ms"] == first.json()["latency_ms"]
     assert lines[0]["degraded"] == []
-    for unsaid in ("user-of-the-shop", "history-item", "candidate-item", KEY, "shop"):
-        assert unsaid not in text
-    told = {"event", "level", "logger", "timestamp"}
-    assert set(lines[0]) == {*told, "request_id", "path", "lists", "latency_ms", "degraded"}
+    for private in ("user-of-the-shop", "history-item", "candidate-item", KEY, "shop"):
+        assert private not in text
+    standard = {"event", "level", "logger", "timestamp"}
+    assert set(lines[0]) == {*standard, "request_id", "path", "lists", "latency_ms", "degraded"}
 
 
 @pytest.fixture
@@ -140,8 +141,7 @@ def spans():
     """A tracer that keeps its spans here; they are what `.get_finished_spans()` tells."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    exporter.tracer = Tracer(provider)
-    yield exporter
+    yield SimpleNamespace(tracer=Tracer(provider), get_finished_spans=exporter.get_finished_spans)
     provider.shutdown()
 
 
@@ -150,9 +150,9 @@ LATENCY = {
 }  # fmt: skip
 
 
-def test_the_spans_of_a_call_hang_below_its_traceparent_and_its_stages_add_up(spans):
-    given = f"00-{TRACE}-{PARENT}-01"
-    returned = spans.tracer.record(given, "POST /rerank", LATENCY, {"rerank.lists": 2})
+def test_the_span_of_a_call_is_a_child_of_its_traceparent_and_its_stages_add_up(spans):
+    traceparent = f"00-{TRACE}-{PARENT}-01"
+    returned = spans.tracer.record(traceparent, "POST /rerank", LATENCY, {"rerank.lists": 2})
     *stages, call = spans.get_finished_spans()
     assert (call.name, call.kind) == ("POST /rerank", SpanKind.SERVER)
     assert dict(call.attributes) == {"rerank.lists": 2}
@@ -170,9 +170,9 @@ def test_the_spans_of_a_call_hang_below_its_traceparent_and_its_stages_add_up(sp
     assert at == call.end_time
 
 
-@pytest.mark.parametrize("given", [None, "", "nonsense", f"00-{'0' * 32}-{PARENT}-01"])
-def test_without_a_traceparent_that_can_be_read_a_trace_begins(spans, given):
-    returned = spans.tracer.record(given, "POST /rerank", LATENCY, {})
+@pytest.mark.parametrize("traceparent", [None, "", "nonsense", f"00-{'0' * 32}-{PARENT}-01"])
+def test_a_missing_or_invalid_traceparent_starts_a_new_trace(spans, traceparent):
+    returned = spans.tracer.record(traceparent, "POST /rerank", LATENCY, {})
     call = spans.get_finished_spans()[-1]
     assert call.parent is None
     version, trace, span, flags = returned.split("-")
@@ -182,39 +182,39 @@ def test_without_a_traceparent_that_can_be_read_a_trace_begins(spans, given):
     assert span == f"{call.context.span_id:016x}"
 
 
-def test_what_the_caller_does_not_sample_is_passed_on_and_not_recorded(spans):
+def test_an_unsampled_trace_is_propagated_and_not_recorded(spans):
     returned = spans.tracer.record(f"00-{TRACE}-{PARENT}-00", "POST /rerank", LATENCY, {})
     assert spans.get_finished_spans() == ()
     assert returned.startswith(f"00-{TRACE}-")
     assert returned.endswith("-00")
 
 
-def test_an_answered_call_is_traced_and_says_so(session, items, spans, monkeypatch):
+def test_a_ranked_call_is_traced_and_returns_its_traceparent(session, items, spans, monkeypatch):
     monkeypatch.setattr(Tracer, "of", classmethod(lambda cls, settings: spans.tracer))
     monkeypatch.setattr(Tracer, "close", lambda self: None)
-    given = f"00-{TRACE}-{PARENT}-01"
+    traceparent = f"00-{TRACE}-{PARENT}-01"
     with fresh(session) as url, httpx.Client(base_url=url, timeout=30) as client:
-        one = client.post("/rerank", json=body(items), headers={"traceparent": given})
+        one = client.post("/rerank", json=body(items), headers={"traceparent": traceparent})
         lists = {"requests": [body(items, seed=seed) for seed in range(3)]}
         many = client.post("/v1/rerank/batch", json=lists)
-        refused = client.post("/rerank", json={}, headers={"traceparent": given})
-    found = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
-    assert [span.name for span in found] == ["POST /rerank", "POST /v1/rerank/batch"]
-    for span, answer, count in zip(found, (one, many), (1, 3), strict=True):
+        refused = client.post("/rerank", json={}, headers={"traceparent": traceparent})
+    calls = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+    assert [span.name for span in calls] == ["POST /rerank", "POST /v1/rerank/batch"]
+    for span, response, count in zip(calls, (one, many), (1, 3), strict=True):
         assert dict(span.attributes) == {"rerank.lists": count, "rerank.model": "ranklens"}
-        assert answer.headers["traceparent"].split("-")[2] == f"{span.context.span_id:016x}"
+        assert response.headers["traceparent"].split("-")[2] == f"{span.context.span_id:016x}"
     assert one.headers["traceparent"].split("-")[1] == TRACE
     total = 1e6 * one.json()["latency_ms"]["total"]
-    spent = found[0].end_time - found[0].start_time
+    spent = calls[0].end_time - calls[0].start_time
     assert spent == pytest.approx(total, abs=1)
-    stages = [s for s in spans.get_finished_spans() if s.parent and s.parent == found[0].context]
+    stages = [s for s in spans.get_finished_spans() if s.parent and s.parent == calls[0].context]
     assert len(stages) == len(STAGES)
     added = sum(stage.end_time - stage.start_time for stage in stages)
     assert added == pytest.approx(total, abs=5_000)  # of five figures in microseconds
     longest = max(stage.end_time - stage.start_time for stage in stages)
     assert added - longest != pytest.approx(total, abs=5_000)
     assert refused.status_code == 422
-    assert refused.headers["traceparent"] == given
+    assert refused.headers["traceparent"] == traceparent
 
 
 IMPORTS = """
@@ -230,7 +230,7 @@ IMPORTS = """
 """
 
 
-def test_with_tracing_off_nothing_of_it_is_imported():
+def test_with_tracing_off_no_opentelemetry_sdk_is_imported():
     assert python(IMPORTS, "off")[0] == "[]\n"
     assert (
         python(IMPORTS, "otlp")[0] == "['opentelemetry.sdk', 'opentelemetry.exporter']\n"

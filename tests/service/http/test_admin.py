@@ -22,26 +22,26 @@ ROUTES = [("GET", "/admin/models"), ("PUT", ROUTE), ("POST", f"{ROUTE}/rollback"
 
 
 @pytest.fixture
-def running(store):
+def admin_client(store):
     """A client of versions 1, which is served, 2, and 3, which is broken; what it was told."""
     copy_bundle(store, "ranklens", "2")
     (copy_bundle(store, "ranklens", "3") / "items.npz").write_bytes(b"no")
     ServingConfig("1").write(store / "ranklens")
-    said = []
+    transcript = []
     with store_server(store, watch_s=0) as (client, _):
 
-        def heard(response):
+        def record(response):
             response.read()
-            said.append(f"{response.headers}{response.text}")
+            transcript.append(f"{response.headers}{response.text}")
 
-        client.event_hooks = {"response": [heard]}
+        client.event_hooks = {"response": [record]}
         yield client
         for path in ("/info", "/metrics", "/openapi.json", "/admin/models"):
             client.get(path)
-    assert KEY not in "".join(said)
+    assert KEY not in "".join(transcript)
 
 
-def problem(response, status, code):
+def assert_problem(response, status, code):
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
@@ -49,89 +49,98 @@ def problem(response, status, code):
     return body
 
 
-def standing(store):
+def stored_config(store):
     return ServingConfig.read(store / "ranklens")
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_without_admin_keys_there_are_no_admin_routes(client, method, path):
-    problem(admin_request(client, method, path), 404, "not_found")
+    assert_problem(admin_request(client, method, path), 404, "not_found")
 
 
-def test_a_service_of_one_bundle_says_what_it_serves_and_changes_nothing(session, tmp_path):
+def test_a_service_of_one_bundle_lists_it_and_refuses_changes(session, tmp_path):
     (tmp_path / "keys").write_text(f"ops:{KEY}\n")
-    with fresh(session, admin_keys_file=tmp_path / "keys") as url, httpx.Client(base_url=url) as c:
-        told = admin_request(c, "GET", "/admin/models").raise_for_status().json()
-        assert told == {
+    with (
+        fresh(session, admin_keys_file=tmp_path / "keys") as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        response = admin_request(client, "GET", "/admin/models").raise_for_status().json()
+        assert response == {
             "models": {
                 "ranklens": {
                     "active": "1", "canary": None, "share": 0.0, "shadow": None, "previous": None,
                 }
             }
         }  # fmt: skip
-        body = problem(admin_request(c, "PUT", ROUTE, json={"active": "1"}), 409, "conflict")
+        body = assert_problem(
+            admin_request(client, "PUT", ROUTE, json={"active": "1"}), 409, "conflict"
+        )
         assert "no store" in body["detail"]
-        problem(admin_request(c, "POST", f"{ROUTE}/rollback"), 409, "conflict")
+        assert_problem(admin_request(client, "POST", f"{ROUTE}/rollback"), 409, "conflict")
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_only_a_known_admin_key_is_let_in(running, store, method, path):
-    refused = running.request(method, path, json={"active": "2"})
-    problem(refused, 401, "unauthorized")
+def test_only_a_valid_admin_key_is_accepted(admin_client, store, method, path):
+    refused = admin_client.request(method, path, json={"active": "2"})
+    assert_problem(refused, 401, "unauthorized")
     assert refused.headers["www-authenticate"] == "Bearer"
-    basic = running.request(method, path, headers={"Authorization": f"Basic {KEY}"})
-    problem(basic, 401, "unauthorized")
+    basic = admin_client.request(method, path, headers={"Authorization": f"Basic {KEY}"})
+    assert_problem(basic, 401, "unauthorized")
     for key in ("x" * 20, KEY[:-1], f"{KEY}x", KEY.upper()):
-        problem(
-            admin_request(running, method, path, key=key, json={"active": "2"}), 403, "forbidden"
+        assert_problem(
+            admin_request(admin_client, method, path, key=key, json={"active": "2"}),
+            403,
+            "forbidden",
         )
-    assert (served_version(running), standing(store)) == ("1", ServingConfig("1"))
+    assert (served_version(admin_client), stored_config(store)) == ("1", ServingConfig("1"))
 
 
-def test_a_key_to_ask_is_no_key_to_change(store):
+def test_api_keys_and_admin_keys_are_separate(store):
     (store.parent / "askers").write_text("web:one-who-may-only-ask\n")
     with store_server(store, api_keys_file=store.parent / "askers") as (client, _):
         key = "one-who-may-only-ask"
-        problem(admin_request(client, "GET", "/admin/models", key=key), 403, "forbidden")
-        asked = {"json": {"candidates": ["10", "100"]}}
-        assert admin_request(client, "POST", "/rerank", key=key, **asked).status_code == 200
-        problem(admin_request(client, "POST", "/rerank", **asked), 403, "forbidden")
+        assert_problem(admin_request(client, "GET", "/admin/models", key=key), 403, "forbidden")
+        payload = {"json": {"candidates": ["10", "100"]}}
+        assert admin_request(client, "POST", "/rerank", key=key, **payload).status_code == 200
+        assert_problem(admin_request(client, "POST", "/rerank", **payload), 403, "forbidden")
 
 
-def test_an_admin_changes_what_is_served_and_it_lasts(running, store):
-    asked = {"active": "2", "canary": {"version": "1", "share": 0.25}, "shadow": "1"}
-    answer = admin_request(running, "PUT", ROUTE, json=asked).raise_for_status().json()
-    told = {
+def test_a_change_is_served_and_written_to_the_store(admin_client, store):
+    payload = {"active": "2", "canary": {"version": "1", "share": 0.25}, "shadow": "1"}
+    response = admin_request(admin_client, "PUT", ROUTE, json=payload).raise_for_status().json()
+    models = {
         "ranklens": {
             "active": "2", "canary": "1", "share": 0.25, "shadow": "1", "previous": "1",
         }
     }  # fmt: skip
-    assert answer == {"models": told}
-    assert admin_request(running, "GET", "/admin/models").json() == {"models": told}
-    assert served_version(running) == "2"
-    assert standing(store) == ServingConfig("2", "1", 0.25, "1")
-    assert admin_request(running, "PUT", ROUTE, json=asked).json() == {
-        "models": told
+    assert response == {"models": models}
+    assert admin_request(admin_client, "GET", "/admin/models").json() == {"models": models}
+    assert served_version(admin_client) == "2"
+    assert stored_config(store) == ServingConfig("2", "1", 0.25, "1")
+    assert admin_request(admin_client, "PUT", ROUTE, json=payload).json() == {
+        "models": models
     }  # asked again
-    assert metric_value(running, CHANGES % "changed") == 1
+    assert metric_value(admin_client, CHANGES % "changed") == 1
 
 
-def test_what_cannot_be_served_is_refused_and_what_was_served_goes_on(running, store):
-    for asked in (
+def test_an_invalid_version_is_refused_and_the_served_one_stays(admin_client, store):
+    for payload in (
         {"active": "3"},
         {"active": "4"},
         {"active": "2", "shadow": "3"},
         {"active": "1", "canary": {"version": "3", "share": 0.5}},
     ):
-        body = problem(admin_request(running, "PUT", ROUTE, json=asked), 409, "conflict")
+        body = assert_problem(
+            admin_request(admin_client, "PUT", ROUTE, json=payload), 409, "conflict"
+        )
         assert "the served versions stay" in body["detail"]
-        assert (served_version(running), standing(store)) == ("1", ServingConfig("1"))
-    assert metric_value(running, CHANGES % "refused") == 4
-    assert metric_value(running, CHANGES % "changed") == 0
+        assert (served_version(admin_client), stored_config(store)) == ("1", ServingConfig("1"))
+    assert metric_value(admin_client, CHANGES % "refused") == 4
+    assert metric_value(admin_client, CHANGES % "changed") == 0
 
 
 @pytest.mark.parametrize(
-    ("asked", "field", "value"),
+    ("payload", "field", "value"),
     [
         ([], "body", "[]"),
         ({}, "active", "null"),
@@ -141,60 +150,70 @@ def test_what_cannot_be_served_is_refused_and_what_was_served_goes_on(running, s
         ({"active": "1", "canary": {"version": "2", "share": 2}}, "canary.share", "2"),
     ],
 )
-def test_a_change_that_is_none_is_refused_by_field(running, store, asked, field, value):
-    (error,) = problem(admin_request(running, "PUT", ROUTE, json=asked), 422, "invalid_request")[
-        "errors"
-    ]
+def test_an_invalid_change_is_refused_by_field(admin_client, store, payload, field, value):
+    (error,) = assert_problem(
+        admin_request(admin_client, "PUT", ROUTE, json=payload), 422, "invalid_request"
+    )["errors"]
     assert (error["field"], error["value"]) == (field, value)
     assert error["rule"]
-    assert (served_version(running), standing(store)) == ("1", ServingConfig("1"))
+    assert (served_version(admin_client), stored_config(store)) == ("1", ServingConfig("1"))
 
 
-def test_what_is_no_json_and_who_is_no_model_are_told_apart(running):
-    problem(admin_request(running, "PUT", ROUTE, content=b"{"), 400, "bad_json")
+def test_invalid_json_and_unknown_models_have_different_codes(admin_client):
+    assert_problem(admin_request(admin_client, "PUT", ROUTE, content=b"{"), 400, "bad_json")
     for name in ("none", "..%2Franklens", ".hidden", "x" * 300):
         route = f"/admin/models/{name}"
-        body = admin_request(running, "PUT", route, json={"active": "1"})
+        body = admin_request(admin_client, "PUT", route, json={"active": "1"})
         assert body.status_code in (404, 409)
-    errors = problem(
-        admin_request(running, "PUT", "/admin/models/none", json={"active": "1"}), 409, "conflict"
+    errors = assert_problem(
+        admin_request(admin_client, "PUT", "/admin/models/none", json={"active": "1"}),
+        409,
+        "conflict",
     )["errors"]
     assert errors == [{"field": "name", "rule": "one of ranklens", "value": '"none"'}]
-    problem(admin_request(running, "DELETE", ROUTE), 405, "method_not_allowed")
+    assert_problem(admin_request(admin_client, "DELETE", ROUTE), 405, "method_not_allowed")
 
 
-def test_a_rollback_brings_back_what_was_active_before(running, store):
-    problem(
-        admin_request(running, "POST", f"{ROUTE}/rollback"), 409, "conflict"
+def test_a_rollback_restores_the_previous_active_version(admin_client, store):
+    assert_problem(
+        admin_request(admin_client, "POST", f"{ROUTE}/rollback"), 409, "conflict"
     )  # nothing was before
-    admin_request(running, "PUT", ROUTE, json={"active": "2", "shadow": "1"}).raise_for_status()
-    told = admin_request(running, "POST", f"{ROUTE}/rollback").raise_for_status().json()
-    assert told["models"]["ranklens"]["active"] == "1"
-    assert told["models"]["ranklens"]["previous"] is None
-    assert (served_version(running), standing(store)) == ("1", ServingConfig("1"))
-    problem(admin_request(running, "POST", f"{ROUTE}/rollback"), 409, "conflict")
-    assert metric_value(running, CHANGES % "rolled_back") == 1
-    admin_request(running, "PUT", ROUTE, json={"active": "2"}).raise_for_status()  # and forth again
-    assert served_version(running) == "2"
+    admin_request(
+        admin_client, "PUT", ROUTE, json={"active": "2", "shadow": "1"}
+    ).raise_for_status()
+    response = admin_request(admin_client, "POST", f"{ROUTE}/rollback").raise_for_status().json()
+    assert response["models"]["ranklens"]["active"] == "1"
+    assert response["models"]["ranklens"]["previous"] is None
+    assert (served_version(admin_client), stored_config(store)) == ("1", ServingConfig("1"))
+    assert_problem(admin_request(admin_client, "POST", f"{ROUTE}/rollback"), 409, "conflict")
+    assert metric_value(admin_client, CHANGES % "rolled_back") == 1
+    admin_request(
+        admin_client, "PUT", ROUTE, json={"active": "2"}
+    ).raise_for_status()  # and forth again
+    assert served_version(admin_client) == "2"
 
 
-def test_a_rollback_goes_back_from_what_another_worker_was_told_just_now(running, store):
+def test_a_rollback_undoes_the_latest_change_of_another_worker(admin_client, store):
     copy_bundle(store, "ranklens", "4")
-    admin_request(running, "PUT", ROUTE, json={"active": "2"}).raise_for_status()
+    admin_request(admin_client, "PUT", ROUTE, json={"active": "2"}).raise_for_status()
     ServingConfig("4").write(
         store / "ranklens"
     )  # as another worker does; this one has not looked yet
-    told = admin_request(running, "POST", f"{ROUTE}/rollback").raise_for_status().json()
-    assert told["models"]["ranklens"]["active"] == "2"
-    assert standing(store) == ServingConfig("2")
+    response = admin_request(admin_client, "POST", f"{ROUTE}/rollback").raise_for_status().json()
+    assert response["models"]["ranklens"]["active"] == "2"
+    assert stored_config(store) == ServingConfig("2")
     ServingConfig("3").write(store / "ranklens")  # which is broken: nothing to go back from
-    told = problem(admin_request(running, "POST", f"{ROUTE}/rollback"), 409, "conflict")
-    assert "items.npz" in told["detail"]
-    assert served_version(running) == "2"
+    response = assert_problem(
+        admin_request(admin_client, "POST", f"{ROUTE}/rollback"), 409, "conflict"
+    )
+    assert "items.npz" in response["detail"]
+    assert served_version(admin_client) == "2"
 
 
-def test_a_change_that_the_store_does_not_keep_is_not_made(running, store):
+def test_a_change_that_cannot_be_written_is_refused(admin_client, store):
     (store / "ranklens" / f".serving.json.{os.getpid()}").mkdir()  # no file can be there
-    body = problem(admin_request(running, "PUT", ROUTE, json={"active": "2"}), 409, "conflict")
+    body = assert_problem(
+        admin_request(admin_client, "PUT", ROUTE, json={"active": "2"}), 409, "conflict"
+    )
     assert "cannot be written" in body["detail"]
-    assert (served_version(running), standing(store)) == ("1", ServingConfig("1"))
+    assert (served_version(admin_client), stored_config(store)) == ("1", ServingConfig("1"))

@@ -13,9 +13,9 @@ from tests.support.fakes import Slow
 from tests.support.servers import fresh
 
 
-def connected(url):
-    host, port = re.fullmatch(r"http://(.+):(\d+)", url).groups()
-    return socket.create_connection((host, int(port)), timeout=20)
+def connect(url):
+    address = httpx.URL(url)
+    return socket.create_connection((address.host, address.port), timeout=20)
 
 
 def head(path, length, **headers):
@@ -24,133 +24,131 @@ def head(path, length, **headers):
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def closed_after(connection):
+def read_until_close(connection):
     """What still came, and how long it took until the other side closed."""
-    began, came = time.monotonic(), b""
-    while got := connection.recv(65536):
-        came += got
-    return came, time.monotonic() - began
+    began, received = time.monotonic(), b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    return received, time.monotonic() - began
 
 
-PATIENCE_S = 0.4
+TIMEOUT_S = 0.4
 
 
 @pytest.fixture(scope="module")
-def impatient(session):
-    with fresh(session, body_timeout_s=PATIENCE_S) as url:
+def short_timeout_url(session):
+    with fresh(session, body_timeout_s=TIMEOUT_S) as url:
         yield url
 
 
-def test_a_head_that_does_not_arrive_closes_the_connection(impatient):
+def test_an_incomplete_head_closes_the_connection_after_the_timeout(short_timeout_url):
     whole = head("/rerank", 2)
-    for sent in (b"", whole[:20], whole[:-2]):
-        with connected(impatient) as connection:
-            connection.sendall(sent)
-            came, seconds = closed_after(connection)
-        assert came == b""
-        assert PATIENCE_S - 0.1 < seconds < 5
+    for content in (b"", whole[:20], whole[:-2]):
+        with connect(short_timeout_url) as connection:
+            connection.sendall(content)
+            received, seconds = read_until_close(connection)
+        assert received == b""
+        assert TIMEOUT_S - 0.1 < seconds < 5
 
 
-def test_the_next_head_of_a_kept_connection_has_as_long(impatient):
-    with connected(impatient) as connection:
+def test_the_next_head_of_a_kept_connection_has_the_same_timeout(short_timeout_url):
+    with connect(short_timeout_url) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        time.sleep(1.5 * PATIENCE_S)  # idle between requests is no offence
+        time.sleep(1.5 * TIMEOUT_S)  # idle between requests is no offence
         connection.sendall(b"GET /livez HTTP/1.1\r\nHo")
-        came, seconds = closed_after(connection)
-    assert came == b""
-    assert PATIENCE_S - 0.1 < seconds < 5
+        received, seconds = read_until_close(connection)
+    assert received == b""
+    assert TIMEOUT_S - 0.1 < seconds < 5
 
 
-def test_a_body_that_stalls_is_408_and_the_connection_is_closed(impatient):
-    with connected(impatient) as connection:
+def test_an_incomplete_body_gets_408_and_the_connection_is_closed(short_timeout_url):
+    with connect(short_timeout_url) as connection:
         connection.sendall(head("/rerank", 100) + b'{"cand')
-        came, seconds = closed_after(connection)
-    assert PATIENCE_S - 0.1 < seconds < 5
-    top, _, content = came.partition(b"\r\n\r\n")
+        received, seconds = read_until_close(connection)
+    assert TIMEOUT_S - 0.1 < seconds < 5
+    top, _, content = received.partition(b"\r\n\r\n")
     assert top.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert b"connection: close" in top.lower()
     assert json.loads(content)["code"] == "timeout"
 
 
-def test_a_client_that_is_just_quick_enough_is_answered(impatient, items):
+def test_a_slow_client_within_the_timeout_gets_its_response(short_timeout_url, items):
     content = json.dumps(body(items)).encode()
-    sent = head("/rerank", len(content), Connection="close")
-    with connected(impatient) as connection:
-        for part in (sent, content):  # each in two halves, most of its time between them
+    request_head = head("/rerank", len(content), Connection="close")
+    with connect(short_timeout_url) as connection:
+        for part in (request_head, content):  # each in two halves, most of its time between them
             connection.sendall(part[:30])
-            time.sleep(0.6 * PATIENCE_S)
+            time.sleep(0.6 * TIMEOUT_S)
             connection.sendall(part[30:])
-        came, _ = closed_after(connection)
-    assert came.startswith(b"HTTP/1.1 200 OK\r\n")
-    with connected(impatient) as connection:  # the twin: the same halves, too far apart
-        connection.sendall(sent + content[:30])
-        time.sleep(1.6 * PATIENCE_S)
-        came, _ = closed_after(connection)
-    assert came.startswith(b"HTTP/1.1 408 ")
+        received, _ = read_until_close(connection)
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    with connect(short_timeout_url) as connection:  # the twin: the same halves, too far apart
+        connection.sendall(request_head + content[:30])
+        time.sleep(1.6 * TIMEOUT_S)
+        received, _ = read_until_close(connection)
+    assert received.startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize("trickle", [b"", b"x", b"xx"])
-def test_who_is_answered_before_the_body_came_cannot_hold_the_connection_with_it(
-    impatient, trickle
-):
-    with connected(impatient) as connection:
+@pytest.mark.parametrize("extra", [b"", b"x", b"xx"])
+def test_an_unread_body_cannot_hold_the_connection_after_the_response(short_timeout_url, extra):
+    with connect(short_timeout_url) as connection:
         connection.sendall(head("/nowhere", 1000))
         assert connection.recv(65536).startswith(b"HTTP/1.1 404")
-        connection.sendall(trickle)
-        came, seconds = closed_after(connection)
-    assert came == b""
-    assert PATIENCE_S - 0.1 < seconds < 5
+        connection.sendall(extra)
+        received, seconds = read_until_close(connection)
+    assert received == b""
+    assert TIMEOUT_S - 0.1 < seconds < 5
 
 
 def test_bytes_between_requests_do_not_keep_a_connection_open(session, monkeypatch):
     monkeypatch.setattr("service.server.KEEP_ALIVE_S", 1)
-    with fresh(session) as url, connected(url) as connection:
+    with fresh(session) as url, connect(url) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
         connection.sendall(b"\r\n")
-        came, seconds = closed_after(connection)
-    assert came == b""
+        received, seconds = read_until_close(connection)
+    assert received == b""
     assert 0.5 < seconds < 5
 
 
-def test_who_is_answered_before_the_body_came_may_send_it_and_go_on(impatient):
-    with connected(impatient) as connection:
+def test_a_client_may_complete_an_unread_body_after_the_response_and_continue(short_timeout_url):
+    with connect(short_timeout_url) as connection:
         connection.sendall(head("/nowhere", 10) + b"01234")
         assert connection.recv(65536).startswith(b"HTTP/1.1 404")
         connection.sendall(b"56789")
-        time.sleep(1.5 * PATIENCE_S)
+        time.sleep(1.5 * TIMEOUT_S)
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        came, _ = closed_after(connection)
-    assert came.startswith(b"HTTP/1.1 200")
+        received, _ = read_until_close(connection)
+    assert received.startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("leaves", [True, False])
-def test_a_list_whose_client_left_while_it_waited_is_dropped_and_never_runs(session, items, leaves):
+@pytest.mark.parametrize("disconnects", [True, False])
+def test_a_queued_list_of_a_disconnected_client_never_runs(session, items, disconnects):
     slow = Slow(session, 0.3)
     settings = {"max_batch_size": 1, "brief_run_ms": 0}  # slow, though it was quick to warm up
-    with fresh(slow, **settings) as url, connected(url) as first, connected(url) as second:
-        content = [json.dumps(body(items, size)).encode() for size in (11, 12)]
-        for connection, sent in zip((first, second), content, strict=True):
-            connection.sendall(head("/rerank", len(sent)) + sent)
+    with fresh(slow, **settings) as url, connect(url) as first, connect(url) as second:
+        contents = [json.dumps(body(items, size)).encode() for size in (11, 12)]
+        for connection, content in zip((first, second), contents, strict=True):
+            connection.sendall(head("/rerank", len(content)) + content)
             time.sleep(0.1)  # the first runs, the second waits
-        if leaves:
+        if disconnects:
             second.close()
         assert first.recv(65536).startswith(b"HTTP/1.1 200")
-        if not leaves:
+        if not disconnects:
             assert second.recv(65536).startswith(b"HTTP/1.1 200")
         last = httpx.post(f"{url}/rerank", json=body(items, 13)).raise_for_status()
         text = httpx.get(f"{url}/metrics").text
     assert last.json()["degraded"] is None
-    dropped = re.search(r'rerank_shed_total{reason="disconnected"} (\S+)', text)
-    assert (dropped and float(dropped[1])) == (1.0 if leaves else None)
+    shed = re.search(r'rerank_shed_total{reason="disconnected"} (\S+)', text)
+    assert (shed and float(shed[1])) == (1.0 if disconnects else None)
     assert 'outcome="error"' not in text  # who leaves is no error of ours
-    assert slow.ran == ([11, 13] if leaves else [11, 12, 13])
+    assert slow.ran == ([11, 13] if disconnects else [11, 12, 13])
 
 
-def test_who_leaves_in_the_middle_of_a_body_is_no_error_of_the_service(session, items, caplog):
+def test_a_disconnect_in_the_middle_of_a_body_is_no_server_error(session, items, caplog):
     with fresh(session) as url:
-        with connected(url) as connection:
+        with connect(url) as connection:
             connection.sendall(head("/rerank", 100) + b'{"can')
             time.sleep(0.1)
         time.sleep(0.1)

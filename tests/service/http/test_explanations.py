@@ -15,10 +15,10 @@ from service.http.schemas import RerankResponse
 from tests.support.fakes import Failing
 from tests.support.servers import fresh
 
-CLOSE = {"abs": 2e-5}
+TOLERANCE = 2e-5
 
 
-def asked_of(items, size=24, seed=0, **more):
+def payload_of(items, size=24, seed=0, **more):
     ids = random.Random(seed).sample(items, size)
     return {"candidates": ids, "explain": True, **more}
 
@@ -29,7 +29,7 @@ def softmax(logits, temperature):
     return weights / weights.sum()
 
 
-def by_hand(session, ids, temperature=None):
+def run_directly(session, ids, temperature=None):
     """The slate of plain ids, and each position's probabilities over the candidates."""
     row = dataclasses.replace(session.row(CandidateList(ids=ids)), explain=True)
     if temperature is not None:
@@ -39,138 +39,153 @@ def by_hand(session, ids, temperature=None):
 
 
 @pytest.mark.parametrize("temperature", [None, 0.2, 5.0])
-def test_probabilities_and_alternatives_are_the_logits_softmax(client, session, items, temperature):
-    asked = asked_of(items)
-    ids = asked["candidates"]
+def test_probabilities_and_alternatives_follow_from_the_softmax_of_the_logits(
+    client, session, items, temperature
+):
+    payload = payload_of(items)
+    ids = payload["candidates"]
     if temperature is not None:
-        asked["temperatures"] = {"recommend": temperature}
-    answer = client.post("/rerank", json=asked).raise_for_status().json()
-    RerankResponse.model_validate(answer, strict=True)
-    slate, rows = by_hand(session, ids, temperature)
-    assert [ids[i] for i in slate.indices] == [entry["id"] for entry in answer["slate"]]
-    taken = []
-    for entry, weights in zip(answer["slate"], rows, strict=True):
-        told = entry["explanation"]
+        payload["temperatures"] = {"recommend": temperature}
+    result = client.post("/rerank", json=payload).raise_for_status().json()
+    RerankResponse.model_validate(result, strict=True)
+    slate, rows = run_directly(session, ids, temperature)
+    assert [ids[i] for i in slate.indices] == [entry["id"] for entry in result["slate"]]
+    taken: list[int] = []
+    for entry, weights in zip(result["slate"], rows, strict=True):
+        explanation = entry["explanation"]
         index = entry["initial_position"]
-        assert told["probability"] == pytest.approx(weights[index], **CLOSE)
-        assert told["probability"] == pytest.approx(np.exp(entry["logprob"]), **CLOSE)
+        assert explanation["probability"] == pytest.approx(weights[index], abs=TOLERANCE)
+        assert explanation["probability"] == pytest.approx(np.exp(entry["logprob"]), abs=TOLERANCE)
         free = [i for i in range(len(ids)) if i != index and i not in taken]
         nearest = sorted(free, key=lambda i: -weights[i])[:3]
-        assert [one["id"] for one in told["alternatives"]] == [ids[i] for i in nearest]
-        assert [one["probability"] for one in told["alternatives"]] == pytest.approx(
-            [weights[i] for i in nearest], **CLOSE
-        )
+        assert [alternative["id"] for alternative in explanation["alternatives"]] == [
+            ids[i] for i in nearest
+        ]
+        assert [
+            alternative["probability"] for alternative in explanation["alternatives"]
+        ] == pytest.approx([weights[i] for i in nearest], abs=TOLERANCE)
         assert weights[taken].sum() < 1e-9  # what is chosen has no share any more
-        assert told["moved"] == index - entry["position"]
+        assert explanation["moved"] == index - entry["position"]
         taken.append(index)
     # The twin: at another temperature the same logits give other figures.
     warmer = softmax(slate.logits[0], 1.1 * (temperature or session.manifest.recommend_temperature))
-    first = answer["slate"][0]["explanation"]["probability"]
-    assert first != pytest.approx(warmer[slate.indices[0]], **CLOSE)
+    first = result["slate"][0]["explanation"]["probability"]
+    assert first != pytest.approx(warmer[slate.indices[0]], abs=TOLERANCE)
 
 
-def test_an_explanation_changes_nothing_but_itself(client, items):
-    asked = asked_of(items, 60, 1)
-    told = client.post("/rerank", json=asked).raise_for_status().json()["slate"]
-    plain = client.post("/rerank", json={**asked, "explain": False}).json()["slate"]
+def test_an_explanation_does_not_change_the_slate(client, items):
+    payload = payload_of(items, 60, 1)
+    explained = client.post("/rerank", json=payload).raise_for_status().json()["slate"]
+    plain = client.post("/rerank", json={**payload, "explain": False}).json()["slate"]
     assert all("explanation" not in entry for entry in plain)
-    for entry, other in zip(told, plain, strict=True):
+    for entry, other in zip(explained, plain, strict=True):
         assert entry.pop("explanation")["probability"] > 0
         assert entry["id"] == other["id"]
-        assert entry["logprob"] == pytest.approx(other["logprob"], **CLOSE)
+        assert entry["logprob"] == pytest.approx(other["logprob"], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_may_not_be_chosen_is_never_an_alternative(client, items, seed):
-    asked = asked_of(items, 20, seed)
-    ids = asked["candidates"]
+def test_candidates_that_may_not_be_chosen_are_no_alternatives(client, items, seed):
+    payload = payload_of(items, 20, seed)
+    ids = payload["candidates"]
     group = {item: str(i % 5) for i, item in enumerate(ids)}
-    asked["candidates"] = [{"id": i, "groups": {"author": group[i]}} for i in ids]
+    payload["candidates"] = [{"id": i, "groups": {"author": group[i]}} for i in ids]
     blocked, pinned = ids[:6], {ids[7]: 2, ids[8]: 5}
-    asked["constraints"] = {
+    payload["constraints"] = {
         "blocked": blocked, "pinned": pinned, "max_per_group": {"author": 2}
     }  # fmt: skip
-    slate = client.post("/rerank", json=asked).raise_for_status().json()["slate"]
+    slate = client.post("/rerank", json=payload).raise_for_status().json()["slate"]
     assert len(slate) > 5
-    seen, counts = set(), [group[item] for item in pinned]
+    seen: set[str] = set()
+    counts = [group[item] for item in pinned]
     for entry in slate:
-        told = entry["explanation"]
-        assert told["moved"] == entry["initial_position"] - entry["position"]
+        explanation = entry["explanation"]
+        assert explanation["moved"] == entry["initial_position"] - entry["position"]
         if entry["id"] in pinned:
             assert entry["position"] == pinned[entry["id"]]
-            assert (entry["logprob"], told["probability"], told["alternatives"]) == (None, None, [])
+            assert (entry["logprob"], explanation["probability"], explanation["alternatives"]) == (
+                None,
+                None,
+                [],
+            )
             continue
         full = {author for author in group.values() if counts.count(author) >= 2}
-        for one in told["alternatives"]:
-            assert one["id"] not in {entry["id"], *blocked, *pinned, *seen}
-            assert group[one["id"]] not in full
-            assert one["probability"] > 0
+        for alternative in explanation["alternatives"]:
+            assert alternative["id"] not in {entry["id"], *blocked, *pinned, *seen}
+            assert group[alternative["id"]] not in full
+            assert alternative["probability"] > 0
         free = [i for i in ids if i not in {*blocked, *pinned, *seen} and group[i] not in full]
-        assert len(told["alternatives"]) == min(3, len(free) - 1)
-        total = told["probability"] + sum(one["probability"] for one in told["alternatives"])
+        assert len(explanation["alternatives"]) == min(3, len(free) - 1)
+        total = explanation["probability"] + sum(
+            alternative["probability"] for alternative in explanation["alternatives"]
+        )
         assert total <= 1 + 1e-5
         seen.add(entry["id"])
         counts.append(group[entry["id"]])
 
 
-def test_the_last_of_a_list_has_no_alternative(client, items):
-    slate = client.post("/rerank", json=asked_of(items, 4)).raise_for_status().json()["slate"]
+def test_the_last_candidate_of_a_list_has_no_alternative(client, items):
+    slate = client.post("/rerank", json=payload_of(items, 4)).raise_for_status().json()["slate"]
     assert [len(entry["explanation"]["alternatives"]) for entry in slate] == [3, 2, 1, 0]
     assert slate[-1]["explanation"]["probability"] == 1.0
 
 
-def test_the_chosen_one_is_no_alternative_though_others_are_nearer(items):
+def test_the_chosen_candidate_is_no_alternative_to_itself(items):
     ids, logits = list("abcdef"), np.array([3.0, 5.0, -1e9, 4.0, 1.0, 4.0], np.float32)
     rules = SlateConstraints.none(6, 1)
     empty = np.zeros((6, 1), np.float32)
     row = Row(empty, empty.astype(np.int64), 1, 0, 0.0, 1.0, 2.0, rules)
     weights = softmax([3, 5, -1e9, 4, 1, 4], 2.0)
     for chosen, expected in ((4, "bdf"), (1, "dfa"), (3, "bfa"), (0, "bdf")):
-        found = alternatives(ids, logits, chosen, row)
-        assert "".join(one["id"] for one in found) == expected
-        for one in found:
-            assert one["probability"] == pytest.approx(weights[ids.index(one["id"])], abs=1e-6)
-    assert [one["id"] for one in alternatives(ids[:3], logits[:3], 1, row)] == ["a"]
+        entries = alternatives(ids, logits, chosen, row)
+        assert "".join(alternative["id"] for alternative in entries) == expected
+        for alternative in entries:
+            assert alternative["probability"] == pytest.approx(
+                weights[ids.index(alternative["id"])], abs=1e-6
+            )
+    assert [alternative["id"] for alternative in alternatives(ids[:3], logits[:3], 1, row)] == ["a"]
 
 
 def test_a_sampled_slate_is_explained_by_its_own_logits(client, items):
-    asked = asked_of(items, sampling={"slates": 8, "seed": 5}, temperatures={"recommend": 3.0})
-    slate = client.post("/rerank", json=asked).raise_for_status().json()["slate"]
+    payload = payload_of(items, sampling={"slates": 8, "seed": 5}, temperatures={"recommend": 3.0})
+    slate = client.post("/rerank", json=payload).raise_for_status().json()["slate"]
     beaten = 0
     for entry in slate:
-        told = entry["explanation"]
-        assert told["probability"] == pytest.approx(np.exp(entry["logprob"]), **CLOSE)
-        others = [one["probability"] for one in told["alternatives"]]
+        explanation = entry["explanation"]
+        assert explanation["probability"] == pytest.approx(np.exp(entry["logprob"]), abs=TOLERANCE)
+        others = [alternative["probability"] for alternative in explanation["alternatives"]]
         assert others == sorted(others, reverse=True)
-        beaten += others[0] > told["probability"]
+        beaten += others[0] > explanation["probability"]
     assert beaten  # it is no greedy one
 
 
-def test_lists_of_one_run_are_each_explained_where_it_was_asked_for(client, items):
-    bodies = [asked_of(items, size, size) for size in (5, 40, 12)]
-    alone = [client.post("/rerank", json=one).json()["slate"] for one in bodies]
+def test_only_lists_of_a_batch_that_request_it_are_explained(client, items):
+    bodies = [payload_of(items, size, size) for size in (5, 40, 12)]
+    alone = [client.post("/rerank", json=each).json()["slate"] for each in bodies]
     bodies[1]["explain"] = False
-    answer = client.post("/rerank/batch", json={"requests": bodies}).raise_for_status().json()
-    for index, (response, expected) in enumerate(zip(answer["responses"], alone, strict=True)):
+    result = client.post("/rerank/batch", json={"requests": bodies}).raise_for_status().json()
+    for index, (response, expected) in enumerate(zip(result["responses"], alone, strict=True)):
         for entry, other in zip(response["slate"], expected, strict=True):
-            told, known = entry.get("explanation"), other["explanation"]
-            assert (told is None) == (index == 1)
-            if told is not None:
-                assert told["probability"] == pytest.approx(known["probability"], **CLOSE)
-                assert [one["id"] for one in told["alternatives"]] == [
-                    one["id"] for one in known["alternatives"]
+            explanation, expected_explanation = entry.get("explanation"), other["explanation"]
+            assert (explanation is None) == (index == 1)
+            if explanation is not None:
+                assert explanation["probability"] == pytest.approx(
+                    expected_explanation["probability"], abs=TOLERANCE
+                )
+                assert [alternative["id"] for alternative in explanation["alternatives"]] == [
+                    alternative["id"] for alternative in expected_explanation["alternatives"]
                 ]
 
 
-def test_a_degraded_answer_explains_that_nothing_was_chosen(session, items):
-    asked = asked_of(items)
-    ids = asked["candidates"]
-    asked["constraints"] = {"pinned": {ids[4]: 0}, "blocked": [ids[1]]}
+def test_a_degraded_response_explains_no_choice(session, items):
+    payload = payload_of(items)
+    ids = payload["candidates"]
+    payload["constraints"] = {"pinned": {ids[4]: 0}, "blocked": [ids[1]]}
     with fresh(Failing(session)) as url:
-        answer = httpx.post(f"{url}/rerank", json=asked).raise_for_status().json()
-    RerankResponse.model_validate(answer, strict=True)
-    assert answer["degraded"] == {"reason": "model_error"}
-    slate = answer["slate"]
+        result = httpx.post(f"{url}/rerank", json=payload).raise_for_status().json()
+    RerankResponse.model_validate(result, strict=True)
+    assert result["degraded"] == {"reason": "model_error"}
+    slate = result["slate"]
     assert [entry["id"] for entry in slate[:4]] == [ids[4], ids[0], ids[2], ids[3]]
     for entry in slate:
         assert entry["explanation"] == {

@@ -20,26 +20,26 @@ def test_health_info_and_openapi(client, session):
     ]
     for path in ("/rerank", "/v1/rerank", "/rerank/batch", "/v1/rerank/batch"):
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-        answer = client.post(path, json=content["example"])
-        assert answer.status_code == 200, answer.text
-    kinds = [one["type"] for one in document["components"]["schemas"]["HistoryEntry"]["anyOf"]]
+        response = client.post(path, json=content["example"])
+        assert response.status_code == 200, response.text
+    kinds = [form["type"] for form in document["components"]["schemas"]["HistoryEntry"]["anyOf"]]
     assert kinds == ["string", "object"]
     RerankRequest.model_validate(EXAMPLE)
 
 
-def test_candidates_that_the_item_table_lacks_are_counted(session, items):
-    with fresh(session) as base, httpx.Client(base_url=base) as own:
-        own.post("/rerank", json={"candidates": [{"id": i} for i in ("new-1", items[0], "new-2")]})
-        assert "rerank_unknown_candidates_total 2.0" in own.get("/metrics").text
+def test_unknown_candidates_are_counted(session, items):
+    with fresh(session) as url, httpx.Client(base_url=url) as http:
+        http.post("/rerank", json={"candidates": [{"id": i} for i in ("new-1", items[0], "new-2")]})
+        assert "rerank_unknown_candidates_total 2.0" in http.get("/metrics").text
 
 
 def test_metrics_count_every_request_once(session, items):
-    with fresh(session) as base, httpx.Client(base_url=base) as own:
+    with fresh(session) as url, httpx.Client(base_url=url) as http:
         for _ in range(7):
-            own.post("/rerank", json=body(items))
-        own.post("/rerank/batch", json={"requests": [body(items)] * 3})
-        own.post("/rerank", json={})
-        text = own.get("/metrics").text
+            http.post("/rerank", json=body(items))
+        http.post("/rerank/batch", json={"requests": [body(items)] * 3})
+        http.post("/rerank", json={})
+        text = http.get("/metrics").text
     name = 'rerank_requests_total{model="ranklens",outcome="%s",variant="active",version="1"} %s'
     assert name % ("ok", "10.0") in text
     assert name % ("client_error", "1.0") in text

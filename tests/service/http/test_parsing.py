@@ -13,24 +13,24 @@ from service.http.responses import JsonResponse, MsgpackResponse, response_class
 from tests.support.bodies import problem_of
 from tests.support.servers import fresh
 
-TOLD = ("slate", "model", "reasoning", "utility", "degraded")
+DETERMINISTIC = ("slate", "model", "reasoning", "utility", "degraded")
 
 
-def packed(client, path, payload, **headers):
+def post_msgpack(client, path, payload, **headers):
     content = payload if isinstance(payload, bytes) else ormsgpack.packb(payload)
     return client.post(path, content=content, headers={"Content-Type": MSGPACK, **headers})
 
 
-def told(answer):
-    return {name: answer[name] for name in TOLD}
+def deterministic_part(result):
+    return {name: result[name] for name in DETERMINISTIC}
 
 
-def ids_of(answer):
-    return [entry["id"] for entry in answer["slate"]]
+def ids_of(result):
+    return [entry["id"] for entry in result["slate"]]
 
 
-def logprobs_of(answer):
-    return [entry["logprob"] for entry in answer["slate"]]
+def logprobs_of(result):
+    return [entry["logprob"] for entry in result["slate"]]
 
 
 @pytest.fixture
@@ -50,67 +50,68 @@ def records(items):
 
 def columns_of(records):
     return {
-        "id": [one["id"] for one in records],
+        "id": [record["id"] for record in records],
         "features": {
-            name: [one["features"][name] for one in records] for name in ("vote_avg", "genres")
+            name: [record["features"][name] for record in records]
+            for name in ("vote_avg", "genres")
         },
-        "groups": {"author": [one["groups"]["author"] for one in records]},
+        "groups": {"author": [record["groups"]["author"] for record in records]},
     }
 
 
 def test_records_columns_and_messagepack_give_the_same_slate(client, records):
-    more = {"constraints": {"max_per_group": {"author": 2}}, "explain": True}
-    bodies = [{"candidates": form, **more} for form in (records, columns_of(records))]
-    answers = [client.post("/rerank", json=asked).raise_for_status().json() for asked in bodies]
-    for asked in bodies:
-        answer = packed(client, "/rerank", asked).raise_for_status()
-        assert answer.headers["content-type"] == MSGPACK
-        answers.append(ormsgpack.unpackb(answer.content))
-    assert all(told(answer) == told(answers[0]) for answer in answers)
+    extra = {"constraints": {"max_per_group": {"author": 2}}, "explain": True}
+    bodies = [{"candidates": form, **extra} for form in (records, columns_of(records))]
+    results = [client.post("/rerank", json=payload).raise_for_status().json() for payload in bodies]
+    for payload in bodies:
+        result = post_msgpack(client, "/rerank", payload).raise_for_status()
+        assert result.headers["content-type"] == MSGPACK
+        results.append(ormsgpack.unpackb(result.content))
+    assert all(deterministic_part(result) == deterministic_part(results[0]) for result in results)
     for path in ("/rerank/batch", "/v1/rerank/batch"):
-        answer = packed(client, path, {"requests": bodies}).raise_for_status()
-        responses = ormsgpack.unpackb(answer.content)["responses"]
+        result = post_msgpack(client, path, {"requests": bodies}).raise_for_status()
+        responses = ormsgpack.unpackb(result.content)["responses"]
         assert len(responses) == 2
         for response in responses:  # in one run: the same but for the last digits
-            assert ids_of(response) == ids_of(answers[0])
-            assert logprobs_of(response) == pytest.approx(logprobs_of(answers[0]), abs=1e-4)
+            assert ids_of(response) == ids_of(results[0])
+            assert logprobs_of(response) == pytest.approx(logprobs_of(results[0]), abs=1e-4)
     # The twin: what the records hold does change the slate.
-    plain = [{"id": one["id"]} for one in records]
+    plain = [{"id": record["id"]} for record in records]
     bare = client.post("/rerank", json={**bodies[0], "candidates": plain})
     assert bare.status_code == 422  # no author in it
     bare = client.post("/rerank", json={"candidates": plain, "explain": True}).json()
-    assert told(bare) != told(answers[0])
-    assert ids_of(bare)[:8] != ids_of(answers[0])
-    assert logprobs_of(bare)[:8] != pytest.approx(logprobs_of(answers[0]), abs=1e-4)
+    assert deterministic_part(bare) != deterministic_part(results[0])
+    assert ids_of(bare)[:8] != ids_of(results[0])
+    assert logprobs_of(bare)[:8] != pytest.approx(logprobs_of(results[0]), abs=1e-4)
 
 
-def test_ids_alone_are_records_and_columns_of_nothing_else(client, items):
+def test_ids_alone_equal_records_and_columns_with_nothing_but_ids(client, items):
     ids = random.Random(4).sample(items, 30)
     forms = ([{"id": i} for i in ids], ids, {"id": ids}, {"id": ids, "score": [None] * 30})
-    answers = [client.post("/rerank", json={"candidates": form}).json() for form in forms]
-    answers += [ormsgpack.unpackb(packed(client, "/rerank", {"candidates": ids}).content)]
+    results = [client.post("/rerank", json={"candidates": form}).json() for form in forms]
+    results += [ormsgpack.unpackb(post_msgpack(client, "/rerank", {"candidates": ids}).content)]
     batch = client.post("/rerank/batch", json={"requests": [{"candidates": ids}]}).json()
-    answers += batch["responses"]
-    assert len(answers) == 6
-    assert all(told(answer) == told(answers[0]) for answer in answers)
+    results += batch["responses"]
+    assert len(results) == 6
+    assert all(deterministic_part(result) == deterministic_part(results[0]) for result in results)
 
 
-def test_a_column_with_a_gap_is_a_record_that_lacks_the_field(client, items):
+def test_a_null_in_a_column_equals_a_record_without_the_field(client, items):
     ids = random.Random(5).sample(items, 30)
-    given = [9.5 if i % 2 else None for i in range(30)]
-    columns = {"id": ids, "features": {"vote_avg": given}, "groups": {"a": ["x"] * 29 + [None]}}
+    values = [9.5 if i % 2 else None for i in range(30)]
+    columns = {"id": ids, "features": {"vote_avg": values}, "groups": {"a": ["x"] * 29 + [None]}}
     records = [
         {"id": i, **({"features": {"vote_avg": v}} if v else {}), "groups": {"a": "x"}}
-        for i, v in zip(ids, given, strict=True)
+        for i, v in zip(ids, values, strict=True)
     ]
     del records[-1]["groups"]
-    more = {"constraints": {"max_per_group": {"a": 1}}}
-    answers = [
-        client.post("/rerank", json={"candidates": form, **more}).raise_for_status().json()
+    extra = {"constraints": {"max_per_group": {"a": 1}}}
+    results = [
+        client.post("/rerank", json={"candidates": form, **extra}).raise_for_status().json()
         for form in (columns, records)
     ]
-    assert told(answers[0]) == told(answers[1])
-    assert len(answers[0]["slate"]) == 2  # one x, and the one without
+    assert deterministic_part(results[0]) == deterministic_part(results[1])
+    assert len(results[0]["slate"]) == 2  # one x, and the one without
 
 
 UNEVEN = [
@@ -122,12 +123,12 @@ UNEVEN = [
 ]
 
 
-@pytest.mark.parametrize(("more", "field", "length"), UNEVEN)
-def test_uneven_columns_are_refused_by_name(client, more, field, length):
-    asked = {"candidates": {"id": ["1", "2", "3"], **more}}
+@pytest.mark.parametrize(("extra", "field", "length"), UNEVEN)
+def test_columns_of_unequal_length_are_refused_by_name(client, extra, field, length):
+    uneven = {"candidates": {"id": ["1", "2", "3"], **extra}}
     for path, payload, where in (
-        ("/rerank", asked, ""),
-        ("/rerank/batch", {"requests": [{"candidates": ["1"]}, asked]}, "requests[1]."),
+        ("/rerank", uneven, ""),
+        ("/rerank/batch", {"requests": [{"candidates": ["1"]}, uneven]}, "requests[1]."),
     ):
         (error,) = problem_of(client.post(path, json=payload), 422)["errors"]
         assert error["field"] == f"{where}candidates.{field}"
@@ -137,7 +138,7 @@ def test_uneven_columns_are_refused_by_name(client, more, field, length):
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "zstd"])
 @pytest.mark.parametrize("kind", [MSGPACK, "application/json"])
-def test_a_compressed_body_is_refused_before_it_is_read(client, encoding, kind):
+def test_a_compressed_body_is_refused_with_415(client, encoding, kind):
     headers = {"Content-Encoding": encoding, "Content-Type": kind}
     problem = problem_of(client.post("/rerank", content=b"\x1f\x8b", headers=headers), 415)
     assert problem["code"] == "unsupported_media_type"
@@ -146,7 +147,7 @@ def test_a_compressed_body_is_refused_before_it_is_read(client, encoding, kind):
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
-def test_a_body_that_is_told_to_be_plain_is_read(client, encoding):
+def test_a_body_with_identity_encoding_is_read(client, encoding):
     headers = {"Content-Encoding": encoding}
     assert client.post("/rerank", json={"candidates": ["1"]}, headers=headers).status_code == 200
 
@@ -167,16 +168,16 @@ def test_a_body_that_is_told_to_be_plain_is_read(client, encoding):
         (None, "application/msgpackish", JsonResponse),
     ],
 )
-def test_an_answer_is_what_accept_asks_for_else_what_the_body_was(accept, kind, expected):
-    given = {"accept": accept, "content-type": kind}
-    assert response_class(Headers({k: v for k, v in given.items() if v is not None})) is expected
+def test_the_response_format_follows_accept_and_then_the_content_type(accept, kind, expected):
+    values = {"accept": accept, "content-type": kind}
+    assert response_class(Headers({k: v for k, v in values.items() if v is not None})) is expected
 
 
-def test_problems_are_json_whatever_is_accepted(client):
-    problem_of(packed(client, "/rerank", {"candidates": []}, Accept=MSGPACK), 422)
+def test_problems_are_json_even_if_messagepack_is_accepted(client):
+    problem_of(post_msgpack(client, "/rerank", {"candidates": []}, Accept=MSGPACK), 422)
 
 
-BROKEN = {
+INVALID_MSGPACK = {
     "empty": b"",
     "reserved byte": b"\xc1",
     "truncated": ormsgpack.packb({"candidates": ["1", "2"]})[:-1],
@@ -190,14 +191,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_not_messagepack_is_400(client, name):
-    problem = problem_of(packed(client, "/rerank", BROKEN[name]), 400)
+@pytest.mark.parametrize("name", INVALID_MSGPACK)
+def test_invalid_messagepack_is_refused_with_400(client, name):
+    problem = problem_of(post_msgpack(client, "/rerank", INVALID_MSGPACK[name]), 400)
     assert problem["code"] == "bad_json"
     assert problem["errors"][0]["rule"] == "MessagePack"
 
 
-def lists_with(number):
+def payloads_with(number):
     """Every place of a body where a number may stand, with this one in it."""
     yield {"candidates": [{"id": "1", "score": number}]}
     yield {"candidates": {"id": ["1"], "score": [number]}}
@@ -219,34 +220,34 @@ def lists_with(number):
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, b"\x00\xff"])
-def test_what_json_cannot_say_is_refused_wherever_it_stands(client, number):
-    for asked in lists_with(number):
-        problem = problem_of(packed(client, "/rerank", asked), 422)
-        assert problem["errors"], asked
+def test_values_that_json_lacks_are_refused_in_every_field(client, number):
+    for payload in payloads_with(number):
+        problem = problem_of(post_msgpack(client, "/rerank", payload), 422)
+        assert problem["errors"], payload
 
 
 @pytest.mark.parametrize("number", [1e308, -1e308, 2**64 - 1, -(2**63), 5e-324, -0.0])
-def test_extreme_numbers_are_refused_or_harmless(client, number):
+def test_extreme_numbers_are_refused_or_ranked_with_finite_figures(client, number):
     statuses = []
-    for asked in lists_with(number):
-        answer = packed(client, "/rerank", asked, Accept="application/json")
-        assert answer.status_code in (200, 422), (asked, answer.text)
-        statuses.append(answer.status_code)
-        if answer.status_code == 200:
-            for entry in answer.json()["slate"]:
-                late = answer.json()["degraded"] == {"reason": "deadline"}
+    for payload in payloads_with(number):
+        result = post_msgpack(client, "/rerank", payload, Accept="application/json")
+        assert result.status_code in (200, 422), (payload, result.text)
+        statuses.append(result.status_code)
+        if result.status_code == 200:
+            for entry in result.json()["slate"]:
+                late = result.json()["degraded"] == {"reason": "deadline"}
                 assert entry["logprob"] is None if late else math.isfinite(entry["logprob"])
     assert 422 in statuses
 
 
-def test_messagepack_is_smaller_and_counted_like_any_other(session, items):
+def test_messagepack_is_smaller_than_json_and_counted_in_metrics(session, items):
     ids = random.Random(6).sample(items, 30)
-    with fresh(session) as url, httpx.Client(base_url=url, timeout=30) as own:
-        plain = own.post("/rerank", json={"candidates": ids})
-        small = packed(own, "/rerank", {"candidates": ids})
-        packed(own, "/rerank", b"\xc1")
-        text = own.get("/metrics").text
-    assert len(small.content) < 0.9 * len(plain.content)
+    with fresh(session) as url, httpx.Client(base_url=url, timeout=30) as http:
+        plain = http.post("/rerank", json={"candidates": ids})
+        msgpack = post_msgpack(http, "/rerank", {"candidates": ids})
+        post_msgpack(http, "/rerank", b"\xc1")
+        text = http.get("/metrics").text
+    assert len(msgpack.content) < 0.9 * len(plain.content)
     name = 'rerank_requests_total{model="ranklens",outcome="%s",variant="active",version="1"} %s'
     assert name % ("ok", "2.0") in text
     assert name % ("client_error", "1.0") in text

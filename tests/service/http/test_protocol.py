@@ -1,10 +1,10 @@
 """Bytes that are no HTTP request."""
 
 import json
-import re
 import socket
 import time
 
+import httpx
 import pytest
 
 
@@ -19,9 +19,9 @@ import pytest
     ],
     ids=["method", "header name", "header value", "proxy", "tls"],
 )
-def test_what_is_not_http_is_a_problem_too(client, url, sent):
-    host, port = re.fullmatch(r"http://(.+):(\d+)", url).groups()
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+def test_malformed_http_is_refused_with_a_problem(client, url, sent):
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port), timeout=10) as connection:
         connection.sendall(sent)
         head, body = connection.makefile("rb").read().split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -33,7 +33,7 @@ def test_what_is_not_http_is_a_problem_too(client, url, sent):
     assert client.get("/livez").status_code == 200
 
 
-def test_a_websocket_handshake_is_a_request_like_any_other(client):
+def test_a_websocket_handshake_is_handled_as_a_plain_request(client):
     handshake = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -48,27 +48,27 @@ def test_a_websocket_handshake_is_a_request_like_any_other(client):
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 1000])
-def test_an_offer_to_upgrade_loses_no_body(url, size):
+def test_a_request_that_offers_an_upgrade_keeps_its_body(url, size):
     body = b'{"candidates": [{"id": "1"}], "slate_size": 1}'
     head = b"Connection: Upgrade\r\nHost: x\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n"
     sent = b"POST /rerank HTTP/1.1\r\n" + head % len(body) + body
     sent += b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    host, port = re.fullmatch(r"http://(.+):(\d+)", url).groups()
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port), timeout=10) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start in range(0, len(sent), size):  # in segments of every size
             connection.sendall(sent[start : start + size])
             time.sleep(0.001)
-        answer = connection.makefile("rb").read()
-    assert answer.count(b"HTTP/1.1 200 OK") == 2
-    assert answer.index(b'"slate":[{"id":"1"') < answer.index(b'{"status":"live"}')
+        response = connection.makefile("rb").read()
+    assert response.count(b"HTTP/1.1 200 OK") == 2
+    assert response.index(b'"slate":[{"id":"1"') < response.index(b'{"status":"live"}')
 
 
-def test_many_offers_in_one_segment_are_declined_one_by_one(url):
+def test_pipelined_upgrade_offers_are_all_answered_without_an_upgrade(url):
     offer = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     last = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    host, port = re.fullmatch(r"http://(.+):(\d+)", url).groups()
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port), timeout=10) as connection:
         connection.sendall(offer * 500 + last)
-        answer = connection.makefile("rb").read()
-    assert answer.count(b"HTTP/1.1 200 OK") == 501
+        response = connection.makefile("rb").read()
+    assert response.count(b"HTTP/1.1 200 OK") == 501

@@ -135,9 +135,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "field", "rule", "value"), REFUSED)
-def test_a_bad_field_is_refused_naming_field_rule_and_value(client, asked, field, rule, value):
-    problem = problem_of(client.post("/rerank", json=asked), 422)
+@pytest.mark.parametrize(("payload", "field", "rule", "value"), REFUSED)
+def test_an_invalid_field_is_refused_with_field_rule_and_value(client, payload, field, rule, value):
+    problem = problem_of(client.post("/rerank", json=payload), 422)
     error = problem["errors"][0]
     assert error["field"] == field
     assert rule in error["rule"]
@@ -157,7 +157,7 @@ def test_a_bad_field_is_refused_naming_field_rule_and_value(client, asked, field
     ],
     ids=["nan", "infinity", "truncated", "deep", "not utf-8", "empty"],
 )
-def test_what_is_not_json_is_400_and_the_service_stays_up(client, items, content):
+def test_invalid_json_is_refused_with_400_and_the_service_keeps_serving(client, items, content):
     problem = problem_of(client.post("/rerank", content=content), 400)
     assert problem["code"] == "bad_json"
     assert problem["errors"][0]["field"] == "body"
@@ -173,7 +173,9 @@ def test_a_number_too_large_for_a_float_is_refused(client):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_of_5_mb_is_413_and_the_service_stays_up(client, items, chunked):
+def test_a_body_over_the_limit_is_refused_with_413_and_the_service_keeps_serving(
+    client, items, chunked
+):
     megabyte = b" " * (1 << 20)
     content = (megabyte for _ in range(5)) if chunked else megabyte * 5
     problem = problem_of(client.post("/rerank", content=content), 413)
@@ -182,14 +184,14 @@ def test_a_body_of_5_mb_is_413_and_the_service_stays_up(client, items, chunked):
     assert client.post("/rerank", json=body(items)).status_code == 200
 
 
-def test_unknown_paths_and_methods_are_problems_too(client):
+def test_unknown_paths_and_methods_are_problems(client):
     assert problem_of(client.get("/nowhere"), 404)["code"] == "not_found"
     refused = client.get("/rerank")
     assert problem_of(refused, 405)["code"] == "method_not_allowed"
     assert refused.headers["allow"] == "POST"
 
 
-def test_a_deeply_nested_value_is_named_without_being_written_out(client):
+def test_a_deeply_nested_value_is_truncated_in_the_problem(client):
     nested = "[" * 990 + "]" * 990
     content = '{"candidates": [{"id": "1", "features": {"runtime": ' + nested + "}}]}"
     error = problem_of(client.post("/rerank", content=content), 422)["errors"][0]
@@ -198,25 +200,25 @@ def test_a_deeply_nested_value_is_named_without_being_written_out(client):
 
 
 @pytest.mark.parametrize(
-    ("field", "given", "rule"),
+    ("field", "entries", "rule"),
     [
         ("candidates[0].groups", {str(i): "a" for i in range(33)}, "at most 32 entries"),
         ("constraints.blocked", [0] * 300_000, "at most 10000 entries"),
         ("constraints.max_per_group", {"a": 1, "b": 1}, "at most one entry"),
     ],
 )
-def test_what_has_too_many_entries_is_refused_by_its_bound(client, items, field, given, rule):
-    asked = body(items)
+def test_too_many_entries_are_refused_with_their_bound(client, items, field, entries, rule):
+    payload = body(items)
     if field.startswith("candidates"):
-        asked["candidates"][0]["groups"] = given
+        payload["candidates"][0]["groups"] = entries
     else:
-        asked["constraints"] = {field.partition(".")[2]: given}
-    response = client.post("/rerank", json=asked)
+        payload["constraints"] = {field.partition(".")[2]: entries}
+    response = client.post("/rerank", json=payload)
     errors = problem_of(response, 422)["errors"]
     assert rule in [error["rule"] for error in errors if error["field"] == field]
 
 
-def test_candidates_that_are_neither_all_objects_nor_all_ids_are_told_so(client, items):
+def test_candidates_of_mixed_forms_are_refused(client, items):
     rule = "an object with id, or every candidate an id alone"
     for mixed, index in (([{"id": items[0]}, items[1]], 1), ([items[0], 7], 0), ([7, 8], 0)):
         errors = problem_of(client.post("/rerank", json={"candidates": mixed}), 422)["errors"]
@@ -230,7 +232,7 @@ JSON = st.recursive(
 )
 
 
-NEAR = st.fixed_dictionaries(
+NEARLY_VALID = st.fixed_dictionaries(
     {"candidates": st.lists(st.fixed_dictionaries({"id": st.text()}, optional={"features": JSON}))},
     optional={
         "user": JSON | st.fixed_dictionaries({"history": JSON}),
@@ -247,8 +249,8 @@ NEAR = st.fixed_dictionaries(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(payload=NEAR | JSON)
-def test_no_body_ever_gives_a_server_error(client, payload):
+@given(payload=NEARLY_VALID | JSON)
+def test_no_generated_body_gives_a_server_error(client, payload):
     try:
         content = json.dumps(payload).encode()
     except UnicodeEncodeError:

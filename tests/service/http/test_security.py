@@ -24,7 +24,7 @@ class Clock:
         return self.now
 
 
-def written(path, text):
+def write_file(path, text):
     """The file's new text; its time of change moves, however coarse the file system's clock."""
     before = path.stat().st_mtime_ns if path.exists() else 0
     path.write_text(text)
@@ -36,9 +36,9 @@ def bearer(key):
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_a_key_names_its_client_and_several_keys_may_name_one(tmp_path):
+def test_a_key_names_its_client_and_a_client_may_have_several_keys(tmp_path):
     text = f"# who asks\n\nshop:{OLD}\nshop: {NEW} \nfeed:{OTHER}\n"
-    keys = Keys(written(tmp_path / "keys", text))
+    keys = Keys(write_file(tmp_path / "keys", text))
     assert [keys.client(f"Bearer {key}") for key in (OLD, NEW, OTHER)] == ["shop", "shop", "feed"]
     assert keys.client(f"bearer  {OLD}") == "shop"
     for missing in (None, "", OLD, f"Basic {OLD}", "Bearer", "Bearer "):
@@ -49,10 +49,10 @@ def test_a_key_names_its_client_and_several_keys_may_name_one(tmp_path):
             keys.client(f"Bearer {wrong}")
 
 
-def test_a_rotated_key_counts_once_the_file_is_looked_at_again_and_not_before(tmp_path):
-    clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
+def test_a_rotated_key_counts_from_the_next_look_at_the_file(tmp_path):
+    clock, path = Clock(), write_file(tmp_path / "keys", f"shop:{OLD}\n")
     keys = Keys(path, clock)
-    written(path, f"shop:{NEW}\n")
+    write_file(path, f"shop:{NEW}\n")
     clock.now += 0.99 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {OLD}") == "shop"
     with pytest.raises(Forbidden):
@@ -63,31 +63,31 @@ def test_a_rotated_key_counts_once_the_file_is_looked_at_again_and_not_before(tm
         keys.client(f"Bearer {OLD}")
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
-    clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
+def test_a_file_that_changes_during_a_read_is_read_again(tmp_path, monkeypatch):
+    clock, path = Clock(), write_file(tmp_path / "keys", f"shop:{OLD}\n")
 
-    def overtaken(given):
-        found = read_keys(given)
-        written(path, f"shop:{NEW}\n")
-        return found
+    def read_and_replace(file):
+        digests = read_keys(file)
+        write_file(path, f"shop:{NEW}\n")
+        return digests
 
     with monkeypatch.context() as patched:
-        patched.setattr("service.http.security.read_keys", overtaken)
+        patched.setattr("service.http.security.read_keys", read_and_replace)
         keys = Keys(path, clock)
     clock.now += 2 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {NEW}") == "shop"
 
 
 @pytest.mark.parametrize("broken", ["shop:short", "no separator at all", "", "# nobody\n", None])
-def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(
+def test_a_file_that_becomes_invalid_leaves_the_loaded_keys_until_it_is_repaired(
     tmp_path, broken, caplog
 ):
-    clock, path = Clock(), written(tmp_path / "keys", f"shop:{OLD}\n")
+    clock, path = Clock(), write_file(tmp_path / "keys", f"shop:{OLD}\n")
     keys = Keys(path, clock)
     if broken is None:
         path.unlink()
     else:
-        written(path, broken)
+        write_file(path, broken)
     clock.now += 2 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {OLD}") == "shop"
     clock.now += 2 * CHECK_INTERVAL_S
@@ -95,14 +95,14 @@ def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(
     (warning,) = [record.getMessage() for record in caplog.records]  # once, not at each look
     assert "the keys loaded before stay valid" in warning
     assert OLD not in warning
-    written(path, f"shop:{NEW}\n")
+    write_file(path, f"shop:{NEW}\n")
     os.utime(path, ns=(10**18, 10**18))
     clock.now += 2 * CHECK_INTERVAL_S
     assert keys.client(f"Bearer {NEW}") == "shop"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             "shop:short-secret-1\n",
@@ -124,27 +124,27 @@ def test_a_file_that_breaks_leaves_the_keys_as_they_were_until_it_is_whole(
         (None, "keys: cannot be read (No such file or directory)"),
     ],
 )
-def test_a_bad_file_is_refused_at_the_start_without_telling_a_key(tmp_path, text, told):
+def test_an_invalid_file_is_refused_without_revealing_a_key(tmp_path, text, message):
     path = tmp_path / "keys"
     if text is not None:
         path.write_text(text)
     with pytest.raises(KeysError) as refused:
         Keys(path)
-    assert str(refused.value) == f"{tmp_path}/{told}"
+    assert str(refused.value) == f"{tmp_path}/{message}"
     (tmp_path / "latin").write_bytes(b"shop:\xe9\xe9" + OLD.encode())
     with pytest.raises(KeysError, match="not UTF-8"):
         read_keys(tmp_path / "latin")
 
 
-def test_a_key_of_just_the_least_length_will_do_and_only_its_digest_is_kept(tmp_path):
-    keys = Keys(written(tmp_path / "keys", f"shop:{'k' * 16}\n"))
+def test_a_key_of_minimum_length_is_accepted_and_only_its_digest_is_kept(tmp_path):
+    keys = Keys(write_file(tmp_path / "keys", f"shop:{'k' * 16}\n"))
     assert keys.client("Bearer " + "k" * 16) == "shop"
     with pytest.raises(KeysError):
-        Keys(written(tmp_path / "short", f"shop:{'k' * 15}\n"))
+        Keys(write_file(tmp_path / "short", f"shop:{'k' * 15}\n"))
     assert "k" * 16 not in repr(vars(keys))
 
 
-def test_a_quota_lets_a_burst_through_and_then_refills_by_the_second():
+def test_a_quota_allows_a_burst_and_then_refills_at_its_rate():
     clock = Clock()
     quota = Quota(5.0, clock)  # ten at once
     for _ in range(10):
@@ -164,7 +164,7 @@ def test_a_quota_lets_a_burst_through_and_then_refills_by_the_second():
         quota.spend("shop", 1)
 
 
-def test_retry_after_is_when_the_same_call_is_let_through():
+def test_the_same_call_is_accepted_after_retry_after():
     clock = Clock()
     quota = Quota(2.0, clock)  # four at once
     quota.spend("shop", 4)
@@ -178,7 +178,7 @@ def test_retry_after_is_when_the_same_call_is_let_through():
     quota.spend("shop", 3)
 
 
-def test_a_batch_larger_than_a_burst_needs_a_full_bucket_and_is_paid_off_later():
+def test_a_batch_larger_than_a_burst_needs_a_full_bucket_and_leaves_a_debt():
     clock = Clock()
     quota = Quota(2.0, clock)
     quota.spend("shop", 10)  # six more than the burst of four
@@ -195,7 +195,7 @@ def test_a_batch_larger_than_a_burst_needs_a_full_bucket_and_is_paid_off_later()
     assert refused.value.retry_after_s == 2
 
 
-def test_a_slow_quota_still_lets_one_list_through():
+def test_a_quota_below_one_list_per_second_still_allows_one_list():
     clock = Clock()
     quota = Quota(0.1, clock)
     quota.spend("shop", 1)
@@ -206,38 +206,38 @@ def test_a_slow_quota_still_lets_one_list_through():
     quota.spend("shop", 1)
 
 
-def test_keys_are_asked_for_over_http_and_told_neither_in_answers_nor_in_logs(
+def test_ranking_requires_a_key_and_neither_responses_nor_logs_contain_one(
     session, items, tmp_path, caplog
 ):
     caplog.set_level(logging.DEBUG)
-    path = written(tmp_path / "keys", f"shop:{OLD}\n")
-    wrong, seen = "wrong-key-0123456789", []
+    path = write_file(tmp_path / "keys", f"shop:{OLD}\n")
+    wrong, responses = "wrong-key-0123456789", []
     with fresh(session, api_keys_file=path, log_requests=True) as url, httpx.Client(
         base_url=url, timeout=30
     ) as client:  # fmt: skip
         for path_ in ("/rerank", "/v1/rerank", "/rerank/batch", "/v1/rerank/batch"):
-            asked = body(items) if "batch" not in path_ else {"requests": [body(items)]}
-            missing = client.post(path_, json=asked)
+            payload = body(items) if "batch" not in path_ else {"requests": [body(items)]}
+            missing = client.post(path_, json=payload)
             assert problem_of(missing, 401)["code"] == "unauthorized"
             assert missing.headers["www-authenticate"] == "Bearer"
-            unknown = client.post(path_, json=asked, headers=bearer(wrong))
-            assert problem_of(unknown, 403)["code"] == "forbidden"
-            assert "www-authenticate" not in unknown.headers
-            known = client.post(path_, json=asked, headers=bearer(OLD))
-            assert known.status_code == 200
-            seen += [missing, unknown, known]
-        seen += [client.get(page) for page in ("/livez", "/readyz", "/info", "/metrics")]
-        assert {page.status_code for page in seen[-4:]} == {200}  # these need none
-    told = "".join(f"{one.headers}{one.text}" for one in seen)
+            forbidden = client.post(path_, json=payload, headers=bearer(wrong))
+            assert problem_of(forbidden, 403)["code"] == "forbidden"
+            assert "www-authenticate" not in forbidden.headers
+            accepted = client.post(path_, json=payload, headers=bearer(OLD))
+            assert accepted.status_code == 200
+            responses += [missing, forbidden, accepted]
+        responses += [client.get(page) for page in ("/livez", "/readyz", "/info", "/metrics")]
+        assert {page.status_code for page in responses[-4:]} == {200}  # these need none
+    message = "".join(f"{response.headers}{response.text}" for response in responses)
     assert "answered" in caplog.text
     for secret in (OLD, wrong):
-        assert secret not in told
+        assert secret not in message
         assert secret not in caplog.text
         assert all(secret not in repr(vars(record)) for record in caplog.records)
 
 
-def test_more_than_the_quota_is_429_with_retry_after(session, items, tmp_path):
-    path = written(tmp_path / "keys", f"shop:{OLD}\nshop:{NEW}\nfeed:{OTHER}\n")
+def test_a_client_over_its_quota_gets_429_with_retry_after(session, items, tmp_path):
+    path = write_file(tmp_path / "keys", f"shop:{OLD}\nshop:{NEW}\nfeed:{OTHER}\n")
     with fresh(session, api_keys_file=path, quota_rps=0.5) as url, httpx.Client(
         base_url=url, timeout=30
     ) as client:  # fmt: skip
