@@ -22,9 +22,10 @@ TURNS = 5
 
 def measure_cpu(options: Cpu) -> int:
     """Measure and write the report. Raises ServerError for a failed request."""
+    ids = item_ids(options.bundle)[: options.candidates]
     try:
         with serving(options.bundle, adaptive_budget="false") as server:
-            report = measure(server, options)
+            report = measure(server, ids, options)
     except httpx.HTTPError as error:
         raise ServerError(f"{type(error).__name__}: {error}") from error
     options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
@@ -32,9 +33,8 @@ def measure_cpu(options: Cpu) -> int:
     return PASSED
 
 
-def measure(server: Server, options: Cpu) -> dict[str, Any]:
+def measure(server: Server, ids: list[str], options: Cpu) -> dict[str, Any]:
     """Return milliseconds per request: mean, least and greatest of the turns."""
-    ids = item_ids(options.bundle)[: options.candidates]
     body = json.dumps({"candidates": ids, "reasoning": {"entropy_threshold": -1}}).encode()
     turns = []
     with httpx.Client(base_url=server.url) as client:
