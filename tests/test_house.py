@@ -21,7 +21,6 @@ PENDING = (
     "export/",
     "loadtest/",
     "model/learning/",
-    "model/network/",
     "model/study/",
     "model/__main__.py",
     "peers/",

@@ -1,4 +1,4 @@
-"""Every number that shapes a training run, with its meaning."""
+"""The configuration of a training run: every number that shapes it, with its meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluator: what a slate, in this order, is worth to this user."""
+"""The evaluator: estimates the utility of a slate, in its order, for one user."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from model.network.layers import Block, CandidateEmbedding, attention_bias, full
 
 
 class RewardModel(Protocol):
-    """What rewards a generator: an `Evaluator`, or a truth that needs no learning."""
+    """Rewards a generator: an `Evaluator`, or a simulation whose utility can be computed."""
 
     def embed(self, numbers: Tensor, tokens: Tensor, /) -> Tensor:
-        """numbers [B, N, F], tokens [B, N, T] -> what utility reads of the candidates [B, N, X]."""
+        """numbers [B, N, F], tokens [B, N, T] -> candidates [B, N, X] as `utility` reads them."""
 
     def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
-        """The worth [B] of slates int64 [B, K] (-1 = no item)."""
+        """Return the utility [B] of slates int64 [B, K] (-1 = no item)."""
 
 
 class Evaluator(nn.Module):
-    """Like-logit of each item of a slate from item, user, position and the items around it."""
+    """Estimates the like-logit of each item of a slate from item, user, position and neighbours."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Evaluator(nn.Module):
         self.embed = CandidateEmbedding(numbers, vocabulary, width, config.dropout)
         self.position = nn.Embedding(positions, width)
         nn.init.normal_(self.position.weight, std=0.02)
-        # What an item owes to the one before it, a GRU sees at once and attention learns slowly.
+        # A GRU reads the previous item directly; attention learns slowly to look there.
         self.recurrent = nn.GRU(width, width, batch_first=True) if config.recurrent else None
         self.blocks = nn.ModuleList(
             [Block(width, config.heads, config.dropout) for _ in range(config.encoder_blocks)]
@@ -59,9 +59,10 @@ class Evaluator(nn.Module):
             return self.head(self.norm(x.float())).squeeze(2)
 
     def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
-        """Mean like-probability [B] of slate int64 [B, K] (-1 = no item), rank-discounted or even.
+        """Return the mean like-probability [B] of slates int64 [B, K] (-1 = no item).
 
-        embedded [B, N, D] is `self.embed` of the whole candidate list, which several slates share.
+        The mean is discounted by position as in DCG, or even. embedded [B, N, D] is `self.embed` of
+        the whole candidate list, which several slates share.
         """
         mask = slate >= 0
         index = slate.clamp(min=0).unsqueeze(2).expand(-1, -1, embedded.shape[2])
@@ -71,5 +72,5 @@ class Evaluator(nn.Module):
 
 
 def discount(positions: int, device: torch.device | None = None) -> Tensor:
-    """1 / log2(position + 2), float [K]: the weights of DCG."""
+    """Return 1 / log2(position + 2), float [K]: the weights of DCG."""
     return 1.0 / torch.log2(torch.arange(positions, device=device) + 2.0)

@@ -1,7 +1,7 @@
-"""The generator: a set encoder, a host that holds the slate so far, a pointer head.
+"""The generator: a set encoder, a host that reads the slate so far, a pointer head.
 
-Every host (model.network.hosts) reasons the same way. Marks: (P) the paper, arXiv 2601.13533; (C)
-chosen here.
+Every host (model.network.hosts) reasons the same way. (P) marks the paper, arXiv 2601.13533, and
+(C) a choice of this implementation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from model.network.layers import MASKED, Block, CandidateEmbedding, attention_bi
 
 
 class Encoded(NamedTuple):
-    """One batch of candidate lists, encoded once and read at every step."""
+    """One batch of candidate lists, which is encoded once and read at every step."""
 
     candidates: Tensor  # [B, N, D]
     keys: Tensor  # [B, N, D], of the pointer head, already scaled
@@ -25,12 +25,12 @@ class Encoded(NamedTuple):
     memory: tuple[Tensor, ...]  # of the host
 
     def per_request(self, rows: Tensor) -> Tensor:
-        """[R, X] -> [B, G, X]."""
+        """Group rows by request: [R, X] -> [B, G, X]."""
         return rows.view(self.mask.shape[0], -1, rows.shape[1])
 
 
 class Choice(NamedTuple):
-    """Where R slates stand: what may be chosen next, and how likely."""
+    """The next choice of R slates: the available candidates and their logits."""
 
     available: Tensor  # [R, N] bool: neither padded nor chosen before
     logits: Tensor  # [R, N], MASKED where not available
@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 
 
 class Generator(nn.Module):
-    """Step kinds of the re-ranker: encode, begin, reason, recommend.
+    """Computes the kinds of steps of a slate: encode, begin, reason, recommend.
 
     Training and export both compose slates from these (model.network.reasoning,
     export.graph.compose).
@@ -69,16 +69,16 @@ class Generator(nn.Module):
         self.item_token = nn.Linear(width, width)
         self.position = nn.Embedding(slate_length, width)
         self.reason_token = nn.Linear(width, width)
-        # Row s is the type embedding plus the step embedding of reasoning step s: their sum is
-        # all that is ever used. One row at least, so that a plain host has the same parameters.
+        # Row s is the sum of the type embedding and the step embedding of reasoning step s; nothing
+        # reads them apart. At least one row, so that a plain host has the same parameters.
         self.reason_step = nn.Embedding(max(reasoning.budget, 1), width)
-        # Zero at first: reasoning starts as the plain host and learns what to add to it.
+        # Zero at first: reasoning starts as the plain host and learns a correction of it.
         self.refine = nn.Linear(width, width)
         nn.init.zeros_(self.refine.weight)
         nn.init.zeros_(self.refine.bias)
 
     def encode(self, numbers: Tensor, tokens: Tensor, mask: Tensor) -> Encoded:
-        """numbers [B, N, F], tokens [B, N, T], mask [B, N]; equivariant in the candidates."""
+        """Encode numbers [B, N, F], tokens [B, N, T], mask [B, N]; equivariant in candidates."""
         candidates = self.embed(numbers, tokens)
         bias = attention_bias(mask)
         for block in self.blocks:
@@ -89,9 +89,9 @@ class Generator(nn.Module):
         return Encoded(candidates, keys, mask, self.host.memory(candidates, mask))
 
     def begin(self, encoded: Encoded, group: int = 1, available: Tensor | None = None) -> Choice:
-        """Read the start token: the choice at position 0 of `group` slates per request.
+        """Read the start token and return the choice at position 0 of `group` slates per request.
 
-        available bool [B, N]: what may be chosen, all candidates unless given.
+        available bool [B, N]: candidates that may be chosen; by default all of them.
         """
         available = encoded.mask if available is None else available
         if group > 1:
@@ -110,12 +110,12 @@ class Generator(nn.Module):
         active: Tensor,
         temperature: float | Tensor | None = None,
     ) -> Choice:
-        """Append reasoning token number step (int64 scalar) where active [R], and choose anew.
+        """Read reasoning token number step (int64 scalar) where active [R], and choose anew.
 
-        temperature: what softens the aggregate, the configured one unless given (scalar or [R, 1]).
+        temperature: softens the aggregate (scalar or [R, 1]); by default the configured one.
 
-        The token is an aggregate of the candidates by their softened probabilities (P, form C),
-        beside the hidden state so far; what the host makes of it is added to that state (C).
+        The token is the mean of the candidates under their softened probabilities (P, form C) plus
+        the hidden state so far; the host's output for it, refined, is added to that state (C).
         """
         hidden = choice.state[-1]
         if temperature is None:
@@ -145,10 +145,10 @@ class Generator(nn.Module):
         position: Tensor,
         available: Tensor | None = None,
     ) -> Choice:
-        """Put item [R] at position (int64 scalar) and move on to the next choice.
+        """Put item [R] at position (int64 scalar) and return the next choice.
 
-        available bool [R, N]: what may be chosen then, all but the item unless given. A row with
-        nothing left stays as it is; its item is not read.
+        available bool [R, N]: candidates that may be chosen next; by default those of this choice
+        without the item, and a row with none left keeps its state and reads no item.
         """
         alive = choice.available.any(dim=1)
         if available is None:
@@ -173,6 +173,6 @@ class Generator(nn.Module):
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Logits [R, N], MASKED where unavailable -> nats [R], at temperature 1."""
+    """Return the entropy [R] in nats at temperature 1; logits [R, N], MASKED where unavailable."""
     logprob = torch.log_softmax(logits, dim=-1)
     return -(logprob.exp() * logprob).sum(dim=-1)

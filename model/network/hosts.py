@@ -1,7 +1,7 @@
-"""Hosts: the decoders that the reasoning loop can live in.
+"""Hosts: decoders that read the tokens of a slate for the reasoning loop.
 
-A host is any module with the attributes and methods of `Host`; generator, loop and export see
-nothing else of it. A new one is one class here and one line in HOSTS.
+A host is any module with the attributes and methods of `Host`; generator and loop use nothing else
+of it. To add one, write a class here, enter it in HOSTS, and lower it in export/graph.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ Axes = dict[str, dict[int, str]]
 
 
 class Host(Protocol):
-    """What the reasoning loop needs of a decoder; states are tuples of tensors, rows first.
+    """The interface of a decoder; states are tuples of tensors, rows first.
 
     Several slates may be composed for one request: R = B * G rows, those of a request side by side.
-    What belongs to the request (candidates and memory) is never copied per row. The axes name the
-    tensors of memory and state and which of their axes vary (B, N, or L tokens read), for export.
+    Tensors of the request (candidates and memory) are never copied per row. The axes name the
+    tensors of memory and state and their varying axes (B, N, or L tokens read), for export.
     """
 
     memory_axes: ClassVar[Axes]
     state_axes: ClassVar[Axes]
 
     def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """Per-request projections of candidates [B, N, D], mask [B, N], computed once."""
+        """Project candidates [B, N, D], mask [B, N] once per request."""
 
     def start(self, candidates: Tensor, rows: int) -> tuple[Tensor, ...]:
-        """The state before any token; its last tensor is the hidden state [R, D]."""
+        """Return the state before any token; its last tensor is the hidden state [R, D]."""
 
     def advance(
         self, memory: tuple[Tensor, ...], state: tuple[Tensor, ...], token: Tensor, active: Tensor
     ) -> tuple[Tensor, ...]:
-        """Read token [R, D] where active [R]; elsewhere the hidden state stays as it was."""
+        """Read token [R, D] where active [R]; the other rows keep their hidden state."""
 
 
 class Glimpse(nn.Module):
-    """Cross-attention to the candidates: a part of every host here.
+    """Cross-attention to the candidates.
 
     The rows of one request are queries of one attention, so its memory is read once for all.
     """
@@ -69,7 +69,7 @@ class TransformerHost(nn.Module):
     """One decoder block: self-attention over the tokens so far, cross-attention to candidates.
 
     State: keys and values [R, heads, L, D / heads], bias [R, 1, 1, L], hidden [R, D]. A token that
-    a row did not read occupies a slot of that row's cache and is masked there by the bias.
+    a row did not read occupies a slot of that row's cache, and the bias masks it there.
     """
 
     memory_axes: ClassVar[Axes] = Glimpse.memory_axes
@@ -162,8 +162,8 @@ class GruHost(nn.Module):
 class PointerHost(nn.Module):
     """A GRU over the tokens so far that never looks at the candidates: the GRN generator's family.
 
-    After Feng et al., arXiv 2104.00860. What it knows of the list is what its tokens tell: the
-    items chosen, and what reasoning aggregates. State: recurrent [R, D], hidden [R, D].
+    After Feng et al., arXiv 2104.00860. It sees the list only through its tokens: the chosen
+    items, and the aggregates of reasoning steps. State: recurrent [R, D], hidden [R, D].
     """
 
     memory_axes: ClassVar[Axes] = {}

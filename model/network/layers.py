@@ -1,4 +1,4 @@
-"""The building blocks that generator and evaluator share."""
+"""Layers that generator and evaluator share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Finite, so that a row with nothing left gives a harmless uniform instead of NaN; exp(-1e9) is 0
-# exactly, so a masked entry adds nothing, not even rounding.
+# Finite, so that a row with no candidate left has a uniform distribution instead of NaN. exp(-1e9)
+# is 0 exactly, so a masked entry adds not even a rounding error.
 MASKED = -1e9
 
 
 class CandidateEmbedding(nn.Module):
-    """numbers [B, N, F] and tokens [B, N, T] -> [B, N, D]; every token counts alike."""
+    """Embeds numbers [B, N, F] and tokens [B, N, T] as [B, N, D]; token embeddings add up."""
 
     def __init__(self, numbers: int, vocabulary: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class CandidateEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its projections apart, so that keys and values can be kept."""
+    """Multi-head attention with separate projections, so that keys and values can be cached."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, L, D / heads]
 
     def memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, L, D] -> keys and values, each [B, heads, L, D / heads]."""
+        """Project x [B, L, D] to keys and values, each [B, heads, L, D / heads]."""
         keys, values = self.key_value(x).chunk(2, dim=-1)
         return self._split(keys), self._split(values)
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Queries x [B, Q, D] over a memory; bias [B, 1, 1, L] is added to its scores."""
+        """Attend with queries x [B, Q, D]; bias [B, 1, 1, L] is added to the scores."""
         mixed = functional.scaled_dot_product_attention(
             self._split(self.query(x)), keys, values, attn_mask=bias
         )
@@ -80,15 +80,15 @@ class Block(nn.Module):
 
 
 def attention_bias(mask: Tensor) -> Tensor:
-    """bool [B, L] -> float [B, 1, 1, L]: 0 where true, else MASKED; what attention scores get."""
+    """Turn a mask bool [B, L] into a bias float [B, 1, 1, L]: 0 where true, else MASKED."""
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, MASKED)[:, None, None]
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Float32 within autocast: for heads whose outputs are compared.
+    """Return a context of float32 within autocast, for heads whose outputs are compared.
 
-    bfloat16 keeps 8 bits. At a logit of 3 that is 0.016: more than what often lies between two
-    items, between an entropy and its threshold, or between a likelihood and the one it came from.
+    bfloat16 keeps 8 bits, a spacing of 0.016 at a logit of 3. Two items, an entropy and its
+    threshold, or the two likelihoods of a ratio are often closer than that.
     """
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -96,5 +96,5 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def feed_forward(width: int) -> nn.Sequential:
-    """Two layers, twice as wide inside."""
+    """Return two linear layers with a GELU, twice as wide inside."""
     return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))

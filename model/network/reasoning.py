@@ -1,8 +1,8 @@
 """The reasoning loop: the only place where slates are decoded in torch.
 
-Before each position the loop looks at the entropy of the choice; while it exceeds the threshold and
-budget is left, the row reads one reasoning token and chooses anew (P, arXiv 2601.13533). The gate
-is per row. `export` unrolls exactly these steps.
+Before each position the loop computes the entropy of the choice. While it exceeds the threshold and
+budget is left, the row reads one reasoning token and chooses anew (arXiv 2601.13533). Each row
+decides for itself. `export` unrolls exactly these steps.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from torch import Tensor
 
 from model.network.generator import Choice, Encoded, Generator
 
-# (position, logits [B, N] at temperature 1) -> item [B]
+# (position, logits [R, N] at temperature 1) -> item [R]
 Pick = Callable[[int, Tensor], Tensor]
 
 
 class Decoded(NamedTuple):
-    """A batch of slates of K positions; entries past the end of a short list are -1 or 0."""
+    """R slates of K positions; entries past the end of a short list are -1 or 0."""
 
-    slate: Tensor  # int64 [B, K] candidate indices
-    logprob: Tensor  # [B, K] of the choice, at the recommending temperature
-    entropy_before: Tensor  # [B, K] nats, before any reasoning
-    entropy_after: Tensor  # [B, K] nats, when the item was chosen
-    steps: Tensor  # int64 [B, K]
-    reasoned: Tensor  # bool [B, K, S], which reasoning steps each row took
-    logits: Tensor  # [B, K, N] of the choices made, at temperature 1
-    logits_before: Tensor  # [B, K, N] before any reasoning
+    slate: Tensor  # int64 [R, K] candidate indices
+    logprob: Tensor  # [R, K] of the choice, at the recommending temperature
+    entropy_before: Tensor  # [R, K] nats, before any reasoning
+    entropy_after: Tensor  # [R, K] nats, when the item was chosen
+    steps: Tensor  # int64 [R, K] reasoning steps taken
+    reasoned: Tensor  # bool [R, K, S], true where a row took the step
+    logits: Tensor  # [R, K, N] when the item was chosen, at temperature 1
+    logits_before: Tensor  # [R, K, N] before any reasoning
 
 
 class ConstraintTensors(NamedTuple):
-    """What the slates of R rows must keep to; the same tensors as the graph's inputs.
+    """The constraints on the slates of R rows; the same tensors as the graph's inputs.
 
-    length: int64 [R], positions to fill
+    length: int64 [R], number of positions to fill
     pinned: int64 [R, K], the candidate of a position, -1 where it is free
     group: int64 [R, N]
-    quota: float [R, N], how many more of its group a candidate sees chosen before it may not be
+    quota: float [R, N], number of items of its group that may still be chosen
 
-    A pinned position is no choice: nothing is reasoned about, log-probability and entropies are 0.
+    A pinned position is no choice: no step is taken, log-probability and entropies are 0.
     """
 
     length: Tensor
@@ -50,7 +50,7 @@ class ConstraintTensors(NamedTuple):
     quota: Tensor
 
     def spend(self, item: Tensor) -> ConstraintTensors:
-        """After item [R] was put into the slate."""
+        """Return the constraints after item [R] was put into the slate."""
         row = item.unsqueeze(1)
         same = self.group == self.group.gather(1, row)
         quota = (self.quota - same.to(self.quota.dtype)).scatter(1, row, -1.0)
@@ -58,19 +58,19 @@ class ConstraintTensors(NamedTuple):
 
 
 class Gate(Protocol):
-    """Which rows reason, asked before each step of each position."""
+    """Decides before each step of each position, for each row, to take the step or not."""
 
-    max_steps: int  # steps at one position
+    max_steps: int  # at one position
 
     def __call__(self, position: int, step: int, choice: Choice, /) -> Tensor:
-        """bool [R]; a row that did not take the step before takes none, whatever the answer."""
+        """Return bool [R]; a row that did not take the previous step takes none anyway."""
 
 
 class EntropyGate:
-    """The gate of the paper: while the entropy exceeds the threshold and budget is left.
+    """The gate of the paper: a row reasons while its entropy exceeds the threshold.
 
-    threshold float [R] in nats, or a share of the entropy of a uniform choice when `normalised`;
-    budget int64 [R].
+    threshold float [R] in nats, or as a share of the maximum entropy when `normalised`; budget
+    int64 [R], the maximum number of steps per position.
     """
 
     def __init__(self, threshold: Tensor, budget: Tensor, normalised: bool = False) -> None:
@@ -85,7 +85,7 @@ class EntropyGate:
 
 
 class Replay:
-    """The gates of a stored sample, bool [R, K, S], so that new weights score the same steps."""
+    """Takes the steps of a stored sample, bool [R, K, S], to score them under new weights."""
 
     def __init__(self, reasoned: Tensor) -> None:
         self.reasoned, self.max_steps = reasoned, reasoned.shape[2]
@@ -95,13 +95,13 @@ class Replay:
 
 
 def normalised_entropy(choice: Choice) -> Tensor:
-    """Entropy as a share [R] of the most it could be, ln(number available); 0 for one item."""
+    """Return the entropy as a share [R] of its maximum, ln(number available); 0 for one item."""
     maximum = choice.available.sum(dim=1).clamp(min=1).log()
     return torch.where(maximum > 0, choice.entropy / maximum.clamp(min=math.log(2)), maximum)
 
 
 def opens(choice: Choice, threshold: Tensor, budget: Tensor, step: Tensor) -> Tensor:
-    """Which rows [B] take reasoning step `step`: uncertain, budget left, something to choose."""
+    """Return bool [R], true for rows that are uncertain, with budget and a candidate left."""
     uncertain = choice.entropy > threshold
     return uncertain & (budget > step) & choice.available.any(dim=1)
 
@@ -114,7 +114,7 @@ def reason_where(
     active: Tensor,
     temperature: Tensor | None = None,
 ) -> Choice:
-    """One reasoning step for the rows active [B]; the others keep their choice bit for bit."""
+    """Take one reasoning step in the rows active [R]; the others keep their choice bit for bit."""
     reasoned = generator.reason(encoded, choice, step, active, temperature)
     return Choice(
         choice.available,
@@ -125,7 +125,7 @@ def reason_where(
 
 
 def chosen_logprob(logits: Tensor, item: Tensor, temperature: float | Tensor) -> Tensor:
-    """Log-probability [B] of item [B] under logits [B, N] at the recommending temperature."""
+    """Return the log-probability [R] of item [R] under logits [R, N] at a temperature."""
     logprob = torch.log_softmax(logits / temperature, dim=-1)
     return logprob.gather(1, item.unsqueeze(1)).squeeze(1)
 
@@ -144,11 +144,11 @@ def decode(
     """Compose slates position by position.
 
     R = B * group rows make `group` slates for each of the B requests, those of a request side by
-    side. Temperatures are scalars or [R, 1]. A step that no row takes is skipped whole: with
-    budget 0 this is the plain host, operation for operation. Rules are for one slate per request.
+    side. Temperatures are scalars or [R, 1]. A step that no row takes is skipped: with budget 0
+    this is the plain host, operation for operation. Constraints need one slate per request.
     """
     device = encoded.mask.device
-    last_step = generator.reason_step.num_embeddings - 1  # its embedding serves any beyond
+    last_step = generator.reason_step.num_embeddings - 1  # its embedding serves later steps too
     available = constraints.quota > 0 if constraints else None
     choice = generator.begin(encoded, group, available)
     columns: list[tuple[Tensor, ...]] = []
@@ -197,12 +197,12 @@ def decode(
 
 
 def greedy(_position: int, logits: Tensor) -> Tensor:
-    """The most likely item; what the service does."""
+    """Choose the most likely item, as the service does by default."""
     return logits.argmax(dim=-1)
 
 
 def noisy_argmax(noise: Tensor, temperature: float | Tensor) -> Pick:
-    """The highest log-probability plus noise [R, K, N]: zeros are greedy, Gumbel noise samples."""
+    """Choose by log-probability plus noise [R, K, N]: zeros are greedy, Gumbel noise samples."""
 
     def pick(position: int, logits: Tensor) -> Tensor:
         logprob = torch.log_softmax(logits / temperature, dim=-1)
@@ -212,7 +212,7 @@ def noisy_argmax(noise: Tensor, temperature: float | Tensor) -> Pick:
 
 
 def sampler(temperature: float, generator: torch.Generator | None = None) -> Pick:
-    """Draw an item at the recommending temperature."""
+    """Draw items at a temperature."""
 
     def pick(_position: int, logits: Tensor) -> Tensor:
         probabilities = torch.softmax(logits / temperature, dim=-1)
@@ -222,5 +222,5 @@ def sampler(temperature: float, generator: torch.Generator | None = None) -> Pic
 
 
 def follow(slate: Tensor) -> Pick:
-    """The items of a given slate int64 [B, K]; past its end (-1) candidate 0, never counted."""
+    """Choose the items of a slate int64 [R, K]; past its end (-1) candidate 0, without effect."""
     return lambda position, _logits: slate[:, position].clamp(min=0)
