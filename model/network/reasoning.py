@@ -124,6 +124,31 @@ def reason_where(
     )
 
 
+def reason_behind_gate(
+    generator: Generator,
+    encoded: Encoded,
+    choice: Choice,
+    position: int,
+    active: Tensor,
+    gate: Gate,
+    temperature: Tensor | None,
+) -> tuple[Choice, Tensor]:
+    """Take the steps of one position in rows active [R] whose gate stays open.
+
+    Returns the choice after them, and bool [R, S], true where a row took the step. A step that no
+    row takes is not computed.
+    """
+    last_step = generator.reason_step.num_embeddings - 1  # its embedding serves later steps too
+    taken = []
+    for step in range(gate.max_steps):
+        active = active & gate(position, step, choice)
+        taken.append(active)
+        if active.any():
+            number = torch.tensor(min(step, last_step), device=active.device)
+            choice = reason_where(generator, encoded, choice, number, active, temperature)
+    return choice, torch.stack(taken, dim=1) if taken else choice.available[:, :0]
+
+
 def chosen_logprob(logits: Tensor, item: Tensor, temperature: float | Tensor) -> Tensor:
     """Return the log-probability [R] of item [R] under logits [R, N] at a temperature."""
     logprob = torch.log_softmax(logits / temperature, dim=-1)
@@ -148,25 +173,18 @@ def decode(
     this is the plain host, operation for operation. Constraints need one slate per request.
     """
     device = encoded.mask.device
-    last_step = generator.reason_step.num_embeddings - 1  # its embedding serves later steps too
     available = constraints.quota > 0 if constraints else None
     choice = generator.begin(encoded, group, available)
     columns: list[tuple[Tensor, ...]] = []
     for position in range(slate_length):
         before, logits_before = choice.entropy, choice.logits
-        reasoned = []
         active = choice.available.any(dim=1)
         if constraints:
             inside, pinned = position < constraints.length, constraints.pinned[:, position]
             active = inside & (pinned < 0)
-        for step in range(gate.max_steps):
-            active = active & gate(position, step, choice)
-            reasoned.append(active)
-            if active.any():
-                number = torch.tensor(min(step, last_step), device=device)
-                choice = reason_where(
-                    generator, encoded, choice, number, active, reason_temperature
-                )
+        choice, taken = reason_behind_gate(
+            generator, encoded, choice, position, active, gate, reason_temperature
+        )
         alive = chosen = choice.available.any(dim=1)
         item = pick(position, choice.logits)
         if constraints:
@@ -174,7 +192,6 @@ def decode(
             item = torch.where(pinned < 0, item, pinned)
         logprob = chosen_logprob(choice.logits, item, recommend_temperature)
         zero = torch.zeros_like(before)
-        taken = torch.stack(reasoned, dim=1) if reasoned else choice.available[:, :0]
         columns.append(
             (
                 torch.where(alive, item, -torch.ones_like(item)),
