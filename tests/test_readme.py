@@ -1,5 +1,7 @@
-"""What the README shows is what happens."""
+"""README and docs/quality.md: requests respond as printed, and figures equal their reports."""
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -9,134 +11,224 @@ import pytest
 
 from export.bench.report import Figures
 from model.study.pages import format_interval
+from rerank_client import Client
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 from tests.support.servers import fresh
 
 ROOT = Path(__file__).parents[1]
+REPORTS = ROOT / "docs" / "reports"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUALITY = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+ONE_HEAD = (ROOT / "docs" / "decisions" / "one-head.md").read_text(encoding="utf-8")
+MANIFEST = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
+SERVED = "**served bundle**, one seed"
 
 
-def test_the_readmes_curl_answers_as_printed():
-    body = re.search(r"/rerank -d '\n(.*?)'\n```", README, re.DOTALL)[1]
-    printed = json.loads(re.search(r"```json\n(.*?)\n```", README, re.DOTALL)[1])
-    with fresh(Session.load(BUNDLE)) as url:
-        answer = httpx.post(f"{url}/rerank", content=body).raise_for_status().json()
-    assert answer.keys() == printed.keys()
-    assert answer["latency_ms"].keys() == printed["latency_ms"].keys()
-    for own in ("request_id", "latency_ms"):
-        del answer[own], printed[own]
-    for entry, expected in zip(answer["slate"], printed["slate"], strict=True):
-        for name in ("logprob", "entropy", "entropy_after"):  # last digits are the processor's
+def report_of(name):
+    return json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def code_block(language):
+    """Return the first block of the README in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[0]
+
+
+def unwrapped(text):
+    return " ".join(text.split())
+
+
+def rows_of(text):
+    """Return the cells of table rows that hold figures, by the first cell."""
+    lines = [line for line in text.splitlines() if re.match(r"\| .*\| 0\.", line)]
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    assert len({row[0] for row in rows}) == len(rows)
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def address():
+    with fresh(Session.load(BUNDLE)) as base:
+        yield base
+
+
+def test_the_curl_of_the_readme_responds_as_printed(address):
+    body = re.findall(r"/rerank -d '\n(.*?)'\n```", README, re.DOTALL)[0]
+    printed = json.loads(code_block("json"))
+    response = httpx.post(f"{address}/rerank", content=body).raise_for_status().json()
+    assert response.keys() == printed.keys()
+    assert response["latency_ms"].keys() == printed["latency_ms"].keys()
+    for name in ("request_id", "latency_ms"):  # these differ from call to call
+        del response[name], printed[name]
+    for entry, expected in zip(response["slate"], printed["slate"], strict=True):
+        for name in ("logprob", "entropy", "entropy_after"):
+            # Processors differ in the last digits.
             assert abs(entry.pop(name) - expected.pop(name)) < 1e-3
-    answer["reasoning"].pop("entropy_threshold")
-    printed["reasoning"].pop("entropy_threshold")
-    assert answer == printed
+    threshold = response["reasoning"].pop("entropy_threshold")
+    assert abs(threshold - printed["reasoning"].pop("entropy_threshold")) < 1e-3
+    assert response == printed
 
 
-def report_rows():
-    """Of the first table, warm and stand-alone: NDCG@5, NDCG@10, MAP@10 and steps, as written."""
-    report = (ROOT / "docs" / "reports" / "quality.md").read_text(encoding="utf-8")
+def test_the_client_of_the_readme_prints_its_comment(address, monkeypatch):
+    monkeypatch.setitem(Client.__init__.__kwdefaults__, "timeout_ms", 30_000)
+    example = code_block("python")
+    (expected,) = re.findall(r"^print\(.*\)  # (.*)$", example, re.MULTILINE)
+    code = example.replace("http://127.0.0.1:8000", address).replace(", timeout_ms=200", "")
+    assert code.count(address) == 1
+    names: dict[str, object] = {}
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(code, "README.md", "exec"), names)
+    client = names["client"]
+    assert isinstance(client, Client)
+    client.close()
+    assert output.getvalue() == f"{expected}\n"
+
+
+def reported_rows():
+    """Return NDCG@5, NDCG@10, MAP@10 and steps of the report on RankLens, warm, stand-alone."""
+    report = (REPORTS / "quality.md").read_text(encoding="utf-8")
     section = report.split("## RankLens, warm, stand-alone")[1].split("\n#")[0]
     lines = re.findall(r"^\| [^|]+ \| \d+ \| 0\..*$", section, re.MULTILINE)
     rows = [line.strip("| ").split(" | ") for line in lines]
     return {row[0]: [*row[2:5], row[9]] for row in rows}
 
 
-def test_every_row_of_the_readmes_table_is_a_row_of_the_report_or_the_served_bundle():
-    rows = [
-        line.strip("| ").split(" | ")
-        for line in README.splitlines()
-        if re.match(r"\| .*\| 0\.", line)
-    ]
-    found = {row[0]: row[1:] for row in rows}
-    manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
-    metrics = manifest["offline_metrics"]
-    served = [format_interval(metrics[name]) for name in ("ndcg@5", "ndcg@10", "map@10")]
-    assert found.pop("**served bundle**, one seed") == [
-        *served, f"{metrics['reasoning_steps'][0]:.2f}"
-    ]  # fmt: skip
-    assert len(found) >= 6
-    assert found.items() <= report_rows().items()
+def served_row():
+    """Return the figures of the committed bundle, in the order of the report."""
+    metrics = MANIFEST["offline_metrics"]
+    intervals = [format_interval(metrics[name]) for name in ("ndcg@5", "ndcg@10", "map@10")]
+    return [*intervals, f"{metrics['reasoning_steps'][0]:.2f}"]
 
 
-def test_the_readmes_figure_of_the_served_bundle_is_the_manifests():
-    manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
-    mean, low, high = manifest["offline_metrics"]["ndcg@10"]
-    text = f"prints NDCG@10 {mean:.4f} [{low:.4f}, {high:.4f}]"
-    assert text in README.replace("\n", " ")
+def test_the_table_of_the_quality_page_has_the_figures_of_the_report_and_the_manifest():
+    rows = rows_of(QUALITY)
+    assert rows.pop(SERVED) == served_row()
+    assert len(rows) >= 11
+    assert rows.items() <= reported_rows().items()
 
 
-def test_the_readmes_figure_of_the_served_configuration_is_the_reports():
-    report = (ROOT / "docs" / "reports" / "quality.md").read_text(encoding="utf-8")
+def test_the_table_of_the_readme_has_the_figures_of_the_report_and_the_manifest():
+    rows = rows_of(README)
+    expected = {
+        name: [row[1], row[3]] for name, row in {**reported_rows(), SERVED: served_row()}.items()
+    }
+    assert rows.keys() == {
+        "random order", "shown order", "LambdaMART", "transformer host", "transformer EGLR", SERVED
+    }  # fmt: skip
+    assert rows.items() <= expected.items()
+
+
+@pytest.mark.parametrize("text", [README, QUALITY], ids=["README", "quality"])
+def test_the_number_of_test_lists_is_that_of_the_manifest(text):
+    assert f"{MANIFEST['offline_metrics']['lists']:,} held-out lists" in unwrapped(text)
+
+
+def test_the_figure_that_evaluate_prints_is_that_of_the_manifest():
+    figure = format_interval(MANIFEST["offline_metrics"]["ndcg@10"])
+    assert f"prints NDCG@10 {figure}" in unwrapped(QUALITY)
+
+
+def test_the_figures_of_the_served_configuration_are_those_of_the_report():
+    report = (REPORTS / "quality.md").read_text(encoding="utf-8")
     lines = report.split("### Controls")[1].splitlines()
     row = next(line.strip("| ").split(" | ") for line in lines if line.startswith("| one head |"))
-    assert f"(over {row[1]} seeds NDCG@10 {row[3]})" in README.replace("\n", " ")
-    validated = report.split("## Which configuration to serve")[1].splitlines()
-    line = next(line for line in validated if line.startswith(f"| {row[0]} |"))
-    assert float(line.split("|")[3]) >= 0  # chosen for its cost, among those not below EGLR
+    assert f"(over {row[1]} seeds NDCG@10 {row[3]})" in unwrapped(QUALITY)
+    validated = report.split("## Which configuration to serve")[1]
+    differences = dict(re.findall(r"^\| ([^|]+) \| \d+ \| ([+-][\d.]+) \|$", validated, re.M))
+    assert float(differences["one head"]) >= 0  # the cheapest of those not below EGLR
+    page = unwrapped(ONE_HEAD)
+    assert f"One head validates {differences['one head'].lstrip('+')} above EGLR" in page
+    assert f"the highest validation score of all rows, {differences['stop gradient']}" in page
+    assert max(differences.values(), key=float) == differences["stop gradient"]
+    assert f"adds nothing ({differences['one head, stop gradient']})" in page
+    (compared,) = (
+        line for line in lines if line.startswith("| one head - transformer EGLR | ")
+    )  # fmt: skip
+    mean, low, high = re.findall(r"[+-][\d.]+", compared.split(" | ")[2])
+    assert f"it is {mean.lstrip('-')} below, with an interval" in page
+    assert f"({low} to {high})" in page
 
 
-def test_the_readmes_training_time_is_the_manifests():
-    manifest = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
-    assert f"trained for {manifest['training']['seconds']} s on one core" in README
+def test_the_training_time_in_the_readme_is_that_of_the_manifest():
+    assert f"trained for {MANIFEST['training']['seconds']} s on one core" in unwrapped(README)
 
 
-@pytest.mark.parametrize(
-    ("report", "split", "model", "against", "text"),
-    [
-        ("quality", "warm", "transformer EGLR", "transformer host", "is {} to its plain host"),
-        ("quality", "warm", "transformer EGLR", "LambdaMART", "and {} to LambdaMART"),
-        ("quality", "cold", "transformer EGLR", "LambdaMART", "(cold split) it is {} to Lambda"),
-        ("world", "test", "pointer eglr, every step", "pointer host", "adds {} expected clicks"),
-        ("world", "test", "pointer eglr", "pointer host", "behind the gate {}"),
-        (
-            "six_steps/world_law",
-            "test",
-            "transformer eglr",
-            "transformer host",
-            "the transformer gains {}",
-        ),
-        ("six_steps/world_law", "test", "gru eglr", "gru host", "the GRU {}. [What"),
-        ("world_law", "test", "transformer eglr", "transformer host", "the transformer's {}"),
-        ("world_law", "test", "gru eglr", "gru host", "the GRU's {}"),
-    ],
-)
-def test_the_readmes_paired_differences_are_the_reports(report, split, model, against, text):
-    path = ROOT / "docs" / "reports" / f"{report}.json"
-    (found,) = (
-        c for c in json.loads(path.read_text(encoding="utf-8"))["comparisons"]
+def difference(report, split, model, against):
+    """Return the paired difference of NDCG@10 or of worth, as the reports print it."""
+    (comparison,) = (
+        c for c in report_of(report)["comparisons"]
         if (c["split"], c["model"], c["against"]) == (split, model, against)
         and c["metric"] in ("ndcg@10", "worth") and c.get("track", "stand-alone") == "stand-alone"
     )  # fmt: skip
-    figures = format_interval(
-        [found[name] for name in ("mean_difference", "low", "high")], signed=True
-    )
-    assert text.format(figures) in README.replace("\n", " ")
+    figures = [comparison[name] for name in ("mean_difference", "low", "high")]
+    return format_interval(figures, signed=True)
 
 
-def test_the_ideas_in_the_notes_have_the_reports_figures():
-    reports = ROOT / "docs" / "reports"
-    found = {
+@pytest.mark.parametrize(
+    ("report", "split", "model", "against", "row"),
+    [
+        ("quality", "warm", "transformer EGLR", "transformer host",
+         "| transformer EGLR | transformer host | RankLens, warm | {} |"),
+        ("quality", "warm", "transformer EGLR", "LambdaMART",
+         "| transformer EGLR | LambdaMART | RankLens, warm | {} |"),
+        ("quality", "cold", "transformer EGLR", "LambdaMART",
+         "| transformer EGLR | LambdaMART | RankLens, cold | {} |"),
+        ("world", "test", "pointer eglr, every step", "pointer host",
+         "| pointer EGLR, every step | pointer host | [world](reports/world.md) | {} |"),
+        ("world", "test", "pointer eglr", "pointer host",
+         "| pointer EGLR | pointer host | [world](reports/world.md) | {} |"),
+        ("world_law", "test", "transformer eglr", "transformer host",
+         "| transformer EGLR | transformer host "
+         "| [world, rewarded by its law](reports/world_law.md) | {} |"),
+        ("world_law", "test", "gru eglr", "gru host",
+         "| GRU EGLR | GRU host | [world, rewarded by its law](reports/world_law.md) | {} |"),
+        ("six_steps/world_law", "test", "transformer eglr", "transformer host",
+         "| transformer EGLR | transformer host "
+         "| [the same, six steps](reports/six_steps/world_law.md) | {} |"),
+        ("six_steps/world_law", "test", "gru eglr", "gru host",
+         "| GRU EGLR | GRU host | [the same, six steps](reports/six_steps/world_law.md) | {} |"),
+    ],
+)  # fmt: skip
+def test_a_paired_difference_of_the_quality_page_is_that_of_the_report(
+    report, split, model, against, row
+):
+    assert row.format(difference(report, split, model, against)) in QUALITY.splitlines()
+
+
+def test_the_quality_page_has_no_other_paired_difference():
+    assert len(re.findall(r"[+-]0\.\d{4} \[", QUALITY)) == 9
+
+
+def test_the_paired_differences_in_the_readme_are_those_of_the_reports():
+    text = unwrapped(README)
+    plain = difference("quality", "warm", "transformer EGLR", "transformer host")
+    assert f"EGLR is {plain} to its plain host" in text
+    world = difference("world", "test", "pointer eglr, every step", "pointer host")
+    assert f"reasoning adds {world} expected clicks" in text
+    assert len(re.findall(r"[+-]0\.\d{4} \[", README)) == 2
+
+
+def test_the_ideas_in_the_notes_have_the_figures_of_the_report():
+    differences = {
         (c["model"], c["against"]): format_interval(
-            [c[k] for k in ("mean_difference", "low", "high")], True
+            [c[name] for name in ("mean_difference", "low", "high")], signed=True
         )
-        for c in json.loads((reports / "quality.json").read_text(encoding="utf-8"))["comparisons"]
+        for c in report_of("quality")["comparisons"]
         if (c["dataset"], c["split"], c["track"]) == ("ranklens", "warm", "stand-alone")
         and c["metric"] == "ndcg@10"
     }
-    notes = (reports / "notes.md").read_text(encoding="utf-8")
+    notes = (REPORTS / "notes.md").read_text(encoding="utf-8")
     section = notes.split("## Ideas on RankLens")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if "[" in line]
     assert len(rows) >= 5
     for idea, to_eglr, to_host, _ in rows:
-        assert to_eglr == found[idea, "transformer EGLR"]
-        assert to_host == found[idea, "transformer host"]
+        assert to_eglr == differences[idea, "transformer EGLR"]
+        assert to_host == differences[idea, "transformer host"]
 
 
-def test_the_readmes_times_of_the_graph_are_the_reports():
-    path = ROOT / "docs" / "reports" / "inference.json"
-    payload = json.loads(path.read_text(encoding="utf-8"))
+def test_the_times_of_the_graph_in_the_readme_are_those_of_the_report():
+    payload = report_of("inference")
     figures = Figures(payload["rows"])
     (ratio,) = (r for r in payload["ratios"] if r["batch"] == 1)
     text = (
@@ -144,4 +236,4 @@ def test_the_readmes_times_of_the_graph_are_the_reports():
         f"{figures.ms('gated', 1, share=0.0):.2f} ms with none, "
         f"{ratio['torch eager / gated']:.0f} times less than torch"
     )
-    assert text in README.replace("\n", " ")
+    assert text in unwrapped(README)

@@ -63,7 +63,7 @@ def test_the_first_released_section_of_the_changelog_is_the_version():
 def test_every_link_between_documents_leads_to_a_file_and_heading():
     broken = []
     for path in tracked():
-        if path.suffix != ".md":
+        if path.suffix != ".md" or path.parent.name == "templates":
             continue
         for target, anchor in LINK.findall(path.read_text(encoding="utf-8")):
             linked = (path.parent / target).resolve() if target else path
