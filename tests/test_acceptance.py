@@ -1,4 +1,4 @@
-"""The served bundle against real people's choices, asked over HTTP as a stranger would."""
+"""The committed bundle on held-out lists, over HTTP."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def data(tmp_path_factory):
     return out / "warm"
 
 
-def test_the_served_bundle_beats_shown_order_and_item_like_rate_and_is_what_its_manifest_says(data):
+def test_the_bundle_beats_shown_order_and_item_like_rate_and_has_the_metrics_of_its_manifest(data):
     session = Session.load(BUNDLE)
     with fresh(session) as url:
         result = evaluate(session, data, "test", http_ranker(url))

@@ -1,4 +1,4 @@
-"""Who may import whom, for every package and sub-package."""
+"""The imports that each package and sub-package may have."""
 
 import ast
 import subprocess
@@ -140,7 +140,7 @@ def imports_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.module and node.level == 0, f"{path}: relative import"
             package = node.module.split(".")[0]
             directory = ROOTS.get(package, ROOT) / node.module.replace(".", "/")
             if package in PACKAGES and directory.is_dir():
@@ -246,7 +246,7 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("deploy.ray.check", "from service import settings"),
     ],
 )
-def test_a_planted_violation_is_found(tmp_path, module, line):
+def test_a_planted_violation_is_reported(tmp_path, module, line):
     planted = tmp_path / "planted.py"
     planted.write_text(f"def late():\n    {line}\n")
     assert list(violations(planted, module))
