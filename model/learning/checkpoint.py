@@ -98,12 +98,12 @@ def collect(module: nn.Module, prefix: str) -> dict[str, Tensor]:
 
 def restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
     """The inverse of collect. Raises CheckpointError when the tensors are of another network."""
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     try:
-        module.load_state_dict(own)
+        module.load_state_dict(weights)
     except RuntimeError as error:  # torch lists every name on a line of its own
-        what = " ".join(str(error).split())
-        raise CheckpointError(f"weights of another network or version: {what}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"weights of another network or version: {reason}") from error
 
 
 def collect_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -86,6 +86,6 @@ class Evaluate:
         from service.engine.session import Session
 
         session = Session.load(self.bundle)
-        ask = http_ranker(self.url) if self.url else None
-        print(json.dumps(evaluate(session, self.data, self.split, ask), indent=1))
+        rank = http_ranker(self.url) if self.url else None
+        print(json.dumps(evaluate(session, self.data, self.split, rank), indent=1))
         return 0

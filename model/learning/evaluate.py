@@ -49,11 +49,11 @@ Ranker = Callable[[Sequence[Impression]], list[tuple[list[int], int]]]
 def session_ranker(session: Session) -> Ranker:
     """Ask a bundle in this process, through the service's featuriser and session."""
 
-    def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
+    def rank(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
         slates = session.run([session.row(i.request) for i in impressions])
         return [(slate.indices.tolist(), int(slate.steps.sum())) for slate in slates]
 
-    return ask
+    return rank
 
 
 def http_ranker(url: str, attempts: int = 5) -> Ranker:
@@ -63,14 +63,14 @@ def http_ranker(url: str, attempts: int = 5) -> Ranker:
     OSError when the service does not answer, or degrades every one of the attempts.
     """
 
-    def ask(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
+    def rank(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
         bodies = [i.request.to_json() | {"timeout_ms": 30_000} for i in impressions]
         request = urllib.request.Request(
             f"{url}/rerank/batch", json.dumps({"requests": bodies}).encode(), method="POST"
         )
         for _ in range(attempts):
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                responses = json.load(answer)["responses"]
+            with urllib.request.urlopen(request, timeout=60) as response:
+                responses = json.load(response)["responses"]
             degraded = {r["degraded"]["reason"] for r in responses if r["degraded"]}
             if not degraded:
                 break
@@ -85,11 +85,11 @@ def http_ranker(url: str, attempts: int = 5) -> Ranker:
             for response in responses
         ]
 
-    return ask
+    return rank
 
 
 def evaluate(
-    session: Session, data: Path, split: str = "test", ask: Ranker | None = None
+    session: Session, data: Path, split: str = "test", rank: Ranker | None = None
 ) -> dict[str, Any]:
     """Metrics of a bundle on one split of a data set, as `[mean, low, high]` over lists.
 
@@ -98,23 +98,24 @@ def evaluate(
     from sorting by the item like rate. Intervals are 95 % bootstrap intervals over lists.
     Raises DataError for a split without a list that tells of order.
     """
-    shown = rankable(Dataset(data).impressions([split]))
-    if not shown:
+    logged = rankable(Dataset(data).impressions([split]))
+    if not logged:
         rule = f"at least one {split} list with a positive and a negative, to measure order by"
         raise DataError(data, rule, value="none")
-    impressions = [shuffled(i) for i in shown]
+    impressions = [shuffled(i) for i in logged]
     labels = [i.labels for i in impressions]
-    ask = ask or session_ranker(session)
+    rank = rank or session_ranker(session)
     slates, steps = [], []
     for start in tqdm(range(0, len(impressions), 32), f"evaluate {split}", leave=False):
-        for slate, used in ask(impressions[start : start + 32]):
+        for slate, used in rank(impressions[start : start + 32]):
             slates.append(slate)
             steps.append(used)
     length = max(map(len, slates))
     baselines = {
         "shown order": slate_metrics(
             *padded(
-                [list(range(min(length, len(i.labels)))) for i in shown], [i.labels for i in shown]
+                [list(range(min(length, len(i.labels)))) for i in logged],
+                [i.labels for i in logged],
             )
         )
     }
@@ -145,7 +146,7 @@ def padded(
     """Ragged slates and labels -> int64 [R, K] (-1 = empty) and float32 [R, N]."""
     slate = np.full((len(slates), max(map(len, slates))), -1, np.int64)
     label = np.zeros((len(labels), max(map(len, labels))), np.float32)
-    for index, (chosen, given) in enumerate(zip(slates, labels, strict=True)):
+    for index, (chosen, values) in enumerate(zip(slates, labels, strict=True)):
         slate[index, : len(chosen)] = chosen
-        label[index, : len(given)] = given
+        label[index, : len(values)] = values
     return slate, label

@@ -25,15 +25,15 @@ class Grpo:
         self,
         settings: GrpoConfig,
         policy: Policy,
-        frozen: Generator,
+        reference: Generator,
         reward_model: RewardModel,
         accelerator: Accelerator,
     ) -> None:
         self.settings, self.policy, self.reward_model = settings, policy, reward_model
         self.accelerator = accelerator
         self.budget = policy.config.reasoning.budget
-        self.reference = Policy(policy.config, frozen, policy.threshold, policy.share)
-        self.sample = sampler(policy.config.reasoning.recommend_temperature)
+        self.reference = Policy(policy.config, reference, policy.threshold, policy.share)
+        self.pick = sampler(policy.config.reasoning.recommend_temperature)
 
     def update(self, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
         """One round on a batch of requests: sample, then `updates_per_sample` gradient steps.
@@ -46,67 +46,67 @@ class Grpo:
         with self.accelerator.autocast():
             encoded = generator.encode(*inputs)
             order = self.policy.logged_order(batch, encoded)
-            first = self._draw(encoded, order)
-            sampled = self._sampled(first.slate)
-            reward = self._reward(batch, sampled)
-            prior = self._prior(inputs, first)
+            sample = self._sample(encoded, order)
+            slates = self._without_logged(sample.slate)
+            reward = self._reward(batch, slates)
+            reference = self._reference_logprob(inputs, sample)
         advantage = advantages(reward)
-        before = self._sampled(first.logprob.detach())
-        now = first
+        before = self._without_logged(sample.logprob.detach())
+        current = sample
         for repetition in range(settings.updates_per_sample):
             if repetition:
                 with self.accelerator.autocast():
-                    now = self._replay(self.policy, generator, inputs, first)
+                    current = self._replay(self.policy, generator, inputs, sample)
             policy_loss = grpo_loss(
-                self._sampled(now.logprob),
+                self._without_logged(current.logprob),
                 before,
-                prior,
+                reference,
                 advantage,
-                sampled >= 0,
+                slates >= 0,
                 settings.clip,
                 settings.kl,
             )
-            logged = now.logits.view(len(order), -1, *now.logits.shape[1:])[:, -1]
+            logged = current.logits.view(len(order), -1, *current.logits.shape[1:])[:, -1]
             supervised = pointer_loss(logged, order, batch.labels)
             loss = policy_loss + settings.supervised * supervised
             if settings.imitate:
                 loss = loss + settings.imitate * imitation_loss(
-                    self._sampled(now.logprob), advantage, sampled >= 0
+                    self._without_logged(current.logprob), advantage, slates >= 0
                 )
             descend(optimizer, generator, loss)
-        steps = self._sampled(first.steps).sum(dim=2)
+        steps = self._without_logged(sample.steps).sum(dim=2)
         return {
             "reward": reward.mean().item() / world_size(),
             "supervised": supervised.item(),
             "steps": steps.float().mean().item() / world_size(),
         }
 
-    def _draw(self, encoded: Encoded, order: Tensor) -> Decoded:
+    def _sample(self, encoded: Encoded, order: Tensor) -> Decoded:
         """G sampled slates and the logged one, side by side."""
         slates = self.settings.group + 1
 
         def pick(position: int, logits: Tensor) -> Tensor:
-            item = self.sample(position, logits).view(-1, slates)
+            item = self.pick(position, logits).view(-1, slates)
             item[:, -1] = order[:, position].clamp(min=0)
             return item.flatten()
 
         return self.policy.decode(encoded, pick, self.budget, slates, learning=True)
 
     def _replay(
-        self, policy: Policy, generator: Generator, inputs: tuple[Tensor, ...], first: Decoded
+        self, policy: Policy, generator: Generator, inputs: tuple[Tensor, ...], sample: Decoded
     ) -> Decoded:
         """The same slates behind the same gates, under other weights."""
         encoded = generator.encode(*inputs)
         slates = self.settings.group + 1
-        return policy.decode(encoded, follow(first.slate), Replay(first.reasoned), slates)
+        return policy.decode(encoded, follow(sample.slate), Replay(sample.reasoned), slates)
 
     @torch.no_grad()
-    def _prior(self, inputs: tuple[Tensor, ...], first: Decoded) -> Tensor:
+    def _reference_logprob(self, inputs: tuple[Tensor, ...], sample: Decoded) -> Tensor:
         """Log-probabilities [B, G, K] under the policy GRPO started from; unread without KL."""
         if not self.settings.kl:
-            return self._sampled(first.logprob.detach())
-        prior = self._replay(self.reference, self.reference.generator, inputs, first)
-        return self._sampled(prior.logprob)
+            return self._without_logged(sample.logprob.detach())
+        replay = self._replay(self.reference, self.reference.generator, inputs, sample)
+        return self._without_logged(replay.logprob)
 
     @torch.no_grad()
     def _reward(self, batch: Batch, slates: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Grpo:
         embedded = embedded.repeat_interleave(slates.shape[1], 0)
         return self.reward_model.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])
 
-    def _sampled(self, rows: Tensor) -> Tensor:
+    def _without_logged(self, rows: Tensor) -> Tensor:
         """[B * (G + 1), K] -> [B, G, K], without the logged slates."""
         return rows.view(-1, self.settings.group + 1, rows.shape[1])[:, :-1]
 
@@ -137,8 +137,8 @@ def imitation_loss(logprob: Tensor, advantage: Tensor, alive: Tensor) -> Tensor:
     best = advantage.argmax(dim=1, keepdim=True)
     kept = alive & (advantage.gather(1, best) > 0).unsqueeze(2)
     index = best.unsqueeze(2).expand(-1, 1, logprob.shape[2])
-    kept, found = kept.gather(1, index), logprob.gather(1, index)
-    return -(found * kept).sum() / all_reduce(kept.sum()).clamp(min=1)
+    kept, best_logprob = kept.gather(1, index), logprob.gather(1, index)
+    return -(best_logprob * kept).sum() / all_reduce(kept.sum()).clamp(min=1)
 
 
 def grpo_loss(

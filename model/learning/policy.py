@@ -43,7 +43,9 @@ class Policy:
         self.config, self.generator = config, generator
         self.threshold, self.share = threshold, share
 
-    def gate(self, rows: int, budget: int, device: torch.device, learning: bool = False) -> Gate:
+    def configured_gate(
+        self, rows: int, budget: int, device: torch.device, learning: bool = False
+    ) -> Gate:
         """The configured gate, with one threshold for every row; a budget of 0 turns any off.
 
         While `learning`, the budget of each row may be drawn from 0 to it, or every step be taken.
@@ -76,7 +78,7 @@ class Policy:
         """`group` slates per request behind a gate, or behind the configured one by its budget."""
         if isinstance(gate, int):
             rows = encoded.mask.shape[0] * group
-            gate = self.gate(rows, gate, encoded.mask.device, learning)
+            gate = self.configured_gate(rows, gate, encoded.mask.device, learning)
         temperature = self.config.reasoning.recommend_temperature
         length = self.config.slate_length
         return decode(self.generator, encoded, length, pick, temperature, gate, group)
@@ -96,9 +98,9 @@ class Policy:
             b = Batch(lists, slice(start, start + batch), device)
             encoded = self.generator.encode(b.numbers, b.tokens, b.mask)
             gate = self.entropy_gate(len(b.mask), budget, device) if by_entropy else budget
-            found = self.decode(encoded, greedy, gate)
-            nothing = found.logits[:, :0]
-            decoded.append(found._replace(logits=nothing, logits_before=nothing))
+            slates = self.decode(encoded, greedy, gate)
+            empty = slates.logits[:, :0]
+            decoded.append(slates._replace(logits=empty, logits_before=empty))
         return decoded
 
     def entropies(self, lists: Lists) -> Tensor:
@@ -134,9 +136,9 @@ class Policy:
         length = self.config.slate_length
         uniform = torch.rand_like(batch.labels).clamp(1e-9, 1 - 1e-7)
         noise = -torch.log(-torch.log(uniform))
-        own = self.generator.begin(encoded).logits + noise
+        sampled = self.generator.begin(encoded).logits + noise
         even = torch.arange(len(noise), device=noise.device) % 2 == 0
-        score = torch.where(even.unsqueeze(1), 10.0 * batch.labels + noise, own)
+        score = torch.where(even.unsqueeze(1), 10.0 * batch.labels + noise, sampled)
         order = score.masked_fill(~batch.mask, -math.inf).argsort(dim=1, descending=True)
         order = order[:, :length]
         order = order.masked_fill(~batch.mask.gather(1, order), -1)
