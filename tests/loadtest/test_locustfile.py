@@ -1,4 +1,4 @@
-"""The Locust file in a process of its own, as it is used: its verdict is the exit code."""
+"""The Locust file in a process of its own: its verdict is the exit status."""
 
 import os
 import subprocess
@@ -6,23 +6,28 @@ import sys
 
 import pytest
 
-from tests.support.bundles import BUNDLE
+from tests.support.bundles import BUNDLE, ROOT
 from tests.support.fakes import Slow
 from tests.support.servers import fresh
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if "LOCUST" not in name}
+
+
+def run(*command):
+    """Return exit status and output."""
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
 
 def locust(base, *arguments):
-    """Run it for some seconds; status and what was printed."""
-    run = [
+    """Run Locust for some seconds."""
+    return run(
         sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless",
         "--host", base, "-u", "8", "-r", "8", "-t", "4s", "--candidates", "20", "--only-summary",
-    ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if "LOCUST" not in name}
-    told = subprocess.run(
-        [*run, *arguments], cwd=BUNDLE.parents[2], env=environment, capture_output=True,
-        text=True, timeout=120,
+        *arguments,
     )  # fmt: skip
-    return told.returncode, told.stdout + told.stderr
 
 
 @pytest.fixture(scope="module")
@@ -31,39 +36,73 @@ def base(session):
         yield url
 
 
-def test_the_gate_passes_where_the_bars_are_kept(base):
-    status, said = locust(base, "-u", "20", "-r", "20", "--slo-p99-ms", "5000")
-    assert status == 0, said
+def test_the_gate_passes_when_the_bars_are_kept(base):
+    status, output = locust(base, "-u", "20", "-r", "20", "--slo-p99-ms", "5000")
+    assert status == 0, output
     for name in ("ids", "history", "inline", "mixed", "constraints", "explain", "batch", "bad"):
-        assert f" {name} " in said
-    assert "reasoning steps" in said
-    assert "kept    p99 ms" in said
+        assert f" {name} " in output
+    assert "reasoning steps" in output
+    assert "kept    p99 ms" in output
 
 
-def test_the_gate_fails_a_service_that_is_too_slow(session):
+def test_the_gate_fails_for_a_service_that_is_too_slow(session):
     with fresh(Slow(session, 0.3), brief_run_ms=0) as url:
-        status, said = locust(url, "IdsOnly", "--slo-p99-ms", "200")
+        status, output = locust(url, "IdsOnly", "--slo-p99-ms", "200")
     assert status == 1
-    assert "MISSED  p99 ms" in said
-    assert "kept    failed" in said
+    assert "MISSED  p99 ms" in output
+    assert "kept    failed" in output
 
 
-def test_the_gate_fails_where_lists_are_not_ranked(session):
+def test_the_gate_fails_when_lists_are_not_ranked(session):
     with fresh(Slow(session, 0.3), brief_run_ms=0, timeout_ms=50) as url:
-        asked = ("IdsOnly", "--slo-p99-ms", "5000")
-        strict, said = locust(url, *asked)
-        lenient, _ = locust(url, *asked, "--slo-degraded", "1")
-    assert (strict, lenient) == (1, 0), said
-    assert "MISSED  degraded" in said
+        arguments = ("IdsOnly", "--slo-p99-ms", "5000")
+        strict, output = locust(url, *arguments)
+        lenient, _ = locust(url, *arguments, "--slo-degraded", "1")
+    assert (strict, lenient) == (1, 0), output
+    assert "MISSED  degraded" in output
 
 
-def test_the_gate_fails_where_nobody_answers():
-    status, said = locust("http://127.0.0.1:9", "IdsOnly")
+def test_the_gate_fails_without_a_service():
+    status, output = locust("http://127.0.0.1:9", "IdsOnly")
     assert status == 1
-    assert "MISSED  failed" in said
+    assert "MISSED  failed" in output
 
 
 @pytest.mark.parametrize("shape", ["ramp", "step", "spike", "soak"])
-def test_a_shape_uses_the_users_and_the_time_it_is_given(base, shape):
-    status, said = locust(base, "IdsOnly", "--shape", shape, "--slo-p99-ms", "5000")
-    assert status == 0, said
+def test_a_run_with_each_shape_of_load_keeps_its_bars(base, shape):
+    status, output = locust(base, "IdsOnly", "--shape", shape, "--slo-p99-ms", "5000")
+    assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["NoSuchUser"], 2, "NoSuchUser"),
+        (["--no-such-option"], 2, "--no-such-option"),
+        (["IdsOnly", "--slo-p99-ms", "0.001"], 1, "MISSED  p99 ms"),
+        (["IdsOnly", "--slo-p99-ms", "5000"], 0, "kept    p99 ms"),
+    ],
+)
+def test_load_tells_wrong_arguments_from_a_missed_bar(arguments, status, message):
+    command = [sys.executable, "-m", "loadtest", "load", "--bundle", str(BUNDLE), "--seconds", "3"]
+    got, output = run(*command, "--users", "2", "--", *arguments)
+    assert got == status, output
+    assert message in output
+
+
+def test_percentiles_are_not_rounded_at_the_bar_and_add_up_over_workers():
+    # In a process of its own: Locust patches sockets and threads when it is imported.
+    code = """
+from loadtest.locustfile import Tally, record, tally
+for _ in range(98):
+    record(response_time=12.0)
+record(response_time=104.0)
+record(response_time=104.04)
+print(tally.percentile_ms(0.98), tally.percentile_ms(0.99), tally.percentile_ms(1.0))
+master = Tally()
+master.merge(tally.take())
+print(master.percentile_ms(0.99), tally.percentile_ms(0.99))
+"""
+    status, output = run(sys.executable, "-c", code)
+    assert status == 0, output
+    assert output.splitlines()[-2:] == ["12.0 104.0 104.1", "104.0 0.0"]
