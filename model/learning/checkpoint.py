@@ -1,4 +1,4 @@
-"""A training run's directory: tensors in safetensors, the rest in JSON, replaced atomically."""
+"""Checkpoints of a training run: tensors in safetensors, the rest in JSON, replaced atomically."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CHECKPOINT = "checkpoint.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, unfinished, or of another run."""
+    """A checkpoint is missing, unfinished, or of another run."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run, ready to evaluate or export; threshold in nats, share as Policy's."""
+    """A finished run, ready to evaluate or export; threshold and share as in Policy."""
 
     config: Config
     featuriser: Featuriser
@@ -38,7 +38,7 @@ class Trained:
 
 
 def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Generator, Evaluator]:
-    """Fresh networks for these features; `positions` is the longest shown list."""
+    """Initialise the networks for these features; `positions` is the longest shown list."""
     columns = (featuriser.numbers_width, featuriser.vocabulary_size)
     generator = Generator(config.network, *columns, config.slate_length, config.reasoning)
     discounted = config.utility == "discounted"
@@ -47,7 +47,7 @@ def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Gener
 
 
 def write(directory: Path, state: RunState, tensors: dict[str, Tensor]) -> None:
-    """Save a state: the tensors under a new name first, then the JSON that points to them.
+    """Save the tensors under a new name first, then the JSON that points to them.
 
     Tensors are saved from the CPU, so that a checkpoint loads on any machine.
     """
@@ -67,10 +67,10 @@ def write(directory: Path, state: RunState, tensors: dict[str, Tensor]) -> None:
 
 
 def read(directory: Path) -> tuple[RunState, dict[str, Tensor]]:
-    """The last saved state. Raises CheckpointError when there is none."""
+    """Return state and tensors as last saved. Raises CheckpointError when there are none."""
     path = directory / CHECKPOINT
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; train first (make train)")
+        raise CheckpointError(f"{path}: no such file; train first, e.g. with make train")
     payload = json.loads(path.read_text(encoding="utf-8"))
     return RunState.from_json(payload), load_file(directory / payload["tensors"])
 
@@ -92,22 +92,22 @@ def load(directory: Path) -> Trained:
 
 
 def collect(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The module's tensors, each name behind prefix."""
+    """Return the module's tensors, with a prefix before each name."""
     return {prefix + name: tensor for name, tensor in module.state_dict().items()}
 
 
 def restore(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    """The inverse of collect. Raises CheckpointError when the tensors are of another network."""
+    """Load what `collect` returned. Raises CheckpointError for tensors of another network."""
     weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     try:
         module.load_state_dict(weights)
-    except RuntimeError as error:  # torch lists every name on a line of its own
+    except RuntimeError as error:  # torch puts every name on a separate line
         reason = " ".join(str(error).split())
         raise CheckpointError(f"weights of another network or version: {reason}") from error
 
 
 def collect_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's moments as flat tensors."""
+    """Return AdamW's moments as a flat dictionary of tensors."""
     return {
         f"optimizer.{index}.{name}": tensor
         for index, state in optimizer.state_dict()["state"].items()
@@ -116,7 +116,7 @@ def collect_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of collect_optimizer."""
+    """Load what `collect_optimizer` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):

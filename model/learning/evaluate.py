@@ -1,4 +1,4 @@
-"""Ask a served bundle for slates of held-out lists, and measure them."""
+"""Rank held-out lists with a bundle, and measure the slates."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from service.engine.session import Session
 
 
 def shuffled(impression: Impression, seed: int = 0) -> Impression:
-    """The same list in an order that tells nothing.
+    """Return the list in random order, so that its order carries no information.
 
-    The shuffle depends on the request id alone, so that every evaluation asks the same thing.
+    The shuffle depends on the request id alone, so that every evaluation ranks the same lists.
     """
     draw = np.random.default_rng([seed, *impression.request_id.encode()])
     order = draw.permutation(len(impression.labels)).tolist()
@@ -38,16 +38,16 @@ def shuffled(impression: Impression, seed: int = 0) -> Impression:
 
 
 def rankable(impressions: Iterable[Impression]) -> list[Impression]:
-    """Those with a positive and a negative label; the others tell nothing about order."""
+    """Return the lists with a positive and a negative label; the others have no better order."""
     return [i for i in impressions if 0 < sum(y > 0.5 for y in i.labels) < len(i.labels)]
 
 
-# Lists -> per list the chosen candidate indices and the reasoning steps spent.
+# A ranker returns, per list, the chosen candidate indices and the number of reasoning steps.
 Ranker = Callable[[Sequence[Impression]], list[tuple[list[int], int]]]
 
 
 def session_ranker(session: Session) -> Ranker:
-    """Ask a bundle in this process, through the service's featuriser and session."""
+    """Rank in this process, with the service's featuriser and session."""
 
     def rank(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
         slates = session.run([session.row(i.request) for i in impressions])
@@ -57,10 +57,10 @@ def session_ranker(session: Session) -> Ranker:
 
 
 def http_ranker(url: str, attempts: int = 5) -> Ranker:
-    """Ask a running service; a call with a degraded answer, which is not the model's, is repeated.
+    """Rank through a running service; a call with a degraded response is repeated.
 
-    A machine that stalls longer than the server's deadline degrades answers now and then. Raises
-    OSError when the service does not answer, or degrades every one of the attempts.
+    The model did not produce a degraded response: the machine stalled longer than the server's
+    deadline. Raises OSError when the service does not respond, or degrades every attempt.
     """
 
     def rank(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
@@ -76,7 +76,9 @@ def http_ranker(url: str, attempts: int = 5) -> Ranker:
                 break
         else:
             reasons = ", ".join(sorted(degraded))
-            raise OSError(f"{url}: degraded ({reasons}) {attempts} times; not the model's answers")
+            raise OSError(
+                f"{url}: degraded ({reasons}) {attempts} times; evaluate on an idle machine"
+            )
         return [
             (
                 [entry["initial_position"] for entry in response["slate"]],
@@ -91,17 +93,17 @@ def http_ranker(url: str, attempts: int = 5) -> Ranker:
 def evaluate(
     session: Session, data: Path, split: str = "test", rank: Ranker | None = None
 ) -> dict[str, Any]:
-    """Metrics of a bundle on one split of a data set, as `[mean, low, high]` over lists.
+    """Return metrics of a bundle on one split of a data set, as `[mean, low, high]` over lists.
 
-    The lists are asked shuffled, with what the schema declares and the user's history; by default
-    of the session itself. `ndcg@10 gain over` holds paired differences from the shown order and
-    from sorting by the item like rate. Intervals are 95 % bootstrap intervals over lists.
-    Raises DataError for a split without a list that tells of order.
+    The lists are shuffled, and ranked by `rank`, by default the session. `ndcg@10 gain over` holds
+    paired differences from the shown order and from sorting by the item like rate. Intervals are
+    95 % bootstrap intervals over lists. Raises DataError for a split without a list that has a
+    positive and a negative.
     """
     logged = rankable(Dataset(data).impressions([split]))
     if not logged:
-        rule = f"at least one {split} list with a positive and a negative, to measure order by"
-        raise DataError(data, rule, value="none")
+        rule = f"must have at least one {split} list with a positive and a negative"
+        raise DataError(data, rule, value=0)
     impressions = [shuffled(i) for i in logged]
     labels = [i.labels for i in impressions]
     rank = rank or session_ranker(session)
@@ -143,7 +145,7 @@ def evaluate(
 def padded(
     slates: Sequence[Sequence[int]], labels: Sequence[Sequence[float]]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Ragged slates and labels -> int64 [R, K] (-1 = empty) and float32 [R, N]."""
+    """Pad ragged slates and labels to int64 [R, K] (-1 = empty) and float32 [R, N]."""
     slate = np.full((len(slates), max(map(len, slates))), -1, np.int64)
     label = np.zeros((len(labels), max(map(len, labels))), np.float32)
     for index, (chosen, values) in enumerate(zip(slates, labels, strict=True)):

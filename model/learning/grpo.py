@@ -1,4 +1,4 @@
-"""GRPO against a frozen judge (arXiv 2402.03300), with the gates of a sample replayed."""
+"""GRPO (arXiv 2402.03300) against a frozen reward model, replaying the steps of each sample."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from model.network.reasoning import Decoded, Replay, follow, sampler
 
 
 class Grpo:
-    """Rounds of sampling G slates per request with reasoning on, rewarding and improving them.
+    """Samples G slates per request with reasoning on, rewards them, and updates the generator.
 
-    One decoding serves a whole round: beside the G sampled slates, each request has one more that
-    follows the log, for the supervised loss; and the sample is its own first replay.
+    One decoding serves a whole round: next to the G sampled slates, each request has one more that
+    follows the log, for the supervised loss, and the first update differentiates the sample itself.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Grpo:
         self.pick = sampler(policy.config.reasoning.recommend_temperature)
 
     def update(self, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
-        """One round on a batch of requests: sample, then `updates_per_sample` gradient steps.
+        """Sample slates of a batch of requests, then make `updates_per_sample` gradient steps.
 
-        The metrics of all processes add up.
+        The metrics of all ranks add up.
         """
         # No dropout: a ratio between two different dropout masks would be noise.
         generator = self.policy.generator.eval()
@@ -82,7 +82,7 @@ class Grpo:
         }
 
     def _sample(self, encoded: Encoded, order: Tensor) -> Decoded:
-        """G sampled slates and the logged one, side by side."""
+        """Compose G sampled slates and the logged one per request, side by side."""
         slates = self.settings.group + 1
 
         def pick(position: int, logits: Tensor) -> Tensor:
@@ -95,14 +95,14 @@ class Grpo:
     def _replay(
         self, policy: Policy, generator: Generator, inputs: tuple[Tensor, ...], sample: Decoded
     ) -> Decoded:
-        """The same slates behind the same gates, under other weights."""
+        """Compose the same slates with the same reasoning steps under other weights."""
         encoded = generator.encode(*inputs)
         slates = self.settings.group + 1
         return policy.decode(encoded, follow(sample.slate), Replay(sample.reasoned), slates)
 
     @torch.no_grad()
     def _reference_logprob(self, inputs: tuple[Tensor, ...], sample: Decoded) -> Tensor:
-        """Log-probabilities [B, G, K] under the policy GRPO started from; unread without KL."""
+        """Return log-probabilities [B, G, K] under the policy at the start; unused without KL."""
         if not self.settings.kl:
             return self._without_logged(sample.logprob.detach())
         replay = self._replay(self.reference, self.reference.generator, inputs, sample)
@@ -110,29 +110,29 @@ class Grpo:
 
     @torch.no_grad()
     def _reward(self, batch: Batch, slates: Tensor) -> Tensor:
-        """The judge's utility [B, G] of slates [B, G, K]."""
+        """Return the utility [B, G] of slates [B, G, K] under the reward model."""
         embedded = self.reward_model.embed(batch.numbers, batch.tokens)
         embedded = embedded.repeat_interleave(slates.shape[1], 0)
         return self.reward_model.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])
 
     def _without_logged(self, rows: Tensor) -> Tensor:
-        """[B * (G + 1), K] -> [B, G, K], without the logged slates."""
+        """Drop the logged slates: [B * (G + 1), K] -> [B, G, K]."""
         return rows.view(-1, self.settings.group + 1, rows.shape[1])[:, :-1]
 
 
 def advantages(reward: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """Rewards [R, G] -> (r - mean) / (std + eps) within each group; a flat group gives zeros."""
+    """Standardise rewards [B, G] within each group; a group without spread gives zeros."""
     centred = reward - reward.mean(dim=1, keepdim=True)
     std = reward.std(dim=1, unbiased=False, keepdim=True)
     return torch.where(std > epsilon, centred / (std + epsilon), torch.zeros_like(centred))
 
 
 def imitation_loss(logprob: Tensor, advantage: Tensor, alive: Tensor) -> Tensor:
-    """Negative log-likelihood per item of the best slate of each group, a scalar.
+    """Return the negative log-likelihood per item of the best slate of each group, a scalar.
 
-    Self-imitation (arXiv 1806.05635) next to the policy gradient, whose noise it has not.
-    logprob [R, G, K], advantage [R, G], alive bool [R, G, K]; groups without spread are left out.
-    The losses of all processes add up.
+    Self-imitation (arXiv 1806.05635) has less noise than the policy gradient that it accompanies.
+    logprob [B, G, K], advantage [B, G], alive bool [B, G, K]; groups without spread are left out.
+    The losses of all ranks add up.
     """
     best = advantage.argmax(dim=1, keepdim=True)
     kept = alive & (advantage.gather(1, best) > 0).unsqueeze(2)
@@ -150,17 +150,18 @@ def grpo_loss(
     clip: float,
     kl: float,
 ) -> Tensor:
-    """Clipped policy loss over item choices (GRPO, arXiv 2402.03300, eq. 3), a scalar.
+    """Return the clipped policy loss over item choices (arXiv 2402.03300, eq. 3), a scalar.
 
-    logprob, sampled_logprob, reference_logprob [..., K] of the chosen items now, when sampled, and
-    under the warm start; advantage [...]; alive bool [..., K]. Reasoning tokens are not
-    choices: they carry gradient but no likelihood of their own. The losses of all processes add up.
+    logprob, sampled_logprob, reference_logprob [..., K] of the chosen items under the current
+    weights, under those that sampled, and under the warm start; advantage [...]; alive bool
+    [..., K]. Reasoning tokens are not choices: they carry gradient but have no likelihood. The
+    losses of all ranks add up.
     """
     ratio = torch.exp(logprob - sampled_logprob)
     gain = torch.minimum(
         ratio * advantage.unsqueeze(-1), ratio.clamp(1 - clip, 1 + clip) * advantage.unsqueeze(-1)
     )
-    # Unbiased and never negative estimator of the divergence (arXiv 2402.03300, eq. 4).
+    # This estimator of the divergence is unbiased and never negative (arXiv 2402.03300, eq. 4).
     log_ratio = reference_logprob - logprob
     divergence = torch.exp(log_ratio) - log_ratio - 1.0
     return -((gain - kl * divergence) * alive).sum() / all_reduce(alive.sum())

@@ -1,4 +1,4 @@
-"""The generator with the knobs of its loop, and the losses of supervised training."""
+"""The policy, a generator with its gate, and the losses of supervised training."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ class Batch:
 
 
 class Policy:
-    """The generator with the knobs of its loop: what is sampled, replayed and validated.
+    """A generator with the gate and the temperatures of its configuration.
 
-    threshold: of the entropy gate, in the unit of that gate; share: the part of all K x S steps
-    that it takes on validation lists, which controls are given too.
+    Args:
+        threshold: entropy threshold, in nats, or as a share of the maximum for "normalised".
+        share: part of all K x S steps that the entropy gate takes on validation lists; control
+            gates take as many.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class Policy:
     def configured_gate(
         self, rows: int, budget: int, device: torch.device, learning: bool = False
     ) -> Gate:
-        """The configured gate, with one threshold for every row; a budget of 0 turns any off.
+        """Build the configured gate, with one threshold for every row; budget 0 turns any off.
 
-        While `learning`, the budget of each row may be drawn from 0 to it, or every step be taken.
+        With `learning`, random_budget draws each row's budget from 0 to `budget`, and training_gate
+        may take every step.
         """
         reasoning = self.config.reasoning
         name = "always" if learning and reasoning.training_gate == "always" else reasoning.gate
@@ -60,7 +63,7 @@ class Policy:
         return gate
 
     def entropy_gate(self, rows: int, budget: int, device: torch.device) -> EntropyGate:
-        """The gate that the threshold belongs to, with one budget for every row."""
+        """Build the entropy gate that the threshold is for, with one budget for every row."""
         return EntropyGate(
             torch.full((rows,), self.threshold, device=device),
             torch.full((rows,), budget, dtype=torch.int64, device=device),
@@ -75,7 +78,7 @@ class Policy:
         group: int = 1,
         learning: bool = False,
     ) -> Decoded:
-        """`group` slates per request behind a gate, or behind the configured one by its budget."""
+        """Compose `group` slates per request; an integer is the budget of the configured gate."""
         if isinstance(gate, int):
             rows = encoded.mask.shape[0] * group
             gate = self.configured_gate(rows, gate, encoded.mask.device, learning)
@@ -87,9 +90,9 @@ class Policy:
     def greedy_slates(
         self, lists: Lists, budget: int, batch: int = 256, by_entropy: bool = False
     ) -> list[Decoded]:
-        """Greedy slates for every list, in batches, without dropout and without their logits.
+        """Compose a greedy slate for every list, in batches, without dropout and without logits.
 
-        Behind the configured gate, or `by_entropy` behind the one it is compared with.
+        The gate is the configured one, or with `by_entropy` the entropy gate.
         """
         self.generator.eval()
         device = self.generator.start_token.device
@@ -104,7 +107,7 @@ class Policy:
         return decoded
 
     def entropies(self, lists: Lists) -> Tensor:
-        """What the gate reads before each choice on greedy slates without reasoning, one axis."""
+        """Return the entropies [X] at all choices of greedy plain slates, in the gate's unit."""
         decoded = self.greedy_slates(lists, 0)
         entropies = torch.cat([d.entropy_before for d in decoded])
         if self.config.reasoning.gate == "normalised":
@@ -114,7 +117,7 @@ class Policy:
         return entropies[torch.cat([d.slate for d in decoded]) >= 0]
 
     def supervised_loss(self, batch: Batch, budget: int) -> Tensor:
-        """Pointer loss along `logged_order`, of one slate per request."""
+        """Return the pointer loss along `logged_order`, one slate per request."""
         encoded = self.generator.encode(batch.numbers, batch.tokens, batch.mask)
         order = self.logged_order(batch, encoded)
         decoded = self.decode(encoded, follow(order), budget, learning=True)
@@ -127,11 +130,11 @@ class Policy:
 
     @torch.no_grad()
     def logged_order(self, batch: Batch, encoded: Encoded) -> Tensor:
-        """Slates int64 [B, K] to learn the logged likes along; -1 past the end of a list.
+        """Draw slates int64 [B, K] along which the likes are learned; -1 past the end of a list.
 
-        Half of them are the likes in random order (what a good slate looks like), half are drawn
-        from the generator's own first choice (what its slates look like), so that late positions
-        are learnt after realistic beginnings.
+        Half begin with the likes in random order, as good slates do. Half are drawn from the
+        generator's first choice, as its slates are, so that late positions are learned after
+        realistic beginnings.
         """
         length = self.config.slate_length
         uniform = torch.rand_like(batch.labels).clamp(1e-9, 1 - 1e-7)
@@ -146,10 +149,10 @@ class Policy:
 
 
 def evaluator_loss(evaluator: Evaluator, batch: Batch, slate_length: int) -> Tensor:
-    """BCE per position, over whole shown lists and over their heads as long as a slate; a scalar.
+    """Return the BCE per position, over whole shown lists and over their first K items; a scalar.
 
-    The heads keep slates of K from being something the evaluator never saw. The losses of all
-    processes add up.
+    The first K items train the evaluator on lists as long as a slate. The losses of all ranks add
+    up.
     """
     embedded = evaluator.embed(batch.numbers, batch.tokens)
     loss = torch.zeros((), device=batch.mask.device)
@@ -164,10 +167,10 @@ def evaluator_loss(evaluator: Evaluator, batch: Batch, slate_length: int) -> Ten
 
 
 def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy against the likes not yet in the slate, rank-discounted; a scalar.
+    """Return the mean cross-entropy against the likes not yet in the slate, discounted; a scalar.
 
     logits [B, K, N], order int64 [B, K] the slate that was followed, labels [B, N]. The mean is
-    over the batches of all processes: theirs add up to it.
+    over the batches of all ranks, whose losses add up to it.
     """
     chosen = functional.one_hot(order.clamp(min=0), labels.shape[1]) * (order >= 0).unsqueeze(2)
     before = chosen.cumsum(dim=1) - chosen
@@ -179,7 +182,7 @@ def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
 
 
 def descend(optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
-    """One clipped gradient step, the same in all processes; their losses add up."""
+    """Make one clipped gradient step, the same on all ranks; their losses add up."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     all_reduce_gradients(module)

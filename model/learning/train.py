@@ -2,11 +2,11 @@
 
     evaluator     BCE on logged feedback
     warm_start    the generator learns the logged likes, list-wise, with reasoning on
-    grpo          reward = utility under the frozen evaluator, gates replayed
+    grpo          reward = utility under the frozen evaluator, reasoning steps replayed
 
 The entropy threshold is measured anew after each epoch of the generator. State is saved after each
 epoch, and each epoch derives its seed from (seed, stage, epoch): a resumed run ends in the same
-weights as an uninterrupted one. Processes started by torchrun share each batch and each validation
+weights as an uninterrupted one. Ranks started by torchrun share each batch and each validation
 (model.learning.distributed); only rank 0 writes files.
 """
 
@@ -66,13 +66,13 @@ class Run:
         )
         self.generator.to(self.device)
         self.evaluator.to(self.device)
-        # Rewards the generator and selects its epoch.
+        # It rewards the generator and selects the epoch.
         self.reward_model: RewardModel = reward_model or self.evaluator
         self.policy = Policy(config, self.generator, math.inf)
         self.validation = Validation(
             self.all_valid, self.valid, self.policy, self.evaluator, self.reward_model
         )
-        # Copies: "reference", the generator when GRPO starts; "best", of the stage so far.
+        # "reference" is the generator when GRPO starts, "best" the best epoch of the stage so far.
         self.copies: dict[str, dict[str, Tensor]] = {}
         self.state = RunState(
             config=config,
@@ -97,7 +97,7 @@ class Run:
         for stage in STAGES:
             size = getattr(self.config, stage).batch
             if size < world_size():
-                rule = f"at least one request for each of {world_size()} processes"
+                rule = f"must hold at least one request for each of {world_size()} processes"
                 raise ConfigError(f"{stage}.batch: {rule}, got {size}")
 
     def _read_lists(self, dataset: Dataset) -> None:
@@ -113,10 +113,11 @@ class Run:
         for name, lists in (("train", self.rankable), ("valid", self.valid)):
             if len(lists) < world_size():
                 rule = (
-                    f"at least one {name} list with a positive and a negative, to learn order from"
-                    " (by default a user's last list is test, the one before valid, others train)"
+                    f"must have at least one {name} list with a positive and a negative for each "
+                    f"of {world_size()} processes; by default the last list of a user is test, the "
+                    "one before it valid, and the others train"
                 )
-                raise DataError(self.data, rule, value=len(lists) or "none")
+                raise DataError(self.data, rule, value=len(lists))
 
     def _write_features_and_log(self) -> None:
         """Save the featuriser, and cut the log to the epochs that the checkpoint holds."""
@@ -132,12 +133,13 @@ class Run:
         if state.config != self.config:
             raise CheckpointError(
                 f"{self.directory}: holds a run with another configuration; "
-                "choose another --out or remove it"
+                "choose another --out or remove the directory"
             )
         if state.data_digest != self.state.data_digest:
             raise CheckpointError(
-                f"{self.directory}: holds a run on other data than {self.data} has now; "
-                "choose another --out or remove it"
+                f"{self.directory}: holds a run on other data (digest {state.data_digest}) than "
+                f"{self.data} (digest {self.state.data_digest}); choose another --out or remove "
+                "the directory"
             )
         self.state = state
         if state.threshold is not None:
@@ -157,12 +159,12 @@ class Run:
             # That evaluator may have learned from lists that are held out in this data set, and
             # its tokens may stand for other words.
             raise CheckpointError(
-                f"{start}: holds a run on {state.data or None} as it was then, which is other data "
-                f"than {self.data} is now; start from a run on this data"
+                f"{start}: holds a run on other data ({state.data}, digest {state.data_digest}) "
+                f"than {self.data} (digest {self.state.data_digest}); start from a run on this data"
             )
         if state.shared_seconds is None:
             raise CheckpointError(
-                f"{start}: its evaluator is not finished; run the same train command again"
+                f"{start}: its evaluator is not finished; run its train command again"
             )
         checkpoint.restore(self.evaluator, tensors, "evaluator.")
         self.state.stage = "warm_start"
@@ -178,8 +180,10 @@ class Run:
         With another budget the embeddings of reasoning steps stay as initialised.
         """
         if state.stage != DONE or state.config.network != self.config.network:
-            rule = f"a finished run with the network {self.config.network}"
-            raise CheckpointError(f"{start}: to plug in takes {rule}")
+            raise CheckpointError(
+                f"{start}: --plug-into needs a finished run with {self.config.network}, got stage "
+                f"{state.stage!r} with {state.config.network}"
+            )
         if state.config.reasoning.budget != self.config.reasoning.budget:
             initial = self.generator.state_dict()["reason_step.weight"]
             tensors["generator.reason_step.weight"] = initial
@@ -380,7 +384,7 @@ def train(
         start: a finished run whose evaluator is taken over.
         plug_in: take over the generator of `start` too, and continue with GRPO and this
             configuration's reasoning.
-        judge: stands in for the evaluator where the truth is available; no evaluator is trained.
+        reward_model: replaces the evaluator, which then is not trained.
 
     Raises CheckpointError when `start` does not fit, or `directory` holds another run.
     """
