@@ -48,13 +48,14 @@ def item_logit(lists: Lists, slate_length: int, dataset: Dataset, split: str) ->
     lists: some or all of `dataset.lists([split])`.
     """
     effects = item_effects(dataset)
-    shown = dataset.rows.filter(pl.col("split") == split).collect()
-    by_request = dict(shown.group_by("request_id", maintain_order=True).agg("item_id").iter_rows())
+    impressions = dataset.rows.filter(pl.col("split") == split).collect()
+    lists_of_items = impressions.group_by("request_id", maintain_order=True).agg("item_id")
+    by_request = dict(lists_of_items.iter_rows())
     requests = dataset.requests([split])["request_id"].gather(lists.rows)
     scores = np.zeros(lists.mask.shape)
     for row, request in enumerate(requests):
-        own = [effects[item] for item in by_request[request]]
-        scores[row, : len(own)] = own
+        values = [effects[item] for item in by_request[request]]
+        scores[row, : len(values)] = values
     return top(scores, lists.mask, slate_length)
 
 

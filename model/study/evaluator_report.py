@@ -42,15 +42,15 @@ FIGURES = (  # title on the page, key in the JSON
 @torch.no_grad()
 def like_probabilities(evaluator: Evaluator, lists: Lists, order: Array) -> Array:
     """Of each position of slates int [R, L] of these lists, float [R, L]; -1 = no item."""
-    found = []
+    probabilities = []
     for start in range(0, len(lists), 256):
         piece = slice(start, start + 256)
         b = Batch(lists, piece)
         slate = torch.from_numpy(order[piece])
         index = slate.clamp(min=0).unsqueeze(2).expand(-1, -1, evaluator.position.embedding_dim)
         embedded = evaluator.embed(b.numbers, b.tokens).gather(1, index)
-        found.append(torch.sigmoid(evaluator(embedded, slate >= 0)))
-    return torch.cat(found).numpy()
+        probabilities.append(torch.sigmoid(evaluator(embedded, slate >= 0)))
+    return torch.cat(probabilities).numpy()
 
 
 def auc(score: Array, liked: Array) -> float:
@@ -80,42 +80,50 @@ def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> 
     """What one evaluator says of shown lists against what users said; intervals over lists."""
     mask, liked = lists.mask, lists.labels > 0.5
     shown_order = np.where(mask, np.arange(lists.longest), -1)
-    said = like_probabilities(evaluator, lists, shown_order)
+    predictions = like_probabilities(evaluator, lists, shown_order)
     draw = np.random.default_rng(seed)
-    keys = np.where(mask, draw.random(mask.shape), 2.0)
-    shuffled = np.where(np.sort(keys, axis=1) < 2.0, np.argsort(keys, axis=1), -1)
-    moved = like_probabilities(evaluator, lists, shuffled)
-    back = np.zeros_like(moved)  # what each item got in the shuffled list, at its shown place
-    np.put_along_axis(back, np.argsort(keys, axis=1), moved, axis=1)
-    predicted, observed, error = calibration(said[mask], liked[mask])
-    base = dataset.rows.filter(split="train").select("label").mean().collect().item()
+    random_keys = np.where(mask, draw.random(mask.shape), 2.0)
+    shuffled = np.where(np.sort(random_keys, axis=1) < 2.0, np.argsort(random_keys, axis=1), -1)
+    shuffled_predictions = like_probabilities(evaluator, lists, shuffled)
+    restored = np.zeros_like(
+        shuffled_predictions
+    )  # what each item got in the shuffled list, at its shown place
+    np.put_along_axis(restored, np.argsort(random_keys, axis=1), shuffled_predictions, axis=1)
+    predicted, observed, calibration_error = calibration(predictions[mask], liked[mask])
+    like_rate = dataset.rows.filter(split="train").select("label").mean().collect().item()
     losses = {
-        "evaluator": binary_cross_entropy(said, liked),
-        "constant like rate": binary_cross_entropy(np.full(mask.shape, base), liked),
+        "evaluator": binary_cross_entropy(predictions, liked),
+        "constant like rate": binary_cross_entropy(np.full(mask.shape, like_rate), liked),
     }
-    rate = dataset.featuriser.schema.history.rate
-    if rate is not None:
-        column = dataset.featuriser.column(rate)
-        feature = next(f for f in dataset.featuriser.schema.features if f.name == rate)
+    rate_feature = dataset.featuriser.schema.history.rate
+    if rate_feature is not None:
+        column = dataset.featuriser.column(rate_feature)
+        feature = next(f for f in dataset.featuriser.schema.features if f.name == rate_feature)
         log_odds = lists.numbers[:, :, column] * feature.std + feature.mean
         losses["item like rate"] = binary_cross_entropy(expit(log_odds), liked)
     within = np.array(
-        [auc(s[m], y[m]) for s, y, m in zip(said, liked, mask, strict=True) if 0 < y[m].mean() < 1]
+        [
+            auc(s[m], y[m])
+            for s, y, m in zip(predictions, liked, mask, strict=True)
+            if 0 < y[m].mean() < 1
+        ]
     )
     weight = discount(lists.longest).numpy() * mask
-    utility = (said * weight).sum(axis=1) / weight.sum(axis=1)
+    utility = (predictions * weight).sum(axis=1) / weight.sum(axis=1)
     realised = (liked * weight).sum(axis=1) / weight.sum(axis=1)
     changed = utilities(evaluator, lists, shuffled) - utilities(evaluator, lists, shown_order)
     return {
-        "calibration": {"predicted": predicted, "observed": observed, "error": error},
+        "calibration": {"predicted": predicted, "observed": observed, "error": calibration_error},
         "bce": {n: interval((v * mask).sum(1) / mask.sum(1)) for n, v in losses.items()},
-        "auc": auc(said[mask], liked[mask]),
+        "auc": auc(predictions[mask], liked[mask]),
         "auc within lists": interval(within),
         "rank correlation": float(spearmanr(utility, realised)[0]),
-        "change by shuffling": interval((np.abs(back - said) * mask).sum(1) / mask.sum(1)),
+        "change by shuffling": interval(
+            (np.abs(restored - predictions) * mask).sum(1) / mask.sum(1)
+        ),
         "utility change by shuffling": interval(np.abs(changed)),
         "position": {
-            "predicted": (said * mask).sum(axis=0) / mask.sum(axis=0),
+            "predicted": (predictions * mask).sum(axis=0) / mask.sum(axis=0),
             "observed": (liked * mask).sum(axis=0) / mask.sum(axis=0),
         },
     }
@@ -130,24 +138,26 @@ def agreement(
     draw = np.random.default_rng(seed)
     torch.manual_seed(seed)
     pick = sampler(policy.config.reasoning.recommend_temperature)
-    found: dict[str, list[float]] = {"random slates": [], "slates of the generator": []}
+    correlations: dict[str, list[float]] = {"random slates": [], "slates of the generator": []}
     for row in range(min(len(lists), 200)):
-        own = lists.take([row])
-        b = Batch(own, slice(0, 1))
-        keys = np.where(own.mask, draw.random((RANDOM_SLATES, lists.longest)), 2.0)
-        order = np.argsort(keys, axis=1)[:, :length]
-        chosen = torch.from_numpy(np.where(np.sort(keys, axis=1)[:, :length] < 2.0, order, -1))
+        one = lists.take([row])
+        b = Batch(one, slice(0, 1))
+        random_keys = np.where(one.mask, draw.random((RANDOM_SLATES, lists.longest)), 2.0)
+        order = np.argsort(random_keys, axis=1)[:, :length]
+        random_slates = torch.from_numpy(
+            np.where(np.sort(random_keys, axis=1)[:, :length] < 2.0, order, -1)
+        )
         encoded = policy.generator.encode(b.numbers, b.tokens, b.mask)
         budget = policy.config.reasoning.budget
         sampled = policy.decode(encoded, pick, budget, RANDOM_SLATES).slate
-        for name, slates in zip(found, (chosen, sampled), strict=True):
-            both = [
+        for name, slates in zip(correlations, (random_slates, sampled), strict=True):
+            utilities_of_both = [
                 e.utility(e.embed(b.numbers, b.tokens).expand(len(slates), -1, -1), slates).numpy()
                 for e in (first, second)
             ]
-            if all(np.ptp(u) > 0 for u in both):
-                found[name].append(float(spearmanr(*both)[0]))
-    return {name: interval(np.array(values)) for name, values in found.items()}
+            if all(np.ptp(u) > 0 for u in utilities_of_both):
+                correlations[name].append(float(spearmanr(*utilities_of_both)[0]))
+    return {name: interval(np.array(values)) for name, values in correlations.items()}
 
 
 def report(command: EvaluatorReport) -> None:

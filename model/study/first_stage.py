@@ -64,7 +64,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
     return {split: _ndcg(*pair) for split, pair in scored.items() if split != "history"}
 
 
-def is_of(scored: Path, data: Path) -> bool:
+def is_made_from(scored: Path, data: Path) -> bool:
     """Whether `scored` is there and was made of what `data` holds now."""
     path = scored / "summary.json"
     if not path.exists():
@@ -95,8 +95,8 @@ def out_of_fold_scores(
     for fold in tqdm(np.unique(folds), "first stage", disable=None, leave=False):
         others = train.take(np.flatnonzero(folds != fold)).rankable()
         ranker = lambdamart.fit(others, rounds, seed, vocabulary)
-        own = np.flatnonzero(folds == fold)
-        scores[own] = ranker.score(train.take(own))
+        rows = np.flatnonzero(folds == fold)
+        scores[rows] = ranker.score(train.take(rows))
     return scores
 
 
@@ -114,9 +114,11 @@ def _score(dataset: Dataset) -> tuple[dict[str, tuple[Lists, Array]], Sequence[i
         if not len(lists["train"].take(np.flatnonzero(folds != fold)).rankable()):
             rule = "train lists with a positive and a negative of several users, for folds of them"
             raise DataError(dataset.directory, rule)
-    everything = lists["train"].rankable()
-    ranker = lambdamart.fit(everything, lists["valid"].rankable(), SEED, vocabulary)
-    scored = {split: (own, ranker.score(own)) for split, own in lists.items() if split != "train"}
+    rankable = lists["train"].rankable()
+    ranker = lambdamart.fit(rankable, lists["valid"].rankable(), SEED, vocabulary)
+    scored = {
+        split: (part, ranker.score(part)) for split, part in lists.items() if split != "train"
+    }
     train = lists["train"]
     scores = out_of_fold_scores(train, folds, ranker.rounds, SEED, vocabulary)
     return {"train": (train, scores), **scored}, ranker.rounds

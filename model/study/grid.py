@@ -24,11 +24,17 @@ from model.data.lists import Lists
 from model.data.metrics import slate_metrics
 from model.learning import checkpoint
 from model.learning.checkpoint import Trained
-from model.learning.train import train
+from model.learning.train import train as train_run
 from model.network.config import Config
 from model.study import baselines, first_stage, neural_baselines
 from model.study.pool import run_waves
-from model.study.slates import neural_slates, pass_at_m, second_evaluator, seconds, utilities
+from model.study.slates import (
+    best_of_sampled,
+    rank_greedily,
+    request_seconds,
+    second_evaluator,
+    utilities,
+)
 from model.study.variants import (
     BASELINES,
     CONTROLS,
@@ -38,28 +44,28 @@ from model.study.variants import (
     SLATES,
     Overrides,
     Study,
-    overridden,
+    with_overrides,
 )
 
 Array = np.ndarray[Any, Any]
 STUDY = "study.json"  # what the cells beside it are of
 
 
-def fill(config: Config, found: list[Study], cache: Path) -> None:
+def fill(config: Config, studies: list[Study], cache: Path) -> None:
     """Fill every cell that is not yet in the cache; a study on each core."""
     # Each wave needs what the one before made: data with a first stage, runs to compare with.
     waves: list[list[Callable[[], object]]] = [[], [], []]
     origins = {}
-    for study in found:
-        job = functools.partial(fill_study, config, study, cache)
+    for study in studies:
+        fill_one = functools.partial(fill_study, config, study, cache)
         origin = study.data.with_name(study.data.name.removesuffix("-first-stage"))
-        if "best of M" in study.models and len(found) > 1:
-            waves[2].append(job)
+        if "best of M" in study.models and len(studies) > 1:
+            waves[2].append(fill_one)
         elif origin == study.data:
-            waves[0].append(job)
+            waves[0].append(fill_one)
         else:
-            waves[1].append(job)
-            if not first_stage.is_of(study.data, origin):
+            waves[1].append(fill_one)
+            if not first_stage.is_made_from(study.data, origin):
                 origins[study.data] = origin
     scores = [
         functools.partial(first_stage.first_stage, origin, data) for data, origin in origins.items()
@@ -78,26 +84,26 @@ def fill_study(config: Config, study: Study, cache: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, seed=study.seed)
     dataset = Dataset(study.data)
-    claim(directory, config, dataset)
+    record_setting(directory, config, dataset)
     pending = [m for m in study.models if not (directory / f"{m}.npz").exists()]
     if not pending:
         return
-    room = Room(config, study, directory, dataset)
+    runner = CellRunner(config, study, directory, dataset)
     for model in pending:
-        save(directory / f"{model}.npz", room.cell(model))
+        save(directory / f"{model}.npz", runner.run(model))
 
 
-def claim(directory: Path, config: Config, dataset: Dataset) -> None:
+def record_setting(directory: Path, config: Config, dataset: Dataset) -> None:
     """Write down what the cells of a directory are of, or check it."""
     path, digest = directory / STUDY, dataset.digest()
     if path.exists():
-        check(directory, config, digest)
+        check_setting(directory, config, digest)
         return
-    mine = {"config": config.to_json(), "data_digest": digest}
-    path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    description = {"config": config.to_json(), "data_digest": digest}
+    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
-def check(directory: Path, config: Config, digest: str | None = None) -> None:
+def check_setting(directory: Path, config: Config, digest: str | None = None) -> None:
     """Raises CheckpointError where a directory has cells of something else.
 
     A field that the configuration had not yet when they were made counts as its default.
@@ -105,16 +111,16 @@ def check(directory: Path, config: Config, digest: str | None = None) -> None:
     path = directory / STUDY
     if not path.exists():
         return
-    there = json.loads(path.read_text(encoding="utf-8"))
-    same = Config.from_json(there["config"]) == config
-    if not same or digest not in (None, there["data_digest"]):
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    matches = Config.from_json(recorded["config"]) == config
+    if not matches or digest not in (None, recorded["data_digest"]):
         raise checkpoint.CheckpointError(
             f"{path}: the cells beside it are of another configuration or other data; "
             "remove them or choose another --cache"
         )
 
 
-class Room:
+class CellRunner:
     """What the cells of a study share: data set, lists, evaluator."""
 
     def __init__(self, config: Config, study: Study, directory: Path, dataset: Dataset) -> None:
@@ -124,39 +130,39 @@ class Room:
     def _lists(self, split: str) -> Lists:
         return self.dataset.lists([split], self.config.train_lists).rankable()
 
-    def cell(self, model: str) -> dict[str, Array]:
+    def run(self, model: str) -> dict[str, Array]:
         """Per-list metrics [R] of one model on test lists, and what else it has to show."""
         if model == "best of M":
             return self.best_of_m()
         if model == "second evaluator":
-            return self.second_opinion()
+            return self.second_utilities()
         began = time.monotonic()
         extra: dict[str, Array] = {}
         if model in BASELINES:
-            slate = self.baselines()[model]()
+            slate = self.rankers()[model]()
         else:
             overrides = (NEURAL | CONTROLS | IDEAS)[model]
-            slate, extra = neural_slates(self.trained(model, overrides), self.test)
+            slate, extra = rank_greedily(self.train(model, overrides), self.test)
         extra.setdefault("train_seconds", np.array(time.monotonic() - began))
-        return {**self.measured(slate), **extra, "slate": slate.astype(np.int16)}
+        return {**self.metrics(slate), **extra, "slate": slate.astype(np.int16)}
 
-    def trained(self, model: str, overrides: Overrides) -> Trained:
+    def train(self, model: str, overrides: Overrides) -> Trained:
         """Train, or finish training, one model; the first of a study trains the evaluator."""
         first = next(iter(NEURAL))
         start = None if model == first else self.directory / first
         if start is not None and not (start / checkpoint.CHECKPOINT).exists():
-            self.trained(first, NEURAL[first])
-        own = overridden(self.config, overrides)
-        train(own, self.dataset, self.directory / model, start)
+            self.train(first, NEURAL[first])
+        variant = with_overrides(self.config, overrides)
+        train_run(variant, self.dataset, self.directory / model, start)
         return checkpoint.load(self.directory / model)
 
-    def measured(self, slate: Array) -> dict[str, Array]:
+    def metrics(self, slate: Array) -> dict[str, Array]:
         """Metrics per list [R] of slates [R, K], and what the evaluator thinks of them."""
-        found = slate_metrics(slate, self.test.labels)
-        evaluator = self.trained(*next(iter(NEURAL.items()))).evaluator
-        return {**found, "utility": utilities(evaluator, self.test, slate)}
+        metrics = slate_metrics(slate, self.test.labels)
+        evaluator = self.train(*next(iter(NEURAL.items()))).evaluator
+        return {**metrics, "utility": utilities(evaluator, self.test, slate)}
 
-    def baselines(self) -> dict[str, Callable[[], Array]]:
+    def rankers(self) -> dict[str, Callable[[], Array]]:
         """How each baseline ranks the test lists."""
         length, seed = self.config.slate_length, self.study.seed
         vocabulary = self.dataset.featuriser.vocabulary_size
@@ -182,7 +188,7 @@ class Room:
             "Seq2Slate REINFORCE": fitted(neural_baselines.seq2slate),
         }
 
-    def second_opinion(self) -> dict[str, Array]:
+    def second_utilities(self) -> dict[str, Array]:
         """The second evaluator's utility [R] of every other model's slates, by model."""
         directory = self.directory / "second evaluator"
         evaluator = second_evaluator(self.config, self.dataset, directory)
@@ -199,23 +205,23 @@ class Room:
         S = 0 is the plain host, the others EGLR trained for three steps, with that budget. Times
         are seconds per request, of lists decoded one at a time on one thread.
         """
-        host = self.trained("transformer host", HOST)
-        own = self.trained("transformer EGLR", {})
-        found: dict[str, list[list[Any]]] = {}
-        for budget in range(own.config.reasoning.budget + 1):
-            trained = own if budget else host
+        host = self.train("transformer host", HOST)
+        eglr = self.train("transformer EGLR", {})
+        columns: dict[str, list[list[Any]]] = {}
+        for budget in range(eglr.config.reasoning.budget + 1):
+            trained = eglr if budget else host
             rows: dict[str, list[Any]] = {}
             for slates in SLATES:
                 torch.manual_seed(self.study.seed)
-                slate = pass_at_m(trained, host, self.test, budget, slates)
+                slate = best_of_sampled(trained, host, self.test, budget, slates)
                 metrics = slate_metrics(slate, self.test.labels)
                 metrics["utility"] = utilities(host.evaluator, self.test, slate)
-                metrics["seconds"] = seconds(trained, host, self.test, budget, slates)
+                metrics["seconds"] = request_seconds(trained, host, self.test, budget, slates)
                 for name, values in metrics.items():
                     rows.setdefault(name, []).append(values)
             for name, column in rows.items():
-                found.setdefault(name, []).append(column)
-        return {name: np.array(values) for name, values in found.items()}
+                columns.setdefault(name, []).append(column)
+        return {name: np.array(values) for name, values in columns.items()}
 
 
 def save(path: Path, arrays: dict[str, Array]) -> None:

@@ -49,8 +49,8 @@ def item_effects(dataset: Dataset) -> dict[str, float]:
     start = np.zeros(design.shape[1])
     weights = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
     first = blocks[0].shape[1] + blocks[1].shape[1]
-    own, slope = np.split(weights[first:], [len(index)])
-    return dict(zip(index, (own + metadata @ slope).tolist(), strict=True))
+    item_weights, slope = np.split(weights[first:], [len(index)])
+    return dict(zip(index, (item_weights + metadata @ slope).tolist(), strict=True))
 
 
 def _metadata(dataset: Dataset) -> csr_array:

@@ -54,7 +54,7 @@ class LambdaMart:
     def score(self, lists: Lists) -> Array:
         """Scores float64 [R, N], -inf where padded."""
         scores = np.full(lists.mask.shape, -np.inf)
-        columns = table(lists, self.tokens)
+        columns = feature_table(lists, self.tokens)
         each = [
             b.predict(columns, num_iteration=n)
             for b, n in zip(self.boosters, self.rounds, strict=True)
@@ -69,9 +69,9 @@ def fit(train: Lists, stop: Lists | Sequence[int], seed: int, vocabulary: int) -
     `stop` holds the validation lists whose NDCG@10 ends each booster, or the rounds of each. The
     same seed gives the same ranker.
     """
-    shown = np.bincount(train.tokens[train.mask].ravel(), minlength=vocabulary)
-    shown[0] = 0  # the empty slot
-    tokens = np.flatnonzero(shown >= COMMON * train.mask.sum())
+    counts = np.bincount(train.tokens[train.mask].ravel(), minlength=vocabulary)
+    counts[0] = 0  # the empty slot
+    tokens = np.flatnonzero(counts >= COMMON * train.mask.sum())
     data = _data(train, tokens)
     valid = [_data(stop, tokens, data)] if isinstance(stop, Lists) else []
     boosters, rounds = [], []
@@ -88,15 +88,15 @@ def fit(train: Lists, stop: Lists | Sequence[int], seed: int, vocabulary: int) -
     return LambdaMart(tuple(boosters), tuple(rounds), tokens)
 
 
-def table(lists: Lists, tokens: Array) -> Array:
+def feature_table(lists: Lists, tokens: Array) -> Array:
     """A row per candidate, float32 [X, F + len(tokens)]: its numbers, and which tokens it has.
 
     Trees make nothing of the rare tokens, and each costs as much time as a number.
     """
-    own = lists.tokens[lists.mask]
-    present = np.zeros((len(own), len(tokens)), np.float32)
+    candidates = lists.tokens[lists.mask]
+    present = np.zeros((len(candidates), len(tokens)), np.float32)
     for column, token in enumerate(tokens):
-        present[:, column] = (own == token).any(axis=1)
+        present[:, column] = (candidates == token).any(axis=1)
     return np.concatenate([lists.numbers[lists.mask], present], axis=1)
 
 
@@ -105,5 +105,10 @@ def _data(lists: Lists, tokens: Array, bins: lightgbm.Dataset | None = None) -> 
     liked = (lists.labels[lists.mask] > 0.5).astype(np.int32)
     sizes = lists.mask.sum(axis=1)
     return lightgbm.Dataset(
-        table(lists, tokens), liked, bins, group=sizes, params=PARAMETERS, free_raw_data=False
+        feature_table(lists, tokens),
+        liked,
+        bins,
+        group=sizes,
+        params=PARAMETERS,
+        free_raw_data=False,
     )

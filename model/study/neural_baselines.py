@@ -314,7 +314,7 @@ def learn(
         module.eval()
         return float(slate_metrics(slates(valid), valid.labels)["ndcg@10"].mean())
 
-    best, kept, stale = validate(), copy.deepcopy(module.state_dict()), 0
+    best, best_weights, stale = validate(), copy.deepcopy(module.state_dict()), 0
     steps = max(1, len(train) // batch)
     bar = trange(epochs, desc=name, disable=None, leave=False)
     for epoch in bar:
@@ -322,9 +322,9 @@ def learn(
         order = torch.randperm(len(train)).numpy()
         for step in range(steps):
             # Linear warm-up over the first epoch, then a cosine to a tenth.
-            done = (epoch * steps + step) / (epochs * steps)
+            progress = (epoch * steps + step) / (epochs * steps)
             rate = min(1.0, (epoch * steps + step + 1) / steps)
-            rate *= 0.1 + 0.45 * (1.0 + float(np.cos(np.pi * done)))
+            rate *= 0.1 + 0.45 * (1.0 + float(np.cos(np.pi * progress)))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate
             rows = order[step * batch : (step + 1) * batch]
@@ -332,13 +332,13 @@ def learn(
         score = validate()
         bar.set_postfix({"valid ndcg@10": f"{score:.4f}"})
         if score > best:
-            best, kept, stale = score, copy.deepcopy(module.state_dict()), 0
+            best, best_weights, stale = score, copy.deepcopy(module.state_dict()), 0
         else:
             stale += 1
         if stale >= PATIENCE:
             break
     bar.close()
-    module.load_state_dict(kept)
+    module.load_state_dict(best_weights)
     module.eval()
     return best
 

@@ -61,10 +61,10 @@ def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> 
         shape = len(number), CANDIDATES
         # Distinct items without a permutation of them all, for the last is less than `count` away.
         step = draw.choice([1, 3, 7, 9, 11, 13, 17, 19, 21, 23], (len(number), 1))
-        shown = (draw.integers(count, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % count
-        turn = number // users
-        split = np.where(turn == LISTS_PER_USER - 1, "test", "train")
-        split = np.where((turn == 0) & (number < VALID), "valid", split)
+        item = (draw.integers(count, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % count
+        visit = number // users
+        split = np.where(visit == LISTS_PER_USER - 1, "test", "train")
+        split = np.where((visit == 0) & (number < VALID), "valid", split)
         per_row = {
             "request_id": pl.Series(number).cast(pl.String),
             "user_id": "u" + pl.Series(number % users).cast(pl.String).str.zfill(7),
@@ -75,13 +75,13 @@ def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> 
         frame = pl.DataFrame(per_row).select(pl.all().repeat_by(CANDIDATES).explode())
         frame = frame.with_columns(
             position=pl.Series(np.tile(np.arange(CANDIDATES, dtype=np.int32), len(number))),
-            item_id="i" + pl.Series(shown.ravel()).cast(pl.String).str.zfill(5),
+            item_id="i" + pl.Series(item.ravel()).cast(pl.String).str.zfill(5),
             label=pl.Series((draw.random(shape) < 0.2).ravel().astype(np.float32)),
             like_rate=pl.Series(draw.normal(-1.0, 0.5, shape).ravel()),
             price=pl.Series(draw.lognormal(2.0, 1.0, shape).ravel()),
         )
-        order = ["request_id", "user_id", "timestamp", "position", "item_id", "label", "split"]
-        frame.select(*order, "like_rate", "price", "hour").write_parquet(
+        columns = ["request_id", "user_id", "timestamp", "position", "item_id", "label", "split"]
+        frame.select(*columns, "like_rate", "price", "hour").write_parquet(
             parts / f"{start:012d}.parquet"
         )
     pl.scan_parquet(parts / "*.parquet").sink_parquet(

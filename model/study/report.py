@@ -12,19 +12,19 @@ import numpy as np
 
 from model.network.config import Config
 from model.study import grid
-from model.study.carry import carried
 from model.study.commands import Report, cache_directory, command_line, report_directory
+from model.study.merge import merge_reports
 from model.study.pages import provenance, render
 from model.study.plots import plot_best_of_m, plot_entropy
 from model.study.summary import (
-    MAIN,
     METRICS,
-    OWN,
     PAIRS,
+    REFERENCES,
+    SECTIONS,
     TABLES,
     Key,
-    collect,
     equal_latency,
+    read_cells,
     summarise,
 )  # fmt: skip
 from model.study.variants import CONTROLS, IDEAS, plan_studies, smoke_studies
@@ -40,7 +40,7 @@ VARIANTS = (
 def report(command: Report) -> None:
     """Fill the cache where asked to, summarise its cells, then write JSON, page and plots.
 
-    Raises FileNotFoundError if the cache holds no finished cell, CarryError if a cell contradicts
+    Raises FileNotFoundError if the cache holds no finished cell, MergeError if a cell contradicts
     the report in the output directory, CheckpointError if it has another configuration.
     """
     out = report_directory(command.out, command.smoke)
@@ -55,15 +55,15 @@ def report(command: Report) -> None:
     if not command.no_training:
         grid.fill(config, studies, cache)
     for study in studies:
-        grid.check(study.directory(cache), dataclasses.replace(config, seed=study.seed))
-    cells = collect(studies, cache)
+        grid.check_setting(study.directory(cache), dataclasses.replace(config, seed=study.seed))
+    cells = read_cells(studies, cache)
     if not cells:
         raise FileNotFoundError(f"{cache}: no finished cell to report; run without --no-training")
     summary = summarise(cells)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "quality.json"
     if path.exists() and not command.fresh:
-        summary = carried(json.loads(path.read_text(encoding="utf-8")), summary)
+        summary = merge_reports(json.loads(path.read_text(encoding="utf-8")), summary)
     payload = {
         "made": provenance(command_line("report", command)),
         "setting": {"budget": config.reasoning.budget},
@@ -76,7 +76,7 @@ def report(command: Report) -> None:
 def write_page(out: Path) -> None:
     """Write quality.md and the plots from the quality.json below `out`."""
     payload = json.loads((out / "quality.json").read_text(encoding="utf-8"))
-    plot_entropy(payload["positions"], MAIN, out / "entropy.png")
+    plot_entropy(payload["positions"], SECTIONS, out / "entropy.png")
     plot_best_of_m(payload["curves"], out / "best_of_m.png")
     (out / "quality.md").write_text(page(payload), encoding="utf-8")
 
@@ -88,7 +88,7 @@ def page(payload: Mapping[str, Any]) -> str:
         made=payload["made"],
         setting=payload["setting"],
         sections=sections(payload),
-        reference=OWN[1],
+        reference=REFERENCES[1],
         selection=selection(payload["rows"]),
         curves=payload["curves"],
         equal_latency=equal_latency(payload["curves"]),
@@ -103,7 +103,7 @@ def sections(payload: Mapping[str, Any]) -> list[dict[str, Any]]:
         key = entry["dataset"], entry["split"], entry["track"]
         tables.setdefault((key, entry["title"]), {})[entry["model"]] = entry
     collected = []
-    for key in (key for key in MAIN if (key, "main") in tables):
+    for key in (key for key in SECTIONS if (key, "main") in tables):
         main, comparisons = tables[key, "main"], comparisons_of(payload["comparisons"], key)
         dataset, split, track = key
         variants = [
@@ -111,7 +111,9 @@ def sections(payload: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "title": title,
                 "text": text,
                 "entries": in_order(tables[key, title], title),
-                "pairs": pairs(comparisons, [(v, other) for other in OWN for v in overrides]),
+                "pairs": pairs(
+                    comparisons, [(v, other) for other in REFERENCES for v in overrides]
+                ),
             }
             for title, text, overrides in VARIANTS
             if (key, title) in tables
@@ -169,9 +171,9 @@ def selection(rows: Sequence[Entry]) -> list[dict[str, Any]]:
     by_model: dict[str, dict[int, float]] = {}
     for row in rows:
         place = (row["dataset"], row["split"], row["track"])
-        if row["metric"] == "validation" and place == MAIN[0]:
+        if row["metric"] == "validation" and place == SECTIONS[0]:
             by_model.setdefault(row["model"], {})[row["seed"]] = row["value"]
-    eglr = by_model.pop(OWN[1], {})
+    eglr = by_model.pop(REFERENCES[1], {})
     table = []
     for model, values in by_model.items():
         shared = sorted(eglr.keys() & values.keys())

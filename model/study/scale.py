@@ -1,7 +1,7 @@
 """Memory and speed on logs of any size: `python -m model scale` writes docs/reports/scale.md.
 
 A drawn log is written, featurised and trained on for some batches, each in a process of its own,
-so that the peak memory is that phase's. Nothing learned here is worth anything.
+so that the peak memory is that measure_phase's. Nothing learned here is worth anything.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def train_briefly(config: Config, data: Path, directory: Path) -> dict[str, floa
     return rates
 
 
-def phase(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+def measure_phase(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """Run a task in this process: its result, seconds and peak resident memory in MB."""
     torch.set_num_threads(1)
     began = time.perf_counter()
@@ -74,11 +74,11 @@ def phase(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     return {"result": result, "seconds": seconds, "peak": peak}
 
 
-def apart(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+def in_process(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """The same in a fresh process; spawned, because polars and a fork deadlock."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(phase, task, *arguments).result()
+        return pool.submit(measure_phase, task, *arguments).result()
 
 
 def measure(config: Config, rows: int, scratch: Path) -> dict[str, Any]:
@@ -87,17 +87,17 @@ def measure(config: Config, rows: int, scratch: Path) -> dict[str, Any]:
     shutil.rmtree(directory, ignore_errors=True)
     data = directory / "log"
     try:
-        found = {
+        figures = {
             "rows": rows,
-            "write": apart(write_log, data, rows),
-            "featurise": apart(featurise, data),
-            "train": apart(train_briefly, config, data, directory / "run"),
+            "write": in_process(write_log, data, rows),
+            "featurise": in_process(featurise, data),
+            "train": in_process(train_briefly, config, data, directory / "run"),
             "log_bytes": (data / "impressions.parquet").stat().st_size,
             "array_bytes": sum(f.stat().st_size for f in directory.rglob("*.npy")),
         }
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    return found
+    return figures
 
 
 def report(command: Scale) -> None:

@@ -29,19 +29,19 @@ def second_evaluator(config: Config, dataset: Dataset, directory: Path) -> Evalu
     arXiv 2104.00860) and another seed, on the same lists.
     """
     network = config.evaluator_network or config.network
-    own = dataclasses.replace(
+    changed = dataclasses.replace(
         config,
         seed=config.seed + 1_000,
         evaluator_network=dataclasses.replace(network, encoder_blocks=0, recurrent=True),
     )
-    run = Run(own, dataset, directory, None)
+    run = Run(changed, dataset, directory, None)
     run.run(last="warm_start")
     return run.evaluator.eval()
 
 
 @torch.no_grad()
-def pass_at_m(
-    trained: Trained, judge: Trained, lists: Lists, budget: int, slates: int, batch: int = 128
+def best_of_sampled(
+    trained: Trained, rewarding: Trained, lists: Lists, budget: int, slates: int, batch: int = 128
 ) -> Array:
     """The best by the judge's evaluator of `slates` sampled slates per list: int64 [R, K].
 
@@ -51,41 +51,43 @@ def pass_at_m(
     if slates == 1:
         return torch.cat([d.slate for d in policy.greedy_slates(lists, budget, batch)]).numpy()
     pick = sampler(trained.config.reasoning.recommend_temperature)
-    found = []
+    best_slates = []
     for start in range(0, len(lists), batch):
         b = Batch(lists, slice(start, start + batch))
         encoded = trained.generator.encode(b.numbers, b.tokens, b.mask)
-        drawn = policy.decode(encoded, pick, budget, slates).slate
-        embedded = judge.evaluator.embed(b.numbers, b.tokens).repeat_interleave(slates, 0)
-        utility = judge.evaluator.utility(embedded, drawn).view(-1, slates)
+        sampled = policy.decode(encoded, pick, budget, slates).slate
+        embedded = rewarding.evaluator.embed(b.numbers, b.tokens).repeat_interleave(slates, 0)
+        utility = rewarding.evaluator.utility(embedded, sampled).view(-1, slates)
         best = utility.argmax(dim=1)
-        found.append(drawn.view(len(best), slates, -1)[torch.arange(len(best)), best])
-    return torch.cat(found).numpy()
+        best_slates.append(sampled.view(len(best), slates, -1)[torch.arange(len(best)), best])
+    return torch.cat(best_slates).numpy()
 
 
-def seconds(trained: Trained, judge: Trained, lists: Lists, budget: int, slates: int) -> Array:
+def request_seconds(
+    trained: Trained, rewarding: Trained, lists: Lists, budget: int, slates: int
+) -> Array:
     """Time of each of the first 64 lists asked alone, float [64]; 8 more warm up."""
-    found = []
+    times = []
     for row in range(min(len(lists), 72)):
         began = time.perf_counter()
-        pass_at_m(trained, judge, lists.take([row]), budget, slates)
-        found.append(time.perf_counter() - began)
-    return np.array(found[8:])
+        best_of_sampled(trained, rewarding, lists.take([row]), budget, slates)
+        times.append(time.perf_counter() - began)
+    return np.array(times[8:])
 
 
 @torch.no_grad()
 def utilities(evaluator: Evaluator, lists: Lists, slate: Array) -> Array:
     """The evaluator's utility [R] of slates int64 [R, K] of these lists."""
-    found = []
+    parts = []
     for start in range(0, len(lists), 256):
-        piece = slice(start, start + 256)
-        b = Batch(lists, piece)
+        rows = slice(start, start + 256)
+        b = Batch(lists, rows)
         embedded = evaluator.embed(b.numbers, b.tokens)
-        found.append(evaluator.utility(embedded, torch.from_numpy(slate[piece].astype(np.int64))))
-    return torch.cat(found).numpy()
+        parts.append(evaluator.utility(embedded, torch.from_numpy(slate[rows].astype(np.int64))))
+    return torch.cat(parts).numpy()
 
 
-def neural_slates(
+def rank_greedily(
     trained: Trained, test: Lists, keep_entropies: bool = False
 ) -> tuple[Array, dict[str, Array]]:
     """Greedy slates of a finished run, its steps [R] and entropies by position [K] (nats).
@@ -95,16 +97,16 @@ def neural_slates(
     policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
     torch.manual_seed(trained.config.seed)  # the random gate tosses coins
     decoded = policy.greedy_slates(test, trained.config.reasoning.budget)
-    gather = {
+    arrays = {
         name: torch.cat([getattr(d, name) for d in decoded]).numpy()
         for name in ("slate", "steps", "entropy_before", "entropy_after")
     }
-    more = {"entropies_before": gather["entropy_before"]} if keep_entropies else {}
-    return gather["slate"], more | {
-        "reasoning_steps": gather["steps"].sum(axis=1).astype(np.float64),
-        "steps_by_position": gather["steps"].mean(axis=0),
-        "entropy_before": gather["entropy_before"].mean(axis=0),
-        "entropy_after": gather["entropy_after"].mean(axis=0),
+    entropies = {"entropies_before": arrays["entropy_before"]} if keep_entropies else {}
+    return arrays["slate"], entropies | {
+        "reasoning_steps": arrays["steps"].sum(axis=1).astype(np.float64),
+        "steps_by_position": arrays["steps"].mean(axis=0),
+        "entropy_before": arrays["entropy_before"].mean(axis=0),
+        "entropy_after": arrays["entropy_after"].mean(axis=0),
         "threshold": np.array(trained.threshold),
         "validation": np.array(trained.state.validation["final"]["ndcg@10"]),
         # Whether an epoch of GRPO validated better than the start, or the start was kept.

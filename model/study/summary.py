@@ -16,7 +16,7 @@ from model.study.variants import BASELINES, CONTROLS, IDEAS, NEURAL, SLATES, Stu
 Array = np.ndarray[Any, Any]
 METRICS = ("ndcg@5", "ndcg@10", "map@10")
 FIGURES = (*METRICS, "utility", "reasoning_steps", "validation", "grpo_kept")
-MAIN = [(d, s, t) for d, s, t in (
+SECTIONS = [(d, s, t) for d, s, t in (
     ("ranklens", "warm", "stand-alone"), ("ranklens", "warm", "first stage"),
     ("ranklens", "cold", "stand-alone"), ("ranklens", "cold", "first stage"),
     ("ranklens", "metarank", "stand-alone"), ("movielens", "all", "first stage"),
@@ -30,40 +30,40 @@ PAIRS = [
     ("transformer EGLR", "shown order"),
     ("transformer EGLR", "item like rate"),
 ]  # fmt: skip
-OWN = ("transformer host", "transformer EGLR")  # what controls and ideas are compared with
+REFERENCES = ("transformer host", "transformer EGLR")  # what controls and ideas are compared with
 TABLES = {
     "main": (*BASELINES, *NEURAL),
-    "Controls": (*OWN, *CONTROLS),
-    "Ideas": (*OWN, *IDEAS),
+    "Controls": (*REFERENCES, *CONTROLS),
+    "Ideas": (*REFERENCES, *IDEAS),
 }
 Key = tuple[str, str, str]
 Cells = dict[str, list[dict[str, Any]]]  # model -> a cell per seed: its seed and its arrays
 
 
-def collect(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:
+def read_cells(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:
     """The finished cells, by study and model, seeds in order."""
-    found: dict[Key, Cells] = {}
+    collected: dict[Key, Cells] = {}
     for study in studies:
         for model in study.models:
             path = study.directory(cache) / f"{model}.npz"
             if path.exists():
-                cells = found.setdefault((study.dataset, study.split, study.track), {})
+                cells = collected.setdefault((study.dataset, study.split, study.track), {})
                 cells.setdefault(model, []).append({"seed": study.seed, **grid.load(path)})
-    return found
+    return collected
 
 
-def summarise(found: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
+def summarise(collected: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
     """Rows per seed, tables of means, paired comparisons, best-of-M curves, entropies."""
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     positions: list[dict[str, Any]] = []
     tables: list[dict[str, Any]] = []
-    for key, cells in found.items():
+    for key, cells in collected.items():
         label = dict(zip(("dataset", "split", "track"), key, strict=True))
         for model, seeds in cells.items():
             if model == "best of M":
-                curves += best_of_m(label, seeds)
+                curves += best_of_m_points(label, seeds)
             if model in ("best of M", "second evaluator"):
                 continue
             for cell in seeds:
@@ -74,33 +74,35 @@ def summarise(found: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
                          "metric": metric, "value": value}
                     )  # fmt: skip
             if model in NEURAL:
-                positions.append({**label, "model": model, **by_position(seeds)})
+                positions.append({**label, "model": model, **entropy_by_position(seeds)})
         tables += [
             {**label, "title": title, "model": model, **entry}
             for title, models in TABLES.items()
-            if cells.keys() & (set(models) - (set(OWN) if title != "main" else set()))
-            for model, entry in table(cells, models).items()
+            if cells.keys() & (set(models) - (set(REFERENCES) if title != "main" else set()))
+            for model, entry in table_entries(cells, models).items()
         ]
-        variants = [(name, other) for name in (*CONTROLS, *IDEAS) for other in OWN]
+        variants = [(name, other) for name in (*CONTROLS, *IDEAS) for other in REFERENCES]
         for model, against in (*PAIRS, *variants):
             if model in cells and against in cells:
-                comparisons += compared(label, cells, model, against)
+                comparisons += paired_differences(label, cells, model, against)
     return {"rows": rows, "comparisons": comparisons, "curves": curves, "positions": positions,
             "tables": tables}  # fmt: skip
 
 
-def table(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, Any]]:
+def table_entries(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, Any]]:
     """A table's rows: means with intervals over the seeds that all of its models have.
 
     Every seed has its own evaluator and its own luck: means over different seeds do not compare.
     """
-    own = {model: {int(c["seed"]): c for c in cells[model]} for model in models if model in cells}
-    shared = sorted(set.intersection(*map(set, own.values())))
+    by_model = {
+        model: {int(c["seed"]): c for c in cells[model]} for model in models if model in cells
+    }
+    shared = sorted(set.intersection(*map(set, by_model.values())))
     if not shared:
         return {}
     second = {int(c["seed"]): c for c in cells.get("second evaluator", ())}
-    found = {}
-    for model, by_seed in own.items():
+    entries = {}
+    for model, by_seed in by_model.items():
         seeds = [by_seed[seed] for seed in shared]
         entry: dict[str, Any] = {
             m: [round(v, 6) for v in interval(np.array([np.atleast_1d(c[m]) for c in seeds]))]
@@ -112,11 +114,11 @@ def table(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, Any]]:
         if all(model in second.get(seed, ()) for seed in shared):
             mean = float(np.mean([second[s][model].mean() for s in shared]))
             entry["second utility"] = round(mean, 6)
-        found[model] = entry
-    return found
+        entries[model] = entry
+    return entries
 
 
-def by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]:
+def entropy_by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]:
     """Means over seeds, per position: entropy before and after reasoning (nats), steps."""
     return {
         name: [round(float(v), 6) for v in np.mean([c[name] for c in seeds], axis=0)]
@@ -124,28 +126,30 @@ def by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]:
     }
 
 
-def compared(label: dict[str, str], cells: Cells, model: str, against: str) -> list[dict[str, Any]]:
+def paired_differences(
+    label: dict[str, str], cells: Cells, model: str, against: str
+) -> list[dict[str, Any]]:
     """Paired differences on the seeds that both have, per metric."""
-    other = {int(c["seed"]): c for c in cells[against]}
-    pairs = [(c, other[int(c["seed"])]) for c in cells[model] if int(c["seed"]) in other]
-    found = []
+    others = {int(c["seed"]): c for c in cells[against]}
+    pairs = [(c, others[int(c["seed"])]) for c in cells[model] if int(c["seed"]) in others]
+    entries = []
     for metric in METRICS if pairs else ():
-        difference = np.array([mine[metric] - theirs[metric] for mine, theirs in pairs])
+        difference = np.array([cell[metric] - other[metric] for cell, other in pairs])
         mean, low, high = (round(v, 6) for v in interval(difference))
         of_lists = difference.mean(axis=0)
         constant = np.ptp(of_lists) < 1e-9  # nothing for a t-test to divide by
         p = float(mean == 0) if constant else float(ttest_1samp(of_lists, 0.0).pvalue)
-        found.append(
+        entries.append(
             {**label, "model": model, "against": against, "metric": metric,
              "mean_difference": mean, "low": low, "high": high, "p": round(p, 6),
              "seeds": [round(float(d), 6) for d in difference.mean(axis=1)]}
         )  # fmt: skip
-    return found
+    return entries
 
 
-def best_of_m(label: dict[str, str], seeds: list[dict[str, Array]]) -> list[dict[str, Any]]:
+def best_of_m_points(label: dict[str, str], seeds: list[dict[str, Array]]) -> list[dict[str, Any]]:
     """One point per budget and M: means over seeds and lists, and the median time of a request."""
-    found = []
+    points = []
     for budget in range(len(seeds[0]["seconds"])):
         for index, slates in enumerate(SLATES):
             means = {
@@ -153,11 +157,11 @@ def best_of_m(label: dict[str, str], seeds: list[dict[str, Array]]) -> list[dict
                 for metric in ("ndcg@10", "utility")
             }
             seconds = np.median([c["seconds"][budget, index] for c in seeds])
-            found.append(
+            points.append(
                 {**label, "budget": budget, "slates": slates, "ms": round(1e3 * float(seconds), 3),
                  **{metric: [round(v, 6) for v in values] for metric, values in means.items()}}
             )  # fmt: skip
-    return found
+    return points
 
 
 def equal_latency(curves: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -69,14 +69,14 @@ def measure(config: Config, data: Path, threads: int, rounds: int) -> dict[str, 
     }
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(figures: dict[str, Any]) -> str:
     """What `measure` found, as text."""
-    costs = ", ".join(f"{name} {share:.0%}" for name, share in found["costs"])
+    costs = ", ".join(f"{name} {share:.0%}" for name, share in figures["costs"])
     return (
-        f"GRPO, {found['host']} host: {found['requests_per_second']:.1f} requests/s "
-        f"(10th to 90th percentile of rounds {found['low']:.1f} to {found['high']:.1f}); "
-        f"batch {found['batch']}, group {found['group']}, {found['updates']} updates per sample, "
-        f"{found['threads']} thread(s)\n"
+        f"GRPO, {figures['host']} host: {figures['requests_per_second']:.1f} requests/s "
+        f"(10th to 90th percentile of rounds {figures['low']:.1f} to {figures['high']:.1f}); "
+        f"batch {figures['batch']}, group {figures['group']}, "
+        f"{figures['updates']} updates per sample, {figures['threads']} thread(s)\n"
         f"self time: {costs}\n"
         f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     )

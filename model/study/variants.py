@@ -59,7 +59,7 @@ IDEAS: dict[str, Overrides] = {
 }
 BASELINES = ("random order", "shown order", "item like rate", "item logit", "LambdaMART",
              "list-wise MLP", "PRM", "NAR4Rec", "Seq2Slate", "Seq2Slate REINFORCE")  # fmt: skip
-FEW = ("random order", "shown order", "item like rate", "LambdaMART")
+SIMPLE_BASELINES = ("random order", "shown order", "item like rate", "LambdaMART")
 SLATES = (1, 2, 4, 8, 16)  # M of best-of-M
 
 
@@ -86,36 +86,36 @@ class Study:
 
 def plan_studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
     """All of them, the main comparison first; `seeds` on the warm split, three elsewhere."""
-    most, some = seeds, min(seeds, 3)
+    all_seeds, few_seeds = seeds, min(seeds, 3)
     everything = (*BASELINES, *NEURAL, "second evaluator")
-    essence = (*FEW, "transformer host", "transformer EGLR", "gru host", "gru EGLR")
+    essence = (*SIMPLE_BASELINES, "transformer host", "transformer EGLR", "gru host", "gru EGLR")
     plan = [
-        *((seed, "warm", "stand-alone", everything) for seed in range(most)),
-        *((seed, "warm", "first stage", everything) for seed in range(most)),
-        *((seed, "cold", "stand-alone", everything) for seed in range(some)),
-        *((seed, "cold", "first stage", everything) for seed in range(some)),
-        *((s, "warm", "stand-alone", ("best of M", *CONTROLS, *IDEAS)) for s in range(some)),
-        *((s, "metarank", "stand-alone", essence) for s in range(some)),
+        *((seed, "warm", "stand-alone", everything) for seed in range(all_seeds)),
+        *((seed, "warm", "first stage", everything) for seed in range(all_seeds)),
+        *((seed, "cold", "stand-alone", everything) for seed in range(few_seeds)),
+        *((seed, "cold", "first stage", everything) for seed in range(few_seeds)),
+        *((s, "warm", "stand-alone", ("best of M", *CONTROLS, *IDEAS)) for s in range(few_seeds)),
+        *((s, "metarank", "stand-alone", essence) for s in range(few_seeds)),
     ]
-    found = []
+    studies = []
     for seed, split, track, models in plan:
         data = ranklens / (split if track == "stand-alone" else f"{split}-first-stage")
-        found.append(Study("ranklens", split, track, seed, data, models))
+        studies.append(Study("ranklens", split, track, seed, data, models))
     if movielens.exists():
-        for seed in range(some):
+        for seed in range(few_seeds):
             models = (*BASELINES, *NEURAL)
-            found.append(Study("movielens", "all", "first stage", seed, movielens, models))
-    return found
+            studies.append(Study("movielens", "all", "first stage", seed, movielens, models))
+    return studies
 
 
-def smoke_studies(found: list[Study]) -> list[Study]:
+def smoke_studies(studies: list[Study]) -> list[Study]:
     """One study with a model of each kind: what a test can wait for."""
     models = ("random order", "LambdaMART", "transformer host", "transformer EGLR", "gru EGLR",
               "zero token", "best of M", "second evaluator")  # fmt: skip
-    return [dataclasses.replace(found[0], models=models)]
+    return [dataclasses.replace(studies[0], models=models)]
 
 
-def overridden(config: Config, overrides: Overrides) -> Config:
+def with_overrides(config: Config, overrides: Overrides) -> Config:
     """The configuration with some fields of its sections replaced.
 
     Another network is the generator's only: all cells of a study share one evaluator.

@@ -18,13 +18,13 @@ import numpy as np
 from model.data.dataset import Dataset
 from model.learning import checkpoint
 from model.network.config import Config
+from model.study.click_model import CANDIDATES, ClickModel, appeals_and_topics, prepare_simulation
 from model.study.commands import World, cache_directory, command_line, report_directory
 from model.study.pages import provenance, render
 from model.study.plots import plot_world
 from model.study.pool import run_waves
-from model.study.slates import neural_slates
-from model.study.world import CANDIDATES, Law, prepare_world, truth
-from model.study.world_cells import AMBIGUOUS, LEAD, cell, evaluator
+from model.study.slates import rank_greedily
+from model.study.world_cells import GAP_LISTS, HEAD_START, train_cell, train_evaluator
 from model.study.world_summary import read_cells, rounded, summarise
 
 Array = np.ndarray[Any, Any]
@@ -45,7 +45,7 @@ def report(command: World) -> None:
     config = Config.load(command.config or Path(f"model/configs/{command.name}.yaml"))
     config = miniature(config) if command.smoke else config
     if not (data / "summary.json").exists():
-        prepare_world(data, 400 if command.smoke else REQUESTS, seed=0)
+        prepare_simulation(data, 400 if command.smoke else REQUESTS, seed=0)
     fill(config, command, cache)
     cells = read_cells(cache, command.hosts, command.seeds)
     payload = {
@@ -75,12 +75,12 @@ def fill(config: Config, command: World, cache: Path) -> None:
         directory = None
         if command.reward == "evaluator":
             directory = cache / "evaluator" / f"seed{seed}"
-            evaluators.append(functools.partial(evaluator, seeded, data, directory))
+            evaluators.append(functools.partial(train_evaluator, seeded, data, directory))
         for host in command.hosts:
             network = dataclasses.replace(seeded.network, host=host)
             hosted = dataclasses.replace(seeded, network=network)
             place = cache / host / f"seed{seed}"
-            cells.append(functools.partial(cell, hosted, data, place, directory))
+            cells.append(functools.partial(train_cell, hosted, data, place, directory))
     run_waves([("evaluators", evaluators), ("cells", cells)])
 
 
@@ -90,13 +90,13 @@ def setting(config: Config, command: World, lists: int) -> dict[str, Any]:
         "reward": command.reward,
         "seeds": command.seeds,
         "lists": lists,
-        "ambiguous_lists": min(AMBIGUOUS, lists),
+        "ambiguous_lists": min(GAP_LISTS, lists),
         "candidates": CANDIDATES,
         "slate_length": config.slate_length,
         "budget": config.reasoning.budget,
         "entropy_quantile": config.reasoning.entropy_quantile,
         "training_gate": config.reasoning.training_gate,
-        "lead": LEAD if command.reward == "law" else 1,
+        "lead": HEAD_START if command.reward == "law" else 1,
     }
 
 
@@ -114,10 +114,13 @@ def page(payload: Mapping[str, Any], name: str) -> str:
 
 def measure(run: Path, data: Path) -> dict[str, Any]:
     """Worth and regret of one finished run's slates, means with intervals over test lists."""
-    dataset, law = Dataset(data), Law()
-    appeal, topic = truth(dataset, "test")
-    slate, figures = neural_slates(checkpoint.load(run), dataset.lists(["test"]))
-    worth, (_, best) = law.worth(appeal, topic, slate), law.best(appeal, topic, slate.shape[1])
+    dataset, click_model = Dataset(data), ClickModel()
+    appeal, topic = appeals_and_topics(dataset, "test")
+    slate, figures = rank_greedily(checkpoint.load(run), dataset.lists(["test"]))
+    worth, (_, best) = (
+        click_model.expected_clicks(appeal, topic, slate),
+        click_model.best_slates(appeal, topic, slate.shape[1]),
+    )
     return {
         "worth": rounded(worth[None]),
         "regret": rounded((1.0 - worth / best)[None]),

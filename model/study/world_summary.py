@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from model.data.dataset import Dataset
 from model.data.metrics import interval
 from model.study.baselines import random_order
-from model.study.world import Law, truth
+from model.study.click_model import ClickModel, appeals_and_topics
 from model.study.world_cells import QUANTILES
 
 Array = np.ndarray[Any, Any]
@@ -36,15 +36,15 @@ def summarise(data: Path, cells: Cells, hosts: Sequence[str], length: int) -> di
 
     `length` is the slate length.
     """
-    dataset, law = Dataset(data), Law()
-    appeal, topic = truth(dataset, "test")
-    _, best = law.best(appeal, topic, length)
-    by_appeal = law.worth(appeal, topic, np.argsort(-appeal, axis=1)[:, :length])
+    dataset, click_model = Dataset(data), ClickModel()
+    appeal, topic = appeals_and_topics(dataset, "test")
+    _, best = click_model.best_slates(appeal, topic, length)
+    by_appeal = click_model.expected_clicks(appeal, topic, np.argsort(-appeal, axis=1)[:, :length])
     at_random = random_order(dataset.lists(["test"]), length, 0)
     worths = {  # model -> worth [R] of its slates, per seed
         "best of all": [best],
         "sort by appeal": [by_appeal],
-        "random order": [law.worth(appeal, topic, at_random)],
+        "random order": [click_model.expected_clicks(appeal, topic, at_random)],
         **{f"{host} {name}": [c["worth"] for c in seeds] for (host, name), seeds in cells.items()},
     }
     tables, rows = tables_of(worths, best)

@@ -25,7 +25,7 @@ from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.train import Run, train
 from model.network.config import Config, ConfigError
 from model.network.reasoning import Replay, follow
-from model.study.world import prepare_world
+from model.study.click_model import prepare_simulation
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "model" / "configs" / "world.yaml"
@@ -35,7 +35,7 @@ ROWS = 30  # in the batch that processes share
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world") / "data"
-    prepare_world(out, 300, seed=0)
+    prepare_simulation(out, 300, seed=0)
     return out
 
 

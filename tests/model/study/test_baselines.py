@@ -41,14 +41,14 @@ def shop(tmp_path_factory):
         generosity = draw.normal()
         for number in range(4):
             train = number < 2
-            shown = draw.choice(ITEMS - train, SIZE, replace=False)
-            shown = shown[np.argsort(worth[shown] + draw.normal(size=SIZE))]
-            logit = worth[shown] + generosity - 2.5 * np.linspace(0, 1, SIZE)
+            listed = draw.choice(ITEMS - train, SIZE, replace=False)
+            listed = listed[np.argsort(worth[listed] + draw.normal(size=SIZE))]
+            logit = worth[listed] + generosity - 2.5 * np.linspace(0, 1, SIZE)
             liked = draw.random(SIZE) < sigmoid(logit)
             rows += [
                 {"request_id": f"u{user}-{number}", "user_id": f"u{user}", "timestamp": number,
                  "position": position, "item_id": f"i{item}", "label": float(like)}
-                for position, (item, like) in enumerate(zip(shown, liked, strict=True))
+                for position, (item, like) in enumerate(zip(listed, liked, strict=True))
             ]  # fmt: skip
     pl.DataFrame(rows).write_parquet(directory / "log.parquet")
     items = {"item_id": [f"i{item}" for item in range(ITEMS)], "price": price}
@@ -100,9 +100,9 @@ def test_lists_are_sorted_by_the_effects_of_their_own_items(shop):
     slates = item_logit(lists, 4, dataset, "test")
     requests = dataset.requests(["test"])["request_id"].gather(lists.rows)
     for request, slate in zip(requests, slates, strict=True):
-        shown = dataset.rows.filter(pl.col("request_id") == request).collect()["item_id"].to_list()
-        best = sorted(shown, key=lambda item: -effects[item])[:4]
-        assert [shown[index] for index in slate] == best
+        listed = dataset.rows.filter(pl.col("request_id") == request).collect()["item_id"].to_list()
+        best = sorted(listed, key=lambda item: -effects[item])[:4]
+        assert [listed[index] for index in slate] == best
 
 
 def make_lists(rows: int, seed: int) -> Lists:

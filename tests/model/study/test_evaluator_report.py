@@ -9,9 +9,9 @@ import torch
 
 from model.learning.train import train
 from model.network.config import Config, StageConfig
+from model.study.click_model import prepare_simulation
 from model.study.commands import EvaluatorReport
 from model.study.evaluator_report import auc, binary_cross_entropy, calibration, report
-from model.study.world import prepare_world
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order_and_ties_count_half():
@@ -31,12 +31,12 @@ def test_calibration_error_is_the_mean_gap_between_deciles_and_like_rates():
 
 
 def test_cross_entropy_is_in_nats():
-    found = binary_cross_entropy(np.array([0.5, 0.8, 0.8]), np.array([True, True, False]))
-    assert found == pytest.approx([np.log(2), -np.log(0.8), -np.log(0.2)])
+    losses = binary_cross_entropy(np.array([0.5, 0.8, 0.8]), np.array([True, True, False]))
+    assert losses == pytest.approx([np.log(2), -np.log(0.8), -np.log(0.2)])
 
 
 def test_the_report_tells_of_both_evaluators_and_is_the_same_again(tmp_path):
-    prepare_world(tmp_path / "data", 400, seed=0)
+    prepare_simulation(tmp_path / "data", 400, seed=0)
     config = Config(slate_length=4, max_candidates=32, utility="even").smoke()
     stage = StageConfig(epochs=8, batch=32, learning_rate=5e-3)
     config = dataclasses.replace(config, train_lists=None, evaluator=stage)
@@ -45,17 +45,17 @@ def test_the_report_tells_of_both_evaluators_and_is_the_same_again(tmp_path):
     command = EvaluatorReport(run=tmp_path / "run", data=tmp_path / "data", out=tmp_path / "out")
     report(command)
     text = (tmp_path / "out" / "evaluator.json").read_text()
-    found = json.loads(text)
+    payload = json.loads(text)
     for name in ("evaluator", "second evaluator"):
-        assert set(found[name]["bce"]) == {"evaluator", "constant like rate"}
-        assert 0.5 < found[name]["auc"] < 1.0
-        assert found[name]["change by shuffling"][0] > 0.0  # the order matters to it
-        assert len(found[name]["position"]["observed"]) == 8
-    assert found["evaluator"]["auc"] != found["second evaluator"]["auc"]
-    mean, low, high = found["agreement"]["random slates"]
+        assert set(payload[name]["bce"]) == {"evaluator", "constant like rate"}
+        assert 0.5 < payload[name]["auc"] < 1.0
+        assert payload[name]["change by shuffling"][0] > 0.0  # the order matters to it
+        assert len(payload[name]["position"]["observed"]) == 8
+    assert payload["evaluator"]["auc"] != payload["second evaluator"]["auc"]
+    mean, low, high = payload["agreement"]["random slates"]
     assert -1.0 <= low <= mean <= high < 1.0
     markdown = (tmp_path / "out" / "evaluator.md").read_text()
-    assert f"{found['evaluator']['auc']:.4f}" in markdown
+    assert f"{payload['evaluator']['auc']:.4f}" in markdown
     assert (tmp_path / "out" / "evaluator.png").stat().st_size > 1000
     report(command)  # from the second evaluator's checkpoint
     assert (tmp_path / "out" / "evaluator.json").read_text() == text

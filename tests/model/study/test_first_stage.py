@@ -19,7 +19,7 @@ from model.study import lambdamart
 from model.study.first_stage import (
     FOLDS,
     first_stage,
-    is_of,
+    is_made_from,
     out_of_fold_scores,
     user_folds,
     with_scores,
@@ -47,13 +47,13 @@ def shop(tmp_path_factory):
     for user in range(60):
         for number in range(6):
             size = SIZE - (user + number) % 2
-            shown = draw.choice(ITEMS, size, replace=False)
-            logit = 2.0 * (shown % 4 == user % 4) - price[shown] - 0.5
+            listed = draw.choice(ITEMS, size, replace=False)
+            logit = 2.0 * (listed % 4 == user % 4) - price[listed] - 0.5
             liked = draw.random(size) < 1.0 / (1.0 + np.exp(-logit))
             rows += [
                 {"request_id": f"u{user}-{number}", "user_id": f"u{user}", "timestamp": number,
                  "position": 2 * position, "item_id": f"i{item}", "label": float(like)}
-                for position, (item, like) in enumerate(zip(shown, liked, strict=True))
+                for position, (item, like) in enumerate(zip(listed, liked, strict=True))
             ]  # fmt: skip
     pl.DataFrame(rows).write_parquet(directory / "log.parquet")
     items = {"item_id": [f"i{item}" for item in range(ITEMS)], "price": price}
@@ -79,8 +79,8 @@ def relabelled(shop):
     before, after = Dataset(shop), Dataset(shop)
     lists = before.lists(["train"])
     row = int(np.flatnonzero((lists.labels.sum(axis=1) == 2) & lists.mask.all(axis=1))[7])
-    own = pl.col("request_id") == before.requests(["train"])["request_id"][row]
-    turned = pl.when(own).then(1.0 - pl.col("label")).otherwise(pl.col("label"))
+    request = pl.col("request_id") == before.requests(["train"])["request_id"][row]
+    turned = pl.when(request).then(1.0 - pl.col("label")).otherwise(pl.col("label"))
     after.rows = before.rows.with_columns(turned.cast(pl.Float32).alias("label"))
     users = before.requests(["train"])["user_id"].to_list()
     return lists, after.lists(["train"]), users, row, before.featuriser.vocabulary_size
@@ -137,14 +137,14 @@ def test_scores_stand_at_their_own_candidates(shop, scored):
     rows = pl.read_parquet(scored[0] / "impressions.parquet")
     for row in (0, 11):
         request = dataset.requests(["test"])["request_id"][row]
-        own = rows.filter(pl.col("request_id") == request)["score"]
-        assert own.to_list() == expected[row][test.mask[row]].tolist()
+        scores = rows.filter(pl.col("request_id") == request)["score"]
+        assert scores.to_list() == expected[row][test.mask[row]].tolist()
 
 
 def test_histories_of_the_data_set_are_histories_of_the_scored_one(shop, tmp_path):
     copy = shutil.copytree(shop, tmp_path / "shop")
-    known = {"request_id": ["u0-5"], "item_id": ["i3"], "label": [1.0]}
-    pl.DataFrame(known).write_parquet(copy / "histories.parquet")
+    history = {"request_id": ["u0-5"], "item_id": ["i3"], "label": [1.0]}
+    pl.DataFrame(history).write_parquet(copy / "histories.parquet")
     first_stage(copy, tmp_path / "scored")
     both = [Dataset(directory).histories for directory in (copy, tmp_path / "scored")]
     assert both[0] is not None
@@ -220,10 +220,10 @@ def test_a_missing_data_set_is_told_in_one_line(tmp_path):
 
 def test_a_first_stage_of_older_data_is_not_taken_for_one_of_todays(shop, scored, tmp_path):
     out, _ = scored
-    assert is_of(out, shop)
-    assert not is_of(tmp_path, shop)
+    assert is_made_from(out, shop)
+    assert not is_made_from(tmp_path, shop)
     today = tmp_path / "shop"
     shutil.copytree(shop, today)
     log = pl.read_parquet(today / "impressions.parquet")
     log[:-1].write_parquet(today / "impressions.parquet")
-    assert not is_of(out, today)
+    assert not is_made_from(out, today)

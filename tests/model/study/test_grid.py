@@ -17,8 +17,8 @@ def lists(digest):
 
 
 def test_a_directory_of_cells_is_taken_up_again_by_the_same_work(tmp_path):
-    grid.claim(tmp_path, Config(seed=3), lists("a"))
-    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    grid.record_setting(tmp_path, Config(seed=3), lists("a"))
+    grid.record_setting(tmp_path, Config(seed=3), lists("a"))
 
 
 @pytest.mark.parametrize(
@@ -30,29 +30,29 @@ def test_a_directory_of_cells_is_taken_up_again_by_the_same_work(tmp_path):
     ],
 )
 def test_cells_of_another_configuration_or_other_data_are_refused(tmp_path, config, digest):
-    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    grid.record_setting(tmp_path, Config(seed=3), lists("a"))
     with pytest.raises(CheckpointError, match=r"study.json: the cells beside it"):
-        grid.claim(tmp_path, config, lists(digest))
+        grid.record_setting(tmp_path, config, lists(digest))
 
 
 def test_cells_of_before_a_field_was_added_are_of_the_same_configuration(tmp_path):
-    grid.claim(tmp_path, Config(seed=3), lists("a"))
+    grid.record_setting(tmp_path, Config(seed=3), lists("a"))
     path = tmp_path / grid.STUDY
-    there = json.loads(path.read_text(encoding="utf-8"))
-    del there["config"]["reasoning"]["training_gate"]
-    path.write_text(json.dumps(there), encoding="utf-8")
-    grid.claim(tmp_path, Config(seed=3), lists("a"))
-    grid.check(tmp_path, Config(seed=3))
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    del recorded["config"]["reasoning"]["training_gate"]
+    path.write_text(json.dumps(recorded), encoding="utf-8")
+    grid.record_setting(tmp_path, Config(seed=3), lists("a"))
+    grid.check_setting(tmp_path, Config(seed=3))
     with pytest.raises(CheckpointError, match=r"study.json"):
-        grid.check(tmp_path, Config(seed=4))
+        grid.check_setting(tmp_path, Config(seed=4))
 
 
 @pytest.mark.parametrize("model", [*variants.NEURAL, *variants.CONTROLS, *variants.IDEAS])
 def test_every_model_of_a_study_can_take_over_the_evaluator_of_its_first(model):
     of_any_list: Any = SimpleNamespace(numbers_width=7, vocabulary_size=11)
     overrides = variants.NEURAL | variants.CONTROLS | variants.IDEAS
-    first, own = (
-        build(variants.overridden(Config(), overrides[name]), of_any_list, positions=24)[1]
+    first, evaluator = (
+        build(variants.with_overrides(Config(), overrides[name]), of_any_list, positions=24)[1]
         for name in (next(iter(variants.NEURAL)), model)
     )
-    own.load_state_dict(first.state_dict())
+    evaluator.load_state_dict(first.state_dict())

@@ -14,7 +14,7 @@ from model.study.commands import Report
 from model.study.grid import save
 from model.study.plots import plot_entropy
 from model.study.report import page, report
-from model.study.summary import MAIN, collect, equal_latency, summarise
+from model.study.summary import SECTIONS, equal_latency, read_cells, summarise
 from model.study.variants import CONTROLS, IDEAS, NEURAL, SLATES, Study
 
 ROOT = Path(__file__).parents[3]
@@ -29,12 +29,12 @@ MODELS = ("LambdaMART", *NEURAL, *CONTROLS, *IDEAS, "best of M")
 def made(tmp_path_factory):
     """Two seeds of 50 lists; transformer EGLR is better than its host by .1 on every list."""
     draw, tmp_path = np.random.default_rng(0), tmp_path_factory.mktemp("cache")
-    found = [
+    studies = [
         Study("ranklens", split, "stand-alone", seed, tmp_path, MODELS)
         for split in ("warm", "cold")
         for seed in range(2)
     ]
-    for study in found:
+    for study in studies:
         base = draw.random(50) * 0.5
         study.directory(tmp_path).mkdir(parents=True)
         for model in MODELS:
@@ -60,35 +60,37 @@ def made(tmp_path_factory):
                     "grpo_kept": np.array(float(study.seed == 1)),
                 }
             save(study.directory(tmp_path) / f"{model}.npz", arrays)
-    return found, tmp_path
+    return studies, tmp_path
 
 
 def tables_of(summary, split):
     """title -> model -> entry"""
-    found: dict[str, dict[str, Any]] = {}
+    tables: dict[str, dict[str, Any]] = {}
     for entry in summary["tables"]:
         if entry["split"] == split:
-            found.setdefault(entry["title"], {})[entry["model"]] = entry
-    return found
+            tables.setdefault(entry["title"], {})[entry["model"]] = entry
+    return tables
 
 
 @pytest.fixture(scope="module")
 def summary(made):
-    return summarise(collect(*made))
+    return summarise(read_cells(*made))
 
 
 def test_a_paired_difference_is_exact_where_every_list_gains_the_same(summary):
-    found = {(c["split"], c["model"], c["against"], c["metric"]): c for c in summary["comparisons"]}
-    gain = found["warm", "transformer EGLR", "transformer host", "ndcg@10"]
+    differences = {
+        (c["split"], c["model"], c["against"], c["metric"]): c for c in summary["comparisons"]
+    }
+    gain = differences["warm", "transformer EGLR", "transformer host", "ndcg@10"]
     assert [gain[k] for k in ("mean_difference", "low", "high")] == pytest.approx([0.1] * 3)
     assert gain["p"] < 0.001
-    none = found["warm", "transformer EGLR S=1", "transformer host", "ndcg@10"]
+    none = differences["warm", "transformer EGLR S=1", "transformer host", "ndcg@10"]
     assert [none[k] for k in ("mean_difference", "low", "high", "p")] == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_every_control_and_idea_is_compared_with_the_plain_host_and_with_eglr(summary):
-    found = {(c["model"], c["against"]) for c in summary["comparisons"]}
-    assert found >= {
+    compared = {(c["model"], c["against"]) for c in summary["comparisons"]}
+    assert compared >= {
         (c, a) for c in (*CONTROLS, *IDEAS) for a in ("transformer host", "transformer EGLR")
     }
 
@@ -104,7 +106,7 @@ def test_a_model_that_is_not_finished_has_no_row_and_the_others_keep_theirs(made
     studies, cache = made
     shutil.copytree(cache, tmp_path / "cache")
     (studies[0].directory(tmp_path / "cache") / "gru EGLR.npz").unlink()
-    rows = summarise(collect(studies, tmp_path / "cache"))["rows"]
+    rows = summarise(read_cells(studies, tmp_path / "cache"))["rows"]
     seeds = {(r["model"], r["seed"]) for r in rows if r["split"] == "warm"}
     assert ("gru EGLR", 0) not in seeds
     assert {("gru EGLR", 1), ("gru host", 0)} <= seeds
@@ -114,7 +116,7 @@ def test_the_rows_of_a_table_are_means_over_the_same_seeds(made, tmp_path):
     studies, cache = made
     shutil.copytree(cache, tmp_path / "cache")
     (studies[0].directory(tmp_path / "cache") / "zero token.npz").unlink()
-    tables = tables_of(summarise(collect(studies, tmp_path / "cache")), "warm")
+    tables = tables_of(summarise(read_cells(studies, tmp_path / "cache")), "warm")
     assert {row["seeds"] for row in tables["Controls"].values()} == {1}
     assert {row["seeds"] for row in tables["main"].values()} == {2}
     second = np.load(studies[1].directory(cache) / "transformer host.npz")["ndcg@10"].mean()
@@ -130,10 +132,10 @@ def test_a_report_of_a_few_cells_shows_those(made, tmp_path, left):
         for model in left:
             name = f"{model}.npz"
             shutil.copy(study.directory(cache) / name, study.directory(tmp_path) / name)
-    found = collect(studies, tmp_path)
-    summary = summarise(found)
+    cells = read_cells(studies, tmp_path)
+    summary = summarise(cells)
     text = page({**MADE, **summary})
-    plot_entropy(summary["positions"], MAIN, tmp_path / "entropy.png")
+    plot_entropy(summary["positions"], SECTIONS, tmp_path / "entropy.png")
     assert all(f"| {model} | 2 |" in text for model in left)
     assert "transformer host" not in text.split("## Which")[0]
 
@@ -143,7 +145,7 @@ def test_models_without_a_seed_in_common_are_not_compared(made, tmp_path):
     shutil.copytree(cache, tmp_path / "cache")
     (studies[0].directory(tmp_path / "cache") / "gru host.npz").unlink()
     (studies[1].directory(tmp_path / "cache") / "gru EGLR.npz").unlink()
-    summary = summarise(collect(studies[:2], tmp_path / "cache"))
+    summary = summarise(read_cells(studies[:2], tmp_path / "cache"))
     assert ("gru EGLR", "gru host") not in {
         (c["model"], c["against"]) for c in summary["comparisons"]
     }

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from model.network.config import Config
+from model.study.click_model import prepare_simulation
 from model.study.throughput import describe, measure
-from model.study.world import prepare_world
 
 CONFIG = Config(slate_length=4, max_candidates=32, utility="even").smoke()
 
@@ -14,7 +14,7 @@ CONFIG = Config(slate_length=4, max_candidates=32, utility="even").smoke()
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     directory = tmp_path_factory.mktemp("world") / "data"
-    prepare_world(directory, 400, seed=0)
+    prepare_simulation(directory, 400, seed=0)
     return directory
 
 

@@ -12,22 +12,22 @@ import torch
 from model.data.dataset import Dataset
 from model.learning import checkpoint
 from model.learning.policy import Policy
-from model.study.world import TOPICS, Law, truth
+from model.study.click_model import TOPICS, ClickModel, appeals_and_topics
 from model.study.world_cells import gaps
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_a_gap_is_what_the_second_best_next_item_loses():
-    indifferent = Law(fatigue=0.0, attraction=0.0, abandon=0.0)
+    indifferent = ClickModel(fatigue=0.0, attraction=0.0, abandon=0.0)
     topic = np.eye(TOPICS)[None, [0, 1, 2]]
     appeal = np.array([[2.0, 0.0, 0.0]])
-    found = gaps(indifferent, appeal, topic, np.array([[0, 1]]))
+    differences = gaps(indifferent, appeal, topic, np.array([[0, 1]]))
     p = 1.0 / (1.0 + np.exp(-appeal[0]))
     # Without effects order is nothing: any first item can still be followed by item 0.
-    assert found[0] == pytest.approx([0.0, 0.0])
-    found = gaps(indifferent, appeal, topic, np.array([[1, 0]]))
-    assert found[0] == pytest.approx([0.0, p[0] - p[2]])
+    assert differences[0] == pytest.approx([0.0, 0.0])
+    differences = gaps(indifferent, appeal, topic, np.array([[1, 0]]))
+    assert differences[0] == pytest.approx([0.0, p[0] - p[2]])
 
 
 def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
@@ -49,8 +49,8 @@ def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)  # now from its cache
     assert (tmp_path / "out" / "world.json").read_bytes() == first
     assert (tmp_path / "out" / "world.png").stat().st_size > 1000
-    asked = [*command, "--run", str(tmp_path / "cache" / "gru" / "seed0" / "eglr")]
-    done = subprocess.run(asked, check=True, cwd=ROOT, capture_output=True, text=True)
+    measure = [*command, "--run", str(tmp_path / "cache" / "gru" / "seed0" / "eglr")]
+    done = subprocess.run(measure, check=True, cwd=ROOT, capture_output=True, text=True)
     mean, low, high = json.loads(done.stdout)["regret"]
     assert low < mean < high
     assert mean == pytest.approx(regret["gru eglr"], abs=1e-6)
@@ -72,7 +72,9 @@ def test_the_law_itself_rewards_where_it_is_asked_to(tmp_path):
     policy = Policy(trained.config, trained.generator, trained.threshold)
     slate = torch.cat([d.slate for d in policy.greedy_slates(valid, 0)]).numpy()
     appeal, topic = (array[valid.rows - dataset.lists(["valid"]).rows[0]]
-                     for array in truth(dataset, "valid"))  # fmt: skip
+                     for array in appeals_and_topics(dataset, "valid"))  # fmt: skip
     # What selected its epoch is the expected clicks of its slates, of the worth of no network.
     selected = trained.state.validation["final"]["utility"]
-    assert selected == pytest.approx(Law().worth(appeal, topic, slate).mean(), abs=1e-5)
+    assert selected == pytest.approx(
+        ClickModel().expected_clicks(appeal, topic, slate).mean(), abs=1e-5
+    )

@@ -49,7 +49,7 @@ features:
 
 
 @dataclass(frozen=True)
-class Law:
+class ClickModel:
     """The law of clicks; all in logits but decay and abandon, which are shares."""
 
     fatigue: float = 2.0
@@ -62,48 +62,48 @@ class Law:
 
         appeal float [R, N]; topic float [R, N, T], unit rows; every entry of slate is a candidate.
         """
-        own = np.take_along_axis(appeal, slate, axis=1)
-        seen = np.take_along_axis(topic, slate[:, :, None], axis=1)
+        appeals = np.take_along_axis(appeal, slate, axis=1)
+        topics = np.take_along_axis(topic, slate[:, :, None], axis=1)
         examined, clicked = np.ones(slate.shape), np.zeros(slate.shape)
-        tired = np.zeros(slate.shape[:1] + topic.shape[2:])
+        repetition = np.zeros(slate.shape[:1] + topic.shape[2:])
         for k in range(slate.shape[1]):
-            logit = own[:, k] - self.fatigue * (tired * seen[:, k]).sum(axis=1)
+            logit = appeals[:, k] - self.fatigue * (repetition * topics[:, k]).sum(axis=1)
             if k:
-                before = np.roll(seen[:, k - 1], 1, axis=1)  # topic t attracts topic t + 1
-                logit = logit + self.attraction * (before * seen[:, k]).sum(axis=1)
+                attracted = np.roll(topics[:, k - 1], 1, axis=1)  # topic t attracts topic t + 1
+                logit = logit + self.attraction * (attracted * topics[:, k]).sum(axis=1)
             clicked[:, k] = 1.0 / (1.0 + np.exp(-logit))
             if k + 1 < slate.shape[1]:
                 leave = self.abandon * (1.0 - clicked[:, k])
                 examined[:, k + 1] = examined[:, k] * (1.0 - leave)
-            tired = self.decay * tired + seen[:, k]
+            repetition = self.decay * repetition + topics[:, k]
         return examined, clicked
 
-    def worth(self, appeal: Array, topic: Array, slate: Array) -> Array:
+    def expected_clicks(self, appeal: Array, topic: Array, slate: Array) -> Array:
         """Expected clicks float [R] of slates int [R, K]."""
         examined, clicked = self.clicks(appeal, topic, slate)
         return np.asarray((examined * clicked).sum(axis=1))
 
-    def best(self, appeal: Array, topic: Array, length: int) -> tuple[Array, Array]:
+    def best_slates(self, appeal: Array, topic: Array, length: int) -> tuple[Array, Array]:
         """The best slate int [R, length] of each list, by trying them all, and its worth [R]."""
         rows, size = appeal.shape
         best, worth = np.zeros((rows, length), np.int64), np.full(rows, -np.inf)
         for order in itertools.permutations(range(size), length):
             slate = np.broadcast_to(np.array(order), (rows, length))
-            found = self.worth(appeal, topic, slate)
-            better = found > worth
-            best[better], worth[better] = order, found[better]
+            clicks = self.expected_clicks(appeal, topic, slate)
+            better = clicks > worth
+            best[better], worth[better] = order, clicks[better]
         return best, worth
 
 
-class LawJudge:
+class ClickModelReward:
     """The law itself as the reward: expected clicks without the error of a learned evaluator.
 
     What a generator then fails to find is its own lack, not its teacher's. It sees no more of a
     candidate than a network does: the featuriser's columns, read back into appeal and topic.
     """
 
-    def __init__(self, featuriser: Featuriser, law: Law) -> None:
-        self.law = law
+    def __init__(self, featuriser: Featuriser, click_model: ClickModel) -> None:
+        self.click_model = click_model
         self.appeal, self.topic = featuriser.column("appeal"), featuriser.column("topic")
         (feature,) = (f for f in featuriser.schema.features if f.name == "appeal")
         self.mean, self.std = feature.mean, feature.std
@@ -115,18 +115,22 @@ class LawJudge:
 
     def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
         """Expected clicks [B] of slates int64 [B, K], every position filled."""
-        known = embedded.double().cpu().numpy()
-        worth = self.law.worth(known[..., 0], known[..., 1:], slate.cpu().numpy())
+        features = embedded.double().cpu().numpy()
+        worth = self.click_model.expected_clicks(
+            features[..., 0], features[..., 1:], slate.cpu().numpy()
+        )
         return torch.from_numpy(worth).to(embedded)
 
 
-def prepare_world(out: Path, requests: int, seed: int, law: Law | None = None) -> None:
+def prepare_simulation(
+    out: Path, requests: int, seed: int, click_model: ClickModel | None = None
+) -> None:
     """Write `out`: a canonical data set of `requests` shown lists, clicks drawn by the law.
 
     Shown lists are the candidates in random order, all of them, so that the log tells of every
     neighbourhood. Splits: 80 % train, 10 % valid, 10 % test.
     """
-    law = law or Law()
+    click_model = click_model or ClickModel()
     draw = np.random.default_rng(seed)
     topics = np.eye(TOPICS)[draw.integers(TOPICS, size=ITEMS)]
     quality = 0.5 * draw.standard_normal(ITEMS)
@@ -134,7 +138,7 @@ def prepare_world(out: Path, requests: int, seed: int, law: Law | None = None) -
     taste = draw.standard_normal((requests, TOPICS))
     appeal = quality[items] + (topics[items] @ taste[:, :, None])[:, :, 0] - 0.5
     order = np.broadcast_to(np.arange(CANDIDATES), items.shape)
-    examined, clicked = law.clicks(appeal, topics[items], order)
+    examined, clicked = click_model.clicks(appeal, topics[items], order)
     # A shown position that nobody examined says nothing of the item, but the log cannot tell.
     label = draw.random(items.shape) < examined * clicked
     share = np.arange(requests) / requests
@@ -166,7 +170,7 @@ def prepare_world(out: Path, requests: int, seed: int, law: Law | None = None) -
         )
 
 
-def truth(dataset: Dataset, split: str) -> tuple[Array, Array]:
+def appeals_and_topics(dataset: Dataset, split: str) -> tuple[Array, Array]:
     """appeal float [R, N] and topic float [R, N, T] of a split's lists, in the order of `lists`."""
     topic = {row["item_id"]: row["topic"] for row in dataset.items.iter_rows(named=True)}
     impressions = list(dataset.impressions([split]))

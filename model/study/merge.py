@@ -22,35 +22,37 @@ KEYS = {
 TOLERANCE = 2e-6  # rows are rounded to six digits
 
 
-class CarryError(ValueError):
+class MergeError(ValueError):
     """A cell that does not say what the standing report says of it."""
 
 
-def carried(old: dict[str, list[Entry]], new: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
+def merge_reports(
+    old: dict[str, list[Entry]], new: dict[str, list[Entry]]
+) -> dict[str, list[Entry]]:
     """The entries of both reports; of two with the same key the one of more seeds, or the old.
 
-    Raises CarryError where a row of both differs: then the old report is of other code or data.
+    Raises MergeError where a row of both differs: then the old report is of other code or data.
     """
     rows = {key_of("rows", row): row["value"] for row in old["rows"]}
     for row in new["rows"]:
-        before = rows.get(key_of("rows", row), row["value"])
-        if abs(before - row["value"]) > TOLERANCE:
+        reported = rows.get(key_of("rows", row), row["value"])
+        if abs(reported - row["value"]) > TOLERANCE:
             place = ", ".join(str(row[name]) for name in KEYS["rows"])
-            raise CarryError(
-                f"{place}: {row['value']} in the cache, {before} in the report; "
+            raise MergeError(
+                f"{place}: {row['value']} in the cache, {reported} in the report; "
                 "--fresh writes one of the cache alone"
             )
-    return {part: merged(part, old.get(part, ()), new[part]) for part in KEYS}
+    return {part: merge_entries(part, old.get(part, ()), new[part]) for part in KEYS}
 
 
-def merged(part: str, old: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
+def merge_entries(part: str, old: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
     """Old entries in their order, then new ones; replaced where the new has more seeds."""
-    found = {key_of(part, entry): entry for entry in old}
-    for entry in new:
-        key = key_of(part, entry)
-        if key not in found or seeds_of(entry) > seeds_of(found[key]):
-            found[key] = entry
-    return list(found.values())
+    entries = {key_of(part, addition): addition for addition in old}
+    for addition in new:
+        key = key_of(part, addition)
+        if key not in entries or seed_count(addition) > seed_count(entries[key]):
+            entries[key] = addition
+    return list(entries.values())
 
 
 def key_of(part: str, entry: Entry) -> tuple[Any, ...]:
@@ -58,7 +60,7 @@ def key_of(part: str, entry: Entry) -> tuple[Any, ...]:
     return tuple(entry[name] for name in KEYS[part])
 
 
-def seeds_of(entry: Entry) -> int:
+def seed_count(entry: Entry) -> int:
     """How many seeds an entry is a mean of; one where it does not say."""
     seeds = entry.get("seeds", 1)
     return seeds if isinstance(seeds, int) else len(seeds)
