@@ -1,9 +1,10 @@
-"""Write a canonical data set with random lists, as large as wanted."""
+"""Write a canonical data set with random lists, of any size."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ ITEMS = 20_000
 GENRES = 24
 TAGS = 32  # numbers of an item's tag vector
 VALID = 256  # lists: enough for a threshold
+LISTS_PER_PART = (1 << 18) // CANDIDATES  # drawn and written at once
 SCHEMA = f"""
 name: scale
 history: {{limit: 128, kernels: [genres, tags], rate: like_rate}}
@@ -28,17 +30,36 @@ features:
 
 
 def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> None:
-    """Write a canonical data set of `rows` rows over `count` items.
+    """Write a canonical data set of `rows` rows over `count` items; the same bytes per seed.
 
-    Everyone's first list comes first, then everyone's second, ...: the lists of a user lie far
-    apart in the file, which is the hard case. The last of each
-    user's lists is test; VALID lists are valid, the rest train.
+    Every user's first list precedes every user's second, and so on: the lists of a user lie far
+    apart in the file, which is the hard case. The last list of each user is test, VALID lists are
+    valid, the rest train.
     """
     draw = np.random.default_rng(seed)
     directory.mkdir(parents=True)
     (directory / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
+    draw_items(draw, count).write_parquet(directory / "items.parquet")
+    lists = rows // CANDIDATES
+    users = max(1, lists // LISTS_PER_USER)
+    pl.DataFrame({"user_id": [f"u{i:07d}" for i in range(users)]}).write_parquet(
+        directory / "users.parquet"
+    )
+    parts = directory / "parts"
+    parts.mkdir()
+    for start in range(0, lists, LISTS_PER_PART):
+        number = np.arange(start, min(lists, start + LISTS_PER_PART))
+        draw_lists(draw, number, users, count).write_parquet(parts / f"{start:012d}.parquet")
+    pl.scan_parquet(parts / "*.parquet").sink_parquet(
+        directory / "impressions.parquet", row_group_size=1 << 18
+    )
+    shutil.rmtree(parts)
+
+
+def draw_items(draw: np.random.Generator, count: int) -> pl.DataFrame:
+    """Draw the item table, one row per item."""
     genres = draw.integers(GENRES, size=(count, 2)).astype(str)
-    items = pl.DataFrame(
+    return pl.DataFrame(
         {
             "item_id": [f"i{i:05d}" for i in range(count)],
             "like_rate": draw.normal(-1.0, 0.5, count),
@@ -47,44 +68,33 @@ def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> 
             "tags": draw.standard_normal((count, TAGS)).astype(np.float32).tolist(),
         }
     )
-    items.write_parquet(directory / "items.parquet")
-    lists = rows // CANDIDATES
-    users = max(1, lists // LISTS_PER_USER)
-    pl.DataFrame({"user_id": [f"u{i:07d}" for i in range(users)]}).write_parquet(
-        directory / "users.parquet"
+
+
+def draw_lists(
+    draw: np.random.Generator, number: np.ndarray[Any, Any], users: int, count: int
+) -> pl.DataFrame:
+    """Draw the rows of the lists int64 [R] with these numbers; list n belongs to user n % users."""
+    shape = len(number), CANDIDATES
+    # Distinct items without a permutation of them all: the last is less than `count` away.
+    step = draw.choice([1, 3, 7, 9, 11, 13, 17, 19, 21, 23], (len(number), 1))
+    item = (draw.integers(count, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % count
+    visit = number // users
+    split = np.where(visit == LISTS_PER_USER - 1, "test", "train")
+    split = np.where((visit == 0) & (number < VALID), "valid", split)
+    per_list = {
+        "request_id": pl.Series(number).cast(pl.String),
+        "user_id": "u" + pl.Series(number % users).cast(pl.String).str.zfill(7),
+        "timestamp": number * 1000,
+        "split": split,
+        "hour": pl.Series(draw.integers(24, size=len(number))).cast(pl.String),
+    }
+    frame = pl.DataFrame(per_list).select(pl.all().repeat_by(CANDIDATES).explode())
+    frame = frame.with_columns(
+        position=pl.Series(np.tile(np.arange(CANDIDATES, dtype=np.int32), len(number))),
+        item_id="i" + pl.Series(item.ravel()).cast(pl.String).str.zfill(5),
+        label=pl.Series((draw.random(shape) < 0.2).ravel().astype(np.float32)),
+        like_rate=pl.Series(draw.normal(-1.0, 0.5, shape).ravel()),
+        price=pl.Series(draw.lognormal(2.0, 1.0, shape).ravel()),
     )
-    parts = directory / "parts"
-    parts.mkdir()
-    piece = (1 << 18) // CANDIDATES
-    for start in range(0, lists, piece):
-        number = np.arange(start, min(lists, start + piece))
-        shape = len(number), CANDIDATES
-        # Distinct items without a permutation of them all, for the last is less than `count` away.
-        step = draw.choice([1, 3, 7, 9, 11, 13, 17, 19, 21, 23], (len(number), 1))
-        item = (draw.integers(count, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % count
-        visit = number // users
-        split = np.where(visit == LISTS_PER_USER - 1, "test", "train")
-        split = np.where((visit == 0) & (number < VALID), "valid", split)
-        per_row = {
-            "request_id": pl.Series(number).cast(pl.String),
-            "user_id": "u" + pl.Series(number % users).cast(pl.String).str.zfill(7),
-            "timestamp": number * 1000,
-            "split": split,
-            "hour": pl.Series(draw.integers(24, size=len(number))).cast(pl.String),
-        }
-        frame = pl.DataFrame(per_row).select(pl.all().repeat_by(CANDIDATES).explode())
-        frame = frame.with_columns(
-            position=pl.Series(np.tile(np.arange(CANDIDATES, dtype=np.int32), len(number))),
-            item_id="i" + pl.Series(item.ravel()).cast(pl.String).str.zfill(5),
-            label=pl.Series((draw.random(shape) < 0.2).ravel().astype(np.float32)),
-            like_rate=pl.Series(draw.normal(-1.0, 0.5, shape).ravel()),
-            price=pl.Series(draw.lognormal(2.0, 1.0, shape).ravel()),
-        )
-        columns = ["request_id", "user_id", "timestamp", "position", "item_id", "label", "split"]
-        frame.select(*columns, "like_rate", "price", "hour").write_parquet(
-            parts / f"{start:012d}.parquet"
-        )
-    pl.scan_parquet(parts / "*.parquet").sink_parquet(
-        directory / "impressions.parquet", row_group_size=1 << 18
-    )
-    shutil.rmtree(parts)
+    columns = ["request_id", "user_id", "timestamp", "position", "item_id", "label", "split"]
+    return frame.select(*columns, "like_rate", "price", "hour")
