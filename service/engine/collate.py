@@ -1,4 +1,4 @@
-"""Rows -> the graph's inputs, and the graph's outputs -> checked slates."""
+"""Collate rows into the graph's inputs, and decode its outputs into checked slates."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from service.engine.contract import OUTPUTS, Floats
 from service.engine.rows import Row, Slate
 
 SLATE_OUTPUTS = [name for name in OUTPUTS if name != "logits"]
-COLUMNS = ["indices", *SLATE_OUTPUTS[1:]]  # their fields of a Slate
+COLUMNS = ["indices", *SLATE_OUTPUTS[1:]]  # the fields of Slate that hold them
 
 
 class ModelError(RuntimeError):
-    """The graph failed, or answered something that is not a slate."""
+    """The graph failed, or its output is not a valid slate."""
 
 
 def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Rows of different list sizes -> the graph's inputs, padded to the longest list.
+    """Return the graph's inputs for rows of different list sizes, padded to the longest list.
 
     positions: K of the graph. A sampled row takes as many slates as it samples.
     """
@@ -36,7 +36,7 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
     mask = np.zeros((count, longest), np.bool_)
     noise = np.zeros((total, positions, longest if sampled else 1), np.float32)
     pinned = np.full((count, positions), -1, np.int64)
-    group = np.full((count, longest), -1, np.int64)  # padding: of no candidate's group
+    group = np.full((count, longest), -1, np.int64)  # padding belongs to no group
     quota = np.zeros((count, longest), np.float32)
     start = 0
     for index, row in enumerate(rows):
@@ -83,10 +83,10 @@ def decode(
     logits: Floats | None,
     utility: Floats | None,
 ) -> list[Slate]:
-    """One checked slate per row; of a sampled row's slates, the one of the highest utility.
+    """Return one checked slate per row; of a sampled row, its slate of highest utility.
 
     outputs: SLATE_OUTPUTS; logits float32 [R, K, N] if any row is to be explained; utility
-    float32 [R] if any is sampled. Raises ModelError for an answer that is not a valid slate.
+    float32 [R] if any is sampled. Raises ModelError for an output that is not a valid slate.
     """
     slates, start = [], 0
     for row in rows:
@@ -109,22 +109,22 @@ def decode(
 
 
 def check_slate(slate: Slate, row: Row) -> None:
-    """Raises ModelError unless the slate is what the row asks for, and its numbers are finite."""
+    """Raise ModelError unless the slate meets the row's constraints and its numbers are finite."""
     indices = slate.indices.tolist()
     if len(indices) != row.slate_size:
-        raise ModelError(f"slate of {len(indices)} positions, asked for {row.slate_size}")
+        raise ModelError(f"slate has {len(indices)} positions, the row has {row.slate_size}")
     if indices and not (min(indices) >= 0 and max(indices) < len(row.numbers)):
-        raise ModelError(f"slate {indices} points outside a list of {len(row.numbers)}")
+        raise ModelError(f"slate {indices}: index outside a list of {len(row.numbers)} candidates")
     if len(set(indices)) != len(indices):
-        raise ModelError(f"slate {indices} repeats a candidate")
-    broken = row.constraints.violation(indices)
-    if broken is not None:
-        raise ModelError(f"slate {indices}: {broken}")
+        raise ModelError(f"slate {indices}: a candidate is repeated")
+    violation = row.constraints.violation(indices)
+    if violation is not None:
+        raise ModelError(f"slate {indices}: {violation}")
     if slate.utility is not None and not np.isfinite(slate.utility):
-        raise ModelError(f"the slate's utility is {slate.utility}")
+        raise ModelError(f"utility: must be finite, got {slate.utility}")
     figures = (slate.logprob, slate.entropy_before, slate.entropy_after)
     if not all(math.isfinite(value) for column in figures for value in column.tolist()):
-        raise ModelError("log-probabilities or entropies are not finite")
+        raise ModelError(f"slate {indices}: log-probabilities or entropies are not finite")
     steps = slate.steps.tolist()
     if steps and not (min(steps) >= 0 and max(steps) <= row.budget):
-        raise ModelError(f"steps {steps} outside the budget of {row.budget}")
+        raise ModelError(f"steps {steps}: must be from 0 to the budget of {row.budget}")

@@ -44,7 +44,7 @@ class SlateConstraints:
         return cls(pinned, np.arange(size, dtype=np.int64), np.ones(size, np.float32))
 
     def violation(self, slate: Sequence[int]) -> str | None:
-        """Describe the first constraint that a slate of candidate indices breaks, or return None."""
+        """Describe a constraint that a slate of candidate indices breaks, or return None."""
         free = []
         for position, (item, pinned) in enumerate(zip(slate, self.pinned.tolist(), strict=False)):
             if pinned < 0:

@@ -1,4 +1,4 @@
-"""What export writes and the service reads: tensor names, dtypes, axes, limits and the manifest.
+"""The contract of export and service: tensor names, dtypes, axes, file names and the manifest.
 
 Axes: B batch, N candidates, K positions of the slate, F numeric columns, T token columns.
 """
@@ -38,7 +38,7 @@ INPUTS: Table = {
     "noise": (np.float32, ("R", "K", "G")),  # G is N, or 1 where nothing is sampled
     "pinned": (np.int64, ("R", "K")),  # the candidate of a position, -1 where it is free
     "group": (np.int64, ("R", "N")),
-    # How many more of its group a candidate sees chosen before it may not be; 0: never.
+    # A candidate may be chosen while fewer than its quota of its group are chosen; 0: never.
     "quota": (np.float32, ("R", "N")),
 }
 # Graph outputs. `slate` holds candidate indices, -1 past the slate's length. A pinned position is
@@ -51,7 +51,7 @@ OUTPUTS: Table = {
     "steps": (np.int64, ("R", "K")),
     "logits": (np.float32, ("R", "K", "N")),  # of the choices, -1e9 where not available
 }
-# The evaluator's graph: what finished slates are worth.
+# The evaluator's graph estimates the utility of finished slates.
 EVALUATOR_INPUTS: Table = {
     "numbers": (np.float32, ("B", "N", "F")),
     "tokens": (np.int64, ("B", "N", "T")),
@@ -65,7 +65,7 @@ EVALUATOR_OUTPUTS: Table = {
 
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"  # of the manifest's bytes, which itself vouches for every other file
-GENERATOR = "generator.onnx"  # the gated form: a branch skips steps that nobody wants
+GENERATOR = "generator.onnx"  # the gated form: a branch skips steps that no slate needs
 STATIC = "generator.static.onnx"  # the same without control flow, for CUDA graphs
 EVALUATOR = "evaluator.onnx"
 FEATURES = "features.json"
@@ -74,7 +74,7 @@ GOLDEN = "golden.json"
 
 
 class BundleError(ValueError):
-    """A bundle that must not be served; the message names the file and both values."""
+    """A bundle must not be served; the message names the file, its value and the expected one."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,11 @@ class Manifest:
             seal = (directory / SEAL).read_bytes()
         except FileNotFoundError as error:
             name = error.filename
-            raise BundleError(f"{name}: no such file; a bundle is a directory with it") from None
+            raise BundleError(f"{name}: no such file; every bundle must have it") from None
         digest = hashlib.sha256(content).hexdigest()
         if seal != f"{digest}\n".encode():
             sealed = seal[:64].decode("ascii", "replace")
-            raise BundleError(f"{path}: SHA-256 {digest}, {SEAL} says {sealed!r}")
+            raise BundleError(f"{path}: SHA-256 is {digest}, but {SEAL} says {sealed!r}")
         try:
             payload = json.loads(content)
         except ValueError as error:
@@ -121,18 +121,22 @@ class Manifest:
         version = payload.get("contract_version") if isinstance(payload, dict) else None
         if version != CONTRACT_VERSION:
             raise BundleError(
-                f"{path}: contract_version is {version!r}, this service reads {CONTRACT_VERSION}"
+                f"{path}: contract_version is {version!r}, but this service reads "
+                f"{CONTRACT_VERSION}; export the bundle again"
             )
         fields = {field.name for field in dataclasses.fields(cls)}
         if fields != payload.keys():
             raise BundleError(
-                f"{path}: missing {sorted(fields - payload.keys())}, "
+                f"{path}: fields missing {sorted(fields - payload.keys())}, "
                 f"unknown {sorted(payload.keys() - fields)}"
             )
         return cls(**payload)
 
     def write(self, directory: Path) -> Manifest:
-        """Write `manifest.json` over the files now in `directory`; returns what was written."""
+        """Write `manifest.json` with the hashes of the files in `directory`, and its seal.
+
+        Returns the manifest written.
+        """
         files = {
             path.name: {"sha256": sha256(path), "size": path.stat().st_size}
             for path in sorted(directory.iterdir())
@@ -147,25 +151,28 @@ class Manifest:
         return complete
 
     def verify_files(self, directory: Path) -> None:
-        """Raises BundleError naming the first file whose size or SHA-256 is not the manifest's."""
+        """Compare every file with the manifest.
+
+        Raises BundleError naming the first file that is missing or whose size or SHA-256 differs.
+        """
         for required in (GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, GOLDEN):
             if required not in self.files:
-                raise BundleError(f"{directory / MANIFEST}: files lacks {required!r}")
+                raise BundleError(f"{directory / MANIFEST}: files must name {required!r}")
         for name, expected in self.files.items():
             path = directory / name
             if Path(name).name != name or not path.is_file():
-                raise BundleError(f"{path}: named by the manifest, not in the bundle")
+                raise BundleError(f"{path}: the manifest names it, but the bundle lacks it")
             size = path.stat().st_size
             if size != expected["size"]:
-                raise BundleError(f"{path}: {size} bytes, the manifest says {expected['size']}")
+                raise BundleError(f"{path}: {size} bytes, but the manifest says {expected['size']}")
             digest = sha256(path)
             if digest != expected["sha256"]:
                 raise BundleError(
-                    f"{path}: SHA-256 {digest}, the manifest says {expected['sha256']}"
+                    f"{path}: SHA-256 is {digest}, but the manifest says {expected['sha256']}"
                 )
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,13 +1,13 @@
-"""Runs on CUDA: inputs and outputs stay bound to fixed buffers, one captured graph per bucket.
+"""Run on CUDA: inputs and outputs stay bound to fixed buffers, with one captured graph per bucket.
 
 A CUDA graph replays the kernels of one shape from the same addresses, so feeds are padded to the
 next bucket of lists, slates and candidates, and every bucket owns its buffers. Captured graphs are
-never freed: the buckets bound their number, and what is larger than all of them is not captured.
-The static form is captured, since a captured graph may not branch: a run takes as long at every
-budget. Capturing takes some ten runs' time, so the buckets of greedy slates are captured ahead.
+never freed: the buckets bound their number, and larger shapes are not captured. The static form is
+captured, since a captured graph may not branch; a run therefore takes as long at every budget.
+Capturing takes the time of about ten runs, so warm-up captures the buckets of greedy slates.
 
-onnxruntime keeps captured graphs by thread, and a capture fails where another thread allocates or
-copies meanwhile. So one thread of the process does all that touches a GPU: `on_device`.
+onnxruntime keeps captured graphs by thread, and a capture fails if another thread allocates or
+copies meanwhile. Therefore one thread of the process makes every call that uses a GPU: `on_device`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from service.engine.contract import INPUTS, OUTPUTS
 
 T = TypeVar("T")
 Array = np.ndarray[Any, Any]
-ARENA_BYTES = 2 << 30  # most memory of a session's arena; it never shrinks
+ARENA_BYTES = 2 << 30  # maximum memory of a session's arena, which never shrinks
 
 _device_thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
 
 
 def on_device(call: Callable[[], T]) -> T:
-    """The call's result, made by the one thread that touches a GPU; whoever asks waits his turn."""
+    """Make a call in the one thread that uses a GPU; wait for its result."""
     return _device_thread.submit(call).result()
 
 
 def warm_up_sizes(lists: int, candidates: int) -> list[tuple[int, int]]:
-    """(lists, candidates) of one run in each bucket up to these, greedy slates only."""
+    """Return (lists, candidates) of one run in each bucket up to these, for greedy slates."""
     return [
         (min(batch, lists), min(size, candidates))
         for size in SIZES[: bisect_left(SIZES, candidates) + 1]
@@ -47,7 +47,7 @@ def warm_up_sizes(lists: int, candidates: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Shape:
-    """A bucket: lists B, slates R, candidates N, and whether noise is given per candidate."""
+    """A bucket: lists B, slates R, candidates N; `sampled` if noise has an entry per candidate."""
 
     lists: int
     slates: int
@@ -56,7 +56,7 @@ class Shape:
 
 
 def shape_of(feeds: Mapping[str, Array]) -> Shape:
-    """The bucket that these feeds are padded to."""
+    """Return the bucket that these feeds are padded to."""
     lists, size = feeds["mask"].shape
     return Shape(
         bucket(lists, BATCHES),
@@ -67,10 +67,10 @@ def shape_of(feeds: Mapping[str, Array]) -> Shape:
 
 
 def pad(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[str, Array]:
-    """The feeds in a bucket's shape.
+    """Pad feeds to the shape of a bucket.
 
-    Slates beyond the given ones are of list 0 and have no position to fill; candidates beyond the
-    given ones are masked and have no quota; lists beyond the given ones are of one candidate.
+    Padding slates are of list 0 and have no position to fill; padding candidates are masked and
+    have no quota; padding lists have one candidate.
     """
     axes = {"B": shape.lists, "R": shape.slates, "N": shape.size, "K": slate_length}
     axes["G"] = shape.size if shape.sampled else 1
@@ -87,9 +87,9 @@ def pad(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[str
 
 
 class CudaRunner:
-    """`InferenceSession.run` over bound buffers, in the device's thread.
+    """Replaces `InferenceSession.run` by runs over bound buffers, in the device's thread.
 
-    device: where the buffers lie; "cpu" runs the same code without capturing, for tests.
+    device: the memory of the buffers; "cpu" runs the same code without capturing, for tests.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class CudaRunner:
 
     @staticmethod
     def providers(capture: bool) -> list[Any]:
-        """What a session is opened with: CUDA and a bounded arena, nothing else.
+        """Return the providers of a session: CUDA with a bounded arena, and no fallback.
 
-        capture: whether CUDA graphs are; then the session must run through a CudaRunner.
+        capture: capture CUDA graphs; then the session must run through a CudaRunner.
         """
         options = {
             "enable_cuda_graph": str(int(capture)),
@@ -113,7 +113,7 @@ class CudaRunner:
         return [("CUDAExecutionProvider", options)]
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The outputs of these feeds, without the bucket's padding."""
+        """Return the outputs for these feeds, without the padding of the bucket."""
         shape = shape_of(feeds)
         bucketed = pad(feeds, shape, self._slate_length)
         slates, size = len(feeds["list"]), feeds["mask"].shape[1]
@@ -130,15 +130,15 @@ class CudaRunner:
 
     @property
     def buckets(self) -> list[Shape]:
-        """The shapes that have buffers, and on CUDA a captured graph."""
+        """Shapes that have buffers, and on CUDA a captured graph."""
         return list(self._buffers)
 
 
 class _Buffers:
-    """One bucket's buffers, and the number of its captured graph."""
+    """The buffers of one bucket, and the number of its captured graph."""
 
     def __init__(self, runner: CudaRunner, shape: Shape, first: Mapping[str, Array]) -> None:
-        """first: feeds in the bucket's shape."""
+        """Bind buffers to the shape of a bucket; first: feeds of that shape."""
         self._session = runner._session
         self._options = ort.RunOptions()
         within = max(shape.lists, shape.slates) <= BATCHES[-1] and shape.size <= SIZES[-1]

@@ -18,10 +18,19 @@ def open_graph(
     capture: bool = False,
     packed: bool = True,
 ) -> ort.InferenceSession:
-    """A session that runs where it was asked to. Raises BundleError.
+    """Open a graph on the requested provider.
 
-    capture: by CUDA graphs. packed: weights are laid out anew for their products; not for a graph
-    with branches, which onnxruntime then runs without planning their memory (docs/inference.md).
+    Args:
+        path: the ONNX file.
+        threads: onnxruntime's intra-op threads.
+        provider: cpu or cuda.
+        spinning: let idle threads spin between runs.
+        capture: capture CUDA graphs; then the session must run through a CudaRunner.
+        packed: lay out weights anew for matrix products. Not for a graph with branches:
+            onnxruntime would not plan their memory (docs/inference.md).
+
+    Raises:
+        BundleError: the graph does not load, or runs on another provider.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -31,7 +40,7 @@ def open_graph(
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not packed)))
     if provider == "cuda":
-        ort.preload_dlls()  # CUDA and cuDNN may have come as wheels; else the system's are found
+        ort.preload_dlls()  # of the CUDA and cuDNN wheels, if installed; else the system's are used
     providers = CudaRunner.providers(capture) if provider == "cuda" else ["CPUExecutionProvider"]
 
     def create() -> ort.InferenceSession:
@@ -45,21 +54,24 @@ def open_graph(
 
     try:
         graph = on_device(create) if provider == "cuda" else create()
-    except Exception as error:  # see Session.run
+    except Exception as error:  # onnxruntime raises a dozen unrelated types here
         raise BundleError(f"{path}: does not load ({error})") from error
     first = graph.get_providers()[0]
     if provider == "cuda" and first != "CUDAExecutionProvider":
         # onnxruntime falls back to the CPU in silence, even where it lists CUDA as available.
-        raise BundleError(f"{path}: runs on {first}, asked for CUDAExecutionProvider")
+        raise BundleError(
+            f"{path}: runs on {first} instead of CUDAExecutionProvider; check the GPU's driver, "
+            "CUDA and cuDNN, or set RERANK_PROVIDER=cpu"
+        )
     return graph
 
 
 def check_signature(path: Path, graph: ort.InferenceSession, inputs: Table, outputs: Table) -> None:
-    """Raises BundleError unless inputs and outputs are the contract's."""
+    """Raise BundleError unless the names of inputs and outputs are the contract's."""
     for kind, values, expected in (
         ("inputs", graph.get_inputs(), inputs),
         ("outputs", graph.get_outputs(), outputs),
     ):
         names = [value.name for value in values]
         if names != list(expected):
-            raise BundleError(f"{path}: {kind} are {names}, the contract has {list(expected)}")
+            raise BundleError(f"{path}: {kind} are {names}, but the contract has {list(expected)}")

@@ -1,4 +1,4 @@
-"""One row of a run, the slate decoded for it, and the time that a run took."""
+"""The rows of a run, the slates decoded for them, and the timing of a run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from service.engine.contract import Floats, Integers
 
 @dataclass(frozen=True)
 class SlateSampling:
-    """Sample `slates` slates, the same for the same seed, and keep the evaluator's favourite."""
+    """Sample `slates` slates, the same for the same seed, and keep the one of highest utility."""
 
     slates: int
     seed: int
 
     def noise(self, positions: int, size: int) -> Floats:
-        """Gumbel noise [slates, K, N]; of this request alone, whatever is batched with it."""
+        """Return Gumbel noise float32 [slates, K, N], whatever rows share the batch."""
         draw = np.random.Generator(np.random.Philox(self.seed))
         noise = draw.gumbel(size=(self.slates, positions, size))
         return noise.astype(np.float32)
@@ -26,9 +26,10 @@ class SlateSampling:
 
 @dataclass(frozen=True)
 class Row:
-    """One featurised request: numbers float32 [N, F], tokens int64 [N, T] and its knobs.
+    """One featurised candidate list and its options.
 
-    Without sampling the slate is the greedy one.
+    numbers float32 [N, F]; tokens int64 [N, T]; budget: reasoning steps per position;
+    entropy_threshold in nats. Without sampling the slate is the greedy one.
     """
 
     numbers: Floats
@@ -49,8 +50,8 @@ class Slate:
 
     indices int64 [k] into the candidate list; logprob, entropy_before, entropy_after float32 [k]
     (nats); steps int64 [k], the reasoning steps taken before each position; utility of a sampled
-    slate, as the evaluator sees it; logits float32 [k, N] each choice was made by, of an explained
-    one: what may not be chosen any more is far below the rest.
+    slate, estimated by the evaluator; logits float32 [k, N] of each choice for an explained row,
+    far below the rest where a candidate may not be chosen.
     """
 
     indices: Integers
@@ -64,7 +65,7 @@ class Slate:
 
 @dataclass(frozen=True)
 class Timing:
-    """One measured run: its budget per position, its cells (slates x padded list size), seconds."""
+    """One measured run: its budget per position, volume (slates x padded list size) and seconds."""
 
     budget: int
     volume: int

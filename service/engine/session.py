@@ -1,4 +1,4 @@
-"""The onnxruntime sessions of one bundle: verify, replay golden requests, run, check slates."""
+"""A loaded bundle: verify it, featurise lists, run its graphs, warm up."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from service.engine.contract import (
     EVALUATOR,
     EVALUATOR_INPUTS,
     EVALUATOR_OUTPUTS,
+    FEATURES,
     GENERATOR,
     GOLDEN,
     INPUTS,
+    ITEMS,
     OUTPUTS,
     STATIC,
     BundleError,
@@ -36,7 +38,7 @@ from service.engine.rows import Row, Slate, SlateSampling, Timing
 
 
 class Session:
-    """A verified bundle, ready to run. On the CPU `run` is thread-safe and releases the GIL."""
+    """A verified bundle, ready to run; on the CPU `run` is thread-safe and releases the GIL."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Session:
         self.manifest = manifest
         self.featuriser = featuriser
         self._generator, self._evaluator = generator, evaluator
-        self.graph_cpu_s = 0.0  # of the threads that ran the graphs, so far
+        self.graph_cpu_s = 0.0  # CPU seconds of all runs so far
         self._run, self._evaluate = generator.run, evaluator.run
         if self.provider == "CUDAExecutionProvider":
             self._run = CudaRunner(generator, manifest.slate_length).run
@@ -60,30 +62,37 @@ class Session:
     ) -> Session:
         """Verify every file and the graphs' signatures, then replay the golden requests.
 
-        `threads` is onnxruntime's intra-op count, `spinning` whether they burn their core between
-        runs; the graph is small, so one thread is usually fastest (python -m export tune).
-        `provider` is cpu, which runs the gated form, or cuda, which runs the static one. Raises
-        BundleError naming the file and both values, or the provider that did not come.
+        Args:
+            directory: the bundle.
+            threads: onnxruntime's intra-op threads. The graph is small, so one thread is usually
+                fastest (python -m export tune).
+            provider: cpu, which runs the gated form, or cuda, which runs the static one.
+            spinning: let idle threads spin between runs.
+
+        Raises:
+            BundleError: names the file and both values, or the provider that is missing.
         """
         manifest = Manifest.read(directory)
         manifest.verify_files(directory)
         try:
             featuriser = Featuriser.load(directory)
         except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{directory}: feature tables do not load ({error})") from error
+            raise BundleError(
+                f"{directory}: {FEATURES} or {ITEMS} does not load ({error})"
+            ) from error
         for name in ("numbers", "tokens"):
             width = getattr(featuriser, f"{name}_width")
             if width != getattr(manifest, name):
                 raise BundleError(
                     f"{directory}: the featuriser makes {width} columns of {name}, "
-                    f"the manifest says {getattr(manifest, name)}"
+                    f"but the manifest says {getattr(manifest, name)}"
                 )
         graphs = []
         for name, inputs, outputs in (
             (STATIC if provider == "cuda" else GENERATOR, INPUTS, OUTPUTS),
             (EVALUATOR, EVALUATOR_INPUTS, EVALUATOR_OUTPUTS),
         ):
-            capture = name == STATIC  # the evaluator runs plainly, on slates of any number
+            capture = name == STATIC  # not the evaluator, which runs on any number of slates
             packed = name != GENERATOR
             path = directory / name
             graphs.append(open_graph(path, threads, provider, spinning, capture, packed))
@@ -94,7 +103,7 @@ class Session:
 
     @property
     def provider(self) -> str:
-        """The execution provider that really runs the graph."""
+        """Name of the execution provider that runs the graph."""
         return str(self._generator.get_providers()[0])
 
     def row(
@@ -104,13 +113,12 @@ class Session:
         budget: int | None = None,
         entropy_threshold: float | None = None,
     ) -> Row:
-        """Featurise one request; what is not given is the bundle's default, without constraints.
+        """Featurise one candidate list; None stands for the bundle's default.
 
-        Raises FeatureError for inline features that break the schema.
+        The row has no constraints. Raises FeatureError for inline features that break the schema.
         """
-        return self.placeholder_row(
-            candidates, slate_size, budget, entropy_threshold, self.featuriser.transform(candidates)
-        )
+        numbers, tokens = self.featuriser.transform(candidates)
+        return self._row(numbers, tokens, slate_size, budget, entropy_threshold)
 
     def placeholder_row(
         self,
@@ -118,15 +126,22 @@ class Session:
         slate_size: int | None = None,
         budget: int | None = None,
         entropy_threshold: float | None = None,
-        features: tuple[Floats, Integers] | None = None,
     ) -> Row:
-        """The same with these features, or without any: for a list that will not be run."""
-        manifest = self.manifest
-        if features is None:
-            count = len(candidates.ids)
-            features = np.zeros((count, 0), np.float32), np.zeros((count, 0), np.int64)
-        numbers, tokens = features
-        longest = min(manifest.slate_length, len(candidates.ids))
+        """Return the same row without features, for a list that will not be run."""
+        count = len(candidates.ids)
+        numbers, tokens = np.zeros((count, 0), np.float32), np.zeros((count, 0), np.int64)
+        return self._row(numbers, tokens, slate_size, budget, entropy_threshold)
+
+    def _row(
+        self,
+        numbers: Floats,
+        tokens: Integers,
+        slate_size: int | None,
+        budget: int | None,
+        entropy_threshold: float | None,
+    ) -> Row:
+        manifest, count = self.manifest, len(numbers)
+        longest = min(manifest.slate_length, count)
         size = longest if slate_size is None else slate_size
         return Row(
             numbers=numbers,
@@ -138,13 +153,14 @@ class Session:
             ),
             reason_temperature=manifest.reason_temperature,
             recommend_temperature=manifest.recommend_temperature,
-            constraints=SlateConstraints.none(len(candidates.ids), size),
+            constraints=SlateConstraints.none(count, size),
         )
 
     def run(self, rows: Sequence[Row]) -> list[Slate]:
-        """Decode one slate per row in a single padded run; of sampled ones, the evaluator's best.
+        """Decode one slate per row in a single padded run.
 
-        Raises ModelError when the graph fails or any answer is not a valid slate.
+        A sampled row gets its slate of highest utility. Raises ModelError if the graph fails or an
+        output is not a valid slate.
         """
         feeds = collate(rows, self.manifest.slate_length)
         explained = any(row.explain for row in rows)
@@ -166,7 +182,7 @@ class Session:
         return decode(rows, outputs, logits, utility)
 
     def replay_golden(self, golden: Sequence[Mapping[str, Any]]) -> None:
-        """Raises BundleError for the first golden request whose slate or steps differ."""
+        """Raise BundleError for the first golden request whose slate or steps differ."""
         for number, entry in enumerate(golden):
             row = self.row(CandidateList.from_json(entry["request"]))
             try:
@@ -177,14 +193,15 @@ class Session:
             for field, value in (("slate", ids), ("steps", slate.steps.tolist())):
                 if value != entry[field]:
                     raise BundleError(
-                        f"{GOLDEN}[{number}].{field}: {value}, expected {entry[field]}"
+                        f"{GOLDEN}[{number}].{field}: decoded {value}, expected {entry[field]}"
                     )
 
     def warm_up(self, batch_sizes: Sequence[int], list_size: int) -> list[Timing]:
-        """Run each batch size, so that no request pays for the first allocation; how long it took.
+        """Run each batch size, so that no request pays for allocations; return the fastest timings.
 
-        Each at the bundle's budget with every step taken, and at budget 0 where that is another
-        run: not on CUDA, where every bucket up to the largest batch is captured as well.
+        Each batch size is run with every step of the bundle's budget, and on the CPU at budget 0
+        too. On CUDA a run takes as long at every budget; there each bucket up to the largest batch
+        is captured.
         """
         manifest = self.manifest
 

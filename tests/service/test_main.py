@@ -38,7 +38,9 @@ def test_a_bundle_with_a_flipped_byte_is_refused_in_one_line(tmp_path, name):
     (tmp_path / "1" / name).write_bytes(content)
     process = command("--bundle", str(tmp_path / "1"), "--port", "0")
     assert process.returncode == 2
-    assert re.fullmatch(rf"service: .*{name}: SHA-256 \w+, the manifest says \w+\n", process.stderr)
+    assert re.fullmatch(
+        rf"service: .*{name}: SHA-256 is \w+, but the manifest says \w+\n", process.stderr
+    )
 
 
 def test_a_missing_bundle_and_an_invalid_setting_are_refused_in_one_line():

@@ -11,8 +11,8 @@ from typing import Any
 class CandidateList:
     """One candidate list with its user, in the order of the initial ranking.
 
-    `history` holds (item id, label in 0..1), most recent last; `features` holds one mapping per
-    candidate, or nothing at all.
+    history: (item id, label in 0..1), most recent last; features: one mapping per candidate, or
+    none at all; scores likewise.
     """
 
     ids: Sequence[str]
@@ -25,7 +25,7 @@ class CandidateList:
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> CandidateList:
-        """From the JSON body of `POST /rerank`, already validated."""
+        """Build a list from the JSON body of `POST /rerank`, already validated."""
         candidates = payload["candidates"]
         user = payload.get("user") or {}
         inline = any(candidate.get("features") for candidate in candidates)
@@ -45,7 +45,7 @@ class CandidateList:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The inverse: a body that asks for the same."""
+        """Return the inverse of from_json: a JSON body of the same list."""
         candidates: list[dict[str, Any]] = [{"id": item} for item in self.ids]
         for name, values in (("score", self.scores), ("features", self.features)):
             for candidate, value in zip(candidates, values, strict=False):
@@ -56,9 +56,9 @@ class CandidateList:
         }
         if self.user_id is not None:
             user["id"] = self.user_id
-        given = {name: value for name, value in self.user.items() if value is not None}
-        if given:
-            user["features"] = given
+        features = {name: value for name, value in self.user.items() if value is not None}
+        if features:
+            user["features"] = features
         body: dict[str, Any] = {"user": user, "candidates": candidates}
         context = {name: value for name, value in self.context.items() if value is not None}
         return body | {"context": context} if context else body

@@ -1,4 +1,4 @@
-"""Raw values -> numbers; also numbers within a list."""
+"""Encode raw values, and numbers relative to their candidate list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from service.engine.contract import Floats
 from service.engine.features.schema import Feature
 
-# Farther than this from the train mean nothing was learnt, and float32 arithmetic would overflow.
+# The network has learnt nothing farther from the train mean, and float32 would overflow.
 LARGEST = 1e6
 
 
@@ -24,7 +24,7 @@ class FeatureError(ValueError):
 
 
 def encode_number(feature: Feature, value: Any, path: str) -> float:
-    """Raw value -> standardised number; None is the train mean, 0."""
+    """Return the standardised number; the train mean, 0, for None. Raises FeatureError."""
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -36,7 +36,7 @@ def encode_number(feature: Feature, value: Any, path: str) -> float:
 
 
 def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
-    """Raw value -> float32 [width]; None is the zero vector."""
+    """Return a vector float32 [width]; zeros for None. Raises FeatureError."""
     if value is None:
         return np.zeros(feature.width, np.float32)
     rule = f"a list of {feature.width} numbers of size {LARGEST:.0e} at most"
@@ -50,9 +50,9 @@ def encode_vector(feature: Feature, value: Any, path: str) -> Floats:
 
 
 def z_scores(rows: Floats) -> Floats:
-    """Along the last axis."""
-    exact = rows.astype(np.float64)  # in float32 the mean of equal numbers is not that number
-    # By hand what mean() and std() do: their own overhead is most of their time on a short list.
+    """Standardise along the last axis; float32 of the same shape."""
+    exact = rows.astype(np.float64)  # a float32 mean of equal numbers can differ from them
+    # Without mean() and std(), whose overhead dominates on a short list.
     count = exact.shape[-1]
     exact -= np.add.reduce(exact, axis=-1, keepdims=True) / count
     deviation = np.sqrt(np.add.reduce(exact * exact, axis=-1, keepdims=True) / count)
@@ -60,7 +60,7 @@ def z_scores(rows: Floats) -> Floats:
 
 
 def relative_ranks(rows: Floats) -> Floats:
-    """In each row: from -1, the least, to 1, the greatest; equals share the mean of their ranks."""
+    """Return ranks along each row of [rows, N], from -1, the least, to 1; ties share their mean."""
     twice = np.empty(rows.shape, np.int64)
     for values, ordered, ranks in zip(rows, np.sort(rows, axis=1), twice, strict=True):
         np.add(ordered.searchsorted(values), ordered.searchsorted(values, "right"), out=ranks)
@@ -69,5 +69,6 @@ def relative_ranks(rows: Floats) -> Floats:
 
 
 def unit_rows(rows: Floats) -> Floats:
+    """Scale each row of [rows, width] to length 1; a zero row stays zero."""
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(norm, 1e-9), np.float32)

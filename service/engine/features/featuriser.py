@@ -1,12 +1,12 @@
-"""Candidate list -> arrays: the one featuriser, for serving and for training alike.
+"""Turn candidate lists into arrays; serving and training use this one featuriser.
 
 A `Schema` declares the features; fitting (model.data.dataset) adds vocabularies, means and
 deviations; a `Featuriser` joins a fitted schema with the item table and turns a candidate list into
 
     numbers  float32 [N, F]   numbers, list-relative numbers, vectors, history kernels
-    tokens   int64   [N, T]   one global index space, 0 = nothing there
+    tokens   int64   [N, T]   one global index space, 0 is no token
 
-Nothing in a row depends on where in the list its candidate stands.
+No row depends on the position of its candidate in the list.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ItemTable:
 
 
 class Featuriser:
-    """A fitted schema and an item table; owns the mapping between item ids and table rows."""
+    """A fitted schema with its item table, the columns of each feature and the row of each item."""
 
     def __init__(self, schema: Schema, items: ItemTable) -> None:
         self.schema = schema
@@ -66,7 +66,7 @@ class Featuriser:
         token, slot, column = 1, 0, 0
         for feature in schema.features:
             if feature.slots:
-                self._first_token[feature.name] = token  # the out-of-vocabulary token comes first
+                self._first_token[feature.name] = token  # its out-of-vocabulary token
                 self._tokens[feature.name] = {
                     value: token + 1 + index for index, value in enumerate(feature.vocabulary)
                 }
@@ -103,14 +103,14 @@ class Featuriser:
         )
 
     def _build_templates(self) -> None:
-        """Lay the item table out as whole rows, so that a request costs one gather per array.
+        """Lay out the item table as whole rows, so that a list costs one gather per array.
 
-        Row I, the last, is the unknown item.
+        Row I, the last, is of unknown items.
         """
         count = len(self.items.ids)
         numbers = np.zeros((count + 1, self.numbers_width), np.float32)
         tokens = np.zeros((count + 1, self.tokens_width), np.int64)
-        for feature in self.schema.features:  # declared defaults first, the table over them
+        for feature in self.schema.features:  # defaults first; the table overwrites them
             self._write(feature, feature.default, numbers, tokens, slice(None), feature.name)
         number, slot = 0, 0
         for feature in self._features_of["item"].values():
@@ -130,14 +130,14 @@ class Featuriser:
         self._numbers_of, self._tokens_of = numbers, tokens
 
     def _expected_labels(self, rate: str | None) -> Floats:
-        """Each item's share of likes by the statistic `rate`, float32 [I + 1]; 0.5 without one."""
+        """Return each item's expected label by the statistic `rate`, float32 [I + 1]; else 0.5."""
         if rate is None:
             return np.full(len(self.items.ids) + 1, 0.5, np.float32)
         logit = self._numbers_of[:, self._column[rate]] * self._features[rate].std
         return np.asarray(1.0 / (1.0 + np.exp(-(logit + self._features[rate].mean))), np.float32)
 
     def _kernel_rows(self, feature: Feature) -> Floats:
-        """Unit vectors float32 [I + 1, width] whose inner products are the kernel."""
+        """Return unit vectors float32 [I + 1, width] whose inner products are the kernel."""
         if feature.kind == "vector":
             rows = np.zeros((len(self.items.ids) + 1, feature.width), np.float32)
             rows[:-1] = self.items.vectors[feature.name]
@@ -147,7 +147,7 @@ class Featuriser:
         return unit_rows(rows)
 
     def _bag(self, feature: Feature, tokens: Integers) -> Floats:
-        """Token slots int64 [R, width] -> counts float32 [R, vocabulary], unknown ones left out."""
+        """Return indicators of known values, float32 [R, vocabulary], of tokens int64 [R, width]."""
         index = tokens - (self._first_token[feature.name] + 1)
         bag = np.zeros((len(tokens), len(feature.vocabulary)), np.float32)
         rows, slots = np.nonzero(index >= 0)
@@ -155,7 +155,7 @@ class Featuriser:
         return bag
 
     def transform(self, candidates: CandidateList) -> tuple[Floats, Integers]:
-        """numbers float32 [N, F] and tokens int64 [N, T] of one candidates.
+        """Return numbers float32 [N, F] and tokens int64 [N, T] of one candidate list.
 
         Raises FeatureError for an inline feature that is unknown, of the wrong type, or missing
         though required.
@@ -173,7 +173,7 @@ class Featuriser:
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
         self._fill_candidates(candidates, numbers, tokens, kernels)
         if self._relative:
-            # All columns at once, each a contiguous row: a call into numpy costs more than a list.
+            # All columns at once, each a contiguous row: the numpy calls cost more than the work.
             values = np.array([numbers[:, source] for source, _ in self._relative])
             best = values.max(axis=1, keepdims=True, initial=-np.inf)
             columns = np.array([z_scores(values), relative_ranks(values), values - best])
@@ -243,7 +243,7 @@ class Featuriser:
         rows: slice,
         path: str,
     ) -> Floats | None:
-        """Encode one raw value into `rows`; returns the vector where the feature is one."""
+        """Encode one raw value into `rows`; return the vector of a vector feature."""
         if feature.slots:
             start = self._slot[feature.name]
             tokens[rows, start : start + feature.slots] = self.encode_tokens(feature, value, path)
@@ -258,7 +258,10 @@ class Featuriser:
         return None
 
     def encode_tokens(self, feature: Feature, value: Any, path: str) -> Integers:
-        """Raw value -> int64 [slots]; None is no token, an unknown value its first one."""
+        """Return tokens int64 [slots]: 0 for None, the feature's first token for unknown values.
+
+        Raises FeatureError.
+        """
         slots = np.zeros(feature.slots, np.int64)
         if value is None:
             return slots
@@ -276,13 +279,13 @@ class Featuriser:
         return slots
 
     def count_unknown(self, ids: Sequence[str]) -> int:
-        """How many of these ids the item table lacks."""
+        """Return the number of ids that the item table lacks."""
         return sum(item not in self._index_of for item in ids)
 
     def groups(self, name: str, tokens: Integers) -> list[int | None]:
-        """Each candidate's value of a category or identifier, as its token in `transform`'s rows.
+        """Return each candidate's token of a category or identifier, None if it has no known value.
 
-        None where it has none that the model knows by name. Raises KeyError for another feature.
+        tokens: int64 [N, T] from `transform`. Raises KeyError for any other feature.
         """
         slot, first = self._slot[name], self._first_token[name]
         if self._features[name].slots != 1:
@@ -290,7 +293,7 @@ class Featuriser:
         return [token if token > first else None for token in tokens[:, slot].tolist()]
 
     def column(self, name: str) -> int:
-        """The column of `numbers` that holds a number or statistic, standardised."""
+        """Return the column of `numbers` that holds a number or statistic, standardised."""
         return self._column[name]
 
     def save(self, directory: Path) -> None:
@@ -309,7 +312,7 @@ class Featuriser:
     def load(cls, directory: Path) -> Featuriser:
         """Read what `save` wrote. Raises SchemaError, OSError or ValueError for anything else."""
         payload = json.loads((directory / FEATURES).read_text(encoding="utf-8"))
-        # Opened here: numpy leaves a file open that is no archive.
+        # Opened here, because numpy does not close a file that is no archive.
         with (directory / ITEMS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             items = ItemTable(
                 ids=tuple(arrays["ids"].tolist()),

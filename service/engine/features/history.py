@@ -11,15 +11,15 @@ from service.engine.contract import Floats, Integers
 from service.engine.features.encoding import z_scores
 from service.engine.features.schema import History
 
-TOGETHER = 10  # columns of the history beyond those per kernel
-RIDGE = 8.0  # of the kernel ridge regression, in units of one answer's similarity to itself
-NEAREST = 10  # answers to similar items that are looked at closer
+JOINT = 10  # columns over all kernels together
+RIDGE = 8.0  # of the kernel ridge regression, in units of an item's similarity to itself
+NEAREST = 10  # most similar history entries that are averaged
 
 
 def history_width(history: History) -> int:
     """Return the number of columns that `HistoryKernels.fill` writes."""
-    # Per kernel: sum, mean and the list-relative mean; then what all kernels say together.
-    return 3 * len(history.kernels) + TOGETHER if history.kernels else 0
+    # Per kernel: sum, mean and z-score of the mean; then the columns of all kernels together.
+    return 3 * len(history.kernels) + JOINT if history.kernels else 0
 
 
 class HistoryKernels:
@@ -38,7 +38,7 @@ class HistoryKernels:
     def recent(
         self, history: Sequence[tuple[str, float]], index_of: Mapping[str, int]
     ) -> list[tuple[int, float]]:
-        """Table row and label of the recent answers that kernels can use."""
+        """Return table row and label of the last `limit` entries whose items are in the table."""
         if not (history and self.tables):
             return []
         recent = history[-self._limit :]
@@ -51,12 +51,22 @@ class HistoryKernels:
         index: Integers,
         kernels: list[Floats],
     ) -> None:
-        """Kernel regression of this user's surprises onto each candidate, per item feature."""
+        """Write the history columns of `numbers` float32 [N, F] in place.
+
+        A user's surprises, label minus expected label, are regressed onto each candidate by the
+        kernel of each item feature.
+
+        Args:
+            recent: table row and label of each entry, from `recent`; H entries.
+            numbers: columns to write to.
+            index: table row of each candidate, int64 [N].
+            kernels: per kernel, unit vectors of the candidates, float32 [N, width].
+        """
         rows = np.array([row for row, _ in recent], np.int64)
         labels = np.array([label for _, label in recent], np.float32)
         surprise = labels - self._rate[rows]
         column = self._first_column
-        compared = []  # what each candidate is also told in comparison with the list's others
+        compared = []  # columns that are also standardised within the list
         to_history = np.zeros((len(index), len(rows)), np.float32)
         among_history = np.zeros((len(rows), len(rows)), np.float32)
         for candidates, table in zip(kernels, self.tables, strict=True):
@@ -68,10 +78,10 @@ class HistoryKernels:
             numbers[:, column] = total / math.sqrt(len(rows))
             compared.append(total / (np.abs(similarity).sum(axis=1) + 1.0))
             column += 3
-        # What the user's answers say together: a ridge regression in the kernels' mean, ...
+        # All entries together: a ridge regression in the mean of the kernels, ...
         among_history[np.diag_indices(len(rows))] += RIDGE
         ridge = to_history @ np.linalg.solve(among_history, surprise)
-        # ... and the nearest of them.
+        # ... and the entries most similar to each candidate.
         nearest = np.argpartition(-to_history, min(NEAREST, len(rows)) - 1, axis=1)[:, :NEAREST]
         near = np.take_along_axis(to_history, nearest, axis=1)
         echo = (near * surprise[nearest]).sum(axis=1)
@@ -92,9 +102,16 @@ class HistoryKernels:
         ):
             numbers[:, column] = values
             column += 1
-        latest = dict(recent)  # the most recent answer to an item counts
-        for position, row in enumerate(index.tolist()):
-            if row in latest:
-                numbers[position, column] = latest[row]
-                numbers[position, column + 1] = 1.0 - latest[row]
+        _fill_repeats(recent, numbers, index, column)
         numbers[:, column + 2] = math.log1p(len(rows)) / 4.0
+
+
+def _fill_repeats(
+    recent: Sequence[tuple[int, float]], numbers: Floats, index: Integers, column: int
+) -> None:
+    """Write the label of each candidate that the history holds, and 1 minus it, in place."""
+    latest = dict(recent)  # the most recent label of an item counts
+    for position, row in enumerate(index.tolist()):
+        if row in latest:
+            numbers[position, column] = latest[row]
+            numbers[position, column + 1] = 1.0 - latest[row]

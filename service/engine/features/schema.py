@@ -1,4 +1,4 @@
-"""The feature schema: what a data set declares, and what fitting adds to it."""
+"""The feature schema: the declarations of a data set and the values that fitting adds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ WHOLE, FINITE, POSITIVE = "a whole number above 0", "a finite number", "a finite
 
 
 class SchemaError(ValueError):
-    """A feature schema that says something impossible; the message names feature and rule."""
+    """An impossible feature schema; the message names the feature, the rule and the value."""
 
 
 def is_finite(value: object, above: float = -math.inf) -> bool:
-    """A number that a float64 can hold; true and false are none."""
+    """True for a number above `above` that a float64 can hold; booleans are no numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return above < value and abs(value) <= sys.float_info.max
@@ -34,14 +34,14 @@ def _is_whole(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Feature:
-    """One declared feature; `mean`, `std` and `vocabulary` are what fitting adds.
+    """One declared feature; fitting adds `mean`, `std` and `vocabulary`.
 
-    of            whose it is: item, user, context or candidate
+    of            its owner: item, user, context or candidate
     kind          identifier, category: one token; categories: up to `width` tokens;
                   number; statistic: a number computed from the train split; vector: `width` numbers
     transform     none, or log for log(1 + max(x, 0)); then (x - mean) / std
-    default       stands in for a missing value (else: the train mean, no token, a zero vector)
-    required      a request without it is refused (of: user, context, candidate)
+    default       replaces a missing value (else: the train mean, no token, a zero vector)
+    required      a request without it is refused (of user, context or candidate)
     min_count     a value seen less often in train falls to the out-of-vocabulary token: in rows
                   (item_id, candidate), lists (user_id, context), or among the items or users
     relative      adds z-score, rank and distance from the best within the candidate list
@@ -82,37 +82,40 @@ class Feature:
         ):
             if not valid:
                 value = getattr(self, name)
-                raise SchemaError(f"features.{self.name}.{name}: {rule}, got {value!r}")
+                raise SchemaError(f"features.{self.name}.{name}: must be {rule}, got {value!r}")
         if self.required and self.of == "item":
             raise SchemaError(
-                f"features.{self.name}.required: of user, context or candidate, got 'item'"
+                f"features.{self.name}.required: must be false for a feature of item, got true"
             )
         if self.relative and not numeric:
-            raise SchemaError(f"features.{self.name}.relative: only numbers, got {self.kind!r}")
+            raise SchemaError(
+                f"features.{self.name}.relative: must be false for a {self.kind}, got true"
+            )
         if self.kind in ("statistic", "vector") and self.of != "item":
-            raise SchemaError(f"features.{self.name}.of: a {self.kind} is of item, got {self.of!r}")
+            raise SchemaError(
+                f"features.{self.name}.of: must be item for a {self.kind}, got {self.of!r}"
+            )
         if not self.input and self.kind != "vector":
             raise SchemaError(
-                f"features.{self.name}.input: only a vector can feed kernels alone, "
-                f"got {self.kind!r}"
+                f"features.{self.name}.input: must be true for a {self.kind}, got false"
             )
 
     @property
     def slots(self) -> int:
-        """How many token columns it takes."""
+        """Number of token columns."""
         return self.width if self.kind == "categories" else int(self.kind in TOKEN_KINDS)
 
     def transform_value(self, value: float) -> float:
-        """The value after `transform`, before standardising."""
+        """Return the value after `transform`, before standardising."""
         return math.log1p(max(value, 0.0)) if self.transform == "log" else value
 
 
 @dataclass(frozen=True)
 class History:
-    """How `user.history` is read: the last `limit` entries; a kernel per item feature named.
+    """The use of `user.history`: its last `limit` entries, compared by one kernel per item feature.
 
-    `rate` names the statistic whose value is the log-odds p of a like; an entry then counts by its
-    surprise, label - p, so that a like of what everybody likes says little.
+    `rate` names the statistic that is the log-odds of the probability p of a like; an entry then
+    counts by its surprise, label - p, so that a like of a popular item counts little.
     """
 
     limit: int = 128
@@ -120,9 +123,9 @@ class History:
     rate: str | None = None
 
     def __post_init__(self) -> None:
-        # 0 would be no entry to a training list and, as a slice [-0:], every entry to a request.
+        # 0 would mean no entry in training, but every entry when serving, by the slice [-0:].
         if not _is_whole(self.limit):
-            raise SchemaError(f"history.limit: {WHOLE}, got {self.limit!r}")
+            raise SchemaError(f"history.limit: must be {WHOLE}, got {self.limit!r}")
 
 
 @dataclass(frozen=True)
@@ -138,20 +141,22 @@ class Schema:
         names = [feature.name for feature in self.features]
         for name in names:
             if names.count(name) > 1:
-                raise SchemaError(f"features.{name}: declared {names.count(name)} times")
+                raise SchemaError(
+                    f"features.{name}: must be declared once, got {names.count(name)} times"
+                )
         by_name = {feature.name: feature for feature in self.features}
         for name in self.history.kernels:
             if name not in by_name or by_name[name].kind not in ("categories", "vector"):
-                raise SchemaError(f"history.kernels: item categories or vectors, got {name!r}")
+                raise SchemaError(f"history.kernels: must name categories or vectors, got {name!r}")
             if by_name[name].of != "item":
-                raise SchemaError(f"history.kernels: an item feature, got {name!r}")
+                raise SchemaError(f"history.kernels: must name features of item, got {name!r}")
         rate = self.history.rate
         if rate is not None and (rate not in by_name or by_name[rate].kind != "statistic"):
-            raise SchemaError(f"history.rate: the name of a statistic, got {rate!r}")
+            raise SchemaError(f"history.rate: must name a statistic, got {rate!r}")
 
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> Schema:
-        """From parsed YAML or JSON. Raises SchemaError naming what is unknown or impossible."""
+        """Build a schema from parsed YAML or JSON. Raises SchemaError naming the field."""
         _refuse_unknown(payload, {"name", "features", "history", "label"}, "schema")
         history = payload.get("history") or {}
         _refuse_unknown(history, {item.name for item in dataclasses.fields(History)}, "history")
@@ -163,15 +168,15 @@ class Schema:
             _refuse_unknown(entry, fields, f"features[{index}]")
             for required in ("name", "of", "kind"):
                 if required not in entry:
-                    raise SchemaError(f"features[{index}].{required}: missing")
+                    raise SchemaError(f"features[{index}].{required}: required")
             features.append(Feature(**{**entry, "vocabulary": tuple(entry.get("vocabulary", ()))}))
         ends = label.get("range", (0.0, 1.0))
         pair = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(map(is_finite, ends))
         if not pair or ends[0] >= ends[1]:
-            raise SchemaError(f"label.range: two finite numbers, low < high, got {ends!r}")
+            raise SchemaError(f"label.range: must be two finite numbers, low < high, got {ends!r}")
         low, high = ends
         if "name" not in payload:
-            raise SchemaError("schema.name: missing")
+            raise SchemaError("schema.name: required")
         return cls(
             name=payload["name"],
             features=tuple(features),
@@ -180,7 +185,7 @@ class Schema:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The inverse of from_dict, leaving out what has its default value."""
+        """Return the inverse of from_dict, without the fields that have their default value."""
         defaults = {item.name: item.default for item in dataclasses.fields(Feature)}
         features = [
             {
@@ -202,4 +207,6 @@ class Schema:
 def _refuse_unknown(payload: Mapping[str, Any], fields: set[str], path: str) -> None:
     for key in payload:
         if key not in fields:
-            raise SchemaError(f"{path}.{key}: unknown; one of {', '.join(sorted(fields))}")
+            raise SchemaError(
+                f"{path}.{key}: unknown field; must be one of {', '.join(sorted(fields))}"
+            )

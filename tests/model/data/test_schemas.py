@@ -45,12 +45,12 @@ RESERVED = "must not be a column of the log or begin with __"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("width: 3", "wide: 3", "features[1].wide: unknown; one of"),
-        ("kind: categories", "kind: colour", "features.genres.kind: one of identifier"),
+        ("width: 3", "wide: 3", "features[1].wide: unknown field; must be one of"),
+        ("kind: categories", "kind: colour", "features.genres.kind: must be one of identifier"),
         (
             "prior_strength: 10",
             "prior_strength: 0",
-            "like_rate.prior_strength: a finite number above 0, got 0",
+            "like_rate.prior_strength: must be a finite number above 0, got 0",
         ),
         (
             "name: price",

@@ -1,4 +1,4 @@
-"""Constraints: what can be met is met, what cannot is refused before any run."""
+"""Constraints: resolved where they can be met, refused before any run where they cannot."""
 
 import itertools
 from collections import Counter
@@ -14,8 +14,8 @@ IDS = [f"i{n}" for n in range(7)]
 
 
 @st.composite
-def asked(draw):
-    """Arguments of resolve for up to seven candidates; about half of them can be met."""
+def arguments_of_resolve(draw):
+    """Draw arguments for up to seven candidates; about half of them can be met."""
     ids = IDS[: draw(st.integers(1, 7))]
     pins = draw(st.lists(st.sampled_from(ids), unique=True, max_size=3))
     longest = min(len(ids), 5)
@@ -30,49 +30,51 @@ def asked(draw):
     }
 
 
-def keeps(slate, ask):
-    """Whether a slate of candidate indices is what was asked for, word by word."""
-    ids, groups = ask["ids"], ask["groups"]
+def is_met(slate, arguments):
+    """Check a slate of candidate indices against the arguments of resolve, one by one."""
+    ids, groups = arguments["ids"], arguments["groups"]
     count = Counter(groups[i] for i in slate if groups[i] is not None)
     return (
-        not any(ids[i] in ask["blocked"] for i in slate)
-        and all(c <= ask["limit"][1] for c in count.values())
+        not any(ids[i] in arguments["blocked"] for i in slate)
+        and all(c <= arguments["limit"][1] for c in count.values())
         and all(
             position < len(slate) and ids[slate[position]] == item
-            for item, position in ask["pinned"].items()
+            for item, position in arguments["pinned"].items()
         )
     )
 
 
-def feasible(ask, size):
-    """By trying all slates."""
-    return any(keeps(slate, ask) for slate in itertools.permutations(range(len(ask["ids"])), size))
+def feasible(arguments, size):
+    """Try all slates of a size."""
+    slates = itertools.permutations(range(len(arguments["ids"])), size)
+    return any(is_met(slate, arguments) for slate in slates)
 
 
-@given(asked())
-def test_what_is_admitted_can_be_met_and_what_is_refused_cannot(ask):
+@given(arguments_of_resolve())
+def test_constraints_are_resolved_exactly_where_they_can_be_met(arguments):
+    slate_size, longest = arguments["slate_size"], arguments["longest"]
     try:
-        size, constraints = resolve(**ask)
+        size, constraints = resolve(**arguments)
     except ConstraintError:
-        sizes = [ask["slate_size"]] if ask["slate_size"] else range(1, ask["longest"] + 1)
-        assert not any(feasible(ask, size) for size in sizes)
+        sizes = [slate_size] if slate_size else range(1, longest + 1)
+        assert not any(feasible(arguments, size) for size in sizes)
         return
-    assert ask["slate_size"] in (None, size)
+    assert slate_size in (None, size)
     slate = constraints.initial_ranking(size)
-    assert keeps(slate, ask)
+    assert is_met(slate, arguments)
     assert constraints.violation(slate) is None
-    if ask["slate_size"] is None:
-        assert not any(feasible(ask, more) for more in range(size + 1, ask["longest"] + 1))
+    if slate_size is None:
+        assert not any(feasible(arguments, more) for more in range(size + 1, longest + 1))
 
 
-@given(asked(), st.randoms(use_true_random=False))
-def test_a_slate_is_broken_exactly_where_it_is_not_what_was_asked_for(ask, random):
+@given(arguments_of_resolve(), st.randoms(use_true_random=False))
+def test_a_slate_violates_constraints_exactly_where_it_does_not_meet_them(arguments, random):
     try:
-        size, constraints = resolve(**ask)
+        size, constraints = resolve(**arguments)
     except ConstraintError:
         return
-    slate = random.sample(range(len(ask["ids"])), size)
-    assert (constraints.violation(slate) is None) == keeps(slate, ask)
+    slate = random.sample(range(len(arguments["ids"])), size)
+    assert (constraints.violation(slate) is None) == is_met(slate, arguments)
 
 
 @pytest.mark.parametrize(
@@ -90,21 +92,21 @@ def test_a_slate_is_broken_exactly_where_it_is_not_what_was_asked_for(ask, rando
         ),
     ],
 )
-def test_a_refusal_names_field_rule_and_value(changes, path, rule):
-    ask = {"ids": IDS, "slate_size": 5, "longest": 5, "pinned": {}, "blocked": set(),
+def test_a_constraint_error_names_path_and_rule(changes, path, rule):
+    arguments = {"ids": IDS, "slate_size": 5, "longest": 5, "pinned": {}, "blocked": set(),
            "groups": None, "limit": None, **changes}  # fmt: skip
     with pytest.raises(ConstraintError) as error:
-        resolve(**ask)
+        resolve(**arguments)
     assert error.value.path == path
     assert rule in error.value.rule
 
 
-def test_without_constraints_the_initial_ranking_stays():
+def test_without_constraints_the_initial_ranking_is_kept():
     assert SlateConstraints.none(6, 4).initial_ranking(4) == [0, 1, 2, 3]
     np.testing.assert_array_equal(SlateConstraints.none(2, 1).quota, [1, 1])
 
 
-def test_a_limit_beyond_any_number_of_candidates_limits_nothing():
+def test_a_limit_above_the_number_of_candidates_has_no_effect():
     size, constraints = resolve(IDS, None, 5, {}, set(), ["a"] * 7, ("author", 10**40))
     assert size == 5
     assert constraints.violation([0, 1, 2, 3, 4]) is None

@@ -1,4 +1,4 @@
-"""The pieces of the CUDA path that a CPU can run: buckets, padding, bound buffers."""
+"""The parts of the CUDA path that a CPU can run: buckets, padding, bound buffers."""
 
 import dataclasses
 import threading
@@ -48,37 +48,40 @@ def test_padding_to_a_bucket_changes_no_slate(session, static, feeds):
     wide = dataclasses.replace(shape, lists=4, slates=8, size=128)
     plain = static.run(list(OUTPUTS)[:5], feeds)
     for bigger in (shape, wide):
-        given = pad(feeds, bigger, session.manifest.slate_length)
-        found = static.run(list(OUTPUTS)[:5], given)
-        for one, other in zip(plain, found, strict=True):
+        padded = pad(feeds, bigger, session.manifest.slate_length)
+        outputs = static.run(list(OUTPUTS)[:5], padded)
+        for one, other in zip(plain, outputs, strict=True):
             np.testing.assert_allclose(one, other[: len(one)], rtol=0, atol=1e-5)
     broken = pad(feeds, wide, session.manifest.slate_length)
-    broken["mask"][0, 40:] = broken["quota"][0, 40:] = True  # padding taken for candidates
+    broken["mask"][0, 40:] = broken["quota"][0, 40:] = True  # candidates that are padding
     assert not np.array_equal(static.run(["slate"], broken)[0][:4], plain[0])
 
 
-def test_bound_buffers_answer_as_a_plain_run_bucket_by_bucket(session, static, items, feeds):
+def test_bound_buffers_give_the_outputs_of_a_plain_run(session, static, items, feeds):
     runner = CudaRunner(static, session.manifest.slate_length, device="cpu")
     names = list(OUTPUTS)
     other = collate([session.row(CandidateList(ids=items[:9]))], session.manifest.slate_length)
-    for given in (feeds, other, feeds):
-        for bound, plain in zip(runner.run(names, given), static.run(names, given), strict=True):
+    for batch in (feeds, other, feeds):
+        for bound, plain in zip(runner.run(names, batch), static.run(names, batch), strict=True):
             np.testing.assert_allclose(bound, plain, rtol=0, atol=1e-5)
-    assert [shape.size for shape in runner.buckets] == [64, 32]  # the third run found the first's
+    assert [shape.size for shape in runner.buckets] == [
+        64,
+        32,
+    ]  # the third reuses the first
 
 
 @pytest.mark.parametrize(("lists", "candidates"), [(1, 10), (16, 500), (20, 128), (64, 512)])
-def test_one_run_ahead_is_in_each_bucket_that_a_request_can_need(lists, candidates):
-    found = warm_up_sizes(lists, candidates)
-    assert len(set(found)) == len(found)
-    buckets = {(bucket(a, BATCHES), bucket(n, SIZES)) for a, n in found}
-    assert len(buckets) == len(found)
+def test_warm_up_runs_once_in_each_bucket_that_a_request_can_need(lists, candidates):
+    sizes = warm_up_sizes(lists, candidates)
+    assert len(set(sizes)) == len(sizes)
+    buckets = {(bucket(a, BATCHES), bucket(n, SIZES)) for a, n in sizes}
+    assert len(buckets) == len(sizes)
     assert buckets == {
         (bucket(a, BATCHES), bucket(n, SIZES))
         for a in range(1, lists + 1)
         for n in range(1, candidates + 1)
     }
-    assert max(found) == (lists, candidates)
+    assert max(sizes) == (lists, candidates)
 
 
 def test_warm_up_on_cuda_captures_the_buckets_and_times_one_budget(session, static):
@@ -97,7 +100,7 @@ def test_warm_up_on_cuda_captures_the_buckets_and_times_one_budget(session, stat
 
 
 class Watched:
-    """A session or its binding: notes the thread of each run."""
+    """A session or its binding that records the thread of each run."""
 
     def __init__(self, session, threads):
         self._session, self._threads = session, threads
@@ -105,22 +108,22 @@ class Watched:
     def __getattr__(self, name):
         return getattr(self._session, name)
 
-    def run(self, *given):
+    def run(self, *arguments):
         self._threads.append(threading.current_thread())
-        return self._session.run(*given)
+        return self._session.run(*arguments)
 
-    def run_with_iobinding(self, *given):
+    def run_with_iobinding(self, *arguments):
         self._threads.append(threading.current_thread())
-        return self._session.run_with_iobinding(*given)
+        return self._session.run_with_iobinding(*arguments)
 
 
-def test_all_that_touches_a_gpu_is_one_threads_whoever_asks(session, static, items):
-    """Graphs are captured by thread: what warm-up captured would else be captured anew."""
+def test_one_thread_makes_every_run_on_a_gpu(session, static, items):
+    """Graphs are captured by thread: another thread would have to capture them again."""
 
     class Cuda(Session):
         provider = "CUDAExecutionProvider"
 
-    threads = []
+    threads: list[threading.Thread] = []
     graphs = static, open_graph(BUNDLE / EVALUATOR, 1, "cpu")
     cuda = Cuda(session.manifest, session.featuriser, *(Watched(g, threads) for g in graphs))
     runner = CudaRunner(Watched(static, threads), session.manifest.slate_length, device="cpu")
@@ -133,11 +136,11 @@ def test_all_that_touches_a_gpu_is_one_threads_whoever_asks(session, static, ite
     assert len(threads) > 16
     assert len(set(threads)) == 1
     assert threads[0] is not threading.current_thread()
-    wanted = session.run(rows)[0].indices.tolist()
-    assert all(found[0].indices.tolist() == wanted for found in slates)
+    expected = session.run(rows)[0].indices.tolist()
+    assert all(batch[0].indices.tolist() == expected for batch in slates)
 
 
-def test_cuda_is_asked_for_alone_so_that_nothing_falls_back():
+def test_the_cuda_provider_is_the_only_one_so_that_no_graph_falls_back():
     ((name, options),) = CudaRunner.providers(capture=True)
     assert name == "CUDAExecutionProvider"
     assert options["enable_cuda_graph"] == "1"

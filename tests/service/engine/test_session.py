@@ -1,4 +1,4 @@
-"""Bundles that do not verify are refused, slates that are not slates too."""
+"""Sessions: bundles that must be refused, batches, slates that must be refused, sampling."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ def copy(tmp_path):
 
 
 def seal(directory):
-    """Vouch for the manifest as it now is: what is refused then is its content."""
+    """Seal the manifest as it is now, so that only its content can be refused."""
     digest = hashlib.sha256((directory / "manifest.json").read_bytes()).hexdigest()
     (directory / "manifest.sha256").write_text(f"{digest}\n")
 
@@ -37,7 +37,7 @@ def rewrite(directory, **changes):
 
 def test_a_manifest_of_another_contract_is_refused_naming_both_versions(copy):
     rewrite(copy, contract_version=99)
-    with pytest.raises(BundleError, match=rf"is 99, this service reads {CONTRACT_VERSION}"):
+    with pytest.raises(BundleError, match=rf"is 99, but this service reads {CONTRACT_VERSION}"):
         Session.load(copy)
 
 
@@ -47,7 +47,7 @@ def test_a_manifest_with_missing_or_unknown_fields_is_refused(copy):
         Session.load(copy)
 
 
-def test_a_manifest_that_is_not_json_or_not_there_is_refused(copy, tmp_path):
+def test_a_manifest_that_is_not_json_or_is_missing_is_refused(copy, tmp_path):
     (copy / "manifest.json").write_text("{")
     seal(copy)
     with pytest.raises(BundleError, match="not JSON"):
@@ -56,10 +56,12 @@ def test_a_manifest_that_is_not_json_or_not_there_is_refused(copy, tmp_path):
         Manifest.read(tmp_path / "nowhere")
 
 
-def test_a_manifest_that_its_seal_does_not_know_is_refused(copy):
+def test_a_manifest_without_its_seal_is_refused(copy):
     path = copy / "manifest.json"
     path.write_bytes(path.read_bytes().replace(b'"budget": 3', b'"budget": 2'))
-    with pytest.raises(BundleError, match=r"manifest\.json: SHA-256 \w+, manifest\.sha256 says"):
+    with pytest.raises(
+        BundleError, match=r"manifest\.json: SHA-256 is \w+, but manifest\.sha256 says"
+    ):
         Manifest.read(copy)
     (copy / "manifest.sha256").unlink()
     with pytest.raises(BundleError, match=r"manifest\.sha256: no such file"):
@@ -68,19 +70,19 @@ def test_a_manifest_that_its_seal_does_not_know_is_refused(copy):
 
 def test_a_missing_or_shortened_file_is_refused(copy):
     (copy / "items.npz").write_bytes((copy / "items.npz").read_bytes()[:-1])
-    with pytest.raises(BundleError, match=r"items\.npz: \d+ bytes, the manifest says"):
+    with pytest.raises(BundleError, match=r"items\.npz: \d+ bytes, but the manifest says"):
         Session.load(copy)
     (copy / "items.npz").unlink()
-    with pytest.raises(BundleError, match=r"items\.npz: named by the manifest, not in the bundle"):
+    with pytest.raises(BundleError, match=r"items\.npz: the manifest names it, but the bundle"):
         Session.load(copy)
 
 
-def test_a_golden_request_that_decodes_otherwise_is_refused(copy):
+def test_a_bundle_whose_golden_request_decodes_to_another_slate_is_refused(copy):
     golden = json.loads((copy / "golden.json").read_text())
     golden[0]["slate"] = golden[0]["slate"][::-1]
     (copy / "golden.json").write_text(json.dumps(golden))
     manifest = Manifest.read(copy)
-    manifest.write(copy)  # hashes are right again, the content is not
+    manifest.write(copy)  # the hashes match again
     with pytest.raises(BundleError, match=r"golden\.json\[0\]\.slate"):
         Session.load(copy)
 
@@ -88,11 +90,11 @@ def test_a_golden_request_that_decodes_otherwise_is_refused(copy):
 def test_a_manifest_with_other_widths_than_the_featuriser_is_refused(copy):
     manifest = Manifest.read(copy)
     rewrite(copy, numbers=manifest.numbers + 1)
-    with pytest.raises(BundleError, match="columns of numbers, the manifest says"):
+    with pytest.raises(BundleError, match="columns of numbers, but the manifest says"):
         Session.load(copy)
 
 
-def test_a_row_gets_the_same_slate_alone_and_padded_among_longer_lists(session, items):
+def test_a_row_gets_the_same_slate_alone_and_padded_in_a_batch(session, items):
     requests = [CandidateList(ids=items[:size]) for size in (1, 4, 9, 24, 120)]
     rows = [session.row(request) for request in requests]
     together = session.run(rows)
@@ -139,18 +141,18 @@ def test_a_valid_slate_passes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"indices": np.array([2, 2])}, "repeats"),
-        ({"indices": np.array([2, 3])}, "outside"),
-        ({"indices": np.array([2, -1])}, "outside"),
-        ({"indices": np.array([2])}, "asked for 2"),
+        ({"indices": np.array([2, 2])}, "a candidate is repeated"),
+        ({"indices": np.array([2, 3])}, "index outside a list of 3 candidates"),
+        ({"indices": np.array([2, -1])}, "index outside a list of 3 candidates"),
+        ({"indices": np.array([2])}, "has 1 positions, the row has 2"),
         ({"logprob": np.array([np.nan, 0], np.float32)}, "not finite"),
         ({"entropy_before": np.array([0, np.nan], np.float32)}, "not finite"),
         ({"entropy_after": np.array([0, np.inf], np.float32)}, "not finite"),
-        ({"steps": np.array([2, 0])}, "budget"),
-        ({"utility": float("nan")}, "utility is nan"),
+        ({"steps": np.array([2, 0])}, "must be from 0 to the budget of 1"),
+        ({"utility": float("nan")}, "utility: must be finite, got nan"),
     ],
 )
-def test_what_is_not_a_slate_is_refused(changes, message):
+def test_an_invalid_slate_is_refused(changes, message):
     with pytest.raises(ModelError, match=message):
         check_slate(make_slate(**changes), ROW)
 
@@ -182,7 +184,7 @@ def test_a_seed_samples_the_same_slate_alone_and_in_a_batch(session, items):
     assert greedy.utility is None
 
 
-def test_more_slates_leave_the_evaluator_a_better_one(session, items):
+def test_the_best_of_more_sampled_slates_has_a_higher_utility(session, items):
     row = session.row(CandidateList(ids=items[:40]))
     utility = [
         session.run([dataclasses.replace(row, sampling=SlateSampling(slates, 3))])[0].utility
@@ -192,12 +194,12 @@ def test_more_slates_leave_the_evaluator_a_better_one(session, items):
     assert utility[0] < utility[2]
 
 
-def test_a_session_that_silently_runs_elsewhere_is_refused(monkeypatch):
+def test_a_session_that_falls_back_to_the_cpu_is_refused(monkeypatch):
     cpu = onnxruntime.InferenceSession
 
     def without_cuda(path, options, providers, **more):
         return cpu(path, options, providers=["CPUExecutionProvider"], **more)
 
     monkeypatch.setattr("service.engine.graph.ort.InferenceSession", without_cuda)
-    with pytest.raises(BundleError, match="runs on CPUExecutionProvider, asked for CUDA"):
+    with pytest.raises(BundleError, match="runs on CPUExecutionProvider instead of CUDA"):
         Session.load(BUNDLE, provider="cuda")
