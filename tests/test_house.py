@@ -30,10 +30,7 @@ PENDING = (
     "tests/model/network/",
     "tests/model/study/",
     "tests/peers/",
-    "tests/service/http/",
     "tests/service/models/",
-    "tests/service/test_",
-    "tests/support/",
 )
 
 

@@ -1,4 +1,4 @@
-"""The command: settings, refusals in one line, a clean stop."""
+"""The command line: settings, one-line refusals and a clean stop."""
 
 import re
 import shutil

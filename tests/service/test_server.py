@@ -1,4 +1,4 @@
-"""The process and its workers: counted together, replaced when they die, stopped in peace."""
+"""Workers and their supervisor: shared metrics, replacement, draining and shutdown."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def body(items, size=24, seed=0, **more):
 
 
 def poll(condition, seconds, every=0.02):
-    """What `found` tells once it tells anything; None after so many seconds."""
+    """Return the first true value of `condition`, or None after `seconds`."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         value = condition()
@@ -38,7 +38,7 @@ def poll(condition, seconds, every=0.02):
 
 
 def workers_of(server):
-    """The pids of a service's workers, without what else Python starts beside them."""
+    """Return the process ids of a service's workers, without Python's helper processes."""
     parent = server.process.pid
     pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     workers = []
@@ -50,7 +50,7 @@ def workers_of(server):
 
 
 def client_ports_of(pid):
-    """The ports of the clients whose connections a process holds."""
+    """Return the client ports of the connections that a process holds."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -93,7 +93,7 @@ def test_every_worker_reports_the_requests_of_all_workers_exactly_once(two_worke
         ]
         ports = {port_of(response) for response in responses}
         assert all(ports & client_ports_of(pid) for pid in workers_of(two_workers)), (
-            "one worker had it all"
+            "one worker had all connections"
         )
         pages = [connection.get("/metrics").text for connection in connections]
     name = "rerank_request_duration_seconds"
@@ -103,7 +103,9 @@ def test_every_worker_reports_the_requests_of_all_workers_exactly_once(two_worke
             assert total(page, metric) - total(before, metric) == len(responses)
         measured = total(page, f"{name}_sum") - total(before, f"{name}_sum")
         assert measured == pytest.approx(sum(spent), rel=0.01)
-        assert measured != pytest.approx(sum(spent) - max(spent), rel=0.01)  # one of them missed
+        assert measured != pytest.approx(
+            sum(spent) - max(spent), rel=0.01
+        )  # the sum detects a missing request
 
 
 def test_a_killed_worker_fails_only_its_requests_in_flight_and_is_replaced(two_workers, items):
@@ -133,7 +135,7 @@ def test_a_killed_worker_fails_only_its_requests_in_flight_and_is_replaced(two_w
         killed = time.monotonic()
 
         def replaced():
-            """The new worker's answer, over a connection that it holds."""
+            """Return a true value once the new worker serves a connection."""
             new = [pid for pid in workers_of(two_workers) if pid not in old]
             with httpx.Client(base_url=two_workers.url, timeout=30) as connection:
                 response = connection.get("/readyz")
@@ -156,7 +158,7 @@ def test_a_killed_worker_fails_only_its_requests_in_flight_and_is_replaced(two_w
     assert len(workers_of(two_workers)) == 2
     text = httpx.get(f"{two_workers.url}/metrics").text
     assert total(text, "rerank_worker_restarts_total") == 1
-    # What the dead one had counted is kept; it may have died between counting and answering.
+    # Counts of the dead worker are kept; it may have died between counting and responding.
     counted = total(text, "rerank_requests_total") - total(before, "rerank_requests_total")
     assert sum(answered) <= counted <= sum(answered) + sum(failed)
 
@@ -166,7 +168,7 @@ def test_workers_stop_with_their_supervisor_and_free_the_port():
         assert poll(lambda: len(workers_of(server)) == 2, 5)
         workers = workers_of(server)
         text = httpx.get(f"{server.url}/metrics").text
-        assert total(text, "rerank_budget_level") == 3  # of workers; their supervisor ranks nothing
+        assert total(text, "rerank_budget_level") == 3  # the supervisor has no level
         server.process.kill()
         assert poll(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers), 10)
         with pytest.raises(httpx.ConnectError):
@@ -215,7 +217,7 @@ def test_requests_are_served_while_draining_and_finish_during_shutdown(
     assert finished > signalled + drain_s  # it was in flight when listening ended
     assert drain_s < stopped - signalled < drain_s + 8
     assert finished < stopped + 0.5
-    assert list(tmp_path.glob("rerank-metrics-*")) == []  # left nothing behind
+    assert list(tmp_path.glob("rerank-metrics-*")) == []  # temporary files are removed
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -280,7 +282,7 @@ def test_a_rolling_restart_behind_the_client_fails_no_request(items):
         assert len(degraded) > 20
         assert set(degraded) == {None}
         assert failed == []
-        for server in servers:  # the twin: with both away, a request does fail
+        for server in servers:  # with both servers stopped a request does fail
             server.process.terminate()
             server.process.wait(20)
         with Client(urls, timeout_ms=500, fallback=False) as client, pytest.raises(NoAnswer):
@@ -292,7 +294,7 @@ def test_a_worker_that_cannot_start_ends_the_service_with_status_2(tmp_path):
     (tmp_path / "1" / "golden.json").write_bytes(b"[]")
     began = time.monotonic()
     process = command("--workers", "2", "--port", "0", "--bundle", str(tmp_path / "1"))
-    assert time.monotonic() - began < 15  # without waiting for an answer from who is gone
+    assert time.monotonic() - began < 15  # without waiting for the dead worker
     assert process.returncode == 2
     assert f"{tmp_path}/1/golden.json: " in process.stderr
     assert process.stderr.splitlines()[-1] == (

@@ -1,4 +1,4 @@
-"""Log lines for machines, and spans made of the times that an answer tells."""
+"""Structured logs, and spans built from the stage times of a response."""
 
 import json
 import random
@@ -28,7 +28,7 @@ KEY = "a-key-of-the-shop-0123456789"
 
 
 def python(script, *arguments):
-    """A script in a process of its own; its standard output and error."""
+    """Run a script in a new process and return its standard output and error."""
     process = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         cwd=ROOT,
@@ -41,7 +41,7 @@ def python(script, *arguments):
 
 
 def lines_of(text):
-    """Every line as the object that it must be."""
+    """Parse every line as a log record and check its common fields."""
     lines = [json.loads(line) for line in text.splitlines()]
     for line in lines:
         assert isinstance(line["event"], str)
@@ -64,7 +64,7 @@ LOGGING = """
     logging.getLogger("service").info("two\\nlines, %s", "and \\u00e9", extra={"lists": 3})
     logging.getLogger("uvicorn.error").error("Exception in %s", "ASGI", exc_info=ValueError("bad"))
     try:
-        secret = "bearer-of-a-" + "key"  # a traceback with local variables would show it
+        secret = "bearer-of-a-" + "key"  # must not appear in the traceback
         {}["missing"]
     except KeyError:
         logging.getLogger("service").exception("unhandled error, request %s", "r-1")
@@ -103,7 +103,7 @@ def test_lower_levels_are_not_logged_and_the_console_format_is_no_json():
     assert "unhandled error, request r-1" in log
     assert "KeyError: 'missing'" in log
     assert "bearer-of-a-key" not in log
-    with pytest.raises(ValueError, match="line 1 column"):  # the twin
+    with pytest.raises(ValueError, match="line 1 column"):  # no JSON
         lines_of(log)
 
 
@@ -138,7 +138,7 @@ def test_request_logs_have_ids_and_times_and_no_user_item_or_key(items, tmp_path
 
 @pytest.fixture
 def spans():
-    """A tracer that keeps its spans here; they are what `.get_finished_spans()` tells."""
+    """A tracer and a function that returns its finished spans."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     yield SimpleNamespace(tracer=Tracer(provider), get_finished_spans=exporter.get_finished_spans)
@@ -210,7 +210,7 @@ def test_a_ranked_call_is_traced_and_returns_its_traceparent(session, items, spa
     stages = [s for s in spans.get_finished_spans() if s.parent and s.parent == calls[0].context]
     assert len(stages) == len(STAGES)
     added = sum(stage.end_time - stage.start_time for stage in stages)
-    assert added == pytest.approx(total, abs=5_000)  # of five figures in microseconds
+    assert added == pytest.approx(total, abs=5_000)  # five figures, each rounded to microseconds
     longest = max(stage.end_time - stage.start_time for stage in stages)
     assert added - longest != pytest.approx(total, abs=5_000)
     assert refused.status_code == 422
@@ -224,7 +224,7 @@ IMPORTS = """
     from service.settings import Settings
 
     application(Settings(bundle=Path("bundles/ranklens/1"), tracing=sys.argv[1]))
-    # FastAPI imports the API, which does nothing by itself.
+    # FastAPI imports opentelemetry.api, which exports nothing.
     ours = ("opentelemetry.sdk", "opentelemetry.exporter")
     print([name for name in ours if name in sys.modules])
 """
@@ -232,7 +232,5 @@ IMPORTS = """
 
 def test_with_tracing_off_no_opentelemetry_sdk_is_imported():
     assert python(IMPORTS, "off")[0] == "[]\n"
-    assert (
-        python(IMPORTS, "otlp")[0] == "['opentelemetry.sdk', 'opentelemetry.exporter']\n"
-    )  # the twin
+    assert python(IMPORTS, "otlp")[0] == "['opentelemetry.sdk', 'opentelemetry.exporter']\n"
     assert Tracer.of(Settings(tracing="off")) is None

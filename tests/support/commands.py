@@ -1,4 +1,4 @@
-"""Commands of the project, run in a process of their own."""
+"""Run the service's command in a new process."""
 
 import os
 import subprocess

@@ -9,7 +9,7 @@ from service.engine.session import Session
 
 
 class Failing(Session):
-    """A session whose graph always fails, after `delay_s`."""
+    """A session whose runs take `delay_s` and then fail."""
 
     def __init__(self, real, delay_s=0.0, fail=True):
         super().__init__(real.manifest, real.featuriser, real._generator, real._evaluator)
@@ -26,7 +26,7 @@ class Failing(Session):
 
 
 class Slow(Failing):
-    """A session that takes its time, and remembers what it ran."""
+    """A session that takes `delay_s` per run and records the sizes of the lists it ran."""
 
     def __init__(self, real, delay_s):
         super().__init__(real, delay_s, fail=False)

@@ -15,9 +15,9 @@ from service.settings import Settings
 
 
 def application(session, **settings):
-    """An application over one loaded bundle; patient, and as thoughtful under load as at rest.
+    """Build an application over one bundle, with a long deadline and without adaptive budgets.
 
-    A machine of two shared cores stalls now and then for longer than the default deadline.
+    Shared machines stall for longer than the default deadline.
     """
     values = Settings(**{"timeout_ms": 60_000, "adaptive_budget": False, **settings})
     metrics = Metrics()
@@ -26,7 +26,7 @@ def application(session, **settings):
 
 @contextlib.contextmanager
 def serving(app):
-    """Run the application in a thread; yields its base URL."""
+    """Run an application in a thread and yield its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn_config(app, Settings()))
@@ -46,5 +46,5 @@ def serving(app):
 
 
 def fresh(session, **settings):
-    """A server of its own, for what the shared one must not suffer."""
+    """Run a separate server, for tests that would disturb the shared one."""
     return serving(application(session, **settings))

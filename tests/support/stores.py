@@ -1,4 +1,4 @@
-"""Stores of real bundles, and a real server over them."""
+"""Stores of bundles, a server over a store, and requests to it."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ KEY = "a-key-of-more-than-16"
 
 
 def copy_bundle(store, name, version, golden=None):
-    """The committed bundle under another name; `golden` changes its golden requests."""
+    """Copy the committed bundle to another name; `golden` maps its golden requests to new ones."""
     directory = shutil.copytree(BUNDLE, store / name / version)
     if golden is not None:
         path = directory / "golden.json"
@@ -34,7 +34,7 @@ def copy_bundle(store, name, version, golden=None):
 
 @contextlib.contextmanager
 def store_server(store, **settings):
-    """A client of a server over a store, and the metrics and fleet behind it."""
+    """Yield a client of a server over a store, and its fleet."""
     keys = store.parent / "keys"
     keys.write_text(f"ops:{KEY}\n")
     defaults = {"watch_s": 0.05, "timeout_ms": 60_000, "adaptive_budget": False}
@@ -62,7 +62,7 @@ def served_version(client, **body):
 def wait_until(holds, seconds=20.0):
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it did not come"
+        assert time.monotonic() < end, "the condition did not hold in time"
         time.sleep(0.02)
 
 
@@ -76,12 +76,12 @@ def admin_request(client, method, path, key=KEY, **more):
 
 
 def update_hashes(directory):
-    """Every hash made right again."""
+    """Rewrite the manifest with the hashes of the files."""
     return Manifest.read(directory).write(directory)
 
 
 def shuffled_bundle(store, name, version):
-    """A bundle that verifies and ranks otherwise: every item has the features of another."""
+    """Copy the bundle with item features permuted: it verifies and ranks differently."""
     directory = copy_bundle(store, name, version, golden=lambda golden: [])
     with np.load(directory / "items.npz", allow_pickle=False) as table:
         columns = {key: table[key] for key in table.files}

@@ -1,4 +1,4 @@
-"""Who may change models, and what they are told."""
+"""The admin routes: authentication, changes, refusals and rollbacks."""
 
 import os
 
@@ -23,7 +23,10 @@ ROUTES = [("GET", "/admin/models"), ("PUT", ROUTE), ("POST", f"{ROUTE}/rollback"
 
 @pytest.fixture
 def admin_client(store):
-    """A client of versions 1, which is served, 2, and 3, which is broken; what it was told."""
+    """Yield a client of a store with version 1, served, version 2, and version 3, damaged.
+
+    Checks at the end that no response contained the key.
+    """
     copy_bundle(store, "ranklens", "2")
     (copy_bundle(store, "ranklens", "3") / "items.npz").write_bytes(b"no")
     ServingConfig("1").write(store / "ranklens")
@@ -117,9 +120,8 @@ def test_a_change_is_served_and_written_to_the_store(admin_client, store):
     assert admin_request(admin_client, "GET", "/admin/models").json() == {"models": models}
     assert served_version(admin_client) == "2"
     assert stored_config(store) == ServingConfig("2", "1", 0.25, "1")
-    assert admin_request(admin_client, "PUT", ROUTE, json=payload).json() == {
-        "models": models
-    }  # asked again
+    repeated = admin_request(admin_client, "PUT", ROUTE, json=payload)
+    assert repeated.json() == {"models": models}
     assert metric_value(admin_client, CHANGES % "changed") == 1
 
 
@@ -175,9 +177,8 @@ def test_invalid_json_and_unknown_models_have_different_codes(admin_client):
 
 
 def test_a_rollback_restores_the_previous_active_version(admin_client, store):
-    assert_problem(
-        admin_request(admin_client, "POST", f"{ROUTE}/rollback"), 409, "conflict"
-    )  # nothing was before
+    without_previous = admin_request(admin_client, "POST", f"{ROUTE}/rollback")
+    assert_problem(without_previous, 409, "conflict")
     admin_request(
         admin_client, "PUT", ROUTE, json={"active": "2", "shadow": "1"}
     ).raise_for_status()
@@ -187,22 +188,19 @@ def test_a_rollback_restores_the_previous_active_version(admin_client, store):
     assert (served_version(admin_client), stored_config(store)) == ("1", ServingConfig("1"))
     assert_problem(admin_request(admin_client, "POST", f"{ROUTE}/rollback"), 409, "conflict")
     assert metric_value(admin_client, CHANGES % "rolled_back") == 1
-    admin_request(
-        admin_client, "PUT", ROUTE, json={"active": "2"}
-    ).raise_for_status()  # and forth again
+    admin_request(admin_client, "PUT", ROUTE, json={"active": "2"}).raise_for_status()
     assert served_version(admin_client) == "2"
 
 
 def test_a_rollback_undoes_the_latest_change_of_another_worker(admin_client, store):
     copy_bundle(store, "ranklens", "4")
     admin_request(admin_client, "PUT", ROUTE, json={"active": "2"}).raise_for_status()
-    ServingConfig("4").write(
-        store / "ranklens"
-    )  # as another worker does; this one has not looked yet
+    # Another worker writes a change that this one has not noticed yet.
+    ServingConfig("4").write(store / "ranklens")
     response = admin_request(admin_client, "POST", f"{ROUTE}/rollback").raise_for_status().json()
     assert response["models"]["ranklens"]["active"] == "2"
     assert stored_config(store) == ServingConfig("2")
-    ServingConfig("3").write(store / "ranklens")  # which is broken: nothing to go back from
+    ServingConfig("3").write(store / "ranklens")  # damaged, so there is no change to undo
     response = assert_problem(
         admin_request(admin_client, "POST", f"{ROUTE}/rollback"), 409, "conflict"
     )
@@ -211,7 +209,7 @@ def test_a_rollback_undoes_the_latest_change_of_another_worker(admin_client, sto
 
 
 def test_a_change_that_cannot_be_written_is_refused(admin_client, store):
-    (store / "ranklens" / f".serving.json.{os.getpid()}").mkdir()  # no file can be there
+    (store / "ranklens" / f".serving.json.{os.getpid()}").mkdir()  # prevents the temporary file
     body = assert_problem(
         admin_request(admin_client, "PUT", ROUTE, json={"active": "2"}), 409, "conflict"
     )

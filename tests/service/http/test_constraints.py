@@ -11,7 +11,7 @@ from tests.support.servers import fresh
 
 
 def constrained_payload(items):
-    """Item 7 pinned first, item 0 blocked, at most one of each of three authors and the pinned."""
+    """Pin item 7 to the first position, block item 0 and limit three authors to two items each."""
     candidates = [{"id": item, "groups": {"author": str(i % 3)}} for i, item in enumerate(items)]
     constraints = {"pinned": {items[7]: 0}, "blocked": [items[0]], "max_per_group": {"author": 2}}
     return {"candidates": candidates[:30], "constraints": constraints}
@@ -22,7 +22,7 @@ def assert_constraints_hold(result, items):
     authors = [items.index(item) % 3 for item in ids]
     assert ids[0] == items[7]
     assert items[0] not in ids
-    assert len(ids) == 6  # three authors, two items each: no more can be filled
+    assert len(ids) == 6  # three authors with two items each
     assert all(authors.count(author) == 2 for author in range(3))
 
 

@@ -25,7 +25,7 @@ def head(path, length, **headers):
 
 
 def read_until_close(connection):
-    """What still came, and how long it took until the other side closed."""
+    """Return the remaining bytes and the seconds until the other side closed."""
     began, received = time.monotonic(), b""
     while chunk := connection.recv(65536):
         received += chunk
@@ -55,7 +55,7 @@ def test_the_next_head_of_a_kept_connection_has_the_same_timeout(short_timeout_u
     with connect(short_timeout_url) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        time.sleep(1.5 * TIMEOUT_S)  # idle between requests is no offence
+        time.sleep(1.5 * TIMEOUT_S)  # idle time between requests has no such limit
         connection.sendall(b"GET /livez HTTP/1.1\r\nHo")
         received, seconds = read_until_close(connection)
     assert received == b""
@@ -77,13 +77,16 @@ def test_a_slow_client_within_the_timeout_gets_its_response(short_timeout_url, i
     content = json.dumps(body(items)).encode()
     request_head = head("/rerank", len(content), Connection="close")
     with connect(short_timeout_url) as connection:
-        for part in (request_head, content):  # each in two halves, most of its time between them
+        for part in (
+            request_head,
+            content,
+        ):  # each in two parts, with most of the timeout in between
             connection.sendall(part[:30])
             time.sleep(0.6 * TIMEOUT_S)
             connection.sendall(part[30:])
         received, _ = read_until_close(connection)
     assert received.startswith(b"HTTP/1.1 200 OK\r\n")
-    with connect(short_timeout_url) as connection:  # the twin: the same halves, too far apart
+    with connect(short_timeout_url) as connection:  # the same parts, too far apart, are refused
         connection.sendall(request_head + content[:30])
         time.sleep(1.6 * TIMEOUT_S)
         received, _ = read_until_close(connection)
@@ -126,7 +129,7 @@ def test_a_client_may_complete_an_unread_body_after_the_response_and_continue(sh
 @pytest.mark.parametrize("disconnects", [True, False])
 def test_a_queued_list_of_a_disconnected_client_never_runs(session, items, disconnects):
     slow = Slow(session, 0.3)
-    settings = {"max_batch_size": 1, "brief_run_ms": 0}  # slow, though it was quick to warm up
+    settings = {"max_batch_size": 1, "brief_run_ms": 0}  # 0: the fake's warm-up times are too short
     with fresh(slow, **settings) as url, connect(url) as first, connect(url) as second:
         contents = [json.dumps(body(items, size)).encode() for size in (11, 12)]
         for connection, content in zip((first, second), contents, strict=True):
@@ -142,7 +145,7 @@ def test_a_queued_list_of_a_disconnected_client_never_runs(session, items, disco
     assert last.json()["degraded"] is None
     shed = re.search(r'rerank_shed_total{reason="disconnected"} (\S+)', text)
     assert (shed and float(shed[1])) == (1.0 if disconnects else None)
-    assert 'outcome="error"' not in text  # who leaves is no error of ours
+    assert 'outcome="error"' not in text  # a disconnect is no server error
     assert slow.ran == ([11, 13] if disconnects else [11, 12, 13])
 
 
@@ -155,5 +158,5 @@ def test_a_disconnect_in_the_middle_of_a_body_is_no_server_error(session, items,
         httpx.post(f"{url}/rerank", json=body(items)).raise_for_status()
         text = httpx.get(f"{url}/metrics").text
     assert 'outcome="error"' not in text
-    assert 'outcome="ok"' in text  # the twin: what happened is counted
+    assert 'outcome="ok"' in text  # other requests are counted
     assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -1,4 +1,4 @@
-"""What explains a slate, against the session's own logits by hand."""
+"""Explanations of slates, compared with the logits of the session."""
 
 import dataclasses
 import random
@@ -30,7 +30,7 @@ def softmax(logits, temperature):
 
 
 def run_directly(session, ids, temperature=None):
-    """The slate of plain ids, and each position's probabilities over the candidates."""
+    """Return the slate of plain ids and each position's probabilities over the candidates."""
     row = dataclasses.replace(session.row(CandidateList(ids=ids)), explain=True)
     if temperature is not None:
         row = dataclasses.replace(row, recommend_temperature=temperature)
@@ -64,10 +64,10 @@ def test_probabilities_and_alternatives_follow_from_the_softmax_of_the_logits(
         assert [
             alternative["probability"] for alternative in explanation["alternatives"]
         ] == pytest.approx([weights[i] for i in nearest], abs=TOLERANCE)
-        assert weights[taken].sum() < 1e-9  # what is chosen has no share any more
+        assert weights[taken].sum() < 1e-9  # chosen candidates are masked
         assert explanation["moved"] == index - entry["position"]
         taken.append(index)
-    # The twin: at another temperature the same logits give other figures.
+    # At another temperature the same logits give other probabilities.
     warmer = softmax(slate.logits[0], 1.1 * (temperature or session.manifest.recommend_temperature))
     first = result["slate"][0]["explanation"]["probability"]
     assert first != pytest.approx(warmer[slate.indices[0]], abs=TOLERANCE)
@@ -156,7 +156,7 @@ def test_a_sampled_slate_is_explained_by_its_own_logits(client, items):
         others = [alternative["probability"] for alternative in explanation["alternatives"]]
         assert others == sorted(others, reverse=True)
         beaten += others[0] > explanation["probability"]
-    assert beaten  # it is no greedy one
+    assert beaten  # a greedy slate would have no better alternative
 
 
 def test_only_lists_of_a_batch_that_request_it_are_explained(client, items):

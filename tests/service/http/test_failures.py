@@ -22,7 +22,7 @@ def test_a_failed_or_late_list_gets_its_initial_ranking_and_the_reason(session, 
     assert result["degraded"] == {"reason": reason}
     assert slate_ids(result) == [c["id"] for c in payload["candidates"][:5]]
     assert result["reasoning"]["steps_used"] == 0
-    if reason == "deadline":  # the time it waited is told as such
+    if reason == "deadline":  # the wait counts as queue time
         assert result["latency_ms"]["queue"] > max(20, result["latency_ms"]["respond"])
     assert f'rerank_degraded_total{{reason="{reason}"}} 1.0' in text
 

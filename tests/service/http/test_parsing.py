@@ -1,4 +1,4 @@
-"""The forms of a body: they say the same, and what is broken is told as the client's fault."""
+"""Forms and formats of a body: equal slates, and refusals of invalid ones."""
 
 import math
 import random
@@ -35,7 +35,7 @@ def logprobs_of(result):
 
 @pytest.fixture
 def records(items):
-    """Candidates with everything that a record can hold, and without."""
+    """Candidates with features and groups; some lack genres."""
     draw = random.Random(3)
     chosen = draw.sample(items, 40)
     return [
@@ -72,13 +72,13 @@ def test_records_columns_and_messagepack_give_the_same_slate(client, records):
         result = post_msgpack(client, path, {"requests": bodies}).raise_for_status()
         responses = ormsgpack.unpackb(result.content)["responses"]
         assert len(responses) == 2
-        for response in responses:  # in one run: the same but for the last digits
+        for response in responses:  # of one run, so the last digits may differ
             assert ids_of(response) == ids_of(results[0])
             assert logprobs_of(response) == pytest.approx(logprobs_of(results[0]), abs=1e-4)
-    # The twin: what the records hold does change the slate.
+    # Without their features and groups the records give another slate.
     plain = [{"id": record["id"]} for record in records]
     bare = client.post("/rerank", json={**bodies[0], "candidates": plain})
-    assert bare.status_code == 422  # no author in it
+    assert bare.status_code == 422  # no candidate has an author
     bare = client.post("/rerank", json={"candidates": plain, "explain": True}).json()
     assert deterministic_part(bare) != deterministic_part(results[0])
     assert ids_of(bare)[:8] != ids_of(results[0])
@@ -111,7 +111,7 @@ def test_a_null_in_a_column_equals_a_record_without_the_field(client, items):
         for form in (columns, records)
     ]
     assert deterministic_part(results[0]) == deterministic_part(results[1])
-    assert len(results[0]["slate"]) == 2  # one x, and the one without
+    assert len(results[0]["slate"]) == 2  # one item of group x and the one without a group
 
 
 UNEVEN = [
@@ -199,7 +199,7 @@ def test_invalid_messagepack_is_refused_with_400(client, name):
 
 
 def payloads_with(number):
-    """Every place of a body where a number may stand, with this one in it."""
+    """Yield a payload with the number for every field that takes one."""
     yield {"candidates": [{"id": "1", "score": number}]}
     yield {"candidates": {"id": ["1"], "score": [number]}}
     for feature in ("vote_avg", "like_rate", "budget", "genres", "director", "text_vector"):

@@ -1,4 +1,4 @@
-"""Bytes that are no HTTP request."""
+"""Malformed HTTP and offers of an upgrade."""
 
 import json
 import socket

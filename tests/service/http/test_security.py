@@ -1,4 +1,4 @@
-"""Who may ask and how much, by an injected clock and over HTTP; and clients that hold or leave."""
+"""API keys and quotas, on a fake clock and over HTTP."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ OLD, NEW, OTHER = "old-key-0123456789", "new-key-0123456789", "other-key-0123456
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that tests advance."""
 
     def __init__(self):
         self.now = 100.0
@@ -25,7 +25,7 @@ class Clock:
 
 
 def write_file(path, text):
-    """The file's new text; its time of change moves, however coarse the file system's clock."""
+    """Write a file and advance its modification time by a second."""
     before = path.stat().st_mtime_ns if path.exists() else 0
     path.write_text(text)
     os.utime(path, ns=(before + 10**9, before + 10**9))
@@ -37,7 +37,7 @@ def bearer(key):
 
 
 def test_a_key_names_its_client_and_a_client_may_have_several_keys(tmp_path):
-    text = f"# who asks\n\nshop:{OLD}\nshop: {NEW} \nfeed:{OTHER}\n"
+    text = f"# clients\n\nshop:{OLD}\nshop: {NEW} \nfeed:{OTHER}\n"
     keys = Keys(write_file(tmp_path / "keys", text))
     assert [keys.client(f"Bearer {key}") for key in (OLD, NEW, OTHER)] == ["shop", "shop", "feed"]
     assert keys.client(f"bearer  {OLD}") == "shop"
@@ -92,7 +92,9 @@ def test_a_file_that_becomes_invalid_leaves_the_loaded_keys_until_it_is_repaired
     assert keys.client(f"Bearer {OLD}") == "shop"
     clock.now += 2 * CHECK_INTERVAL_S
     keys.client(f"Bearer {OLD}")
-    (warning,) = [record.getMessage() for record in caplog.records]  # once, not at each look
+    (warning,) = [
+        record.getMessage() for record in caplog.records
+    ]  # once, although the file was checked twice
     assert "the keys loaded before stay valid" in warning
     assert OLD not in warning
     write_file(path, f"shop:{NEW}\n")
@@ -146,19 +148,19 @@ def test_a_key_of_minimum_length_is_accepted_and_only_its_digest_is_kept(tmp_pat
 
 def test_a_quota_allows_a_burst_and_then_refills_at_its_rate():
     clock = Clock()
-    quota = Quota(5.0, clock)  # ten at once
+    quota = Quota(5.0, clock)  # bursts of ten
     for _ in range(10):
         quota.spend("shop", 1)
     with pytest.raises(QuotaExceeded) as refused:
         quota.spend("shop", 1)
     assert refused.value.retry_after_s == 1
-    quota.spend("feed", 10)  # a bucket of its own
+    quota.spend("feed", 10)  # every client has its own bucket
     clock.now += 0.19
     with pytest.raises(QuotaExceeded):
         quota.spend("shop", 1)
     clock.now += 0.02  # 1.05 refilled; the refusals took nothing
     quota.spend("shop", 1)
-    clock.now += 1000  # no more than a burst is saved up
+    clock.now += 1000  # the bucket holds no more than a burst
     quota.spend("shop", 10)
     with pytest.raises(QuotaExceeded):
         quota.spend("shop", 1)
@@ -166,11 +168,11 @@ def test_a_quota_allows_a_burst_and_then_refills_at_its_rate():
 
 def test_the_same_call_is_accepted_after_retry_after():
     clock = Clock()
-    quota = Quota(2.0, clock)  # four at once
+    quota = Quota(2.0, clock)  # bursts of four
     quota.spend("shop", 4)
     with pytest.raises(QuotaExceeded) as refused:
         quota.spend("shop", 3)
-    assert refused.value.retry_after_s == 2  # 1.5 s, in whole ones
+    assert refused.value.retry_after_s == 2  # 1.5 s, rounded up
     clock.now += 1.4
     with pytest.raises(QuotaExceeded):
         quota.spend("shop", 3)
@@ -227,7 +229,7 @@ def test_ranking_requires_a_key_and_neither_responses_nor_logs_contain_one(
             assert accepted.status_code == 200
             responses += [missing, forbidden, accepted]
         responses += [client.get(page) for page in ("/livez", "/readyz", "/info", "/metrics")]
-        assert {page.status_code for page in responses[-4:]} == {200}  # these need none
+        assert {page.status_code for page in responses[-4:]} == {200}  # these need no key
     message = "".join(f"{response.headers}{response.text}" for response in responses)
     assert "answered" in caplog.text
     for secret in (OLD, wrong):
@@ -243,7 +245,7 @@ def test_a_client_over_its_quota_gets_429_with_retry_after(session, items, tmp_p
     ) as client:  # fmt: skip
         many = {"requests": [body(items, 3, seed) for seed in range(3)]}
         assert client.post("/rerank/batch", json=many, headers=bearer(OLD)).status_code == 200
-        for key in (OLD, NEW):  # a name's keys share its quota
+        for key in (OLD, NEW):  # keys of one name share its quota
             refused = client.post("/rerank", json=body(items), headers=bearer(key))
             assert problem_of(refused, 429)["code"] == "quota"
             assert 1 <= int(refused.headers["retry-after"]) <= 6
