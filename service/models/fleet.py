@@ -10,60 +10,29 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from service.batching.batcher import Batcher
-from service.batching.budget import Forecast
-from service.engine.collate import ModelError
-from service.engine.contract import MANIFEST, BundleError, Manifest
+from service.engine.contract import MANIFEST, BundleError
 from service.engine.session import Session
 from service.errors import FieldError, InvalidRequest, NotReady
 from service.metrics import Metrics
+from service.models.deployment import (
+    Deployment,
+    ServedModel,
+    deploy,
+    load_session,
+    lower_thread_priority,
+)
 from service.models.store import SERVING, ServingConfig, in_canary, models_of, stamp_of
 from service.settings import Settings
 
 logger = logging.getLogger("service")
 
 OUTCOMES = ("changed", "refused", "rolled_back")
-
-
-@dataclass
-class Deployment:
-    """One loaded bundle at work. `answered` and `failed` count lists since it began to serve."""
-
-    session: Session
-    batcher: Batcher
-    forecast: Forecast
-    since: float = field(default_factory=time.monotonic)
-    answered: int = 0
-    failed: int = 0
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of its bundle."""
-        return self.session.manifest
-
-
-@dataclass
-class ServedModel:
-    """The deployments of one model; `previous` can come back at once."""
-
-    config: ServingConfig
-    deployments: dict[str, Deployment]
-    previous: Deployment | None = None
-    rejected: ServingConfig | None = None
-
-    @property
-    def active(self) -> Deployment:
-        """Who answers by default."""
-        return self.deployments[self.config.active]
 
 
 class Fleet:
@@ -83,7 +52,7 @@ class Fleet:
     def load(cls, settings: Settings, metrics: Metrics) -> Fleet:
         """The store, or the one bundle, as the settings say. Raises BundleError."""
         if settings.models is None:
-            return cls.of(load(settings.bundle, settings), settings, metrics)
+            return cls.of(load_session(settings.bundle, settings), settings, metrics)
         fleet = cls(settings, metrics, settings.models)
         names = models_of(settings.models)
         if not names:
@@ -100,7 +69,7 @@ class Fleet:
         """Of one loaded bundle that nobody will change."""
         fleet = cls(settings, metrics)
         manifest = session.manifest
-        deployment = fleet._deploy(session)
+        deployment = deploy(session, settings, metrics)
         fleet.models[manifest.name] = ServedModel(
             ServingConfig(manifest.version), {manifest.version: deployment}
         )
@@ -312,38 +281,8 @@ class Fleet:
 
     def _load_version(self, name: str, version: str) -> Deployment:
         assert self._store is not None
-        return self._deploy(load(self._store / name / version, self._settings))
-
-    def _deploy(self, session: Session) -> Deployment:
-        batches = [1, max(2, self._settings.max_batch_size)]
-        try:
-            timings = session.warm_up(batches, min(50, session.manifest.max_candidates))
-        except ModelError as error:
-            raise BundleError(f"warm-up: {error}") from error
-        forecast = Forecast(timings)
-        return Deployment(
-            session, Batcher(session, self._metrics, self._settings, forecast), forecast
+        return deploy(
+            load_session(self._store / name / version, self._settings),
+            self._settings,
+            self._metrics,
         )
-
-
-def lower_thread_priority() -> None:
-    """Let the thread that loads a model have what the others leave of the cores."""
-    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-
-
-def load(directory: Path, settings: Settings) -> Session:
-    """One bundle, verified and replayed. Raises BundleError."""
-    try:
-        session = Session.load(directory, settings.threads, settings.provider, settings.spinning)
-    except BundleError:
-        raise
-    except Exception as error:  # a file may be as the manifest says, and yet anything
-        raise BundleError(f"{directory}: does not load ({error!r})") from error
-    manifest = session.manifest
-    where = directory.parent.name, directory.name
-    if settings.models is not None and (manifest.name, manifest.version) != where:
-        raise BundleError(
-            f"{directory}: holds {manifest.name}/{manifest.version}, a store has it where it says"
-        )
-    return session

@@ -24,7 +24,8 @@ from service.errors import (
     Overloaded,
     ServiceError,
 )
-from service.models.fleet import Deployment, Fleet
+from service.models.deployment import Deployment
+from service.models.fleet import Fleet
 from service.ranking.constraints import check_limits, resolve_constraints
 from service.ranking.decision import Decision, Timeline
 from service.ranking.request import RankingRequest

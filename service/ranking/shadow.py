@@ -15,7 +15,8 @@ from service.engine.contract import Manifest
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Slate
 from service.errors import DeadlineExceeded, Overloaded
-from service.models.fleet import Deployment, Fleet
+from service.models.deployment import Deployment
+from service.models.fleet import Fleet
 
 logger = logging.getLogger("service")
 

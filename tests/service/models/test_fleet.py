@@ -44,7 +44,7 @@ def test_a_store_without_bundles_and_a_default_that_is_not_there_are_refused(sto
 
 def test_a_bundle_that_lies_where_another_should_is_refused(store):
     shutil.copytree(store / "ranklens" / "1", store / "ranklens" / "2")
-    with pytest.raises(BundleError, match="a store has it where it says"):
+    with pytest.raises(BundleError, match="the manifest says ranklens/1; a bundle must lie at NAME/VERSION"):
         Fleet.load(Settings(models=store), Metrics())
 
 

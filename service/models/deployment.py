@@ -1,0 +1,92 @@
+"""Load a bundle into a deployment: a session, its batcher and its forecast."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.batching.batcher import Batcher
+from service.batching.budget import Forecast
+from service.engine.collate import ModelError
+from service.engine.contract import BundleError, Manifest
+from service.engine.session import Session
+from service.metrics import Metrics
+from service.models.store import ServingConfig
+from service.settings import Settings
+
+WARM_UP_LIST = 50  # candidates of the lists of warm-up
+
+
+@dataclass
+class Deployment:
+    """One loaded bundle that can answer; `answered` and `failed` count lists since `since`."""
+
+    session: Session
+    batcher: Batcher
+    forecast: Forecast
+    since: float = field(default_factory=time.monotonic)
+    answered: int = 0
+    failed: int = 0
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the bundle."""
+        return self.session.manifest
+
+
+@dataclass
+class ServedModel:
+    """The deployments of one model by version.
+
+    previous: the deployment that a rollback activates; rejected: a config in the store that was
+    rolled back but could not be replaced there, so that it is not followed again.
+    """
+
+    config: ServingConfig
+    deployments: dict[str, Deployment]
+    previous: Deployment | None = None
+    rejected: ServingConfig | None = None
+
+    @property
+    def active(self) -> Deployment:
+        """The deployment that answers by default."""
+        return self.deployments[self.config.active]
+
+
+def load_session(directory: Path, settings: Settings) -> Session:
+    """Load one bundle, verify it and replay its golden requests. Raises BundleError."""
+    try:
+        session = Session.load(directory, settings.threads, settings.provider, settings.spinning)
+    except BundleError:
+        raise
+    except Exception as error:  # a file can have the right hash and any content
+        raise BundleError(f"{directory}: does not load ({error!r})") from error
+    manifest, path = session.manifest, f"{directory.parent.name}/{directory.name}"
+    if settings.models is not None and f"{manifest.name}/{manifest.version}" != path:
+        raise BundleError(
+            f"{directory}: the manifest says {manifest.name}/{manifest.version}; "
+            "a bundle must lie at NAME/VERSION in the store"
+        )
+    return session
+
+
+def deploy(session: Session, settings: Settings, metrics: Metrics) -> Deployment:
+    """Warm up a session and build its deployment. Raises BundleError."""
+    batches = [1, max(2, settings.max_batch_size)]
+    try:
+        timings = session.warm_up(batches, min(WARM_UP_LIST, session.manifest.max_candidates))
+    except ModelError as error:
+        manifest = session.manifest
+        raise BundleError(f"{manifest.name}/{manifest.version}: warm-up: {error}") from error
+    forecast = Forecast(timings)
+    return Deployment(session, Batcher(session, metrics, settings, forecast), forecast)
+
+
+def lower_thread_priority() -> None:
+    """Let the calling thread, which loads a model, use only the CPU time that others leave."""
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
