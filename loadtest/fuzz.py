@@ -1,9 +1,7 @@
-"""python -m loadtest fuzz: generated requests to a service started for it; does any answer break
-the contract?
+"""Generated requests to a service started for it, and checks of every response.
 
-Half of the requests are schemathesis's, from the service's own OpenAPI document, half come from
-strategies over the bundle (loadtest.fuzz_requests); every answer is held against
-loadtest.fuzz_checks. The same seed sends the same requests, on several connections at once.
+loadtest.fuzz_requests makes the requests, loadtest.fuzz_checks holds the responses against the
+contract. The same seed sends the same requests, on several connections at once.
 """
 
 from __future__ import annotations
@@ -26,21 +24,21 @@ from tqdm import tqdm
 
 from loadtest.commands import Fuzz
 from loadtest.errors import MISSED, PASSED
-from loadtest.fuzz_checks import Answer, Bundle, Contract
-from loadtest.fuzz_requests import Message, drawn, from_bundle, from_document
+from loadtest.fuzz_checks import Bundle, Contract, Response
+from loadtest.fuzz_requests import Message, draw_messages, from_bundle, from_document
 from loadtest.processes import end_with_parent
 from loadtest.server import ServerError, serving
 
 CHUNK = 250  # requests drawn at once
 CONNECTIONS = 16
-ANSWER_S = 60.0  # a request without an answer for so long is a dropped one
-KEPT = 5  # failing examples told of each check
-SHOWN = 2_000  # characters of a body that are told
+ANSWER_S = 60.0  # a request without a response for so long was dropped
+EXAMPLES = 5  # failing examples that are kept of each check
+MAX_TEXT = 2_000  # characters of a body in an example
 
 
 @dataclass
 class Findings:
-    """What came back: answers by source and status, checks made and failed, failing examples."""
+    """Responses by source and status, checks made and failed, and failing examples."""
 
     sent: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
@@ -49,24 +47,24 @@ class Findings:
     degraded: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
 
-    def note(self, check: str, wrong: str | None, sent: Message | None, answer: bytes) -> None:
-        """Count a check; keep the first failing examples of each."""
+    def note(self, check: str, error: str | None, message: Message | None, body: bytes) -> None:
+        """Count a check, and keep the first failing examples of each. body: the response's."""
         self.checks[check] += 1
-        if wrong is None:
+        if error is None:
             return
         self.failed[check] += 1
-        if self.failed[check] <= KEPT:
-            example = {"check": check, "wrong": wrong, "answer": _shown(answer)}
-            if sent is not None:
+        if self.failed[check] <= EXAMPLES:
+            example: dict[str, Any] = {"check": check, "wrong": error, "answer": _text(body)}
+            if message is not None:
                 example |= {
-                    "request": f"{sent.method} {sent.target}"[:SHOWN],
-                    "headers": [f"{name}: {value}"[:SHOWN] for name, value in sent.headers],
-                    "body": _shown(sent.body),
+                    "request": f"{message.method} {message.target}"[:MAX_TEXT],
+                    "headers": [f"{name}: {value}"[:MAX_TEXT] for name, value in message.headers],
+                    "body": _text(message.body),
                 }
             self.examples.append(example)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the findings for JSON."""
         return {
             "requests": dict(sorted(self.sent.items())),
             "statuses": dict(sorted(self.statuses.items())),
@@ -79,8 +77,8 @@ class Findings:
         }
 
 
-def _shown(content: bytes) -> str:
-    return content[:SHOWN].decode("utf-8", "backslashreplace")
+def _text(content: bytes) -> str:
+    return content[:MAX_TEXT].decode("utf-8", "backslashreplace")
 
 
 def fuzz(options: Fuzz) -> int:
@@ -94,7 +92,7 @@ def fuzz(options: Fuzz) -> int:
     try:
         with serving(options.bundle) as server:
             try:
-                ask(
+                send_and_check(
                     server.url,
                     Bundle.read(options.bundle),
                     options.requests,
@@ -125,7 +123,7 @@ def fuzz(options: Fuzz) -> int:
     return PASSED
 
 
-def ask(
+def send_and_check(
     url: str,
     bundle: Bundle,
     count: int,
@@ -133,14 +131,14 @@ def ask(
     alive: Callable[[], bool],
     findings: Findings,
 ) -> None:
-    """Send `count` requests to a service and add to the findings, until it is no longer alive.
+    """Send `count` requests and add to the findings, until the service is no longer alive.
 
-    Raises httpx.HTTPError where it does not publish what it is.
+    Raises httpx.HTTPError when it does not publish its document and information.
     """
     document = httpx.get(f"{url}/openapi.json").raise_for_status().json()
     info = httpx.get(f"{url}/info").raise_for_status().json()
     contract = Contract(document, info, bundle)
-    # A dictionary's order is the seed's, not the hash's of the day, in processes started anew.
+    # In the processes started below, the order of a set depends on the seed alone.
     os.environ["PYTHONHASHSEED"] = "0"
     starts = range(0, count, CHUNK)
     tasks = [
@@ -156,8 +154,8 @@ def ask(
         tqdm(total=count, unit="request", mininterval=1.0) as progress,
     ):
         for (source, *_), messages in zip(tasks, pool.imap(_draw, tasks), strict=True):
-            for message, answer in runner.run(_send_all(url, messages)):
-                _judge(contract, message, answer, findings)
+            for message, response in runner.run(_send_all(url, messages)):
+                _judge(contract, message, response, findings)
             findings.sent[source] += len(messages)
             progress.update(len(messages))
             progress.set_postfix(failed=findings.failed.total())
@@ -167,19 +165,21 @@ def ask(
                 return
 
 
-def _judge(contract: Contract, message: Message, answer: Answer | str, findings: Findings) -> None:
-    if isinstance(answer, str):
+def _judge(
+    contract: Contract, message: Message, response: Response | str, findings: Findings
+) -> None:
+    if isinstance(response, str):
         findings.statuses["none"] += 1
-        findings.note("answered", answer, message, b"")
+        findings.note("answered", response, message, b"")
         return
-    findings.statuses[str(answer.status)] += 1
-    findings.note("answered", None, message, answer.body)
-    findings.degraded += answer.body.count(b'"degraded":{"reason"')
-    for check, wrong in contract.check(message, answer):
-        findings.note(check, wrong, message, answer.body)
+    findings.statuses[str(response.status)] += 1
+    findings.note("answered", None, message, response.body)
+    findings.degraded += response.body.count(b'"degraded":{"reason"')
+    for check, error in contract.check(message, response):
+        findings.note(check, error, message, response.body)
 
 
-# Drawing, in processes of its own: it takes more time than answering.
+# Drawing takes more time than answering, so it has processes of its own.
 
 SOURCES: dict[str, st.SearchStrategy[Message]] = {}
 
@@ -195,27 +195,27 @@ def _prepare(
 
 def _draw(task: tuple[str, str, int]) -> list[Message]:
     source, key, count = task
-    return drawn(SOURCES[source], key, count)
+    return draw_messages(SOURCES[source], key, count)
 
 
-# Sending: requests as bytes over keep-alive connections, so that nothing is mended on the way.
+# Requests are sent as bytes over kept connections, so that no library mends them on the way.
 
 
-async def _send_all(url: str, messages: Sequence[Message]) -> list[tuple[Message, Answer | str]]:
-    """Each message with its answer, or with why there is none; in order."""
+async def _send_all(url: str, messages: Sequence[Message]) -> list[tuple[Message, Response | str]]:
+    """Return each message with its response, or with the reason why there is none, in order."""
     host, port = url.removeprefix("http://").split(":")
-    answers: list[Answer | str] = [""] * len(messages)
+    responses: list[Response | str] = [""] * len(messages)
     queue = iter(enumerate(messages))
-    clients = (_client(host, int(port), queue, answers) for _ in range(CONNECTIONS))
+    clients = (_client(host, int(port), queue, responses) for _ in range(CONNECTIONS))
     await asyncio.gather(*clients)
-    return list(zip(messages, answers, strict=True))
+    return list(zip(messages, responses, strict=True))
 
 
 async def _client(
     host: str,
     port: int,
     queue: Iterator[tuple[int, Message]],
-    answers: list[Answer | str],
+    responses: list[Response | str],
 ) -> None:
     connection = None
     for index, message in queue:
@@ -223,10 +223,9 @@ async def _client(
         try:
             async with asyncio.timeout(ANSWER_S):
                 connection = connection or await asyncio.open_connection(host, port)
-                answer, keep = await _exchange(*connection, message)
-                answers[index] = answer
+                responses[index], keep = await _exchange(*connection, message)
         except (OSError, EOFError, ValueError, TimeoutError) as error:
-            answers[index] = f"no answer: {error!r}"
+            responses[index] = f"no answer: {error!r}"
         if connection is not None and not keep:
             connection[1].close()
             connection = None
@@ -236,8 +235,8 @@ async def _client(
 
 async def _exchange(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: Message
-) -> tuple[Answer, bool]:
-    """The answer, and whether the connection can be used again."""
+) -> tuple[Response, bool]:
+    """Return the response, and True if the connection can be used again."""
     writer.write(message.wire())
     await writer.drain()
     status = 100
@@ -249,4 +248,4 @@ async def _exchange(
     bodiless = message.method == "HEAD" or status in (204, 304)
     size = 0 if bodiless else int(headers["content-length"])
     body = await reader.readexactly(size)
-    return Answer(status, headers, body), headers.get("connection", "").lower() != "close"
+    return Response(status, headers, body), headers.get("connection", "").lower() != "close"

@@ -1,6 +1,6 @@
-"""What every answer must be, whatever was asked; the contract of docs/service.md.
+"""Checks of every response to a fuzzed request: the contract of docs/service.md.
 
-A check returns what is wrong, or None. Checks know the service only from outside: its document,
+A check returns an error as text, or None. Checks know the service only from outside: its document,
 `/info` and the bundle's files.
 """
 
@@ -23,7 +23,7 @@ from loadtest.fuzz_requests import MSGPACK, PATHS, Message, is_msgpack
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """One HTTP response; header names in lower case."""
 
     status: int
@@ -33,10 +33,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What the checks and strategies read of a bundle's files.
+    """The parts of a bundle that checks and strategies use.
 
-    categories: vocabularies by name; values: each known item's value of a category, counted
-    from 1 in its vocabulary, for the items whose value the model knows by name.
+    categories: vocabularies by name; values: for each category, the number of each item's value,
+    counted from 1 in the vocabulary, for the items whose value the model has a name for.
     """
 
     ids: list[str]
@@ -45,7 +45,7 @@ class Bundle:
 
     @classmethod
     def read(cls, directory: Path) -> Bundle:
-        """From features.json and items.npz. Raises OSError or KeyError for no bundle."""
+        """Read features.json and items.npz. Raises OSError or KeyError for no bundle."""
         features = json.loads((directory / "features.json").read_text("utf-8"))["features"]
         with np.load(directory / "items.npz", allow_pickle=False) as table:
             ids, tokens = table["ids"].tolist(), table["tokens"]
@@ -54,7 +54,7 @@ class Bundle:
             if feature["kind"] not in ("identifier", "category", "categories"):
                 continue
             if feature["kind"] == "category" and feature["of"] == "item":
-                # The first token stands for every value without a name, 0 for none.
+                # The first token stands for every value without a name, 0 for a missing one.
                 named = zip(ids, (tokens[:, slot] - first).tolist(), strict=True)
                 categories[feature["name"]] = feature["vocabulary"]
                 values[feature["name"]] = {item: value for item, value in named if value > 0}
@@ -63,30 +63,31 @@ class Bundle:
         return cls(ids, categories, values)
 
     def group(self, candidate: Mapping[str, Any], name: str) -> Any:
-        """The candidate's value of an attribute, None where it is a group of its own."""
-        own = candidate.get("groups") or {}
-        if own.get(name) is not None:
-            return own[name]
+        """Return the candidate's value of an attribute, None when it is a group of its own."""
+        groups = candidate.get("groups") or {}
+        if groups.get(name) is not None:
+            return groups[name]
         inline = candidate.get("features") or {}
         if inline.get(name) is not None:
-            known = self.categories.get(name, [])
-            return known.index(inline[name]) + 1 if inline[name] in known else None
+            words = self.categories.get(name, [])
+            return words.index(inline[name]) + 1 if inline[name] in words else None
         return self.values.get(name, {}).get(candidate["id"])
 
 
 @dataclass
-class Asked:
-    """One list of a request and what was answered to it."""
+class Exchange:
+    """One list of a request and its response."""
 
-    body: dict[str, Any]
-    answer: dict[str, Any]
+    request: dict[str, Any]
+    response: dict[str, Any]
     bundle: Bundle
     info: dict[str, Any]  # of GET /info
 
     @property
     def slate(self) -> list[dict[str, Any]]:
-        """The entries of the answer."""
-        return self.answer["slate"]
+        """The entries of the response."""
+        slate: list[dict[str, Any]] = self.response["slate"]
+        return slate
 
     @property
     def ids(self) -> list[str]:
@@ -95,132 +96,136 @@ class Asked:
 
     @functools.cached_property
     def candidates(self) -> list[dict[str, Any]]:
-        """The candidates as records, however they were written."""
-        given = self.body["candidates"]
-        if isinstance(given, list):
-            return [{"id": one} if isinstance(one, str) else one for one in given]
-        named = {field: list((given.get(field) or {}).items()) for field in ("features", "groups")}
+        """The candidates as records, in whatever form they were sent."""
+        sent = self.request["candidates"]
+        if isinstance(sent, list):
+            return [{"id": one} if isinstance(one, str) else one for one in sent]
+        columns = {field: list((sent.get(field) or {}).items()) for field in ("features", "groups")}
         return [
-            {"id": item, **{f: {n: values[i] for n, values in c} for f, c in named.items()}}
-            for i, item in enumerate(given["id"])
+            {"id": item, **{f: {n: values[i] for n, values in c} for f, c in columns.items()}}
+            for i, item in enumerate(sent["id"])
         ]
 
-    def knob(self, *way: str) -> Any:
-        """A value of the body, None where it or what holds it is missing or null."""
-        value: Any = self.body
-        for name in way:
-            value = (value or {}).get(name)
+    def option(self, *keys: str) -> Any:
+        """Return a value of the request, None when it or its parent is missing or null."""
+        value: Any = self.request
+        for key in keys:
+            value = (value or {}).get(key)
         return value
 
     def limit(self) -> tuple[str, int] | None:
-        """The attribute of max_per_group and its quota."""
-        return next(iter((self.knob("constraints", "max_per_group") or {}).items()), None)
+        """Return the attribute of max_per_group and its quota."""
+        return next(iter((self.option("constraints", "max_per_group") or {}).items()), None)
 
 
-def length(asked: Asked) -> str | None:
-    """As long as asked for; else as long as bundle, candidates and constraints allow."""
-    longest = min(len(asked.ids), asked.info["slate_length"])
-    wanted = asked.knob("slate_size") or _fillable(asked, longest)
-    return None if len(asked.slate) == wanted else f"{len(asked.slate)} items, {wanted} expected"
+def length(exchange: Exchange) -> str | None:
+    """Check the length: as requested, else what bundle, candidates and constraints allow."""
+    longest = min(len(exchange.ids), exchange.info["slate_length"])
+    expected = exchange.option("slate_size") or _fillable(exchange, longest)
+    count = len(exchange.slate)
+    return None if count == expected else f"{count} items, {expected} expected"
 
 
-def _fillable(asked: Asked, longest: int) -> int:
-    pinned = asked.knob("constraints", "pinned") or {}
-    blocked = {*(asked.knob("constraints", "blocked") or ()), *pinned}
-    open_ = [c for c in asked.candidates if c["id"] not in blocked]
-    fill, limit = len(open_), asked.limit()
+def _fillable(exchange: Exchange, longest: int) -> int:
+    """Return the number of positions that can be filled."""
+    pinned = exchange.option("constraints", "pinned") or {}
+    excluded = {*(exchange.option("constraints", "blocked") or ()), *pinned}
+    eligible = [c for c in exchange.candidates if c["id"] not in excluded]
+    fill, limit = len(eligible), exchange.limit()
     if limit is not None:
-        name, most = limit
-        groups = [asked.bundle.group(candidate, name) for candidate in open_]
+        name, quota = limit
+        groups = [exchange.bundle.group(candidate, name) for candidate in eligible]
         held = Counter(
-            asked.bundle.group(candidate, name)
-            for candidate in asked.candidates
+            exchange.bundle.group(candidate, name)
+            for candidate in exchange.candidates
             if candidate["id"] in pinned
         )
         fill = sum(
-            count if group is None else min(count, max(0, most - held[group]))
+            count if group is None else min(count, max(0, quota - held[group]))
             for group, count in Counter(groups).items()
         )
     below = (size - sum(at < size for at in pinned.values()) for size in range(longest + 1))
     return max(size for size, free in enumerate(below) if free <= fill)
 
 
-def candidates(asked: Asked) -> str | None:
-    """Distinct candidates of the request, each told with its position before and after."""
-    ids = [entry["id"] for entry in asked.slate]
+def candidates(exchange: Exchange) -> str | None:
+    """Check that the slate has distinct candidates, with the right positions."""
+    ids = [entry["id"] for entry in exchange.slate]
     if len(set(ids)) < len(ids):
         return f"an id is repeated: {ids}"
-    for position, entry in enumerate(asked.slate):
-        before = entry["initial_position"]
+    for position, entry in enumerate(exchange.slate):
+        initial = entry["initial_position"]
         if entry["position"] != position:
             return f"position {entry['position']} stands at {position}"
-        if not 0 <= before < len(asked.ids) or asked.ids[before] != entry["id"]:
-            return f"{entry['id']!r} is not candidate {before}"
+        if not 0 <= initial < len(exchange.ids) or exchange.ids[initial] != entry["id"]:
+            return f"{entry['id']!r} is not candidate {initial}"
     return None
 
 
-def blocked(asked: Asked) -> str | None:
-    """No blocked id in the slate."""
-    found = set(asked.knob("constraints", "blocked") or ()) & {e["id"] for e in asked.slate}
-    return f"blocked ids in the slate: {found}" if found else None
+def blocked(exchange: Exchange) -> str | None:
+    """Check that no blocked id is in the slate."""
+    ids = {entry["id"] for entry in exchange.slate}
+    wrong = set(exchange.option("constraints", "blocked") or ()) & ids
+    return f"blocked ids in the slate: {wrong}" if wrong else None
 
 
-def pinned(asked: Asked) -> str | None:
-    """Every pinned id at its position, which took no reasoning."""
-    for item, position in (asked.knob("constraints", "pinned") or {}).items():
-        if position >= len(asked.slate) or asked.slate[position]["id"] != item:
+def pinned(exchange: Exchange) -> str | None:
+    """Check that every pinned id is at its position, without reasoning."""
+    for item, position in (exchange.option("constraints", "pinned") or {}).items():
+        if position >= len(exchange.slate) or exchange.slate[position]["id"] != item:
             return f"{item!r} is not at {position}"
-        if asked.slate[position]["reasoning_steps"]:
+        if exchange.slate[position]["reasoning_steps"]:
             return f"reasoned about the pinned position {position}"
     return None
 
 
-def max_per_group(asked: Asked) -> str | None:
-    """At most so many items of one value."""
-    limit = asked.limit()
+def max_per_group(exchange: Exchange) -> str | None:
+    """Check that no group has more items than its quota."""
+    limit = exchange.limit()
     if limit is None:
         return None
-    of = {c["id"]: asked.bundle.group(c, limit[0]) for c in asked.candidates}
-    for value, count in Counter(of[entry["id"]] for entry in asked.slate).items():
+    groups = {c["id"]: exchange.bundle.group(c, limit[0]) for c in exchange.candidates}
+    for value, count in Counter(groups[entry["id"]] for entry in exchange.slate).items():
         if value is not None and count > limit[1]:
             return f"{count} items of {limit[0]} {value!r}, at most {limit[1]}"
     return None
 
 
-def steps(asked: Asked) -> str | None:
-    """Steps add up, within what was granted, and that within what was asked for."""
-    used = asked.answer["reasoning"]
-    most = asked.knob("reasoning", "budget")
-    most = asked.info["budget_per_position"] if most is None else most
-    taken = [entry["reasoning_steps"] for entry in asked.slate]
-    granted = used["budget_per_position"]
-    reduced = (asked.answer["degraded"] or {}).get("reason") == "reduced_budget"
-    expected = (sum(taken), granted * len(taken), most)
-    told = (used["steps_used"], used["budget"], used["budget_asked"])
-    if told != expected or (granted < most) != reduced or granted > most:
-        return f"steps used, budget, asked: {told}, {expected} expected, {granted} granted"
-    most = granted
-    return None if all(0 <= n <= most for n in taken) else f"{taken} steps, at most {most} each"
+def steps(exchange: Exchange) -> str | None:
+    """Check that steps add up within the granted budget, and that within the requested one."""
+    reasoning = exchange.response["reasoning"]
+    requested = exchange.option("reasoning", "budget")
+    budget = exchange.info["budget_per_position"] if requested is None else requested
+    taken = [entry["reasoning_steps"] for entry in exchange.slate]
+    granted = reasoning["budget_per_position"]
+    reduced = (exchange.response["degraded"] or {}).get("reason") == "reduced_budget"
+    expected = (sum(taken), granted * len(taken), budget)
+    reported = (reasoning["steps_used"], reasoning["budget"], reasoning["budget_asked"])
+    if reported != expected or (granted < budget) != reduced or granted > budget:
+        return f"steps used, budget, asked: {reported}, {expected} expected, {granted} granted"
+    within = all(0 <= count <= granted for count in taken)
+    return None if within else f"{taken} steps, at most {granted} each"
 
 
-def figures(asked: Asked) -> str | None:
-    """The model's own figures, possible ones; none in a degraded answer, which has a reason."""
+def figures(exchange: Exchange) -> str | None:
+    """Check the model's figures: possible ones, and none in a response without the model."""
     names = ("logprob", "entropy", "entropy_after")
-    pins = (asked.knob("constraints", "pinned") or {}).keys()
-    chosen = [entry for entry in asked.slate if entry["id"] not in pins]
-    told = [entry[name] for entry in chosen for name in names]
-    reason = asked.answer["degraded"] and asked.answer["degraded"]["reason"]
+    pins = (exchange.option("constraints", "pinned") or {}).keys()
+    chosen = [entry for entry in exchange.slate if entry["id"] not in pins]
+    values = [entry[name] for entry in chosen for name in names]
+    reason = exchange.response["degraded"] and exchange.response["degraded"]["reason"]
     if reason == "model_error":
         return "the model failed"
     if reason not in (None, "reduced_budget"):
-        if any(value is not None for value in told):
+        if any(value is not None for value in values):
             return "a degraded answer with figures of the model"
-        free = [e["initial_position"] for e in asked.slate]
-        return None if asked.knob("constraints") or free == sorted(free) else f"degraded to {free}"
-    if any(value is None for value in told):
+        order = [e["initial_position"] for e in exchange.slate]
+        kept = exchange.option("constraints") or order == sorted(order)
+        return None if kept else f"degraded to {order}"
+    if any(value is None for value in values):
         return "figures of the model are missing"
-    if (asked.answer["utility"] is None) != (asked.knob("sampling") is None):
-        return f"utility {asked.answer['utility']}, sampling {asked.knob('sampling')}"
+    if (exchange.response["utility"] is None) != (exchange.option("sampling") is None):
+        return f"utility {exchange.response['utility']}, sampling {exchange.option('sampling')}"
     for entry in chosen:
         if entry["logprob"] > 1e-4 or min(entry["entropy"], entry["entropy_after"]) < -1e-4:
             return f"impossible figures: {entry}"
@@ -236,7 +241,7 @@ SCHEMAS = ("RerankRequest", "BatchRequest", "RerankResponse", "BatchResponse", "
 
 
 class Contract:
-    """The checks of one service."""
+    """The checks of one service, with its OpenAPI document and its /info."""
 
     def __init__(self, document: dict[str, Any], info: dict[str, Any], bundle: Bundle) -> None:
         self._info, self._bundle = info, bundle
@@ -247,84 +252,87 @@ class Contract:
             for name in SCHEMAS
         }
 
-    def check(self, sent: Message, answer: Answer) -> Iterator[tuple[str, str | None]]:
-        """Each check that applies, by name, with what it found wrong."""
-        yield "no_server_error", f"status {answer.status}" if answer.status >= 500 else None
-        if answer.status >= 400:
-            yield "problem", self._problem(sent, answer)
+    def check(self, message: Message, response: Response) -> Iterator[tuple[str, str | None]]:
+        """Yield the name of each check that applies, with its error."""
+        server_error = f"status {response.status}" if response.status >= 500 else None
+        yield "no_server_error", server_error
+        if response.status >= 400:
+            yield "problem", self._problem(message, response)
             return
-        path = sent.target.split("?")[0]
-        if answer.status != 200 or sent.method != "POST" or path not in PATHS:
+        path = message.target.split("?")[0]
+        if response.status != 200 or message.method != "POST" or path not in PATHS:
             return
         kind = "Batch" if path in PATHS[2:] else "Rerank"
-        packed = is_msgpack(sent.headers)
+        packed = is_msgpack(message.headers)
         try:
-            asked = ormsgpack.unpackb(sent.body) if packed else json.loads(sent.body)
+            request = ormsgpack.unpackb(message.body) if packed else json.loads(message.body)
         except ValueError as error:
             yield "request", f"accepted what does not read: {error}"
             return
-        unfit = self._unfit(f"{kind}Request", asked)
-        yield "request", unfit
-        if unfit is not None:  # the checks below read it as the document has it
+        error_of_request = self._schema_error(f"{kind}Request", request)
+        yield "request", error_of_request
+        if error_of_request is not None:  # the checks below read it as the document has it
             return
         try:
-            told = (
-                ormsgpack.unpackb(answer.body)
-                if answer.headers.get("content-type") == MSGPACK
-                else json.loads(answer.body, parse_constant=_no_number, parse_float=_finite)
-            )
+            content = _decoded(response)
         except ValueError as error:
             yield "response", str(error)
             return
-        unfit = self._unfit(f"{kind}Response", told)
-        yield "response", unfit
-        if unfit is not None:
-            return
-        lists: Sequence[Any] = [(asked, told)]
-        if kind == "Batch":
-            yield (
-                "one_answer_per_list",
-                (None if len(asked["requests"]) == len(told["responses"]) else "not one per list"),
-            )
-            lists = list(zip(asked["requests"], told["responses"], strict=False))
-        for one in (Asked(*pair, self._bundle, self._info) for pair in lists):
-            for name, check in LIST_CHECKS.items():
-                yield name, check(one)
+        error_of_response = self._schema_error(f"{kind}Response", content)
+        yield "response", error_of_response
+        if error_of_response is None:
+            yield from self._check_lists(kind, request, content)
 
-    def _problem(self, sent: Message, answer: Answer) -> str | None:
-        kind = answer.headers.get("content-type")
+    def _check_lists(
+        self, kind: str, request: dict[str, Any], content: dict[str, Any]
+    ) -> Iterator[tuple[str, str | None]]:
+        lists: Sequence[tuple[Any, Any]] = [(request, content)]
+        if kind == "Batch":
+            counts = len(request["requests"]), len(content["responses"])
+            yield "one_answer_per_list", None if counts[0] == counts[1] else "not one per list"
+            lists = list(zip(request["requests"], content["responses"], strict=False))
+        for one, answer in lists:
+            exchange = Exchange(one, answer, self._bundle, self._info)
+            for name, check in LIST_CHECKS.items():
+                yield name, check(exchange)
+
+    def _problem(self, message: Message, response: Response) -> str | None:
+        """Check an error response."""
+        kind = response.headers.get("content-type")
         if kind != "application/problem+json":
             return f"content type {kind}"
-        if sent.method == "HEAD":
+        if message.method == "HEAD":
             return None
-        asked = sent.wire()  # whose values an answer may tell back
-        if any(m in answer.body and m[:4] not in asked for m in (b"Traceback", b'File \\"')):
+        sent = message.wire()  # a response may quote its values
+        if any(m in response.body and m[:4] not in sent for m in (b"Traceback", b'File \\"')):
             return "a stack trace"
         try:
-            told = json.loads(answer.body, parse_constant=_no_number)
+            problem = json.loads(response.body, parse_constant=_no_number)
         except ValueError as error:
             return str(error)
-        unfit = self._unfit("Problem", told)
-        if unfit is not None:
-            return unfit
-        same = told["status"] == answer.status and (
-            told["request_id"] == answer.headers.get("x-request-id")
-        )
-        if not same:
+        schema_error = self._schema_error("Problem", problem)
+        if schema_error is not None:
+            return schema_error
+        request_id = response.headers.get("x-request-id")
+        if problem["status"] != response.status or problem["request_id"] != request_id:
             return "status or request_id is another than the response's"
-        return (
-            "JSON refused as none"
-            if told["code"] == "bad_json" and not is_msgpack(sent.headers) and _is_json(sent.body)
-            else None
-        )
+        refused = problem["code"] == "bad_json" and not is_msgpack(message.headers)
+        return "JSON refused as none" if refused and _is_json(message.body) else None
 
-    def _unfit(self, name: str, value: Any) -> str | None:
+    def _schema_error(self, name: str, value: Any) -> str | None:
         error = next(self._schemas[name].iter_errors(value), None)
         return None if error is None else f"{name}: {error.message}"[:300]
 
 
+def _decoded(response: Response) -> Any:
+    """Return the content of a response. Raises ValueError."""
+    if response.headers.get("content-type") == MSGPACK:
+        return ormsgpack.unpackb(response.body)
+    return json.loads(response.body, parse_constant=_no_number, parse_float=_finite)
+
+
 def _is_json(content: bytes) -> bool:
-    """Whether every parser reads it: UTF-8, numbers within a double's, not nested deep."""
+    """Return True if every parser reads it: UTF-8, numbers within a double's, not nested deep."""
     if content.count(b"[") + content.count(b"{") > 900:
         return False
     try:

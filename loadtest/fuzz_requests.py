@@ -1,15 +1,15 @@
-"""Requests to try a service with, drawn by seed: from its OpenAPI document, and from strategies.
+"""Requests for fuzzing, drawn by seed: from the OpenAPI document, and from strategies.
 
-The document's half is schemathesis's: bodies that fit the published schemas and bodies that just
-do not. The other half knows the bundle: known ids among unknown ones, every knob, then mutations
-of such bodies, headers, methods and paths that a schema has no words for.
+Schemathesis makes those from the document: bodies that fit the published schemas, and bodies that
+barely do not. The strategies use the bundle: ids of items among other ids, every option, then
+mutations of such bodies, and headers, methods and paths that no schema describes.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,21 +21,19 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
 PATHS = ("/rerank", "/v1/rerank", "/rerank/batch", "/v1/rerank/batch")
-MARK = "@here@"  # where raw JSON text goes into a body that json.dumps writes
-
-
+MARK = "@here@"  # stands for raw JSON text in a body that json.dumps writes
 MSGPACK = "application/msgpack"
 
 
 def is_msgpack(headers: tuple[tuple[str, str], ...]) -> bool:
-    """Whether a request says that its body is MessagePack."""
+    """Return True for a request whose first content type is MessagePack."""
     kinds = [value for name, value in headers if name.lower() == "content-type"]
     return bool(kinds) and "msgpack" in kinds[0]
 
 
 @dataclass(frozen=True)
 class Message:
-    """One HTTP request, as it goes over the wire."""
+    """One HTTP request as it is sent."""
 
     method: str
     target: str
@@ -44,10 +42,10 @@ class Message:
     chunked: bool = False
 
     def wire(self) -> bytes:
-        """The bytes of the request; header values are Latin-1."""
+        """Return the bytes of the request; header values are Latin-1."""
         length = ("Transfer-Encoding", "chunked")
         body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(self.body), self.body)
-        if not self.chunked or not self.body:  # an empty chunk is the end of a body already
+        if not self.chunked or not self.body:  # an empty chunk already ends a body
             length, body = ("Content-Length", str(len(self.body))), self.body
         headers = self.headers
         if "host" not in (name.lower() for name, _ in headers):
@@ -57,9 +55,9 @@ class Message:
         return head.encode("latin-1") + body
 
 
-def drawn(strategy: st.SearchStrategy[Message], key: str, count: int) -> list[Message]:
-    """Exactly `count` messages; the same key draws the same ones."""
-    found: list[Message] = []
+def draw_messages(strategy: st.SearchStrategy[Message], key: str, count: int) -> list[Message]:
+    """Return exactly `count` messages, the same ones for the same key."""
+    messages: list[Message] = []
 
     @settings(
         max_examples=count,
@@ -70,22 +68,22 @@ def drawn(strategy: st.SearchStrategy[Message], key: str, count: int) -> list[Me
     )
     @given(strategy)
     def draw(message: Message) -> None:
-        found.append(message)
+        messages.append(message)
 
     for turn in itertools.count():
-        if len(found) >= count:
+        if len(messages) >= count:
             break
-        seed(f"{key}.{turn}")(draw)()  # once more where a search was exhausted early
-    return found[:count]
+        seed(f"{key}.{turn}")(draw)()  # again when hypothesis ends a search early
+    return messages[:count]
 
 
 def from_document(document: dict[str, Any]) -> st.SearchStrategy[Message]:
-    """What schemathesis makes of an OpenAPI document, valid and invalid alike."""
+    """Return schemathesis's requests for an OpenAPI document, valid and invalid ones."""
     schema = schemathesis.openapi.from_dict(document)
-    operations = [found.ok() for found in schema.get_all_operations()]
+    results: list[Any] = list(schema.get_all_operations())
     strategies = [
         operation.as_strategy(generation_mode=mode)
-        for operation in operations
+        for operation in (result.ok() for result in results)
         for mode in GenerationMode
         if mode is GenerationMode.POSITIVE or operation.body
         for _ in range(1 if "batch" in operation.path else 2)  # lists of lists take long to draw
@@ -93,16 +91,18 @@ def from_document(document: dict[str, Any]) -> st.SearchStrategy[Message]:
     return st.one_of(strategies).map(_message)
 
 
-def _message(case: schemathesis.Case) -> Message:
-    sent = case.as_transport_kwargs(base_url="http://127.0.0.1")
-    known = ("method", "url", "headers", "json", "data", "params", "cookies", "files")
-    request = requests.Request(**{name: sent[name] for name in known if name in sent}).prepare()
-    body = request.body or b""
-    own = ("content-length", "x-schemathesis-testcaseid")  # the latter is not drawn by seed
+def _message(case: Any) -> Message:
+    """Return a schemathesis case as the bytes that requests would send."""
+    parts = case.as_transport_kwargs(base_url="http://127.0.0.1")
+    names = ("method", "url", "headers", "json", "data", "params", "cookies", "files")
+    request = requests.Request(**{name: parts[name] for name in names if name in parts}).prepare()
+    body: Any = request.body or b""
+    dropped = ("content-length", "x-schemathesis-testcaseid")  # the latter is not drawn by seed
+    headers = ((str(name), str(value)) for name, value in request.headers.items())
     return Message(
         str(request.method),
         request.path_url,
-        tuple((str(n), str(v)) for n, v in request.headers.items() if n.lower() not in own),
+        tuple(pair for pair in headers if pair[0].lower() not in dropped),
         body.encode() if isinstance(body, str) else body,
     )
 
@@ -127,97 +127,116 @@ RAW = st.sampled_from(ROUGH) | JSON.map(json.dumps)
 
 
 def bodies(ids: Sequence[str], categories: dict[str, list[str]]) -> st.SearchStrategy[Any]:
-    """Bodies of /rerank that the document allows, most of them such that they can be met.
+    """Return bodies of /rerank that the document allows; the service can satisfy nearly all.
 
-    ids: known items; categories: names of the schema's categories with their vocabularies.
+    Args:
+        ids: Ids of the bundle's items.
+        categories: Vocabularies of the bundle's categories by name.
     """
+    chosen = _candidate_ids(ids)
+    options = _options(ids)
+    shapes = _candidate_fields(categories)
+    positions = st.integers(0, 11)  # among the candidates
+    pinned = st.dictionaries(positions, st.integers(0, 9), max_size=3)
+    blocked = st.lists(positions | NAMES, max_size=4)
+    groups = st.sampled_from(["author", *categories])
+    limits = st.dictionaries(groups, st.integers(0, 4), max_size=1)
+    sizes = st.none() | st.integers(1, 10)
+    forms = st.sampled_from([as_records, as_records, as_ids, as_columns])
+
+    @st.composite
+    def body(draw: st.DrawFn) -> dict[str, Any]:
+        names = draw(chosen)
+        candidates: list[dict[str, Any]] = [{"id": item} for item in names]
+        for candidate, more in zip(candidates, draw(shapes), strict=False):
+            candidate.update(more)
+        request = {"candidates": draw(forms)(candidates), **draw(options)}
+        if draw(st.booleans()):
+            size = draw(sizes)
+            request["slate_size"] = size and min(size, len(names))
+        if draw(st.booleans()):
+            at = [names[number % len(names)] for number in range(12)]
+            request["constraints"] = {
+                "pinned": {at[number]: position for number, position in draw(pinned).items()},
+                "blocked": [at[one] if isinstance(one, int) else one for one in draw(blocked)],
+                "max_per_group": draw(limits),
+            }
+        return request
+
+    return body()
+
+
+def _candidate_ids(ids: Sequence[str]) -> st.SearchStrategy[list[str]]:
+    """Return few ids, some of them of no item, or a run of the bundle's items."""
     some = st.lists(st.sampled_from(ids) | NAMES, min_size=1, max_size=12, unique=True)
-    run = st.builds(
+    return some | _runs(ids)
+
+
+def _runs(ids: Sequence[str]) -> st.SearchStrategy[list[str]]:
+    return st.builds(
         lambda start, size: list(ids[start : start + size]),
         st.integers(0, len(ids) - 1),
         st.integers(1, 40) | st.sampled_from([100, 500, 501]),
     )
-    group = st.dictionaries(st.sampled_from(["author", *categories]), st.sampled_from("abc"))
+
+
+def _candidate_fields(
+    categories: dict[str, list[str]],
+) -> st.SearchStrategy[list[dict[str, Any]]]:
+    """Return groups and inline features for the first candidates."""
+    groups = st.dictionaries(st.sampled_from(["author", *categories]), st.sampled_from("abc"))
     inline = st.fixed_dictionaries(
         {},
-        optional={name: st.sampled_from([*known, "?"]) for name, known in categories.items()},
+        optional={name: st.sampled_from([*words, "?"]) for name, words in categories.items()},
     )
+    fields = st.fixed_dictionaries({}, optional={"groups": groups, "features": inline})
+    return st.lists(fields, max_size=12)
+
+
+def _options(ids: Sequence[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return every optional field but the size of the slate and the constraints."""
     entry = st.sampled_from(ids) | st.fixed_dictionaries(
         {"id": st.sampled_from(ids) | NAMES}, optional={"label": st.floats(0, 1)}
     )
-    history = st.lists(entry, max_size=8) | run
+    history = st.lists(entry, max_size=8) | _runs(ids)
     temperature = st.none() | st.floats(0.01, 100) | st.sampled_from([0.01, 0.7, 100])
-
-    knobs = st.fixed_dictionaries(
+    reasoning = {
+        "budget": st.none() | st.integers(0, 3),
+        "entropy_threshold": st.none() | st.floats(-1, 4) | st.floats(-1e9, 1e9),
+    }
+    sampling = {
+        "slates": st.integers(1, 4) | st.sampled_from([1, 64]),
+        "seed": st.integers(0, 2**63 - 1),
+    }
+    return st.fixed_dictionaries(
         {},
         optional={
             "request_id": st.text(min_size=1, max_size=128),
             "user": st.fixed_dictionaries({}, optional={"id": NAMES, "history": history}),
-            "reasoning": st.fixed_dictionaries(
-                {},
-                optional={
-                    "budget": st.none() | st.integers(0, 3),
-                    "entropy_threshold": st.none() | st.floats(-1, 4) | st.floats(-1e9, 1e9),
-                },
-            ),
+            "reasoning": st.fixed_dictionaries({}, optional=reasoning),
             "temperatures": st.fixed_dictionaries(
                 {}, optional={"reason": temperature, "recommend": temperature}
             ),
-            "sampling": st.fixed_dictionaries(
-                {
-                    "slates": st.integers(1, 4) | st.sampled_from([1, 64]),
-                    "seed": st.integers(0, 2**63 - 1),
-                }
-            ),
+            "sampling": st.fixed_dictionaries(sampling),
             "priority": st.sampled_from(["interactive", "background"]),
             "explain": st.booleans(),
             "timeout_ms": st.sampled_from([5e-324, 0.01, 1, 5, 20, 100, 1e4, 1e300]),
         },
     )
-    shape = st.fixed_dictionaries({}, optional={"groups": group, "features": inline})
-    shapes = st.lists(shape, max_size=12)
-    place = st.integers(0, 11)  # among the candidates
-    spots = st.dictionaries(place, st.integers(0, 9), max_size=3)
-    barred = st.lists(place | NAMES, max_size=4)
-    limit = st.dictionaries(st.sampled_from(["author", *categories]), st.integers(0, 4), max_size=1)
-    size = st.none() | st.integers(1, 10)
-
-    forms = st.sampled_from([as_records, as_records, as_ids, as_columns])
-
-    @st.composite
-    def body(draw: st.DrawFn) -> dict[str, Any]:
-        chosen = draw(some | run)
-        candidates: list[dict[str, Any]] = [{"id": item} for item in chosen]
-        for candidate, more in zip(candidates, draw(shapes), strict=False):
-            candidate.update(more)
-        asked = {"candidates": draw(forms)(candidates), **draw(knobs)}
-        if draw(st.booleans()):
-            wanted = draw(size)
-            asked["slate_size"] = wanted and min(wanted, len(chosen))
-        if draw(st.booleans()):
-            names = [chosen[at % len(chosen)] for at in range(12)]
-            asked["constraints"] = {
-                "pinned": {names[at]: position for at, position in draw(spots).items()},
-                "blocked": [names[at] if isinstance(at, int) else at for at in draw(barred)],
-                "max_per_group": draw(limit),
-            }
-        return asked
-
-    return body()
 
 
 def as_records(candidates: list[dict[str, Any]]) -> Any:
-    """As they are."""
+    """Return the candidates as records."""
     return candidates
 
 
 def as_ids(candidates: list[dict[str, Any]]) -> Any:
-    """The ids alone."""
+    """Return the ids alone."""
     return [candidate["id"] for candidate in candidates]
 
 
 def as_columns(candidates: list[dict[str, Any]]) -> Any:
-    """A list for each field."""
+    """Return a list for each field."""
     columns: dict[str, Any] = {"id": as_ids(candidates)}
     for field in ("features", "groups"):
         names = sorted({name for one in candidates for name in one.get(field, {})})
@@ -225,43 +244,46 @@ def as_columns(candidates: list[dict[str, Any]]) -> Any:
     return columns
 
 
-def paths(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The ways to every value of a body, of a list's only the first three entries'."""
-    found = [before]
-    steps = value.items() if isinstance(value, dict) else ()
+def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the keys to every value of a body; of a list only to the first three entries."""
+    keys = [prefix]
+    steps: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
     if isinstance(value, list):
         steps = enumerate(value[:3])
     for key, inner in steps:
-        found += paths(inner, (*before, key))
-    return found
+        keys += paths(inner, (*prefix, key))
+    return keys
+
+
+MUTATIONS = ("value", "value", "value", "key", "twice", "cut", "bytes", "code")
 
 
 @st.composite
 def mutated(draw: st.DrawFn, body: st.SearchStrategy[Any]) -> bytes:
-    """A valid body with something wrong in it, or bytes that are hardly a body at all."""
+    """Return a valid body with one mistake, or bytes that hardly are a body at all."""
     payload = draw(body)
-    how = draw(st.sampled_from(["value", "value", "value", "key", "twice", "cut", "bytes", "code"]))
-    if how == "twice":
+    mutation = draw(st.sampled_from(MUTATIONS))
+    if mutation == "twice":
         first = payload["requests"][0] if "requests" in payload else payload
-        given = first["candidates"]
-        first["candidates"] = {"id": given["id"] * 2} if isinstance(given, dict) else given * 2
-    if how in ("value", "key"):
-        way = draw(st.sampled_from(paths(payload)))
+        once = first["candidates"]
+        first["candidates"] = {"id": once["id"] * 2} if isinstance(once, dict) else once * 2
+    if mutation in ("value", "key"):
+        keys = draw(st.sampled_from(paths(payload)))
         holder: Any = {"": payload}
         last: Any = ""
-        for key in way:
+        for key in keys:
             holder, last = holder[last], key
-        if how == "value" or not isinstance(holder[last], dict):
+        if mutation == "value" or not isinstance(holder[last], dict):
             holder[last] = MARK
         else:
             holder[last][draw(NAMES)] = MARK
-        payload = payload if way else MARK
+        payload = payload if keys else MARK
     text = json.dumps(payload).replace(f'"{MARK}"', draw(RAW))
-    code = draw(st.sampled_from(["utf-16", "utf-8-sig", "utf-32"])) if how == "code" else "utf-8"
-    content = text.encode(code, "surrogatepass")
-    if how == "cut":
+    codes = st.sampled_from(["utf-16", "utf-8-sig", "utf-32"])
+    content = text.encode(draw(codes) if mutation == "code" else "utf-8", "surrogatepass")
+    if mutation == "cut":
         return content[: draw(st.integers(0, len(content)))]
-    if how == "bytes":
+    if mutation == "bytes":
         at = draw(st.integers(0, len(content)))
         return draw(st.sampled_from([content[:at], b""])) + draw(st.binary()) + content[at:]
     return content
@@ -303,7 +325,7 @@ TARGETS = (
 
 
 def from_bundle(ids: Sequence[str], categories: dict[str, list[str]]) -> st.SearchStrategy[Message]:
-    """A valid body, a broken one, or one in a request that is odd around its body."""
+    """Return requests with a valid body, a mutated one, or an odd header, method or path."""
     single = bodies(ids, categories)
     batch = st.fixed_dictionaries({"requests": st.lists(single, min_size=1, max_size=4)})
     broken = {PATHS[:2]: mutated(single), PATHS[2:]: mutated(batch)}

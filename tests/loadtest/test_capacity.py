@@ -52,7 +52,7 @@ def test_a_rate_holds_when_p99_is_in_time_and_all_are_ranked(offered, holds):
 
 
 def test_a_search_without_any_response_ends_after_the_first_run(sending):
-    lines = []
+    lines: list[str] = []
     with unused_url() as url, pytest.raises(ServerError, match="failed: connection refused"):
         capacity(sending, url, BODIES, Bound(), 0.5, progress=lines.append)
     assert len(lines) == 1
@@ -60,7 +60,7 @@ def test_a_search_without_any_response_ends_after_the_first_run(sending):
 
 
 def test_a_search_reports_why_each_rate_does_not_hold(sending):
-    lines = []
+    lines: list[str] = []
     with stub_server(delay_s=0.05) as url:  # no rate keeps this bound, down to one without requests
         searched = capacity(
             sending, url, BODIES, Bound(p99_ms=5), 0.1, 1, 20.0, progress=lines.append

@@ -1,4 +1,4 @@
-"""The fuzzer: silent about the service, loud about a server that is wrong on purpose."""
+"""The fuzzer passes the service and reports a server that is wrong on purpose."""
 
 import contextlib
 import http.server
@@ -6,17 +6,15 @@ import json
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
-from loadtest.fuzz import Findings, ask
+from loadtest.fuzz import Findings, send_and_check
 from loadtest.fuzz_checks import Bundle
 from service.engine.session import Session
+from tests.support.bundles import BUNDLE, ROOT
 from tests.support.servers import application
-
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "bundles" / "ranklens" / "1"
 
 
 def test_the_service_keeps_its_contract(tmp_path):
@@ -30,19 +28,20 @@ def test_the_service_keeps_its_contract(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(out.read_text(encoding="utf-8"))
-    assert told["requests"] == {"bundle": 150, "document": 150}
-    assert sum(told["statuses"].values()) == told["checks"]["answered"]["made"] == 300
-    assert {"200", "400", "422"} <= told["statuses"].keys()
-    assert told["checks"]["candidates"]["made"] > 20
-    assert told["examples"] == []
+    outcome = json.loads(out.read_text(encoding="utf-8"))
+    assert outcome["requests"] == {"bundle": 150, "document": 150}
+    assert sum(outcome["statuses"].values()) == outcome["checks"]["answered"]["made"] == 300
+    assert {"200", "400", "422"} <= outcome["statuses"].keys()
+    assert outcome["checks"]["candidates"]["made"] > 20
+    assert outcome["examples"] == []
 
 
 class Wrong(http.server.BaseHTTPRequestHandler):
-    """Repeats the first candidate of whatever it can read, and fails with a page about the rest."""
+    """Repeat the first candidate of a readable body; fail with an HTML page for other bodies."""
 
     protocol_version = "HTTP/1.1"
-    document, info = {}, {}
+    document: ClassVar[dict[str, Any]] = {}
+    info: ClassVar[dict[str, Any]] = {}
 
     def do_GET(self):
         self.answer(200, {"/openapi.json": self.document, "/info": self.info}.get(self.path, {}))
@@ -82,7 +81,7 @@ class Wrong(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def wrong():
-    """The base URL of a server that publishes the service's document and does not keep to it."""
+    """Yield the URL of a server that publishes the service's document and breaks it."""
     Wrong.document = application(Session.load(BUNDLE)).openapi()
     Wrong.info = {"slate_length": 10, "budget_per_position": 3}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Wrong)
@@ -94,18 +93,18 @@ def wrong():
         thread.join()
 
 
-def test_a_wrong_server_is_found_out(wrong):
+def test_the_mistakes_of_a_wrong_server_are_reported(wrong):
     findings = Findings()
-    ask(wrong, Bundle.read(BUNDLE), 200, 0, lambda: True, findings)
+    send_and_check(wrong, Bundle.read(BUNDLE), 200, 0, lambda: True, findings)
     assert {"no_server_error", "problem", "candidates", "steps"} <= findings.failed.keys()
-    told = {(example["check"], example["wrong"]) for example in findings.examples}
-    assert ("no_server_error", "status 500") in told
-    assert ("problem", "content type text/html") in told
-    assert any("an id is repeated" in wrong for check, wrong in told if check == "candidates")
+    errors = {(example["check"], example["wrong"]) for example in findings.examples}
+    assert ("no_server_error", "status 500") in errors
+    assert ("problem", "content type text/html") in errors
+    assert any("an id is repeated" in text for check, text in errors if check == "candidates")
 
 
-def test_an_ended_process_is_told_and_ends_the_hunt(wrong):
+def test_the_end_of_the_service_is_reported_and_ends_the_run(wrong):
     findings = Findings()
-    ask(wrong, Bundle.read(BUNDLE), 2_000, 0, lambda: False, findings)
+    send_and_check(wrong, Bundle.read(BUNDLE), 2_000, 0, lambda: False, findings)
     assert findings.failed["alive"] == 1
     assert findings.sent.total() < 2_000
