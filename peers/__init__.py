@@ -1,12 +1,12 @@
-"""Other servers around the same model: what a team would use instead, measured on the same work.
+"""Other servers around the same bundle, compared with this service on the same work.
 
 Each module that PEERS names starts one server, in an environment of its own:
 
     python -m peers.litserve_peer --bundle bundles/ranklens/1 --port 9000
 
-Who may import what: a peer imports its framework, and `peers.work`, which does what every
-one of them does with a request: parse, featurise, run, decode, respond. Servers that are programs
-of their own run under `peers.child`.
+A peer imports its framework and `peers.work`, which handles a request as every peer does: parse,
+featurise, run, decode, respond. Servers that are programs of their own run under `peers.child`.
+`peers.ladder` compares them all.
 """
 
 from __future__ import annotations
@@ -19,39 +19,46 @@ from pathlib import Path
 DEVELOPMENT = Path(__file__).resolve().parents[1] / ".venv"
 
 
-def same(content: bytes) -> bytes:
-    """A body, or an answer, as it is."""
+def unchanged(content: bytes) -> bytes:
+    """Return a body as it is."""
     return content
 
 
-def v2_body(content: bytes) -> bytes:
-    """The body as the only string of a request in the V2 inference protocol (KServe's)."""
-    given = {"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": [content.decode()]}
-    return json.dumps({"inputs": [given]}).encode()
+def to_v2(content: bytes) -> bytes:
+    """Wrap a request as the only string of the V2 inference protocol (KServe's)."""
+    tensor = {"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": [content.decode()]}
+    return json.dumps({"inputs": [tensor]}).encode()
 
 
-def v2_answer(content: bytes) -> bytes:
-    """The answer inside a response of the V2 inference protocol."""
+def from_v2(content: bytes) -> bytes:
+    """Unwrap the response from one of the V2 inference protocol."""
     text = json.loads(content)["outputs"][0]["data"][0]
     return str(text).encode()
 
 
-def bodies_body(content: bytes) -> bytes:
-    """The body as the only string of a list by name, which is what BentoML puts into batches."""
+def to_bodies(content: bytes) -> bytes:
+    """Wrap a request as the only string of a named list, which BentoML puts into batches."""
     return json.dumps({"bodies": [content.decode()]}).encode()
 
 
-def bodies_answer(content: bytes) -> bytes:
-    """The answer inside the list of such a response."""
+def from_bodies(content: bytes) -> bytes:
+    """Unwrap the response from a list of one."""
     return str(json.loads(content)[0]).encode()
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One server: how its makers call it, the module that starts it, and how it is asked.
+    """One server: its name, the module that starts it, and its routes.
 
-    requirements: the file of pinned packages, beside this one, of its environment; distribution:
-    the one of them whose version is the server's.
+    Attributes:
+        requirements: File of pinned packages in this directory, for its environment.
+        distribution: The pinned package whose version is the server's.
+        settings: Settings of the server and the reasons for them, for the report.
+        path, ready: Routes of a request and of readiness.
+        encode, decode: Conversions of a request to the server's form, and of its response back.
+        same_model: False if the server ranks with another model than the bundle's.
+        python: Interpreter to make the environment with.
+        environment: An existing environment to run in, in place of one made from `requirements`.
     """
 
     name: str
@@ -61,11 +68,11 @@ class Peer:
     settings: str
     path: str = "/rerank"
     ready: str = "/readyz"
-    body: Callable[[bytes], bytes] = same
-    answer: Callable[[bytes], bytes] = same
+    encode: Callable[[bytes], bytes] = unchanged
+    decode: Callable[[bytes], bytes] = unchanged
     same_model: bool = True
     python: str = "python3"
-    environment: Path | None = None  # where it runs in the environment of development
+    environment: Path | None = None
 
 
 PEERS: tuple[Peer, ...] = (
@@ -76,9 +83,9 @@ PEERS: tuple[Peer, ...] = (
         distribution="torch",
         settings=(
             "One uvicorn worker (uvloop, httptools, no access log) and one torch thread per core, "
-            "inference mode, one list in a run, an async route: threads of a worker cost as much "
-            "CPU time and delay each other. Log-probabilities and entropies differ in the last "
-            "digits (some 1e-6)."
+            "inference mode, one list in a run. The route is async, because threads of a worker "
+            "take as much CPU time and delay each other. Log-probabilities and entropies differ in "
+            "the last digits (some 1e-6)."
         ),
         environment=DEVELOPMENT,
     ),
@@ -89,7 +96,8 @@ PEERS: tuple[Peer, ...] = (
         distribution="lightgbm",
         settings=(
             "One uvicorn worker (uvloop, httptools, no access log) and one LightGBM thread per "
-            "core, one list in a call, an async route: a thread per request costs as much CPU time."
+            "core, one list in a call. The route is async, because a thread per request takes as "
+            "much CPU time."
         ),
         same_model=False,
         environment=DEVELOPMENT,
@@ -100,11 +108,11 @@ PEERS: tuple[Peer, ...] = (
         requirements="litserve_peer.txt",
         distribution="litserve",
         settings=(
-            "max_batch_size 32 and batch_timeout 0 (all of a longer one is waited for, even when "
-            "every client waits too), one API server and workers_per_device 1: a second worker "
-            "and the process of the queue poll each other off the cores. Bodies go "
-            "through the queue as bytes and are parsed in decode_request. fast_queue changes "
-            "nothing in this version, which passes it on under a name that nobody reads."
+            "max_batch_size 32 and batch_timeout 0, because LitServe waits for all of a longer "
+            "timeout, even when every client waits too. One API server and workers_per_device 1, "
+            "because a second worker and the queue's process compete for the cores by polling. "
+            "Bodies go through the queue as bytes and are parsed in decode_request. fast_queue "
+            "changes nothing: this version passes it on under a name that nothing reads."
         ),
     ),
     Peer(
@@ -113,47 +121,55 @@ PEERS: tuple[Peer, ...] = (
         requirements="bentoml_peer.txt",
         distribution="bentoml",
         settings=(
-            "A worker per core, access log and metrics off; a batchable method in a thread, which "
-            "costs less CPU time than a coroutine or one list in a run; max_batch_size 8, because "
-            "batches of 32 are waited for beyond the bound; max_latency_ms 1000, because at 30 it "
-            "answers 503 what it expects to be late. Bodies are strings of a named list: for an "
-            "unnamed one a JSON schema is made anew at each request."
+            "One worker per core, access log and metrics off. The batchable method runs in a "
+            "thread, which takes less CPU time than a coroutine or one list in a run. "
+            "max_batch_size 8, because batches of 32 wait beyond the bound. max_latency_ms 1000, "
+            "because at 30 BentoML sheds with 503 the requests that it expects to be late. Bodies "
+            "are strings of a named list, because BentoML makes the JSON schema of an unnamed one "
+            "anew at each request."
         ),
-        body=bodies_body,
-        answer=bodies_answer,
+        encode=to_bodies,
+        decode=from_bodies,
     ),
     Peer(
         name="Ray Serve",
         module="ray_peer",
         requirements="ray_peer.txt",
         distribution="ray",
-        settings="2 replicas behind HAProxy, far faster than its proxy in Python, throughput mode; "
-        "@serve.batch of 16 without a wait, which costs more than it gathers; no request log",
+        settings=(
+            "2 replicas behind HAProxy, which is far faster than Ray's proxy in Python, and "
+            "throughput mode. @serve.batch of 16 without a wait, which costs more than it gathers. "
+            "No request log."
+        ),
     ),
     Peer(
         name="MLServer",
         module="mlserver_peer",
         requirements="mlserver_peer.txt",
         distribution="mlserver",
-        settings="1 parallel worker (its own process has the other core), adaptive batches of 8 "
-        "within 1 ms: it always waits for a full batch, so larger ones wait longer; no metrics, "
-        "debug or gzip",
+        settings=(
+            "1 parallel worker, because MLServer's own process fills the other core. Adaptive "
+            "batches of 8 within 1 ms: it always waits for a full batch, so larger ones wait "
+            "longer. No metrics, debug or gzip."
+        ),
         path="/v2/models/rerank/infer",
         ready="/v2/health/ready",
-        body=v2_body,
-        answer=v2_answer,
+        encode=to_v2,
+        decode=from_v2,
     ),
     Peer(
         name="Triton",
         module="triton_peer",
         requirements="triton_peer.txt",
         distribution="nvidia-pytriton",
-        settings="python backend, 2 instances, dynamic batches of 16 without a delay: what "
-        "gathers while they are busy; HTTP alone, no metrics",
+        settings=(
+            "Python backend, 2 instances, dynamic batches of 16 without a delay: a batch is what "
+            "gathers while the instances are busy. HTTP alone, no metrics."
+        ),
         path="/v2/models/rerank/infer",
         ready="/v2/health/ready",
-        body=v2_body,
-        answer=v2_answer,
+        encode=to_v2,
+        decode=from_v2,
         python="/usr/bin/python3",
     ),
 )

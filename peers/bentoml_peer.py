@@ -1,4 +1,4 @@
-"""BentoML: each worker takes requests over HTTP and runs them in batches of adaptive size."""
+"""BentoML: workers take requests over HTTP and run them in batches of adaptive size."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from bentoml.validators import ContentType
 from pydantic import BaseModel
 
 from peers import child
-from peers.work import Work, arguments
+from peers.work import Work, parse_options
 
-MOST = 8  # lists in a run: larger batches are waited for longer than the bound allows
-SHED_MS = 1000  # answered 503 what is expected to take longer; far above the bound, so nothing is
+MAX_BATCH = 8  # lists in a run; larger batches wait longer than the bound allows
+# BentoML sheds with 503 the requests that it expects to take longer. This limit lies far above the
+# bound, so that it sheds none.
+SHED_MS = 1000
 
 
-class Given(BaseModel):
-    """What BentoML hands on from its command line to its workers."""
+class WorkerOptions(BaseModel):
+    """Options that BentoML hands on from its command line to its workers."""
 
     bundle: str = "bundles/ranklens/1"
     workers: int = 2
 
 
-given = bentoml.use_arguments(Given)
+worker_options = bentoml.use_arguments(WorkerOptions)
 
 
 @bentoml.service(
-    workers=given.workers,
+    workers=worker_options.workers,
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
 )
@@ -38,29 +40,29 @@ class Ranker:
     """One worker."""
 
     def __init__(self) -> None:
-        self.work = Work(Path(given.bundle))
+        self.work = Work(Path(worker_options.bundle))
 
-    # Of a parameter without a name, or an answer without a type, BentoML makes the JSON schema anew
-    # for each request.
-    @bentoml.api(batchable=True, max_batch_size=MOST, max_latency_ms=SHED_MS)
+    # BentoML makes the JSON schema of a parameter without a name, or of a response without a type,
+    # anew for each request.
+    @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=SHED_MS)
     def rerank(self, bodies: list[str]) -> Annotated[list[str], ContentType("application/json")]:
-        """Bodies of one request each in, their answers out: what is batched must be a list."""
-        answers = self.work.answer([body.encode() for body in bodies])
-        return [answer.decode() for answer in answers]
+        """Return the responses to request bodies; BentoML batches lists alone."""
+        responses = self.work.handle([body.encode() for body in bodies])
+        return [response.decode() for response in responses]
 
 
 def main() -> int:
-    """Run BentoML's own command until SIGTERM; its exit status."""
-    asked = arguments(__doc__)
+    """Run BentoML's own command until SIGTERM and return its exit status."""
+    options = parse_options(__doc__)
     with tempfile.TemporaryDirectory() as directory:
-        own = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": directory}
+        variables = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": directory}
         return child.run(
             [
                 sys.executable, "-m", "bentoml", "serve", "peers.bentoml_peer:Ranker",
-                "--host", "127.0.0.1", "--port", str(asked.port),
-                "--arg", f"bundle={asked.bundle}", "--arg", f"workers={asked.workers}",
+                "--host", "127.0.0.1", "--port", str(options.port),
+                "--arg", f"bundle={options.bundle}", "--arg", f"workers={options.workers}",
             ],
-            {**os.environ, **own},
+            {**os.environ, **variables},
         )  # fmt: skip
 
 

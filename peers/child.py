@@ -1,4 +1,4 @@
-"""A server that is a program of its own, in the foreground of the module that configures it."""
+"""Run a server that is a program of its own, in the foreground of the module that configures it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 
-STOP_S = 10  # how long it may take over its own way out
+STOP_S = 10  # limit for its own shutdown
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-    """Run the program until it ends or SIGTERM asks for it, then end what it left.
+    """Run a program until it ends or this process gets SIGTERM, then kill its process group.
 
-    Its status, or 0 where it was asked: some are killed for requests that they wait for in vain.
+    Return the program's exit status, or 0 after SIGTERM: some programs are killed on the way,
+    because they wait for requests that never end.
 
-    environment: of the program, where it is not this process's own.
+    Args:
+        environment: Variables of the program, by default this process's own.
     """
-    # In a session of its own, so that all its processes can be ended by one signal.
+    # A session of its own lets one signal end all its processes.
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-
-    asked = threading.Event()
+    stopped = threading.Event()
 
     def stop(*_: object) -> None:
-        asked.set()
+        stopped.set()
         process.terminate()
         signal.alarm(STOP_S)
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGALRM, lambda *_: end(process.pid))
+    signal.signal(signal.SIGALRM, lambda *_: kill_group(process.pid))
     status = process.wait()
-    end(process.pid)
-    return 0 if asked.is_set() else status
+    kill_group(process.pid)
+    return 0 if stopped.is_set() else status
 
 
-def end(group: int) -> None:
-    """Kill what is left of a group of processes."""
+def kill_group(group: int) -> None:
+    """Kill the processes that are left of a group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)

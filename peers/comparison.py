@@ -118,7 +118,7 @@ class Comparison:
         with self.server(peer) as url:
             if peer is not None and peer.same_model:
                 contents = (post(url, sent.path, body) for body in sent.bodies)
-                responses = [json.loads(peer.answer(content)) for content in contents]
+                responses = [json.loads(peer.decode(content)) for content in contents]
                 same = all(map(alike, expected, responses))
             result = capacity(sending, url, sent, self.bound, self.options.seconds, 1, start)
             (rate,) = result.rates
@@ -175,7 +175,7 @@ def for_peer(sent: Scenario, peer: Peer | None) -> Scenario:
     """Return the same requests in the form that a peer takes; None stands for this service."""
     if peer is None:
         return sent
-    bodies = [peer.body(body) for body in sent.bodies]
+    bodies = [peer.encode(body) for body in sent.bodies]
     return dataclasses.replace(sent, path=peer.path, bodies=bodies)
 
 

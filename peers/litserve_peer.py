@@ -1,7 +1,7 @@
-"""LitServe: API servers that queue requests, inference workers that take them in batches."""
+"""LitServe: API servers queue requests, and inference workers take them in batches."""
 
-# Annotations are not made strings here: LitServe hands that of decode_request on to FastAPI, from
-# where its names cannot be looked up.
+# Annotations are not made strings here: LitServe hands that of decode_request on to FastAPI, where
+# its names cannot be resolved.
 import os
 import signal
 from pathlib import Path
@@ -10,70 +10,72 @@ from typing import Annotated
 import litserve
 from fastapi import Depends, Request, Response
 
-from peers.work import Asked, Work, arguments
+from peers.work import ParsedRequest, Work, parse_options
 from service.engine.rows import Slate
 
-MOST = 32  # lists in a run
-WAIT_S = 0.0  # take what is queued: any wait is kept to the end, even where one list is all
+MAX_BATCH = 32  # lists in a run
+WAIT_S = 0.0  # take what is queued: LitServe waits for all of a longer timeout, even for one list
 
 
 async def content_of(request: Request) -> bytes:
-    """The body as it came: bytes go through the queue cheaper than what LitServe parses of them."""
+    """Return the raw body: bytes go through the queue cheaper than what LitServe parses of them."""
     return await request.body()
 
 
 class Ranker(litserve.LitAPI):
-    """One inference worker: everything but HTTP happens here, as LitServe has it."""
+    """One inference worker; LitServe runs everything but HTTP here."""
 
     def __init__(self, bundle: Path) -> None:
-        super().__init__(max_batch_size=MOST, batch_timeout=WAIT_S, api_path="/rerank")
+        super().__init__(max_batch_size=MAX_BATCH, batch_timeout=WAIT_S, api_path="/rerank")
         self.bundle = bundle
 
     def setup(self, device: str) -> None:
-        """Load the model, in the worker's own process."""
+        """Load the model in the worker's own process."""
         self.work = Work(self.bundle)
 
-    def decode_request(self, request: Annotated[bytes, Depends(content_of)]) -> Asked:
+    def decode_request(self, request: Annotated[bytes, Depends(content_of)]) -> ParsedRequest:
         """Parse and featurise."""
         return self.work.parse(request)
 
-    def batch(self, inputs: list[Asked]) -> list[Asked]:
-        """Lists are padded and put together where they are run."""
+    def batch(self, inputs: list[ParsedRequest]) -> list[ParsedRequest]:
+        """Leave the requests apart: `predict` pads them and puts them together."""
         return inputs
 
-    def predict(self, x: list[Asked]) -> list[tuple[Asked, Slate]]:
-        """One run for all of them."""
+    def predict(self, x: list[ParsedRequest]) -> list[tuple[ParsedRequest, Slate]]:
+        """Rank all requests in one run."""
         return list(zip(x, self.work.run(x), strict=True))
 
-    def unbatch(self, output: list[tuple[Asked, Slate]]) -> list[tuple[Asked, Slate]]:
-        """They never were one."""
+    def unbatch(
+        self, output: list[tuple[ParsedRequest, Slate]]
+    ) -> list[tuple[ParsedRequest, Slate]]:
+        """Return the slates, which are apart already."""
         return output
 
-    def encode_response(self, output: tuple[Asked, Slate]) -> Response:
-        """The answer as bytes, which FastAPI then does not encode anew."""
+    def encode_response(self, output: tuple[ParsedRequest, Slate]) -> Response:
+        """Return the response as bytes, so that FastAPI does not encode it again."""
         return Response(self.work.respond(*output), media_type="application/json")
 
 
 def main() -> None:
-    """Serve until SIGTERM, which LitServe knows as Ctrl-C alone."""
-    # One, because the API server and the queue's own process fill the other core.
-    asked = arguments(__doc__, workers=1)
+    """Serve until SIGTERM, which is turned into the Ctrl-C that LitServe handles."""
+    # One worker, because the API server and the queue's own process fill the other core.
+    options = parse_options(__doc__, workers=1)
     server = litserve.LitServer(
-        Ranker(asked.bundle),
+        Ranker(options.bundle),
         accelerator="cpu",
-        workers_per_device=asked.workers,
+        workers_per_device=options.workers,
         healthcheck_path="/readyz",
     )
     parent = os.getpid()
 
-    def end(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         if os.getpid() == parent:  # API servers are forked from here, and end by themselves
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, interrupt)
     server.run(
         host="127.0.0.1",
-        port=asked.port,
+        port=options.port,
         num_api_servers=1,
         log_level="warning",
         generate_client_file=False,

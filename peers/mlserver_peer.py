@@ -1,6 +1,6 @@
 """MLServer with a runtime of its own, adaptive batching and parallel workers.
 
-Its settings are files, as its command line wants them, made for the occasion.
+MLServer reads its settings from files, which are written for each start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 from peers import child
-from peers.work import Work, arguments
+from peers.work import Work, parse_options
 
 
 class Rerank(MLModel):
@@ -26,34 +26,35 @@ class Rerank(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """One answer for each string of an adaptive batch, all in one run."""
+        """Return one response for each string of an adaptive batch, ranked in one run."""
         contents = payload.inputs[0].data.root
-        answers = [answer.decode() for answer in self.work.answer(contents)]
+        responses = [response.decode() for response in self.work.handle(contents)]
         output = ResponseOutput(
-            name="answer", shape=[len(answers), 1], datatype="BYTES", data=answers
+            name="answer", shape=[len(responses), 1], datatype="BYTES", data=responses
         )
         return InferenceResponse(model_name=self.name, outputs=[output])
 
 
 def main() -> int:
-    """Run the server until SIGTERM; its exit status."""
-    # One, because its own process, which speaks HTTP and gathers batches, fills the other core.
-    asked = arguments(__doc__, workers=1)
+    """Run the server until SIGTERM and return its exit status."""
+    # One worker, because MLServer's own process, which speaks HTTP and gathers batches, fills the
+    # other core.
+    options = parse_options(__doc__, workers=1)
     settings = {
         "debug": False,
         "host": "127.0.0.1",
-        "http_port": asked.port,
+        "http_port": options.port,
         "grpc_port": 0,
         "metrics_endpoint": None,
         "gzip_enabled": False,
-        "parallel_workers": asked.workers,
+        "parallel_workers": options.workers,
     }
     model = {
         "name": "rerank",
         "implementation": "peers.mlserver_peer.Rerank",
         "max_batch_size": 8,
         "max_batch_time": 0.001,
-        "parameters": {"uri": str(asked.bundle.resolve())},
+        "parameters": {"uri": str(options.bundle.resolve())},
     }
     with tempfile.TemporaryDirectory() as directory:
         settings |= {"environments_dir": f"{directory}/envs", "metrics_dir": f"{directory}/metrics"}

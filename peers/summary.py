@@ -12,7 +12,7 @@ from peers.environments import version
 
 SERVICE = "this service"
 SERVICE_SETTINGS = (
-    "A worker per core, everything else as by default: its runs are made on its event loop "
+    "One worker per core, every other setting at its default: runs are made on the event loop "
     "(RERANK_BRIEF_RUN_MS), of at most 16 lists."
 )
 

@@ -1,6 +1,6 @@
-"""What Triton's python backend runs: copied into a model repository by `triton_peer`.
+"""The model that Triton's python backend runs; `triton_peer` copies it into a model repository.
 
-Imports Triton's own module, which only a process of the python backend has.
+It imports Triton's own module, which exists only in a process of the python backend.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class TritonPythonModel:
         self.work = Work(Path(parameters["bundle"]["string_value"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One answer for each request of a dynamic batch, all in one run."""
+        """Return one response for each request of a dynamic batch, ranked in one run."""
         contents = [
             pb_utils.get_input_tensor_by_name(request, "body").as_numpy().item()
             for request in requests
         ]
         return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("answer", np.array([[answer]], object))])
-            for answer in self.work.answer(contents)
+            pb_utils.InferenceResponse([pb_utils.Tensor("answer", np.array([[content]], object))])
+            for content in self.work.handle(contents)
         ]

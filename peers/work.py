@@ -1,4 +1,4 @@
-"""What every peer does with a request, so that only the server around it differs."""
+"""Handle a request as every peer does, so that only the server around it differs."""
 
 from __future__ import annotations
 
@@ -21,48 +21,45 @@ from service.http.schemas import RerankRequest
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One parsed and featurised list."""
+class ParsedRequest:
+    """One parsed and featurised request."""
 
-    request: CandidateList
+    candidates: CandidateList
     row: Row
 
 
 class Work:
-    """The service's own code for a request, without what it adds around it."""
+    """The service's own code for a request, without the server around it."""
 
     def __init__(self, bundle: Path, threads: int = 1) -> None:
-        """Load a bundle. Raises BundleError.
-
-        And what the service does for its own process: threads hand the interpreter over early, the
-        garbage collector leaves alone what stays.
-        """
+        """Load a bundle and set the process up as the service does. Raises BundleError."""
         self.session = Session.load(bundle, threads)
         self.session.warm_up([1, 8, 32], 50)
-        sys.setswitchinterval(1e-4)
+        sys.setswitchinterval(1e-4)  # threads hand the interpreter over early
         gc.collect()
-        gc.freeze()
+        gc.freeze()  # the collector skips everything that lives as long as the process
 
-    def parse(self, content: bytes) -> Asked:
-        """From the body of a request to arrays. Raises InvalidRequest or ValueError."""
-        body = validate(RerankRequest, columns_of(orjson.loads(content)))
-        request, _ = featuriser_input(body, "")
+    def parse(self, content: bytes) -> ParsedRequest:
+        """Parse and featurise the body of a request. Raises InvalidRequest or ValueError."""
+        body = validate(RerankRequest, with_id_column(orjson.loads(content)))
+        candidates, _ = featuriser_input(body, "")
         reasoning = body.reasoning
         budget = reasoning.budget if reasoning else None
         threshold = reasoning.entropy_threshold if reasoning else None
-        return Asked(request, self.session.row(request, body.slate_size, budget, threshold))
+        row = self.session.row(candidates, body.slate_size, budget, threshold)
+        return ParsedRequest(candidates, row)
 
-    def run(self, asked: Sequence[Asked]) -> list[Slate]:
-        """One slate for each list, in one run of the graph."""
-        return self.session.run([each.row for each in asked])
+    def run(self, requests: Sequence[ParsedRequest]) -> list[Slate]:
+        """Return one slate for each request, all from one run of the graph."""
+        return self.session.run([request.row for request in requests])
 
-    def respond(self, asked: Asked, slate: Slate) -> bytes:
-        """The body of the answer, as the service writes it less what only it knows."""
-        row, manifest = asked.row, self.session.manifest
+    def respond(self, request: ParsedRequest, slate: Slate) -> bytes:
+        """Return the service's response without the fields that only a server can fill."""
+        row, manifest = request.row, self.session.manifest
         return orjson.dumps(
             {
                 "model": {"name": manifest.name, "version": manifest.version},
-                "slate": slate_entries(asked.request.ids, slate, row),
+                "slate": slate_entries(request.candidates.ids, slate, row),
                 "reasoning": {
                     "steps_used": int(slate.steps.sum()),
                     "budget": row.budget * row.slate_size,
@@ -71,15 +68,17 @@ class Work:
             }
         )
 
-    def answer(self, contents: Sequence[bytes]) -> list[bytes]:
-        """From bodies to answers, in one run."""
-        asked = [self.parse(content) for content in contents]
-        slates = self.run(asked)
-        return [self.respond(each, slate) for each, slate in zip(asked, slates, strict=True)]
+    def handle(self, contents: Sequence[bytes]) -> list[bytes]:
+        """Return the responses to request bodies, ranked in one run."""
+        requests = [self.parse(content) for content in contents]
+        slates = self.run(requests)
+        return [
+            self.respond(request, slate) for request, slate in zip(requests, slates, strict=True)
+        ]
 
 
-def columns_of(payload: Any) -> Any:
-    """Ids alone are a column: the shortest body."""
+def with_id_column(payload: Any) -> Any:
+    """Turn candidates that are bare ids into a column of ids, as the service does."""
     if isinstance(payload, dict):
         candidates = payload.get("candidates")
         if isinstance(candidates, list) and candidates and isinstance(candidates[0], str):
@@ -87,13 +86,25 @@ def columns_of(payload: Any) -> Any:
     return payload
 
 
-def arguments(about: str, workers: int = 2) -> argparse.Namespace:
-    """--bundle, --port, --workers of a peer's command line.
+@dataclass(frozen=True)
+class ServerOptions:
+    """Command line of a peer."""
 
-    workers: the default, what serves best on two cores.
+    bundle: Path
+    port: int
+    workers: int
+
+
+def parse_options(description: str | None, workers: int = 2) -> ServerOptions:
+    """Parse --bundle, --port and --workers.
+
+    argparse does it, because the peers' environments hold no other parser.
+
+    Args:
+        workers: Default that serves best on two cores.
     """
-    parser = argparse.ArgumentParser(description=about)
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--bundle", type=Path, default=Path("bundles/ranklens/1"))
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workers", type=int, default=workers, help="processes that run the model")
-    return parser.parse_args()
+    return ServerOptions(**vars(parser.parse_args()))

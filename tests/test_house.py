@@ -18,18 +18,14 @@ LONG: dict[str, str] = {}
 # Not rewritten yet.
 PENDING = (
     "deploy/",
-    "export/",
     "loadtest/",
     "model/study/",
-    "peers/",
     "service/models/",
     "tests/deploy/",
-    "tests/export/",
     "tests/loadtest/",
     "tests/model/learning/",
     "tests/model/network/",
     "tests/model/study/",
-    "tests/peers/",
     "tests/service/models/",
 )
 

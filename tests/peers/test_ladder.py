@@ -41,7 +41,7 @@ def plain_server(work, spoil):
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            content = spoil(work.answer([body])[0])
+            content = spoil(work.handle([body])[0])
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -166,7 +166,7 @@ def test_the_machines_cpu_time_leaves_out_idle_time_and_io_wait(tmp_path):
 
 
 def test_responses_are_alike_to_the_digits_that_an_order_of_adding_leaves(work):
-    response = json.loads(work.answer([b'{"candidates": ["1", "296", "318"]}'])[0])
+    response = json.loads(work.handle([b'{"candidates": ["1", "296", "318"]}'])[0])
     assert alike(response, copy.deepcopy(response))
     for change, same in (
         ({"logprob": response["slate"][0]["logprob"] + 1e-6}, True),
