@@ -1,14 +1,15 @@
-"""Write a bundle: compose, verify torch against onnxruntime, pick golden requests, measure."""
+"""Write a bundle: compose, pick golden requests, verify, measure offline metrics."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from export.cases import Requests
+from export.cases import RequestSampler
 from export.golden import golden
 from export.graph.compose import ComposeError, compose, compose_evaluator
 from export.verify import verify
@@ -30,22 +31,25 @@ from service.engine.session import Session
 
 
 def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
-    """Build the bundle beside `out`, verify it, and only then move it there.
+    """Build a bundle beside `out`, verify it, and only then move it to `out`.
 
-    `out` is `.../<name>/<version>`, new or a bundle to replace. Returns the verification and the
-    offline metrics. Raises VerificationError or service.engine.contract.BundleError; `out` is then
-    as it was.
+    Args:
+        out: NAME/VERSION of the bundle: a new directory, or a bundle to replace.
+        data: Data set of the random requests and the offline metrics.
+
+    Returns the verification and the offline metrics. Raises VerificationError or BundleError, and
+    leaves `out` as it was.
     """
     refuse_foreign_files(out)
     if trained.config.reasoning.gate != "entropy":
         raise BundleError(
-            f"reasoning.gate: only entropy is served, got {trained.config.reasoning.gate!r}"
+            f"reasoning.gate: only 'entropy' is served, got {trained.config.reasoning.gate!r}"
         )
-    requests = Requests(data)
+    requests = RequestSampler(data)
     building = out.parent / f".{out.name}.building"
     replaced = out.parent / f".{out.name}.replaced"
-    for left in (building, replaced):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (building, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     building.mkdir(parents=True)
     try:
         write_graphs(trained, building)
@@ -57,23 +61,25 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
         verification = verify(trained, building, requests)
         session = Session.load(building)
         metrics = evaluate(session, data)
-        manifest = Manifest(**{**manifest.__dict__, "offline_metrics": metrics})
-        manifest.write(building)
+        dataclasses.replace(manifest, offline_metrics=metrics).write(building)
         if out.exists():
-            os.replace(out, replaced)  # a moment's work: who loads `out` finds a whole bundle
+            os.replace(out, replaced)  # a rename, so that a reader of `out` gets a whole bundle
         os.replace(building, out)
     finally:
-        for left in (building, replaced):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (building, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
     return {"verification": verification, "offline_metrics": metrics}
 
 
 def refuse_foreign_files(out: Path) -> None:
-    """Raise BundleError where `out` holds files that no bundle has."""
+    """Raise BundleError if `out` holds a file that no bundle has."""
     bundle_files = {MANIFEST, SEAL, GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, GOLDEN}
     foreign = sorted({path.name for path in out.iterdir()} - bundle_files) if out.exists() else []
     if foreign:
-        raise BundleError(f"{out}: a new directory or a bundle to replace, it holds {foreign[0]!r}")
+        raise BundleError(
+            f"{out}: holds {foreign[0]!r}, which is no file of a bundle; "
+            "choose a new directory or a bundle to replace"
+        )
 
 
 def write_graphs(trained: Trained, directory: Path) -> None:
@@ -93,7 +99,7 @@ def write_graphs(trained: Trained, directory: Path) -> None:
 
 
 def manifest_of(trained: Trained, out: Path) -> Manifest:
-    """Describe the bundle, without offline metrics."""
+    """Describe the bundle; offline metrics and file hashes are added later."""
     config, features = trained.config, trained.featuriser
     return Manifest(
         name=out.parent.name,

@@ -28,88 +28,102 @@ class Case:
 
 
 def cases(trained: Trained) -> list[Case]:
-    """List sizes 1, 2, K-1, K, N_max; several batches; every budget; thresholds at extremes."""
-    k, most = trained.config.slate_length, trained.config.max_candidates
-    sizes = sorted({s for s in (1, 2, k - 1, k, 2 * k, most) if 1 <= s <= most})
+    """List the cases: every budget, extreme thresholds, several batches and list sizes.
+
+    The sizes are 1, 2, K-1, K, 2K and N_max.
+    """
+    k, longest = trained.config.slate_length, trained.config.max_candidates
+    sizes = sorted({size for size in (1, 2, k - 1, k, 2 * k, longest) if 1 <= size <= longest})
     budgets = range(trained.config.reasoning.budget + 1)
     thresholds = (-1.0, trained.threshold, 1e9)
     return [
         Case(size, batch, budget, threshold)
         for size in sizes
-        for batch in ((1, 3) if size == most else (1, 2, 9))
+        for batch in ((1, 3) if size == longest else (1, 2, 9))
         for budget in budgets
         for threshold in thresholds
     ]
 
 
-class Requests:
-    """Draws requests such as the data set's: its items, users, contexts and inline features."""
+class RequestSampler:
+    """Draws random requests like those of a data set: its items, users, contexts and features."""
 
     def __init__(self, data: Path) -> None:
+        """Read a data set. Raises BundleError if it has no validation or test list."""
         dataset = Dataset(data)
-        self.known = dataset.featuriser.items.ids
-        some = itertools.islice(dataset.impressions(["valid", "test"]), 256)
-        self.asked = [impression.request for impression in some]
-        self.inline = [features for request in self.asked for features in request.features]
-        if not self.asked:
+        self.items = dataset.featuriser.items.ids
+        impressions = itertools.islice(dataset.impressions(["valid", "test"]), 256)
+        self.requests = [impression.request for impression in impressions]
+        self.inline = [features for request in self.requests for features in request.features]
+        if not self.requests:
             raise BundleError(f"{data}: no valid or test list to draw requests from")
 
     def draw(self, size: int, draw: np.random.Generator) -> CandidateList:
-        """Distinct candidates, mostly known ones, and a history of likes and passed-over items."""
-        pool = [*self.known, *(f"unknown-{i}" for i in range(max(size, len(self.known) // 50)))]
+        """Draw distinct candidates, few of them unknown, and a history of likes and skips."""
+        items = self.items
+        pool = [*items, *(f"unknown-{i}" for i in range(max(size, len(items) // 50)))]
         chosen = draw.choice(len(pool), size, replace=False).tolist()
-        most = min(len(self.known), int(draw.integers(0, 48)))
-        past = draw.choice(len(self.known), most, replace=False).tolist()
+        length = min(len(items), int(draw.integers(0, 48)))
+        past = draw.choice(len(items), length, replace=False).tolist()
         inline = draw.integers(0, len(self.inline), size).tolist() if self.inline else []
         return dataclasses.replace(
-            self.asked[int(draw.integers(len(self.asked)))],
+            self.requests[int(draw.integers(len(self.requests)))],
             ids=[pool[i] for i in chosen],
             scores=(),
             features=[self.inline[i] for i in inline],
-            history=[(self.known[i], float(draw.random() < 0.3)) for i in past],
+            history=[(items[i], float(draw.random() < 0.3)) for i in past],
         )
 
 
-def random_rows(trained: Trained, requests: Requests, case: Case, seed: int) -> list[Row]:
-    """Lists of known and unknown items with random histories, through the featuriser.
+def random_rows(trained: Trained, requests: RequestSampler, case: Case, seed: int) -> list[Row]:
+    """Return a batch of featurised random requests.
 
-    In a batch, lists have different sizes; the first has the case's. Every other row has knobs of
-    its own: temperatures, a shorter slate, constraints, sampled slates.
+    The first list has the case's size, the others at most that. Every other row is randomised.
     """
     draw = np.random.default_rng(seed)
-    reasoning = trained.config.reasoning
     rows = []
     for index in range(case.batch):
         size = case.size if index == 0 else int(draw.integers(1, case.size + 1))
-        request = requests.draw(size, draw)
-        numbers, tokens = trained.featuriser.transform(request)
-        longest = min(size, trained.config.slate_length)
-        row = Row(
-            numbers, tokens, longest, case.budget, case.threshold, reasoning.reason_temperature,
-            reasoning.recommend_temperature, constraints.SlateConstraints.none(size, longest),
-        )  # fmt: skip
-        rows.append(knobbed(row, list(request.ids), longest, draw) if index % 2 else row)
+        candidates = requests.draw(size, draw)
+        row = row_of(trained, candidates, case.budget, case.threshold)
+        if index % 2:
+            row = randomised(row, list(candidates.ids), row.slate_size, draw)
+        rows.append(row)
     return rows
 
 
-def knobbed(row: Row, ids: list[str], longest: int, draw: np.random.Generator) -> Row:
-    """The row with random knobs; constraints that cannot be met leave it unconstrained."""
+def row_of(trained: Trained, candidates: CandidateList, budget: int, threshold: float) -> Row:
+    """Featurise a request for a full, unconstrained slate at the configured temperatures."""
+    numbers, tokens = trained.featuriser.transform(candidates)
+    size, reasoning = len(candidates.ids), trained.config.reasoning
+    positions = min(size, trained.config.slate_length)
+    return Row(
+        numbers, tokens, positions, budget, threshold, reasoning.reason_temperature,
+        reasoning.recommend_temperature, constraints.SlateConstraints.none(size, positions),
+    )  # fmt: skip
+
+
+def randomised(row: Row, ids: list[str], positions: int, draw: np.random.Generator) -> Row:
+    """Return the row with random temperatures, slate length, constraints and sampling.
+
+    Constraints that cannot be met leave it unconstrained.
+    """
     blocked = set(draw.choice(ids, len(ids) // 4, replace=False).tolist())
     free = [item for item in ids if item not in blocked]
     pins = draw.choice(free, min(len(free), int(draw.integers(0, 3))), replace=False).tolist()
-    places = draw.choice(longest, min(longest, len(pins)), replace=False).tolist()
+    places = draw.choice(positions, min(positions, len(pins)), replace=False).tolist()
     groups = draw.integers(0, 1 + len(ids) // 3, len(ids)).tolist()
     try:
-        size, rules = constraints.resolve(
-            ids, None, longest, dict(zip(pins, places, strict=False)), blocked, groups,
+        size, resolved = constraints.resolve(
+            ids, None, positions, dict(zip(pins, places, strict=False)), blocked, groups,
             ("group", int(draw.integers(1, 4))),
         )  # fmt: skip
     except constraints.ConstraintError:
-        size, rules = row.slate_size, row.constraints
+        size, resolved = row.slate_size, row.constraints
     return dataclasses.replace(
         row,
         slate_size=size,
-        constraints=rules,
+        constraints=resolved,
         reason_temperature=float(draw.uniform(0.5, 3.0)),
         recommend_temperature=float(draw.uniform(0.3, 2.0)),
         sampling=SlateSampling(2, int(draw.integers(1 << 32))) if draw.random() < 0.5 else None,

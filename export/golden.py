@@ -7,49 +7,47 @@ from typing import Any
 
 import numpy as np
 
-from export.cases import Requests
-from export.verify import VerificationError, decode_torch, margin
+from export.cases import RequestSampler, row_of
+from export.verify import VerificationError, decode_torch, margins
 from model.learning.checkpoint import Trained
-from service.engine import constraints
 from service.engine.rows import Row
 
-# Golden requests must decode alike on any machine: no choice or gate of theirs is this close.
+# Golden requests must decode alike on any machine: none has a choice or gate closer than this.
 GOLDEN_MARGIN = 1e-3
+TRIES = 100  # requests drawn for each golden one
 
 
-def clear_of_ties(trained: Trained, row: Row) -> bool:
-    """Whether rounding can change no choice and no gate of this list, at any budget."""
+def is_clear_of_ties(trained: Trained, row: Row) -> bool:
+    """Return true if rounding can change no choice and no gate of this list, at any budget."""
     for budget in range(row.budget + 1):
         capped = dataclasses.replace(row, budget=budget)
-        margins = margin(decode_torch(trained, [capped]), 0, capped)
-        if margins[: len(row.numbers) - 1].min(initial=1e9) < GOLDEN_MARGIN:
+        nearest = margins(decode_torch(trained, [capped]), 0, capped)
+        if nearest[: len(row.numbers) - 1].min(initial=1e9) < GOLDEN_MARGIN:
             return False
     return True
 
 
-def golden(trained: Trained, requests: Requests, count: int = 8) -> list[dict[str, Any]]:
-    """Requests with slates that no rounding can change, for replay at every load."""
+def golden(trained: Trained, requests: RequestSampler, count: int = 8) -> list[dict[str, Any]]:
+    """Return requests with their slates and steps, none of which rounding can change.
+
+    Raises VerificationError if too few of the requests drawn are clear of ties.
+    """
     draw = np.random.default_rng(2601)
     entries: list[dict[str, Any]] = []
-    for _ in range(100 * count):
+    for _ in range(TRIES * count):
         size = int(draw.integers(1, min(60, trained.config.max_candidates) + 1))
-        request = requests.draw(size, draw)
-        numbers, tokens = trained.featuriser.transform(request)
-        longest = min(size, trained.config.slate_length)
-        reasoning = trained.config.reasoning
-        row = Row(
-            numbers, tokens, longest, reasoning.budget, trained.threshold,
-            reasoning.reason_temperature, reasoning.recommend_temperature,
-            constraints.SlateConstraints.none(size, longest),
-        )  # fmt: skip
-        if not clear_of_ties(trained, row):
+        candidates = requests.draw(size, draw)
+        row = row_of(trained, candidates, trained.config.reasoning.budget, trained.threshold)
+        if not is_clear_of_ties(trained, row):
             continue
         decoded = decode_torch(trained, [row])
-        slate = decoded.slate[0, :longest].tolist()
-        steps = decoded.steps[0, :longest].tolist()
-        entries.append(
-            {"request": request.to_json(), "slate": [request.ids[i] for i in slate], "steps": steps}
-        )
+        slate = decoded.slate[0, : row.slate_size].tolist()
+        steps = decoded.steps[0, : row.slate_size].tolist()
+        ids = [candidates.ids[i] for i in slate]
+        entries.append({"request": candidates.to_json(), "slate": ids, "steps": steps})
         if len(entries) == count:
             return entries
-    raise VerificationError(f"only {len(entries)} of {count} golden requests are clear of ties")
+    raise VerificationError(
+        f"golden requests: {len(entries)} of {TRIES * count} drawn are clear of ties, "
+        f"{count} are needed"
+    )

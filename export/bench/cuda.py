@@ -1,7 +1,7 @@
-"""python -m export cuda: whether a GPU ranks as the CPU does, and what a run costs on each.
+"""Compare a GPU's slates with the CPU's and time both (`python -m export cuda`).
 
-Random requests over the bundle's items, with every knob, go through both of the service's
-sessions; then the graphs are timed in turns. Writes cuda.md and cuda.json.
+Random requests over the bundle's items, with random constraints and sampling, go through both of
+the service's sessions. The graphs are then timed in turns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from export.bench.measure import cores, median, timed
 from export.bench.pages import render
-from export.cases import knobbed
+from export.cases import randomised
 from export.tune import rows_of
 from export.verify import LOGPROB_TOLERANCE
 from service.engine.collate import collate
@@ -34,7 +34,7 @@ from service.engine.rows import Row, Slate
 from service.engine.session import Session
 
 BATCHES, SIZES = (1, 4, 16, 64), (24, 50, 100, 500)
-MOST_TIES = 0.01  # of the slates may differ
+MAX_TIES = 0.01  # share of the slates that may differ
 NAMES = list(OUTPUTS)[:5]
 
 
@@ -55,44 +55,44 @@ class CudaOptions:
 
 
 class CudaError(RuntimeError):
-    """The GPU ranks otherwise than the CPU does."""
+    """The GPU ranks otherwise than the CPU."""
 
 
 @dataclass
 class Agreement:
-    """Slates of both: how many, how many differ where rounding decides, and the worst figure."""
+    """Slates that both devices ranked, how many differ, and the largest difference of figures."""
 
     slates: int = 0
     sampled: int = 0
     ties: int = 0
     largest_difference: float = 0.0  # of log-probabilities and entropies, nats
 
-    def add(self, row: Row, one: Slate, other: Slate) -> None:
-        """Raises CudaError where slates or steps differ and no decision was that close."""
+    def add(self, row: Row, cpu: Slate, gpu: Slate) -> None:
+        """Count one pair. Raises CudaError if they differ and no decision was that close."""
         self.slates += 1
         self.sampled += row.sampling is not None
-        differ = (one.indices != other.indices) | (one.steps != other.steps)
+        differ = (cpu.indices != gpu.indices) | (cpu.steps != gpu.steps)
         if differ.any():
             first = int(np.flatnonzero(differ)[0])
-            if not row.sampling and closeness(row, one, first) > LOGPROB_TOLERANCE:
+            if not row.sampling and closeness(row, cpu, first) > LOGPROB_TOLERANCE:
                 raise CudaError(
                     f"position {first} of a list of {len(row.numbers)}: "
-                    f"{one.indices.tolist()} after {one.steps.tolist()} steps on the CPU, "
-                    f"{other.indices.tolist()} after {other.steps.tolist()} on the GPU"
+                    f"{cpu.indices.tolist()} after {cpu.steps.tolist()} steps on the CPU, "
+                    f"{gpu.indices.tolist()} after {gpu.steps.tolist()} on the GPU"
                 )
             self.ties += 1
             return
         for name in ("logprob", "entropy_before", "entropy_after"):
-            worst = float(np.abs(getattr(one, name) - getattr(other, name)).max())
-            if not worst <= LOGPROB_TOLERANCE:  # nor may it be NaN
-                raise CudaError(f"{name} differs by {worst:.2e}, allowed {LOGPROB_TOLERANCE}")
-            self.largest_difference = max(self.largest_difference, worst)
+            difference = float(np.abs(getattr(cpu, name) - getattr(gpu, name)).max())
+            if not difference <= LOGPROB_TOLERANCE:  # NaN fails too
+                raise CudaError(f"{name} differs by {difference:.2e}, allowed {LOGPROB_TOLERANCE}")
+            self.largest_difference = max(self.largest_difference, difference)
 
 
 def closeness(row: Row, slate: Slate, position: int) -> float:
-    """How far the nearest decision of a position - choice or gate - was from the other way.
+    """Return the distance of a position's nearest decision, choice or gate, from the other outcome.
 
-    Of a sampled slate nothing is known: noise is on its choices.
+    It is meaningless for a sampled slate, which has noise on its choices.
     """
     assert slate.logits is not None
     top = np.sort(slate.logits[position])[-2:]
@@ -102,55 +102,57 @@ def closeness(row: Row, slate: Slate, position: int) -> float:
 
 
 def random_batches(session: Session, count: int, seed: int = 0) -> list[list[Row]]:
-    """Batches of 1 to 16 lists of 1 to N_max candidates, every other list with knobs of its own."""
+    """Return batches of 1 to 16 lists of 1 to N_max candidates; every other list is randomised."""
     draw = np.random.default_rng(seed)
-    manifest, known = session.manifest, list(session.featuriser.items.ids)
-    most = min(manifest.max_candidates, len(known))
-    batches = []
-    for _ in range(count):
-        rows = []
-        for index in range(int(draw.integers(1, 17))):
-            size = int(np.exp(draw.uniform(0, np.log(most + 1))))
-            ids = [known[i] for i in draw.choice(len(known), size, replace=False)]
-            past = draw.choice(len(known), int(draw.integers(0, 48)), replace=False).tolist()
-            history = [(known[i], float(draw.random() < 0.3)) for i in past]
-            threshold = float(draw.choice([-1.0, manifest.entropy_threshold, 1e9]))
-            budget = int(draw.integers(0, manifest.budget + 1))
-            row = session.row(CandidateList(ids=ids, history=history), None, budget, threshold)
-            if index % 2:
-                row = knobbed(row, ids, row.slate_size, draw)
-            rows.append(dataclasses.replace(row, explain=True))
-        batches.append(rows)
-    return batches
+    return [
+        [random_row(session, draw, index % 2 == 1) for index in range(int(draw.integers(1, 17)))]
+        for _ in range(count)
+    ]
 
 
-def agree(cpu: Session, other: Session, batches: Sequence[Sequence[Row]]) -> Agreement:
-    """Both sessions on the same batches. Raises CudaError."""
-    found = Agreement()
+def random_row(session: Session, draw: np.random.Generator, randomise: bool) -> Row:
+    """Return a request over the bundle's items, with a random history, budget and threshold."""
+    manifest, items = session.manifest, list(session.featuriser.items.ids)
+    longest = min(manifest.max_candidates, len(items))
+    size = int(np.exp(draw.uniform(0, np.log(longest + 1))))
+    ids = [items[i] for i in draw.choice(len(items), size, replace=False)]
+    past = draw.choice(len(items), int(draw.integers(0, 48)), replace=False).tolist()
+    history = [(items[i], float(draw.random() < 0.3)) for i in past]
+    threshold = float(draw.choice([-1.0, manifest.entropy_threshold, 1e9]))
+    budget = int(draw.integers(0, manifest.budget + 1))
+    candidates = CandidateList(ids=ids, history=history)
+    row = session.row(candidates, None, budget, threshold)
+    if randomise:
+        row = randomised(row, ids, row.slate_size, draw)
+    return dataclasses.replace(row, explain=True)
+
+
+def agree(cpu: Session, gpu: Session, batches: Sequence[Sequence[Row]]) -> Agreement:
+    """Rank the same batches by both sessions and compare. Raises CudaError."""
+    agreement = Agreement()
     for rows in tqdm(batches, "compare"):
-        for row, one, two in zip(rows, cpu.run(rows), other.run(rows), strict=True):
-            found.add(row, one, two)
-    if found.ties > MOST_TIES * found.slates:
+        for row, one, other in zip(rows, cpu.run(rows), gpu.run(rows), strict=True):
+            agreement.add(row, one, other)
+    if agreement.ties > MAX_TIES * agreement.slates:
         raise CudaError(
-            f"{found.ties} of {found.slates} slates differ, at most {MOST_TIES:.0%} may"
+            f"{agreement.ties} of {agreement.slates} slates differ, at most {MAX_TIES:.0%} may"
         )
-    return found
+    return agreement
 
 
 def times(bundle: Path, cpu: Session, seconds: float) -> list[dict[str, Any]]:
-    """Median milliseconds of a run of every batch and list size, every step taken."""
+    """Return the median milliseconds of a run for every batch and list size, every step taken."""
     positions = cpu.manifest.slate_length
-    many = cores()
     runner = CudaRunner(open_graph(bundle / STATIC, 1, "cuda", capture=True), positions)
     plain = open_graph(bundle / STATIC, 1, "cuda")
     single = open_graph(bundle / GENERATOR, 1, "cpu", packed=False)
-    threaded = open_graph(bundle / GENERATOR, many, "cpu", packed=False)
-    found = []
+    threaded = open_graph(bundle / GENERATOR, cores(), "cpu", packed=False)
+    rows = []
     for size in tqdm(SIZES, "time"):
         for batch in BATCHES:
             feeds = collate(rows_of(cpu, batch, size), positions)
             began = time.perf_counter()
-            runner.run(NAMES, feeds)  # its bucket is captured
+            runner.run(NAMES, feeds)  # captures the graph of this bucket
             first = time.perf_counter() - began
             runs: dict[str, Callable[[], Any]] = {
                 "cpu_ms": partial(single.run, NAMES, feeds),
@@ -160,11 +162,11 @@ def times(bundle: Path, cpu: Session, seconds: float) -> list[dict[str, Any]]:
             }
             medians = {name: round(median(t), 3) for name, t in timed(runs, seconds).items()}
             bucket = dataclasses.asdict(shape_of(feeds))
-            found.append(
+            rows.append(
                 {"lists": batch, "candidates": size, "bucket": bucket,
                  "first_ms": round(1e3 * first, 1), **medians}
             )  # fmt: skip
-    return found
+    return rows
 
 
 def write(report: dict[str, Any], out: Path) -> None:
@@ -186,12 +188,12 @@ def page(report: dict[str, Any]) -> str:
 
 
 def check(options: CudaOptions) -> dict[str, Any]:
-    """Compare, time, write the report. Raises CudaError, or BundleError where there is no GPU."""
-    opened, sessions = {}, {}
+    """Compare, time, write and return the report. Raises CudaError, or BundleError with no GPU."""
+    open_s, sessions = {}, {}
     for provider in ("cuda", "cpu"):
         began = time.perf_counter()
         sessions[provider] = Session.load(options.bundle, provider=provider)
-        opened[provider] = round(time.perf_counter() - began, 2)
+        open_s[provider] = round(time.perf_counter() - began, 2)
     cpu = sessions["cpu"]
     agreement = agree(cpu, sessions["cuda"], random_batches(cpu, options.batches))
     report = {
@@ -202,7 +204,7 @@ def check(options: CudaOptions) -> dict[str, Any]:
         "onnxruntime": ort.__version__,
         "steps": cpu.manifest.budget * cpu.manifest.slate_length,
         "agreement": dataclasses.asdict(agreement),
-        "open_s": opened,
+        "open_s": open_s,
         "rows": times(options.bundle, cpu, options.seconds),
     }
     write(report, options.out)

@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from export import bundle, verify
-from export.cases import Requests
+from export import bundle
 from model.data.dataset import Dataset
 from model.learning import checkpoint
 from model.learning.evaluate import evaluate, shuffled
@@ -25,7 +24,7 @@ from tests.support.runs import ROOT, SMOKE
 def test_torch_and_the_exported_graph_agree_on_every_case(smoke_bundle):
     _, outcome = smoke_bundle
     assert outcome["verification"]["slates"] > 100
-    assert outcome["verification"]["largest_difference"] < verify.LOGPROB_TOLERANCE
+    assert outcome["verification"]["largest_difference"] < LOGPROB_TOLERANCE
 
 
 def test_a_graph_of_other_weights_is_refused(smoke_bundle, smoke_run, warm_ranklens):
@@ -34,32 +33,35 @@ def test_a_graph_of_other_weights_is_refused(smoke_bundle, smoke_run, warm_rankl
     with torch.no_grad():
         weight = other.generator.pointer_query.weight
         weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(verify.VerificationError):
-        verify.verify(other, directory, Requests(warm_ranklens))
+    with pytest.raises(VerificationError):
+        verify(other, directory, RequestSampler(warm_ranklens))
 
 
 def test_a_graph_that_ignores_its_noise_is_refused(
     smoke_bundle, smoke_run, warm_ranklens, monkeypatch
 ):
     directory, _ = smoke_bundle
-    real = verify.tensors_of
+    open_graph = verification.open_graph
 
-    def quiet(own, rows):  # what torch decodes keeps the noise, what the graph is fed does not
-        feeds = real(own, rows)
-        caller = sys._getframe(1).f_code.co_name
-        return feeds if caller == "decode_torch" else feeds | {"noise": feeds["noise"] * 0}
+    class NoiselessGraph:
+        def __init__(self, *arguments, **options):
+            self.graph = open_graph(*arguments, **options)
 
-    monkeypatch.setattr(verify, "tensors_of", quiet)
-    with pytest.raises(verify.VerificationError):
-        verify.verify(checkpoint.load(smoke_run), directory, Requests(warm_ranklens))
+        def run(self, names, feeds):
+            silenced = {"noise": 0 * feeds["noise"]} if "noise" in feeds else {}
+            return self.graph.run(names, feeds | silenced)
+
+    monkeypatch.setattr(verification, "open_graph", NoiselessGraph)
+    with pytest.raises(VerificationError):
+        verify(checkpoint.load(smoke_run), directory, RequestSampler(warm_ranklens))
 
 
 def test_a_refused_bundle_is_not_written(smoke_run, warm_ranklens, tmp_path, monkeypatch):
     def disagree(_trained, _bundle, _requests):
-        raise verify.VerificationError("planted")
+        raise VerificationError("planted")
 
     monkeypatch.setattr(bundle, "verify", disagree)
-    with pytest.raises(verify.VerificationError, match="planted"):
+    with pytest.raises(VerificationError, match="planted"):
         bundle.write(checkpoint.load(smoke_run), tmp_path / "smoke" / "1", warm_ranklens)
     assert list((tmp_path / "smoke").iterdir()) == []
 
@@ -86,12 +88,12 @@ def test_the_session_ranks_as_the_torch_policy_does(smoke_bundle, smoke_run, war
     dataset = Dataset(warm_ranklens)
     lists = dataset.lists(["test"]).take(slice(40))
     policy = Policy(run.config, run.generator, run.threshold)
-    want = policy.greedy_slates(lists, run.config.reasoning.budget)[0].slate.numpy()
+    slates = policy.greedy_slates(lists, run.config.reasoning.budget)[0].slate.numpy()
     for index, impression in enumerate(list(dataset.impressions(["test"]))[:40]):
-        asked = shuffled(impression)
-        chosen = session.run([session.row(asked.request)])[0].indices.tolist()
-        shown = [impression.request.ids[i] for i in want[index]]
-        assert [asked.request.ids[i] for i in chosen] == shown
+        request = shuffled(impression).request
+        chosen = session.run([session.row(request)])[0].indices.tolist()
+        expected = [impression.request.ids[i] for i in slates[index]]
+        assert [request.ids[i] for i in chosen] == expected
 
 
 def test_a_flipped_byte_in_the_exported_graph_is_refused(smoke_bundle, tmp_path):
@@ -106,7 +108,7 @@ def test_a_flipped_byte_in_the_exported_graph_is_refused(smoke_bundle, tmp_path)
         Session.load(tmp_path)
 
 
-def test_a_log_with_required_features_goes_the_whole_way(tmp_path):
+def test_a_log_with_required_features_is_prepared_trained_exported_and_served(tmp_path):
     draw = np.random.default_rng(0)
     rows = [
         {
@@ -136,7 +138,7 @@ features:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(run, check=True, cwd=tmp_path, capture_output=True, env=environment)
     labels = pl.read_parquet(tmp_path / "data" / "impressions.parquet")["label"]
-    assert set(labels) == {0.0, 1.0}  # brought to 0..1
+    assert set(labels) == {0.0, 1.0}  # rescaled to 0..1
     train(SMOKE, tmp_path / "data", tmp_path / "run")
     out = tmp_path / "shop" / "1"
     outcome = bundle.write(checkpoint.load(tmp_path / "run"), out, tmp_path / "data")
