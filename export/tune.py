@@ -1,7 +1,7 @@
-"""python -m export tune: how this machine runs a bundle best, as a profile the service loads.
+"""Measure how this machine runs a bundle best (`python -m export tune`).
 
-Measures intra-op threads, spinning and batch sizes through the service's own session, and counts
-cores as the container's quota allows, not as the host has them.
+Intra-op threads, spinning and batch sizes are timed through the service's own session, with as many
+cores as the container's quota allows. The service loads the profile (RERANK_PROFILE).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TuneOptions:
 
 
 def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
-    """Lists of nobody: what a run costs does not depend on who is in it."""
+    """Return a batch of random lists; the time of a run does not depend on their content."""
     manifest, draw = session.manifest, np.random.default_rng(0)
     size = min(candidates, manifest.max_candidates)
     positions = min(manifest.slate_length, size)
@@ -55,7 +55,7 @@ def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
         np.zeros((size, manifest.tokens), np.int64),
         positions,
         manifest.budget,
-        -1.0,  # every step: the service must hold its budget then, too
+        -1.0,  # every step, the case that must keep the budget
         manifest.reason_temperature,
         manifest.recommend_temperature,
         SlateConstraints.none(size, positions),
@@ -64,7 +64,7 @@ def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
 
 
 class TuneError(ValueError):
-    """A question that makes no profile."""
+    """The options give no profile."""
 
 
 def tune(options: TuneOptions) -> dict[str, Any]:
@@ -78,7 +78,9 @@ def tune(options: TuneOptions) -> dict[str, Any]:
             measured += measure(options, threads, spinning)
     best = min(row["ms_p99"] for row in measured)
     if best > options.budget_ms:
-        raise TuneError(f"--budget-ms: no p99 is below {options.budget_ms:g}, the best is {best}")
+        raise TuneError(
+            f"--budget-ms: no p99 is below {options.budget_ms:g} ms, the best is {best} ms"
+        )
     profile = {
         **choose(measured, options.budget_ms),
         "budget_ms": options.budget_ms,
@@ -101,7 +103,7 @@ def check_options(options: TuneOptions) -> None:
         ("seconds", options.seconds, options.seconds > 0, "above 0"),
     ):
         if not holds:
-            raise TuneError(f"--{option}: {rule}, got {value}")
+            raise TuneError(f"--{option}: must be {rule}, got {value}")
 
 
 def measure(options: TuneOptions, threads: int, spinning: bool) -> list[dict[str, Any]]:
@@ -122,9 +124,10 @@ def measure(options: TuneOptions, threads: int, spinning: bool) -> list[dict[str
 
 
 def choose(measured: list[dict[str, Any]], budget_ms: float) -> dict[str, Any]:
-    """Threads, spinning and the largest batch for a budget: the most requests per second within it.
+    """Choose threads, spinning and batch size for the most requests per second within a budget.
 
-    More threads must earn a tenth, for they take a core from other workers. Some run must keep it.
+    More threads must gain a tenth, because they take a core from other workers. At least one row
+    must keep the budget.
     """
     pool = [row for row in measured if row["ms_p99"] <= budget_ms]
 

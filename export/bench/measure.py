@@ -1,4 +1,4 @@
-"""What bench and tune share: random feeds, fair timing, the arithmetic of a graph."""
+"""Random feeds, timing in turns and the arithmetic of a graph, for bench and tune."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEVER, ALWAYS = 1e9, -1.0  # entropy thresholds, nats
 
 @dataclass(frozen=True)
 class Size:
-    """What a run is asked: B lists of N candidates, a share of rows that reasons, S steps."""
+    """Size of a run: B lists of N candidates, the share of rows that reasons, S steps."""
 
     batch: int = 1
     candidates: int = 50
@@ -32,7 +32,7 @@ class Size:
 def feeds_of(
     size: Size, numbers: int, tokens: int, vocabulary: int, positions: int
 ) -> dict[str, Array]:
-    """Random lists as the graph's inputs; the rows that reason are spread over the batch."""
+    """Return random lists as the graph's inputs; rows that reason are spread over the batch."""
     draw = np.random.default_rng(0)
     b, n = size.batch, size.candidates
     reasons = np.floor(np.arange(1, b + 1) * size.share) > np.floor(np.arange(b) * size.share)
@@ -56,17 +56,17 @@ def feeds_of(
 def timed(
     runs: Mapping[str, Callable[[], Any]], seconds: float, turn: float = 0.03
 ) -> dict[str, list[float]]:
-    """Seconds of each run, in turns, so that a busy moment of the machine falls on all alike.
+    """Time runs in turns, so that a busy moment of the machine affects all of them alike.
 
-    A turn repeats one run for `turn` seconds, as a service does, and does not count its first: that
-    one pays for what the others left in the caches. Turns go on for about `seconds`, and until
-    every run has been timed five times.
+    A turn repeats one run for `turn` seconds, as a service does, and does not count its first,
+    which finds the caches full of the other runs' data. Turns go on for about `seconds`, and until
+    every run has been timed five times. Returns the seconds of each run.
     """
     for run in runs.values():
         run(), run()
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     began = time.perf_counter()
-    while time.perf_counter() - began < seconds or min(map(len, found.values())) < 5:
+    while time.perf_counter() - began < seconds or min(map(len, times.values())) < 5:
         for name, run in runs.items():
             run()
             ends = time.perf_counter() + turn
@@ -74,14 +74,14 @@ def timed(
                 start = time.perf_counter()
                 run()
                 now = time.perf_counter()
-                found[name].append(now - start)
+                times[name].append(now - start)
                 if now >= ends:
                     break
-    return found
+    return times
 
 
 def flops(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> int:
-    """Floating-point operations of the products in a graph without branches, for these inputs."""
+    """Count the floating-point operations of a graph's products; it may have no branches."""
     flat = onnx.inliner.inline_local_functions(model)
     for value in flat.graph.input:
         for dim, length in zip(
@@ -107,7 +107,7 @@ def flops(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> int:
 
 
 def gemm_throughput(seconds: float = 1.0) -> float:
-    """FLOP per second of one onnxruntime thread in a 512 x 512 x 512 product, the fastest seen."""
+    """Return the FLOP per second of one thread in the fastest run of a 512 x 512 x 512 product."""
     side = 512
     weight = numpy_helper.from_array(np.ones((side, side), np.float32), "w")
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [side, side]) for n in "xy"]
@@ -124,7 +124,7 @@ def gemm_throughput(seconds: float = 1.0) -> float:
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: its affinity, capped by the container's quota."""
+    """Count the cores that this process may use: its affinity, capped by the container's quota."""
     allowed = len(os.sched_getaffinity(0))
     try:
         quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
@@ -134,5 +134,5 @@ def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def median(times: Sequence[float]) -> float:
-    """Milliseconds."""
+    """Return the median of times in seconds, in milliseconds."""
     return float(1e3 * np.median(times))

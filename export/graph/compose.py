@@ -1,8 +1,8 @@
 """Compose the unrolled graph: each step kind is defined once and called K x (1 + S) times.
 
-Two forms of one graph. *gated*: a branch skips the reasoning before a position where no row of the
-batch wants any. *static*: every step is taken and masked, without control flow, as CUDA graphs ask
-for.
+One graph has two forms. *gated*: a branch skips the reasoning before a position if no row of the
+batch takes a step there. *static*: every step is taken and masked, without control flow, as CUDA
+graphs require.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from model.network.evaluator import Evaluator
 from model.network.generator import Generator
 from service.engine.contract import EVALUATOR_INPUTS, EVALUATOR_OUTPUTS, INPUTS, OUTPUTS
 
-# What reasoning leaves of a choice; its hidden state has then been read for the last time.
+# Parts of a choice that are read after reasoning; its hidden state is not.
 CHOICE = {"logits": TensorProto.FLOAT, "certainty": TensorProto.FLOAT}
 
 
 class ComposeError(ValueError):
-    """A generator that has no served form."""
+    """The generator has no served form."""
 
 
 class Loop:
     """Lays out the reasoning loop of one generator as calls of its step kinds.
 
-    `values` names, at every moment, the tensors that the next step reads: per list, per slate, the
+    `values` names the tensors that the next step reads: those of the list, those of the slate, the
     host's state, and the choice (hidden state [R, 1, 1, D], logits [R, 1, 1, N] and certainty
-    [R, 1, 1, 1], the negative entropy in nats). The ones spare reshapes: flags of rows go into
-    attention masks as they are.
+    [R, 1, 1, 1], the negative entropy in nats). Axes of length 1 save reshapes: a row's flag is an
+    attention mask.
     """
 
     def __init__(self, generator: Generator, slate_length: int, gated: bool) -> None:
@@ -43,10 +43,10 @@ class Loop:
         self.values: Values = {}
 
     def compose(self) -> None:
-        """The whole loop, from the contract's inputs to its outputs."""
+        """Lay out the whole loop, from the contract's inputs to its outputs."""
         g, k = self.g, self.slate_length
         self.kinds.define(k)
-        self.knobs()
+        self.prepare()
         columns: list[Values] = []
         self.values |= g.call("Start", "start", self.values)
         self.choose("p0")
@@ -73,8 +73,8 @@ class Loop:
                 self.choose(f"p{position + 1}")
         self.outputs(columns)
 
-    def knobs(self) -> None:
-        """Encode the lists, spread them over the slates, unpack the knobs once for all steps."""
+    def prepare(self) -> None:
+        """Encode the lists, spread them over the slates, unpack their inputs for all steps."""
         g, k = self.g, self.slate_length
         lists = g.call("Encode", "encode", {name: name for name in ("numbers", "tokens", "mask")})
         per_slate = {name: g.op("Gather", lists[name], "list") for name in self.kinds.memory}
@@ -82,7 +82,7 @@ class Loop:
         def scalar(name: str) -> str:  # [R] -> [R, 1, 1, 1]
             return g.op("Unsqueeze", name, g.constant([1, 2, 3]))
 
-        # N, counted: CUDA keeps what comes from a Shape on the host, and captures no copy of it.
+        # N is counted: CUDA keeps the output of a Shape on the host, and captures no copy of it.
         ones = g.op("Cast", g.op("Equal", "group", "group"), to=TensorProto.INT64)
         size = g.op("ReduceSum", ones, g.constant([1]), keepdims=0)  # [R]
         quota, group = (g.op("Unsqueeze", n, g.constant([1, 2])) for n in ("quota", "group"))
@@ -115,8 +115,8 @@ class Loop:
         if self.budget:
             self.values["cool"] = g.op("Reciprocal", scalar("reason_temperature"))
             never = g.constant(np.zeros((1, 1, 1, self.budget)), np.bool_)
-            self.values["nobody"] = g.op("And", everyone, never)
-            # A step is wanted below this certainty; where budget or slate end, below none.
+            self.values["none_taken"] = g.op("And", everyone, never)
+            # A step is taken below this certainty, and never beyond the budget or the slate.
             steps = g.constant(np.arange(self.budget))
             left = g.op("Less", steps, scalar("budget"))  # [R, 1, 1, S]
             chosen = g.op("Unsqueeze", self.values["chosen"], g.constant([2, 3]))
@@ -128,7 +128,7 @@ class Loop:
             self.split(limits, names)
 
     def split(self, value: str, names: list[str]) -> None:
-        """Cut a value along axis 1 into pieces of one, under these names."""
+        """Cut a value along axis 1 into pieces of length 1 under these names."""
         if len(names) == 1:
             self.values[names[0]] = value
             return
@@ -136,15 +136,15 @@ class Loop:
         self.values |= dict(zip(names, pieces, strict=True))
 
     def choose(self, label: str) -> None:
-        """Logits and certainty of the hidden state."""
+        """Compute logits and certainty of the hidden state."""
         self.values |= self.g.call("Choose", f"{label}.choose", self.values)
 
     def reason(self, position: int) -> Values:
-        """The choice, the state, and `taken` bool [R, 1, 1, S]: who took which step."""
+        """Return choice, state and `taken` bool [R, 1, 1, S], the steps that each row took."""
         g, now = self.g, self.values
-        wants = g.op("Less", now["certainty"], now[f"limit.{position}.0"])
+        active = g.op("Less", now["certainty"], now[f"limit.{position}.0"])
         if not self.gated:
-            return self.steps(position, wants)
+            return self.steps(position, active)
         last = position + 1 == self.slate_length
         types = {
             **CHOICE,
@@ -152,31 +152,31 @@ class Loop:
             **({} if last else self.kinds.host.state_types),
         }
         return g.branch(
-            # One gate a position: who wants a first step nearly always wants the others too.
-            g.op("ReduceMax", wants, keepdims=0),
+            # One gate a position: a row that takes the first step nearly always takes the others.
+            g.op("ReduceMax", active, keepdims=0),
             f"p{position}.gate",
-            lambda: self.steps(position, wants),
-            lambda: now | {"taken": now["nobody"]},
+            lambda: self.steps(position, active),
+            lambda: now | {"taken": now["none_taken"]},
             types,
         )
 
     def steps(self, position: int, active: str) -> Values:
-        """Every step before a position, masked; `active` flags who takes the first."""
+        """Take every step before a position, masked; `active` flags rows that take the first."""
         g, now, taken = self.g, dict(self.values), [active]
         for step in range(self.budget):
             if step:
-                # Who did not take the step before is as certain as then, so wants none now.
+                # A row that skipped the step before has the same certainty, so it takes none now.
                 taken.append(g.op("Less", now["certainty"], now[f"limit.{position}.{step}"]))
             thought = self.generator.reason_step.weight[step] + self.generator.reason_token.bias
             label = f"p{position}.s{step}"
             now |= {"active": taken[-1], "thought": g.weight(f"thought.{step}", thought)}
             now |= g.call("Reason", label, now)
             now |= g.call("Choose", f"{label}.choose", now)
-        found = {name: now[name] for name in (*CHOICE, *self.kinds.state)}
-        return found | {"taken": g.op("Concat", *taken, axis=3)}
+        result = {name: now[name] for name in (*CHOICE, *self.kinds.state)}
+        return result | {"taken": g.op("Concat", *taken, axis=3)}
 
     def outputs(self, columns: list[Values]) -> None:
-        """Join the columns [R, 1, 1, .] of all positions, and blank what is no choice."""
+        """Join the columns [R, 1, 1, .] of all positions, and blank positions without a choice."""
         g = self.g
 
         def joined(name: str) -> str:
@@ -186,7 +186,7 @@ class Loop:
             return g.op("Squeeze", joined(name), g.constant([2, 3]))
 
         chosen, nothing = self.values["chosen"], g.number(0.0)
-        found = {
+        outputs = {
             "slate": g.op("Where", self.values["inside"], flat("item"), g.constant(-1)),
             "logprob": g.op("Where", chosen, flat("logprob"), nothing),
             "entropy_before": g.op("Where", chosen, g.op("Neg", flat("before")), nothing),
@@ -195,27 +195,27 @@ class Loop:
         }
         if self.budget:
             taken = g.op("Cast", joined("taken"), to=TensorProto.INT64)
-            found["steps"] = g.op("ReduceSum", taken, g.constant([2, 3]), keepdims=0)
+            outputs["steps"] = g.op("ReduceSum", taken, g.constant([2, 3]), keepdims=0)
         else:
             zero = g.op("Cast", self.values["chosen"], to=TensorProto.INT64)
-            found["steps"] = g.op("Mul", zero, g.constant(0))
+            outputs["steps"] = g.op("Mul", zero, g.constant(0))
         for name in OUTPUTS:
-            g.output(name, found[name])
+            g.output(name, outputs[name])
 
 
 def compose(
     generator: Generator, numbers: int, tokens: int, slate_length: int, gated: bool
 ) -> onnx.ModelProto:
-    """The unrolled graph with the contract's inputs and outputs; lists and slates are dynamic.
+    """Return the unrolled graph with the contract's inputs and outputs; B, N and R are dynamic.
 
-    numbers, tokens: columns F and T of the featuriser. Raises ComposeError for a generator of a
-    control: only the paper's token, added to the state, is served.
+    numbers, tokens: columns F and T of the featuriser. Raises ComposeError for the generator of an
+    ablation control: only the paper's token, added to the state, is served.
     """
     reasoning = generator.reasoning
     for name, served in (("token", "aggregate"), ("update", "add")):
         if getattr(reasoning, name) != served:
             raise ComposeError(
-                f"reasoning.{name}: only {served} is served, got {getattr(reasoning, name)!r}"
+                f"reasoning.{name}: only {served!r} is served, got {getattr(reasoning, name)!r}"
             )
     loop = Loop(generator, slate_length, gated)
     loop.compose()
@@ -226,7 +226,7 @@ def compose(
 def compose_evaluator(
     evaluator: Evaluator, numbers: int, tokens: int, slate_length: int
 ) -> onnx.ModelProto:
-    """The evaluator over finished slates: like-probabilities and utility."""
+    """Return the evaluator's graph over finished slates: like-probabilities and utility."""
     g = Graph()
     likes, utility = evaluator_likes(
         g, evaluator, slate_length, *("numbers", "tokens", "list", "slate")
@@ -240,7 +240,7 @@ def compose_evaluator(
 def infos(
     table: dict[str, tuple[type[np.generic], tuple[str, ...]]], fixed: dict[str, int]
 ) -> list[onnx.ValueInfoProto]:
-    """The contract's tensors as ONNX describes them."""
+    """Describe the contract's tensors in ONNX; `fixed` gives the axes of known length."""
     return [
         helper.make_tensor_value_info(
             name,

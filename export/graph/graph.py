@@ -1,4 +1,4 @@
-"""ONNX under construction: nodes in nested scopes, functions with shared weights, branches.
+"""Build an ONNX model: nodes in nested scopes, functions with shared weights, branches.
 
 A step kind is a function (FunctionProto) whose last inputs are its weights; the weights themselves
 are initialisers of the main graph, entered once however often the function is called. Small
@@ -26,15 +26,15 @@ Values = dict[str, str]  # a tensor's part in the loop -> its name in the graph
 
 @dataclass
 class Scope:
-    """Nodes of the graph, of a function's body or of a branch; what it made so far."""
+    """Nodes and constants of the graph, of a function's body or of a branch."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    weights: list[str] | None = None  # of a function: names of the weights it reads
+    weights: list[str] | None = None  # names of the weights that a function reads
 
 
 class Graph:
-    """Appends nodes to the innermost open scope and hands back the names of their outputs."""
+    """Appends nodes to the innermost open scope and returns the names of their outputs."""
 
     def __init__(self) -> None:
         self.weights: dict[str, onnx.TensorProto] = {}
@@ -55,7 +55,7 @@ class Graph:
         return names
 
     def constant(self, value: float | Sequence[int] | Array, dtype: Any = np.int64) -> str:
-        """A small constant of this scope, the same name for the same value."""
+        """Return the name of a small constant of this scope, the same for the same value."""
         array = np.asarray(value, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         scope = self._scopes[-1]
@@ -65,16 +65,16 @@ class Graph:
         return scope.constants[key]
 
     def number(self, value: float) -> str:
-        """A float32 scalar of this scope."""
+        """Return the name of a float32 scalar of this scope."""
         return self.constant(value, np.float32)
 
     def weight(self, name: str, value: Tensor | Array) -> str:
-        """A weight by its name, entered once. Raises ValueError for two values of one name."""
+        """Enter a weight once and return its name. Raises ValueError for a second value."""
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         tensor = numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name)
-        known = self.weights.setdefault(name, tensor)
-        if known.SerializeToString() != tensor.SerializeToString():
-            raise ValueError(f"weight {name!r}: entered before with another value")
+        entered = self.weights.setdefault(name, tensor)
+        if entered.SerializeToString() != tensor.SerializeToString():
+            raise ValueError(f"weight {name!r}: already entered with another value")
         for scope in self._scopes:
             if scope.weights is not None and name not in scope.weights:
                 scope.weights.append(name)
@@ -83,14 +83,15 @@ class Graph:
     def function(
         self, name: str, inputs: Sequence[str], body: Callable[..., Mapping[str, str]]
     ) -> None:
-        """Define a step kind: `body(**inputs)` returns the values that its outputs are named for.
+        """Define a step kind by the values that `body(**inputs)` returns, by output name.
 
-        An output that is an input, or stands there twice, passes through a node of its own.
+        An output that is an input, or that has the value of another output, passes through an
+        Identity node.
         """
         scope = Scope(weights=[])
         self._scopes.append(scope)
-        found = body(**{part: part for part in inputs})
-        for part, value in found.items():
+        outputs = body(**{part: part for part in inputs})
+        for part, value in outputs.items():
             scope.nodes.append(helper.make_node("Identity", [value], [f"{part}_out"]))
         self._scopes.pop()
         assert scope.weights is not None
@@ -99,21 +100,24 @@ class Graph:
             DOMAIN,
             name,
             [*inputs, *scope.weights],
-            [f"{part}_out" for part in found],
+            [f"{part}_out" for part in outputs],
             scope.nodes,
             [helper.make_opsetid("", OPSET)],
         )
         self._arguments[name] = [*inputs]
 
     def call(self, name: str, label: str, values: Mapping[str, str]) -> Values:
-        """Call a step kind; `values` holds at least its inputs. Outputs are named after `label`."""
+        """Call a step kind and return its outputs by name, named after `label` in the graph.
+
+        values: tensors by name, its inputs among them.
+        """
         function = self.functions[name]
-        given = self._arguments[name]
-        weights = list(function.input)[len(given) :]
+        inputs = self._arguments[name]
+        weights = list(function.input)[len(inputs) :]
         parts = [output.removesuffix("_out") for output in function.output]
         names = {part: self._name(f"{label}.{part}") for part in parts}
         node = helper.make_node(
-            name, [*(values[part] for part in given), *weights], list(names.values()),
+            name, [*(values[part] for part in inputs), *weights], list(names.values()),
             name=self._name(label), domain=DOMAIN,
         )  # fmt: skip
         self._scopes[-1].nodes.append(node)
@@ -127,25 +131,25 @@ class Graph:
         otherwise: Callable[[], Mapping[str, str]],
         types: Mapping[str, int],
     ) -> Values:
-        """The values of `then` where the condition bool [] holds, else those of `otherwise`.
+        """Return the values of `then` if the condition bool [] holds, else those of `otherwise`.
 
-        `types` are the element types of the parts, which both branches have alike.
+        types: element types of the parts that both branches return.
         """
         bodies: list[onnx.GraphProto] = []
-        for found in (then, otherwise):
+        for body in (then, otherwise):
             scope = Scope()
             self._scopes.append(scope)
-            values = found()
+            values = body()
             inside = {name for node in scope.nodes for name in node.output}
-            # A branch may only hand out what it made itself.
-            own = [
+            # A branch may output only values that its own nodes compute.
+            outputs = [
                 values[part] if values[part] in inside else self.op("Identity", values[part])
                 for part in types
             ]
             self._scopes.pop()
             infos = [
                 helper.make_tensor_value_info(name, kind, None)
-                for name, kind in zip(own, types.values(), strict=True)
+                for name, kind in zip(outputs, types.values(), strict=True)
             ]
             bodies.append(helper.make_graph(scope.nodes, f"{label}.{len(bodies)}", [], infos))
         names = {part: self._name(f"{label}.{part}") for part in types}
@@ -166,7 +170,7 @@ class Graph:
         inputs: Sequence[onnx.ValueInfoProto],
         outputs: Sequence[onnx.ValueInfoProto],
     ) -> onnx.ModelProto:
-        """The finished model, checked with shape inference."""
+        """Return the finished model, checked with shape inference."""
         assert len(self._scopes) == 1, "a scope is still open"
         graph = helper.make_graph(
             self._scopes[0].nodes, name, inputs, outputs, initializer=list(self.weights.values())
@@ -187,7 +191,7 @@ class Graph:
 
 
 def drop_identities(nodes: list[onnx.NodeProto], inputs: Sequence[str]) -> None:
-    """Let the node that makes a function's output write it itself, where it makes no other."""
+    """Let the node that computes a function's output write it, if it writes no other one."""
     makers = {name: (node, i) for node in nodes for i, name in enumerate(node.output)}
     taken: set[str] = set()
     for node in [n for n in nodes if n.op_type == "Identity" and n.output[0].endswith("_out")]:

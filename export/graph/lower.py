@@ -1,8 +1,8 @@
-"""torch modules -> ONNX nodes: the same arithmetic in few, large operators.
+"""Lower torch modules to ONNX nodes: the same arithmetic in few, large operators.
 
-What a module owes to the request alone is computed once, outside the loop; products of two linear
-maps are one; the projections of an attention are one matrix. Dense layers inside the loop are Gemm
-on [R, D], whose bias costs no node of its own. An attention of one head has less to compute: its
+Values that depend on the request alone are computed once, outside the loop. Two linear maps in a
+row become one product, and the projections of an attention one matrix. Dense layers inside the loop
+are Gemm on [R, D], whose bias needs no node of its own. An attention of one head folds further: its
 output projection goes into the values, and over a list its query projection into the keys. Every
 step is compared with its module before a bundle is written (export.verify).
 
@@ -43,14 +43,14 @@ def gemm(g: Graph, name: str, weight: Tensor, bias: Tensor, x: str) -> str:
 
 
 def layer_norm(g: Graph, name: str, module: nn.Module, x: str) -> str:
-    """Over the last axis."""
+    """Normalise x over its last axis."""
     assert isinstance(module, nn.LayerNorm)
     scale, shift = g.weight(f"{name}.weight", module.weight), g.weight(f"{name}.bias", module.bias)
     return g.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=module.eps)
 
 
 def residual_gemms(g: Graph, name: str, module: nn.Sequential, norm: str, x: str) -> str:
-    """x [R, D] plus the feed-forward of its norm [R, D]."""
+    """x [R, D] plus the feed-forward of its norm [R, D] -> [R, D]."""
     first, last = module[0], module[2]
     assert isinstance(first, nn.Linear)
     assert isinstance(last, nn.Linear)
@@ -71,59 +71,57 @@ def embed(g: Graph, name: str, module: CandidateEmbedding, numbers: str, tokens:
 def block(g: Graph, name: str, module: nn.Module, x: str, bias: str) -> str:
     """x [B, L, D], bias [B, 1, 1, L] -> [B, L, D].
 
-    Plain products for the attention: over sets as short as these the fused operators of
+    The attention is plain products: over sets as short as these the fused operators of
     onnxruntime's CPU provider are no faster.
     """
     assert isinstance(module, Block)
-    own = module.attention
+    attention = module.attention
     normed = layer_norm(g, f"{name}.norms.0", module.norms[0], x)
-    packed = dense(g, f"{name}.query_key_value", *packed_projections(own, True), normed)
-    if own.heads == 1:
+    packed = dense(g, f"{name}.query_key_value", *packed_projections(attention, True), normed)
+    if attention.heads == 1:
         q, k, v = g.ops("Split", packed, outputs=3, axis=2, num_outputs=3)
         bias = g.op("Squeeze", bias, g.constant([1]))
         scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 2, 1])), bias)
         x = g.op("Add", x, g.op("MatMul", g.op("Softmax", scores), v))
     else:
-        heads = g.op("Reshape", packed, g.constant([0, 0, 3 * own.heads, -1]))
+        heads = g.op("Reshape", packed, g.constant([0, 0, 3 * attention.heads, -1]))
         heads = g.op("Transpose", heads, perm=[0, 2, 1, 3])
         q, k, v = g.ops("Split", heads, outputs=3, axis=1, num_outputs=3)
         scores = g.op("Add", g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2])), bias)
         mixed = g.op("Transpose", g.op("MatMul", g.op("Softmax", scores), v), perm=[0, 2, 1, 3])
         mixed = g.op("Reshape", mixed, g.constant([0, 0, -1]))
-        x = g.op("Add", x, linear(g, f"{name}.output", own.output, mixed))
+        x = g.op("Add", x, linear(g, f"{name}.output", attention.output, mixed))
     normed = layer_norm(g, f"{name}.norms.1", module.norms[1], x)
     inner = linear(g, f"{name}.feed_forward.0", module.feed_forward[0], normed)
     outer = linear(g, f"{name}.feed_forward.2", module.feed_forward[2], g.op("Gelu", inner))
     return g.op("Add", x, outer)
 
 
-def packed_projections(own: Attention, scaled: bool) -> tuple[Tensor, Tensor]:
-    """Weight [3 D, D] and bias [3 D] of query, key and value; scaled: scores need no division.
+def packed_projections(attention: Attention, scaled: bool) -> tuple[Tensor, Tensor]:
+    """Return weight [3 D, D] and bias [3 D] of query, key and value.
 
-    Of one head the value comes out projected: weights sum to one, so W (sum w v) + b is the sum of
-    w (W v + b).
+    With one head the value comes out projected: weights sum to one, so W (sum w v) + b is the sum
+    of w (W v + b). scaled: fold the division of the scores into the query.
     """
-    (query, shift), (key, key_bias), (value, value_bias) = projections(own)
-    scale = (query.shape[0] // own.heads) ** -0.5 if scaled else 1.0
-    if own.heads == 1:
-        value, value_bias = through_output(own, value, value_bias)
+    (query, shift), (key, key_bias), (value, value_bias) = projections(attention)
+    scale = (query.shape[0] // attention.heads) ** -0.5 if scaled else 1.0
+    if attention.heads == 1:
+        value, value_bias = through_output(attention, value, value_bias)
     weight = torch.cat([query * scale, key, value])
     return weight, torch.cat([shift * scale, key_bias, value_bias])
 
 
-def projections(own: Attention) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of query, key and value, in float64."""
-    (key, value), (key_bias, value_bias) = (
-        own.key_value.weight.chunk(2),
-        own.key_value.bias.chunk(2),
-    )
-    pairs = ((own.query.weight, own.query.bias), (key, key_bias), (value, value_bias))
+def projections(attention: Attention) -> list[tuple[Tensor, Tensor]]:
+    """Return weight and bias of query, key and value, in float64."""
+    key, value = attention.key_value.weight.chunk(2)
+    key_bias, value_bias = attention.key_value.bias.chunk(2)
+    pairs = ((attention.query.weight, attention.query.bias), (key, key_bias), (value, value_bias))
     return [(weight.double(), bias.double()) for weight, bias in pairs]
 
 
-def through_output(own: Attention, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The value projection followed by the output projection."""
-    weight, shift = own.output.weight.double(), own.output.bias.double()
+def through_output(attention: Attention, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the value projection followed by the output projection."""
+    weight, shift = attention.output.weight.double(), attention.output.bias.double()
     return weight @ value, weight @ bias + shift
 
 
@@ -133,7 +131,7 @@ def bias_of(g: Graph, mask: str) -> str:
 
 
 class GlimpseLowering:
-    """model.network.hosts.Glimpse: cross-attention to candidates; keys and values kept per list."""
+    """Lowers Glimpse, cross-attention to candidates; keys and values are computed once per list."""
 
     parts = ("memory_keys", "memory_values", "memory_bias")
 
@@ -145,43 +143,43 @@ class GlimpseLowering:
         g, cross = self.g, self.module.cross
         (query, shift), key, value = projections(cross)
         if cross.heads == 1:
-            # (Wq x + bq) . (Wk c + bk) = x . Wq'(Wk c + bk) + bq . Wk c + what all c have alike
+            # (Wq x + bq) . (Wk c + bk) = x . Wq'(Wk c + bk) + bq . Wk c + a term that all c share
             scale = query.shape[0] ** -0.5
-            told = dense(g, f"{self.name}.prior", shift[None] @ key[0] * scale, None, candidates)
-            told = g.op("Unsqueeze", g.op("Transpose", told, perm=[0, 2, 1]), g.constant([1]))
-            bias = g.op("Add", bias, told)
+            terms = dense(g, f"{self.name}.prior", shift[None] @ key[0] * scale, None, candidates)
+            terms = g.op("Unsqueeze", g.op("Transpose", terms, perm=[0, 2, 1]), g.constant([1]))
+            bias = g.op("Add", bias, terms)
             key, value = (query.T @ key[0], query.T @ key[1]), through_output(cross, *value)
-        found = {"memory_bias": bias}
+        memory = {"memory_bias": bias}
         for part, (weight, offset) in zip(self.parts[:2], (key, value), strict=True):
             x = dense(g, f"{self.name}.{part}", weight, offset, candidates)
             if cross.heads == 1:
-                found[part] = g.op("Unsqueeze", x, g.constant([1]))
+                memory[part] = g.op("Unsqueeze", x, g.constant([1]))
             else:
                 x = g.op("Reshape", x, g.constant([0, 0, cross.heads, -1]))
-                found[part] = g.op("Transpose", x, perm=[0, 2, 1, 3])
-        return found
+                memory[part] = g.op("Transpose", x, perm=[0, 2, 1, 3])
+        return memory
 
     def add(self, memory: Values, x: str) -> str:
-        """x [R, D] plus what it saw [R, D]."""
+        """x [R, D] plus the attention's output [R, D] -> [R, D]."""
         g, cross = self.g, self.module.cross
         q = layer_norm(g, f"{self.name}.norm", self.module.norm, x)
         if cross.heads > 1:
             q = gemm(g, f"{self.name}.query", cross.query.weight, cross.query.bias, q)
         q = g.op("Reshape", q, g.constant([0, cross.heads, 1, -1]))
-        seen = g.op("Attention", q, *(memory[part] for part in self.parts))
-        return g.op("Add", x, merge_heads(g, f"{self.name}.output", cross, seen))
+        mixed = g.op("Attention", q, *(memory[part] for part in self.parts))
+        return g.op("Add", x, merge_heads(g, f"{self.name}.output", cross, mixed))
 
 
 def merge_heads(g: Graph, name: str, module: Attention, mixed: str) -> str:
-    """What the heads saw [R, H, 1, D / H] -> [R, D] through the output projection."""
+    """Outputs of the heads [R, H, 1, D / H] -> [R, D] through the output projection."""
     flat = g.op("Reshape", mixed, g.constant([0, -1]))
-    if module.heads == 1:  # the values came projected
+    if module.heads == 1:  # the values are projected already
         return flat
     return gemm(g, name, module.output.weight, module.output.bias, flat)
 
 
 class TransformerLowering:
-    """model.network.hosts.TransformerHost. A slot that a row did not read is false in its mask."""
+    """Lowers TransformerHost; the mask is false at a cache slot that a row did not read."""
 
     memory_parts = GlimpseLowering.parts
     state_types: ClassVar[dict[str, int]] = {
@@ -196,11 +194,11 @@ class TransformerLowering:
         self.memory = self.glimpse.memory
 
     def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
-        """Token x [R, D] where read bool [R, 1, 1, 1]: the state, and the hidden state [R, D]."""
-        g, host, own = self.g, self.host, self.host.self_attention
+        """Read token x [R, D] in rows where `read` bool [R, 1, 1, 1] -> state, hidden [R, D]."""
+        g, host, attention = self.g, self.host, self.host.self_attention
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
-        packed = gemm(g, "host.own.query_key_value", *packed_projections(own, False), normed)
-        heads = g.op("Reshape", packed, g.constant([0, 3 * own.heads, 1, -1]))
+        packed = gemm(g, "host.own.query_key_value", *packed_projections(attention, False), normed)
+        heads = g.op("Reshape", packed, g.constant([0, 3 * attention.heads, 1, -1]))
         q, k, v = g.ops("Split", heads, outputs=3, axis=1, num_outputs=3)
         mask = read
         if state:
@@ -210,7 +208,7 @@ class TransformerLowering:
             )
         else:
             mixed = v  # the only token sees itself
-        x = g.op("Add", x, merge_heads(g, "host.own.output", own, mixed))
+        x = g.op("Add", x, merge_heads(g, "host.own.output", attention, mixed))
         x = self.glimpse.add(memory, x)
         normed = layer_norm(g, "host.norms.1", host.norms[1], x)
         x = residual_gemms(g, "host.feed_forward", host.feed_forward, normed, x)
@@ -219,7 +217,7 @@ class TransformerLowering:
 
 
 class RecurrentLowering:
-    """What the two GRU hosts share: model.network.hosts.GruHost and PointerHost."""
+    """Lowers the two hosts with a GRU cell, GruHost and PointerHost."""
 
     state_types: ClassVar[dict[str, int]] = {"recurrent": TensorProto.FLOAT}
 
@@ -231,11 +229,11 @@ class RecurrentLowering:
         self.memory_parts = self.glimpse.parts if self.glimpse else ()
 
     def memory(self, candidates: str, bias: str) -> Values:
-        """As the glimpse's; nothing for a host that never looks."""
+        """Return the glimpse's memory; a host without a glimpse has none."""
         return self.glimpse.memory(candidates, bias) if self.glimpse else {}
 
     def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
-        """Token x [R, D] where read bool [R, 1, 1, 1]: the state, and the hidden state [R, D]."""
+        """Read token x [R, D] in rows where `read` bool [R, 1, 1, 1] -> state, hidden [R, D]."""
         g, host, cell = self.g, self.host, self.host.cell
         width = cell.hidden_size
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
@@ -262,7 +260,7 @@ class RecurrentLowering:
 
 
 def zrn(parameter: Tensor | nn.Module) -> Tensor:
-    """torch stacks the gates of a GRU as reset, update, new; ONNX as update, reset, new."""
+    """Reorder the gates of a GRU: torch has reset, update, new; ONNX has update, reset, new."""
     assert isinstance(parameter, Tensor)
     reset, update, new = parameter.chunk(3)
     return torch.cat([update, reset, new])
@@ -279,12 +277,11 @@ LOWERINGS: dict[type, Callable[[Graph, Any], Lowering]] = {
 def encode(
     g: Graph, generator: Generator, host: Lowering, numbers: str, tokens: str, mask: str
 ) -> Values:
-    """Everything that a list tells every step.
+    """Return everything that depends on the list alone, and the host's memory.
 
-    keys [B, 1, D, N] and prior [B, 1, 1, N]: logits are hidden . keys + prior, for the query
-    projection is multiplied into the keys; thoughts [B, 1, N, D]: the reasoning token's projection,
-    which an average of candidates takes in either order; items [B * N, D]: item tokens; the host's
-    memory.
+    keys [B, 1, D, N] and prior [B, 1, 1, N]: logits are hidden . keys + prior, because the query
+    projection is multiplied into the keys. thoughts [B, 1, N, D]: the reasoning token's projection
+    of every candidate, which commutes with averaging them. items [B * N, D]: item tokens.
     """
     x = embed(g, "embed", generator.embed, numbers, tokens)
     bias = bias_of(g, g.op("Unsqueeze", mask, g.constant([1, 2])))

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from export import bundle
+from export.cases import RequestSampler
+from export.verify import LOGPROB_TOLERANCE, VerificationError, verify
 from model.data.dataset import Dataset
 from model.learning import checkpoint
 from model.learning.evaluate import evaluate, shuffled
 from model.learning.policy import Policy
 from model.learning.train import train
 from service.engine.contract import BundleError, Manifest
+from service.engine.graph import open_graph
 from service.engine.session import Session
 from tests.support.runs import ROOT, SMOKE
 
@@ -41,7 +44,6 @@ def test_a_graph_that_ignores_its_noise_is_refused(
     smoke_bundle, smoke_run, warm_ranklens, monkeypatch
 ):
     directory, _ = smoke_bundle
-    open_graph = verification.open_graph
 
     class NoiselessGraph:
         def __init__(self, *arguments, **options):
@@ -51,7 +53,7 @@ def test_a_graph_that_ignores_its_noise_is_refused(
             silenced = {"noise": 0 * feeds["noise"]} if "noise" in feeds else {}
             return self.graph.run(names, feeds | silenced)
 
-    monkeypatch.setattr(verification, "open_graph", NoiselessGraph)
+    monkeypatch.setattr("export.verify.open_graph", NoiselessGraph)
     with pytest.raises(VerificationError):
         verify(checkpoint.load(smoke_run), directory, RequestSampler(warm_ranklens))
 

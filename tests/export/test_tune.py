@@ -1,4 +1,4 @@
-"""The profile: what is chosen of what was measured, and that the service takes it."""
+"""The profile: the choice among measured rows, and its use by the service."""
 
 import json
 
@@ -19,7 +19,7 @@ def measured(*rows):
     ("rows", "threads", "batch"),
     [
         ([(1, False, 1, 1.0, 2.0), (1, False, 8, 4.0, 6.0), (1, False, 32, 15.0, 20.0)], 1, 8),
-        ([(1, False, 8, 4.0, 6.0), (2, False, 8, 3.8, 6.0)], 1, 8),  # a twentieth is no reason
+        ([(1, False, 8, 4.0, 6.0), (2, False, 8, 3.8, 6.0)], 1, 8),  # a twentieth is not enough
         ([(1, False, 8, 4.0, 6.0), (2, False, 8, 2.0, 3.0)], 2, 8),
     ],
 )
@@ -28,7 +28,7 @@ def test_the_most_requests_per_second_within_the_budget_win(rows, threads, batch
     assert (chosen["threads"], chosen["max_batch_size"]) == (threads, batch)
 
 
-def test_a_profile_is_measured_and_loaded_by_the_service_beneath_what_is_given(tmp_path):
+def test_a_profile_is_measured_and_the_service_loads_it_below_explicit_settings(tmp_path):
     path = tmp_path / "profile.json"
     options = TuneOptions(bundle=BUNDLE, out=path, candidates=12, budget_ms=50.0, seconds=0.01)
     profile = tune(options)
@@ -45,18 +45,18 @@ def test_a_profile_is_measured_and_loaded_by_the_service_beneath_what_is_given(t
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "message"),
     [
         ("candidates", 0, "1 to 500, got 0"),
         ("candidates", 501, "1 to 500"),
         ("budget_ms", float("nan"), "above 0"),
         ("seconds", 0.0, "above 0"),
-        ("budget_ms", 1e-6, "no p99 is below 1e-06"),
+        ("budget_ms", 1e-6, "no p99 is below 1e-06 ms"),
     ],
 )
-def test_a_question_that_makes_no_profile_is_refused_and_writes_none(tmp_path, option, value, told):
-    asked = {"candidates": 12, "budget_ms": 50.0, "seconds": 0.01, option: value}
-    options = TuneOptions(bundle=BUNDLE, out=tmp_path / "profile.json", **asked)
-    with pytest.raises(TuneError, match=told):
+def test_an_option_out_of_range_is_refused_and_writes_no_profile(tmp_path, option, value, message):
+    values = {"candidates": 12, "budget_ms": 50.0, "seconds": 0.01, option: value}
+    options = TuneOptions(bundle=BUNDLE, out=tmp_path / "profile.json", **values)
+    with pytest.raises(TuneError, match=message):
         tune(options)
     assert not options.out.exists()

@@ -24,8 +24,8 @@ def test_ratios_are_those_of_the_medians():
         row("static", 32, 5.0, budget=0), row("gated", 32, 5.5, share=0.0),
         row("gated", 32, 8.0, share=0.5),
     ]  # fmt: skip
-    (found,) = ratios(Figures(rows))
-    assert found == {
+    (entry,) = ratios(Figures(rows))
+    assert entry == {
         "batch": 32,
         "torch eager / static": 3.0,
         "torch eager / gated": 2.73,
@@ -33,7 +33,7 @@ def test_ratios_are_those_of_the_medians():
         "gated, all reason / static": 1.1,
         "cost of reasoning, half of the rows / all": 0.5,
     }
-    assert ratios(Figures(rows[1:])) == []  # nothing to compare with
+    assert ratios(Figures(rows[1:])) == []  # torch eager is missing
 
 
 def test_the_first_of_two_timings_of_a_size_counts():
@@ -55,14 +55,14 @@ def test_the_benchmark_runs_in_miniature(tmp_path):
     assert (tmp_path / "inference.png").stat().st_size > 1000
 
 
-def test_a_checkpoint_is_asked_for_where_nothing_is_to_be_measured():
-    done = subprocess.run(
+def test_export_without_a_command_requires_checkpoint_and_out():
+    process = subprocess.run(
         [sys.executable, "-m", "export"], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 2
-    assert "Missing from python -m export:" in done.stderr
-    assert "--checkpoint PATH" in done.stderr
-    assert "--out PATH" in done.stderr
+    assert process.returncode == 2
+    assert "Missing from python -m export:" in process.stderr
+    assert "--checkpoint PATH" in process.stderr
+    assert "--out PATH" in process.stderr
 
 
 @pytest.mark.parametrize("name", ["inference.json"])

@@ -1,4 +1,4 @@
-"""What the check of a GPU makes of two sessions; here the static form on the CPU is the other."""
+"""The comparison of two sessions; the static form on the CPU takes the GPU's place."""
 
 import dataclasses
 import json
@@ -47,29 +47,31 @@ def other(cpu):
 
 
 def test_sessions_that_rank_alike_agree(cpu, other, batches):
-    found = agree(cpu, other, batches)
-    assert found.slates == sum(map(len, batches)) > 50
-    assert found.sampled > 5
-    assert found.ties <= found.slates / 100
-    assert found.largest_difference < 1e-4
+    agreement = agree(cpu, other, batches)
+    assert agreement.slates == sum(map(len, batches)) > 50
+    assert agreement.sampled > 5
+    assert agreement.ties <= agreement.slates / 100
+    assert agreement.largest_difference < 1e-4
 
 
-@pytest.mark.parametrize(("name", "told"), [("entropy_threshold", "steps"), ("numbers", "differs")])
-def test_a_session_that_is_given_other_feeds_does_not_agree(cpu, other, batches, name, told):
+@pytest.mark.parametrize(
+    ("name", "message"), [("entropy_threshold", "steps"), ("numbers", "differs")]
+)
+def test_a_session_with_other_feeds_does_not_agree(cpu, other, batches, name, message):
     run = other._run
     other._run = lambda names, feeds: run(names, {**feeds, name: feeds[name] * 0.7})
-    with pytest.raises(CudaError, match=told):
+    with pytest.raises(CudaError, match=message):
         agree(cpu, other, batches)
 
 
-def test_sampled_slates_may_not_differ_one_after_the_other(cpu, other, batches):
+def test_more_than_one_in_a_hundred_sampled_slates_may_not_differ(cpu, other, batches):
     run = other._run
     other._run = lambda names, feeds: run(names, {**feeds, "noise": feeds["noise"][:, :, ::-1]})
     with pytest.raises(CudaError, match="at most 1% may"):
         agree(cpu, other, batches)
 
 
-def test_figures_that_differ_are_told_though_the_slates_are_the_same(cpu, other, batches):
+def test_other_log_probabilities_of_the_same_slates_are_refused(cpu, other, batches):
     run = other._run
 
     def shifted(names, feeds):
@@ -91,9 +93,9 @@ def test_a_decision_is_as_close_as_its_nearest_choice_or_gate(cpu, batches):
     assert closeness(gated, slate, 0) == 0
 
 
-def test_without_a_gpu_it_is_refused(tmp_path):
+def test_the_comparison_is_refused_without_a_gpu(tmp_path):
     if "CUDAExecutionProvider" in ort.get_available_providers():
-        pytest.skip("onnxruntime-gpu is here")
+        pytest.skip("onnxruntime-gpu is installed")
     options = CudaOptions(bundle=BUNDLE, out=tmp_path, batches=1, seconds=0.1)
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
@@ -103,12 +105,13 @@ def test_without_a_gpu_it_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_report_tells_what_was_compared_and_each_time(tmp_path):
-    seen = {"slates": 8500, "sampled": 2000, "ties": 3, "largest_difference": 2e-5}
+def test_the_report_states_the_comparison_and_each_time(tmp_path):
+    agreement = {"slates": 8500, "sampled": 2000, "ties": 3, "largest_difference": 2e-5}
     row = {"lists": 4, "candidates": 50, "bucket": {}, "first_ms": 99.0, "cpu_ms": 2.0,
            "cpu_threads_ms": 1.0, "cuda_plain_ms": 9.0, "cuda_ms": 0.5}  # fmt: skip
     report = {"command": "c", "gpu": "G", "cores": cores(), "onnxruntime": "1", "steps": 30,
-              "agreement": seen, "open_s": {"cpu": 0.5, "cuda": 3.0}, "rows": [row]}  # fmt: skip
+              "agreement": agreement, "open_s": {"cpu": 0.5, "cuda": 3.0},
+              "rows": [row]}  # fmt: skip
     write(report, tmp_path)
     text = (tmp_path / "cuda.md").read_text()
     assert "8,500 slates" in text

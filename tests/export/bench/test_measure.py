@@ -1,4 +1,4 @@
-"""What the benchmark rests on: feeds, floating-point counts, cores, fair timing."""
+"""The basis of the benchmark: feeds, floating-point counts, cores, timing in turns."""
 
 import numpy as np
 import pytest
@@ -13,24 +13,25 @@ from model.network.reasoning import EntropyGate, decode, greedy
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 8), (0.5, 16), (1.0, 32)])
-def test_the_share_of_rows_that_reason_is_as_asked(share, count):
+def test_the_feeds_have_the_given_share_of_rows_that_reason(share, count):
     feeds = feeds_of(Size(32, share=share), 7, 3, 50, 10)
     assert (feeds["entropy_threshold"] < 0).sum() == count
 
 
 @pytest.mark.parametrize("host", ["transformer", "gru"])
-def test_the_floating_point_operations_are_those_that_torch_counts_but_for_what_was_hoisted(host):
+def test_floating_point_operations_are_those_that_torch_counts_beside_the_hoisted_ones(host):
     network = NetworkConfig(host=host, width=32, heads=4)
     generator = Generator(network, 7, 50, 5, ReasoningConfig(budget=2)).eval()
     feeds = feeds_of(Size(4, 20, budget=2), 7, 3, 50, 5)
-    found = flops(compose(generator, 7, 3, 5, gated=False), feeds)
-    given = [torch.from_numpy(feeds[name]) for name in ("numbers", "tokens", "mask")]
-    knobs = (torch.from_numpy(feeds[name]) for name in ("entropy_threshold", "budget"))
+    count = flops(compose(generator, 7, 3, 5, gated=False), feeds)
+    lists = [torch.from_numpy(feeds[name]) for name in ("numbers", "tokens", "mask")]
+    threshold, budget = (torch.from_numpy(feeds[n]) for n in ("entropy_threshold", "budget"))
     with FlopCounterMode(display=False) as counter:
-        decode(generator, generator.encode(*given), 5, greedy, 0.7, EntropyGate(*knobs))
+        gate = EntropyGate(threshold, budget)
+        decode(generator, generator.encode(*lists), 5, greedy, 0.7, gate)
     # torch counts neither the CPU's attention nor GRUCell; here projections are made once.
     low, high = (0.9, 1.3) if host == "transformer" else (0.9, 2.0)
-    assert low < found / counter.get_total_flops() < high
+    assert low < count / counter.get_total_flops() < high
 
 
 def test_a_batch_twice_as_large_takes_twice_the_operations():
@@ -47,12 +48,12 @@ def test_a_containers_quota_caps_the_cores(tmp_path):
     assert cores(tmp_path) == cores(tmp_path / "absent") >= 1
 
 
-def test_runs_are_timed_in_turns_and_the_first_of_a_turn_does_not_count():
+def test_runs_are_timed_in_turns_and_the_first_run_of_a_turn_does_not_count():
     order = []
     runs = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     times = timed(runs, seconds=0.0, turn=0.0)
     assert order == ["a", "a", "b", "b"] + ["a", "a", "b", "b"] * 5  # two warm-ups, five turns
-    assert [len(found) for found in times.values()] == [5, 5]
+    assert [len(runs) for runs in times.values()] == [5, 5]
 
 
 def test_the_throughput_of_a_core_is_a_positive_number():

@@ -1,4 +1,4 @@
-"""Both forms of the unrolled graph do what the torch loop does, for every host and every knob."""
+"""Both forms of the graph agree with the torch loop, for every host and every graph input."""
 
 import functools
 
@@ -26,8 +26,8 @@ FORMS = ("gated", "static")
 CLOSE = 2e-5
 
 
-def shaken(module, seed):
-    """Weights large enough to decide."""
+def shake(module, seed):
+    """Add noise to the weights, large enough that they decide choices."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -35,7 +35,7 @@ def shaken(module, seed):
     return module.eval()
 
 
-def opened(model, threads=1):
+def open_model(model, threads=1):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(
@@ -44,17 +44,17 @@ def opened(model, threads=1):
 
 
 @functools.cache
-def made(host, seed=0, budget=S):
-    """A generator and the sessions of its two forms."""
+def build(host, seed=0, budget=S):
+    """Return a generator, the sessions of its two forms and their models."""
     torch.manual_seed(seed)
     network = NetworkConfig(host=host, width=16, heads=1 + seed % 2)  # both are lowered
-    generator = shaken(Generator(network, F, V, K, ReasoningConfig(budget=budget)), seed)
+    generator = shake(Generator(network, F, V, K, ReasoningConfig(budget=budget)), seed)
     models = {form: compose(generator, F, T, K, gated=form == "gated") for form in FORMS}
-    return generator, {form: opened(model) for form, model in models.items()}, models
+    return generator, {form: open_model(model) for form, model in models.items()}, models
 
 
-def drawn(seed, lists, constrained=True):
-    """Feeds of random lists, knobs and feasible constraints, one slate each."""
+def random_feeds(seed, lists, constrained=True):
+    """Return feeds of random lists, one slate each, and the constraints of each, or None."""
     draw = np.random.default_rng(seed)
     sizes = draw.integers(1, 13, lists)
     longest = int(sizes.max())
@@ -73,7 +73,7 @@ def drawn(seed, lists, constrained=True):
         "group": np.tile(np.arange(longest), (lists, 1)),
         "quota": (np.arange(longest) < sizes[:, None]).astype(np.float32),
     }
-    asked = [None] * lists
+    resolved: list[constraints.SlateConstraints | None] = [None] * lists
     for row, size in enumerate(sizes):
         if draw.random() < 0.5:
             feeds["noise"][row, :, :size] = draw.gumbel(size=(K, size))
@@ -83,22 +83,22 @@ def drawn(seed, lists, constrained=True):
         groups = draw.integers(0, 3, size).tolist()
         blocked = {str(draw.integers(size))} - pins.keys()
         try:
-            length, rules = constraints.resolve(
+            length, row_constraints = constraints.resolve(
                 ids, None, min(size, K), pins, blocked, groups, limit
             )
         except constraints.ConstraintError:
             continue
         if constrained:
-            asked[row] = rules
+            resolved[row] = row_constraints
             feeds["length"][row] = length
-            feeds["pinned"][row, :length] = rules.pinned
-            feeds["group"][row, :size], feeds["group"][row, size:] = rules.group, -1
-            feeds["quota"][row, :size] = rules.quota
-    return {name: feeds[name].astype(INPUTS[name][0]) for name in INPUTS}, asked
+            feeds["pinned"][row, :length] = row_constraints.pinned
+            feeds["group"][row, :size], feeds["group"][row, size:] = row_constraints.group, -1
+            feeds["quota"][row, :size] = row_constraints.quota
+    return {name: feeds[name].astype(INPUTS[name][0]) for name in INPUTS}, resolved
 
 
-def looped(generator, feeds):
-    """The same through the torch loop."""
+def decode_torch(generator, feeds):
+    """Return the same outputs from the torch loop."""
     t = {name: torch.from_numpy(array) for name, array in feeds.items()}
     recommend, reason = (t[f"{n}_temperature"].unsqueeze(1) for n in ("recommend", "reason"))
     with torch.no_grad():
@@ -113,15 +113,15 @@ def looped(generator, feeds):
     return [column.numpy() for column in (*columns, decoded.steps)]
 
 
-def clear(generator, feeds):
-    """Whether rounding decides nothing here: a little noise on the inputs changes no slate."""
+def is_clear(generator, feeds):
+    """Return true if rounding decides nothing: a little noise on the inputs changes no slate."""
     shifted = {**feeds, "numbers": feeds["numbers"] * np.float32(1 + 1e-5)}
-    one, other = looped(generator, feeds), looped(generator, shifted)
+    one, other = decode_torch(generator, feeds), decode_torch(generator, shifted)
     return all(np.array_equal(one[i], other[i]) for i in (0, 4))
 
 
-def same(found, expected):
-    for name, one, other in zip(NAMES, found, expected, strict=True):
+def assert_same(outputs, expected):
+    for name, one, other in zip(NAMES, outputs, expected, strict=True):
         if name in ("slate", "steps"):
             np.testing.assert_array_equal(one, other, err_msg=name)
         else:
@@ -131,41 +131,41 @@ def same(found, expected):
 @pytest.mark.parametrize("host", sorted(HOSTS))
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 32), weights=st.integers(0, 2), lists=st.integers(1, 6))
-def test_both_forms_and_the_torch_loop_agree_whatever_is_asked(host, seed, weights, lists):
-    generator, sessions, _ = made(host, weights)
-    feeds, _ = drawn(seed, lists)
-    assume(clear(generator, feeds))
-    expected = looped(generator, feeds)
+def test_both_forms_and_the_torch_loop_agree_on_random_feeds(host, seed, weights, lists):
+    generator, sessions, _ = build(host, weights)
+    feeds, _ = random_feeds(seed, lists)
+    assume(is_clear(generator, feeds))
+    expected = decode_torch(generator, feeds)
     for form in FORMS:
-        same(sessions[form].run(NAMES, feeds), expected)
+        assert_same(sessions[form].run(NAMES, feeds), expected)
 
 
 @pytest.mark.parametrize("host", sorted(HOSTS))
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 32), lists=st.integers(1, 6))
 def test_every_slate_is_valid_and_keeps_its_constraints(host, seed, lists):
-    _, sessions, _ = made(host)
-    feeds, asked = drawn(seed, lists)
+    _, sessions, _ = build(host)
+    feeds, resolved = random_feeds(seed, lists)
     for form in FORMS:
         slates = sessions[form].run(["slate"], feeds)[0]
         for row, slate in enumerate(slates):
             length = feeds["length"][row]
-            items = slate[:length].tolist()
+            items, row_constraints = slate[:length].tolist(), resolved[row]
             assert slate[length:].tolist() == [-1] * (K - length)
             assert len(set(items)) == length
             assert all(0 <= item < feeds["mask"][row].sum() for item in items)
-            assert asked[row] is None or asked[row].violation(items) is None
+            assert row_constraints is None or row_constraints.violation(items) is None
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 32), lists=st.integers(2, 6))
 def test_neither_padding_nor_batch_neighbours_nor_threads_change_a_slate(seed, lists):
-    generator, sessions, models = made("transformer")
-    feeds, _ = drawn(seed, lists)
-    assume(clear(generator, feeds))
+    generator, sessions, models = build("transformer")
+    feeds, _ = random_feeds(seed, lists)
+    assume(is_clear(generator, feeds))
     together = {form: sessions[form].run(NAMES, feeds) for form in FORMS}
-    threaded = opened(models["gated"], threads=2).run(NAMES, feeds)
-    same(threaded, together["gated"])
+    threaded = open_model(models["gated"], threads=2).run(NAMES, feeds)
+    assert_same(threaded, together["gated"])
     for row in range(lists):
         size = int(feeds["mask"][row].sum())
         alone = {name: array[row : row + 1].copy() for name, array in feeds.items()}
@@ -174,26 +174,26 @@ def test_neither_padding_nor_batch_neighbours_nor_threads_change_a_slate(seed, l
             alone[name] = alone[name][:, :size]
         alone["noise"] = alone["noise"][:, :, :size]
         for form in FORMS:
-            found = sessions[form].run(NAMES, alone)
-            same(found, [column[row : row + 1] for column in together[form]])
+            outputs = sessions[form].run(NAMES, alone)
+            assert_same(outputs, [column[row : row + 1] for column in together[form]])
 
 
-def test_a_weight_that_is_off_by_a_thousandth_is_found():
-    generator, sessions, _ = made("transformer", 1)
-    feeds, _ = drawn(3, 4)
+def test_a_weight_that_is_off_by_a_thousandth_makes_the_graph_disagree():
+    generator, sessions, _ = build("transformer", 1)
+    feeds, _ = random_feeds(3, 4)
     with torch.no_grad():
         generator.host.self_attention.output.weight[0] += 1e-3
-    expected = looped(generator, feeds)
+    expected = decode_torch(generator, feeds)
     with torch.no_grad():
         generator.host.self_attention.output.weight[0] -= 1e-3
     with pytest.raises(AssertionError):
-        same(sessions["gated"].run(NAMES, feeds), expected)
+        assert_same(sessions["gated"].run(NAMES, feeds), expected)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_steps_follow_budget_and_threshold_row_by_row(form):
-    _, sessions, _ = made("gru")
-    feeds, _ = drawn(5, 4, constrained=False)
+    _, sessions, _ = build("gru")
+    feeds, _ = random_feeds(5, 4, constrained=False)
     feeds["entropy_threshold"][:] = [-1, -1, 1e9, -1]
     feeds["budget"][:] = [S, 1, S, 0]
     steps = sessions[form].run(["steps"], feeds)[0]
@@ -201,8 +201,8 @@ def test_steps_follow_budget_and_threshold_row_by_row(form):
 
 
 def test_several_slates_of_a_list_share_its_encoding_and_keep_their_own_noise():
-    generator, sessions, _ = made("transformer")
-    feeds, _ = drawn(1, 2, constrained=False)
+    generator, sessions, _ = build("transformer")
+    feeds, _ = random_feeds(1, 2, constrained=False)
     assert feeds["mask"][1].sum() >= 6
     draw = np.random.default_rng(0)
     many = {name: feeds[name] for name in ("numbers", "tokens", "mask")}
@@ -211,7 +211,9 @@ def test_several_slates_of_a_list_share_its_encoding_and_keep_their_own_noise():
     many["noise"] = draw.gumbel(size=many["noise"].shape).astype(np.float32)
     many["list"] = lists
     flat = many | {name: feeds[name][lists] for name in ("numbers", "tokens", "mask")}
-    same(sessions["gated"].run(NAMES, many), looped(generator, flat | {"list": np.arange(4)}))
+    assert_same(
+        sessions["gated"].run(NAMES, many), decode_torch(generator, flat | {"list": np.arange(4)})
+    )
     assert len({tuple(s) for s in sessions["gated"].run(["slate"], many)[0][1:].tolist()}) > 1
 
 
@@ -220,15 +222,15 @@ def test_several_slates_of_a_list_share_its_encoding_and_keep_their_own_noise():
 def test_the_evaluators_graph_and_module_agree_on_short_and_full_slates(recurrent, discounted):
     torch.manual_seed(1)
     network = NetworkConfig(width=16, heads=2, recurrent=recurrent)
-    evaluator = shaken(Evaluator(network, F, V, 3, discounted), 0)  # fewer positions than K
-    feeds, _ = drawn(2, 3)
+    evaluator = shake(Evaluator(network, F, V, 3, discounted), 0)  # fewer positions than K
+    feeds, _ = random_feeds(2, 3)
     slate = np.array([[0, -1, -1, -1], [1, 0, 2, -1], [3, 2, 1, 0], [0, 1, 2, 3]])
     lists = np.array([0, 1, 2, 2])
     feeds["numbers"] = np.resize(feeds["numbers"], (3, 5, F))
     feeds["tokens"] = np.resize(feeds["tokens"], (3, 5, T))
-    given_ = {"numbers": feeds["numbers"], "tokens": feeds["tokens"], "list": lists}
-    session = opened(compose_evaluator(evaluator, F, T, K))
-    likes, utility = session.run(["likes", "utility"], {**given_, "slate": slate})
+    inputs = {"numbers": feeds["numbers"], "tokens": feeds["tokens"], "list": lists}
+    session = open_model(compose_evaluator(evaluator, F, T, K))
+    likes, utility = session.run(["likes", "utility"], {**inputs, "slate": slate})
     with torch.no_grad():
         embedded = evaluator.embed(*map(torch.from_numpy, (feeds["numbers"], feeds["tokens"])))
         expected = evaluator.utility(embedded[lists], torch.from_numpy(slate)).numpy()
@@ -237,8 +239,8 @@ def test_the_evaluators_graph_and_module_agree_on_short_and_full_slates(recurren
     assert utility[2] != pytest.approx(utility[3], abs=CLOSE)  # the order matters
 
 
-def test_the_graph_is_made_of_step_kinds_with_shared_weights_and_tells_nothing_of_the_machine():
-    _, _, models = made("transformer")
+def test_the_graph_consists_of_step_kinds_with_shared_weights_and_holds_no_source_path():
+    _, _, models = build("transformer")
     for form, model in models.items():
         onnx.checker.check_model(model, full_check=True)
         assert {f.name for f in model.functions} == {
@@ -255,23 +257,26 @@ SHAPES = {"Expand": [1], "Reshape": [1], "ConstantOfShape": [0]}  # inputs read 
 
 
 def copied_to_the_device(model):
-    """Nodes that compute with what comes from a Shape; a CUDA graph captures no copy from there."""
-    host, found = set(), []
+    """Return the kinds of nodes that compute with the output of a Shape.
+
+    That output lies in the host's memory, and a CUDA graph captures no copy from there.
+    """
+    host, copied = set(), []
     for node in onnx.inliner.inline_local_functions(model).graph.node:
         if node.op_type == "Shape":
             host.update(node.output)
             continue
         read = [i for i, name in enumerate(node.input) if name in host]
         if node.op_type == "Concat" and node.input[0] in host:
-            host.update(node.output)  # a shape put together
+            host.update(node.output)  # a shape of several parts
         elif any(i not in SHAPES.get(node.op_type, []) for i in read):
-            found.append(node.op_type)
-    return found
+            copied.append(node.op_type)
+    return copied
 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_nothing_in_the_static_form_keeps_a_cuda_graph_from_being_captured(host):
-    model = made(host)[2]["static"]
+    model = build(host)[2]["static"]
     assert copied_to_the_device(model) == []
     broken = onnx.ModelProto.FromString(model.SerializeToString())
     size = onnx.helper.make_node("Shape", ["mask"], ["size"], start=1, end=2)
@@ -288,10 +293,10 @@ def test_a_control_is_not_composed(field):
 
 
 def test_a_plain_host_has_no_reasoning_in_its_graph():
-    generator, sessions, models = made("transformer", budget=0)
-    feeds, _ = drawn(4, 3)
-    same(
+    generator, sessions, models = build("transformer", budget=0)
+    feeds, _ = random_feeds(4, 3)
+    assert_same(
         sessions["static"].run(NAMES, feeds),
-        looped(generator, {**feeds, "budget": feeds["budget"] * 0}),
+        decode_torch(generator, {**feeds, "budget": feeds["budget"] * 0}),
     )
     assert "Reason" not in {f.name for f in models["gated"].functions}
