@@ -1,5 +1,5 @@
-# Targets: service-cpu (default: no torch), service-gpu, load (Locust), train.
-#   docker build -t eglr-rerank .            buildah bud --format docker -t eglr-rerank .
+# Targets: service-cpu (default, without torch), service-gpu, load (Locust), train.
+# Build with `docker build -t eglr-rerank .` or `buildah bud --format docker -t eglr-rerank .`
 ARG BASE=python:3.11.14-slim-bookworm
 ARG CUDA=nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04
 
@@ -47,7 +47,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3=3.12.* 
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
-# One runtime, never both: they share a directory and break each other.
+# Install one runtime, never both: they share a directory and break each other.
 RUN --mount=type=cache,target=/root/.cache/pip \
     sed -i 's/onnxruntime==/onnxruntime-gpu==/' pyproject.toml constraints.txt \
  && python3 -m venv /venv && /venv/bin/pip install pip==26.1 \
@@ -76,7 +76,7 @@ USER 65532:65532
 ENV RERANK_HOST=0.0.0.0 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# Exec form: no shell is needed at run time.
+# The exec form needs no shell at run time.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["/venv/bin/python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
 CMD ["/venv/bin/python", "-m", "service"]

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Build the service image without a container engine and hold it to its promises: starts as nobody
-# with a read-only root and no shell in between, is healthy, answers the README's request, drains at
-# SIGTERM, and stays under 450 MB. Needs root, buildah, debootstrap and curl (Debian packages).
+# Build the service image without a container engine and check it: it starts as user 65532 with a
+# read-only root and no shell in between, is healthy, answers the README's request, drains at
+# SIGTERM, and stays under 450 MB. The check needs root, buildah, debootstrap and curl (Debian
+# packages).
 #
-#   deploy/image/check.sh            the base is a Debian made by debootstrap, since nothing is pulled
-#   BASE=localhost/mine deploy/image/check.sh        another local base
+#   deploy/image/check.sh                       uses a Debian base made by debootstrap, pulls nothing
+#   BASE=localhost/mine deploy/image/check.sh   uses another local base
 #
-# PIP_CONFIG_FILE and SSL_CERT_FILE of the caller, where set, are what pip sees in the build.
+# pip in the build uses the caller's PIP_CONFIG_FILE and SSL_CERT_FILE, if they are set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 BASE=${BASE:-localhost/python:3.11-slim}
 PORT=${PORT:-8017}
-MOST_MB=450
+MAX_MB=450
 work=$(mktemp -d)
 container=""
 server=""
@@ -51,11 +52,11 @@ buildah bud --quiet --isolation chroot --format docker --pull-never --build-arg 
 container=$(buildah from --pull-never eglr-rerank)
 root=$(buildah mount "$container")
 size=$(du -sm "$root" | cut -f1)
-say "size: $size MB (at most $MOST_MB)"
-[ "$size" -le "$MOST_MB" ]
+say "size: $size MB (at most $MAX_MB)"
+[ "$size" -le "$MAX_MB" ]
 
 inspected=$(buildah inspect "$container")
-config() { # what to print of the image's configuration c
+config() { # Python arguments of print, with the image's configuration as c
   python3 -c "import json,sys; c=json.load(sys.stdin)['Docker']['config']; print($1)" <<<"$inspected"
 }
 user=$(config 'c["User"]')
@@ -64,7 +65,7 @@ say "user: $user"
 mapfile -t health < <(config '*c["Healthcheck"]["Test"][1:], sep="\n"')
 mapfile -t command < <(config '*c["Cmd"], sep="\n"')
 
-# As an engine would: its own mounts, the root read-only, a small /tmp, nobody's rights.
+# Run a command as an engine would: own mounts, read-only root, a small /tmp, user 65532.
 inside() { # command...
   unshare --mount --propagation private sh -c '
     root=$1; shift
@@ -89,7 +90,7 @@ slate=$(curl -fs "http://127.0.0.1:$PORT/rerank" -d "$body" | python3 -c 'import
 say "README's slate: $slate"
 [ "$slate" = "['1036', '589', '480']" ]
 
-# The check that the image declares, on the port that it declares, cannot run beside: say the port.
+# Run the health check that the image declares, on this test's port in place of the image's.
 health=("${health[@]//8000/$PORT}")
 inside "${health[@]}"
 say "healthy"
@@ -107,7 +108,7 @@ server=""
 say "ended with status $code"
 [ "$code" = 0 ]
 if inside "${health[@]}" 2>/dev/null; then
-  say "the health check passes with nobody there"
+  say "the health check passes without a server"
   exit 1
 fi
-say "all held"
+say "all checks passed"
