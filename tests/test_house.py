@@ -23,8 +23,6 @@ PENDING = (
     "service/models/",
     "tests/deploy/",
     "tests/loadtest/",
-    "tests/model/learning/",
-    "tests/model/network/",
     "tests/model/study/",
     "tests/service/models/",
 )

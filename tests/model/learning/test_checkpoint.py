@@ -1,4 +1,4 @@
-"""Weights go back only into the network that they are of."""
+"""Stored weights are restored into the same network only."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from model.learning import checkpoint
 from model.network.hosts import TransformerHost
 
 
-def test_weights_go_back_into_a_network_of_their_shape():
+def test_weights_are_restored_into_a_network_of_their_shape():
     stored = checkpoint.collect(nn.Linear(3, 2), "generator.")
     other = nn.Linear(3, 2)
     checkpoint.restore(other, stored, "generator.")
@@ -16,11 +16,13 @@ def test_weights_go_back_into_a_network_of_their_shape():
 
 
 @pytest.mark.parametrize("other", [nn.Linear(3, 4), nn.Linear(3, 2, bias=False), nn.GRUCell(3, 2)])
-def test_weights_of_another_network_are_refused_in_one_line_that_names_them(other):
+def test_weights_of_another_network_are_refused_by_name_in_one_line(other):
     stored = checkpoint.collect(nn.Linear(3, 2), "generator.")
-    with pytest.raises(checkpoint.CheckpointError, match=r"another network.*(weight|bias)") as told:
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"another network.*(weight|bias)"
+    ) as error:
         checkpoint.restore(other, stored, "generator.")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_transformer_host_loads_the_tensor_names_of_the_first_version():

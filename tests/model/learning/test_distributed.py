@@ -1,4 +1,4 @@
-"""Training on several processes, in bfloat16 and on CUDA is training on one, but for rounding."""
+"""Training with a world size of two, in bfloat16 or on CUDA differs only by rounding."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ from model.study.click_model import prepare_simulation
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "model" / "configs" / "world.yaml"
-ROWS = 30  # in the batch that processes share
+ROWS = 30  # in the batch that two ranks share
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,13 @@ def without_dropout() -> Config:
 
 
 def gradients(data, directory):
-    """Each loss of training and its gradient, on this process's share of one batch."""
+    """Return each loss of training and its gradients, on this rank's shard of a batch."""
     torch.set_num_threads(1)
     run = Run(without_dropout(), data, directory, None)
-    # Sorted by likes, so that processes weigh differently; and nobody reasons in the first half.
+    # Sorted by likes, so that ranks have different denominators; the first half takes no step.
     rows = np.argsort(run.train.labels.sum(axis=1), kind="stable")[-ROWS:]
     batch = Batch(run.train, shard(rows))
-    # Lists of other lengths, most of them with one process: so its positions weigh differently.
+    # Short lists are mostly on one rank, so that the numbers of positions differ too.
     ragged = Batch(run.train, shard(rows))
     ragged.mask = ragged.mask.clone()
     ragged.mask[torch.from_numpy(shard(np.arange(ROWS) < ROWS // 3)), 5:] = False
@@ -60,8 +60,8 @@ def gradients(data, directory):
     order = torch.from_numpy(shard(order.numpy()))
     reasons = torch.from_numpy(shard(np.arange(ROWS) >= ROWS // 2))
     encoded = run.generator.encode(batch.numbers, batch.tokens, batch.mask)
-    gates = reasons.view(-1, 1, 1).expand(-1, 4, 2)
-    decoded = run.policy.decode(encoded, follow(order), Replay(gates))
+    steps = reasons.view(-1, 1, 1).expand(-1, 4, 2)
+    decoded = run.policy.decode(encoded, follow(order), Replay(steps))
     advantage = torch.from_numpy(shard(np.linspace(-2.0, 1.0, ROWS, dtype=np.float32)))
     before = decoded.logprob.detach() - 0.05
     logged = mock.patch.object(run.policy, "logged_order", return_value=order)
@@ -79,27 +79,27 @@ def gradients(data, directory):
             grpo_loss(decoded.logprob, before, before, advantage, order >= 0, 0.2, 0.01),
         ),
     }
-    found = {}
+    values = {}
     for name, (module, loss) in losses.items():
         module.zero_grad(set_to_none=True)
         loss.backward(retain_graph=True)
         distributed.all_reduce_gradients(module)
-        found[f"{name} loss"] = distributed.all_reduce(loss.detach())
+        values[f"{name} loss"] = distributed.all_reduce(loss.detach())
         for parameter, value in module.named_parameters():
             if value.grad is not None:
-                found[f"{name} {parameter}"] = value.grad.clone()
-    return found
+                values[f"{name} {parameter}"] = value.grad.clone()
+    return values
 
 
-def work(rank, port, data, directory):
-    """One of two processes: the gradients, then the same with parts of the reduction left out."""
+def train_rank(rank, port, data, directory):
+    """Save the gradients of one of two ranks, with all and with parts of the reduction."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    broken = {
-        "good": (),
-        "not_added": ("model.learning.distributed.all_reduce_gradients",),
-        "own_denominators": (
+    patched = {
+        "unpatched": (),
+        "gradients_not_added": ("model.learning.distributed.all_reduce_gradients",),
+        "local_denominators": (
             "model.learning.policy.all_reduce",
             "model.learning.grpo.all_reduce",
             "model.learning.train.all_reduce",
@@ -107,16 +107,16 @@ def work(rank, port, data, directory):
     }
     replacements = {"model.learning.distributed.all_reduce_gradients": lambda _module: None}
     with accelerator.open_accelerator("cpu"):
-        for name, paths in broken.items():
+        for name, paths in patched.items():
             patches = [
                 mock.patch(path, replacements.get(path, lambda value: 2 * value)) for path in paths
             ]
             for patch in patches:
                 patch.start()
-            found = gradients(data, directory / f"{name}-{rank}")
+            values = gradients(data, directory / f"{name}-{rank}")
             for patch in patches:
                 patch.stop()
-            save_file(found, directory / f"{name}-{rank}.safetensors")
+            save_file(values, directory / f"{name}-{rank}.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def two_processes(world, tmp_path_factory):
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=work, args=(rank, port, world, directory)) for rank in range(2)
+        context.Process(target=train_rank, args=(rank, port, world, directory)) for rank in range(2)
     ]
     for worker in workers:
         worker.start()
@@ -142,28 +142,28 @@ def one(world, tmp_path_factory):
     return gradients(world, tmp_path_factory.mktemp("one"))
 
 
-def differences(one, directory, name, rank=0):
+def maximum_differences(one, directory, name, rank=0):
     two = load_file(directory / f"{name}-{rank}.safetensors")
     assert one.keys() == two.keys()
     return {key: float((one[key] - two[key]).abs().max()) for key in one}
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_two_processes_have_the_losses_and_gradients_of_one(one, two_processes, rank):
+def test_two_ranks_have_the_losses_and_gradients_of_one_process(one, two_processes, rank):
     assert "grpo reason_token.weight" in one
-    assert max(differences(one, two_processes, "good", rank).values()) < 1e-5
+    assert max(maximum_differences(one, two_processes, "unpatched", rank).values()) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["not_added", "own_denominators"])
+@pytest.mark.parametrize("name", ["gradients_not_added", "local_denominators"])
 @pytest.mark.parametrize("loss", ["evaluator", "warm_start", "grpo"])
-def test_without_part_of_the_reduction_they_have_not(one, two_processes, name, loss):
+def test_without_part_of_the_reduction_gradients_differ(one, two_processes, name, loss):
     two = load_file(two_processes / f"{name}-0.safetensors")
-    found = [
+    differences = [
         float((one[key] - two[key]).abs().max()) if key in two else 1.0
         for key in one
         if key.startswith(loss) and not key.endswith("loss")
     ]
-    assert max(found) > 1e-4
+    assert max(differences) > 1e-4
 
 
 def torchrun(data, out):
@@ -185,7 +185,7 @@ def by_torchrun(world, tmp_path_factory):
     return out, printed
 
 
-def test_torchrun_trains_one_run_that_loads_without_it(world, by_torchrun):
+def test_torchrun_trains_a_run_that_loads_in_one_process(world, by_torchrun):
     out, printed = by_torchrun
     trained = checkpoint.load(out)
     assert json.loads(printed[printed.index("{\n") :])["threshold"] == trained.threshold
@@ -196,7 +196,7 @@ def test_torchrun_trains_one_run_that_loads_without_it(world, by_torchrun):
     assert train(Config.load(CONFIG).smoke(), world, out).stage == "done"
 
 
-def test_an_interrupted_torchrun_ends_where_one_that_was_not_ends(world, by_torchrun, tmp_path):
+def test_an_interrupted_torchrun_resumes_to_the_same_metrics(world, by_torchrun, tmp_path):
     process = torchrun(world, tmp_path)
     log = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -208,26 +208,26 @@ def test_an_interrupted_torchrun_ends_where_one_that_was_not_ends(world, by_torc
     _, errors = process.communicate(timeout=60)
     assert "interrupted; run the same command again to go on" in errors
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # nobody is left
+        os.killpg(process.pid, 0)  # no process of the group is left
     again = torchrun(world, tmp_path)
     _, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
     assert log.read_text() == (by_torchrun[0] / "metrics.jsonl").read_text()
 
 
-def test_a_batch_smaller_than_the_processes_is_refused(world, tmp_path, monkeypatch):
+def test_a_batch_smaller_than_the_world_size_is_refused(world, tmp_path, monkeypatch):
     monkeypatch.setattr("model.learning.train.world_size", lambda: 9)
     with pytest.raises(ConfigError, match=r"grpo\.batch: .* each of 9 processes, got 8"):
         Run(Config.load(CONFIG).smoke(), world, tmp_path, None)
 
 
-def test_a_parameter_without_gradient_anywhere_keeps_none():
+def test_a_parameter_without_gradient_on_any_rank_keeps_none():
     module = torch.nn.Linear(2, 1)
     distributed.all_reduce_gradients(module)
     assert module.weight.grad is None
 
 
-def test_cuda_is_refused_in_one_line_where_there_is_none(world, tmp_path):
+def test_cuda_is_refused_where_torch_has_no_device(world, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
     with pytest.raises(DeviceError, match="--device cuda"), accelerator.open_accelerator("cuda"):
@@ -250,24 +250,26 @@ def test_bfloat16_trains_to_finite_float32_weights_and_whole_slates(world, tmp_p
     assert all(len(set(row)) == 4 and min(row) >= 0 for row in decoded.slate.tolist())
 
 
-def test_bfloat16_gradients_point_where_those_of_float32_do(world, tmp_path):
+def test_bfloat16_gradients_point_in_the_direction_of_float32(world, tmp_path):
     run = Run(without_dropout(), world, tmp_path, None)
     run.policy.threshold = -1.0
     batch = Batch(run.train, slice(64))
-    found = []
+    gradients = []
     for precision in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
         run.generator.zero_grad(set_to_none=True)
         with Accelerator(precision=precision).autocast():
             loss = run.policy.supervised_loss(batch, 2)
         loss.backward()
-        found.append({n: p.grad for n, p in run.generator.named_parameters()})
-    for name, exact in found[0].items():
-        if exact is not None and exact.norm() > 1e-6:  # a bias of keys has it by rounding only
-            assert torch.cosine_similarity(exact.ravel(), found[1][name].ravel(), dim=0) > 0.9, name
+        gradients.append({n: p.grad for n, p in run.generator.named_parameters()})
+    for name, exact in gradients[0].items():
+        if exact is not None and exact.norm() > 1e-6:  # that of a key bias is rounding only
+            rounded = gradients[1][name]
+            assert rounded is not None
+            assert torch.cosine_similarity(exact.ravel(), rounded.ravel(), dim=0) > 0.9, name
 
 
-def test_what_is_compared_is_float32_under_bfloat16(world, tmp_path):
+def test_logits_entropies_and_likes_are_float32_under_bfloat16(world, tmp_path):
     run = Run(without_dropout(), world, tmp_path, None)
     batch = Batch(run.train, slice(8))
     with Accelerator(precision=torch.bfloat16).autocast():
@@ -276,7 +278,9 @@ def test_what_is_compared_is_float32_under_bfloat16(world, tmp_path):
         likes = run.evaluator(run.evaluator.embed(batch.numbers, batch.tokens), batch.mask)
     for values in (choice.logits, choice.entropy, likes):
         assert values.dtype == torch.float32
-        assert not torch.equal(values, values.bfloat16().float())  # nor was it ever rounded
+        assert not torch.equal(
+            values, values.bfloat16().float()
+        )  # nor were they rounded on the way
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

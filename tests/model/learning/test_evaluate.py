@@ -1,4 +1,4 @@
-"""Evaluation over HTTP takes the model's answers and nothing else."""
+"""Evaluation of a bundle, in this process and over HTTP."""
 
 import shutil
 import subprocess
@@ -42,26 +42,26 @@ def real():
 
 
 @pytest.fixture
-def asked(real):
+def impressions(real):
     ids = list(real.featuriser.items.ids)[:20]
     request = CandidateList.from_json({"candidates": [{"id": item} for item in ids]})
     return [Impression("list", "user", "test", request, (0.0,) * len(ids))]
 
 
-def test_a_call_degraded_by_a_stall_is_repeated(real, asked):
+def test_a_degraded_response_is_requested_again(real, impressions):
     with fresh(Stalling(real, stalls=1), timeout_ms=2000, brief_run_ms=0) as url:
-        assert http_ranker(url)(asked) == session_ranker(real)(asked)
+        assert http_ranker(url)(impressions) == session_ranker(real)(impressions)
 
 
-def test_a_service_that_always_degrades_is_told_as_such(real, asked):
+def test_a_service_that_always_degrades_is_an_error(real, impressions):
     with (
         fresh(Stalling(real, stalls=2), timeout_ms=100, brief_run_ms=0) as url,
         pytest.raises(OSError, match=r"degraded \(deadline\) 2 times"),
     ):
-        http_ranker(url, attempts=2)(asked)
+        http_ranker(url, attempts=2)(impressions)
 
 
-def test_a_split_without_a_list_to_measure_on_is_not_evaluated(warm_ranklens, tmp_path):
+def test_a_split_without_a_rankable_list_is_refused(warm_ranklens, tmp_path):
     copy = shutil.copytree(warm_ranklens, tmp_path / "warm")
     rows = pl.read_parquet(copy / "impressions.parquet")
     rows.filter(pl.col("split") != "valid").write_parquet(copy / "impressions.parquet")
@@ -82,7 +82,7 @@ def test_data_that_was_not_prepared_is_refused_in_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_evaluate_leaves_out_lists_that_tell_nothing_about_order(smoke_bundle, warm_ranklens):
+def test_evaluate_measures_lists_with_a_positive_and_a_negative_only(smoke_bundle, warm_ranklens):
     directory, _ = smoke_bundle
     result = evaluate(Session.load(directory), warm_ranklens)
     rows = Dataset(warm_ranklens).lists(["test"])

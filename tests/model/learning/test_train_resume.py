@@ -21,11 +21,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
 ):
     train(SMOKE, warm_ranklens, tmp_path / "same")
     train(dataclasses.replace(SMOKE, seed=1), warm_ranklens, tmp_path / "other")
-    want, same = tensors_of(smoke_run), tensors_of(tmp_path / "same")
-    assert want.keys() == same.keys()
-    assert all(torch.equal(want[name], same[name]) for name in want)
+    first, same = tensors_of(smoke_run), tensors_of(tmp_path / "same")
+    assert first.keys() == same.keys()
+    assert all(torch.equal(first[name], same[name]) for name in first)
     other = tensors_of(tmp_path / "other")
-    assert any(not torch.equal(want[name], other[name]) for name in want)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(smoke_run, warm_ranklens, tmp_path):
@@ -45,8 +45,8 @@ def test_a_killed_run_resumes_to_the_same_weights(smoke_run, warm_ranklens, tmp_
     with pytest.raises(checkpoint.CheckpointError, match="same train command"):
         checkpoint.load(tmp_path)
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    want, found = tensors_of(smoke_run), tensors_of(tmp_path)
-    assert all(torch.equal(want[name], found[name]) for name in want)
+    uninterrupted, resumed = tensors_of(smoke_run), tensors_of(tmp_path)
+    assert all(torch.equal(resumed[name], value) for name, value in uninterrupted.items())
     assert (smoke_run / "metrics.jsonl").read_text() == log.read_text()
 
 
@@ -56,7 +56,7 @@ def test_a_directory_with_another_configuration_is_not_overwritten(smoke_run, wa
         train(other, warm_ranklens, smoke_run)
 
 
-def test_a_run_does_not_go_on_with_other_data(smoke_run, warm_ranklens, tmp_path):
+def test_a_run_does_not_resume_with_other_data(smoke_run, warm_ranklens, tmp_path):
     other = shutil.copytree(warm_ranklens, tmp_path / "warm")
     rows = pl.read_parquet(other / "impressions.parquet")
     rows.head(20_000).write_parquet(other / "impressions.parquet")

@@ -38,7 +38,7 @@ def test_reasoning_plugs_into_a_finished_host_and_into_no_other_network(warm_ran
     assert state.validation["final"]["steps"] > 0
     lines = (tmp_path / "eglr" / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["stage"] for line in lines} == {"grpo"}
-    # What GRPO starts from are the host's weights, but for the steps that it never had.
+    # GRPO starts from the host's weights; only the embeddings of its missing steps are new.
     before = checkpoint.read(tmp_path / "host")[1]
     after = checkpoint.read(tmp_path / "eglr")[1]
     names = [n.removeprefix("reference.") for n in after if n.startswith("reference.")]
@@ -53,7 +53,7 @@ def test_reasoning_plugs_into_a_finished_host_and_into_no_other_network(warm_ran
         train(gru, warm_ranklens, tmp_path / "gru", tmp_path / "host", plug_in=True)
 
 
-def test_data_without_a_list_to_validate_on_is_refused_before_training(warm_ranklens, tmp_path):
+def test_data_without_a_rankable_valid_list_is_refused_before_training(warm_ranklens, tmp_path):
     copy = shutil.copytree(warm_ranklens, tmp_path / "warm")
     rows = pl.read_parquet(copy / "impressions.parquet")
     rows.filter(pl.col("split") != "valid").write_parquet(copy / "impressions.parquet")
@@ -78,7 +78,7 @@ def test_a_run_starts_from_no_run_on_other_data_nor_from_an_unfinished_evaluator
         train(SMOKE, warm_ranklens, tmp_path / "run", unfinished)
 
 
-def test_permuted_labels_fall_to_random(tmp_path):
+def test_permuted_labels_leave_ndcg_at_the_random_level(tmp_path):
     out = tmp_path / "permuted"
     prepare("ranklens", "--out", out, "--permute-labels", "0")
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""The reasoning loop: per row, replayable, nothing at all when it is off; under every host."""
+"""The reasoning loop under every host: per row, replayable, and without effect when off."""
 
 import dataclasses
 import sys
@@ -27,7 +27,7 @@ def make_generator(budget: int = S, seed: int = 0, **reasoning) -> Generator:
     generator = Generator(
         NETWORK, F, VOCABULARY, K, ReasoningConfig(budget=budget, **reasoning)
     ).eval()
-    with torch.no_grad():  # far enough from a uniform choice that slates differ
+    with torch.no_grad():  # far enough from uniform that slates differ
         for parameter in generator.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return generator
@@ -50,9 +50,9 @@ def run(generator, inputs, threshold=-1.0, budget=S, pick=greedy, replay=None, g
 def test_turning_reasoning_off_gives_the_plain_host_bit_for_bit():
     reasoner, inputs = make_generator(), make_inputs()
     plain = make_generator(budget=0)
-    own = reasoner.state_dict()
-    own["reason_step.weight"] = plain.reason_step.weight.detach()
-    plain.load_state_dict(own)
+    weights = reasoner.state_dict()
+    weights["reason_step.weight"] = plain.reason_step.weight.detach()
+    plain.load_state_dict(weights)
     off = run(reasoner, inputs, budget=0)
     huge = run(reasoner, inputs, threshold=1e9)
     host = run(plain, inputs, budget=0)
@@ -62,7 +62,7 @@ def test_turning_reasoning_off_gives_the_plain_host_bit_for_bit():
         assert torch.equal(result.logprob, host.logprob)
 
 
-def test_before_training_reasoning_leaves_the_choice_as_it_was():
+def test_an_untrained_reasoning_step_does_not_change_the_choice():
     torch.manual_seed(0)
     generator, inputs = (
         Generator(NETWORK, F, VOCABULARY, K, ReasoningConfig(budget=S)).eval(),
@@ -70,13 +70,13 @@ def test_before_training_reasoning_leaves_the_choice_as_it_was():
     )
     on, off = run(generator, inputs), run(generator, inputs, budget=0)
     assert (on.steps == S).all()
-    assert torch.equal(on.logits[:, 0], off.logits[:, 0])  # later ones have read the tokens
+    assert torch.equal(on.logits[:, 0], off.logits[:, 0])  # later positions have read the tokens
     with torch.no_grad():
         generator.refine.bias.add_(torch.randn_like(generator.refine.bias))
     assert not torch.equal(run(generator, inputs).logits[:, 0], off.logits[:, 0])
 
 
-def test_reasoning_on_is_not_the_plain_host():
+def test_reasoning_changes_the_logits_of_the_plain_host():
     generator, inputs = make_generator(), make_inputs()
     assert not torch.equal(run(generator, inputs).logits, run(generator, inputs, budget=0).logits)
 
@@ -114,7 +114,7 @@ def test_a_neighbour_that_reasons_does_not_change_a_row(neighbour):
     torch.testing.assert_close(alone.logprob[0], both.logprob[0], rtol=0, atol=1e-5)
 
 
-def test_slates_of_one_request_decode_as_if_each_were_alone():
+def test_slates_of_one_request_equal_slates_decoded_apart():
     generator, (numbers, tokens, mask) = make_generator(), make_inputs(rows=2)
     mask[1, 6:] = False
     copies = tuple(x.repeat_interleave(3, 0) for x in (numbers, tokens, mask))
@@ -162,14 +162,16 @@ def test_the_slate_does_not_depend_on_the_order_of_the_candidates():
 def test_gradients_reach_the_reasoning_tokens_weights():
     generator, inputs = make_generator(), make_inputs()
     run(generator, inputs).logprob.sum().backward()
-    assert generator.reason_token.weight.grad.abs().sum() > 0
-    assert generator.reason_step.weight.grad.abs().sum() > 0
+    for layer in (generator.reason_token, generator.reason_step):
+        gradient = layer.weight.grad
+        assert gradient is not None
+        assert gradient.abs().sum() > 0
     generator.zero_grad()
     run(generator, inputs, budget=0).logprob.sum().backward()
     assert generator.reason_token.weight.grad is None
 
 
-def test_replaying_a_sample_gives_its_own_log_probabilities():
+def test_replaying_a_sample_gives_its_log_probabilities():
     generator, inputs = make_generator(), make_inputs()
     draw = torch.Generator().manual_seed(3)
     sample = run(generator, inputs, threshold=1.5, pick=sampler(0.7, draw))
@@ -178,14 +180,14 @@ def test_replaying_a_sample_gives_its_own_log_probabilities():
     assert torch.equal(sample.steps, again.steps)
 
 
-def test_a_replay_with_other_gates_gives_other_log_probabilities():
+def test_a_replay_with_other_steps_gives_other_log_probabilities():
     generator, inputs = make_generator(), make_inputs()
     sample = run(generator, inputs, threshold=-1.0)
     other = run(generator, inputs, pick=follow(sample.slate), replay=~sample.reasoned)
     assert not torch.equal(sample.logprob, other.logprob)
 
 
-def test_entropy_by_hand():
+def test_entropy_equals_values_computed_by_hand():
     # Two equal choices: ln 2. A third, masked, adds nothing. One choice left: 0.
     logits = torch.tensor([[0.0, 0.0, MASKED], [5.0, MASKED, MASKED]])
     expected = torch.tensor([0.693147, 0.0])
