@@ -16,7 +16,7 @@ from loadtest.errors import MISSED, PASSED, UsageError
 from loadtest.generators import generators
 from loadtest.processes import bound_to_parent
 from loadtest.results import Load, described, machine
-from loadtest.scenarios import JSON, Asking, Catalogue, scenario
+from loadtest.scenarios import JSON, Catalogue, RequestOptions, scenario
 from loadtest.server import ServerError, serving
 
 TOLERANCE = 0.15
@@ -34,13 +34,15 @@ def agree(options: Agree) -> int:
 
 def measure(options: Agree) -> dict[str, Any]:
     """Return the medians of both tools in ms. Raises ServerError for a failed request."""
-    bodies = scenario("ids", Catalogue.of(options.bundle), Asking(50), count=1)
+    bodies = scenario("ids", Catalogue.of(options.bundle), RequestOptions(50), count=1)
     medians: dict[str, list[float]] = {"hey": [], "ours": []}
-    with serving(options.bundle) as server, generators(1) as sending:
+    with serving(options.bundle) as server, generators(1) as load_generators:
         for turn in range(options.turns):
             url, body = server.url + bodies.path, bodies.bodies[0]
             medians["hey"].append(median_of_hey(url, body, options))
-            run = sending.offer(server.url, bodies, Load(options.rate, options.seconds, seed=turn))
+            run = load_generators.offer(
+                server.url, bodies, Load(options.rate, options.seconds, seed=turn)
+            )
             if run.failed or run.unranked:
                 raise ServerError(
                     f"{run.failed} requests failed ({described(run.failures)}), "

@@ -11,7 +11,7 @@ from loadtest import page
 from loadtest.commands import Bench
 from loadtest.errors import MISSED, PASSED, VOID
 from loadtest.generators import generators
-from loadtest.results import Load, Offered, described, machine
+from loadtest.results import Load, RateResult, described, machine
 from loadtest.target import scenario_of, target_url, with_settings
 
 
@@ -22,13 +22,13 @@ def bench(options: Bench, command_line: str) -> int:
     after that.
     """
     scenario = scenario_of(options)
-    results: list[Offered] = []
+    results: list[RateResult] = []
     interrupt: KeyboardInterrupt | None = None
     try:
-        with target_url(options) as url, generators(options.generators) as sending:
+        with target_url(options) as url, generators(options.generators) as load_generators:
             for number, rate in enumerate(options.rate):
                 load = Load(rate, options.seconds, options.warmup, seed=number)
-                results.append(sending.offer(url, scenario, load))
+                results.append(load_generators.offer(url, scenario, load))
     except KeyboardInterrupt as error:
         if not results:
             raise
@@ -50,7 +50,7 @@ def bench(options: Bench, command_line: str) -> int:
     return verdict(results, url)
 
 
-def verdict(results: Sequence[Offered], url: str) -> int:
+def verdict(results: Sequence[RateResult], url: str) -> int:
     """Return the exit status of some rates, and say on stderr why it is not 0."""
     void = [result for result in results if result.void]
     failures = sum((result.failures for result in results), Counter[str]())

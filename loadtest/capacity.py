@@ -16,7 +16,7 @@ from loadtest import page
 from loadtest.commands import Capacity
 from loadtest.errors import PASSED, VOID
 from loadtest.generators import Generators, generators
-from loadtest.results import Load, Offered, described, machine
+from loadtest.results import Load, RateResult, described, machine
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
 from loadtest.target import scenario_of, target_url, with_settings
@@ -34,7 +34,7 @@ class Bound:
     max_rps: float = 50_000.0
 
 
-def broken(result: Offered, bound: Bound) -> str | None:
+def broken(result: RateResult, bound: Bound) -> str | None:
     """Return the part of the bound that a rate breaks, or None."""
     if not result.samples:
         return "no request was due"
@@ -50,11 +50,11 @@ def broken(result: Offered, bound: Bound) -> str | None:
 
 
 @dataclass
-class Searched:
+class CapacityResult:
     """Capacity (requests/s) of each finished search, and every run that was made for them."""
 
     rates: list[float] = field(default_factory=list)
-    runs: list[Offered] = field(default_factory=list)
+    runs: list[RateResult] = field(default_factory=list)
     void: str | None = None
 
     def report(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def bisect(
 
 
 def capacity(
-    sending: Generators,
+    load_generators: Generators,
     url: str,
     scenario: Scenario,
     bound: Bound,
@@ -104,20 +104,20 @@ def capacity(
     repeats: int = 3,
     start: float = 100.0,
     progress: Callable[[str], None] = lambda text: None,
-    result: Searched | None = None,
-) -> Searched:
+    result: CapacityResult | None = None,
+) -> CapacityResult:
     """Search `repeats` times; each search after the first begins near the rate before it.
 
     result: filled on the way, for a caller that keeps it after an interrupt.
 
     Raises ServerError when the first run gets no expected response at all.
     """
-    searched = Searched() if result is None else result
+    searched = CapacityResult() if result is None else result
 
     def holds(rate: float) -> bool:
         for _ in range(TRIES):
             load = Load(rate, seconds, warmup=min(1.0, seconds / 3), seed=len(searched.runs))
-            run = sending.offer(url, scenario, load)
+            run = load_generators.offer(url, scenario, load)
             searched.runs.append(run)
             reason = broken(run, bound)
             progress(f"{rate:.0f}/s {'holds' if reason is None else reason}")
@@ -142,13 +142,13 @@ def write_capacity(options: Capacity, command_line: str) -> int:
 
     After an interrupt the finished runs and searches are written. Raises KeyboardInterrupt then.
     """
-    bound, searched = Bound(options.p99_ms), Searched()
+    bound, searched = Bound(options.p99_ms), CapacityResult()
     scenario = scenario_of(options)
     interrupt: KeyboardInterrupt | None = None
     try:
         with (
             target_url(options, adaptive_budget=str(options.adaptive_budget).lower()) as url,
-            generators(options.generators) as sending,
+            generators(options.generators) as load_generators,
             tqdm(desc="runs", unit="") as bar,
         ):
 
@@ -157,7 +157,7 @@ def write_capacity(options: Capacity, command_line: str) -> int:
                 bar.update()
 
             capacity(
-                sending, url, scenario, bound, options.seconds, options.repeats,
+                load_generators, url, scenario, bound, options.seconds, options.repeats,
                 progress=progress, result=searched,
             )  # fmt: skip
     except KeyboardInterrupt as error:

@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
             self._response.set_result((self._parser.get_status_code(), b"".join(self._content)))
         self._content.clear()
 
-    def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
+    def send(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
         """Write a request; the future gets status and body, or OSError when the connection ends."""
         assert self._transport is not None
         self._response = asyncio.get_running_loop().create_future()
@@ -113,16 +113,16 @@ class Pool:
         self._idle: deque[Connection] = deque()
         self._room = asyncio.Semaphore(max_connections)
 
-    async def post(self, path: str, body: bytes, kind: str = JSON) -> tuple[int, bytes]:
-        """Return status and content; kind: the body's media type. Raises OSError."""
+    async def post(self, path: str, body: bytes, media_type: str = JSON) -> tuple[int, bytes]:
+        """Return the status and content of the response. Raises OSError."""
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {kind}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: {media_type}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         async with self._room:
             connection = await self._connection()
             try:
-                response = await connection.ask(head.encode() + body)
+                response = await connection.send(head.encode() + body)
             except BaseException:  # half a response may still come
                 connection.close()
                 raise

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.openloop import Sample, poisson, run
+from loadtest.openloop import Sample, open_loop, run
 from loadtest.processes import end_with_parent
-from loadtest.results import Load, Offered
+from loadtest.results import Load, RateResult
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
 
@@ -42,7 +42,7 @@ class Generators:
             self.close()
             raise
 
-    def offer(self, url: str, scenario: Scenario, load: Load) -> Offered:
+    def offer(self, url: str, scenario: Scenario, load: Load) -> RateResult:
         """Offer a load and leave out the requests that were due in the warm-up.
 
         Raises ServerError when a generator process ends on its way.
@@ -56,7 +56,7 @@ class Generators:
         samples = [s for part, _ in parts for s in part if s.due >= load.warmup]
         lags = [1e3 * (s.sent - s.due) for s in samples] or [0.0]
         busy = max(share for _, share in parts)
-        return Offered(load, samples, busy, float(np.quantile(lags, 0.99)), scenario.expected)
+        return RateResult(load, samples, busy, float(np.quantile(lags, 0.99)), scenario.expected)
 
     def close(self) -> None:
         """End the processes at once, also in the middle of a rate."""
@@ -109,8 +109,8 @@ def _offer(
 
     async def measured() -> list[Sample]:
         cpu_before, before = time.process_time(), time.monotonic()
-        samples = await poisson(
-            url, scenario.bodies, [(rate, seconds)], seed, scenario.path, begin, scenario.kind
+        samples = await open_loop(
+            url, scenario.bodies, [(rate, seconds)], seed, scenario.path, begin, scenario.media_type
         )
         shares.append((time.process_time() - cpu_before) / (time.monotonic() - before))
         return samples

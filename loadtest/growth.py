@@ -16,7 +16,7 @@ from loadtest.commands import Growth
 from loadtest.errors import PASSED, VOID, UsageError
 from loadtest.generators import generators
 from loadtest.results import machine
-from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
+from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import serving
 
 CANDIDATES = (10, 20, 50, 100, 200, 500)
@@ -42,7 +42,7 @@ def points(bundle: Path) -> Iterator[Point]:
     def ids(
         candidates: int = min(50, limit), slate_size: int | None = None, budget: int | None = None
     ) -> Scenario:
-        return scenario("ids", catalogue, Asking(candidates, slate_size, budget))
+        return scenario("ids", catalogue, RequestOptions(candidates, slate_size, budget))
 
     for size in CANDIDATES:
         if size <= limit:
@@ -55,7 +55,7 @@ def points(bundle: Path) -> Iterator[Point]:
     for workers in WORKERS:
         yield Point("workers", str(workers), ids(), workers)
     for name in ("ids", "history", "inline"):
-        bodies = scenario(name, catalogue, Asking(min(50, limit)))
+        bodies = scenario(name, catalogue, RequestOptions(min(50, limit)))
         yield Point("body", f"{name}, JSON", bodies)
         yield Point("body", f"{name}, MessagePack", bodies.packed())
 
@@ -71,7 +71,7 @@ def grow(options: Growth) -> int:
     chosen = [p for p in points(options.bundle) if options.only in (None, p.dimension)]
     rows = {} if options.fresh else earlier_rows(path, head)
     options.out.mkdir(parents=True, exist_ok=True)
-    with generators(1) as sending:
+    with generators(1) as load_generators:
         for point in tqdm(chosen, unit="point"):
             if (point.dimension, point.value) in rows:
                 continue
@@ -79,8 +79,8 @@ def grow(options: Growth) -> int:
                 options.bundle, f"--workers={point.workers}", adaptive_budget="false"
             ) as server:
                 searched = capacity(
-                    sending, server.url, point.scenario, Bound(options.p99_ms), options.seconds,
-                    options.repeats,
+                    load_generators, server.url, point.scenario, Bound(options.p99_ms),
+                    options.seconds, options.repeats,
                 )  # fmt: skip
             bodies = point.scenario.bodies
             rows[point.dimension, point.value] = {

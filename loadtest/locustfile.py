@@ -27,7 +27,7 @@ from locust.env import Environment
 
 # Locust puts only this file's directory on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
+from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 
 HOOKS: Any = events  # whose add_listener has no type
 SHAPES = ("flat", "ramp", "step", "spike", "soak")
@@ -155,7 +155,9 @@ class Caller(FastHttpUser):
         assert options is not None
         catalogue = Catalogue.of(Path(options.bundle))
         seed = random.randrange(1 << 30)
-        self.requests = scenario(self.kind, catalogue, Asking(options.candidates), seed=seed)
+        self.requests = scenario(
+            self.kind, catalogue, RequestOptions(options.candidates), seed=seed
+        )
         time.sleep(random.uniform(0, options.pace))
 
     def wait_time(self) -> float:

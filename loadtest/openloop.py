@@ -57,7 +57,7 @@ class Sample:
 class PreciseSelector(selectors.EpollSelector):
     """Wait to the microsecond; epoll alone rounds every wait up to a millisecond.
 
-    A short request takes a millisecond, so sending it late would be most of the figure.
+    A short request takes a millisecond, so load_generators it late would be most of the figure.
     """
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -75,13 +75,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-async def ask(
-    pool: Pool, path: str, body: bytes, due: float, began: float, kind: str = JSON
+async def send_request(
+    pool: Pool, path: str, body: bytes, due: float, began: float, media_type: str = JSON
 ) -> Sample:
     """Send one request and return its sample."""
     sent = time.monotonic() - began
     try:
-        status, content = await pool.post(path, body, kind)
+        status, content = await pool.post(path, body, media_type)
     except asyncio.CancelledError:
         return Sample(due, time.monotonic() - began, 0, sent=sent, failure=TIMEOUT)
     except OSError as error:
@@ -90,13 +90,13 @@ async def ask(
     if status != 200:
         return Sample(due, ended, status, sent=sent)
     try:
-        answer = ormsgpack.unpackb(content) if kind == MSGPACK else orjson.loads(content)
+        answer = ormsgpack.unpackb(content) if media_type == MSGPACK else orjson.loads(content)
     except ValueError:
         return Sample(due, ended, 0, sent=sent, failure=UNREADABLE_BODY)
-    return Sample(due, ended, status, **told(answer), sent=sent)
+    return Sample(due, ended, status, **response_fields(answer), sent=sent)
 
 
-def told(answer: Any) -> dict[str, Any]:
+def response_fields(answer: Any) -> dict[str, Any]:
     """Return the fields of a sample that a response holds, of several lists those of the slowest.
 
     Empty for the response of another service.
@@ -120,14 +120,14 @@ def told(answer: Any) -> dict[str, Any]:
     }
 
 
-async def poisson(
+async def open_loop(
     url: str,
     bodies: Sequence[bytes],
     phases: Sequence[tuple[float, float]],
     seed: int,
     path: str = "/rerank",
     begin: float | None = None,
-    kind: str = JSON,
+    media_type: str = JSON,
 ) -> list[Sample]:
     """Offer Poisson arrivals and return a sample for every request that was due.
 
@@ -149,7 +149,9 @@ async def poisson(
             if wait > 0:
                 await asyncio.sleep(wait)
             body = draw.choice(bodies)
-            tasks.append(asyncio.create_task(ask(pool, path, body, due, began, kind)))
+            tasks.append(
+                asyncio.create_task(send_request(pool, path, body, due, began, media_type))
+            )
         due = ends
     samples: list[Sample] = []
     if tasks:
@@ -162,7 +164,7 @@ async def poisson(
     return samples
 
 
-async def closed(
+async def closed_loop(
     url: str, bodies: Sequence[bytes], clients: int, seconds: float, path: str = "/rerank"
 ) -> list[Sample]:
     """Run clients that each wait for a response before they send the next request."""
@@ -172,7 +174,7 @@ async def closed(
     async def client(number: int) -> list[Sample]:
         draw, samples = random.Random(number), []
         while (now := time.monotonic() - began) < seconds:
-            samples.append(await ask(pool, path, draw.choice(bodies), now, began))
+            samples.append(await send_request(pool, path, draw.choice(bodies), now, began))
         return samples
 
     tasks = [asyncio.create_task(client(number)) for number in range(clients)]

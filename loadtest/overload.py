@@ -13,7 +13,7 @@ from loadtest import page
 from loadtest.commands import Overload
 from loadtest.errors import MISSED, PASSED, VOID
 from loadtest.monitor import monitored
-from loadtest.openloop import Sample, closed, poisson, run
+from loadtest.openloop import Sample, closed_loop, open_loop, run
 from loadtest.results import exhaustion, failures_of, hardware
 from loadtest.scenarios import lists_with_deadline
 from loadtest.server import serving
@@ -44,15 +44,15 @@ def measure(options: Overload) -> dict[str, Any]:
     )
     settings: dict[str, object] = {"max_queue": options.max_queue}
     with serving(options.bundle, adaptive_budget="false", **settings) as server:
-        run(closed(server.url, bodies, 16, 2.0))
-        warm = run(closed(server.url, bodies, 16, 6.0))
+        run(closed_loop(server.url, bodies, 16, 2.0))
+        warm = run(closed_loop(server.url, bodies, 16, 6.0))
         ranked = [s for s in warm if s.budget is not None]
         capacity = len(ranked) / max(s.ended for s in warm)
     with serving(options.bundle, **settings) as server:
         rates = (capacity / 4, options.factor * capacity, capacity / 4)
         phases = list(zip(rates, (options.rest, options.seconds, options.rest), strict=True))
         with monitored(server) as entries:
-            samples = run(poisson(server.url, bodies, phases, seed=0))
+            samples = run(open_loop(server.url, bodies, phases, seed=0))
     series = by_second(samples, entries)
     return {
         "command": "python -m loadtest overload",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from loadtest.results import Offered, described
+from loadtest.results import RateResult, described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def write(out: Path, name: str, report: Mapping[str, Any], content: str) -> None
     (out / f"{name}.html").write_text(content, "utf-8")
 
 
-def bench(report: Mapping[str, Any], results: Sequence[Offered]) -> str:
+def bench(report: Mapping[str, Any], results: Sequence[RateResult]) -> str:
     """Return the HTML page of the runs at one or several rates."""
     from loadtest import plots
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.results import Offered
+from loadtest.results import RateResult
 
 FULL, REDUCED, INITIAL, FAILED = "tab:green", "tab:orange", "tab:red", "black"
 MAX_CURVES = 5  # of percentiles; more cannot be read
@@ -21,7 +21,7 @@ def new_figure(width: float = 8, height: float = 3.6) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def against_rate(runs: Sequence[Offered]) -> Figure:
+def against_rate(runs: Sequence[RateResult]) -> Figure:
     """Plot three quantiles of latency against the rate, on a logarithmic axis."""
     figure = new_figure()
     axes = figure.subplots()
@@ -35,7 +35,7 @@ def against_rate(runs: Sequence[Offered]) -> Figure:
     return figure
 
 
-def percentiles(runs: Sequence[Offered]) -> Figure:
+def percentiles(runs: Sequence[RateResult]) -> Figure:
     """Plot latency against the share of requests that took longer, on logarithmic axes."""
     figure = new_figure()
     axes = figure.subplots()
@@ -53,7 +53,7 @@ def percentiles(runs: Sequence[Offered]) -> Figure:
     return figure
 
 
-def reasoning(runs: Sequence[Offered]) -> Figure:
+def reasoning(runs: Sequence[RateResult]) -> Figure:
     """Plot reasoning steps used and budget granted against the rate."""
     figure = new_figure()
     steps = figure.subplots()
@@ -75,7 +75,7 @@ def reasoning(runs: Sequence[Offered]) -> Figure:
     return figure
 
 
-def timeline(run: Offered) -> Figure:
+def timeline(run: RateResult) -> Figure:
     """Plot second by second how requests were answered, and p99."""
     figure = new_figure(height=5)
     counts, latency = figure.subplots(2, 1, sharex=True)

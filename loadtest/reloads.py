@@ -20,7 +20,7 @@ import numpy as np
 
 from loadtest.commands import Reloads
 from loadtest.errors import MISSED, PASSED
-from loadtest.openloop import Sample, closed, run
+from loadtest.openloop import Sample, closed_loop, run
 from loadtest.results import failures_of, hardware
 from loadtest.scenarios import item_ids
 from loadtest.server import serving
@@ -47,8 +47,8 @@ def measure(options: Reloads) -> dict[str, Any]:
             options.bundle, f"--models={store}", admin_keys_file=scratch / "keys",
             timeout_ms=10_000,
         ) as server:  # fmt: skip
-            run(closed(server.url, bodies, options.clients, 2.0))
-            before = run(closed(server.url, bodies, options.clients, options.seconds))
+            run(closed_loop(server.url, bodies, options.clients, 2.0))
+            before = run(closed_loop(server.url, bodies, options.clients, options.seconds))
             stop = threading.Event()
             with ThreadPoolExecutor(1) as thread:
                 changes = thread.submit(
@@ -57,7 +57,7 @@ def measure(options: Reloads) -> dict[str, Any]:
                 during: list[Sample] = []
                 try:
                     while not changes.done():
-                        during += run(closed(server.url, bodies, options.clients, 2.0))
+                        during += run(closed_loop(server.url, bodies, options.clients, 2.0))
                 finally:  # the executor waits for the thread, also after an interrupt
                     stop.set()
             durations, errors = changes.result()

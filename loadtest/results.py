@@ -29,7 +29,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Offered:
+class RateResult:
     """The samples after the warm-up, and the state of the generators.
 
     busy: the largest share of a core that one used; lag_ms: how late they sent, at p99.

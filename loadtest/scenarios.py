@@ -1,4 +1,4 @@
-"""What is asked: bodies of every kind that a service meets, drawn from a bundle's own items."""
+"""Request bodies of every kind that a service meets, drawn from a bundle's items."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import ormsgpack
 from loadtest.errors import UsageError
 
 JSON, MSGPACK = "application/json", "application/msgpack"
-HISTORY = 48  # answers of a user
-LISTS = 8  # of a batch call
-SIZES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # of mixed lists, after Zipf: short ones most
+HISTORY = 48  # ratings in a user's history
+LISTS = 8  # in a batch call
+SIZES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # of mixed lists, weighted by Zipf's law
 
 
 def read_bundle(bundle: Path, name: str) -> Any:
@@ -66,8 +66,8 @@ class Catalogue:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How large: candidates of a list, positions of a slate, budget per position; None: default."""
+class RequestOptions:
+    """Candidates per list, positions per slate, budget per position; None: the default."""
 
     candidates: int = 50
     slate_size: int | None = None
@@ -78,72 +78,74 @@ class Asking:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Bodies of one kind, where they go, what their answers' status must be, and media type."""
+    """Bodies of one kind, their path, the expected statuses, and the media type."""
 
     name: str
     path: str
     bodies: Sequence[bytes]
     expected: Sequence[int] = (200,)
-    kind: str = JSON
+    media_type: str = JSON
 
     def packed(self) -> Scenario:
-        """The same requests as MessagePack."""
+        """Return the same requests as MessagePack."""
         bodies = [ormsgpack.packb(json.loads(body)) for body in self.bodies]
-        return dataclasses.replace(self, bodies=bodies, kind=MSGPACK)
+        return dataclasses.replace(self, bodies=bodies, media_type=MSGPACK)
 
 
-Make = Callable[[Catalogue, Asking, random.Random], dict[str, Any]]
+Make = Callable[[Catalogue, RequestOptions, random.Random], dict[str, Any]]
 
 
-def ids_only(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
-    """Ids alone."""
-    count = min(asking.candidates, len(catalogue.ids), catalogue.longest)
+def ids_only(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
+    """Return a body of ids alone, with the features that the bundle requires."""
+    count = min(options.candidates, len(catalogue.ids), catalogue.longest)
     body: dict[str, Any] = {"candidates": draw.sample(catalogue.ids, count)}
     if needed := [f for f in catalogue.features if f.get("required") and f["of"] == "candidate"]:
         body["candidates"] = [
             {"id": item, "features": {f["name"]: value(f, draw) for f in needed}}
             for item in body["candidates"]
         ]
-    if asking.slate_size is not None:
-        body["slate_size"] = min(asking.slate_size, count)
-    reasoning = {"budget": asking.budget, "entropy_threshold": asking.entropy_threshold}
-    if given := {name: each for name, each in reasoning.items() if each is not None}:
-        body["reasoning"] = given
-    return body | dict(asking.extra)
+    if options.slate_size is not None:
+        body["slate_size"] = min(options.slate_size, count)
+    limits = {"budget": options.budget, "entropy_threshold": options.entropy_threshold}
+    if reasoning := {name: limit for name, limit in limits.items() if limit is not None}:
+        body["reasoning"] = reasoning
+    return body | dict(options.extra)
 
 
-def history(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
-    """Ids, for a user with a history."""
+def history(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
+    """Return a body of ids for a user with a history."""
     past = draw.sample(catalogue.ids, min(HISTORY, len(catalogue.ids)))
-    told = [{"id": item, "label": draw.randint(0, 1)} for item in past]
-    return ids_only(catalogue, asking, draw) | {"user": {"history": told}}
+    ratings = [{"id": item, "label": draw.randint(0, 1)} for item in past]
+    return ids_only(catalogue, options, draw) | {"user": {"history": ratings}}
 
 
-def inline(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
-    """Candidates that bring their features, as where the caller holds the feature store."""
-    own = [f for f in catalogue.features if f["of"] in ("item", "candidate")]
-    sent = [f for f in own if f["kind"] != "vector" and f["name"] not in ("item_id", "score")][:8]
-    body = ids_only(catalogue, asking, draw)
+def inline(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
+    """Return a body with the candidates' features, as from a caller with the feature store."""
+    usable = [f for f in catalogue.features if f["of"] in ("item", "candidate")]
+    sent = [f for f in usable if f["kind"] != "vector" and f["name"] not in ("item_id", "score")]
+    body = ids_only(catalogue, options, draw)
     body["candidates"] = [
         {
             "id": each if isinstance(each, str) else each["id"],
-            "features": {f["name"]: value(f, draw) for f in sent},
+            "features": {f["name"]: value(f, draw) for f in sent[:8]},
         }
         for each in body["candidates"]
     ]
     return body
 
 
-def mixed(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
-    """Lists of many sizes: a short one is common, a long one rare."""
+def mixed(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
+    """Return a list of one of many sizes: short ones are common, long ones rare."""
     weights = [1 / rank for rank in range(1, len(SIZES) + 1)]
     (size,) = draw.choices(SIZES, weights)
-    return ids_only(catalogue, Asking(size, asking.slate_size, asking.budget), draw)
+    return ids_only(catalogue, RequestOptions(size, options.slate_size, options.budget), draw)
 
 
-def constrained(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
-    """A pinned item, two blocked ones, and at most three of a group of the caller's."""
-    body = ids_only(catalogue, asking, draw)
+def constrained(
+    catalogue: Catalogue, options: RequestOptions, draw: random.Random
+) -> dict[str, Any]:
+    """Return a body with a pinned item, two blocked ones, and at most three per shelf."""
+    body = ids_only(catalogue, options, draw)
     records: list[dict[str, Any]] = [
         {"id": e} if isinstance(e, str) else e for e in body["candidates"]
     ]
@@ -158,20 +160,20 @@ def constrained(catalogue: Catalogue, asking: Asking, draw: random.Random) -> di
     }  # fmt: skip
 
 
-def explained(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
-    """With what explains each position."""
-    return ids_only(catalogue, asking, draw) | {"explain": True}
+def explained(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
+    """Return a body that requests an explanation of each position."""
+    return ids_only(catalogue, options, draw) | {"explain": True}
 
 
-def batch(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
-    """Several lists in one call."""
-    return {"requests": [ids_only(catalogue, asking, draw) for _ in range(LISTS)]}
+def batch(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
+    """Return several lists for one call."""
+    return {"requests": [ids_only(catalogue, options, draw) for _ in range(LISTS)]}
 
 
-def bad(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, Any]:
-    """What clients get wrong: an unknown field, no candidates, an id twice, a wrong type."""
-    body = ids_only(catalogue, asking, draw)
-    wrong: dict[str, Any] = draw.choice(
+def bad(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
+    """Return a client's mistake: an unknown field, no candidates, an id twice, a wrong type."""
+    body = ids_only(catalogue, options, draw)
+    mistake: dict[str, Any] = draw.choice(
         [
             {"candidate": body["candidates"]},
             {"candidates": []},
@@ -180,7 +182,7 @@ def bad(catalogue: Catalogue, asking: Asking, draw: random.Random) -> dict[str, 
             {"slate_size": len(body["candidates"]) + 1},
         ]
     )
-    return body | wrong
+    return body | mistake
 
 
 MAKERS: dict[str, Make] = {
@@ -190,17 +192,17 @@ MAKERS: dict[str, Make] = {
 
 
 def scenario(
-    name: str, catalogue: Catalogue, asking: Asking, count: int = 64, seed: int = 0
+    name: str, catalogue: Catalogue, options: RequestOptions, count: int = 64, seed: int = 0
 ) -> Scenario:
-    """So many bodies of a kind, the same for the same seed. Raises KeyError for no such kind."""
+    """Return `count` bodies of a kind, the same for the same seed. Raises KeyError for its name."""
     draw, make = random.Random(seed), MAKERS[name]
-    bodies = [json.dumps(make(catalogue, asking, draw)).encode() for _ in range(count)]
+    bodies = [json.dumps(make(catalogue, options, draw)).encode() for _ in range(count)]
     path = "/rerank/batch" if name == "batch" else "/rerank"
     return Scenario(name, path, bodies, (422,) if name == "bad" else (200,))
 
 
 def value(feature: Mapping[str, Any], draw: random.Random) -> Any:
-    """A likely value of a feature, to be sent inline."""
+    """Return a likely value of a feature."""
     if feature["kind"] in ("number", "statistic"):
         return round(max(0.0, draw.gauss(1.0, 0.3)), 3)
     words = feature.get("vocabulary") or ["none"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from loadtest.commands import Soak
 from loadtest.errors import MISSED, PASSED, VOID
 from loadtest.monitor import monitored
-from loadtest.openloop import closed, poisson, run
+from loadtest.openloop import closed_loop, open_loop, run
 from loadtest.results import exhaustion, failures_of, hardware
 from loadtest.scenarios import lists_with_deadline
 from loadtest.server import serving
@@ -35,14 +35,14 @@ def measure(options: Soak) -> dict[str, Any]:
     """Measure the capacity at the full budget, fill all pools with an overload, then soak."""
     bodies = lists_with_deadline(options.bundle, options.candidates, TIMEOUT_MS)
     with serving(options.bundle, adaptive_budget="false") as server:
-        run(closed(server.url, bodies, 4, 2.0))
-        warm = run(closed(server.url, bodies, 4, 6.0))
+        run(closed_loop(server.url, bodies, 4, 2.0))
+        warm = run(closed_loop(server.url, bodies, 4, 6.0))
         capacity = len(warm) / max(sample.ended for sample in warm)
     with serving(options.bundle) as server:
-        run(poisson(server.url, bodies, [(2 * capacity, options.fill)], seed=1))
+        run(open_loop(server.url, bodies, [(2 * capacity, options.fill)], seed=1))
         with monitored(server) as entries:
             rate = options.share * capacity
-            samples = run(poisson(server.url, bodies, [(rate, options.seconds)], seed=0))
+            samples = run(open_loop(server.url, bodies, [(rate, options.seconds)], seed=0))
     minutes = []
     for minute in range(max(1, int(options.seconds // 60))):
         latency = [s.latency_s for s in samples if 60 * minute <= s.due < 60 * minute + 60]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from loadtest.commands import Target
 from loadtest.errors import UsageError
-from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
+from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import serving
 
 
@@ -30,7 +30,7 @@ def scenario_of(options: Target) -> Scenario:
         raise UsageError(
             f"--candidates: 1 to {limit} for {options.bundle}, got {options.candidates}"
         )
-    return scenario(options.scenario, catalogue, Asking(options.candidates))
+    return scenario(options.scenario, catalogue, RequestOptions(options.candidates))
 
 
 def with_settings(command_line: str, options: Target) -> str:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from loadtest.capacity import Bound, capacity
 from loadtest.generators import Generators, generators
 from loadtest.results import Load, machine
-from loadtest.scenarios import Asking, Catalogue, Scenario, scenario
+from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import ServerError
 from peers import Peer
 from peers.cost import machine_cpu_s, run_counters, work_alone
@@ -62,7 +62,7 @@ class Comparison:
         self.bound = bound or Bound(options.p99_ms)
         self.durations = durations or Durations()
         self._start = start
-        self.scenario = scenario("ids", Catalogue.of(options.bundle), Asking(CANDIDATES))
+        self.scenario = scenario("ids", Catalogue.of(options.bundle), RequestOptions(CANDIDATES))
 
     def run(self) -> dict[str, Any]:
         """Make the rounds that are left and return the report. Raises ServerError."""

@@ -18,11 +18,9 @@ LONG: dict[str, str] = {}
 # Not rewritten yet.
 PENDING = (
     "deploy/",
-    "loadtest/",
     "model/study/",
     "service/models/",
     "tests/deploy/",
-    "tests/loadtest/",
     "tests/model/study/",
     "tests/service/models/",
 )

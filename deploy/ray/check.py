@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from deploy.ray.app import ENVIRONMENT, build  # noqa: E402
 from loadtest.connections import Pool  # noqa: E402
 from loadtest.reloads import renamed  # noqa: E402
-from loadtest.scenarios import Asking, Catalogue, scenario  # noqa: E402
+from loadtest.scenarios import Catalogue, RequestOptions, scenario  # noqa: E402
 from loadtest.server import serving  # noqa: E402
 
 BUNDLE = ROOT / "bundles" / "ranklens" / "1"
@@ -70,7 +70,7 @@ def slate(content: bytes) -> list[tuple[str, int]]:
 
 def main() -> int:
     """Run it and print what became of the requests."""
-    what = scenario("ids", Catalogue.of(BUNDLE), Asking(50))
+    what = scenario("ids", Catalogue.of(BUNDLE), RequestOptions(50))
     bodies = list(what.bodies)
     with serving(BUNDLE, adaptive_budget="false", timeout_ms=60_000) as single:
         expected = [slate(asyncio.run(once(single.url, body))) for body in bodies]

@@ -12,7 +12,7 @@ import pytest
 from loadtest.cli import run_command
 from loadtest.commands import COMMANDS
 from loadtest.generators import generators
-from loadtest.results import Load, Offered
+from loadtest.results import Load, RateResult
 from loadtest.scenarios import Scenario
 from tests.support.bundles import ROOT
 from tests.support.stub_servers import RANKED, http, stub_server, unused_url, wait_for
@@ -22,14 +22,14 @@ SHORT = ["--seconds", "0.5", "--warmup", "0.1"]
 
 
 @pytest.fixture(scope="module")
-def sending():
+def load_generators():
     with generators(2) as started:
         yield started
 
 
-def test_several_generators_share_one_rate_and_the_warm_up_is_left_out(sending):
+def test_several_generators_share_one_rate_and_the_warm_up_is_left_out(load_generators):
     with stub_server() as url:
-        result = sending.offer(url, BODIES, Load(200, 2.0, warmup=0.5))
+        result = load_generators.offer(url, BODIES, Load(200, 2.0, warmup=0.5))
     report = result.report()
     assert report["requests"] == pytest.approx(400, abs=80)
     assert min(sample.due for sample in result.samples) >= 0.5
@@ -37,17 +37,17 @@ def test_several_generators_share_one_rate_and_the_warm_up_is_left_out(sending):
     assert (report["steps_used"], report["budget"], report["queue_ms"]) == (7, 3, 0.5)
 
 
-def test_the_delay_of_the_server_is_in_the_latency(sending):
+def test_the_delay_of_the_server_is_in_the_latency(load_generators):
     with stub_server(delay_s=0.05) as url:
-        result = sending.offer(url, BODIES, Load(50, 1.0, warmup=0.2))
+        result = load_generators.offer(url, BODIES, Load(50, 1.0, warmup=0.2))
     assert 50 <= result.latency_ms(0.5) < 80
 
 
-def test_a_status_other_than_the_expected_one_is_a_failure(sending):
+def test_a_status_other_than_the_expected_one_is_a_failure(load_generators):
     refused = Scenario("bad", "/rerank", [b"{"], expected=(422,))
     with stub_server(reply=http(status=422)) as url:
-        assert sending.offer(url, BODIES, Load(50, 0.5)).failed > 0
-        assert sending.offer(url, refused, Load(50, 0.5)).failed == 0
+        assert load_generators.offer(url, BODIES, Load(50, 0.5)).failed > 0
+        assert load_generators.offer(url, refused, Load(50, 0.5)).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -60,16 +60,16 @@ def test_a_status_other_than_the_expected_one_is_a_failure(sending):
         ("connection refused", None),
     ],
 )
-def test_failures_are_counted_by_kind(sending, kind, server):
+def test_failures_are_counted_by_kind(load_generators, kind, server):
     with unused_url() if server is None else stub_server(**server) as url:
-        report = sending.offer(url, BODIES, Load(40, 0.5, warmup=0.1)).report()
+        report = load_generators.offer(url, BODIES, Load(40, 0.5, warmup=0.1)).report()
     assert report["failed"] > 0
     assert report["failures"] == {kind: report["failed"]}
 
 
-def test_a_request_without_a_response_is_counted_as_a_timeout(sending):
+def test_a_request_without_a_response_is_counted_as_a_timeout(load_generators):
     with stub_server(delay_s=60.0) as url:
-        report = sending.offer(url, BODIES, Load(10, 0.5, warmup=0.1)).report()
+        report = load_generators.offer(url, BODIES, Load(10, 0.5, warmup=0.1)).report()
     assert report["requests"] > 0
     assert report["failures"] == {"timeout": report["requests"]}
     assert report["latency_ms"]["p50"] >= 10_000
@@ -102,11 +102,11 @@ def test_a_generator_without_file_descriptors_voids_the_run(tmp_path):
     assert run["void"].startswith("generator out of sockets for")
 
 
-def test_a_generator_that_used_a_core_voids_the_run(sending):
+def test_a_generator_that_used_a_core_voids_the_run(load_generators):
     with stub_server() as url:
-        samples = sending.offer(url, BODIES, Load(50, 0.5)).samples
-    assert Offered(Load(50, 0.5), samples, 0.5, 0.1).void is None
-    assert Offered(Load(50, 0.5), samples, 0.9, 0.1).void == "a generator used 90% of a core"
+        samples = load_generators.offer(url, BODIES, Load(50, 0.5)).samples
+    assert RateResult(Load(50, 0.5), samples, 0.5, 0.1).void is None
+    assert RateResult(Load(50, 0.5), samples, 0.9, 0.1).void == "a generator used 90% of a core"
 
 
 def test_bench_reports_each_rate_with_its_scenario(tmp_path, capsys):
@@ -199,9 +199,9 @@ def test_a_command_does_not_import_what_another_one_measures_with(arguments):
 def test_a_generator_process_that_dies_ends_the_rate_with_an_error():
     from loadtest.server import ServerError
 
-    with stub_server() as url, generators(1) as sending:
-        process, _ = sending._workers[0]
+    with stub_server() as url, generators(1) as load_generators:
+        process, _ = load_generators._workers[0]
         process.kill()
         wait_for(lambda: process.exitcode is not None)
         with pytest.raises((ServerError, BrokenPipeError)):
-            sending.offer(url, BODIES, Load(10, 0.5))
+            load_generators.offer(url, BODIES, Load(10, 0.5))

@@ -12,7 +12,7 @@ from loadtest.commands import Dimension
 from loadtest.generators import generators
 from loadtest.growth import points
 from loadtest.openloop import Sample
-from loadtest.results import Load, Offered
+from loadtest.results import Load, RateResult
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
 from tests.support.bundles import BUNDLE
@@ -22,7 +22,7 @@ BODIES = Scenario("plain", "/rerank", [b"{}"])
 
 
 @pytest.fixture(scope="module")
-def sending():
+def load_generators():
     with generators(2) as started:
         yield started
 
@@ -47,23 +47,23 @@ def samples(latency_s, count=100, degraded=None, status=200):
     ],
 )
 def test_a_rate_holds_when_p99_is_in_time_and_all_are_ranked(offered, holds):
-    reason = broken(Offered(Load(100, 1.0), offered, 0.1, 0.1), Bound(p99_ms=30))
+    reason = broken(RateResult(Load(100, 1.0), offered, 0.1, 0.1), Bound(p99_ms=30))
     assert (reason is None) is holds
 
 
-def test_a_search_without_any_response_ends_after_the_first_run(sending):
+def test_a_search_without_any_response_ends_after_the_first_run(load_generators):
     lines: list[str] = []
     with unused_url() as url, pytest.raises(ServerError, match="failed: connection refused"):
-        capacity(sending, url, BODIES, Bound(), 0.5, progress=lines.append)
+        capacity(load_generators, url, BODIES, Bound(), 0.5, progress=lines.append)
     assert len(lines) == 1
     assert "failed" in lines[0]
 
 
-def test_a_search_reports_why_each_rate_does_not_hold(sending):
+def test_a_search_reports_why_each_rate_does_not_hold(load_generators):
     lines: list[str] = []
     with stub_server(delay_s=0.05) as url:  # no rate keeps this bound, down to one without requests
         searched = capacity(
-            sending, url, BODIES, Bound(p99_ms=5), 0.1, 1, 20.0, progress=lines.append
+            load_generators, url, BODIES, Bound(p99_ms=5), 0.1, 1, 20.0, progress=lines.append
         )
     assert searched.rates == [0.0]
     assert any("p99" in line for line in lines)

@@ -1,9 +1,11 @@
-"""The open loop counts from when a request was due; measurements in miniature."""
+"""The open loop counts from when a request was due; short runs of the commands that use it."""
 
 import asyncio
 import contextlib
+import errno
 import json
 import re
+import socket
 import time
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 
 from loadtest import soak
 from loadtest.cli import run_command
-from loadtest.connections import Pool
-from loadtest.openloop import closed, poisson, run
+from loadtest.connections import Pool, failure_of
+from loadtest.openloop import closed_loop, open_loop, run
+from tests.support.stub_servers import unused_url
 
 ANSWER = json.dumps(
     {"degraded": None, "reasoning": {"budget_per_position": 3, "steps_used": 1}}
@@ -20,7 +23,7 @@ ANSWER = json.dumps(
 
 
 async def pausing(measure, pause_s, content=ANSWER):
-    """Run `measure(url)` against a server that answers nobody for `pause_s` after half a second."""
+    """Run `measure(url)` against a server that pauses for `pause_s` after half a second."""
     began = time.monotonic()
 
     async def answer(reader, writer):
@@ -42,9 +45,9 @@ async def pausing(measure, pause_s, content=ANSWER):
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        found = await measure(f"http://127.0.0.1:{port}")
-        await asyncio.sleep(0.05)  # for the connections to be gone
-        return found
+        result = await measure(f"http://127.0.0.1:{port}")
+        await asyncio.sleep(0.05)  # for the connections to close
+        return result
 
 
 def share_slow(samples):
@@ -53,29 +56,49 @@ def share_slow(samples):
 
 def test_a_pause_shows_in_every_request_that_was_due_in_it_and_a_closed_loop_hides_it():
     body = [b"{}"]
-    opened = run(pausing(lambda url: poisson(url, body, [(200, 2.0)], 0), 1.0))
-    hidden = run(pausing(lambda url: closed(url, body, 1, 2.0), 1.0))
-    calm = run(pausing(lambda url: poisson(url, body, [(200, 2.0)], 0), 0.0))
+    opened = run(pausing(lambda url: open_loop(url, body, [(200, 2.0)], 0), 1.0))
+    hidden = run(pausing(lambda url: closed_loop(url, body, 1, 2.0), 1.0))
+    calm = run(pausing(lambda url: open_loop(url, body, [(200, 2.0)], 0), 0.0))
     assert share_slow(opened) == pytest.approx(0.4, abs=0.1)  # due in 0.8 of 2 s
     assert share_slow(hidden) < 0.02  # one request of hundreds
     assert share_slow(calm) < 0.02
     assert len(opened) == pytest.approx(400, abs=80)
 
 
-def test_who_is_not_answered_is_counted_as_such():
-    async def gone(url):
-        return await poisson(url.replace(url.rsplit(":", 1)[1], "9"), [b"{}"], [(50, 0.3)], 0)
+def test_a_refused_request_has_status_0_and_a_reason():
+    async def refused(_):
+        with unused_url() as url:
+            return await open_loop(url, [b"{}"], [(50, 0.3)], 0)
 
-    assert {sample.status for sample in run(pausing(gone, 0.0))} == {0}
-
-
-@pytest.mark.parametrize(("content", "status"), [(ANSWER, 200), (ANSWER[:-3], 0), (b"", 0)])
-def test_an_answer_that_cannot_be_read_is_none(content, status):
-    asked = run(pausing(lambda url: poisson(url, [b"{}"], [(50, 0.3)], 0), 0.0, content))
-    assert {sample.status for sample in asked} == {status}
+    samples = run(pausing(refused, 0.0))
+    assert {(sample.status, sample.failure) for sample in samples} == {(0, "connection refused")}
 
 
-def test_a_connection_that_the_service_closed_while_idle_is_not_asked_again():
+@pytest.mark.parametrize(
+    ("content", "status", "failure"),
+    [(ANSWER, 200, None), (ANSWER[:-3], 0, "unreadable body"), (b"", 0, "unreadable body")],
+)
+def test_a_response_that_cannot_be_read_is_a_failure(content, status, failure):
+    samples = run(pausing(lambda url: open_loop(url, [b"{}"], [(50, 0.3)], 0), 0.0, content))
+    assert {(sample.status, sample.failure) for sample in samples} == {(status, failure)}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EMFILE, "too many files"), "generator out of sockets"),
+        (OSError(errno.EADDRNOTAVAIL, "no port"), "generator out of sockets"),
+        (TimeoutError(), "timeout"),
+        (BrokenPipeError(), "connection reset"),
+        (socket.gaierror(-2, "unknown name"), "host not resolved"),
+        (OSError(errno.ENETUNREACH, "no route"), "connection error: Network is unreachable"),
+    ],
+)
+def test_errors_of_the_socket_have_kinds(error, kind):
+    assert failure_of(error) == kind
+
+
+def test_a_connection_that_the_service_closed_while_idle_is_not_used_again():
     async def play():
         async def once(reader, writer):
             await reader.readuntil(b"{}")
@@ -97,25 +120,26 @@ def test_a_connection_that_the_service_closed_while_idle_is_not_asked_again():
     assert run(play()) == [200, 200, 200]
 
 
-def test_overload_is_answered_whole_and_reported(tmp_path):
-    asked = ["--seconds", "3", "--rest", "2", "--out", str(tmp_path), "--timeout-ms", "500"]
-    assert run_command("overload", asked) == 0
+def test_every_request_of_an_overload_gets_a_response_and_is_reported(tmp_path):
+    arguments = ["--seconds", "3", "--rest", "2", "--timeout-ms", "500"]
+    assert run_command("overload", [*arguments, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "overload.json").read_text())
     assert report["summary"]["unanswered"] == 0
+    assert (report["failures"], report["void"]) == ({}, None)
     assert report["summary"]["largest_queue"] <= report["max_queue"]
     assert sum(second["offered"] for second in report["series"]) == report["summary"]["requests"]
     assert re.search(r"\| unanswered \| 0 \|", (tmp_path / "overload.md").read_text())
     assert (tmp_path / "overload.png").stat().st_size > 10_000
 
 
-def test_cpu_time_has_two_parts(tmp_path):
+def test_cpu_time_inside_and_outside_the_run_is_reported(tmp_path):
     out = tmp_path / "cpu.json"
     assert run_command("cpu", ["--requests", "50", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert report["inside_ms"][0] > 0 < report["outside_ms"][0]
 
 
-def test_a_slope_is_told_from_none():
+def test_the_interval_of_a_slope_excludes_0_only_for_growth():
     draw, minutes = np.random.default_rng(0), np.arange(0, 10, 1 / 60)
     noise = draw.normal(size=len(minutes))
     _, low, high = soak.trend(minutes, 100 + noise)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bundles import ROOT
+from tests.support.stub_servers import wait_for
 
 PATIENCE_S = 60.0
 
@@ -40,13 +41,6 @@ def command_line(pid):
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
         return ""
-
-
-def wait_for(condition, seconds=PATIENCE_S):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
 
 
 def start(*arguments, **options):

@@ -1,8 +1,7 @@
-"""Changes of the model under load, in miniature: a real service, a real store, real clients."""
+"""Short run of the changes under load: a real service, a real store, real clients."""
 
 import json
 import shutil
-import socket
 from threading import Event
 
 import pytest
@@ -11,14 +10,15 @@ from loadtest.cli import run_command
 from loadtest.reloads import change_versions
 from loadtest.server import serving
 from tests.support.bundles import BUNDLE
+from tests.support.stub_servers import unused_url
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     out = tmp_path_factory.mktemp("reloads") / "reloads.json"
-    asked = ["--changes", "5", "--pause", "0.1", "--clients", "4", "--seconds", "1"]
+    arguments = ["--changes", "5", "--pause", "0.1", "--clients", "4", "--seconds", "1"]
     before = {path.name: path.read_bytes() for path in BUNDLE.iterdir()}
-    assert run_command("reloads", [*asked, "--out", str(out)]) == 0
+    assert run_command("reloads", [*arguments, "--out", str(out)]) == 0
     assert {path.name: path.read_bytes() for path in BUNDLE.iterdir()} == before
     return json.loads(out.read_text())
 
@@ -37,17 +37,14 @@ def test_the_report_says_how_it_was_measured(report):
     assert report["p99_during_over_before"] == pytest.approx(ratio, abs=0.001)
 
 
-def test_changes_that_nobody_answers_or_makes_are_told(tmp_path):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        took, errors = change_versions(
-            f"http://127.0.0.1:{closed.getsockname()[1]}", "ranklens", "k" * 16, 3, 0.0, Event()
-        )
-    assert (took, len(errors)) == ([], 1)
+def test_refused_changes_and_refused_connections_are_reported(tmp_path):
+    with unused_url() as url:
+        durations, errors = change_versions(url, "ranklens", "k" * 16, 3, 0.0, Event())
+    assert (durations, len(errors)) == ([], 1)
     shutil.copytree(BUNDLE, tmp_path / "models" / "ranklens" / "1")
     (tmp_path / "keys").write_text("bench:" + "k" * 16)
     store = f"--models={tmp_path / 'models'}"
     with serving(BUNDLE, store, admin_keys_file=tmp_path / "keys") as server:
-        took, errors = change_versions(server.url, "ranklens", "k" * 16, 2, 0.0, Event())
-    assert len(took) == len(errors) == 2
+        durations, errors = change_versions(server.url, "ranklens", "k" * 16, 2, 0.0, Event())
+    assert len(durations) == len(errors) == 2
     assert "the served versions stay" in errors[0]
