@@ -1,8 +1,8 @@
-"""Which bundle answers whom: deployments of several models, changed while they serve.
+"""The deployments of all models: routing, canary, shadow, rollback, and changes while serving.
 
-A change of what a store says (`service.models.store`) is verified, replayed and warmed beside the
-traffic, then swapped in between two requests; the deployment that goes finishes what it has. What
-cannot be served is refused and counted, and what was served goes on.
+A new config in the store (`service.models.store`) is loaded, verified, replayed and warmed up while
+requests go on, then swapped in between two requests; a deployment that leaves finishes its queue.
+A config that cannot be served is refused and counted, and the deployments before it go on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OUTCOMES = ("changed", "refused", "rolled_back")
 
 
 class Fleet:
-    """All models of one process. Made with its sessions loaded; `start` and `close` on a loop."""
+    """All models of one process; `start` and `close` need a running event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics, store: Path | None = None) -> None:
         self._settings, self._metrics, self._store = settings, metrics, store
@@ -44,19 +44,21 @@ class Fleet:
         self._watcher: asyncio.Task[None] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
-        # A session's own threads inherit the priority of the one that makes it, so only without.
-        quietly = lower_thread_priority if settings.threads == 1 else None
-        self._loader = ThreadPoolExecutor(1, "loading", initializer=quietly)
+        # onnxruntime's threads would inherit the priority of the thread that creates them.
+        initializer = lower_thread_priority if settings.threads == 1 else None
+        self._loader = ThreadPoolExecutor(1, "loading", initializer=initializer)
 
     @classmethod
     def load(cls, settings: Settings, metrics: Metrics) -> Fleet:
-        """The store, or the one bundle, as the settings say. Raises BundleError."""
+        """Load the store of the settings, or their one bundle. Raises BundleError."""
         if settings.models is None:
             return cls.of(load_session(settings.bundle, settings), settings, metrics)
         fleet = cls(settings, metrics, settings.models)
         names = models_of(settings.models)
         if not names:
-            raise BundleError(f"{settings.models}: no bundle in it, looked for */*/{MANIFEST}")
+            raise BundleError(
+                f"{settings.models}: no bundle in this store; put one at NAME/VERSION/{MANIFEST}"
+            )
         for name in names:
             config = ServingConfig.read(settings.models / name)
             deployments = {v: fleet._load_version(name, v) for v in sorted(config.versions())}
@@ -66,7 +68,7 @@ class Fleet:
 
     @classmethod
     def of(cls, session: Session, settings: Settings, metrics: Metrics) -> Fleet:
-        """Of one loaded bundle that nobody will change."""
+        """Serve one loaded bundle that never changes."""
         fleet = cls(settings, metrics)
         manifest = session.manifest
         deployment = deploy(session, settings, metrics)
@@ -76,16 +78,18 @@ class Fleet:
         return fleet
 
     def default_name(self) -> str:
-        """The model that a request means that names none. Raises BundleError."""
+        """Return the model of requests that name none. Raises BundleError."""
         name = self._settings.default_model
         if name is None:
             return min(self.models)
         if name not in self.models:
-            raise BundleError(f"RERANK_DEFAULT_MODEL: one of {sorted(self.models)}, got {name!r}")
+            raise BundleError(
+                f"RERANK_DEFAULT_MODEL: must be one of {sorted(self.models)}, got {name!r}"
+            )
         return name
 
     def start(self) -> None:
-        """Let every deployment take rows, and watch the store."""
+        """Start every batcher, and follow the store."""
         for name, model in self.models.items():
             for deployment in model.deployments.values():
                 deployment.batcher.start()
@@ -94,18 +98,21 @@ class Fleet:
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def close(self) -> None:
-        """Finish what waits and what runs."""
+        """Stop following the store, and finish every queue."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
-        deployments = [e for model in self.models.values() for e in model.deployments.values()]
+        deployments = [d for model in self.models.values() for d in model.deployments.values()]
         await asyncio.gather(
             *(deployment.batcher.close() for deployment in deployments), *self._draining
         )
         self._loader.shutdown()
 
     def choose(self, name: str | None, user_id: str | None, path: str) -> tuple[Deployment, str]:
-        """Who answers, and as which variant: "active" or "canary". Raises InvalidRequest."""
+        """Return the deployment that answers a request, and its variant: "active" or "canary".
+
+        path: prefix of the field names in errors. Raises InvalidRequest for an unknown model.
+        """
         if name is None:
             name = self.default_name()
         model = self.models.get(name)
@@ -120,13 +127,13 @@ class Fleet:
         return model.active, "active"
 
     def shadow_of(self, deployment: Deployment) -> Deployment | None:
-        """Who answers beside this deployment and is only compared."""
+        """Return the deployment whose slates are compared with those of this one, if any."""
         model = self.models[deployment.manifest.name]
         shadow = model.config.shadow
         return None if shadow is None else model.deployments[shadow]
 
     def record_outcome(self, deployment: Deployment, failed: bool) -> None:
-        """Count one answered list; a new deployment that fails too often goes back by itself."""
+        """Count one answered list; roll back a new deployment that fails too often."""
         deployment.answered += 1
         deployment.failed += failed
         model = self.models.get(deployment.manifest.name)
@@ -143,15 +150,21 @@ class Fleet:
             self.roll_back(deployment.manifest.name, "failures")
 
     def roll_back(self, name: str, reason: str) -> ServingConfig:
-        """Swap the previous deployment in again, and say so in the store. Raises NotReady without."""
+        """Activate the previous deployment again and write that to the store.
+
+        Raises NotReady if there is no previous deployment.
+        """
         model = self.models[name]
         previous, rejected = model.previous, model.config
         if previous is None:
             raise NotReady(f"{name}: nothing to roll back to")
         version = previous.manifest.version
         config = ServingConfig(version)
-        logger.error("model %s: back from %s to %s (%s)", name, rejected.active, version, reason)
-        # Its batcher has drained; what was measured of it still holds.
+        logger.error(
+            "model %s: rolled back from version %s to %s: %s",
+            name, rejected.active, version, reason,
+        )  # fmt: skip
+        # Its batcher was closed; its forecast still holds.
         batcher = Batcher(previous.session, self._metrics, self._settings, previous.forecast)
         batcher.start()
         deployment = Deployment(previous.session, batcher, previous.forecast)
@@ -161,12 +174,12 @@ class Fleet:
         try:
             self._persist(name, config)
         except BundleError as error:
-            current.rejected = rejected  # it still stands there, and is not followed again
+            current.rejected = rejected  # the store still has it; do not follow it again
             logger.error("model %s: %s", name, error)
         return config
 
     def _persist(self, name: str, config: ServingConfig) -> None:
-        """Write it into the store, for other workers and the next start. Raises BundleError."""
+        """Write a config to the store, for other workers and the next start. Raises BundleError."""
         if self._store is None:
             return
         try:
@@ -176,62 +189,60 @@ class Fleet:
             raise BundleError(f"{path}: cannot be written ({error.strerror})") from None
 
     def record_refusal(self, name: str, error: Exception) -> None:
-        """Count and log a change that was not made."""
+        """Count and log a config that was refused."""
         self._metrics.changes.labels(name, "refused").inc()
-        logger.error("model %s: refused, %s", name, error)
+        logger.error("model %s: change refused: %s", name, error)
 
     @property
     def max_candidates(self) -> int:
-        """The longest list that any model takes."""
+        """The longest list that any active deployment takes."""
         return max(model.active.manifest.max_candidates for model in self.models.values())
 
     async def change(self, name: str, config: ServingConfig, persist: bool = False) -> None:
-        """Load what is new of `serving`, warm it and swap it in. Raises BundleError, swaps nothing.
+        """Load the new versions of a config, warm them up and swap them in.
 
-        The work is done in a thread; requests go on meanwhile. persist: written into the store.
+        A thread loads them; requests go on meanwhile. persist: write the config to the store.
+        Raises BundleError and changes nothing if a version cannot be served.
         """
         async with self._changing:
             model = self.models.get(name)
-            known = dict(model.deployments) if model else {}
-            missing = sorted(config.versions() - known.keys())
+            loaded = dict(model.deployments) if model else {}
+            missing = sorted(config.versions() - loaded.keys())
             loop = asyncio.get_running_loop()
             for version in missing:
-                load_it = functools.partial(self._load_version, name, version)
-                known[version] = await loop.run_in_executor(self._loader, load_it)
-            if self.models.get(name) is not model:  # the deployments known above are closed now
-                raise BundleError(f"{name}: went back while {config} was loaded")
+                load = functools.partial(self._load_version, name, version)
+                loaded[version] = await loop.run_in_executor(self._loader, load)
+            if self.models.get(name) is not model:  # a rollback closed the deployments
+                raise BundleError(f"{name}: rolled back while {config} was loaded; try again")
             if persist:
                 self._persist(name, config)
             if model is not None and model.config == config:
                 return
             for version in missing:
-                known[version].batcher.start()
+                loaded[version].batcher.start()
             previous = model.previous if model else None
             if model is not None and model.config.active != config.active:
                 previous = model.active
-            deployments = {version: known[version] for version in config.versions()}
+            deployments = {version: loaded[version] for version in config.versions()}
             self._swap(name, ServedModel(config, deployments, previous))
             self._metrics.changes.labels(name, "changed").inc()
             logger.info("model %s: serving %s", name, config)
 
     def _swap(self, name: str, model: ServedModel) -> None:
-        """Between two requests: nothing is awaited here."""
+        """Replace the deployments of a model between two requests: nothing is awaited here."""
         old, default = self.models.get(name), self.default_name()
         self.models[name] = model
         if self.default_name() != default:
             logger.warning(
-                "requests that name no model go to %s now, not to %s: RERANK_DEFAULT_MODEL says it "
-                "once and for all", self.default_name(), default,
+                "requests that name no model now go to %s instead of %s; set RERANK_DEFAULT_MODEL "
+                "to fix their model", self.default_name(), default,
             )  # fmt: skip
-        gone = (
-            [e for e in old.deployments.values() if e not in model.deployments.values()]
-            if old
-            else []
-        )
+        remaining = model.deployments.values()
+        retired = [d for d in old.deployments.values() if d not in remaining] if old else []
         if old is None or old.active is not model.active:
             active = model.active
             active.since, active.answered, active.failed = time.monotonic(), 0, 0
-        for deployment in gone:
+        for deployment in retired:
             manifest = deployment.manifest
             labels = manifest.name, manifest.version, deployment.session.provider
             self._metrics.model_info.labels(*labels).set(0)
@@ -241,14 +252,15 @@ class Fleet:
         self._publish(name, model)
 
     def _publish(self, name: str, model: ServedModel) -> None:
+        """Set the metrics of a model."""
         for deployment in model.deployments.values():
             version, provider = deployment.manifest.version, deployment.session.provider
             self._metrics.model_info.labels(name, version, provider).set(1)
-        for outcome in OUTCOMES:  # from 0 on, or the first one would be no increase
+        for outcome in OUTCOMES:  # exported from 0, or the first change would be no increase
             self._metrics.changes.labels(name, outcome)
 
     async def _watch(self) -> None:
-        """Follow the store; what cannot be served is refused once, not at every look."""
+        """Follow the store; refuse a config that cannot be served once, until its files change."""
         assert self._store is not None
         refused: dict[str, tuple[Any, ...]] = {}
         while True:
@@ -256,11 +268,14 @@ class Fleet:
             try:
                 for name in models_of(self._store):
                     await self._follow(name, self._store / name, refused)
-            except OSError as error:  # gone while it was looked at; there will be another look
+            except OSError as error:  # a file vanished meanwhile; the next look will tell
                 logger.warning("%s: %s", self._store, error)
 
     async def sync_with_store(self, name: str) -> None:
-        """Serve what the store says of a model. Raises BundleError, serves on what it serves."""
+        """Serve the config that the store has for a model.
+
+        Raises BundleError and keeps the current config if it cannot be served.
+        """
         if self._store is None:
             return
         model, config = self.models.get(name), ServingConfig.read(self._store / name)
@@ -275,7 +290,7 @@ class Fleet:
             return
         try:
             await self.sync_with_store(name)
-        except Exception as error:  # whatever it was, what is served goes on
+        except Exception as error:  # of any kind: the current config goes on
             refused[name] = stamp
             self.record_refusal(name, error)
 

@@ -1,7 +1,7 @@
-"""A store of bundles, `<name>/<version>/`, and what of each model is served.
+"""A store of bundles, `NAME/VERSION/`, and the config of the versions of a model that are served.
 
-That stands in `<name>/serving.json`, which every worker process reads again when it changes;
-without the file the highest version is served and everything else is left alone:
+The config is `NAME/serving.json`, which every worker process reads again when it changes. Without
+the file the highest version is active, and there is neither canary nor shadow.
 
     {"active": "2", "canary": {"version": "3", "share": 0.1}, "shadow": "4"}
 """
@@ -30,7 +30,7 @@ Version = Annotated[str, Field(pattern=NAME.pattern + "$")]
 
 
 class CanaryBody(BaseModel):
-    """The version that a share of the users gets."""
+    """A version that a share of the users gets."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -39,7 +39,7 @@ class CanaryBody(BaseModel):
 
 
 class ServingBody(BaseModel):
-    """`serving.json`, and what the admin route takes."""
+    """The content of `serving.json` and the body of the admin route."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -50,7 +50,7 @@ class ServingBody(BaseModel):
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """What is served of one model; a share of users, by hash, is answered by the canary."""
+    """The served versions of one model; the canary answers a share of users, chosen by hash."""
 
     active: str
     canary: str | None = None
@@ -59,7 +59,7 @@ class ServingConfig:
 
     @classmethod
     def read(cls, directory: Path) -> ServingConfig:
-        """From `serving.json`, or the highest version there is. Raises BundleError."""
+        """Read `serving.json`; without it the highest version is active. Raises BundleError."""
         path = directory / SERVING
         try:
             payload = json.loads(path.read_bytes())
@@ -67,34 +67,34 @@ class ServingConfig:
             versions = versions_of(directory)
             if not versions:
                 raise BundleError(
-                    f"{directory}: no bundle in it, looked for */{MANIFEST}"
+                    f"{directory}: no bundle in this directory; put one at VERSION/{MANIFEST}"
                 ) from None
             return cls(versions[-1])
         except (OSError, ValueError, RecursionError) as error:
-            raise BundleError(f"{path}: does not read ({error})") from None
+            raise BundleError(f"{path}: cannot be read as JSON ({error})") from None
         return cls.parsed(payload, str(path))
 
     @classmethod
     def parsed(cls, payload: Any, where: str) -> ServingConfig:
-        """From JSON. Raises BundleError naming `where`, field, rule and value."""
+        """Check a JSON value. Raises BundleError naming `where`, field, rule and value."""
         try:
             body = ServingBody.model_validate(payload)
         except ValidationError as error:
             entry = error.errors(include_url=False)[0]
             field = ".".join(map(str, entry["loc"])) or "body"
-            shown = reprlib.repr(entry["input"])
-            raise BundleError(f"{where}: {field}: {entry['msg']}, got {shown}") from None
+            value = reprlib.repr(entry["input"])
+            raise BundleError(f"{where}: {field}: {entry['msg']}, got {value}") from None
         return cls.of(body)
 
     @classmethod
     def of(cls, body: ServingBody) -> ServingConfig:
-        """From what has been checked field by field."""
+        """Build a config from a validated body."""
         canary = body.canary
         share = canary.share if canary else 0.0
         return cls(body.active, canary.version if canary else None, share, body.shadow)
 
     def write(self, directory: Path) -> None:
-        """Replace `serving.json`, whole or not at all."""
+        """Replace `serving.json` atomically."""
         payload: dict[str, Any] = {"active": self.active}
         if self.canary is not None:
             payload["canary"] = {"version": self.canary, "share": self.share}
@@ -105,40 +105,40 @@ class ServingConfig:
         os.replace(building, directory / SERVING)
 
     def versions(self) -> set[str]:
-        """All that must be loaded."""
+        """Return the versions that must be loaded."""
         return {v for v in (self.active, self.canary, self.shadow) if v is not None}
 
 
 def versions_of(directory: Path) -> Sequence[str]:
-    """The bundles of one model, lowest version first; numbers count as numbers."""
+    """Return the versions of one model, lowest first; digits compare as numbers."""
     names = (path.parent.name for path in directory.glob(f"*/{MANIFEST}"))
-    found = [name for name in names if NAME.fullmatch(name)]
+    versions = [name for name in names if NAME.fullmatch(name)]
 
     def key(version: str) -> list[tuple[int, int | str]]:
         parts = re.findall(r"\d+|\D+", version)
         return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
-    return sorted(found, key=key)
+    return sorted(versions, key=key)
 
 
 def models_of(store: Path) -> Sequence[str]:
-    """The models of a store, by name."""
+    """Return the names of the models in a store, sorted."""
     if not store.is_dir():
         return []
     return sorted(d.name for d in store.iterdir() if NAME.fullmatch(d.name) and versions_of(d))
 
 
 def stamp_of(directory: Path) -> tuple[Any, ...]:
-    """Changes when anything of a model's directory does that could make it servable."""
+    """Return a value that changes when a file changes that could make a config servable."""
     paths = [directory / SERVING, *sorted(directory.glob("*/*"))]
     return tuple(
-        (str(path), found.st_mtime_ns, found.st_size)
+        (str(path), status.st_mtime_ns, status.st_size)
         for path in paths
-        if path.exists() and (found := path.stat())
+        if path.exists() and (status := path.stat())
     )
 
 
 def in_canary(name: str, user_id: str, share: float) -> bool:
-    """Sticky: the same user always, and who is in at a share stays in at a larger one."""
+    """True if a user gets the canary: always the same, and a user stays in as the share grows."""
     digest = hashlib.blake2b(f"{name}\0{user_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64

@@ -147,7 +147,7 @@ class Featuriser:
         return unit_rows(rows)
 
     def _bag(self, feature: Feature, tokens: Integers) -> Floats:
-        """Return indicators of known values, float32 [R, vocabulary], of tokens int64 [R, width]."""
+        """Return 0 or 1 per known value, float32 [R, vocabulary], of tokens int64 [R, width]."""
         index = tokens - (self._first_token[feature.name] + 1)
         bag = np.zeros((len(tokens), len(feature.vocabulary)), np.float32)
         rows, slots = np.nonzero(index >= 0)
