@@ -18,9 +18,7 @@ LONG: dict[str, str] = {}
 # Not rewritten yet.
 PENDING = (
     "model/study/",
-    "service/models/",
     "tests/model/study/",
-    "tests/service/models/",
 )
 
 
