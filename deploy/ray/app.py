@@ -1,8 +1,8 @@
-"""The same application on a Ray cluster: `serve deploy deploy/ray/config.yaml`.
+"""The application on a Ray cluster: `serve deploy deploy/ray/config.yaml`.
 
-Each replica is a process with the model, the queue and the budget of its own; Ray starts, watches
-and replaces them, HAProxy before them spreads the calls. A new bundle is a new `bundle` argument:
-Ray replaces replica by replica, each ready before the next one goes.
+Each replica is a process with its own model, queue and budget. Ray starts, watches and replaces
+replicas, and HAProxy spreads the requests over them. A changed `bundle` argument is a rolling
+update: Ray replaces replica by replica, and each is ready before the next one stops.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ray import serve
 from service.server import application
 from service.settings import Settings, with_profile
 
-# Ranking twice does no harm: what a replica that died did not answer goes to another one. Read by
-# Ray when it starts, so these belong into the environment of `ray start`.
+# Ray reads these variables when it starts, so they belong into the environment of `ray start`.
+# A request that a dead replica did not answer goes to another one: ranking twice does no harm.
 ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -26,20 +26,27 @@ ENVIRONMENT = {
 
 
 def build(arguments: dict[str, Any]) -> Any:
-    """The Ray application; its arguments are settings of the service, and how many replicas.
+    """Return the Ray application.
 
-    replicas, most_replicas: between which Ray scales by calls in flight. Everything else is a
-    setting as docs/service.md has them, in lower case without RERANK_. Raises ValueError for a
-    setting that there is not; a bundle that does not verify fails the deployment, and the replicas
-    of the old one serve on.
+    A bundle that does not verify fails the deployment, and the replicas of the old one continue to
+    serve.
+
+    Args:
+        arguments: `replicas` and `most_replicas`, between which Ray scales by requests in flight.
+            Every other name is a setting of docs/service.md in lower case without RERANK_.
+
+    Raises ValueError for a name that is no setting.
     """
     settings = dict(arguments)
-    least, most = (int(settings.pop(name, 2)) for name in ("replicas", "most_replicas"))
+    least, largest = (int(settings.pop(name, 2)) for name in ("replicas", "most_replicas"))
     unknown = sorted(set(settings) - set(Settings.model_fields))
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no setting of the service")
+        raise ValueError(
+            f"args: {', '.join(unknown)}: no setting of the service; "
+            "docs/service.md lists the settings"
+        )
     if "bundle" in settings:
-        settings["bundle"] = Path(settings["bundle"]).resolve()  # replicas run elsewhere
+        settings["bundle"] = Path(settings["bundle"]).resolve()  # replicas run in another directory
 
     def service() -> FastAPI:
         return application(with_profile(Settings(**settings)))[0]
@@ -49,7 +56,7 @@ def build(arguments: dict[str, Any]) -> Any:
         name="rerank",
         autoscaling_config={
             "min_replicas": least,
-            "max_replicas": max(least, most),
+            "max_replicas": max(least, largest),
             "target_ongoing_requests": 6,  # above it the service reasons less
             "downscale_delay_s": 300,
         },

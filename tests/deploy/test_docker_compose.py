@@ -1,4 +1,4 @@
-"""The compose file: accepted where docker-compose is, and made of what is there."""
+"""The compose file: docker-compose accepts it, and everything that it names exists."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def test_docker_compose_accepts_the_file():
     assert run.returncode == 0, run.stderr
 
 
-def test_what_it_mounts_builds_and_sets_is_there(compose):
+def test_every_mount_target_and_setting_of_the_compose_file_exists(compose):
     targets = {
         line.split(" AS ")[1].strip()
         for line in (ROOT / "Dockerfile").read_text("utf-8").splitlines()
@@ -39,17 +39,17 @@ def test_what_it_mounts_builds_and_sets_is_there(compose):
         if "build" in service:
             assert service["build"]["target"] in targets
         for name in service.get("environment", {}):
-            known = name.removeprefix("RERANK_").lower() in Settings.model_fields
-            assert known or name.startswith("GF_"), name
+            is_setting = name.removeprefix("RERANK_").lower() in Settings.model_fields
+            assert is_setting or name.startswith("GF_"), name
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:")
 
 
-def test_who_needs_another_waits_until_it_is_healthy(compose):
+def test_a_service_starts_after_the_services_it_needs_are_healthy(compose):
     services = compose["services"]
     for name in ("prometheus", "grafana", "locust"):
-        for waited in services[name]["depends_on"].values():
-            assert waited == {"condition": "service_healthy"}
+        for condition in services[name]["depends_on"].values():
+            assert condition == {"condition": "service_healthy"}
     assert "HEALTHCHECK" in (ROOT / "Dockerfile").read_text("utf-8")
     assert "healthcheck" in services["prometheus"]
     assert services["locust"]["profiles"] == ["load"]
@@ -70,8 +70,8 @@ def test_grafana_finds_its_data_source_and_dashboard():
     sources = yaml.safe_load((grafana / "provisioning/datasources/prometheus.yml").read_text())
     uid = sources["datasources"][0]["uid"]
     dashboard = json.loads((grafana / "dashboards/rerank.json").read_text("utf-8"))
-    asked = [p["datasource"]["uid"] for p in dashboard["panels"] if "datasource" in p]
-    assert set(asked) == {uid}
-    assert len(asked) > 15
+    uids = [p["datasource"]["uid"] for p in dashboard["panels"] if "datasource" in p]
+    assert set(uids) == {uid}
+    assert len(uids) > 15
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))

@@ -1,4 +1,4 @@
-"""The manifests against the API's schemas, and against what the service promises."""
+"""The manifests against the API's schemas and the settings of the service."""
 
 import copy
 from pathlib import Path
@@ -28,11 +28,11 @@ def pod(deployment):
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name not in CUSTOM])
-def test_each_manifest_is_what_the_api_takes(name):
+def test_each_manifest_follows_the_schema_of_the_api(name):
     kubernetes_validate.validate(read(name), "1.37", strict=True)
 
 
-def test_a_misspelt_field_is_found(deployment):
+def test_a_misspelt_field_is_refused(deployment):
     pod(deployment)["containers"][0]["readynessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(deployment, "1.37", strict=True)
@@ -42,7 +42,7 @@ def test_the_kustomization_lists_every_file():
     assert sorted([*read("kustomization.yaml")["resources"], "kustomization.yaml"]) == FILES
 
 
-def test_names_selectors_and_ports_meet(deployment):
+def test_names_selectors_and_ports_of_the_manifests_agree(deployment):
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     selectors = [
         deployment["spec"]["selector"]["matchLabels"],
@@ -60,7 +60,7 @@ def test_names_selectors_and_ports_meet(deployment):
             ("kustomization.yaml", "namespace.yaml")} == {"rerank"}  # fmt: skip
 
 
-def test_pods_are_probed_limited_and_run_as_nobody(deployment):
+def test_pods_have_probes_and_limits_and_run_as_user_65532(deployment):
     spec = pod(deployment)
     (container,) = spec["containers"]
     paths = {
@@ -80,7 +80,7 @@ def test_pods_are_probed_limited_and_run_as_nobody(deployment):
 
 
 def grace_left(deployment, settings):
-    """Seconds of a pod's grace that nothing claims: pause, drain and shutdown all fit in it."""
+    """Return the seconds of a pod's grace period beyond pause, drain and shutdown."""
     spec = pod(deployment)
     command = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     pause = float(command[-1].partition("sleep(")[2].rstrip(")"))
@@ -88,10 +88,10 @@ def grace_left(deployment, settings):
 
 
 def test_a_pod_has_longer_to_end_than_the_service_takes(deployment):
-    given = {
+    variables = {
         k.removeprefix("RERANK_").lower(): v for k, v in read("configmap.yaml")["data"].items()
     }
-    settings = Settings(**given)
+    settings = Settings(**variables)
     assert grace_left(deployment, settings) >= 5
     short = copy.deepcopy(deployment)
     pod(short)["terminationGracePeriodSeconds"] = 20

@@ -1,4 +1,4 @@
-"""Rules against promtool, and each panel's query against a real Prometheus and a service."""
+"""The rules pass promtool, and each panel's query has data in a real Prometheus."""
 
 import json
 import re
@@ -25,7 +25,7 @@ needs_prometheus = pytest.mark.skipif(
 
 
 def queries():
-    """(panel, query) of the dashboard, with Grafana's variables filled in."""
+    """Yield (panel, query) of the dashboard with Grafana's variables filled in."""
     for panel in DASHBOARD["panels"]:
         for target in panel.get("targets", ()):
             query = target["expr"].replace("$__rate_interval", "30s").replace("$instance", ".*")
@@ -42,7 +42,7 @@ def test_promtool_accepts_the_rules_and_their_tests(check):
 
 
 @needs_prometheus
-def test_a_rule_that_is_off_fails_its_test(tmp_path):
+def test_a_wrong_rule_fails_its_test(tmp_path):
     for name in ("rules.yml", "rules_test.yml"):
         text = (PROMETHEUS / name).read_text("utf-8")
         (tmp_path / name).write_text(text.replace('outcome=~"degraded|error"', 'outcome="error"'))
@@ -54,7 +54,7 @@ def test_a_rule_that_is_off_fails_its_test(tmp_path):
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory):
-    """The URL of a Prometheus with our configuration, that has scraped a busy service."""
+    """Yield the URL of a Prometheus with this configuration that has scraped a busy service."""
     home = tmp_path_factory.mktemp("prometheus")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -75,7 +75,7 @@ def prometheus(tmp_path_factory):
             )  # fmt: skip
         try:
             with httpx.Client(base_url=server.url) as client:
-                for _ in range(12):  # some scrapes, each of which sees more
+                for _ in range(12):  # several scrapes, each with higher counters
                     for size in (10, 30):
                         body = {"candidates": [str(i) for i in range(1, size + 1)]}
                         client.post("/rerank", json=body).raise_for_status()
@@ -88,37 +88,37 @@ def prometheus(tmp_path_factory):
             process.wait(30)
 
 
-def asked(prometheus, query):
-    answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()
-    assert answer["status"] == "success", answer
-    return answer["data"]["result"]
+def query_result(prometheus, query):
+    response = httpx.get(f"{prometheus}/api/v1/query", params={"query": query}).json()
+    assert response["status"] == "success", response
+    return response["data"]["result"]
 
 
 @needs_prometheus
 def test_every_panel_of_the_dashboard_has_data(prometheus):
-    empty = [(title, query) for title, query in queries() if not asked(prometheus, query)]
+    empty = [(title, query) for title, query in queries() if not query_result(prometheus, query)]
     assert empty == []
-    assert asked(prometheus, "rerank_no_such_metric") == []  # empty is told apart
+    assert query_result(prometheus, "rerank_no_such_metric") == []  # emptiness is detected
 
 
 @needs_prometheus
 def test_the_service_is_scraped_and_the_ratios_are_recorded(prometheus):
-    assert [sample["value"][1] for sample in asked(prometheus, 'up{job="rerank"}')] == ["1"]
-    ((slow,),) = [[s["value"][1] for s in asked(prometheus, "rerank:slow:ratio_rate5m")]]
+    assert [sample["value"][1] for sample in query_result(prometheus, 'up{job="rerank"}')] == ["1"]
+    ((slow,),) = [[s["value"][1] for s in query_result(prometheus, "rerank:slow:ratio_rate5m")]]
     assert 0 <= float(slow) <= 1
 
 
 def test_every_metric_of_rules_and_dashboard_is_one_of_the_service():
     source = (ROOT / "service" / "metrics.py").read_text("utf-8")
-    known = set(re.findall(r'"(rerank_[a-z_]+)"', source))
+    metrics = set(re.findall(r'"(rerank_[a-z_]+)"', source))
     rules = (PROMETHEUS / "rules.yml").read_text("utf-8")
     used = set(re.findall(r"\brerank_[a-z_]+", rules + " ".join(q for _, q in queries())))
-    assert {re.sub("_(total|bucket|sum|count)$", "", name) for name in used} <= known
+    assert {re.sub("_(total|bucket|sum|count)$", "", name) for name in used} <= metrics
 
 
-def test_every_alert_has_its_chapter_in_the_operators_page():
+def test_every_alert_has_a_section_in_the_operators_page():
     page = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    chapters = {
+    anchors = {
         re.sub("[^a-z0-9 -]", "", line.lstrip("# ").lower()).strip().replace(" ", "-")
         for line in page.splitlines()
         if line.startswith("#")
@@ -127,5 +127,5 @@ def test_every_alert_has_its_chapter_in_the_operators_page():
     alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
     assert len(alerts) > 10
     for rule in alerts:
-        assert rule["annotations"]["runbook"].partition("#")[2] in chapters, rule["alert"]
+        assert rule["annotations"]["runbook"].partition("#")[2] in anchors, rule["alert"]
         assert rule["labels"]["severity"] in ("page", "ticket")
