@@ -85,7 +85,7 @@ def create_app(
     """Build the application over loaded models.
 
     Args:
-        on_start: called on the event loop once the engines accept lists.
+        on_start: called on the event loop once the deployments accept lists.
 
     Raises KeysError or TelemetryError for settings that cannot be used.
     """

@@ -1,4 +1,4 @@
-"""Rank candidate lists: choose an engine, check, featurise, batch, and fall back on failure."""
+"""Rank candidate lists: choose a deployment, check, featurise, batch, and fall back on failure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Pending = asyncio.Future[RowResult] | ServiceError
 
 @dataclass(frozen=True)
 class PreparedList:
-    """One checked and featurised list, and the engine that will rank it.
+    """One checked and featurised list, and the deployment that will rank it.
 
     shed is set for a list that was refused before it was featurised; unknown counts the
     candidates whose id the item table lacks.
@@ -48,7 +48,7 @@ class PreparedList:
 
     request: RankingRequest
     row: Row
-    engine: Deployment
+    deployment: Deployment
     variant: str
     shed: Overloaded | None
     unknown: int
@@ -71,20 +71,22 @@ class Reranker:
         A plain list that the queue would make late is not featurised: under overload most are.
         """
         inputs = request.inputs
-        engine, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
-        check_limits(request, engine.manifest)
+        deployment, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
+        check_limits(request, deployment.manifest)
         shed = None
-        if request.plain and engine.batcher.would_be_late(request.volume, request.deadline):
+        if request.plain and deployment.batcher.would_be_late(request.volume, request.deadline):
             shed = Overloaded("the queue is too long for the deadline of this list")
         try:
-            make_row = engine.session.row if shed is None else engine.session.placeholder_row
+            make_row = (
+                deployment.session.row if shed is None else deployment.session.placeholder_row
+            )
             row = make_row(inputs, request.slate_size, request.budget, request.entropy_threshold)
-            row = apply_options(request, row, engine)
+            row = apply_options(request, row, deployment)
         except (FeatureError, ConstraintError) as error:
             broken = FieldError(f"{request.path}{error.path}", error.rule, error.value)
             raise InvalidRequest.of(broken) from None
-        unknown = 0 if shed else engine.session.featuriser.count_unknown(inputs.ids)
-        return PreparedList(request, row, engine, variant, shed, unknown)
+        unknown = 0 if shed else deployment.session.featuriser.count_unknown(inputs.ids)
+        return PreparedList(request, row, deployment, variant, shed, unknown)
 
     async def rank(self, lists: Sequence[PreparedList], timeline: Timeline) -> list[Decision]:
         """Return one decision per list, in order.
@@ -108,7 +110,7 @@ class Reranker:
             raise failures[0]
         for entry, outcome in zip(lists, outcomes, strict=True):
             if isinstance(outcome, RowResult):
-                self._shadows.submit(entry.request.inputs, entry.row, entry.engine, outcome)
+                self._shadows.submit(entry.request.inputs, entry.row, entry.deployment, outcome)
         return [
             decide(entry, outcome, timeline) for entry, outcome in zip(lists, outcomes, strict=True)
         ]
@@ -120,10 +122,10 @@ class Reranker:
             failed = isinstance(outcome, InferenceFailed)
             if failed:
                 logger.error("request %s: the model failed", entry.request.request_id)
-            self._fleet.record_outcome(entry.engine, failed)
+            self._fleet.record_outcome(entry.deployment, failed)
 
 
-def apply_options(request: RankingRequest, row: Row, engine: Deployment) -> Row:
+def apply_options(request: RankingRequest, row: Row, deployment: Deployment) -> Row:
     """Return the row with the request's temperatures, sampling, constraints and explanation.
 
     Raises ConstraintError.
@@ -136,9 +138,9 @@ def apply_options(request: RankingRequest, row: Row, engine: Deployment) -> Row:
     if request.sampling is not None:
         changes["sampling"] = request.sampling
     if request.constraints is not None:
-        longest = min(len(request.inputs.ids), engine.manifest.slate_length)
+        longest = min(len(request.inputs.ids), deployment.manifest.slate_length)
         changes["slate_size"], changes["constraints"] = resolve_constraints(
-            request, request.constraints, longest, row, engine.session.featuriser
+            request, request.constraints, longest, row, deployment.session.featuriser
         )
     if request.explain:
         changes["explain"] = True
@@ -146,20 +148,20 @@ def apply_options(request: RankingRequest, row: Row, engine: Deployment) -> Row:
 
 
 def submit(lists: Sequence[PreparedList], pending: list[Pending]) -> None:
-    """Put each list into its engine's queue and its future, or its refusal, into `pending`.
+    """Put each list into its deployment's queue and its future, or its refusal, into `pending`.
 
-    Lists of one engine and priority are submitted together: all find room or none does.
+    Lists of one deployment and priority are submitted together: all find room or none does.
     """
     groups: dict[tuple[int, str], list[int]] = {}
     for index, entry in enumerate(lists):
         if entry.shed is not None:
             pending[index] = entry.shed
             continue
-        groups.setdefault((id(entry.engine), entry.request.priority), []).append(index)
+        groups.setdefault((id(entry.deployment), entry.request.priority), []).append(index)
     for (_, priority), indices in groups.items():
         rows = [lists[index].row for index in indices]
         deadlines = [lists[index].request.deadline for index in indices]
-        batcher = lists[indices[0]].engine.batcher
+        batcher = lists[indices[0]].deployment.batcher
         submitted: Sequence[Pending]
         try:
             submitted = batcher.submit(rows, deadlines, PRIORITIES[priority])
@@ -190,7 +192,7 @@ async def wait_for(pending: Pending, deadline: float) -> RowResult | ServiceErro
 
 def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Timeline) -> Decision:
     """Turn the outcome of a list into a decision; an error becomes the initial ranking."""
-    row, manifest, slate, steps = entry.row, entry.engine.manifest, None, 0
+    row, manifest, slate, steps = entry.row, entry.deployment.manifest, None, 0
     fallback: Sequence[int] = ()
     if isinstance(outcome, RowResult):
         slate, queue_s, inference_s = outcome.slate, outcome.queue_s, outcome.inference_s

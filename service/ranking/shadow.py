@@ -37,26 +37,31 @@ class ShadowRanker:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(
-        self, inputs: CandidateList, row: Row, engine: Deployment, outcome: RowResult
+        self, inputs: CandidateList, row: Row, deployment: Deployment, outcome: RowResult
     ) -> None:
-        """Start a comparison; skip it if the engine is under load. Sampled lists have none."""
-        shadow = self._fleet.shadow_of(engine)
+        """Start a comparison; skip it if the deployment is under load. Sampled lists have none."""
+        shadow = self._fleet.shadow_of(deployment)
         if shadow is None or row.sampling is not None:
             return
-        at_rest = engine.batcher.level >= engine.manifest.budget
+        at_rest = deployment.batcher.level >= deployment.manifest.budget
         if not at_rest or outcome.budget < row.budget:
             self._report(shadow.manifest, "skipped")
             return
-        comparison = self._compare(inputs, row, engine, outcome.slate, shadow)
+        comparison = self._compare(inputs, row, deployment, outcome.slate, shadow)
         task = asyncio.get_running_loop().create_task(comparison)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _compare(
-        self, inputs: CandidateList, row: Row, engine: Deployment, slate: Slate, shadow: Deployment
+        self,
+        inputs: CandidateList,
+        row: Row,
+        deployment: Deployment,
+        slate: Slate,
+        shadow: Deployment,
     ) -> None:
         try:
-            outcome = await self._outcome(inputs, row, engine, slate, shadow)
+            outcome = await self._outcome(inputs, row, deployment, slate, shadow)
         except (Overloaded, DeadlineExceeded):
             outcome = "skipped"
         except Exception:  # nothing that a shadow does may reach a client
@@ -66,9 +71,14 @@ class ShadowRanker:
         self._report(shadow.manifest, outcome)
 
     async def _outcome(
-        self, inputs: CandidateList, row: Row, engine: Deployment, slate: Slate, shadow: Deployment
+        self,
+        inputs: CandidateList,
+        row: Row,
+        deployment: Deployment,
+        slate: Slate,
+        shadow: Deployment,
     ) -> str:
-        shadow_row = row_for(shadow, inputs, row, engine)
+        shadow_row = row_for(shadow, inputs, row, deployment)
         if shadow_row.slate_size != row.slate_size:
             return "skipped"
         deadline = time.monotonic() + self._timeout_s
@@ -82,13 +92,13 @@ class ShadowRanker:
         return "same_items" if set(indices) == set(shadow_indices) else "different"
 
 
-def row_for(shadow: Deployment, inputs: CandidateList, row: Row, engine: Deployment) -> Row:
+def row_for(shadow: Deployment, inputs: CandidateList, row: Row, deployment: Deployment) -> Row:
     """Featurise a list for the shadow, with the options that the request set itself."""
     shadow_row = shadow.session.row(inputs)
     options: dict[str, Any] = {
         name: value
         for name in OPTIONS
-        if (value := getattr(row, name)) != getattr(engine.manifest, name)
+        if (value := getattr(row, name)) != getattr(deployment.manifest, name)
     }
     return dataclasses.replace(
         shadow_row,
