@@ -310,7 +310,7 @@ class Featuriser:
 
     @classmethod
     def load(cls, directory: Path) -> Featuriser:
-        """Read what `save` wrote. Raises SchemaError, OSError or ValueError for anything else."""
+        """Read the files of `save`. Raises SchemaError, OSError or ValueError for anything else."""
         payload = json.loads((directory / FEATURES).read_text(encoding="utf-8"))
         # Opened here, because numpy does not close a file that is no archive.
         with (directory / ITEMS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
