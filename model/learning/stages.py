@@ -1,4 +1,4 @@
-"""The loop that every training stage shares, described by data instead of subclasses."""
+"""Stages of training as data: module, lists, update, validation and learning rate."""
 
 from __future__ import annotations
 
