@@ -7,7 +7,7 @@ growth    capacity as lists, slates, budgets, workers and bodies grow
 peers     capacity and latency of other servers around the same model
 agree     latency as another tool measures it
 compare   two reports of bench or capacity
-overload  five times the capacity: what is ranked, reduced and shed
+overload  five times the capacity: requests ranked, reduced and shed
 reloads   changes of the served model under load
 soak      ten minutes at 70 % of the capacity: growth of memory
 cpu       CPU time per request, inside the model and outside of it

@@ -25,7 +25,7 @@ class Command(Protocol):
     """A parsed command line."""
 
     def execute(self, command_line: str) -> int:
-        """Run it and return the exit status. command_line: what its report says was called."""
+        """Run it and return the exit status. command_line: the call, for its report."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Overload:
-    """Offer several times the capacity and report what becomes of the requests.
+    """Offer several times the capacity and report which requests are ranked, reduced and shed.
 
     A closed loop finds the capacity at the full budget; an open loop then offers a quarter of it,
     FACTOR times it, and a quarter again. Writes overload.json, overload.md and overload.png.

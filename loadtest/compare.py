@@ -61,7 +61,7 @@ def compare(options: Compare) -> int:
 
 
 def notes(before: Mapping[str, Any], after: Mapping[str, Any], options: Compare) -> list[str]:
-    """Return what the figures cannot tell: noise without repeats, and rates in one report only."""
+    """Return remarks: unknown noise without repeats, and rates that one report lacks."""
     lines = []
     if "capacity_rps" in before:
         single = [

@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
             self._response.set_exception(exc or ConnectionResetError("closed before a response"))
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived (asyncio calls it)."""
+        """Parse received bytes (asyncio calls it)."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:

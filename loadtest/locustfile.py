@@ -86,7 +86,7 @@ class Tally:
         return taken
 
     def merge(self, taken: Mapping[str, Any]) -> None:
-        """Add what another process took."""
+        """Add the sums and times that another process took."""
         for name, value in taken["sums"].items():
             self.sums[name] += value
         for tenths, count in taken["times"]:

@@ -1,4 +1,4 @@
-"""Several times the capacity: what is ranked, reduced and shed, and how fast."""
+"""Several times the capacity: ranked, reduced and shed requests, and their latency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports from templates: an HTML page that needs no other file, Markdown, and JSON beside them."""
+"""Reports from templates: Markdown, and an HTML page without other files, next to its JSON."""
 
 from __future__ import annotations
 

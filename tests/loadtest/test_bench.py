@@ -5,7 +5,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -119,17 +118,21 @@ def test_bench_reports_each_rate_with_its_scenario(tmp_path, capsys):
     assert str(tmp_path / "bench.html") in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["bench", "capacity"])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("bench", signal.SIGINT), ("bench", signal.SIGTERM), ("capacity", signal.SIGTERM)],
+)
 def test_what_finished_before_an_interrupt_is_written(name, number, tmp_path):
     rates = {"bench": ["--warmup", "0", "--rate", *["20"] * 60], "capacity": []}[name]
-    with stub_server() as url:
+    into_a_later_rate = {"bench": 60, "capacity": 500}[name]  # requests
+    times: list[float] = []
+    with stub_server(times=times) as url:
         process = subprocess.Popen(
             [sys.executable, "-m", "loadtest", name, "--url", url, *rates, "--seconds", "1",
              "--out", str(tmp_path)],
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        time.sleep(12.0)  # some for the start, some for rates
+        wait_for(lambda: len(times) > into_a_later_rate)
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number, errors

@@ -1,4 +1,4 @@
-"""The verdict of compare, and what it says that figures cannot tell."""
+"""The verdict of compare and its remarks."""
 
 import json
 

@@ -21,10 +21,11 @@ def http(content=RANKED, status=200):
 
 
 @contextlib.contextmanager
-def stub_server(delay_s=0.0, reply=None, close=False):
+def stub_server(delay_s=0.0, reply=None, close=False, times=None):
     """Run a server with a thread per connection and yield its URL.
 
-    Each response takes `delay_s`. close: reset the connection in place of a response.
+    Each response takes `delay_s`. close: reset the connection in place of a response. times: a
+    list that gets the time of each request.
     """
     reply = http() if reply is None else reply
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -44,6 +45,8 @@ def stub_server(delay_s=0.0, reply=None, close=False):
                     return
                 if close:
                     return
+                if times is not None:
+                    times.append(time.monotonic())
                 done.wait(delay_s)
                 with contextlib.suppress(OSError):
                     connection.sendall(reply)
