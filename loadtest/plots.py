@@ -30,6 +30,8 @@ def against_rate(runs: Sequence[RateResult]) -> Figure:
         latency = [run.latency_ms(quantile) if run.samples else np.nan for run in runs]
         axes.plot(rates, latency, "o-", markersize=3, label=f"p{100 * quantile:g}")
     axes.set(xlabel="rate (requests/s)", ylabel="latency (ms)", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return figure
@@ -55,23 +57,22 @@ def percentiles(runs: Sequence[RateResult]) -> Figure:
 
 def reasoning(runs: Sequence[RateResult]) -> Figure:
     """Plot reasoning steps used and budget granted against the rate."""
-    figure = new_figure()
-    steps = figure.subplots()
-    budget = steps.twinx()
+    figure = new_figure(height=5)
+    panels = figure.subplots(2, 1, sharex=True)
     rates = [run.load.rate for run in runs]
     reports = [run.report() for run in runs]
-    means = {
-        name: [np.nan if report[name] is None else report[name] for report in reports]
-        for name in ("steps_used", "budget")
-    }
-    steps.plot(rates, means["steps_used"], "o-", markersize=3, color="tab:blue")
-    steps.set(xlabel="rate (requests/s)", ylabel="mean steps used per slate")
-    steps.yaxis.label.set_color("tab:blue")
-    budget.plot(rates, means["budget"], "s--", markersize=3, color="tab:purple")
-    budget.set_ylabel("mean budget per position (steps)")
-    budget.yaxis.label.set_color("tab:purple")
-    budget.set_ylim(bottom=0)
-    steps.set_ylim(bottom=0)
+    for axes, name, label in zip(
+        panels,
+        ("steps_used", "budget"),
+        ("mean steps used\nper slate", "mean budget granted\n(steps per position)"),
+        strict=True,
+    ):
+        means = [np.nan if report[name] is None else report[name] for report in reports]
+        axes.plot(rates, means, "o-", markersize=3)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    panels[-1].set_xlabel("rate (requests/s)")
     return figure
 
 
