@@ -1,4 +1,4 @@
-"""What a re-ranker must beat, on the same lists and features: slates int64 [R, K] of each."""
+"""Baselines on the lists and features of the re-ranker; each returns slates int64 [R, K]."""
 
 from __future__ import annotations
 
@@ -16,36 +16,41 @@ Array = np.ndarray[Any, Any]
 
 
 def top(scores: Array, mask: Array, slate_length: int) -> Array:
-    """Scores [R, N] -> slates int64 [R, K] by falling score, -1 past the end of a list."""
+    """Sort scores [R, N] into slates int64 [R, K], best first; -1 past the end of a list."""
     order = np.argsort(-np.where(mask, scores, -np.inf), axis=1, kind="stable")[:, :slate_length]
     return np.where(np.take_along_axis(mask, order, axis=1), order, -1)
 
 
 def random_order(lists: Lists, slate_length: int, seed: int) -> Array:
-    """The floor."""
+    """Shuffle the candidates: the lower bound of every metric."""
     scores = np.asarray(np.random.default_rng(seed).random(lists.mask.shape))
     return top(scores, lists.mask, slate_length)
 
 
 def shown_order(lists: Lists, slate_length: int) -> Array:
-    """As logged: people answer more at the top of a page, so this carries display bias."""
+    """Keep the logged order. Users react more to the top of a page, so it has display bias."""
     position = np.broadcast_to(np.arange(lists.mask.shape[1]), lists.mask.shape)
     return top(-position.astype(np.float64), lists.mask, slate_length)
 
 
 def item_like_rate(lists: Lists, slate_length: int, dataset: Dataset) -> Array:
-    """The smoothed like rate of each item on the train split."""
+    """Sort by the smoothed like rate of each item on the train split.
+
+    Raises ValueError if the schema's history names no rate.
+    """
     rate = dataset.featuriser.schema.history.rate
     if rate is None:
-        raise ValueError("history.rate: the schema names no statistic to sort by")
+        raise ValueError(
+            "history.rate: the schema names no statistic to sort by; set it to a statistic"
+        )
     column = dataset.featuriser.column(rate)
     return top(lists.numbers[:, :, column], lists.mask, slate_length)
 
 
 def item_logit(lists: Lists, slate_length: int, dataset: Dataset, split: str) -> Array:
-    """The effect of each item on the train split, by ridge logistic regression.
+    """Sort by each item's effect on the train split, fitted by ridge logistic regression.
 
-    lists: some or all of `dataset.lists([split])`.
+    `lists` holds some or all of `dataset.lists([split])`.
     """
     effects = item_effects(dataset)
     impressions = dataset.rows.filter(pl.col("split") == split).collect()
@@ -62,6 +67,9 @@ def item_logit(lists: Lists, slate_length: int, dataset: Dataset, split: str) ->
 def lambdamart(
     train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
 ) -> Array:
-    """LightGBM LambdaMART on the network's own features; stops early on validation NDCG@10."""
+    """Sort by LightGBM's LambdaMART on the network's own features.
+
+    Boosting stops early on the NDCG@10 of `valid`.
+    """
     ranker = fit_lambdamart(train, valid, seed, vocabulary)
     return top(ranker.score(test), test.mask, slate_length)

@@ -1,21 +1,21 @@
-"""A world with known truth: clicks that depend on the slate around the item.
+"""A simulated environment: a click model whose best slates can be computed.
 
-Real logs cannot say which slate would have been best. Here the law of clicks is written down, so
-the best slate is known (by trying all of them), and it is not the sort by item value:
+Logs of real users do not reveal the best slate. Here the click probabilities are a formula, so
+trying all slates gives the best one, and it is not the sort by item appeal:
 
-    p_k = sigmoid(appeal_i - fatigue * tired_k + attraction * [topic_i follows topic before])
-    tired_k = sum over j < k of decay^(k-1-j) * cos(topic_i, topic_j)
+    p_k = sigmoid(appeal_i - fatigue * repetition_k + attraction * [topic_i follows topic before])
+    repetition_k = sum over j < k of decay^(k-1-j) * cos(topic_i, topic_j)
     e_0 = 1,  e_{k+1} = e_k * (1 - abandon * (1 - p_k))
 
-- appeal: what the item is worth to this user on its own; a feature of the candidate;
-- similarity fatigue: items like those just seen are clicked less;
-- attraction: an item gains right after one of the topic before its own: an effect of order, which
-  no set has;
-- position and abandonment: the user goes on with probability e_k, and leaves sooner when nothing
-  pleases.
+- Appeal is the value of the item to this user by itself; it is a feature of the candidate.
+- Fatigue lowers the clicks of items similar to those just before.
+- Attraction raises the clicks of an item right after one of the topic before its own. It is an
+  effect of order, which no set of items has.
+- Abandonment: the user examines position k with probability e_k, and leaves sooner when no item
+  gets a click.
 
-A slate is worth its expected clicks, sum_k e_k p_k. Numbers of this world are never mixed with
-those of real data.
+The quality of a slate is its expected number of clicks, sum_k e_k p_k. Reports keep figures of this
+environment apart from those of real data.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ features:
 
 @dataclass(frozen=True)
 class ClickModel:
-    """The law of clicks; all in logits but decay and abandon, which are shares."""
+    """Parameters of the click model, in logits; decay and abandon are shares."""
 
     fatigue: float = 2.0
     decay: float = 0.7
@@ -58,7 +58,7 @@ class ClickModel:
     abandon: float = 0.5
 
     def clicks(self, appeal: Array, topic: Array, slate: Array) -> tuple[Array, Array]:
-        """Examination and click probability, each float [R, K], of slates int [R, K].
+        """Return examination and click probability, each float [R, K], of slates int [R, K].
 
         appeal float [R, N]; topic float [R, N, T], unit rows; every entry of slate is a candidate.
         """
@@ -79,12 +79,12 @@ class ClickModel:
         return examined, clicked
 
     def expected_clicks(self, appeal: Array, topic: Array, slate: Array) -> Array:
-        """Expected clicks float [R] of slates int [R, K]."""
+        """Return the expected clicks float [R] of slates int [R, K]."""
         examined, clicked = self.clicks(appeal, topic, slate)
         return np.asarray((examined * clicked).sum(axis=1))
 
     def best_slates(self, appeal: Array, topic: Array, length: int) -> tuple[Array, Array]:
-        """The best slate int [R, length] of each list, by trying them all, and its worth [R]."""
+        """Try all slates; return each list's best int [R, length] and its expected clicks [R]."""
         rows, size = appeal.shape
         best, worth = np.zeros((rows, length), np.int64), np.full(rows, -np.inf)
         for order in itertools.permutations(range(size), length):
@@ -96,10 +96,10 @@ class ClickModel:
 
 
 class ClickModelReward:
-    """The law itself as the reward: expected clicks without the error of a learned evaluator.
+    """A reward model without estimation error: the click model's expected clicks.
 
-    What a generator then fails to find is its own lack, not its teacher's. It sees no more of a
-    candidate than a network does: the featuriser's columns, read back into appeal and topic.
+    It reads the same columns as a network, converted back into appeal and topic. Regret under it is
+    due to the generator alone.
     """
 
     def __init__(self, featuriser: Featuriser, click_model: ClickModel) -> None:
@@ -109,12 +109,12 @@ class ClickModelReward:
         self.mean, self.std = feature.mean, feature.std
 
     def embed(self, numbers: Tensor, _tokens: Tensor, /) -> Tensor:
-        """numbers [B, N, F] -> appeal in logits and topic, side by side [B, N, 1 + T]."""
+        """Convert numbers [B, N, F] to appeal (logits) and topic, side by side [B, N, 1 + T]."""
         appeal = numbers[..., self.appeal, None] * self.std + self.mean
         return torch.cat([appeal, numbers[..., self.topic : self.topic + TOPICS]], dim=-1)
 
     def utility(self, embedded: Tensor, slate: Tensor) -> Tensor:
-        """Expected clicks [B] of slates int64 [B, K], every position filled."""
+        """Return the expected clicks [B] of slates int64 [B, K], every position filled."""
         features = embedded.double().cpu().numpy()
         worth = self.click_model.expected_clicks(
             features[..., 0], features[..., 1:], slate.cpu().numpy()
@@ -125,10 +125,10 @@ class ClickModelReward:
 def prepare_simulation(
     out: Path, requests: int, seed: int, click_model: ClickModel | None = None
 ) -> None:
-    """Write `out`: a canonical data set of `requests` shown lists, clicks drawn by the law.
+    """Write `out`: a canonical data set of `requests` logged lists with simulated clicks.
 
-    Shown lists are the candidates in random order, all of them, so that the log tells of every
-    neighbourhood. Splits: 80 % train, 10 % valid, 10 % test.
+    Each logged list holds all candidates of its request in random order, so the log covers every
+    neighbourhood. Splits: 80 % train, 10 % valid, 10 % test, in order of time.
     """
     click_model = click_model or ClickModel()
     draw = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def prepare_simulation(
     appeal = quality[items] + (topics[items] @ taste[:, :, None])[:, :, 0] - 0.5
     order = np.broadcast_to(np.arange(CANDIDATES), items.shape)
     examined, clicked = click_model.clicks(appeal, topics[items], order)
-    # A shown position that nobody examined says nothing of the item, but the log cannot tell.
+    # As in a real log, a position that the user did not examine has label 0.
     label = draw.random(items.shape) < examined * clicked
     share = np.arange(requests) / requests
     split = np.where(share < 0.8, "train", np.where(share < 0.9, "valid", "test"))
@@ -171,7 +171,7 @@ def prepare_simulation(
 
 
 def appeals_and_topics(dataset: Dataset, split: str) -> tuple[Array, Array]:
-    """appeal float [R, N] and topic float [R, N, T] of a split's lists, in the order of `lists`."""
+    """Return appeal float [R, N] and topic float [R, N, T] of a split, in the order of `lists`."""
     topic = {row["item_id"]: row["topic"] for row in dataset.items.iter_rows(named=True)}
     impressions = list(dataset.impressions([split]))
     appeal = [[features["appeal"] for features in i.request.features] for i in impressions]

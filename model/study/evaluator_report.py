@@ -1,6 +1,7 @@
-"""How far the evaluator can be trusted, on lists it never saw: docs/reports/evaluator.md.
+"""Measure the evaluator on test lists and write docs/reports/evaluator.md.
 
-What the evaluator likes and the second one (model.study.grid) does not is reward hacking.
+Slates that the evaluator rates high and the second evaluator (model.study.slates) does not are
+reward hacking.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ FIGURES = (  # title on the page, key in the JSON
 
 @torch.no_grad()
 def like_probabilities(evaluator: Evaluator, lists: Lists, order: Array) -> Array:
-    """Of each position of slates int [R, L] of these lists, float [R, L]; -1 = no item."""
+    """Return the like probabilities float [R, L] of slates int [R, L]; -1 = no item."""
     probabilities = []
     for start in range(0, len(lists), 256):
         piece = slice(start, start + 256)
@@ -54,7 +55,7 @@ def like_probabilities(evaluator: Evaluator, lists: Lists, order: Array) -> Arra
 
 
 def auc(score: Array, liked: Array) -> float:
-    """Area under the ROC curve of scores [n] for labels bool [n]; ties count half."""
+    """Return the area under the ROC curve of scores [n] for labels bool [n]; ties count half."""
     positives = int(liked.sum())
     negatives = len(liked) - positives
     ranks = rankdata(score)[liked].sum() - positives * (positives + 1) / 2
@@ -62,7 +63,7 @@ def auc(score: Array, liked: Array) -> float:
 
 
 def calibration(probability: Array, liked: Array) -> tuple[Array, Array, float]:
-    """Mean probability and like rate by decile [BINS], and the expected calibration error."""
+    """Return mean probability and like rate by decile [BINS], and expected calibration error."""
     bins = np.array_split(np.argsort(probability, kind="stable"), BINS)
     predicted = np.array([probability[b].mean() for b in bins])
     observed = np.array([liked[b].mean() for b in bins])
@@ -71,13 +72,13 @@ def calibration(probability: Array, liked: Array) -> tuple[Array, Array, float]:
 
 
 def binary_cross_entropy(probability: Array, liked: Array) -> Array:
-    """In nats, elementwise."""
+    """Return the elementwise cross-entropy in nats."""
     clipped = np.clip(probability, 1e-7, 1 - 1e-7)
     return -np.where(liked, np.log(clipped), np.log(1 - clipped))
 
 
 def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> dict[str, Any]:
-    """What one evaluator says of shown lists against what users said; intervals over lists."""
+    """Compare an evaluator's predictions on logged lists with the likes; intervals over lists."""
     mask, liked = lists.mask, lists.labels > 0.5
     shown_order = np.where(mask, np.arange(lists.longest), -1)
     predictions = like_probabilities(evaluator, lists, shown_order)
@@ -85,9 +86,8 @@ def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> 
     random_keys = np.where(mask, draw.random(mask.shape), 2.0)
     shuffled = np.where(np.sort(random_keys, axis=1) < 2.0, np.argsort(random_keys, axis=1), -1)
     shuffled_predictions = like_probabilities(evaluator, lists, shuffled)
-    restored = np.zeros_like(
-        shuffled_predictions
-    )  # what each item got in the shuffled list, at its shown place
+    # The probabilities in the shuffled list, moved back to the logged places.
+    restored = np.zeros_like(shuffled_predictions)
     np.put_along_axis(restored, np.argsort(random_keys, axis=1), shuffled_predictions, axis=1)
     predicted, observed, calibration_error = calibration(predictions[mask], liked[mask])
     like_rate = dataset.rows.filter(split="train").select("label").mean().collect().item()
@@ -133,7 +133,10 @@ def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> 
 def agreement(
     first: Evaluator, second: Evaluator, policy: Policy, lists: Lists, seed: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Rank correlation of both utilities within a request: random slates, and sampled ones."""
+    """Correlate the rankings of a request's slates by both evaluators (Spearman).
+
+    One correlation is over random slates, one over slates that the generator samples.
+    """
     length = policy.config.slate_length
     draw = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -161,7 +164,10 @@ def agreement(
 
 
 def report(command: EvaluatorReport) -> None:
-    """Examine both evaluators of a finished run, then write JSON, page and plot."""
+    """Examine both evaluators of a finished run, then write JSON, page and plot.
+
+    Trains the second evaluator below the run's directory if it is not there.
+    """
     if command.page_only:
         write_page(command.out)
         return

@@ -1,8 +1,8 @@
-"""Give a data set an initial ranking: the same lists, each candidate with a first stage's score.
+"""Add an initial ranking to a data set: the same lists with a first stage's score per candidate.
 
-A re-ranker stands behind a first stage and may read its score. Where a log has none, this makes one
-with LambdaMART, and makes it honest: a train list is scored by a ranker that saw no label of its
-user, as a list in serving is.
+A re-ranker stands behind a first stage and may read its score. For a log without scores this module
+makes them with LambdaMART. A train list is scored by a ranker that had no label of its user, as a
+list in serving is.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ SCORE = {"name": "score", "of": "candidate", "kind": "number", "relative": True}
 def first_stage(data: Path, out: Path) -> dict[str, float]:
     """Write `out`: the data set `data` with a candidate feature `score`; the same bytes each time.
 
-    Returns NDCG@10 of sorting by it, per split. Raises DataError where `data` is no data set, has a
-    score already, or nothing to learn order from; and where `out` is no place for a data set.
+    Returns NDCG@10 of sorting by the score, per split. Raises DataError if `data` is no data set,
+    has a score already or no list to learn order from, and if `out` cannot hold a data set.
     """
     if out.resolve() == data.resolve():
-        raise DataError(out, "another directory than the data set it is made from")
+        raise DataError(out, "must not be the directory of --data; choose another --out")
     dataset = Dataset(data)
     if any(feature.name == SCORE["name"] for feature in dataset.featuriser.schema.features):
-        raise DataError(data / "schema.yaml", "a schema without a feature named score")
+        raise DataError(
+            data / "schema.yaml", "must not have a feature named score, which the first stage adds"
+        )
     with atomic_replacement([out]) as (directory,):
         scored, rounds = _score(dataset)
         with_scores(dataset, scored).write_parquet(
@@ -65,7 +67,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
 
 
 def is_made_from(scored: Path, data: Path) -> bool:
-    """Whether `scored` is there and was made of what `data` holds now."""
+    """Return true if `scored` exists and was made from the present contents of `data`."""
     path = scored / "summary.json"
     if not path.exists():
         return False
@@ -74,10 +76,11 @@ def is_made_from(scored: Path, data: Path) -> bool:
 
 
 def user_folds(users: Sequence[str]) -> Array:
-    """A fold for each list, int64 [R]; all lists of a user share one.
+    """Assign a fold to each list, int64 [R]; all lists of a user share one.
 
-    Not the folds of the statistics, which part lists: a user's other lists have this list's labels
-    in their histories, so that a ranker trained on them would know it.
+    The folds of the statistics will not do, because they separate lists of one user. The histories
+    of a user's other lists contain this list's labels, so a ranker trained on them would have seen
+    them.
     """
     names = sorted(set(users))
     fold = dict(zip(names, (statistics.folds(len(names)) % FOLDS).tolist(), strict=True))
@@ -87,9 +90,10 @@ def user_folds(users: Sequence[str]) -> Array:
 def out_of_fold_scores(
     train: Lists, folds: Array, rounds: Sequence[int], seed: int, vocabulary: int
 ) -> Array:
-    """Scores float64 [R, N] of train lists, each by a ranker fitted on the other folds [R] alone.
+    """Score train lists, float64 [R, N], each by a ranker fitted on the other folds [R] alone.
 
-    -inf where padded. `rounds` of boosting, one entry per booster, instead of stopping early.
+    Padded entries are -inf. `rounds` gives the boosting rounds of each booster instead of early
+    stopping.
     """
     scores = np.full(train.mask.shape, -np.inf)
     for fold in tqdm(np.unique(folds), "first stage", disable=None, leave=False):
@@ -101,18 +105,18 @@ def out_of_fold_scores(
 
 
 def _score(dataset: Dataset) -> tuple[dict[str, tuple[Lists, Array]], Sequence[int]]:
-    """Per split its lists and their scores [R, N]; and the rounds that validation chose."""
+    """Return the lists and scores [R, N] of each split, and the rounds that validation chose."""
     vocabulary = dataset.featuriser.vocabulary_size
     present = set(dataset.rows.select(pl.col("split").unique()).collect()["split"])
     lists = {split: dataset.lists([split]) for split in SPLITS if split in present}
     for split in ("train", "valid"):
         if split not in lists or not len(lists[split].rankable()):
-            rule = f"at least one {split} list with a positive and a negative, to learn order from"
+            rule = f"must have a {split} list with a positive and a negative, to learn order from"
             raise DataError(dataset.directory, rule, value="none")
     folds = user_folds(dataset.requests(["train"])["user_id"].to_list())
     for fold in np.unique(folds):
         if not len(lists["train"].take(np.flatnonzero(folds != fold)).rankable()):
-            rule = "train lists with a positive and a negative of several users, for folds of them"
+            rule = "must have train lists with a positive and a negative of several users"
             raise DataError(dataset.directory, rule)
     rankable = lists["train"].rankable()
     ranker = lambdamart.fit(rankable, lists["valid"].rankable(), SEED, vocabulary)
@@ -125,8 +129,8 @@ def _score(dataset: Dataset) -> tuple[dict[str, tuple[Lists, Array]], Sequence[i
 
 
 def with_scores(dataset: Dataset, scored: dict[str, tuple[Lists, Array]]) -> pl.DataFrame:
-    """Rows in their own order, with `score`; the columns of scores are the lists' shown order."""
-    # With __ in front: no feature is named so.
+    """Return the rows in their order with a column `score`; scores [R, N] are in logged order."""
+    # No feature name starts with two underscores.
     index = pl.int_range(pl.len()).over("request_id").alias("__index")
     tables = []
     for split, (lists, scores) in scored.items():
@@ -144,7 +148,7 @@ def with_scores(dataset: Dataset, scored: dict[str, tuple[Lists, Array]]) -> pl.
 
 
 def _ndcg(lists: Lists, scores: Array) -> float:
-    """Mean NDCG@10 over the lists that tell of order."""
+    """Return the mean NDCG@10 over the lists with both a like and a pass."""
     positives = (lists.labels > 0.5).sum(axis=1)
     rows = np.flatnonzero((positives > 0) & (positives < lists.mask.sum(axis=1)))
     slate = top(scores[rows], lists.mask[rows], 10)

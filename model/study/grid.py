@@ -1,8 +1,8 @@
 """Cells of the quality report: each model of a study trained, ranked and cached in one file.
 
-The cells of a study share the data set in memory and the evaluator, and run one after another in a
-process of their own. Test labels are read once per finished model, to be counted, never to choose
-anything.
+The cells of a study share the data set in memory and the evaluator, and run one after another in
+one process. Test labels are read once per finished model, to compute its metrics; they select
+nothing.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from model.study.variants import (
 )
 
 Array = np.ndarray[Any, Any]
-STUDY = "study.json"  # what the cells beside it are of
+STUDY = "study.json"  # configuration and data digest of a directory's cells
 
 
 def fill(config: Config, studies: list[Study], cache: Path) -> None:
-    """Fill every cell that is not yet in the cache; a study on each core."""
-    # Each wave needs what the one before made: data with a first stage, runs to compare with.
+    """Fill every cell that the cache lacks, one study per core."""
+    # A wave needs the results of the one before: first-stage scores, then runs to compare with.
     waves: list[list[Callable[[], object]]] = [[], [], []]
     origins = {}
     for study in studies:
@@ -75,9 +75,9 @@ def fill(config: Config, studies: list[Study], cache: Path) -> None:
 
 
 def fill_study(config: Config, study: Study, cache: Path) -> None:
-    """The cells of one study that are not there, one after another.
+    """Fill the missing cells of one study, one after another.
 
-    Raises CheckpointError where the cells that are there have another configuration or other data.
+    Raises CheckpointError if the existing cells have another configuration or other data.
     """
     torch.set_num_threads(1)
     directory = study.directory(cache)
@@ -94,7 +94,7 @@ def fill_study(config: Config, study: Study, cache: Path) -> None:
 
 
 def record_setting(directory: Path, config: Config, dataset: Dataset) -> None:
-    """Write down what the cells of a directory are of, or check it."""
+    """Write the configuration and data digest of a directory's cells, or check those written."""
     path, digest = directory / STUDY, dataset.digest()
     if path.exists():
         check_setting(directory, config, digest)
@@ -104,9 +104,9 @@ def record_setting(directory: Path, config: Config, dataset: Dataset) -> None:
 
 
 def check_setting(directory: Path, config: Config, digest: str | None = None) -> None:
-    """Raises CheckpointError where a directory has cells of something else.
+    """Raise CheckpointError if a directory's cells have another configuration or other data.
 
-    A field that the configuration had not yet when they were made counts as its default.
+    A configuration field added since then counts as its default.
     """
     path = directory / STUDY
     if not path.exists():
@@ -115,13 +115,13 @@ def check_setting(directory: Path, config: Config, digest: str | None = None) ->
     matches = Config.from_json(recorded["config"]) == config
     if not matches or digest not in (None, recorded["data_digest"]):
         raise checkpoint.CheckpointError(
-            f"{path}: the cells beside it are of another configuration or other data; "
+            f"{path}: the cells beside it have another configuration or other data than this run; "
             "remove them or choose another --cache"
         )
 
 
 class CellRunner:
-    """What the cells of a study share: data set, lists, evaluator."""
+    """Runs the cells of one study, which share data set, lists and evaluator."""
 
     def __init__(self, config: Config, study: Study, directory: Path, dataset: Dataset) -> None:
         self.config, self.study, self.directory, self.dataset = config, study, directory, dataset
@@ -131,7 +131,7 @@ class CellRunner:
         return self.dataset.lists([split], self.config.train_lists).rankable()
 
     def run(self, model: str) -> dict[str, Array]:
-        """Per-list metrics [R] of one model on test lists, and what else it has to show."""
+        """Return per-list metrics [R], slates and, of a network, its entropies and validation."""
         if model == "best of M":
             return self.best_of_m()
         if model == "second evaluator":
@@ -147,7 +147,7 @@ class CellRunner:
         return {**self.metrics(slate), **extra, "slate": slate.astype(np.int16)}
 
     def train(self, model: str, overrides: Overrides) -> Trained:
-        """Train, or finish training, one model; the first of a study trains the evaluator."""
+        """Train one model, or finish its training; the first of a study trains the evaluator."""
         first = next(iter(NEURAL))
         start = None if model == first else self.directory / first
         if start is not None and not (start / checkpoint.CHECKPOINT).exists():
@@ -157,13 +157,13 @@ class CellRunner:
         return checkpoint.load(self.directory / model)
 
     def metrics(self, slate: Array) -> dict[str, Array]:
-        """Metrics per list [R] of slates [R, K], and what the evaluator thinks of them."""
+        """Return metrics and the evaluator's utility, each [R], of slates [R, K]."""
         metrics = slate_metrics(slate, self.test.labels)
         evaluator = self.train(*next(iter(NEURAL.items()))).evaluator
         return {**metrics, "utility": utilities(evaluator, self.test, slate)}
 
     def rankers(self) -> dict[str, Callable[[], Array]]:
-        """How each baseline ranks the test lists."""
+        """Return, for each baseline, a function that ranks the test lists."""
         length, seed = self.config.slate_length, self.study.seed
         vocabulary = self.dataset.featuriser.vocabulary_size
         names = [feature.name for feature in self.dataset.featuriser.schema.features]
@@ -189,7 +189,7 @@ class CellRunner:
         }
 
     def second_utilities(self) -> dict[str, Array]:
-        """The second evaluator's utility [R] of every other model's slates, by model."""
+        """Return the second evaluator's utility [R] of every other model's slates, by model."""
         directory = self.directory / "second evaluator"
         evaluator = second_evaluator(self.config, self.dataset, directory)
         slates = {
@@ -200,10 +200,10 @@ class CellRunner:
         return {m: utilities(evaluator, self.test, slate) for m, slate in slates.items()}
 
     def best_of_m(self) -> dict[str, Array]:
-        """Sample M slates and keep the one of the highest utility: metrics [S + 1, M, R].
+        """Sample M slates and keep the one of highest utility: metrics [S + 1, M, R].
 
-        S = 0 is the plain host, the others EGLR trained for three steps, with that budget. Times
-        are seconds per request, of lists decoded one at a time on one thread.
+        S = 0 is the plain host, the others are EGLR trained for three steps, with that budget.
+        Times are seconds per request of one list, on one thread.
         """
         host = self.train("transformer host", HOST)
         eglr = self.train("transformer EGLR", {})
@@ -225,7 +225,7 @@ class CellRunner:
 
 
 def save(path: Path, arrays: dict[str, Array]) -> None:
-    """Write and rename, so that an interrupted cell leaves no half file."""
+    """Write a cell atomically, so that an interruption leaves no partial file."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -234,6 +234,6 @@ def save(path: Path, arrays: dict[str, Array]) -> None:
 
 @functools.cache
 def load(path: Path) -> dict[str, Array]:
-    """A cell."""
+    """Read a cell."""
     with np.load(path) as arrays:
         return dict(arrays)

@@ -1,4 +1,4 @@
-"""Item effects by ridge logistic regression: what each item is worth, whoever looks at it."""
+"""Item effects by ridge logistic regression, with user and position effects separated out."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from service.engine.features.schema import NUMBER_KINDS
 
 Array = np.ndarray[Any, Any]
 
-# Ridge strengths, chosen by NDCG@10 on the validation lists of RankLens, warm. Positions are shown
-# thousands of times each and need none.
+# Ridge strengths, chosen by NDCG@10 on the validation lists of RankLens, warm. Each position has
+# thousands of impressions and needs almost none.
 LIST, POSITION, ITEM, METADATA = 0.5, 1e-3, 6.0, 30.0
 
 
 def item_effects(dataset: Dataset) -> dict[str, float]:
-    """Log-odds of a like for every known item, up to a constant, from train lists alone.
+    """Return the log-odds of a like for every known item, up to a constant, from train lists alone.
 
         logit p(like of item i at position t in list l) = list_l + position_t + w . x_i + item_i
 
-    x_i is the item's metadata (numbers and tokens, no statistics), so that the ridge on item_i
-    shrinks a rarely shown item to what its metadata promise, and an item without metadata to the
-    mean. The intercept of the list takes up how generous its user was, the position effect how much
-    the top of the page is looked at; neither is part of what is returned, w . x_i + item_i.
+    x_i is the item's metadata (numbers and tokens, no statistics), so the ridge on item_i shrinks a
+    rare item to the prediction of its metadata, and an item without metadata to the mean. The
+    intercept list_l absorbs the user's generosity and position_t the display bias; the returned
+    effect is w . x_i + item_i.
     """
     train = dataset.rows.filter(pl.col("split") == "train").collect()
     index = {item: row for row, item in enumerate(dataset.featuriser.items.ids)}
@@ -54,7 +54,7 @@ def item_effects(dataset: Dataset) -> dict[str, float]:
 
 
 def _metadata(dataset: Dataset) -> csr_array:
-    """Standardised numbers and token indicators of every item, sparse [I, M]."""
+    """Return standardised numbers and token indicators of every item, sparse [I, M]."""
     items, schema = dataset.featuriser.items, dataset.featuriser.schema
     kinds = [f.kind for f in schema.features if f.of == "item" and f.kind in NUMBER_KINDS]
     numbers = items.numbers[:, [kind == "number" for kind in kinds]]

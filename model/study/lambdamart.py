@@ -1,8 +1,8 @@
 """LambdaMART (Burges, MSR-TR-2010-82) by LightGBM, on the network's own features.
 
-The shown position is no feature: it is what the display did, and a service does not know it. Nor
-does it correct the gradients while fitting (`position` of lightgbm.Dataset), though the display
-bias is real: on RankLens that lowered validation NDCG@10.
+The logged position is no feature, because a service does not have it. Nor does it correct the
+gradients (`position` of lightgbm.Dataset): display bias is real, but on RankLens the correction
+lowered validation NDCG@10.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from model.data.lists import Lists
 
 Array = np.ndarray[Any, Any]
 
-BOOSTERS = 3  # differ in their seed alone; their mean is the score
-ROUNDS = 500  # most, of one booster
+BOOSTERS = 3  # differ only in their seed; the score is their mean
+ROUNDS = 500  # upper bound for one booster
 PATIENCE = 40  # rounds without a better validation NDCG@10 before a booster stops
-COMMON = 0.02  # share of train candidates that a token must be on to become a column
+COMMON = 0.02  # share of train candidates that must have a token for it to become a column
 # Chosen by validation NDCG@10 on RankLens, warm.
 PARAMETERS: dict[str, Any] = {
     "objective": "lambdarank",
@@ -52,7 +52,7 @@ class LambdaMart:
     tokens: Array  # int64, those with a column
 
     def score(self, lists: Lists) -> Array:
-        """Scores float64 [R, N], -inf where padded."""
+        """Return scores float64 [R, N], -inf where padded."""
         scores = np.full(lists.mask.shape, -np.inf)
         columns = feature_table(lists, self.tokens)
         each = [
@@ -64,10 +64,11 @@ class LambdaMart:
 
 
 def fit(train: Lists, stop: Lists | Sequence[int], seed: int, vocabulary: int) -> LambdaMart:
-    """Fit on train lists, each with a positive and a negative; `vocabulary` counts the tokens.
+    """Fit on train lists, each with a positive and a negative; the same seed gives the same ranker.
 
-    `stop` holds the validation lists whose NDCG@10 ends each booster, or the rounds of each. The
-    same seed gives the same ranker.
+    Args:
+        stop: validation lists whose NDCG@10 ends each booster, or the rounds of each booster.
+        vocabulary: number of tokens.
     """
     counts = np.bincount(train.tokens[train.mask].ravel(), minlength=vocabulary)
     counts[0] = 0  # the empty slot
@@ -89,9 +90,9 @@ def fit(train: Lists, stop: Lists | Sequence[int], seed: int, vocabulary: int) -
 
 
 def feature_table(lists: Lists, tokens: Array) -> Array:
-    """A row per candidate, float32 [X, F + len(tokens)]: its numbers, and which tokens it has.
+    """Return one row per candidate, float32 [X, F + len(tokens)]: numbers, then token indicators.
 
-    Trees make nothing of the rare tokens, and each costs as much time as a number.
+    Rare tokens are left out: they do not help trees and each costs as much time as a number.
     """
     candidates = lists.tokens[lists.mask]
     present = np.zeros((len(candidates), len(tokens)), np.float32)
@@ -101,7 +102,7 @@ def feature_table(lists: Lists, tokens: Array) -> Array:
 
 
 def _data(lists: Lists, tokens: Array, bins: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
-    """As LightGBM wants it, cut into the bins of another data set where one is given."""
+    """Build LightGBM's data set, in the bins of `bins` if it is not None."""
     liked = (lists.labels[lists.mask] > 0.5).astype(np.int32)
     sizes = lists.mask.sum(axis=1)
     return lightgbm.Dataset(

@@ -1,7 +1,7 @@
-"""Add what a cache has to a report that stands: the grid takes hours, and caches get lost.
+"""Merge new cells into an existing report, because the grid takes hours and caches get lost.
 
-A cell is determined by configuration, data and seed, so a report keeps the rows of cells that are
-gone, as long as every cell that both have says the same as it did.
+Configuration, data and seed determine a cell, so a report keeps the rows of cells that the cache no
+longer has, provided that the cells in both agree.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 Entry = dict[str, Any]
 PLACE = ("dataset", "split", "track")
-# What tells the entries of each part of the report apart.
+# The fields that identify an entry within each part of the report.
 KEYS = {
     "rows": (*PLACE, "model", "seed", "metric"),
     "comparisons": (*PLACE, "model", "against", "metric"),
@@ -23,15 +23,15 @@ TOLERANCE = 2e-6  # rows are rounded to six digits
 
 
 class MergeError(ValueError):
-    """A cell that does not say what the standing report says of it."""
+    """A cell in the cache contradicts the existing report."""
 
 
 def merge_reports(
     old: dict[str, list[Entry]], new: dict[str, list[Entry]]
 ) -> dict[str, list[Entry]]:
-    """The entries of both reports; of two with the same key the one of more seeds, or the old.
+    """Return the entries of both reports; for equal keys the entry with more seeds, else the old.
 
-    Raises MergeError where a row of both differs: then the old report is of other code or data.
+    Raises MergeError if a row of both differs: then the old report has other code or data.
     """
     rows = {key_of("rows", row): row["value"] for row in old["rows"]}
     for row in new["rows"]:
@@ -46,7 +46,7 @@ def merge_reports(
 
 
 def merge_entries(part: str, old: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
-    """Old entries in their order, then new ones; replaced where the new has more seeds."""
+    """Return old entries in their order, replaced where the new has more seeds, then new ones."""
     entries = {key_of(part, addition): addition for addition in old}
     for addition in new:
         key = key_of(part, addition)
@@ -56,11 +56,11 @@ def merge_entries(part: str, old: Iterable[Entry], new: Iterable[Entry]) -> list
 
 
 def key_of(part: str, entry: Entry) -> tuple[Any, ...]:
-    """What no other entry of this part of the report has."""
+    """Return the fields that identify an entry within its part of the report."""
     return tuple(entry[name] for name in KEYS[part])
 
 
 def seed_count(entry: Entry) -> int:
-    """How many seeds an entry is a mean of; one where it does not say."""
+    """Return the number of seeds behind an entry; 1 if it does not say."""
     seeds = entry.get("seeds", 1)
     return seeds if isinstance(seeds, int) else len(seeds)

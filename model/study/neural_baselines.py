@@ -1,12 +1,12 @@
-"""Neural re-rankers from the literature, on the features, splits and selection of our own.
+"""Neural re-rankers from the literature, on the project's features, splits and selection.
 
 Every function fits on `train`, keeps the epoch with the best NDCG@10 on `valid` (and stops a few
-epochs after it), and returns slates int64 [R, K] of `test`, greedy, -1 past the end of a list. All
+epochs after it), and returns greedy slates int64 [R, K] of `test`, -1 past the end of a list. All
 lists must hold a positive and a negative (`Lists.rankable`). `vocabulary` is the number of tokens.
-The same seed gives the same slates on the same machine; the caller's random state stays untouched.
+The same seed gives the same slates on the same machine; the caller's random state is not changed.
 
-Width, heads, dropout and optimiser are the defaults of `model.network.config`: those of the hosts
-that these are compared with.
+Width, heads, dropout and optimiser are the defaults of `model.network.config`, as for the hosts
+that these baselines are compared with.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from model.study.baselines import top
 
 Array = np.ndarray[Any, Any]
 NETWORK = NetworkConfig()
-EPOCHS = 12  # most; validation peaks earlier
+EPOCHS = 12  # upper bound; validation peaks earlier
 PATIENCE = 3  # epochs without a better validation NDCG@10 before giving up
 REINFORCE_EPOCHS = 4
 
@@ -41,9 +41,9 @@ REINFORCE_EPOCHS = 4
 def listwise_mlp(
     train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
 ) -> Array:
-    """Each candidate scored alone; the list meets only in the softmax of the loss.
+    """Score each candidate alone; the list enters only through the softmax of the loss.
 
-    What separates this from the others is what looking at the rest of the list is worth.
+    The distance to the other models is the gain from looking at the rest of the list.
     """
 
     def build() -> Scorer:
@@ -61,12 +61,12 @@ def prm(
     vocabulary: int,
     score_column: int | None = None,
 ) -> Array:
-    """PRM (Pei et al., RecSys 2019, arXiv 1904.06813): transformer over the initial list.
+    """Rank with PRM (Pei et al., RecSys 2019, arXiv 1904.06813): transformer over the initial list.
 
     `score_column` of `numbers` holds the first stage's score (`Featuriser.column("score")`); its
     order is the initial ranking whose positions are embedded. Without a first stage there is no
-    initial ranking, and so no positions: the model is then equivariant in the candidates. Left
-    out: the pre-trained user vectors PV (this is the paper's PRM-BASE); the features have the
+    initial ranking and hence no position: the model is then equivariant in the candidates. Left
+    out: the pre-trained user vectors PV (this is the paper's PRM-BASE); the features contain the
     user's history instead.
     """
     positions = 0 if score_column is None else train.mask.shape[1]
@@ -80,11 +80,11 @@ def prm(
 def nar4rec(
     train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
 ) -> Array:
-    """A non-autoregressive generator after NAR4Rec (Ren et al., arXiv 2402.06871).
+    """Rank with a non-autoregressive generator after NAR4Rec (Ren et al., arXiv 2402.06871).
 
-    All [K, N] matching logits of positions and candidates at once, then positions take their
-    likeliest candidate in turn, without repeats. Kept of the paper: candidate and position
-    encoders and the matching. Left out: unlikelihood training on slates that got no answer, the
+    All [K, N] matching logits of positions and candidates come at once, then each position in turn
+    takes its likeliest candidate, without repeats. Kept from the paper: candidate and position
+    encoders and the matching. Left out: unlikelihood training on slates without a click, the
     sequence evaluator, and contrastive decoding (a penalty for similar neighbours).
     """
     with torch.random.fork_rng(devices=[]):
@@ -110,17 +110,19 @@ def seq2slate(
     vocabulary: int,
     reinforce_epochs: int = REINFORCE_EPOCHS,
 ) -> Array:
-    """Seq2Slate (Bello et al., arXiv 1810.02019): our GRU host, not reasoning.
+    """Rank with Seq2Slate (Bello et al., arXiv 1810.02019): the GRU host without reasoning.
 
-    First its supervised cross-entropy along sampled slates; then, for `reinforce_epochs`, REINFORCE
-    as that paper trains it: one slate sampled per request, rewarded with NDCG@10 under the *train*
-    labels (that baseline's own published recipe; our generator never sees such a reward), minus
-    the reward of the greedy slate. Where no epoch of it validates better than the supervised model,
-    the latter is what ranks; 0 epochs leave it out. The encoder is our set transformer, where the
-    paper has an LSTM over the initial list.
+    Training starts with its supervised cross-entropy along sampled slates. For `reinforce_epochs`
+    it continues with REINFORCE as in the paper: one slate sampled per request, rewarded with
+    NDCG@10 under the *train* labels minus the reward of the greedy slate. That is the baseline's
+    own published recipe; the generator of this project never sees such a reward. If no epoch of it
+    validates better than the supervised model, the supervised model ranks; 0 epochs leave it out.
+    The encoder is the set transformer of this project, where the paper has an LSTM over the initial
+    list.
     """
     network = dataclasses.replace(NETWORK, host="gru")
-    reasoning = ReasoningConfig(budget=0, recommend_temperature=1.0)  # sample what is learnt
+    # Temperature 1 samples from the learnt distribution.
+    reasoning = ReasoningConfig(budget=0, recommend_temperature=1.0)
     config = Config(slate_length=slate_length, network=network, reasoning=reasoning)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -150,7 +152,7 @@ def seq2slate(
 
 
 class Scorer(nn.Module):
-    """Candidates -> scores [B, N]; padded ones MASKED. `blocks` of self-attention over the list.
+    """Score candidates [B, N] with `blocks` of self-attention over the list; padding gets MASKED.
 
     With `positions`, the rank of each candidate by column `score_column` of its numbers is embedded
     and added; ranks beyond the longest train list share the last row.
@@ -187,9 +189,9 @@ class Scorer(nn.Module):
 
 
 class Matcher(nn.Module):
-    """Candidates x positions -> matching logits [B, K, N], all at once; padded ones MASKED.
+    """Match candidates and positions: logits [B, K, N], all at once; padding gets MASKED.
 
-    Both sides are encoded by self-attention; positions then look at the candidates.
+    Self-attention encodes both sides; positions then attend to the candidates.
     """
 
     def __init__(
@@ -213,8 +215,8 @@ class Matcher(nn.Module):
         bias = attention_bias(batch.mask)
         x = self.candidates(self.embed(batch.numbers, batch.tokens), bias)
         slots = self.position.expand(len(x), -1, -1)
-        # One block over positions and candidates together: positions read both, and only their
-        # rows are used.
+        # One block over positions and candidates together: positions attend to both, and only
+        # their rows are used.
         everything = torch.cat([slots, x], dim=1)
         seen = torch.cat(
             [torch.ones_like(batch.mask[:, :1]).expand(slots.shape[:2]), batch.mask], 1
@@ -228,16 +230,16 @@ class Matcher(nn.Module):
 
 
 def initial_rank(score: Tensor, mask: Tensor) -> Tensor:
-    """Scores [B, N], mask [B, N] -> int64 [B, N]: 0 for the best; padded ones come last."""
+    """Rank scores [B, N] with mask [B, N]: int64 [B, N], 0 for the best; padding comes last."""
     order = score.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
     return order.argsort(dim=1)
 
 
 def listwise_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Mean over lists of the softmax cross-entropy of a like (ListNet's top-one), a scalar.
+    """Return the mean over lists of the softmax cross-entropy of a like (ListNet's top-one).
 
-    scores [B, N], MASKED where padded; labels [B, N]. Each list weighs the same, however many its
-    likes.
+    scores [B, N], MASKED where padded; labels [B, N]. Each list has the same weight, however many
+    likes it has.
     """
     liked = (labels > 0.5).float()
     target = liked / liked.sum(dim=1, keepdim=True).clamp(min=1.0)
@@ -245,10 +247,10 @@ def listwise_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the likes at each position with one left, rank-discounted; a scalar.
+    """Return the rank-discounted cross-entropy of the likes at the first positions, a scalar.
 
-    logits [B, K, N], labels [B, N]. A good slate shows its P likes at the first P positions in any
-    order, so that each like is the target of those positions alike; later ones have no target.
+    logits [B, K, N], labels [B, N]. A good slate has its P likes at the first P positions in any
+    order, so every like is the target of each of those positions; later positions have no target.
     """
     liked = (labels > 0.5).float()
     count = liked.sum(dim=1, keepdim=True)  # [B, 1]
@@ -260,9 +262,9 @@ def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def assign(logits: Array, mask: Array) -> Array:
-    """Matching logits [R, K, N], mask [R, N] -> slates int64 [R, K], -1 past the end of a list.
+    """Turn matching logits [R, K, N] and mask [R, N] into slates int64 [R, K]; -1 past the end.
 
-    Positions choose in turn, the first first, among what is left.
+    Positions choose in turn, the first position first, among the remaining candidates.
     """
     rows = np.arange(len(mask))
     left = mask.copy()
@@ -275,7 +277,7 @@ def assign(logits: Array, mask: Array) -> Array:
 
 
 def reinforce_loss(policy: Policy, batch: Batch) -> Tensor:
-    """-(reward of a sampled slate - reward of the greedy one) x its log-likelihood, a scalar.
+    """Return -(reward of a sampled slate - reward of the greedy one) x its log-likelihood.
 
     The reward is NDCG@10 under the batch's labels.
     """
@@ -305,8 +307,8 @@ def learn(
 ) -> float:
     """Train with AdamW until validation NDCG@10 has not risen for PATIENCE epochs.
 
-    `module` ends in evaluation mode with the weights of the best epoch; those it came with count as
-    one. Returns that epoch's validation NDCG@10.
+    `module` ends in evaluation mode with the weights of the best epoch; its initial weights count
+    as an epoch. Returns that epoch's validation NDCG@10.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.05)
 
@@ -367,7 +369,7 @@ def _score_and_sort(
 
 @torch.no_grad()
 def _forward(module: nn.Module, lists: Lists, batch: int = 512) -> Array:
-    """The module's output over all lists, without dropout."""
+    """Return the module's output over all lists, without dropout."""
     module.eval()
     outputs = [
         module(Batch(lists, slice(start, start + batch))) for start in range(0, len(lists), batch)

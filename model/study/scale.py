@@ -1,7 +1,7 @@
-"""Memory and speed on logs of any size: `python -m model scale` writes docs/reports/scale.md.
+"""Measure memory and speed on logs of any size and write docs/reports/scale.md.
 
-A drawn log is written, featurised and trained on for some batches, each in a process of its own,
-so that the peak memory is that measure_phase's. Nothing learned here is worth anything.
+A random log is written, featurised and used for some batches of training, each phase in a process
+of its own so that its peak memory is its own. The trained weights are thrown away.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from model.study.commands import Scale, cache_directory, command_line, report_di
 from model.study.pages import provenance, render
 from model.study.random_log import CANDIDATES, LISTS_PER_USER, write_log
 
-BATCHES = 40  # trained on in each stage
+BATCHES = 40  # per stage
 SETTING = {
     "candidates": CANDIDATES,
     "lists_per_user": LISTS_PER_USER,
@@ -40,14 +40,14 @@ SETTING = {
 
 
 def featurise(directory: Path) -> None:
-    """Fit the schema and build the arrays that training asks for."""
+    """Fit the schema and build the arrays of the train and valid splits."""
     dataset = Dataset(directory)
     dataset.lists(["train"])
     dataset.lists(["valid"])
 
 
 def train_briefly(config: Config, data: Path, directory: Path) -> dict[str, float]:
-    """Rows [1/s] of each stage, over some batches after a shuffle of all lists."""
+    """Return rows per second [1/s] of each stage, over some batches of shuffled lists."""
     run = Run(config, data, directory, None)
     run.calibrate()
     rates = {}
@@ -65,24 +65,24 @@ def train_briefly(config: Config, data: Path, directory: Path) -> dict[str, floa
 
 
 def measure_phase(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Run a task in this process: its result, seconds and peak resident memory in MB."""
+    """Run a task in this process; return result, seconds and peak resident memory in MB."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     result = task(*arguments)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # ru_maxrss is in KiB on Linux
     return {"result": result, "seconds": seconds, "peak": peak}
 
 
 def in_process(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """The same in a fresh process; spawned, because polars and a fork deadlock."""
+    """Measure a task in a new process. It is spawned, because polars deadlocks after a fork."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(measure_phase, task, *arguments).result()
 
 
 def measure(config: Config, rows: int, scratch: Path) -> dict[str, Any]:
-    """All phases for a log of `rows` rows, in `scratch`, which is emptied of it afterwards."""
+    """Measure all phases for a log of `rows` rows; `scratch` is left empty."""
     directory = scratch / f"rows-{rows}"
     shutil.rmtree(directory, ignore_errors=True)
     data = directory / "log"

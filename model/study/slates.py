@@ -1,4 +1,4 @@
-"""Slates of trained networks on test lists, with what they cost and what an evaluator estimates."""
+"""Rank test lists with trained networks, measure the time, and estimate utilities."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Array = np.ndarray[Any, Any]
 
 
 def second_evaluator(config: Config, dataset: Dataset, directory: Path) -> Evaluator:
-    """Train, or finish training, an evaluator for reporting only: no model is rewarded by it.
+    """Train, or finish training, an evaluator for reporting only; it rewards no model.
 
-    Another architecture (a GRU along the slate in place of attention, after the evaluator of GRN,
-    arXiv 2104.00860) and another seed, on the same lists.
+    It differs in architecture (a GRU along the slate instead of attention, after the evaluator of
+    GRN, arXiv 2104.00860) and seed, and learns from the same lists.
     """
     network = config.evaluator_network or config.network
     changed = dataclasses.replace(
@@ -43,9 +43,10 @@ def second_evaluator(config: Config, dataset: Dataset, directory: Path) -> Evalu
 def best_of_sampled(
     trained: Trained, rewarding: Trained, lists: Lists, budget: int, slates: int, batch: int = 128
 ) -> Array:
-    """The best by the judge's evaluator of `slates` sampled slates per list: int64 [R, K].
+    """Return the best of `slates` sampled slates per list, int64 [R, K].
 
-    One slate is the greedy one: what the service answers without sampling.
+    The evaluator of `rewarding` chooses. One slate is the greedy one, as the service ranks by
+    default.
     """
     policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
     if slates == 1:
@@ -66,7 +67,7 @@ def best_of_sampled(
 def request_seconds(
     trained: Trained, rewarding: Trained, lists: Lists, budget: int, slates: int
 ) -> Array:
-    """Time of each of the first 64 lists asked alone, float [64]; 8 more warm up."""
+    """Return seconds of the first 64 lists, one request each, float [64], after 8 warm-ups."""
     times = []
     for row in range(min(len(lists), 72)):
         began = time.perf_counter()
@@ -77,7 +78,7 @@ def request_seconds(
 
 @torch.no_grad()
 def utilities(evaluator: Evaluator, lists: Lists, slate: Array) -> Array:
-    """The evaluator's utility [R] of slates int64 [R, K] of these lists."""
+    """Return the evaluator's utility [R] of slates int64 [R, K] of these lists."""
     parts = []
     for start in range(0, len(lists), 256):
         rows = slice(start, start + 256)
@@ -90,12 +91,12 @@ def utilities(evaluator: Evaluator, lists: Lists, slate: Array) -> Array:
 def rank_greedily(
     trained: Trained, test: Lists, keep_entropies: bool = False
 ) -> tuple[Array, dict[str, Array]]:
-    """Greedy slates of a finished run, its steps [R] and entropies by position [K] (nats).
+    """Return greedy slates of a finished run, its steps [R] and entropies by position [K] (nats).
 
-    `keep_entropies` adds those before reasoning of every list, [R, K].
+    `keep_entropies` adds the entropies before reasoning of every list, [R, K].
     """
     policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
-    torch.manual_seed(trained.config.seed)  # the random gate tosses coins
+    torch.manual_seed(trained.config.seed)  # for the random gate
     decoded = policy.greedy_slates(test, trained.config.reasoning.budget)
     arrays = {
         name: torch.cat([getattr(d, name) for d in decoded]).numpy()
@@ -109,7 +110,7 @@ def rank_greedily(
         "entropy_after": arrays["entropy_after"].mean(axis=0),
         "threshold": np.array(trained.threshold),
         "validation": np.array(trained.state.validation["final"]["ndcg@10"]),
-        # Whether an epoch of GRPO validated better than the start, or the start was kept.
+        # 1 if an epoch of GRPO validated better than the start, 0 if the start was kept.
         "grpo_kept": np.array(float("grpo" in trained.state.validation)),
         "train_seconds": np.array(trained.state.seconds),
     }

@@ -1,4 +1,4 @@
-"""Means, paired differences and curves of the quality report, from finished cells."""
+"""Compute means, paired differences and curves of the quality report from finished cells."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ PAIRS = [
     ("transformer EGLR", "shown order"),
     ("transformer EGLR", "item like rate"),
 ]  # fmt: skip
-REFERENCES = ("transformer host", "transformer EGLR")  # what controls and ideas are compared with
+# Every control and idea is compared with both.
+REFERENCES = ("transformer host", "transformer EGLR")
 TABLES = {
     "main": (*BASELINES, *NEURAL),
     "Controls": (*REFERENCES, *CONTROLS),
@@ -41,7 +42,7 @@ Cells = dict[str, list[dict[str, Any]]]  # model -> a cell per seed: its seed an
 
 
 def read_cells(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:
-    """The finished cells, by study and model, seeds in order."""
+    """Read the finished cells, by study and model, seeds in order."""
     collected: dict[Key, Cells] = {}
     for study in studies:
         for model in study.models:
@@ -53,7 +54,7 @@ def read_cells(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:
 
 
 def summarise(collected: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
-    """Rows per seed, tables of means, paired comparisons, best-of-M curves, entropies."""
+    """Return rows per seed, tables of means, paired comparisons, best-of-M curves, entropies."""
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
@@ -90,9 +91,9 @@ def summarise(collected: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
 
 
 def table_entries(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A table's rows: means with intervals over the seeds that all of its models have.
+    """Return a table's rows: means with intervals over the seeds that all of its models have.
 
-    Every seed has its own evaluator and its own luck: means over different seeds do not compare.
+    Every seed has its own evaluator, so means over different seeds do not compare.
     """
     by_model = {
         model: {int(c["seed"]): c for c in cells[model]} for model in models if model in cells
@@ -119,7 +120,7 @@ def table_entries(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, An
 
 
 def entropy_by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]:
-    """Means over seeds, per position: entropy before and after reasoning (nats), steps."""
+    """Average over seeds, per position: entropy before and after reasoning (nats), steps."""
     return {
         name: [round(float(v), 6) for v in np.mean([c[name] for c in seeds], axis=0)]
         for name in ("entropy_before", "entropy_after", "steps_by_position")
@@ -129,7 +130,7 @@ def entropy_by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]
 def paired_differences(
     label: dict[str, str], cells: Cells, model: str, against: str
 ) -> list[dict[str, Any]]:
-    """Paired differences on the seeds that both have, per metric."""
+    """Return one paired difference per metric, on the seeds that both models have."""
     others = {int(c["seed"]): c for c in cells[against]}
     pairs = [(c, others[int(c["seed"])]) for c in cells[model] if int(c["seed"]) in others]
     entries = []
@@ -137,7 +138,7 @@ def paired_differences(
         difference = np.array([cell[metric] - other[metric] for cell, other in pairs])
         mean, low, high = (round(v, 6) for v in interval(difference))
         of_lists = difference.mean(axis=0)
-        constant = np.ptp(of_lists) < 1e-9  # nothing for a t-test to divide by
+        constant = np.ptp(of_lists) < 1e-9  # a t-test would divide by zero
         p = float(mean == 0) if constant else float(ttest_1samp(of_lists, 0.0).pvalue)
         entries.append(
             {**label, "model": model, "against": against, "metric": metric,
@@ -148,7 +149,7 @@ def paired_differences(
 
 
 def best_of_m_points(label: dict[str, str], seeds: list[dict[str, Array]]) -> list[dict[str, Any]]:
-    """One point per budget and M: means over seeds and lists, and the median time of a request."""
+    """Return one point per budget and M: means over seeds and lists, median milliseconds."""
     points = []
     for budget in range(len(seeds[0]["seconds"])):
         for index, slates in enumerate(SLATES):
@@ -165,7 +166,7 @@ def best_of_m_points(label: dict[str, str], seeds: list[dict[str, Array]]) -> li
 
 
 def equal_latency(curves: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """EGLR's one slate, and the most slates of the host that take no longer (one at least)."""
+    """Return EGLR's single slate, and the host's largest M (at least 1) that takes no longer."""
     budget = max((point["budget"] for point in curves), default=0)
     eglr = next((p for p in curves if (p["budget"], p["slates"]) == (budget, 1)), None)
     if eglr is None:

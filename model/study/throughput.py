@@ -1,7 +1,4 @@
-"""How many requests a second GRPO trains on, and which operators it spends its time in.
-
-Times the real update on real batches of a real run: `python -m model throughput`.
-"""
+"""Time GRPO rounds on real batches of a real run, and name the most expensive operators."""
 
 from __future__ import annotations
 
@@ -22,11 +19,11 @@ from model.learning.train import Run
 from model.network.config import Config
 from model.study.commands import Throughput
 
-WARM_UP = 2  # rounds that allocate and are not counted
+WARM_UP = 2  # rounds before the timed ones
 
 
 def time_rounds(stage: Stage, rounds: int) -> tuple[list[float], list[tuple[str, float]]]:
-    """Seconds of each round, and the five operators that cost most with their share of the time."""
+    """Return the seconds of each round, and the five most expensive operators with their share."""
     optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-6)
     size, lists = stage.settings.batch, stage.lists
     batches = [Batch(lists, slice(at, at + size)) for at in range(0, len(lists) - size, size)]
@@ -45,10 +42,10 @@ def time_rounds(stage: Stage, rounds: int) -> tuple[list[float], list[tuple[str,
 
 
 def measure(config: Config, data: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """Requests per second [1/s] of GRPO rounds; untrained weights cost what trained ones do.
+    """Return requests per second [1/s] of GRPO rounds; untrained weights cost as much as trained.
 
-    The threshold is the configured quantile of these weights' own entropies, so that the usual
-    share of positions reasons.
+    The threshold is the configured quantile of these weights' entropies, so the usual share of
+    positions reasons.
     """
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as directory:
@@ -70,7 +67,7 @@ def measure(config: Config, data: Path, threads: int, rounds: int) -> dict[str, 
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """What `measure` found, as text."""
+    """Format the result of `measure` as text."""
     costs = ", ".join(f"{name} {share:.0%}" for name, share in figures["costs"])
     return (
         f"GRPO, {figures['host']} host: {figures['requests_per_second']:.1f} requests/s "
@@ -83,7 +80,7 @@ def describe(figures: dict[str, Any]) -> str:
 
 
 def report(command: Throughput) -> None:
-    """Measure as the command line says and print the result."""
+    """Measure with these options and print the result."""
     config = Config.load(command.config)
     if command.batch is not None:
         grpo = dataclasses.replace(config.grpo, batch=command.batch)

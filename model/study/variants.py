@@ -15,7 +15,7 @@ from model.network.config import Config
 
 Overrides = Mapping[str, Mapping[str, Any]]
 
-# What distinguishes each trained model from the configuration, per section.
+# The fields of each trained model that differ from the configuration, per section.
 HOST: Overrides = {"reasoning": {"budget": 0}}
 NEURAL: dict[str, Overrides] = {
     "transformer host": HOST,
@@ -39,7 +39,7 @@ CONTROLS: dict[str, Overrides] = {
     "threshold 70 %": {"reasoning": {"entropy_quantile": 0.7}},
     "threshold 90 %": {"reasoning": {"entropy_quantile": 0.9}},
 }
-# What was tried to make reasoning worth more; reported beside the controls, whatever came of it.
+# Attempts to make reasoning worth more, reported whatever their result.
 IDEAS: dict[str, Overrides] = {
     "six steps": {"reasoning": {"budget": 6}},
     "token replaces the state": {"reasoning": {"update": "replace"}},
@@ -52,7 +52,7 @@ IDEAS: dict[str, Overrides] = {
     "gate only to rank": {"reasoning": {"training_gate": "always"}},
     "pointer host": {"network": {"host": "pointer"}, **HOST},
     "pointer EGLR": {"network": {"host": "pointer"}},
-    # Of interest for its cost: an attention of one head folds into its memory
+    # Cheaper to run: an attention of one head folds into its memory
     # (export/graph/lower.py).
     "one head": {"network": {"heads": 1}},
     "one head, stop gradient": {"network": {"heads": 1}, "reasoning": {"stop_gradient": True}},
@@ -60,12 +60,12 @@ IDEAS: dict[str, Overrides] = {
 BASELINES = ("random order", "shown order", "item like rate", "item logit", "LambdaMART",
              "list-wise MLP", "PRM", "NAR4Rec", "Seq2Slate", "Seq2Slate REINFORCE")  # fmt: skip
 SIMPLE_BASELINES = ("random order", "shown order", "item like rate", "LambdaMART")
-SLATES = (1, 2, 4, 8, 16)  # M of best-of-M
+SLATES = (1, 2, 4, 8, 16)  # M of best of M
 
 
 @dataclass(frozen=True)
 class Study:
-    """One data set, split, track and seed, and the cells to fill for it."""
+    """One data set, split, track and seed, and the models to fill a cell for."""
 
     dataset: str
     split: str
@@ -75,17 +75,20 @@ class Study:
     models: tuple[str, ...]
 
     def directory(self, cache: Path) -> Path:
-        """Where its cells lie."""
+        """Return the directory of the study's cells."""
         return cache / self.dataset / self.split / self.track.replace(" ", "-") / f"seed{self.seed}"
 
     @property
     def label(self) -> dict[str, str]:
-        """What it is called in the report's JSON."""
+        """Return the fields that identify the study in the report's JSON."""
         return {"dataset": self.dataset, "split": self.split, "track": self.track}
 
 
 def plan_studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
-    """All of them, the main comparison first; `seeds` on the warm split, three elsewhere."""
+    """Return all studies: `seeds` of them on the warm split, at most three elsewhere.
+
+    The main comparison comes first. MovieLens is left out if its directory does not exist.
+    """
     all_seeds, few_seeds = seeds, min(seeds, 3)
     everything = (*BASELINES, *NEURAL, "second evaluator")
     essence = (*SIMPLE_BASELINES, "transformer host", "transformer EGLR", "gru host", "gru EGLR")
@@ -109,16 +112,16 @@ def plan_studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
 
 
 def smoke_studies(studies: list[Study]) -> list[Study]:
-    """One study with a model of each kind: what a test can wait for."""
+    """Return one study with a model of each kind, small enough for a test."""
     models = ("random order", "LambdaMART", "transformer host", "transformer EGLR", "gru EGLR",
               "zero token", "best of M", "second evaluator")  # fmt: skip
     return [dataclasses.replace(studies[0], models=models)]
 
 
 def with_overrides(config: Config, overrides: Overrides) -> Config:
-    """The configuration with some fields of its sections replaced.
+    """Return the configuration with some fields of its sections replaced.
 
-    Another network is the generator's only: all cells of a study share one evaluator.
+    A changed network is the generator's only: all cells of a study share one evaluator.
     """
     sections = {
         name: dataclasses.replace(getattr(config, name), **fields)

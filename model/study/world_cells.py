@@ -1,6 +1,6 @@
-"""Train hosts and EGLR in the simulated environment and measure their slates against its truth.
+"""Train hosts and EGLR in the simulated environment and compare their slates with the best.
 
-Resumable: each (host, seed) leaves its results in the cache.
+Every (host, seed) leaves its results in the cache, so an interrupted report resumes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from model.study.grid import save
 from model.study.slates import rank_greedily
 
 Array = np.ndarray[Any, Any]
-GAP_LISTS = 500  # test lists whose gaps are sought: all continuations of every choice are tried
-HEAD_START = (
-    2  # rewarded by the law, a plain host first learns so many times the rounds of what follows
-)
-QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of entropy: thresholds to rank behind
+GAP_LISTS = 500  # test lists with gaps; a gap tries all continuations of every choice
+# Rewarded by the click model, a plain host first trains for this multiple of the later rounds.
+HEAD_START = 2
+QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of entropy; each gives a threshold
 
 
 def gaps(click_model: ClickModel, appeal: Array, topic: Array, slate: Array) -> Array:
-    """How much worse the second-best next item is than the best, float [R, K], along `slate`.
+    """Return the loss of choosing the second-best next item instead of the best, float [R, K].
 
-    Next items are compared by the best that can follow them. A small gap is an ambiguous choice.
+    `slate` gives the items chosen before. Next items are compared by their best continuation. A
+    small gap is an ambiguous choice.
     """
     rows, size = appeal.shape
     differences = np.zeros(slate.shape)
@@ -54,23 +54,22 @@ def gaps(click_model: ClickModel, appeal: Array, topic: Array, slate: Array) -> 
 
 
 def _taken(prefix: Array, size: int) -> Array:
-    """bool [R, size]: which candidates the prefixes int [R, k] hold."""
+    """Mark the candidates in the prefixes int [R, k], bool [R, size]."""
     return np.asarray((prefix[:, :, None] == np.arange(size)).any(axis=1))
 
 
 def train_evaluator(config: Config, data: Path, directory: Path) -> None:
-    """Train the evaluator that all hosts of one seed are rewarded by."""
+    """Train the evaluator that rewards all hosts of one seed."""
     torch.set_num_threads(1)
     Run(config, data, directory, None).run(last="warm_start")
 
 
 def train_cell(config: Config, data: Path, directory: Path, evaluator_run: Path | None) -> None:
-    """Plain host and EGLR of one host and seed: test slates' worth and entropies, one file each.
+    """Train plain host and EGLR of one host and seed; write clicks and entropies of test slates.
 
-    They are rewarded by the evaluator of that run, or without one by the law.
-
-    A plain host is trained to the end; from there it goes on once as it is and once with reasoning
-    plugged in, through the same rounds of GRPO on the same requests.
+    A plain host is trained to the end. From there it continues once as it is and once with
+    reasoning plugged in, through the same rounds of GRPO on the same requests. The evaluator of
+    `evaluator_run` rewards them, or the click model if that is None.
     """
     torch.set_num_threads(1)
     directory.mkdir(parents=True, exist_ok=True)
@@ -112,7 +111,7 @@ def train_cell(config: Config, data: Path, directory: Path, evaluator_run: Path 
 def rank_behind_thresholds(
     trained: checkpoint.Trained, valid: Lists, test: Lists
 ) -> tuple[Array, Array]:
-    """Slates int64 [Q, R, K] of EGLR's weights behind other thresholds, and steps per slate [Q].
+    """Rank with EGLR's weights behind other thresholds: slates int64 [Q, R, K], mean steps [Q].
 
     Each threshold is one of QUANTILES of the entropies on validation lists without reasoning.
     """
@@ -120,7 +119,7 @@ def rank_behind_thresholds(
     entropies, budget = policy.entropies(valid), trained.config.reasoning.budget
     slates, steps = [], []
     for quantile in QUANTILES:
-        # The gate asks for more than the threshold: the lowest entropy itself would stay outside.
+        # A gate opens above its threshold, so the lowest entropy would not open it.
         policy.threshold = float(torch.quantile(entropies, quantile)) if quantile else -1.0
         decoded = policy.greedy_slates(test, budget if quantile < 1 else 0)
         slates.append(torch.cat([d.slate for d in decoded]).numpy())

@@ -1,4 +1,4 @@
-"""The arithmetic of the simulated environment's report, from cached cells and the click model."""
+"""Compute the simulated environment's report from cached cells and the click model."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def read_cells(cache: Path, hosts: Sequence[str], seeds: int) -> Cells:
 
 
 def summarise(data: Path, cells: Cells, hosts: Sequence[str], length: int) -> dict[str, Any]:
-    """Return rows, comparisons, gates, tables and ambiguity, as the report's JSON has them.
+    """Return rows, comparisons, gates, tables and ambiguity, as in the report's JSON.
 
-    `length` is the slate length.
+    `length` is the slate length. `worth` in the JSON is expected clicks.
     """
     dataset, click_model = Dataset(data), ClickModel()
     appeal, topic = appeals_and_topics(dataset, "test")
@@ -73,7 +73,7 @@ def summarise(data: Path, cells: Cells, hosts: Sequence[str], length: int) -> di
 def tables_of(
     worths: Mapping[str, Sequence[Array]], best: Array
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Worth and regret of every model: means with intervals, and the mean of each seed."""
+    """Return expected clicks and regret per model (means with intervals) and per seed (means)."""
     tables, rows = [], []
     for model, values in worths.items():
         figures = {"worth": list(values), "regret": [1.0 - value / best for value in values]}
@@ -89,7 +89,7 @@ def tables_of(
 def compare(
     host: str, worths: Mapping[str, Sequence[Array]], eglr: Sequence[Mapping[str, Array]]
 ) -> list[dict[str, Any]]:
-    """Paired differences in worth of EGLR and its host, to each other and the sort by appeal."""
+    """Return paired differences in clicks: EGLR to its host, and each to the sort by appeal."""
     models = {name: np.array(worths[f"{host} {name}"]) for name in ("eglr", "host")}
     models["eglr, every step"] = np.array([cell["gate_worth"][0] for cell in eglr])
     by_appeal = worths["sort by appeal"][0]
@@ -114,7 +114,7 @@ def thresholds(
     host_worths: Sequence[Array],
     best: Array,
 ) -> list[dict[str, Any]]:
-    """Steps, regret and gain to the plain host of EGLR's weights behind each threshold."""
+    """Return steps, regret and gain over the plain host of EGLR's weights behind each threshold."""
     by_quantile = np.array([cell["gate_worth"] for cell in eglr]).swapaxes(0, 1)  # [Q, seeds, R]
     steps = np.mean([cell["gate_steps"] for cell in eglr], axis=0)
     return [
@@ -126,10 +126,10 @@ def thresholds(
 
 
 def ambiguity(cells: Sequence[Mapping[str, Array]]) -> list[float]:
-    """Spearman's correlation, per seed, of entropy before reasoning with the gap's smallness."""
+    """Correlate entropy before reasoning with the smallness of the gap, per seed (Spearman)."""
     return [float(spearmanr(c["entropies_before"].ravel(), -c["gap"].ravel())[0]) for c in cells]
 
 
 def rounded(values: Array) -> list[float]:
-    """Mean and bootstrap interval of values [seeds, R], to six digits."""
+    """Return mean and bootstrap interval of values [seeds, R], to six digits."""
     return [round(value, 6) for value in interval(values)]

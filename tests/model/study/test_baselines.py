@@ -1,4 +1,4 @@
-"""Item effects and LambdaMART: what they find in lists whose truth is known, and never look at."""
+"""Item effects and LambdaMART on lists whose true item values are set here."""
 
 import numpy as np
 import polars as pl
@@ -27,10 +27,10 @@ def sigmoid(x):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Items worth -2 to 2, half of it told by their price; users and the display have their say.
+    """Draw logged lists of items of value -2 to 2, half of it predictable from their price.
 
-    The worse an item, the nearer to the top it is shown, where everything is liked more: its like
-    rate flatters it. i39 is never shown in train.
+    Users differ in generosity, and display bias works against the value: the worse an item, the
+    nearer to the top it is listed, where likes are more frequent. i39 is in no train list.
     """
     directory = tmp_path_factory.mktemp("shop")
     draw = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def shop(tmp_path_factory):
     return Dataset(out), worth
 
 
-def test_item_effects_see_through_the_display_and_the_like_rate_does_not(shop):
+def test_item_effects_correlate_with_the_values_better_than_the_like_rate(shop):
     dataset, worth = shop
     effects = item_effects(dataset)
     train = dataset.rows.filter(pl.col("split") == "train").collect()
@@ -73,14 +73,14 @@ def test_item_effects_see_through_the_display_and_the_like_rate_does_not(shop):
     assert np.corrcoef([rate[i] for i in ids], truth)[0, 1] < 0.9
 
 
-def test_an_item_never_shown_has_the_effect_its_metadata_promise(shop):
+def test_an_item_in_no_train_list_has_the_effect_of_its_metadata(shop):
     dataset, _ = shop
     price = dict(dataset.items.select("item_id", "price").iter_rows())
     effects = item_effects(dataset)
     unseen = effects.pop("i39")
     slope, start = np.polyfit([price[i] for i in effects], list(effects.values()), 1)
     assert unseen == pytest.approx(slope * price["i39"] + start, abs=0.5)
-    assert abs(slope * price["i39"]) > 0.5  # the twin: the mean would not do
+    assert abs(slope * price["i39"]) > 0.5  # the mean of all items would not pass
 
 
 def test_item_effects_read_train_labels_only(shop):
@@ -94,7 +94,7 @@ def test_item_effects_read_train_labels_only(shop):
         assert (item_effects(flipped) == effects) is same
 
 
-def test_lists_are_sorted_by_the_effects_of_their_own_items(shop):
+def test_item_logit_sorts_each_list_by_the_effects_of_its_items(shop):
     dataset, _ = shop
     effects, lists = item_effects(dataset), dataset.lists(["test"]).take([5, 3])
     slates = item_logit(lists, 4, dataset, "test")
@@ -106,7 +106,7 @@ def test_lists_are_sorted_by_the_effects_of_their_own_items(shop):
 
 
 def make_lists(rows: int, seed: int) -> Lists:
-    """Liked are candidates of large numbers, all the more those with token 3."""
+    """Draw lists in which candidates of large numbers are liked, more so with token 3."""
     draw = np.random.default_rng(seed)
     numbers = draw.normal(size=(rows, SIZE, 5)).astype(np.float32)
     tokens = draw.integers(1, 6, (rows, SIZE, 1))
@@ -143,7 +143,7 @@ def test_lambdamart_learns_from_numbers_and_common_tokens(ranker, splits, monkey
     assert learnt > ndcg(test, without.score(test)) + 0.02
 
 
-def test_scores_are_finite_exactly_at_candidates_and_read_no_label_of_the_list(ranker, splits):
+def test_scores_are_finite_only_at_candidates_and_ignore_the_lists_labels(ranker, splits):
     test = splits[2]
     scores = ranker.score(test)
     assert np.array_equal(np.isfinite(scores), test.mask)
@@ -151,7 +151,7 @@ def test_scores_are_finite_exactly_at_candidates_and_read_no_label_of_the_list(r
     assert np.array_equal(ranker.score(other), scores)
 
 
-def test_boosters_stop_at_the_validation_optimum_and_can_be_fitted_again_to_it(ranker, splits):
+def test_boosters_stop_early_and_refit_to_the_same_rounds(ranker, splits):
     assert all(0 < rounds < lambdamart.ROUNDS for rounds in ranker.rounds)
     again = lambdamart.fit(splits[0], ranker.rounds, 0, 6)
     assert np.array_equal(again.score(splits[2]), ranker.score(splits[2]))

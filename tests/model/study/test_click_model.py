@@ -1,4 +1,4 @@
-"""The world's law against cases worked by hand, and a log that obeys it."""
+"""The click model against hand-computed cases, and a log simulated with it."""
 
 import numpy as np
 import pytest
@@ -22,11 +22,11 @@ def sigmoid(x):
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def test_clicks_of_a_slate_worked_by_hand():
+def test_clicks_of_a_slate_equal_a_hand_computed_case():
     click_model = ClickModel(fatigue=2.0, decay=0.5, attraction=1.0, abandon=0.4)
     examined, clicked = click_model.clicks(APPEAL, TOPIC, np.array([[0, 1, 2]]))
     first = sigmoid(1.0)
-    second = sigmoid(0.5 - 2.0)  # tired of topic 0
+    second = sigmoid(0.5 - 2.0)  # fatigue: topic 0 again
     third = sigmoid(0.0 + 1.0)  # topic 1 right after topic 0
     assert clicked[0] == pytest.approx([first, second, third])
     stay = 1.0 - 0.4 * (1.0 - first)
@@ -54,7 +54,7 @@ def test_with_effects_the_best_slate_is_not_that_sort():
     assert worth[0] > ClickModel().expected_clicks(APPEAL, TOPIC, sort)[0]
 
 
-def test_order_matters_for_the_same_set():
+def test_the_order_of_the_same_items_changes_the_expected_clicks():
     one, other = (
         ClickModel().expected_clicks(APPEAL, TOPIC, np.array([order]))
         for order in ([0, 2, 3], [3, 2, 0])
@@ -62,7 +62,7 @@ def test_order_matters_for_the_same_set():
     assert one[0] != pytest.approx(other[0])
 
 
-def test_the_log_obeys_the_law_and_is_reproducible(tmp_path):
+def test_the_log_has_the_click_models_like_rates_and_the_same_bytes_per_seed(tmp_path):
     prepare_simulation(tmp_path / "one", 3000, seed=1)
     prepare_simulation(tmp_path / "two", 3000, seed=1)
     for name in ("impressions.parquet", "items.parquet"):
@@ -79,7 +79,7 @@ def test_the_log_obeys_the_law_and_is_reproducible(tmp_path):
     assert appeal.shape[1] > SLATE
 
 
-def test_the_laws_judge_reads_the_truth_back_from_the_features(tmp_path):
+def test_the_reward_model_restores_appeal_and_topic_from_the_features(tmp_path):
     prepare_simulation(tmp_path, 400, seed=1)
     dataset, click_model = Dataset(tmp_path), ClickModel()
     lists = dataset.lists(["valid"])

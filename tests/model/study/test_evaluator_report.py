@@ -1,4 +1,4 @@
-"""Measures of an evaluator against values worked by hand, and the report of a small run."""
+"""Measures of an evaluator against hand-computed values, and the report of a small run."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from model.study.evaluator_report import auc, binary_cross_entropy, calibration,
 def test_auc_is_the_share_of_pairs_in_the_right_order_and_ties_count_half():
     score = np.array([0.1, 0.4, 0.35, 0.8])
     liked = np.array([False, False, True, True])
-    assert auc(score, liked) == pytest.approx(3 / 4)  # .35 stands below .4
+    assert auc(score, liked) == pytest.approx(3 / 4)  # .35 is below .4
     assert auc(np.array([0.5, 0.5, 0.2, 0.9]), np.array([True, False, False, False])) == 0.5
 
 
@@ -35,7 +35,7 @@ def test_cross_entropy_is_in_nats():
     assert losses == pytest.approx([np.log(2), -np.log(0.8), -np.log(0.2)])
 
 
-def test_the_report_tells_of_both_evaluators_and_is_the_same_again(tmp_path):
+def test_the_report_measures_both_evaluators_and_is_the_same_when_repeated(tmp_path):
     prepare_simulation(tmp_path / "data", 400, seed=0)
     config = Config(slate_length=4, max_candidates=32, utility="even").smoke()
     stage = StageConfig(epochs=8, batch=32, learning_rate=5e-3)
@@ -49,7 +49,7 @@ def test_the_report_tells_of_both_evaluators_and_is_the_same_again(tmp_path):
     for name in ("evaluator", "second evaluator"):
         assert set(payload[name]["bce"]) == {"evaluator", "constant like rate"}
         assert 0.5 < payload[name]["auc"] < 1.0
-        assert payload[name]["change by shuffling"][0] > 0.0  # the order matters to it
+        assert payload[name]["change by shuffling"][0] > 0.0  # the evaluator depends on the order
         assert len(payload[name]["position"]["observed"]) == 8
     assert payload["evaluator"]["auc"] != payload["second evaluator"]["auc"]
     mean, low, high = payload["agreement"]["random slates"]

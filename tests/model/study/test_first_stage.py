@@ -1,4 +1,4 @@
-"""`python -m model first-stage`: honest scores, in a data set that is otherwise the same."""
+"""`python -m model first-stage`: out-of-fold scores in an otherwise unchanged data set."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ features:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """60 users of six lists; each likes one genre and cheap items; some lists are shorter."""
+    """Write lists of 60 users, six each; a user likes one genre and cheap items. Lengths differ."""
     directory = tmp_path_factory.mktemp("shop")
     draw = np.random.default_rng(0)
     price = draw.normal(size=ITEMS)
@@ -75,7 +75,7 @@ def scored(shop):
 
 @pytest.fixture
 def relabelled(shop):
-    """Train lists before and after the labels of one of them are permuted, and which it is."""
+    """Return train lists before and after permuting the labels of one list, and its row."""
     before, after = Dataset(shop), Dataset(shop)
     lists = before.lists(["train"])
     row = int(np.flatnonzero((lists.labels.sum(axis=1) == 2) & lists.mask.all(axis=1))[7])
@@ -86,19 +86,20 @@ def relabelled(shop):
     return lists, after.lists(["train"]), users, row, before.featuriser.vocabulary_size
 
 
-def test_a_train_lists_score_does_not_depend_on_its_own_labels(relabelled):
+def test_the_score_of_a_train_list_does_not_depend_on_its_labels(relabelled):
     before, after, users, row, vocabulary = relabelled
     folds = user_folds(users)
     old, new = (out_of_fold_scores(x, folds, [30] * 3, 0, vocabulary) for x in (before, after))
     assert np.array_equal(old[row], new[row])
-    assert not np.array_equal(old, new)  # others, whose rankers it was fitted for, do change
+    # Scores of the other folds change, because their rankers learned from the list.
+    assert not np.array_equal(old, new)
 
 
-def test_in_fold_or_with_its_users_other_lists_in_training_it_would(relabelled):
+def test_a_ranker_fitted_on_the_list_or_its_users_others_depends_on_its_labels(relabelled):
     before, after, _, row, vocabulary = relabelled
     old, new = (lambdamart.fit(x.rankable(), [30] * 3, 0, vocabulary) for x in (before, after))
     assert not np.array_equal(old.score(before)[row], new.score(after)[row])
-    by_list = np.arange(len(before)) % FOLDS  # the user's histories tell
+    by_list = np.arange(len(before)) % FOLDS  # the user's histories leak the labels
     scores = [out_of_fold_scores(x, by_list, [30] * 3, 0, vocabulary) for x in (before, after)]
     assert not np.array_equal(scores[0][row], scores[1][row])
 
@@ -110,12 +111,12 @@ def test_folds_keep_users_together_and_are_even(shop):
     assert np.bincount(folds).tolist() == [len(users) // FOLDS] * FOLDS
 
 
-def test_the_data_set_is_the_same_but_for_the_score(shop, scored):
+def test_the_scored_data_set_differs_only_by_the_score(shop, scored):
     out, _ = scored
     before = pl.read_parquet(shop / "impressions.parquet")
     after = pl.read_parquet(out / "impressions.parquet")
     assert after.columns == [*before.columns, "score"]
-    assert after.drop("score").equals(before)  # rows keep their shown order and position
+    assert after.drop("score").equals(before)  # rows keep order and position
     assert after["score"].is_finite().all()
     for name in ("items.parquet", "users.parquet"):
         assert (out / name).read_bytes() == (shop / name).read_bytes()
@@ -128,7 +129,7 @@ def test_the_data_set_is_the_same_but_for_the_score(shop, scored):
     assert facts["data"] == Dataset(shop).digest()
 
 
-def test_scores_stand_at_their_own_candidates(shop, scored):
+def test_each_score_is_in_the_row_of_its_candidate(shop, scored):
     dataset = Dataset(shop)
     rounds = json.loads((scored[0] / "summary.json").read_text())["first_stage"]["rounds"]
     vocabulary = dataset.featuriser.vocabulary_size
@@ -141,7 +142,7 @@ def test_scores_stand_at_their_own_candidates(shop, scored):
         assert scores.to_list() == expected[row][test.mask[row]].tolist()
 
 
-def test_histories_of_the_data_set_are_histories_of_the_scored_one(shop, tmp_path):
+def test_the_scored_data_set_keeps_the_histories(shop, tmp_path):
     copy = shutil.copytree(shop, tmp_path / "shop")
     history = {"request_id": ["u0-5"], "item_id": ["i3"], "label": [1.0]}
     pl.DataFrame(history).write_parquet(copy / "histories.parquet")
@@ -152,7 +153,7 @@ def test_histories_of_the_data_set_are_histories_of_the_scored_one(shop, tmp_pat
     assert both[0].equals(both[1])
 
 
-def test_a_column_named_index_is_a_feature_like_any_other(shop):
+def test_a_column_named_index_does_not_change_the_scores(shop):
     dataset = Dataset(shop)
     test = dataset.lists(["test"])
     scores = np.arange(test.mask.size, dtype=np.float64).reshape(test.mask.shape)
@@ -161,7 +162,7 @@ def test_a_column_named_index_is_a_feature_like_any_other(shop):
     assert with_scores(dataset, {"test": (test, scores)}).drop("index").equals(without)
 
 
-def test_the_featuriser_reads_the_score_and_its_standing_in_the_list(scored):
+def test_the_featuriser_reads_the_score_and_its_rank_in_the_list(scored):
     out, ndcg = scored
     dataset = Dataset(out)
     column = dataset.featuriser.column("score")
@@ -173,7 +174,7 @@ def test_the_featuriser_reads_the_score_and_its_standing_in_the_list(scored):
     assert all(0.6 < value < 1.0 for value in ndcg.values())
 
 
-def test_the_same_data_gives_the_same_bytes_over_an_older_one(shop, scored):
+def test_a_second_run_writes_the_same_bytes_over_the_first(shop, scored):
     def digests():
         files = sorted(path for path in scored[0].iterdir())
         return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
@@ -187,15 +188,15 @@ def test_the_same_data_gives_the_same_bytes_over_an_older_one(shop, scored):
 def test_data_that_cannot_have_a_first_stage_is_refused_and_nothing_written(shop, scored, tmp_path):
     (tmp_path / "link").symlink_to(shop)
     for out in (shop, tmp_path / "link"):
-        with pytest.raises(DataError, match="another directory than the data set"):
+        with pytest.raises(DataError, match="must not be the directory of --data"):
             first_stage(shop, out)
-    with pytest.raises(DataError, match=r"schema\.yaml: a schema without a feature named score"):
+    with pytest.raises(DataError, match=r"schema\.yaml: must not have a feature named score"):
         first_stage(scored[0], tmp_path / "twice")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "notes.txt").write_text("years of work")
     with pytest.raises(DataError, match=r"notes\.txt"):
         first_stage(shop, tmp_path / "thesis")
-    for split, rule in (("valid", "at least one valid list"), ("train", "of several users")):
+    for split, rule in (("valid", "must have a valid list"), ("train", "of several users")):
         poor = tmp_path / split
         poor.mkdir()
         for path in shop.iterdir():
@@ -209,7 +210,7 @@ def test_data_that_cannot_have_a_first_stage_is_refused_and_nothing_written(shop
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_missing_data_set_is_told_in_one_line(tmp_path):
+def test_a_missing_data_set_gives_status_2_and_one_line(tmp_path):
     command = [sys.executable, "-m", "model", "first-stage", "--data", str(tmp_path / "no"),
                "--out", str(tmp_path / "out")]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -218,7 +219,7 @@ def test_a_missing_data_set_is_told_in_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_first_stage_of_older_data_is_not_taken_for_one_of_todays(shop, scored, tmp_path):
+def test_is_made_from_rejects_scores_of_older_data(shop, scored, tmp_path):
     out, _ = scored
     assert is_made_from(out, shop)
     assert not is_made_from(tmp_path, shop)

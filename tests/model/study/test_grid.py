@@ -1,4 +1,4 @@
-"""Cells are kept for the configuration and the data that they were made of."""
+"""Cached cells belong to one configuration and one data set."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ def lists(digest):
     return SimpleNamespace(digest=lambda: digest)
 
 
-def test_a_directory_of_cells_is_taken_up_again_by_the_same_work(tmp_path):
+def test_the_same_configuration_and_data_reuse_a_directory_of_cells(tmp_path):
     grid.record_setting(tmp_path, Config(seed=3), lists("a"))
     grid.record_setting(tmp_path, Config(seed=3), lists("a"))
 
@@ -35,7 +35,7 @@ def test_cells_of_another_configuration_or_other_data_are_refused(tmp_path, conf
         grid.record_setting(tmp_path, config, lists(digest))
 
 
-def test_cells_of_before_a_field_was_added_are_of_the_same_configuration(tmp_path):
+def test_a_configuration_field_added_later_counts_as_its_default(tmp_path):
     grid.record_setting(tmp_path, Config(seed=3), lists("a"))
     path = tmp_path / grid.STUDY
     recorded = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ def test_cells_of_before_a_field_was_added_are_of_the_same_configuration(tmp_pat
 
 
 @pytest.mark.parametrize("model", [*variants.NEURAL, *variants.CONTROLS, *variants.IDEAS])
-def test_every_model_of_a_study_can_take_over_the_evaluator_of_its_first(model):
+def test_every_model_of_a_study_can_load_the_evaluator_of_its_first(model):
     of_any_list: Any = SimpleNamespace(numbers_width=7, vocabulary_size=11)
     overrides = variants.NEURAL | variants.CONTROLS | variants.IDEAS
     first, evaluator = (

@@ -1,4 +1,4 @@
-"""The neural baselines: they learn what can be learnt, and are what their papers say."""
+"""The neural baselines learn a simple rule and follow the definitions of their papers."""
 
 from typing import cast
 
@@ -30,7 +30,7 @@ ALL = [listwise_mlp, prm, nar4rec, seq2slate]
 
 
 def make_lists(rows: int, seed: int, size: int = 8) -> Lists:
-    """Likes are the three candidates of the largest first number; token 7 marks one of them."""
+    """Draw lists whose likes are the three candidates of the largest first number."""
     draw = np.random.default_rng(seed)
     numbers = draw.normal(size=(rows, size, 4)).astype(np.float32)
     mask = np.ones((rows, size), np.bool_)
@@ -53,7 +53,7 @@ def brief(monkeypatch):
 
 
 @pytest.mark.parametrize("model", ALL)
-def test_what_the_first_number_says_is_learnt_in_slates_without_repeats(model, splits):
+def test_every_model_learns_to_rank_by_the_first_number_without_repeats(model, splits):
     test = splits[2]
     slate = model(*splits, 5, 0, VOCABULARY)
     assert slate.shape == (len(test), 5)
@@ -63,7 +63,8 @@ def test_what_the_first_number_says_is_learnt_in_slates_without_repeats(model, s
     learnt = slate_metrics(slate, test.labels)["ndcg@5"].mean()
     shuffled = np.random.default_rng(0).permuted(slate, axis=1)
     assert learnt > 0.85
-    assert slate_metrics(shuffled, test.labels)["ndcg@5"].mean() < learnt - 0.1  # the twin
+    # The same items in random order are worse.
+    assert slate_metrics(shuffled, test.labels)["ndcg@5"].mean() < learnt - 0.1
 
 
 @pytest.mark.parametrize("model", ALL)
@@ -90,7 +91,7 @@ def test_training_keeps_the_epoch_that_validates_best(splits):
     weights = []
 
     def slates(lists):
-        """Worth as much as the next score: likes first in that share of the lists."""
+        """Rank likes first in the share of lists that the next score names, last in the others."""
         weights.append(module.weight.item())
         good = np.argsort(-lists.labels, axis=1)[:, :5]
         bad = np.argsort(lists.labels - lists.mask, axis=1)[:, :5]
@@ -104,13 +105,13 @@ def test_training_keeps_the_epoch_that_validates_best(splits):
     assert len(set(weights)) == 3
 
 
-def test_the_initial_ranking_counts_from_the_best_and_padding_comes_last():
+def test_the_initial_rank_of_the_best_is_0_and_padding_comes_last():
     score = torch.tensor([[0.1, 0.9, 0.5, 7.0]])
     mask = torch.tensor([[True, True, True, False]])
     assert initial_rank(score, mask).tolist() == [[2, 0, 1, 3]]
 
 
-def test_prm_reads_the_initial_ranking_only_where_a_first_stage_gives_one(splits):
+def test_prm_is_equivariant_and_embeds_positions_only_with_a_score(splits):
     batch = Batch(splits[0], slice(4))
     swapped = Batch(splits[0], slice(4))
     swapped.numbers = batch.numbers.flip(1)
@@ -127,7 +128,7 @@ def test_prm_reads_the_initial_ranking_only_where_a_first_stage_gives_one(splits
     assert not torch.allclose(ranked(batch), before, atol=1e-3)
 
 
-def test_the_listwise_loss_is_the_cross_entropy_worked_by_hand():
+def test_the_listwise_loss_equals_a_hand_computed_cross_entropy():
     scores = torch.log(torch.tensor([[1.0, 2.0, 5.0], [3.0, 1.0, 0.5]]))
     scores[1, 2] = MASKED
     labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
@@ -154,7 +155,7 @@ def test_positions_are_assigned_in_turn_without_repeats():
     assert assign(logits, np.array([[False, True, False, False]])).tolist() == [[1, -1, -1]]
 
 
-def test_matching_logits_come_at_once_and_follow_their_candidates(splits):
+def test_matching_logits_permute_with_their_candidates(splits):
     batch = Batch(splits[0], slice(4))
     torch.manual_seed(0)
     matcher = Matcher(4, VOCABULARY, 5).eval()
@@ -168,7 +169,7 @@ def test_matching_logits_come_at_once_and_follow_their_candidates(splits):
 
 
 class Fixed:
-    """A policy of two slates with given log-probabilities: one sampled, one greedy."""
+    """A policy that returns one sampled and one greedy slate with fixed log-probabilities."""
 
     def __init__(self, sampled, greedy_slate):
         from model.network.config import Config
@@ -182,7 +183,7 @@ class Fixed:
         return type("Decoded", (), {"slate": slate, "logprob": self.logprob})
 
 
-def test_reinforce_makes_a_slate_likelier_exactly_where_it_beats_the_greedy_one(splits):
+def test_reinforce_raises_the_likelihood_only_of_slates_better_than_greedy(splits):
     lists = splits[0].take([1, 2, 4])
     batch = Batch(lists, slice(None))
     likes_first = torch.from_numpy(np.argsort(-lists.labels, axis=1)[:, :5])
@@ -192,6 +193,6 @@ def test_reinforce_makes_a_slate_likelier_exactly_where_it_beats_the_greedy_one(
     policy = Fixed(sampled, greedy_slate)
     reinforce_loss(cast(Policy, policy), batch).backward()
     assert policy.logprob.grad is not None
-    down = policy.logprob.grad[:, 0]  # what descent moves up has a negative gradient
+    down = policy.logprob.grad[:, 0]  # descent raises entries of negative gradient
     assert down[0] < 0 < down[1]
     assert down[2] == 0

@@ -33,11 +33,11 @@ def test_a_committed_page_is_the_rendering_of_its_json(name, page):
     assert page(payload) == (REPORTS / f"{name}.md").read_text(encoding="utf-8")
 
 
-def test_an_interval_has_signs_only_as_a_difference():
+def test_an_interval_has_signs_only_if_signed():
     assert format_interval((0.12345, -0.1, 0.2)) == "0.1235 [-0.1000, 0.2000]"
     assert format_interval((0.1, -0.1, 0.2), signed=True) == "+0.1000 [-0.1000, +0.2000]"
 
 
-def test_a_commit_keeps_the_mark_of_a_tree_that_differs_from_it():
+def test_a_short_commit_keeps_the_suffix_dirty():
     assert short_commit("0123456789abcdef-dirty") == "0123456-dirty"
     assert short_commit("unknown") == "unknown"

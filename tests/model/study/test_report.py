@@ -1,4 +1,4 @@
-"""The report's arithmetic on cells made up here, and the whole of it in miniature."""
+"""The arithmetic and the page of the quality report on made-up cells, and a miniature run."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ MODELS = ("LambdaMART", *NEURAL, *CONTROLS, *IDEAS, "best of M")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Two seeds of 50 lists; transformer EGLR is better than its host by .1 on every list."""
+    """Write cells of two seeds with 50 lists; transformer EGLR beats its host by .1 on each."""
     draw, tmp_path = np.random.default_rng(0), tmp_path_factory.mktemp("cache")
     studies = [
         Study("ranklens", split, "stand-alone", seed, tmp_path, MODELS)
@@ -64,7 +64,7 @@ def made(tmp_path_factory):
 
 
 def tables_of(summary, split):
-    """title -> model -> entry"""
+    """Return title -> model -> entry of one split."""
     tables: dict[str, dict[str, Any]] = {}
     for entry in summary["tables"]:
         if entry["split"] == split:
@@ -102,7 +102,7 @@ def test_rows_hold_every_model_seed_and_metric_once(summary):
     assert len(keys) == len(set(keys)) == 2 * 2 * (4 + 7 * neural)
 
 
-def test_a_model_that_is_not_finished_has_no_row_and_the_others_keep_theirs(made, tmp_path):
+def test_an_unfinished_model_has_no_row_and_the_others_keep_theirs(made, tmp_path):
     studies, cache = made
     shutil.copytree(cache, tmp_path / "cache")
     (studies[0].directory(tmp_path / "cache") / "gru EGLR.npz").unlink()
@@ -125,7 +125,7 @@ def test_the_rows_of_a_table_are_means_over_the_same_seeds(made, tmp_path):
 
 
 @pytest.mark.parametrize("left", [("LambdaMART",), ("zero token", "gru EGLR")])
-def test_a_report_of_a_few_cells_shows_those(made, tmp_path, left):
+def test_a_page_of_a_few_cells_has_only_their_rows(made, tmp_path, left):
     studies, cache = made
     for study in studies[:2]:
         study.directory(tmp_path).mkdir(parents=True)
@@ -153,13 +153,13 @@ def test_models_without_a_seed_in_common_are_not_compared(made, tmp_path):
     page({**MADE, **summary})
 
 
-def test_the_text_says_in_how_many_seeds_grpo_was_kept(summary):
+def test_the_page_counts_the_seeds_that_kept_an_epoch_of_grpo(summary):
     lines = page({**MADE, **summary}).splitlines()
     row = next(line.split(" | ") for line in lines if line.startswith("| gru host |"))
     assert row[5:7] == ["0.6000", "1/2"]
 
 
-def test_the_text_shows_the_figures_of_the_table(summary):
+def test_the_page_has_the_figures_of_the_table(summary):
     text = page({**MADE, **summary})
     entry = tables_of(summary, "cold")["main"]["gru host"]
     assert f"| gru host | 2 | {entry['ndcg@5'][0]:.4f}" in text
@@ -167,21 +167,21 @@ def test_the_text_shows_the_figures_of_the_table(summary):
     assert all(f"| {name} |" in text for name in (*CONTROLS, *IDEAS))
 
 
-def test_the_text_says_where_entropy_is_highest_and_what_reasoning_does_to_it(summary):
+def test_the_page_gives_the_position_of_highest_entropy_and_its_change(summary):
     text = page({**MADE, **summary})
     row = "| ranklens, warm, stand-alone | gru EGLR | 2.600, 3.000 (4), 2.500 | -0.250, -0.500 |"
     assert row in text
 
 
-def test_variants_are_ranked_by_validation_beside_eglr_with_no_say_of_test_lists(summary):
+def test_variants_are_sorted_by_validation_less_eglrs_not_by_test_lists(summary):
     text = page({**MADE, **summary})
     section = text.split("## Which configuration to serve")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ") and "0." in line]
     assert rows[0] == "| learned token | 2 | +0.0100 |"
-    assert "| transformer host | 2 | +0.0000 |" in rows[1:]  # worse by .1 on test lists
+    assert "| transformer host | 2 | +0.0000 |" in rows[1:]  # its test lists are worse by .1
 
 
-def test_a_report_of_an_empty_cache_says_so(tmp_path):
+def test_an_empty_cache_raises_with_its_path(tmp_path):
     command = Report(
         config=ROOT / "model" / "configs" / "ranklens.yaml", data=tmp_path, movielens=tmp_path,
         cache=tmp_path / "cache", out=tmp_path, seeds=1, no_training=True,
@@ -190,8 +190,8 @@ def test_a_report_of_an_empty_cache_says_so(tmp_path):
         report(command)
 
 
-def test_equal_latency_takes_the_most_slates_that_the_host_can(summary):
-    # EGLR's one slate takes 5 ms, the host's 1 ms a slate: 4 of 1, 2, 4, 8, 16.
+def test_equal_latency_takes_the_hosts_largest_m_within_eglrs_time(summary):
+    # EGLR's slate takes 5 ms, the host 1 ms per slate: 4 is the largest of 1, 2, 4, 8, 16.
     pair = equal_latency(summary["curves"])
     assert pair is not None
     eglr, host = pair
@@ -222,7 +222,8 @@ def test_the_report_runs_in_miniature_and_again_from_its_cache(tmp_path):
         for r in summary["rows"]
         if r["model"] == "random order" and r["metric"] == "ndcg@10"
     ]
-    assert all(0.1 < value < 0.3 for value in random)  # slates of 4, ideal of the whole list
+    # NDCG@10 is low, because slates of 4 are compared with the ideal of the list.
+    assert all(0.1 < value < 0.3 for value in random)
     for plot in ("entropy.png", "best_of_m.png"):
         assert (tmp_path / "out" / plot).stat().st_size > 1000
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)

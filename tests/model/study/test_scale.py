@@ -1,4 +1,4 @@
-"""The report on logs of any size."""
+"""The scale report in miniature."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_scale_report_is_written_from_what_was_measured(tmp_path):
+def test_the_scale_page_has_the_figures_of_its_json(tmp_path):
     command = [sys.executable, "-m", "model", "scale", "--smoke", "--rows", "3000",
                "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]  # fmt: skip
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
@@ -18,4 +18,4 @@ def test_the_scale_report_is_written_from_what_was_measured(tmp_path):
     page = (tmp_path / "scale.md").read_text()
     assert f"| {size['train']['result']['grpo']:,.0f} |" in page
     assert f"{size['featurise']['peak']:,.0f} MB" in page
-    assert list((tmp_path / "cache").iterdir()) == []  # the logs are gone
+    assert list((tmp_path / "cache").iterdir()) == []  # the logs were removed

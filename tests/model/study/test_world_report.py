@@ -1,4 +1,4 @@
-"""The known world's report: gaps by hand, and the whole of it in miniature."""
+"""The simulated environment's report: gaps by hand, and miniature runs of both rewards."""
 
 import json
 import subprocess
@@ -18,13 +18,13 @@ from model.study.world_cells import gaps
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_gap_is_what_the_second_best_next_item_loses():
+def test_a_gap_is_the_loss_of_the_second_best_next_item():
     indifferent = ClickModel(fatigue=0.0, attraction=0.0, abandon=0.0)
     topic = np.eye(TOPICS)[None, [0, 1, 2]]
     appeal = np.array([[2.0, 0.0, 0.0]])
     differences = gaps(indifferent, appeal, topic, np.array([[0, 1]]))
     p = 1.0 / (1.0 + np.exp(-appeal[0]))
-    # Without effects order is nothing: any first item can still be followed by item 0.
+    # Without effects of order any first item can still be followed by item 0.
     assert differences[0] == pytest.approx([0.0, 0.0])
     differences = gaps(indifferent, appeal, topic, np.array([[1, 0]]))
     assert differences[0] == pytest.approx([0.0, p[0] - p[2]])
@@ -46,7 +46,7 @@ def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
     steps = [point["steps"] for point in gates if point["host"] == "gru"]
     assert steps == sorted(steps, reverse=True)
     assert (steps[0], steps[-1]) == (12.0, 0.0)  # all of 4 x 3, none
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)  # now from its cache
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)  # from its cache
     assert (tmp_path / "out" / "world.json").read_bytes() == first
     assert (tmp_path / "out" / "world.png").stat().st_size > 1000
     measure = [*command, "--run", str(tmp_path / "cache" / "gru" / "seed0" / "eglr")]
@@ -56,7 +56,7 @@ def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
     assert mean == pytest.approx(regret["gru eglr"], abs=1e-6)
 
 
-def test_the_law_itself_rewards_where_it_is_asked_to(tmp_path):
+def test_reward_law_trains_no_evaluator_and_selects_by_expected_clicks(tmp_path):
     command = [sys.executable, "-m", "model", "world", "--smoke", "--seeds", "1", "--reward", "law",
                "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]  # fmt: skip
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
@@ -73,7 +73,7 @@ def test_the_law_itself_rewards_where_it_is_asked_to(tmp_path):
     slate = torch.cat([d.slate for d in policy.greedy_slates(valid, 0)]).numpy()
     appeal, topic = (array[valid.rows - dataset.lists(["valid"]).rows[0]]
                      for array in appeals_and_topics(dataset, "valid"))  # fmt: skip
-    # What selected its epoch is the expected clicks of its slates, of the worth of no network.
+    # The click model's expected clicks selected the epoch, not a network's estimate.
     selected = trained.state.validation["final"]["utility"]
     assert selected == pytest.approx(
         ClickModel().expected_clicks(appeal, topic, slate).mean(), abs=1e-5
