@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from loadtest.errors import MISSED, PASSED, UNUSABLE, VOID
-from loadtest.server import ServerError
+from loadtest.errors import MISSED, PASSED, UNUSABLE, VOID, LoadTestError
 from peers import PEERS
 from peers.comparison import Comparison
 from peers.environments import install
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         return UNUSABLE
     try:
         return write_page_again(options) if options.page_only else compare(options)
-    except (OSError, KeyError, ValueError, ServerError, subprocess.CalledProcessError) as error:
+    except (OSError, KeyError, ValueError, LoadTestError, subprocess.CalledProcessError) as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return UNUSABLE
 

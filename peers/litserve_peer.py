@@ -14,11 +14,12 @@ from peers.work import ParsedRequest, Work, parse_options
 from service.engine.rows import Slate
 
 MAX_BATCH = 32  # lists in a run
-WAIT_S = 0.0  # take what is queued: LitServe waits for all of a longer timeout, even for one list
+# Take queued requests alone: LitServe waits for all of a longer timeout, even for one list.
+WAIT_S = 0.0
 
 
 async def content_of(request: Request) -> bytes:
-    """Return the raw body: bytes go through the queue cheaper than what LitServe parses of them."""
+    """Return the raw body: bytes go through the queue cheaper than parsed values."""
     return await request.body()
 
 

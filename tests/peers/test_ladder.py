@@ -197,6 +197,12 @@ def test_only_takes_the_modules_of_peers(capsys):
     assert "--only: 'nginx' is no peer; choose from torch_fastapi, lambdamart" in error
 
 
+def test_a_directory_that_is_no_bundle_is_refused_in_one_line(progress_directory, capsys):
+    assert ladder.main(["--bundle", str(progress_directory)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"loadtest: --bundle: {progress_directory}: ")
+
+
 @pytest.mark.parametrize(
     ("same", "void", "status"),
     [(True, None, 0), (None, None, 0), (False, "busy", 1), (True, "busy", 3)],
