@@ -87,7 +87,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; exit status 2 for a refusal, told in one line."""
+    """Run one command and return its exit status: 2 for a refusal, which is one line."""
     command = arguments[0] if arguments else ""
     if command in COMMANDS:
         options_type, run = COMMANDS[command]

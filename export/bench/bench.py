@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from export.bench.measure import Size, feeds_of, flops, gemm_throughput, timed
 from export.bench.report import write, write_page
-from export.bench.variants import NUMBERS, OTHERS, TOKENS, VOCABULARY, Run, Variants, quantised
+from export.bench.variants import NUMBERS, OTHERS, TOKENS, VOCABULARY, Run, Variants, quantise
 from model.data.dataset import Dataset
 from model.network.config import Config
 from service.engine.collate import collate
@@ -147,7 +147,7 @@ def agreement(session: Session, bundle: Path, data: Path, scratch: Path) -> str:
     """Count the test lists on which int8 gives the slate that float32 gives, as text."""
     path = scratch / "served.onnx"
     path.write_bytes((bundle / STATIC).read_bytes())
-    graphs = [open_graph(p, 1, "cpu") for p in (path, quantised(path))]
+    graphs = [open_graph(p, 1, "cpu") for p in (path, quantise(path))]
     requests = [i.request for i in Dataset(data).impressions(["test"])]
     same = 0
     for start in range(0, len(requests), 64):

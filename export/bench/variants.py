@@ -100,11 +100,11 @@ class Variants:
             path = Path(self.scratch.name) / f"{form}-{budget}-{positions}.onnx"
             path.write_bytes(model.SerializeToString())
             if form == "static int8":
-                path = quantised(path)
+                path = quantise(path)
             self.sessions[key] = (
                 open_graph(path, 1, "cpu", packed=form != "gated")
                 if not OPTIONS.get(form)
-                else opened(path, **OPTIONS[form])
+                else open_with(path, **OPTIONS[form])
             )
         return self.sessions[key]
 
@@ -201,7 +201,7 @@ class Variants:
         }
 
 
-def opened(
+def open_with(
     path: Path, patterns: bool = True, disabled_optimizers: Any = ("SkipLayerNormFusion",)
 ) -> ort.InferenceSession:
     """Open a graph with one thread and options that the service does not use."""
@@ -211,7 +211,7 @@ def opened(
     return ort.InferenceSession(str(path), options, disabled_optimizers=disabled_optimizers)
 
 
-def quantised(path: Path) -> Path:
+def quantise(path: Path) -> Path:
     """Write the graph with int8 weights beside it; activations are quantised at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
