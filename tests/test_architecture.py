@@ -229,7 +229,7 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("export.verify", "from model.learning import train"),
         ("export.graph.lower", "from model.data import dataset"),
         ("loadtest.locustfile", "import service.engine.contract"),
-        ("loadtest.capacity", "from model.study import world"),
+        ("loadtest.capacity", "from model.study import click_model"),
         ("peers.work", "import schemathesis"),
         ("peers.work", "from service.http import api"),
         ("peers.litserve_peer", "from model.learning import checkpoint"),

@@ -1,12 +1,15 @@
 """The committed pages of the reports against their committed JSON."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from model.study import evaluator_report, report, scale, world_report
 from model.study.pages import format_interval, short_commit
+from model.study.plots import colour
+from model.study.variants import NEURAL
 
 REPORTS = Path(__file__).parents[3] / "docs" / "reports"
 
@@ -31,6 +34,26 @@ def world_page(payload):
 def test_a_committed_page_is_the_rendering_of_its_json(name, page):
     payload = json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8"))
     assert page(payload) == (REPORTS / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "plots"),
+    [
+        ("quality", report.write_page, ["best_of_m.png", "entropy.png"]),
+        ("evaluator", evaluator_report.write_page, ["evaluator.png"]),
+        ("scale", scale.write_page, []),
+        ("world", lambda out: world_report.write_page(out, "world"), ["world.png"]),
+    ],
+)
+def test_a_json_alone_is_enough_to_write_page_and_plots(tmp_path, name, write, plots):
+    shutil.copy(REPORTS / f"{name}.json", tmp_path)
+    write(tmp_path)
+    assert (tmp_path / f"{name}.md").read_bytes() == (REPORTS / f"{name}.md").read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == plots
+
+
+def test_every_trained_model_of_the_grid_has_a_colour_of_its_own():
+    assert len({colour(name) for name in NEURAL}) == len(NEURAL)
 
 
 def test_an_interval_has_signs_only_if_signed():
