@@ -21,7 +21,7 @@ async def main(url: str = "http://127.0.0.1:8000") -> None:
             client.rerank(["318", "356", "593"], slate_size=1),
         )
     for name, response in zip(ROWS, page, strict=True):
-        print(f"{name}: {', '.join(response.ids)} ({response.request_id})")
+        print(f"{name}: {', '.join(map(str, response.ids))} ({response.request_id})")
     print(f"top: {top.ids[0]}")
 
 

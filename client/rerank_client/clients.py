@@ -11,7 +11,7 @@ from typing import Self, Unpack
 import httpx
 
 from rerank_client.dispatch import Attempt, Call, Dispatcher, HttpResponse, TransportFailure
-from rerank_client.requests import Candidate, ListRequest, RequestOptions
+from rerank_client.requests import Candidate, ListRequest, RequestOptions, as_list
 from rerank_client.responses import RerankResponse
 
 TIMEOUT_MS = 1000.0  # the default of the service
@@ -62,7 +62,8 @@ class Client:
         """Re-rank one list of candidates, which come in the order of the initial ranking.
 
         Args:
-            candidates: ids, or mappings with `id` and the keys in docs/service.md.
+            candidates: ids (strings or integers), or mappings with `id` and the keys in
+                docs/service.md.
             timeout_ms: deadline of this call, in place of that of the client.
             request_id: id of the call in response and logs; random by default.
             traceparent: W3C trace context, passed on unchanged.
@@ -87,9 +88,10 @@ class Client:
         The request id of a list is that of the call followed by `.0`, `.1` and so on. One invalid
         list refuses the whole call. Raises the same as `rerank`.
         """
-        if not requests:
+        lists = as_list("requests", requests, "mappings")
+        if not lists:
             return []
-        return self._run(self._dispatcher.batch(requests, timeout_ms, request_id, traceparent))
+        return self._run(self._dispatcher.batch(lists, timeout_ms, request_id, traceparent))
 
     def _run(self, call: Call) -> list[RerankResponse]:
         outcome: HttpResponse | TransportFailure | None = None
@@ -174,11 +176,10 @@ class AsyncClient:
         traceparent: str | None = None,
     ) -> list[RerankResponse]:
         """Re-rank several lists; see Client.rerank_many."""
-        if not requests:
+        lists = as_list("requests", requests, "mappings")
+        if not lists:
             return []
-        return await self._run(
-            self._dispatcher.batch(requests, timeout_ms, request_id, traceparent)
-        )
+        return await self._run(self._dispatcher.batch(lists, timeout_ms, request_id, traceparent))
 
     async def _run(self, call: Call) -> list[RerankResponse]:
         outcome: HttpResponse | TransportFailure | None = None

@@ -7,7 +7,6 @@ Attempt, receives its HttpResponse or TransportFailure, and returns one RerankRe
 from __future__ import annotations
 
 import heapq
-import json
 import random
 import time
 import uuid
@@ -25,10 +24,13 @@ from rerank_client.requests import (
     Candidate,
     ListRequest,
     RequestOptions,
+    build_batch_bodies,
     build_list_body,
+    check_api_key,
     check_header,
     check_timeout_ms,
-    normalize_base_url,
+    encode,
+    normalize_base_urls,
 )
 from rerank_client.responses import RerankResponse, parse_problem, parse_responses
 
@@ -133,18 +135,12 @@ class Dispatcher:
         fallback: bool,
         rng: random.Random | None = None,
     ) -> None:
-        instances = [urls] if isinstance(urls, str) else list(urls)
-        if not instances:
-            raise ValueError("urls: at least one URL is needed, got none")
-        self.urls = [normalize_base_url(url) for url in instances]
+        self.urls = normalize_base_urls(urls)
         self.timeout_ms = check_timeout_ms(timeout_ms)
         self.fallback = fallback
         self._headers = httpx.Headers({"Content-Type": "application/json"})
         if api_key is not None:
-            # Check the key here, because httpx's error for an illegal header would show it.
-            if not (api_key.isascii() and api_key.isprintable() and api_key.split() == [api_key]):
-                raise ValueError("api_key: must be printable ASCII without spaces")
-            self._headers["Authorization"] = f"Bearer {api_key}"
+            self._headers["Authorization"] = f"Bearer {check_api_key(api_key)}"
         self._preferred = 0
         self._rng = rng or random.Random()
 
@@ -177,7 +173,7 @@ class Dispatcher:
 
         Raises TypeError or ValueError for arguments that cannot be sent.
         """
-        bodies = [build_list_body(**request) for request in requests]
+        bodies = build_batch_bodies(requests)
         body = {"requests": bodies}
         return self._call(
             "/rerank/batch", body, bodies, len(bodies), timeout_ms, request_id, traceparent
@@ -195,7 +191,7 @@ class Dispatcher:
     ) -> Call:
         """Check the arguments now, and return the generator that sends the attempts."""
         timeout_s = check_timeout_ms(self.timeout_ms if timeout_ms is None else timeout_ms) / 1e3
-        content = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+        content = encode(body)
         request_id = (
             uuid.uuid4().hex if request_id is None else check_header("request_id", request_id)
         )

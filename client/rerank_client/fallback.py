@@ -18,21 +18,22 @@ def initial_ranking(body: Mapping[str, Any]) -> tuple[Position, ...]:
     The slate leaves out blocked ids and puts pinned ones at their positions. It keeps to
     `max_per_group` for the `groups` in the request, but not for categories that only the item table
     of the model holds. It ends early when no candidate is left. Without a `slate_size` it has 10
-    positions, or as many as the last pinned id needs.
+    positions, or as many as the last pinned id needs. None means that a field is absent.
     """
-    candidates, constraints = body["candidates"], body.get("constraints", {})
-    blocked, caps = constraints.get("blocked", ()), constraints.get("max_per_group", {})
-    pinned = {position: item for item, position in constraints.get("pinned", {}).items()}
+    candidates, constraints = body["candidates"], body.get("constraints") or {}
+    blocked = {str(item) for item in constraints.get("blocked") or ()}
+    caps = constraints.get("max_per_group") or {}
+    pinned = {position: str(item) for item, position in (constraints.get("pinned") or {}).items()}
     size = body.get("slate_size") or max([SLATE_SIZE, *(position + 1 for position in pinned)])
-    index: dict[str, int] = {}
+    index: dict[str, int] = {}  # by text, because 1 and "1" are the same id
     for i, candidate in enumerate(candidates):
-        if candidate["id"] not in blocked:
-            index.setdefault(candidate["id"], i)
+        if str(candidate["id"]) not in blocked:
+            index.setdefault(str(candidate["id"]), i)
     pinned_index = {p: index[item] for p, item in pinned.items() if item in index}
 
     def groups_of(i: int) -> list[tuple[str, str]]:
-        values = candidates[i].get("groups", {})
-        return [(name, values[name]) for name in caps if name in values]
+        values = candidates[i].get("groups") or {}
+        return [(name, values[name]) for name in caps if values.get(name) is not None]
 
     counts = Counter(group for i in pinned_index.values() for group in groups_of(i))
     free = iter([i for i in index.values() if i not in pinned_index.values()])

@@ -15,12 +15,13 @@ from rerank_client.errors import FieldProblem, Refused
 class Position:
     """One position of the slate, counted from 0; its figures are None in a degraded response.
 
+    id: as the service sent it, which is as the request had it.
     initial_position: index among the candidates. logprob: log-probability of this choice. entropy
     and entropy_after: nats, before any reasoning step and after the last. explanation: with
     `explain=True` the keys `probability`, `alternatives` and `moved`.
     """
 
-    id: str
+    id: str | int
     position: int
     initial_position: int
     logprob: float | None = None
@@ -76,7 +77,7 @@ class RerankResponse:
     raw: Mapping[str, Any] = field(repr=False)
 
     @property
-    def ids(self) -> tuple[str, ...]:
+    def ids(self) -> tuple[str | int, ...]:
         """The item ids of the slate, best first."""
         return tuple(entry.id for entry in self.slate)
 
