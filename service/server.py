@@ -1,4 +1,4 @@
-"""Start, supervise and stop the processes of the service, on top of uvicorn."""
+"""Start the processes of the service, on top of uvicorn."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
-from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import multiprocess
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from service.engine.contract import BundleError
 from service.http.api import create_app
@@ -27,6 +22,8 @@ from service.http.security import KeysError
 from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.settings import Settings, with_profile
+from service.signals import STOP_SIGNALS, drain_on_sigterm, exit_cleanly
+from service.supervisor import Supervisor, stop_with_parent
 from service.telemetry import TelemetryError, configure
 
 logger = logging.getLogger("service")
@@ -34,41 +31,6 @@ logger = logging.getLogger("service")
 BACKLOG = 2048  # connections that wait to be accepted
 SWITCH_INTERVAL_S = 0.0001
 KEEP_ALIVE_S = 75  # longer than clients keep a connection, so that the client closes it
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PARENT_POLL_S = 1.0  # between a worker's checks that its supervisor is alive
-JOIN_POLL_S = 0.05  # between a stopping supervisor's checks of signals and workers
-
-
-class Supervisor(Multiprocess):
-    """uvicorn's supervisor, which starts and replaces workers; this one also counts deaths."""
-
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, metrics: Metrics) -> None:
-        super().__init__(config, sockets=[listener])
-        self._metrics = metrics
-
-    def keep_subprocess_alive(self) -> None:
-        """Replace dead workers. uvicorn calls this twice a second."""
-        before = [process.pid for process in self.processes]
-        for process in self.processes:
-            # While this copy of the worker's end of the pipe is open, uvicorn keeps waiting for a
-            # worker that died before it replied to a ping.
-            process.child_conn.close()
-        super().keep_subprocess_alive()
-        for old, process in zip(before, self.processes, strict=True):
-            if process.pid != old and old is not None:
-                multiprocess.mark_process_dead(old)  # type: ignore[no-untyped-call]
-                self._metrics.worker_restarts.inc()
-                logger.error("worker %d died, worker %s takes its place", old, process.pid)
-
-    def join_all(self) -> None:
-        """Wait for stopping workers; pass a further signal on to them as SIGINT."""
-        while running := [process for process in self.processes if process.exitcode is None]:
-            while self.signal_queue:
-                if self.signal_queue.pop(0) in STOP_SIGNALS:
-                    for process in running:
-                        if process.pid is not None:
-                            os.kill(process.pid, signal.SIGINT)
-            time.sleep(JOIN_POLL_S)
 
 
 def serve(settings: Settings) -> None:
@@ -93,11 +55,6 @@ def serve(settings: Settings) -> None:
     model = fleet.models[fleet.default_name()]
     log_address(listener, f"{fleet.default_name()}/{model.config.active}")
     uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[listener])
-
-
-def exit_cleanly(number: int, frame: FrameType | None) -> None:
-    """Exit with status 0 on SIGTERM or SIGINT. SystemExit lets context managers clean up."""
-    raise SystemExit(0)
 
 
 def worker() -> FastAPI:
@@ -131,14 +88,6 @@ def application(settings: Settings) -> tuple[FastAPI, Fleet]:
     return create_app(settings, fleet, metrics, on_start), fleet
 
 
-async def stop_with_parent(parent: int) -> None:
-    """Stop as on SIGTERM once the supervisor is dead, so that a new service can use the port."""
-    while os.getppid() == parent:
-        await asyncio.sleep(PARENT_POLL_S)
-    logger.error("supervisor %d died, its worker %d stops", parent, os.getpid())
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
     """Return the configuration with which uvicorn runs an application or its factory."""
     return uvicorn.Config(
@@ -164,31 +113,6 @@ def log_address(listener: socket.socket, served: str) -> None:
     host, port = listener.getsockname()[:2]
     host_text = f"[{host}]" if ":" in host else host
     logger.info("serving %s on http://%s:%d", served, host_text, port)
-
-
-def drain_on_sigterm(app: FastAPI, drain_s: float, single_worker: bool) -> None:
-    """On SIGTERM report unready at once and run uvicorn's own handler `drain_s` seconds later.
-
-    A second signal ends the wait. One of several workers may receive the first signal twice, from
-    its supervisor and from a manager that signals every process; its wait ends only with the
-    supervisor's SIGINT. Outside the main thread, which receives all signals, this does nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    loop, previous = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
-
-    def on_sigterm(number: int, frame: FrameType | None) -> None:
-        if not callable(previous):
-            return
-        # Deferred, so that the line does not interrupt another one.
-        loop.call_soon_threadsafe(logger.info, "SIGTERM received, stopping")
-        if not drain_s or (app.state.draining and single_worker):
-            previous(number, frame)
-        elif not app.state.draining:
-            loop.call_soon_threadsafe(lambda: loop.call_later(drain_s, previous, number, None))
-        app.state.draining = True
-
-    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -37,7 +37,12 @@ RULES = {
         {"service.settings", "service.telemetry", "service.engine.contract",
          "service.http.security", "service.server"},
     ),
-    "service.server": ({"fastapi", "prometheus_client", "uvicorn"}, {"service"}),
+    "service.server": ({"fastapi", "uvicorn"}, {"service"}),
+    "service.supervisor": (
+        {"prometheus_client", "uvicorn"},
+        {"service.metrics", "service.signals"},
+    ),
+    "service.signals": ({"fastapi"}, set()),
     # Imported before PROMETHEUS_MULTIPROC_DIR is set, so it must not reach prometheus_client.
     "service.telemetry": ({"structlog", "opentelemetry"}, {"service.settings"}),
     "service.settings": ({"pydantic", "pydantic_settings"}, set()),
