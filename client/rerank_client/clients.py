@@ -6,11 +6,18 @@ import asyncio
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import httpx
 
-from rerank_client.dispatch import Attempt, Call, Dispatcher, HttpResponse, TransportFailure
+from rerank_client.dispatch import (
+    Attempt,
+    Call,
+    Dispatcher,
+    Drop,
+    HttpResponse,
+    TransportFailure,
+)
 from rerank_client.requests import Candidate, ListRequest, RequestOptions, as_list
 from rerank_client.responses import RerankResponse
 
@@ -97,10 +104,14 @@ class Client:
         outcome: HttpResponse | TransportFailure | None = None
         while True:
             try:
-                attempt = call.send(outcome)
+                step = call.send(outcome)
             except StopIteration as done:
                 return list(done.value)
-            outcome = self._send(attempt)
+            if isinstance(step, Drop):
+                step.stream.close()
+                outcome = None
+            else:
+                outcome = self._send(step)
 
     def _send(self, attempt: Attempt) -> HttpResponse | TransportFailure:
         time.sleep(attempt.pause_s)
@@ -116,7 +127,7 @@ class Client:
         finally:
             if response is not None:
                 response.close()
-        return HttpResponse(response.status_code, response.headers, bytes(content))
+        return _complete(response, bytes(content))
 
     def close(self) -> None:
         """Close the connections, unless the caller passed `http`."""
@@ -185,10 +196,14 @@ class AsyncClient:
         outcome: HttpResponse | TransportFailure | None = None
         while True:
             try:
-                attempt = call.send(outcome)
+                step = call.send(outcome)
             except StopIteration as done:
                 return list(done.value)
-            outcome = await self._send(attempt)
+            if isinstance(step, Drop):
+                await step.stream.aclose()
+                outcome = None
+            else:
+                outcome = await self._send(step)
 
     async def _send(self, attempt: Attempt) -> HttpResponse | TransportFailure:
         await asyncio.sleep(attempt.pause_s)
@@ -202,7 +217,7 @@ class AsyncClient:
         finally:
             if response is not None:
                 await response.aclose()
-        return HttpResponse(response.status_code, response.headers, content)
+        return _complete(response, content)
 
     async def aclose(self) -> None:
         """Close the connections, unless the caller passed `http`."""
@@ -222,3 +237,8 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._dispatcher!r})"
+
+
+def _complete(response: httpx.Response, content: bytes) -> HttpResponse:
+    stream: Any = response.extensions.get("network_stream")
+    return HttpResponse(response.status_code, response.headers, content, stream)

@@ -1,7 +1,8 @@
 """The logic of one call without its I/O: attempts, retries, deadlines and the fallback.
 
 `Dispatcher.single` and `Dispatcher.batch` return a generator that both clients drive. It yields an
-Attempt, receives its HttpResponse or TransportFailure, and returns one RerankResponse per list.
+Attempt and receives its HttpResponse or TransportFailure, or yields a Drop and receives None. It
+returns one RerankResponse per list.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ from rerank_client.requests import (
     encode,
     normalize_base_urls,
 )
-from rerank_client.responses import RerankResponse, parse_problem, parse_responses
+from rerank_client.responses import (
+    RerankResponse,
+    describe_mix_up,
+    parse_problem,
+    parse_responses,
+)
 
 # Time past the deadline in which a degraded response of the service may still arrive.
 GRACE_S = 0.05
@@ -97,6 +103,14 @@ class HttpResponse:
     status: int
     headers: Mapping[str, str]
     content: bytes
+    stream: Any = None  # the connection, where httpx names it
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The order to close a connection that carries the responses of other requests."""
+
+    stream: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +135,8 @@ class TransportFailure:
         return cls("broken" if begun else "connection", detail)
 
 
-Call = Generator[Attempt, HttpResponse | TransportFailure | None, list[RerankResponse]]
+Outcome = HttpResponse | TransportFailure | None
+Call = Generator[Attempt | Drop, Outcome, list[RerankResponse]]
 
 
 class Dispatcher:
@@ -142,7 +157,7 @@ class Dispatcher:
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {check_api_key(api_key)}"
         self._preferred = 0
-        self._rng = rng or random.Random()
+        self._rng = rng or random.SystemRandom()  # forked processes must not retry in step
 
     def __repr__(self) -> str:
         return f"urls={self.urls}, timeout_ms={self.timeout_ms}, fallback={self.fallback}"
@@ -200,6 +215,8 @@ class Dispatcher:
         if traceparent is not None:
             headers["traceparent"] = check_header("traceparent", traceparent)
 
+        ids = [request_id] if lists is None else [f"{request_id}.{i}" for i in range(lists)]
+
         def call() -> Call:
             began = time.monotonic()
             try:
@@ -207,9 +224,14 @@ class Dispatcher:
                     path, content, headers, began + timeout_s
                 )
                 try:
-                    return parse_responses(response.content, lists)
+                    responses = parse_responses(response.content, lists)
                 except ValueError as error:
                     raise Failed("unreadable answer", str(error), request_id) from None
+                for expected_id, list_body, reranked in zip(ids, bodies, responses, strict=True):
+                    if foreign := describe_mix_up(reranked, expected_id, list_body["candidates"]):
+                        yield from _drop(response)
+                        raise Failed("foreign answer", foreign, request_id)
+                return responses
             except NoAnswer as error:
                 if not self.fallback:
                     raise
@@ -217,21 +239,21 @@ class Dispatcher:
                 return [
                     RerankResponse(
                         slate=initial_ranking(list_body),
-                        request_id=request_id if lists is None else f"{request_id}.{index}",
+                        request_id=list_id,
                         model=None,
                         reasoning=None,
                         latency_ms=spent,
                         degraded=f"client: {error.reason}",
                         raw={},
                     )
-                    for index, list_body in enumerate(bodies)
+                    for list_id, list_body in zip(ids, bodies, strict=True)
                 ]
 
         return call()
 
     def _first_response(
         self, path: str, content: bytes, headers: httpx.Headers, deadline: float
-    ) -> Generator[Attempt, HttpResponse | TransportFailure | None, HttpResponse]:
+    ) -> Generator[Attempt | Drop, Outcome, HttpResponse]:
         """Return the first response of status 200 before `deadline`, a monotonic time.
 
         The client tries every instance once, starting with the one that responded last. It tries an
@@ -267,7 +289,12 @@ class Dispatcher:
                     if status == 200:
                         return outcome
                     if 400 <= status < 500:
-                        raise parse_problem(status, outcome.content, request_id)
+                        refused = parse_problem(status, outcome.content, request_id)
+                        if refused.request_id != request_id and not _closes(outcome.headers):
+                            yield from _drop(outcome)
+                            detail = f"status {status} of request {refused.request_id!r}"
+                            raise Failed("foreign answer", detail, request_id)
+                        raise refused
                     if status == 504:
                         raise TimedOut("timeout", "status 504", request_id)
                     raise Failed(f"status {status}", self.urls[instance], request_id)
@@ -284,6 +311,16 @@ class Dispatcher:
                 raise Unavailable(
                     "unavailable", f"attempts: {attempts}, the last: {last}", request_id
                 )
+
+
+def _drop(response: HttpResponse) -> Generator[Drop, Outcome, None]:
+    if response.stream is not None:
+        yield Drop(response.stream)
+
+
+def _closes(headers: Mapping[str, str]) -> bool:
+    """Tell if the connection ends here: a service that cannot read a header makes up an id."""
+    return headers.get("Connection", "").lower() == "close"
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:

@@ -280,8 +280,12 @@ def check_header(name: str, value: str) -> str:
     """
     if not isinstance(value, str):
         raise _wrong(name, "a string", value)
-    if not (0 < len(value) <= 128 and value.isascii() and value.isprintable()):
-        raise ValueError(f"{name}: must be 1 to 128 printable ASCII characters, got {value!r}")
+    printable = value.isascii() and value.isprintable() and value == value.strip()
+    if not (printable and 0 < len(value) <= 128):
+        raise ValueError(
+            f"{name}: must be 1 to 128 printable ASCII characters without a space at either end, "
+            f"got {value!r}"
+        )
     return value
 
 

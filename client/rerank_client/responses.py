@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -126,6 +126,24 @@ def _parse_response(raw: Mapping[str, Any]) -> RerankResponse:
         degraded=None if degraded is None else str(degraded["reason"]),
         raw=raw,
     )
+
+
+def describe_mix_up(
+    response: RerankResponse, request_id: str, candidates: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """Describe why the response belongs to another request, or return None if it does not.
+
+    Its request id must be that of the request, and each id of its slate that of the candidate at
+    `initial_position`, because callers may give several requests one id.
+    """
+    if response.request_id != request_id:
+        return f"request_id: expected {request_id!r}, got {response.request_id!r}"
+    for entry in response.slate:
+        index = entry.initial_position
+        within = isinstance(index, int) and 0 <= index < len(candidates)
+        if not within or str(candidates[index]["id"]) != str(entry.id):
+            return f"slate[{entry.position}]: {entry.id!r} is not the id of candidate {index}"
+    return None
 
 
 def parse_problem(status: int, content: bytes, request_id: str) -> Refused:

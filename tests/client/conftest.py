@@ -51,7 +51,7 @@ def response_to(body, request_id="r", degraded=None):
 class Scripted(socketserver.ThreadingTCPServer):
     """Send the n-th reply to the n-th request, and the last reply to all later ones.
 
-    A reply is bytes, a function of the body of the request, or one of the ways to misbehave.
+    A reply is bytes, a function of the body and id of the request, or one of the ways to misbehave.
     """
 
     daemon_threads = True
@@ -90,7 +90,8 @@ class Handler(socketserver.StreamRequestHandler):
                 while not self.server.closing.wait(0.02):
                     self.wfile.write(b" ")
         else:
-            self.wfile.write(action if isinstance(action, bytes) else action(body))
+            request_id = headers["x-request-id"]
+            self.wfile.write(action if isinstance(action, bytes) else action(body, request_id))
 
 
 @contextlib.contextmanager

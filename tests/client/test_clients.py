@@ -27,8 +27,8 @@ from tests.support.servers import fresh
 CANDIDATES = [str(i) for i in (1, 32, 34, 47, 50, 110, 150, 165)]
 
 
-def reversed_slate(body):
-    return reply(body=response_to(body))
+def reversed_slate(body, request_id):
+    return reply(body=response_to(body, request_id))
 
 
 def elapsed_s(call):
@@ -101,9 +101,9 @@ def test_a_degraded_response_of_the_service_keeps_its_reason_and_model(connect, 
 
 @pytest.mark.parametrize(("grace_s", "degraded"), [(5.0, "deadline"), (0.01, "client: timeout")])
 def test_a_response_within_the_grace_period_counts(connect, monkeypatch, grace_s, degraded):
-    def late(body):
+    def late(body, request_id):
         time.sleep(0.15)
-        return reply(body=response_to(body, degraded={"reason": "deadline"}))
+        return reply(body=response_to(body, request_id, degraded={"reason": "deadline"}))
 
     monkeypatch.setattr("rerank_client.dispatch.GRACE_S", grace_s)
     with scripted(late) as server:

@@ -16,7 +16,8 @@ from tests.client.conftest import response_to
 
 URLS = ["http://a:1", "http://b:2/", "http://c:3"]
 UNREACHABLE = TransportFailure("connection", "refused")
-GOOD = HttpResponse(200, {}, json.dumps(response_to({"candidates": [{"id": "x"}]})).encode())
+BODY = {"candidates": [{"id": "x"}]}
+GOOD = HttpResponse(200, {}, json.dumps(response_to(BODY, "mine")).encode())
 
 
 def status(code, **headers):
@@ -291,6 +292,7 @@ def test_invalid_arguments_are_refused_before_anything_is_sent(candidates, optio
         {"request_id": ""},
         {"request_id": "é"},
         {"request_id": "a\nb"},
+        {"request_id": " a"},
         {"request_id": "a" * 129},
         {"traceparent": "a\r\nHost: b"},
     ],

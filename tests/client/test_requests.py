@@ -178,8 +178,8 @@ def test_integer_ids_are_sent_as_integers_everywhere():
 
 
 def test_integer_ids_come_back_as_they_were_sent(connect):
-    def respond(body):
-        return reply(body=response_to(body))
+    def respond(body, request_id):
+        return reply(body=response_to(body, request_id))
 
     with scripted(respond) as server:
         response = connect(server.url).rerank([HUGE, "7", 8])
