@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import httpx
 
+from rerank_client.connections import Connections
 from rerank_client.dispatch import (
     Attempt,
     Call,
@@ -22,13 +23,10 @@ from rerank_client.requests import Candidate, ListRequest, RequestOptions, as_li
 from rerank_client.responses import RerankResponse
 
 TIMEOUT_MS = 1000.0  # the default of the service
-# The service closes an idle connection after 75 s and common load balancers after 60 s. A client
-# that closes first never sends a request on a connection that is being closed.
-LIMITS = httpx.Limits(keepalive_expiry=50.0)
 
 
 class Client:
-    """A blocking client that threads may share.
+    """A blocking client that threads may share, and that stays usable in a forked process.
 
     Args:
         urls: base URL of one instance, or of several that serve the same model. The client moves to
@@ -38,10 +36,12 @@ class Client:
             unless the service sends the header of its response byte by byte.
         api_key: sent as a bearer token.
         fallback: return the initial ranking instead of raising NoAnswer.
-        http: an httpx client to use for its transport, proxies or certificates. It stays open, and
-            its timeouts do not apply.
+        http: an httpx client to use for its transport, proxies or certificates, or a function that
+            makes one. An httpx client stays open and serves the process that uses it first; the
+            function is called once in each process. Timeouts of httpx do not apply. Without it, the
+            proxies of the environment are not used.
 
-    Raises ValueError for a URL, timeout or key that cannot be used.
+    Raises ValueError or TypeError for a URL, timeout, key or httpx client that cannot be used.
     """
 
     def __init__(
@@ -51,11 +51,10 @@ class Client:
         timeout_ms: float = TIMEOUT_MS,
         api_key: str | None = None,
         fallback: bool = True,
-        http: httpx.Client | None = None,
+        http: httpx.Client | Callable[[], httpx.Client] | None = None,
     ) -> None:
         self._dispatcher = Dispatcher(urls, timeout_ms, api_key, fallback)
-        self._closes_http = http is None
-        self._http = httpx.Client(limits=LIMITS) if http is None else http
+        self._connections = Connections(httpx.Client, self._dispatcher.urls, http)
 
     def rerank(
         self,
@@ -77,7 +76,7 @@ class Client:
             options: see RequestOptions.
 
         Raises Refused; NoAnswer with `fallback=False`; ValueError or TypeError for arguments that
-        cannot be sent.
+        cannot be sent; RuntimeError once the client is closed.
         """
         call = self._dispatcher.single(candidates, timeout_ms, request_id, traceparent, options)
         return self._run(call)[0]
@@ -101,6 +100,7 @@ class Client:
         return self._run(self._dispatcher.batch(lists, timeout_ms, request_id, traceparent))
 
     def _run(self, call: Call) -> list[RerankResponse]:
+        http = self._connections.current()
         outcome: HttpResponse | TransportFailure | None = None
         while True:
             try:
@@ -111,13 +111,13 @@ class Client:
                 step.stream.close()
                 outcome = None
             else:
-                outcome = self._send(step)
+                outcome = self._send(http, step)
 
-    def _send(self, attempt: Attempt) -> HttpResponse | TransportFailure:
+    def _send(self, http: httpx.Client, attempt: Attempt) -> HttpResponse | TransportFailure:
         time.sleep(attempt.pause_s)
         response, content = None, bytearray()
         try:
-            response = self._http.send(attempt.request(self._http), stream=True)
+            response = http.send(attempt.request(http), stream=True)
             for chunk in response.iter_bytes():
                 content += chunk
                 if time.monotonic() > attempt.give_up_at:
@@ -130,9 +130,9 @@ class Client:
         return _complete(response, bytes(content))
 
     def close(self) -> None:
-        """Close the connections, unless the caller passed `http`."""
-        if self._closes_http:
-            self._http.close()
+        """Close the connections of this process, unless the caller passed an httpx client."""
+        for http in self._connections.close():
+            http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +150,11 @@ class Client:
 
 
 class AsyncClient:
-    """The client for asyncio; see Client. Every call ends at most 50 ms after `timeout_ms`."""
+    """The client for asyncio; see Client. Every call ends at most 50 ms after `timeout_ms`.
+
+    Several event loops may share it: each gets connections of its own. A function passed as `http`
+    is called once in each process and event loop.
+    """
 
     def __init__(
         self,
@@ -159,11 +163,10 @@ class AsyncClient:
         timeout_ms: float = TIMEOUT_MS,
         api_key: str | None = None,
         fallback: bool = True,
-        http: httpx.AsyncClient | None = None,
+        http: httpx.AsyncClient | Callable[[], httpx.AsyncClient] | None = None,
     ) -> None:
         self._dispatcher = Dispatcher(urls, timeout_ms, api_key, fallback)
-        self._closes_http = http is None
-        self._http = httpx.AsyncClient(limits=LIMITS) if http is None else http
+        self._connections = Connections(httpx.AsyncClient, self._dispatcher.urls, http)
 
     async def rerank(
         self,
@@ -193,6 +196,7 @@ class AsyncClient:
         return await self._run(self._dispatcher.batch(lists, timeout_ms, request_id, traceparent))
 
     async def _run(self, call: Call) -> list[RerankResponse]:
+        http = self._connections.current(asyncio.get_running_loop())
         outcome: HttpResponse | TransportFailure | None = None
         while True:
             try:
@@ -203,26 +207,39 @@ class AsyncClient:
                 await step.stream.aclose()
                 outcome = None
             else:
-                outcome = await self._send(step)
+                outcome = await self._send(http, step)
 
-    async def _send(self, attempt: Attempt) -> HttpResponse | TransportFailure:
+    async def _send(
+        self, http: httpx.AsyncClient, attempt: Attempt
+    ) -> HttpResponse | TransportFailure:
         await asyncio.sleep(attempt.pause_s)
         response = None
         try:
-            async with asyncio.timeout(attempt.remaining_s()):
-                response = await self._http.send(attempt.request(self._http), stream=True)
-                content = await response.aread()
+            try:
+                async with asyncio.timeout(attempt.remaining_s()):
+                    response = await http.send(attempt.request(http), stream=True)
+                    content = await response.aread()
+            finally:
+                if response is not None:
+                    await response.aclose()
         except (httpx.RequestError, TimeoutError) as error:
             return TransportFailure.from_exception(error, begun=response is not None)
-        finally:
-            if response is not None:
-                await response.aclose()
+        except RuntimeError as error:
+            if http.is_closed:
+                raise
+            # The caller's httpx client holds a connection of another event loop.
+            return TransportFailure.from_exception(error, begun=response is not None)
         return _complete(response, content)
 
     async def aclose(self) -> None:
-        """Close the connections, unless the caller passed `http`."""
-        if self._closes_http:
-            await self._http.aclose()
+        """Close the connections of this process, unless the caller passed an httpx client."""
+        running, lifetimes = asyncio.get_running_loop(), self._connections.lifetimes()
+        self._connections.close()
+        for loop, lifetime in lifetimes:
+            if loop is running:
+                await lifetime.aclose()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(_end(lifetime), loop)
 
     async def __aenter__(self) -> Self:
         return self
@@ -237,6 +254,10 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._dispatcher!r})"
+
+
+async def _end(lifetime: AsyncGenerator[None]) -> None:
+    await lifetime.aclose()
 
 
 def _complete(response: httpx.Response, content: bytes) -> HttpResponse:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from rerank_client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
-from rerank_client.clients import LIMITS
+from rerank_client.connections import LIMITS
 from service.server import KEEP_ALIVE_S
 from tests.client.conftest import (
     CUT,
@@ -248,7 +248,7 @@ def test_threads_share_a_client_and_tasks_an_async_client(url):
 
 @pytest.mark.parametrize("act", [TRICKLE, reply(body=b"no gzip", Content_Encoding="gzip")])
 def test_an_abandoned_response_releases_its_connection(connect, monkeypatch, act):
-    monkeypatch.setattr("rerank_client.clients.LIMITS", httpx.Limits(max_connections=1))
+    monkeypatch.setattr("rerank_client.connections.LIMITS", httpx.Limits(max_connections=1))
     with scripted(act, reversed_slate) as server:
         client = connect(server.url)
         assert client.rerank(["a"], timeout_ms=100).degraded.startswith("client: ")
@@ -259,7 +259,7 @@ def test_idle_connections_are_closed_before_the_service_closes_them(connect, mon
     assert LIMITS.keepalive_expiry is not None
     assert LIMITS.keepalive_expiry < KEEP_ALIVE_S
     assert connect(url).rerank(CANDIDATES).degraded is None
-    monkeypatch.setattr("rerank_client.clients.LIMITS", httpx.Limits(max_connections=0))
+    monkeypatch.setattr("rerank_client.connections.LIMITS", httpx.Limits(max_connections=0))
     assert connect(url, timeout_ms=50).rerank(CANDIDATES).degraded == "client: timeout"
 
 
