@@ -38,7 +38,7 @@ NOT_SUBMITTED = ServiceError("the list was not submitted to a batcher")
 Pending = asyncio.Future[RowResult] | ServiceError
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, as in service.ranking.request
 class PreparedList:
     """One checked and featurised list, and the deployment that will rank it.
 
