@@ -35,13 +35,13 @@ class Response:
 class Bundle:
     """The parts of a bundle that checks and strategies use.
 
-    categories: vocabularies by name; values: for each category, the number of each item's value,
-    counted from 1 in the vocabulary, for the items whose value the model has a name for.
+    categories: vocabularies by name; values: for each category, the value of each item, for the
+    items whose value the model has a name for.
     """
 
     ids: list[str]
     categories: dict[str, list[str]]
-    values: dict[str, dict[str, int]]
+    values: dict[str, dict[str, str]]
 
     @classmethod
     def read(cls, directory: Path) -> Bundle:
@@ -56,8 +56,8 @@ class Bundle:
             if feature["kind"] == "category" and feature["of"] == "item":
                 # The first token stands for every value without a name, 0 for a missing one.
                 named = zip(ids, (tokens[:, slot] - first).tolist(), strict=True)
-                categories[feature["name"]] = feature["vocabulary"]
-                values[feature["name"]] = {item: value for item, value in named if value > 0}
+                words = categories[feature["name"]] = feature["vocabulary"]
+                values[feature["name"]] = {item: words[at - 1] for item, at in named if at > 0}
             slot += feature.get("width", 1)
             first += 1 + len(feature.get("vocabulary", ids))
         return cls(ids, categories, values)
@@ -68,9 +68,8 @@ class Bundle:
         if groups.get(name) is not None:
             return groups[name]
         inline = candidate.get("features") or {}
-        if inline.get(name) is not None:
-            words = self.categories.get(name, [])
-            return words.index(inline[name]) + 1 if inline[name] in words else None
+        if name in self.categories and inline.get(name) is not None:
+            return str(inline[name])
         return self.values.get(name, {}).get(candidate["id"])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from service.engine import constraints
 from service.engine.constraints import ConstraintError, SlateConstraints
 from service.engine.contract import Manifest
+from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
 from service.engine.rows import Row
 from service.errors import FieldError, InvalidRequest
@@ -59,7 +60,7 @@ def resolve_constraints(
     """
     groups = None
     if stated.limit is not None:
-        groups = group_values(stated.limit[0], stated, row, featuriser)
+        groups = group_values(stated.limit[0], stated, request.inputs, row, featuriser)
     return constraints.resolve(
         request.inputs.ids,
         request.slate_size,
@@ -72,20 +73,33 @@ def resolve_constraints(
 
 
 def group_values(
-    attribute: str, stated: RequestedConstraints, row: Row, featuriser: Featuriser
-) -> Sequence[str | int | None]:
-    """Return each candidate's group: the request's value, else the category of the item table.
+    attribute: str,
+    stated: RequestedConstraints,
+    inputs: CandidateList,
+    row: Row,
+    featuriser: Featuriser,
+) -> Sequence[str | None]:
+    """Return each candidate's group as text, so that values are equal whatever their source.
 
-    Raises ConstraintError if neither has the attribute.
+    The request's group counts first, then an inline feature, then the item table.
+
+    Raises ConstraintError if none of them has the attribute.
     """
     values = stated.groups.get(attribute)
     try:
-        categories: Sequence[int | None] = featuriser.groups(attribute, row.tokens)
+        categories = featuriser.groups(attribute, row.tokens)
     except KeyError:
         if values is None:
             rule = "a category of the model's schema, or a key of candidates[].groups"
             raise ConstraintError("constraints.max_per_group", rule, attribute) from None
         return values
+    if inputs.features:
+        # A value that the vocabulary lacks has no token of its own, so its text is compared.
+        inline = (features.get(attribute) for features in inputs.features)
+        categories = [
+            category if value is None else str(value)
+            for value, category in zip(inline, categories, strict=True)
+        ]
     if values is None:
         return categories
     return [

@@ -282,15 +282,17 @@ class Featuriser:
         """Return the number of ids that the item table lacks."""
         return sum(item not in self._index_of for item in ids)
 
-    def groups(self, name: str, tokens: Integers) -> list[int | None]:
-        """Return each candidate's token of a category or identifier, None if it has no known value.
+    def groups(self, name: str, tokens: Integers) -> list[str | None]:
+        """Return each candidate's value of a category or identifier, None if it has no known value.
 
         tokens: int64 [N, T] from `transform`. Raises KeyError for any other feature.
         """
         slot, first = self._slot[name], self._first_token[name]
-        if self._features[name].slots != 1:
+        feature = self._features[name]
+        if feature.slots != 1:
             raise KeyError(name)
-        return [token if token > first else None for token in tokens[:, slot].tolist()]
+        numbers = (tokens[:, slot] - (first + 1)).tolist()
+        return [feature.vocabulary[number] if number >= 0 else None for number in numbers]
 
     def column(self, name: str) -> int:
         """Return the column of `numbers` that holds a number or statistic, standardised."""

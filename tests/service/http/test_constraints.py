@@ -1,6 +1,7 @@
 """Constraints of a request, over HTTP."""
 
 import httpx
+import pytest
 
 from service.engine.features.candidates import CandidateList
 from service.http.parsing import featuriser_input
@@ -43,6 +44,64 @@ def test_a_limit_on_a_category_of_the_model_holds(client, session, items):
         row = session.row(CandidateList(ids=[entry["id"] for entry in result["slate"]]))
         directors = [d for d in session.featuriser.groups("director", row.tokens) if d]
         assert (len(directors) == len(set(directors))) == unique
+
+
+def named_directors(session, items):
+    """Return ids by director, for directors that the model knows by name."""
+    tokens = session.row(CandidateList(ids=items)).tokens
+    directors = session.featuriser.groups("director", tokens)
+    by_director: dict[str, list[str]] = {}
+    for item, director in zip(items, directors, strict=True):
+        if director is not None:
+            by_director.setdefault(director, []).append(item)
+    return by_director
+
+
+SOURCES = {
+    "a group": lambda name: {"groups": {"director": name}},
+    "an inline feature": lambda name: {"features": {"director": name}},
+    "a group over an inline feature": lambda name: {
+        "groups": {"director": name}, "features": {"director": "someone else"},
+    },
+}  # fmt: skip
+
+
+def columns_of(candidates):
+    columns: dict[str, object] = {"id": [candidate["id"] for candidate in candidates]}
+    for field in ("groups", "features"):
+        values = [candidate.get(field, {}).get("director") for candidate in candidates]
+        columns[field] = {"director": values}
+    return columns
+
+
+@pytest.mark.parametrize("form", [list, columns_of], ids=["records", "columns"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_group_is_the_same_value_whatever_its_source(client, session, items, source, form):
+    by_director = named_directors(session, items)
+    (name, (item, *_)), (_, (other, *_)) = list(by_director.items())[:2]
+    state = SOURCES[source]
+    candidates = [
+        {"id": item},  # of the item table
+        {"id": "no-item", **state(name)},
+        {"id": other, **state(name)},  # the request overrides the table
+    ]
+    payload = {"constraints": {"max_per_group": {"director": 1}}, "candidates": form(candidates)}
+    slate = client.post("/rerank", json=payload).raise_for_status().json()["slate"]
+    assert len(slate) == 1
+
+
+def test_a_value_that_the_model_does_not_know_is_a_group_too(client):
+    candidates = [
+        {"id": "a", "features": {"director": "a newcomer"}},
+        {"id": "b", "features": {"director": "a newcomer"}},
+        {"id": "c", "groups": {"director": "a newcomer"}},
+        {"id": "d"},
+        {"id": "e"},
+    ]
+    payload = {"constraints": {"max_per_group": {"director": 1}}, "candidates": candidates}
+    slate = client.post("/rerank", json=payload).raise_for_status().json()["slate"]
+    assert len(slate) == 3  # one of the newcomer, and the two without a value
+    assert {"d", "e"} < {entry["id"] for entry in slate}
 
 
 def test_constraints_hold_in_a_degraded_response(session, items):
