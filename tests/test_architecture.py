@@ -145,7 +145,8 @@ def imports_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.module and node.level == 0, f"{path}: relative import"
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
             package = node.module.split(".")[0]
             directory = ROOTS.get(package, ROOT) / node.module.replace(".", "/")
             if package in PACKAGES and directory.is_dir():
