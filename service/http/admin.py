@@ -12,7 +12,8 @@ from service.http.parsing import decode, validate
 from service.http.responses import JsonResponse, served_models
 from service.http.security import Keys
 from service.models.fleet import Fleet
-from service.models.store import NAME, ServingBody, ServingConfig, models_of
+from service.models.store import ServingBody, ServingConfig
+from service.models.versions import NAME, scan_store
 from service.settings import Settings
 
 
@@ -76,7 +77,7 @@ class AdminApi:
         name = str(request.path_params["name"])
         if self._store is None:
             raise Conflict("the service serves one bundle and no store; set RERANK_MODELS")
-        names = models_of(self._store)
+        names = scan_store(self._store).models
         if not NAME.fullmatch(name) or name not in names:
             rule = f"one of {', '.join(names)}"
             raise Conflict(f"name: {rule}, got {name[:100]!r}", [FieldError("name", rule, name)])

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from service.models.deployment import (
     load_session,
     lower_thread_priority,
 )
-from service.models.store import SERVING, ServingConfig, in_canary, models_of, stamp_of
+from service.models.store import ServingConfig, in_canary, stamp_of
+from service.models.versions import SERVING, scan_store
 from service.settings import Settings
 
 logger = logging.getLogger("service")
@@ -44,6 +46,7 @@ class Fleet:
         self._watcher: asyncio.Task[None] | None = None
         self._draining: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
+        self._ignored: frozenset[Path] = frozenset()  # directories of the store, already logged
         # onnxruntime's threads would inherit the priority of the thread that creates them.
         initializer = lower_thread_priority if settings.threads == 1 else None
         self._loader = ThreadPoolExecutor(1, "loading", initializer=initializer)
@@ -54,10 +57,11 @@ class Fleet:
         if settings.models is None:
             return cls.of(load_session(settings.bundle, settings), settings, metrics)
         fleet = cls(settings, metrics, settings.models)
-        names = models_of(settings.models)
+        names = fleet._models_in(settings.models)
         if not names:
             raise BundleError(
-                f"{settings.models}: no bundle in this store; put one at NAME/VERSION/{MANIFEST}"
+                f"{settings.models}: no bundle in this store; put one at NAME/VERSION/{MANIFEST}, "
+                f"ignored: {', '.join(map(str, fleet._ignored)) or 'nothing'}"
             )
         for name in names:
             config = ServingConfig.read(settings.models / name)
@@ -266,10 +270,19 @@ class Fleet:
         while True:
             await asyncio.sleep(self._settings.watch_s)
             try:
-                for name in models_of(self._store):
+                for name in self._models_in(self._store):
                     await self._follow(name, self._store / name, refused)
             except OSError as error:  # a file vanished meanwhile; the next look will tell
                 logger.warning("%s: %s", self._store, error)
+
+    def _models_in(self, store: Path) -> Sequence[str]:
+        """Return the models of the store; log once each directory that is ignored."""
+        scan = scan_store(store)
+        for path, reason in scan.ignored.items():
+            if path not in self._ignored:
+                logger.warning("%s: ignored: %s", path, reason)
+        self._ignored = frozenset(scan.ignored)
+        return scan.models
 
     async def sync_with_store(self, name: str) -> None:
         """Serve the config that the store has for a model.

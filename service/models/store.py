@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import reprlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +19,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.engine.contract import MANIFEST, BundleError
-
-SERVING = "serving.json"
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
+from service.models.versions import NAME, SERVING, scan_model
 
 Version = Annotated[str, Field(pattern=NAME.pattern + "$")]
 
@@ -64,12 +59,13 @@ class ServingConfig:
         try:
             payload = json.loads(path.read_bytes())
         except FileNotFoundError:
-            versions = versions_of(directory)
-            if not versions:
+            scan = scan_model(directory)
+            if not scan.versions:
                 raise BundleError(
-                    f"{directory}: no bundle in this directory; put one at VERSION/{MANIFEST}"
+                    f"{directory}: no bundle in this directory; put one at VERSION/{MANIFEST}, "
+                    f"ignored: {scan.reasons}"
                 ) from None
-            return cls(versions[-1])
+            return cls(scan.versions[-1])
         except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{path}: cannot be read as JSON ({error})") from None
         return cls.parsed(payload, str(path))
@@ -109,28 +105,14 @@ class ServingConfig:
         return {v for v in (self.active, self.canary, self.shadow) if v is not None}
 
 
-def versions_of(directory: Path) -> Sequence[str]:
-    """Return the versions of one model, lowest first; digits compare as numbers."""
-    names = (path.parent.name for path in directory.glob(f"*/{MANIFEST}"))
-    versions = [name for name in names if NAME.fullmatch(name)]
-
-    def key(version: str) -> list[tuple[int, int | str]]:
-        parts = re.findall(r"\d+|\D+", version)
-        return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
-
-    return sorted(versions, key=key)
-
-
-def models_of(store: Path) -> Sequence[str]:
-    """Return the names of the models in a store, sorted."""
-    if not store.is_dir():
-        return []
-    return sorted(d.name for d in store.iterdir() if NAME.fullmatch(d.name) and versions_of(d))
-
-
 def stamp_of(directory: Path) -> tuple[Any, ...]:
-    """Return a value that changes when a file changes that could make a config servable."""
-    paths = [directory / SERVING, *sorted(directory.glob("*/*"))]
+    """Return a value that changes when a file changes that could make a config servable.
+
+    A copy under way beside the versions does not change it. Raises OSError.
+    """
+    versions = scan_model(directory).versions
+    files = (path for version in versions for path in sorted((directory / version).iterdir()))
+    paths = [directory / SERVING, *files]
     return tuple(
         (str(path), status.st_mtime_ns, status.st_size)
         for path in paths

@@ -32,8 +32,9 @@ def test_a_store_without_bundles_and_an_unknown_default_model_are_refused(store,
             Fleet.load(settings, Metrics())
 
 
-def test_a_bundle_whose_path_differs_from_its_manifest_is_refused(store):
+def test_a_configured_bundle_whose_path_differs_from_its_manifest_is_refused(store):
     shutil.copytree(store / "ranklens" / "1", store / "ranklens" / "2")
+    ServingConfig("2").write(store / "ranklens")
     message = "ranklens/2: the manifest says ranklens/1; a bundle must lie at NAME/VERSION"
     with pytest.raises(BundleError, match=message):
         Fleet.load(Settings(models=store), Metrics())

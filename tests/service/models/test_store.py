@@ -5,7 +5,8 @@ import random
 import pytest
 
 from service.engine.contract import BundleError, Manifest
-from service.models.store import ServingConfig, in_canary, versions_of
+from service.models.store import ServingConfig, in_canary
+from service.models.versions import scan_model
 from tests.support.stores import copy_bundle, served_version, store_server
 
 
@@ -64,7 +65,7 @@ def test_a_config_reads_back_and_without_one_the_highest_version_is_active(store
     for number in ("9", "10"):
         copy_bundle(store, "ranklens", number)
     directory = store / "ranklens"
-    assert versions_of(directory) == ["1", "9", "10"]
+    assert scan_model(directory).versions == ["1", "9", "10"]
     assert ServingConfig.read(directory) == ServingConfig("10")
     for config in (
         ServingConfig("1", "9", 0.25, "10"),
