@@ -43,6 +43,11 @@ class Bundle:
     categories: dict[str, list[str]]
     values: dict[str, dict[str, str]]
 
+    @functools.cached_property
+    def items(self) -> frozenset[str]:
+        """The ids as a set."""
+        return frozenset(self.ids)
+
     @classmethod
     def read(cls, directory: Path) -> Bundle:
         """Read features.json and items.npz. Raises OSError or KeyError for no bundle."""
@@ -231,10 +236,17 @@ def figures(exchange: Exchange) -> str | None:
     return None
 
 
-LIST_CHECKS = {
-    check.__name__: check
-    for check in (length, candidates, blocked, pinned, max_per_group, steps, figures)
-}
+def unknown_candidates(exchange: Exchange) -> str | None:
+    """Check the number of candidates that the bundle has no item for."""
+    count = exchange.response["unknown_candidates"]
+    expected = sum(item not in exchange.bundle.items for item in exchange.ids)
+    return None if count == expected else f"{count} unknown candidates, {expected} expected"
+
+
+CHECKS = (
+    length, candidates, blocked, pinned, max_per_group, steps, figures, unknown_candidates,
+)  # fmt: skip
+LIST_CHECKS = {check.__name__: check for check in CHECKS}
 
 SCHEMAS = ("RerankRequest", "BatchRequest", "RerankResponse", "BatchResponse", "Problem")
 

@@ -66,6 +66,7 @@ class RerankResponse:
     made by the client has neither model nor reasoning.
     latency_ms: `total` and its parts at the service, or the time that the client spent.
     raw: the JSON of the service, including keys without a field here; empty if there was none.
+    unknown_candidates: candidates whose id the model does not know; None without the service.
     """
 
     slate: tuple[Position, ...]
@@ -75,6 +76,7 @@ class RerankResponse:
     latency_ms: Mapping[str, float]
     degraded: str | None
     raw: Mapping[str, Any] = field(repr=False)
+    unknown_candidates: int | None = None
 
     @property
     def ids(self) -> tuple[str | int, ...]:
@@ -125,6 +127,7 @@ def _parse_response(raw: Mapping[str, Any]) -> RerankResponse:
         latency_ms=dict(raw["latency_ms"]),
         degraded=None if degraded is None else str(degraded["reason"]),
         raw=raw,
+        unknown_candidates=raw.get("unknown_candidates"),
     )
 
 

@@ -126,6 +126,7 @@ def decision_content(
             "entropy_threshold": round(row.entropy_threshold, 6),
         },
         "utility": None if utility is None else round(utility, 6),
+        "unknown_candidates": decision.unknown,
         "latency_ms": {
             "total": round(1e3 * times.total, 3),
             **{stage: round(1e3 * getattr(times, stage), 3) for stage in STAGES},

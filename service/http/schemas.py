@@ -268,6 +268,7 @@ class RerankResponse(BaseModel):
     slate: list[SlateEntry]
     reasoning: ReasoningUsed
     utility: float | None = Field(description="the evaluator's estimate of a sampled slate")
+    unknown_candidates: int = Field(description="candidates whose id the model's item table lacks")
     latency_ms: Latency
     degraded: Degraded | None
 

@@ -41,6 +41,7 @@ class Decision:
         fallback: the candidate index of each position of the initial ranking, else empty.
         budget: steps per position that the run was granted.
         steps: steps taken, over all positions.
+        unknown: number of candidates whose id the item table lacks.
         degraded: None, `reduced_budget`, or the code of the error behind the initial ranking.
     """
 
@@ -54,6 +55,7 @@ class Decision:
     fallback: Sequence[int]
     budget: int
     steps: int
+    unknown: int
     degraded: str | None
     timeline: Timeline
     queue_s: float

@@ -85,7 +85,7 @@ class Reranker:
         except (FeatureError, ConstraintError) as error:
             broken = FieldError(f"{request.path}{error.path}", error.rule, error.value)
             raise InvalidRequest.of(broken) from None
-        unknown = 0 if shed else deployment.session.featuriser.count_unknown(inputs.ids)
+        unknown = deployment.session.featuriser.count_unknown(inputs.ids)
         return PreparedList(request, row, deployment, variant, shed, unknown)
 
     async def rank(self, lists: Sequence[PreparedList], timeline: Timeline) -> list[Decision]:
@@ -205,6 +205,6 @@ def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Tim
         queue_s, inference_s = time.monotonic() - timeline.featurised, 0.0
     return Decision(
         entry.request.request_id, manifest.name, manifest.version, entry.variant,
-        entry.request.inputs.ids, row, slate, fallback, budget, steps, degraded,
-        timeline, queue_s, inference_s,
+        entry.request.inputs.ids, row, slate, fallback, budget, steps, entry.unknown,
+        degraded, timeline, queue_s, inference_s,
     )  # fmt: skip

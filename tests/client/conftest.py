@@ -43,6 +43,7 @@ def response_to(body, request_id="r", degraded=None):
         "reasoning": {"steps_used": 2 * len(ids), "budget": 30, "budget_per_position": 3,
                       "budget_asked": 3, "entropy_threshold": 2.5},
         "utility": None,
+        "unknown_candidates": 1,
         "latency_ms": {"total": 2.0, "inference": 1.0},
         "degraded": degraded,
     }  # fmt: skip

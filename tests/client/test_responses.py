@@ -36,6 +36,7 @@ def test_a_response_is_parsed_by_field_and_kept_as_raw_json():
     assert response.reasoning == Reasoning(4, 30, 3, 3, 2.5)
     assert response.latency_ms == {"total": 2.0, "inference": 1.0}
     assert response.degraded is None
+    assert response.unknown_candidates == 1
     assert response.raw["new"] == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         response.request_id = "other"  # type: ignore[misc]
@@ -43,7 +44,9 @@ def test_a_response_is_parsed_by_field_and_kept_as_raw_json():
 
 def test_a_degraded_response_of_the_service_has_its_reason():
     raw = RAW | {"degraded": {"reason": "overload"}}
-    assert parse_responses(json.dumps(raw).encode(), None)[0].degraded == "overload"
+    del raw["unknown_candidates"]  # of an older service
+    (response,) = parse_responses(json.dumps(raw).encode(), None)
+    assert (response.degraded, response.unknown_candidates) == ("overload", None)
 
 
 def test_a_batch_is_parsed_in_order():

@@ -63,6 +63,7 @@ class Wrong(http.server.BaseHTTPRequestHandler):
             "reasoning": {"steps_used": 1, "budget": 6, "budget_per_position": 3,
                           "budget_asked": 3, "entropy_threshold": 0.0},
             "utility": None,
+            "unknown_candidates": 0,
             "latency_ms": dict.fromkeys(stages, 0.0),
             "degraded": None,
         })  # fmt: skip

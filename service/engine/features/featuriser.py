@@ -280,7 +280,7 @@ class Featuriser:
 
     def count_unknown(self, ids: Sequence[str]) -> int:
         """Return the number of ids that the item table lacks."""
-        return sum(item not in self._index_of for item in ids)
+        return len(ids) - sum(map(self._index_of.__contains__, ids))
 
     def groups(self, name: str, tokens: Integers) -> list[str | None]:
         """Return each candidate's value of a category or identifier, None if it has no known value.

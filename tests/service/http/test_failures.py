@@ -22,6 +22,7 @@ def test_a_failed_or_late_list_gets_its_initial_ranking_and_the_reason(session, 
     assert result["degraded"] == {"reason": reason}
     assert slate_ids(result) == [c["id"] for c in payload["candidates"][:5]]
     assert result["reasoning"]["steps_used"] == 0
+    assert result["unknown_candidates"] == 0
     if reason == "deadline":  # the wait counts as queue time
         assert result["latency_ms"]["queue"] > max(20, result["latency_ms"]["respond"])
     assert f'rerank_degraded_total{{reason="{reason}"}} 1.0' in text
@@ -43,13 +44,17 @@ def test_a_full_queue_sheds_lists_with_degraded_responses(session, items):
     slow = Failing(session, 0.05, fail=False)
     with fresh(slow, max_queue=2, max_batch_size=1, brief_run_ms=0) as url:
 
+        def partly_unknown(count):
+            return {"candidates": [*items[:5], *(f"new-{i}" for i in range(count))]}
+
         async def flood():
             async with httpx.AsyncClient(base_url=url, timeout=30) as many:
                 return await asyncio.gather(
-                    *(many.post("/rerank", json=body(items, seed=i)) for i in range(12))
+                    *(many.post("/rerank", json=partly_unknown(i)) for i in range(12))
                 )
 
         results = [response.json() for response in asyncio.run(flood())]
     reasons = [result["degraded"] and result["degraded"]["reason"] for result in results]
     assert "overload" in reasons
     assert None in reasons
+    assert [result["unknown_candidates"] for result in results] == list(range(12))

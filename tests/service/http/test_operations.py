@@ -34,7 +34,8 @@ def test_the_examples_of_the_openapi_document_are_accepted(client):
 
 def test_unknown_candidates_are_counted(session, items):
     with fresh(session) as url, httpx.Client(base_url=url) as http:
-        http.post("/rerank", json={"candidates": [{"id": i} for i in ("new-1", items[0], "new-2")]})
+        payload = {"candidates": [{"id": i} for i in ("new-1", items[0], "new-2")]}
+        assert http.post("/rerank", json=payload).json()["unknown_candidates"] == 2
         assert "rerank_unknown_candidates_total 2.0" in http.get("/metrics").text
 
 

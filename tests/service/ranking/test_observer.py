@@ -20,7 +20,7 @@ def decision(session, items):
     row = session.row(CandidateList(ids=items[:5]))
     (slate,) = session.run([row])
     return Decision(
-        "r-1", "ranklens", "1", "active", items[:5], row, slate, (), row.budget, 7, None,
+        "r-1", "ranklens", "1", "active", items[:5], row, slate, (), row.budget, 7, 0, None,
         Timeline(10.0, 11.0, 13.0), 4.0, 8.0,
     )  # fmt: skip
 
