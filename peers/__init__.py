@@ -12,9 +12,13 @@ featurise, run, decode, respond. Servers that are programs of their own run unde
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+# onnxruntime sends telemetry unless this is set before its import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 DEVELOPMENT = Path(__file__).resolve().parents[1] / ".venv"
 

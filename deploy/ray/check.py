@@ -79,7 +79,7 @@ def cluster(directory: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    os.environ.update(ENVIRONMENT | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})
+    os.environ.update(ENVIRONMENT | {"RAY_AUTH_MODE": "disabled"})
     for name, file in HAPROXY_FILES.items():
         os.environ[f"RAY_SERVE_HAPROXY_{name}"] = f"{directory}/haproxy/{file}"
     import ray

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -53,6 +54,12 @@ logger = logging.getLogger("service")
 
 API_VERSION = "1"
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+# RERANK_TRACING alone decides what is exported. FastAPI would follow variables of its own and
+# export exceptions, with what they say of a request.
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False, "metrics": False, "logs": False, "operation_spans": False,
+    "auto_configure": False,
+}  # fmt: skip
 
 Handler = Callable[[Request], Awaitable[Response]]
 Parser = Callable[[Any, Limits], Sequence[RerankRequest]]
@@ -115,6 +122,7 @@ class Api:
             version=API_VERSION,
             description="Re-rank candidate lists into slates, with the reasoning steps they took.",
             lifespan=self._lifespan,
+            telemetry=NO_TELEMETRY,
         )
         self.app.state.ready = False
         self.app.state.draining = False  # set by the server on SIGTERM

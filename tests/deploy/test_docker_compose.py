@@ -40,7 +40,7 @@ def test_every_mount_target_and_setting_of_the_compose_file_exists(compose):
             assert service["build"]["target"] in targets
         for name in service.get("environment", {}):
             is_setting = name.removeprefix("RERANK_").lower() in Settings.model_fields
-            assert is_setting or name.startswith("GF_"), name
+            assert is_setting or name.startswith(("GF_", "ORT_")), name
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:")
 
@@ -59,7 +59,11 @@ def test_a_service_starts_after_the_services_it_needs_are_healthy(compose):
 def test_the_container_has_longer_to_stop_than_the_service_takes(compose):
     service = compose["services"]["rerank"]
     settings = Settings(
-        **{k.removeprefix("RERANK_").lower(): v for k, v in service["environment"].items()}
+        **{
+            name.removeprefix("RERANK_").lower(): value
+            for name, value in service["environment"].items()
+            if name.startswith("RERANK_")
+        }
     )
     grace = float(service["stop_grace_period"].rstrip("s"))
     assert grace > settings.drain_s + settings.shutdown_s
