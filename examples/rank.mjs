@@ -1,28 +1,42 @@
-// Re-rank one list from Node 18 or newer, which needs no package.
+// Re-rank two lists from Node 18 or newer, which needs no package.
 //
 //     node examples/rank.mjs [URL]
 
-const url = process.argv[2] ?? "http://127.0.0.1:8000";
-const candidates = ["1036", "10", "1042", "47", "50"];
+const url = new URL("/rerank", process.argv[2] ?? "http://127.0.0.1:8000");
 const timeoutMs = 1000;
 
-/** Return the ids of the slate, or the first candidates when the service does not respond. */
-async function rerank(slateSize) {
+/**
+ * Return the ids of the slate, or the first candidates when the service does not respond in time.
+ *
+ * An id comes back as it was sent. Send ids above Number.MAX_SAFE_INTEGER as strings, because
+ * JSON.parse would round them.
+ */
+async function rerank(candidates, slateSize) {
+  // `fetch` reuses the connection of an earlier call. A body must not be compressed.
+  const request = {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-Request-Timeout-Ms": String(timeoutMs) },
+    body: JSON.stringify({ candidates, slate_size: slateSize }),
+    signal: AbortSignal.timeout(timeoutMs + 50), // it covers the body of the response too
+  };
+  let response, text;
   try {
-    const response = await fetch(`${url}/rerank`, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "X-Request-Timeout-Ms": String(timeoutMs) },
-      body: JSON.stringify({ candidates, slate_size: slateSize }),
-      signal: AbortSignal.timeout(timeoutMs + 50),
-    });
-    const body = await response.json();
-    if (response.ok) return body.slate.map((entry) => entry.id);
-    // A 4xx names every field that broke a rule; falling back would hide the bug.
-    if (response.status < 500) throw new TypeError(`${body.code}: ${JSON.stringify(body.errors)}`);
+    response = await fetch(url, request);
+    text = await response.text();
   } catch (error) {
-    if (error instanceof TypeError && error.message !== "fetch failed") throw error;
+    console.error(`fallback: ${error.cause ?? error}`);
+    return candidates.slice(0, slateSize);
   }
-  return candidates.slice(0, slateSize);
+  if (response.status >= 400 && response.status < 500) {
+    // It names every field that broke a rule; a fallback would hide the bug.
+    throw new Error(`${response.status}: ${text}`);
+  }
+  if (!response.ok) {
+    console.error(`fallback: status ${response.status}`);
+    return candidates.slice(0, slateSize);
+  }
+  return JSON.parse(text).slate.map((entry) => entry.id);
 }
 
-console.log((await rerank(3)).join(" "));
+console.log((await rerank(["1036", "10", "1042", "47", "50"], 3)).join(" "));
+console.log((await rerank(["260", "1196", "1198", "1210"], 2)).join(" "));

@@ -91,7 +91,7 @@ class Handler(socketserver.StreamRequestHandler):
                 while not self.server.closing.wait(0.02):
                     self.wfile.write(b" ")
         else:
-            request_id = headers["x-request-id"]
+            request_id = headers.get("x-request-id")
             self.wfile.write(action if isinstance(action, bytes) else action(body, request_id))
 
 

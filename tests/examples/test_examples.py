@@ -2,13 +2,10 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -52,21 +49,3 @@ def test_a_log_becomes_a_bundle_that_is_served(tmp_path):
     assert slate is not None, done.stdout
     assert set(slate.groups()) == {"tea-1", "paper-2", "garden-3"}
     assert (tmp_path / "models" / "shop" / "1" / "manifest.json").is_file()
-
-
-@pytest.mark.parametrize(("runtime", "program"), [("node", "rank.mjs"), ("java", "Rank.java")])
-def test_other_languages_get_the_slate_of_the_client(url, runtime, program):
-    if shutil.which(runtime) is None:
-        pytest.skip(f"{runtime} is not installed")
-    code = (
-        "import sys; from rerank_client import Client;"
-        "client = Client(sys.argv[1], timeout_ms=30_000);"
-        "print(*client.rerank(['1036', '10', '1042', '47', '50'], slate_size=3).ids)"
-    )
-    assert output_of(runtime, EXAMPLES / program, url) == output_of(sys.executable, "-c", code, url)
-
-
-def test_the_node_example_falls_back_to_the_initial_ranking_without_a_service():
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed")
-    assert output_of("node", EXAMPLES / "rank.mjs", "http://127.0.0.1:9") == "1036 10 1042\n"
