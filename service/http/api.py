@@ -113,6 +113,7 @@ class Api:
         self._on_start = on_start
         self._keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         admin_keys = None if settings.admin_keys_file is None else Keys(settings.admin_keys_file)
+        self._key_files = [keys for keys in (self._keys, admin_keys) if keys is not None]
         self._quota = None if settings.quota_rps is None else Quota(settings.quota_rps)
         self._tracer = Tracer.of(settings)
         self._observer = Observer(metrics, fleet)
@@ -126,6 +127,7 @@ class Api:
         )
         self.app.state.ready = False
         self.app.state.draining = False  # set by the server on SIGTERM
+        self.app.state.reload = self.reload
         self._add_routes()
         if admin_keys is not None:
             AdminApi(fleet, admin_keys, settings).add_routes(self.app)
@@ -160,6 +162,12 @@ class Api:
         await self._fleet.close()
         if self._tracer is not None:
             self._tracer.close()
+
+    def reload(self) -> None:
+        """Read the files of keys again, and look at the store."""
+        for keys in self._key_files:
+            keys.reload()
+        self._fleet.look_now()
 
     def _edge(self, inner: ASGIApp) -> Edge:
         return Edge(

@@ -60,12 +60,18 @@ class Keys:
             return
         self._checked_at = now
         stamp = self._file_stamp()
-        if stamp == self._loaded_stamp:
-            return
+        if stamp != self._loaded_stamp:
+            self._read(stamp, quiet=stamp == self._seen_stamp)
+
+    def reload(self) -> None:
+        """Read the file now, changed or not; an unusable one leaves the loaded keys in place."""
+        self._read(self._file_stamp(), quiet=False)
+
+    def _read(self, stamp: tuple[int, int, int] | None, quiet: bool) -> None:
         try:
             self._digests = read_keys(self._path)
         except KeysError as error:  # perhaps half written; checked again later
-            if stamp != self._seen_stamp:
+            if not quiet:
                 logger.warning("%s; the keys loaded before stay valid", error)
             self._seen_stamp = stamp
             return

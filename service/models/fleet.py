@@ -44,9 +44,11 @@ class Fleet:
         self._settings, self._metrics, self._store = settings, metrics, store
         self.models: dict[str, ServedModel] = {}
         self._watcher: asyncio.Task[None] | None = None
+        self._looks: set[asyncio.Task[None]] = set()
         self._draining: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
         self._ignored: frozenset[Path] = frozenset()  # directories of the store, already logged
+        self._refused: dict[str, tuple[Any, ...]] = {}  # by model, the stamp of its refused files
         # onnxruntime's threads would inherit the priority of the thread that creates them.
         initializer = lower_thread_priority if settings.threads == 1 else None
         self._loader = ThreadPoolExecutor(1, "loading", initializer=initializer)
@@ -103,9 +105,10 @@ class Fleet:
 
     async def close(self) -> None:
         """Stop following the store, and finish every queue."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
+        watchers = [*self._looks, *filter(None, [self._watcher])]
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
         deployments = [d for model in self.models.values() for d in model.deployments.values()]
         await asyncio.gather(
             *(deployment.batcher.close() for deployment in deployments), *self._draining
@@ -265,15 +268,25 @@ class Fleet:
 
     async def _watch(self) -> None:
         """Follow the store; refuse a config that cannot be served once, until its files change."""
-        assert self._store is not None
-        refused: dict[str, tuple[Any, ...]] = {}
         while True:
             await asyncio.sleep(self._settings.watch_s)
-            try:
-                for name in self._models_in(self._store):
-                    await self._follow(name, self._store / name, refused)
-            except OSError as error:  # a file vanished meanwhile; the next look will tell
-                logger.warning("%s: %s", self._store, error)
+            await self._look()
+
+    def look_now(self) -> None:
+        """Follow the store once, beside the requests; try a refused config again."""
+        if self._store is not None:
+            self._refused.clear()
+            task = asyncio.get_running_loop().create_task(self._look())
+            self._looks.add(task)
+            task.add_done_callback(self._looks.discard)
+
+    async def _look(self) -> None:
+        assert self._store is not None
+        try:
+            for name in self._models_in(self._store):
+                await self._follow(name, self._store / name)
+        except OSError as error:  # a file vanished meanwhile; the next look will tell
+            logger.warning("%s: %s", self._store, error)
 
     def _models_in(self, store: Path) -> Sequence[str]:
         """Return the models of the store; log once each directory that is ignored."""
@@ -295,16 +308,14 @@ class Fleet:
         if model is None or config not in (model.config, model.rejected):
             await self.change(name, config)
 
-    async def _follow(
-        self, name: str, directory: Path, refused: dict[str, tuple[Any, ...]]
-    ) -> None:
+    async def _follow(self, name: str, directory: Path) -> None:
         stamp = stamp_of(directory)
-        if refused.get(name) == stamp:
+        if self._refused.get(name) == stamp:
             return
         try:
             await self.sync_with_store(name)
         except Exception as error:  # of any kind: the current config goes on
-            refused[name] = stamp
+            self._refused[name] = stamp
             self.record_refusal(name, error)
 
     def _load_version(self, name: str, version: str) -> Deployment:
