@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from service.engine.contract import BundleError
 from service.http.security import KeysError
 from service.settings import Settings, describe, unknown_variables, with_profile
+from service.signals import exit_if_stopped, handle
 from service.telemetry import TelemetryError, configure
 
 
@@ -46,22 +46,18 @@ def main() -> int:
     if print_only:
         print(describe(settings))
         return 0
+    handle(exit_if_stopped)
     configure(settings)
     for name in unknown_variables(os.environ):
         # Not refused: Kubernetes sets variables such as RERANK_SERVICE_HOST itself.
         logging.getLogger("service").warning("%s: not a setting, ignored", name)
-    with tempfile.TemporaryDirectory(prefix="rerank-metrics-") as directory:
-        if settings.workers > 1:
-            # prometheus_client reads this at its import, which service.server causes.
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-        from service.server import export_settings, serve
+    from service.server import serve  # only now: it imports much
 
-        export_settings(settings, overrides)
-        try:
-            serve(settings)
-        except (BundleError, KeysError, TelemetryError, OSError) as error:
-            print(f"service: {error}", file=sys.stderr)
-            return 2
+    try:
+        serve(settings)
+    except (BundleError, KeysError, TelemetryError, OSError) as error:
+        print(f"service: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+    values,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
-# Set where several workers share their metrics; prometheus_client reads it when it is imported.
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+from service.shared_values import SharedValues, value_class
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 STAGES = ("parse", "features", "queue", "inference", "respond")
 
@@ -25,16 +37,34 @@ LIST_SIZES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 MODEL_LABELS = ("model", "version")
+START_FAILURES = ("bundle", "keys", "telemetry", "system", "internal", "killed")
 
 
 class Metrics:
     """The metrics of one application, in a registry of their own: two in a process do not clash."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedValues | None = None, slot: int = 0) -> None:
+        """Define the metrics.
+
+        Args:
+            shared: The values of all processes of the service, if it has several workers.
+            slot: The slot of this process among them.
+        """
         self.registry = CollectorRegistry()
+        # Set in any case: an inherited PROMETHEUS_MULTIPROC_DIR would share files with others.
+        values.ValueClass = values.MutexValue
+        if shared is not None:
+            shared.slots[slot].open()
+            values.ValueClass = value_class(shared.slots[slot])
         self._define_ranking()
         self._define_load()
         self._define_models()
+        self._define_processes()
+        self._page = self.registry
+        if shared is not None:
+            self._page = CollectorRegistry()
+            self._page.register(shared)
+        self._page.register(Processes(shared.pids if shared else lambda: {"1": os.getpid()}))
 
     def _define_ranking(self) -> None:
         self.requests = self._counter(
@@ -90,9 +120,6 @@ class Metrics:
         )
         self.queue_depth = self._gauge("rerank_queue_depth", "Lists waiting for a run.", "livesum")
         self.inflight = self._gauge("rerank_inflight", "Ranking calls in flight.", "livesum")
-        self.worker_restarts = self._counter(
-            "rerank_worker_restarts", "Workers that died and were replaced."
-        )
 
     def _define_models(self) -> None:
         self.changes = self._counter(
@@ -111,6 +138,30 @@ class Metrics:
             "1 for a bundle that is loaded to serve.",
             "livemax",
             ("name", "version", "provider"),
+        )
+
+    def _define_processes(self) -> None:
+        self.workers = self._gauge("rerank_workers", "Workers that serve.", "livesum")
+        self.workers_configured = self._gauge(
+            "rerank_workers_configured", "Workers that RERANK_WORKERS asks for.", "livemax"
+        )
+        self.worker_restarts = self._counter(
+            "rerank_worker_restarts", "Workers that died and were replaced."
+        )
+        self.start_failures = self._counter(
+            "rerank_worker_start_failures",
+            "Workers that could not start, by reason: bundle, keys, telemetry, system, internal, "
+            "killed.",
+            ("reason",),
+        )
+        for reason in START_FAILURES:  # exported from 0, or the first failure is no increase
+            self.start_failures.labels(reason)
+        self.log_lines_dropped = self._counter(
+            "rerank_log_lines_dropped", "Log lines that could not be written."
+        )
+        self.descriptors_exhausted = self._counter(
+            "rerank_file_descriptors_exhausted",
+            "Checks, one a second and worker, at which no file descriptor was free.",
         )
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
@@ -133,8 +184,23 @@ class Metrics:
 
     def page(self) -> bytes:
         """Render all metrics in Prometheus's text format, combined over workers."""
-        if MULTIPROCESS_VARIABLE not in os.environ:
-            return generate_latest(self.registry)
-        combined = CollectorRegistry()
-        MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
-        return generate_latest(combined)
+        return generate_latest(self._page)
+
+
+class Processes(Collector):
+    """Memory, CPU time, file descriptors and start time of each process, labelled `worker`."""
+
+    def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
+        self._pids = pids
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics `process_*`."""
+        metrics: dict[str, Metric] = {}
+        for worker, pid in self._pids().items():
+            for single in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                metric = metrics.setdefault(
+                    single.name, Metric(single.name, single.documentation, single.type)
+                )
+                for sample in single.samples:
+                    metric.add_sample(sample.name, {"worker": worker}, sample.value)
+        yield from metrics.values()

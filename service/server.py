@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
-import signal
 import socket
 import sys
-from typing import Any
+from multiprocessing.connection import Connection
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,10 +19,12 @@ from service.http.protocol import Protocol
 from service.http.security import KeysError
 from service.metrics import Metrics
 from service.models.fleet import Fleet
-from service.settings import Settings, with_profile
-from service.signals import STOP_SIGNALS, drain_on_sigterm, exit_cleanly
-from service.supervisor import Supervisor, stop_with_parent
+from service.settings import Settings
+from service.shared_values import SharedValues
+from service.signals import Drain, exit_if_stopped, handle
+from service.supervisor import Supervisor
 from service.telemetry import TelemetryError, configure
+from service.upkeep import check_repeatedly, raise_descriptor_limit
 
 logger = logging.getLogger("service")
 
@@ -34,52 +34,85 @@ KEEP_ALIVE_S = 75  # longer than clients keep a connection, so that the client c
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until a stop signal.
 
     Raises BundleError, KeysError, TelemetryError or OSError if the service cannot start.
     """
     listener = listen(settings.host, settings.port)
+    raise_descriptor_limit()
     if settings.workers > 1:
-        metrics = Metrics()
-        supervisor = Supervisor(
-            uvicorn_config("service.server:worker", settings), listener, metrics
-        )
+        shared = SharedValues.create(settings.workers)
+        supervisor = Supervisor(run_worker, settings, listener, shared, Metrics(shared))
         log_address(listener, f"{settings.workers} workers")
         supervisor.run()
-        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-            raise BundleError("a worker did not start; the line above gives its reason")
         return
-    for number in STOP_SIGNALS:  # uvicorn raises the signal again after it has stopped
-        signal.signal(number, exit_cleanly)
+    handle(exit_if_stopped)  # uvicorn raises the signal again after it has stopped
     app, fleet = application(settings)
     model = fleet.models[fleet.default_name()]
     log_address(listener, f"{fleet.default_name()}/{model.config.active}")
     uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[listener])
 
 
-def worker() -> FastAPI:
-    """Build the application of one of several workers, with settings from the environment."""
-    settings = with_profile(Settings.model_validate({}))
+def run_worker(
+    settings: Settings,
+    listener: socket.socket,
+    shared: SharedValues,
+    slot: int,
+    failure: Connection,
+) -> None:
+    """Serve as one of several workers; send the supervisor the reason if that is impossible."""
     configure(settings)
+    handle(exit_if_stopped)
     try:
-        return application(settings)[0]
-    except (BundleError, KeysError, TelemetryError, OSError) as error:
-        logger.error("%s", error)
+        app, _ = application(settings, shared, slot)
+    except Exception as error:
+        reason = failure_reason(error)
+        if reason == "internal":
+            logger.exception("unhandled error at the start of a worker")
+        failure.send((reason, str(error) or repr(error)))
         raise SystemExit(STARTUP_FAILURE) from None
+    uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[listener])
 
 
-def application(settings: Settings) -> tuple[FastAPI, Fleet]:
-    """Load and warm the models and build the application over them."""
+def failure_reason(error: Exception) -> str:
+    """Return the label of an error that keeps a worker from starting."""
+    reasons = {BundleError: "bundle", KeysError: "keys", TelemetryError: "telemetry"}
+    for kind, reason in reasons.items():
+        if isinstance(error, kind):
+            return reason
+    return "system" if isinstance(error, OSError | MemoryError) else "internal"
+
+
+def application(
+    settings: Settings, shared: SharedValues | None = None, slot: int = 0
+) -> tuple[FastAPI, Fleet]:
+    """Load and warm the models and build the application over them.
+
+    Args:
+        shared: The values of all processes of the service, for one of several workers.
+        slot: The worker's slot among them.
+    """
     # A thread that loads a model holds the interpreter for this long at a time. The default, 5 ms,
     # would be added to every tenth response during a load.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    metrics = Metrics()
+    metrics = Metrics(shared, slot)
     fleet = Fleet.load(settings, metrics)
 
     def on_start(app: FastAPI) -> None:
-        drain_on_sigterm(app, settings.drain_s, single_worker=settings.workers == 1)
-        if settings.workers > 1:
-            app.state.parent = asyncio.create_task(stop_with_parent(os.getppid()))
+        def drain() -> None:
+            app.state.draining = True
+
+        # Kept in the state, or it would be collected.
+        app.state.drain = Drain(
+            settings.drain_s, shared is None, on_drain=drain, on_reload=app.state.reload
+        )
+        if shared is None:
+            metrics.workers.set(1)
+            metrics.workers_configured.set(1)
+            checks = check_repeatedly(metrics)
+        else:
+            checks = check_repeatedly(metrics, shared.slots[slot], shared.slots[0].pid)
+        app.state.checks = asyncio.create_task(checks)
         # All present objects stay alive. A full collection over them took 30 ms, every second or
         # two under load, and dominated the slowest 1 % of the requests.
         gc.collect()
@@ -88,12 +121,10 @@ def application(settings: Settings) -> tuple[FastAPI, Fleet]:
     return create_app(settings, fleet, metrics, on_start), fleet
 
 
-def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
-    """Return the configuration with which uvicorn runs an application or its factory."""
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return the configuration with which uvicorn runs an application."""
     return uvicorn.Config(
         app,
-        factory=isinstance(app, str),
-        workers=settings.workers,
         http=Protocol,
         ws="none",
         loop="uvloop",
@@ -104,7 +135,6 @@ def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,  # nothing depends on the client's address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.shutdown_s) or 1,
-        timeout_worker_healthcheck=30,
     )
 
 
@@ -127,9 +157,3 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(f"{host}:{port}: cannot listen ({error.strerror})") from None
     listener.listen(BACKLOG)  # connections made before the model is warm wait for their response
     return listener
-
-
-def export_settings(settings: Settings, overrides: dict[str, Any]) -> None:
-    """Set environment variables for the options of the command line, which workers read."""
-    for name in overrides:
-        os.environ[f"RERANK_{name.upper()}"] = str(getattr(settings, name))
