@@ -1,19 +1,20 @@
 """Grant each run a budget of reasoning steps: quality gives way before responses do.
 
-Two laws, both of the queue before the run and neither of the model:
+Two rules choose the budget of a run. Both depend on the queue alone, never on the model's output:
 
-- *Level* (`BudgetController`). The most steps per position that any run takes, S at rest. Two
-  runs in a row whose oldest list waited longer than the target lower it by one, and so does each
-  that follows; it rises by one after every `recover_s` seconds in which no two runs in a row had
-  waited for more than half of the target. Between half and the whole target nothing changes: that
-  is the hysteresis. Two in a row, because a stall of the machine delays one run, and load many.
-- *Forecast* (`Forecast`). The seconds that a run of a given volume (slates x padded list size)
-  takes at each budget, as measured at warm-up and corrected by every run since. A run takes the
-  largest budget that its nearest deadline can pay for; a list that not even budget 0 would answer
-  in time is refused at admission.
+- *Level* (`BudgetController`) is the upper limit for every run, and equals the bundle's budget S
+  without load. When the oldest list of two consecutive runs waited longer than the target, the
+  level falls by one, and again with each further run that waited as long. It rises by one after
+  every `recover_s` seconds without two consecutive waits above half of the target. Between half
+  and the whole target the level stays, which gives the hysteresis. One long wait is not enough
+  because a stall of the machine delays a single run; load delays many.
+- *Forecast* (`Forecast`) is the expected time of a run in seconds, by budget and volume (slates x
+  padded list size). It is measured at warm-up and corrected after every run. A run gets the
+  largest budget that fits its earliest deadline. A list that would miss its deadline even at
+  budget 0 is shed at admission.
 
-Where a run takes as long at every budget (service/engine/cuda.py) neither lowers it: nothing would
-be saved. The forecast still refuses what would be late.
+If a run takes equally long at every budget (service/engine/cuda.py), neither rule lowers the budget
+because that would save nothing. The forecast still sheds lists that would miss their deadline.
 """
 
 from __future__ import annotations
@@ -51,9 +52,8 @@ class BudgetController:
             rises = int((now - self._calm_since) / self._recover_s)
             if rises:
                 self.level = min(self.max_level, self.level + rises)
-                self._calm_since += (
-                    rises * self._recover_s
-                )  # the rest of a second counts towards the next rise
+                # The remainder of the elapsed time counts towards the next rise.
+                self._calm_since += rises * self._recover_s
         return self.level
 
 
