@@ -22,7 +22,7 @@ from rerank_client.dispatch import (
 from rerank_client.requests import Candidate, ListRequest, RequestOptions, as_list
 from rerank_client.responses import RerankResponse
 
-TIMEOUT_MS = 1000.0  # the default of the service
+TIMEOUT_MS = 1000.0  # equals the service's default, RERANK_TIMEOUT_MS
 
 
 class Client:

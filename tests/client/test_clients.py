@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from rerank_client import AsyncClient, Client, Failed, Refused, TimedOut, Unavailable
+from rerank_client.clients import TIMEOUT_MS
 from rerank_client.connections import LIMITS
 from service.server import KEEP_ALIVE_S
+from service.settings import Settings
 from tests.client.conftest import (
     CUT,
     HANG,
@@ -302,3 +304,7 @@ def test_the_repr_has_the_urls_and_not_the_key():
         assert text == (
             f"{kind.__name__}(urls=['http://a:8000'], timeout_ms=5, fallback=True)"
         )  # fmt: skip
+
+
+def test_the_default_timeout_is_that_of_the_service():
+    assert Settings.model_fields["timeout_ms"].default == TIMEOUT_MS
