@@ -1,19 +1,23 @@
 """Every error that the service reports to a client, as one exception tree.
 
     ServiceError
+    |- BadHttp              400 bad_http         the request is not valid HTTP
     |- BadRequest           400 bad_json         the body is not valid JSON or MessagePack
     |- Unauthorized         401 unauthorized     the request has no API key
     |- Forbidden            403 forbidden        the API key is not in the key file
     |- SlowClient           408 timeout          the body took too long to arrive
     |- Conflict             409 conflict         the served models cannot be changed as requested
     |- PayloadTooLarge      413 payload_too_large
+    |- TargetTooLong        414 target_too_long
     |- UnsupportedMedia     415 unsupported_media_type
     |- InvalidRequest       422 invalid_request  fields break a rule; each one is named
     |- QuotaExceeded        429 quota            the key's lists per second are used up
+    |- HeadTooLarge         431 head_too_large   headers, trailers or chunk extensions are too large
     |- NotReady             503 not_ready        the service is loading or draining
     |- Overloaded           503 overload         the queue is full
     |- DeadlineExceeded     504 deadline         no time is left for a response
-    `- InferenceFailed      500 model_error      the graph failed or returned no valid slate
+    |- InferenceFailed      500 model_error      the graph failed or returned no valid slate
+    `- VersionNotSupported  505 bad_http         the request names another version of HTTP
 
 `service.http.responses` renders each as problem+json (RFC 9457) with `code` and `request_id`.
 """
@@ -65,6 +69,12 @@ class ServiceError(Exception):
         self.detail, self.errors = detail, tuple(errors)
 
 
+class BadHttp(ServiceError):
+    """The request is not valid HTTP; the start of the next one is unknown."""
+
+    status, code = 400, "bad_http"
+
+
 class BadRequest(ServiceError):
     """The body cannot be decoded as its content type says."""
 
@@ -107,6 +117,12 @@ class PayloadTooLarge(ServiceError):
     status, code = 413, "payload_too_large"
 
 
+class TargetTooLong(ServiceError):
+    """The request target is over its limit."""
+
+    status, code = 414, "target_too_long"
+
+
 class InvalidRequest(ServiceError):
     """One or more fields break a rule."""
 
@@ -127,6 +143,12 @@ class QuotaExceeded(ServiceError):
     def __init__(self, detail: str, retry_after_s: int) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class HeadTooLarge(ServiceError):
+    """A header, the head as a whole, or what surrounds a chunked body is over its limit."""
+
+    status, code = 431, "head_too_large"
 
 
 class NotReady(ServiceError):
@@ -153,3 +175,9 @@ class InferenceFailed(ServiceError):
     """The model failed; the log holds the cause and the response does not."""
 
     status, code = 500, "model_error"
+
+
+class VersionNotSupported(ServiceError):
+    """The request names a version of HTTP other than 1.0 and 1.1."""
+
+    status, code = 505, "bad_http"

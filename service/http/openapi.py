@@ -12,14 +12,16 @@ from service.http import schemas
 from service.http.parsing import MSGPACK
 
 REFUSALS = (
-    ("400", "The body is not valid JSON or MessagePack"),
+    ("400", "The body is not valid JSON or MessagePack, or the request is not HTTP"),
     ("401", "No API key, although the service requires one"),
     ("403", "The API key is not valid"),
     ("408", "The body took too long to arrive"),
     ("413", "The body is over the size limit"),
+    ("414", "Path and query are too long"),
     ("415", "The body is compressed"),
     ("422", "A field breaks a rule; `errors` names field, rule and value"),
     ("429", "The key's quota is used up; see Retry-After"),
+    ("431", "The headers are too large"),
     ("500", "The model failed and the fallback is off"),
     ("503", "Not ready, or overloaded with the fallback off; see Retry-After"),
     ("504", "The deadline passed and the fallback is off"),

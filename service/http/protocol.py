@@ -1,4 +1,4 @@
-"""The HTTP/1.1 protocol below the application: slow heads, upgrades and malformed requests."""
+"""The HTTP/1.1 protocol below the application: heads, refusals, pipelining and disconnects."""
 
 from __future__ import annotations
 
@@ -6,24 +6,60 @@ import asyncio
 import uuid
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from service.errors import BadHttp, ServiceError
 from service.http.disconnects import ON_DISCONNECT
-from service.http.responses import problem_from
+from service.http.half_close import STATUS_LINE_START, DepartureWatch, RestOfStatusLine
+from service.http.heads import (
+    CHUNK_FRAME_BYTES,
+    MAX_FIELD_BYTES,
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    MAX_TARGET_BYTES,
+    check_version_and_host,
+    field_too_large,
+    head_too_large,
+    target_too_long,
+    too_many_fields,
+)
+from service.http.responses import problem_response
+
+# What follows a refused head is read and discarded up to this size, so that its sender receives
+# the response instead of a reset.
+MAX_DISCARDED_BYTES = 32 << 20
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with a timeout for heads, problems for malformed HTTP, and no upgrades.
+    """uvicorn's protocol with limits for heads, problems for malformed HTTP, and no upgrades.
 
-    The application puts the timeout, `head_timeout_s`, into the lifespan's state. The application
-    itself limits the time of a body until it responds; the rest of the body then has as long as a
-    head.
+    Responses leave in the order of their requests. When a connection cannot go on, because of a
+    malformed request or because the client stopped writing, the complete requests before that are
+    answered first.
+
+    The application puts the timeout of a head, `head_timeout_s`, into the lifespan's state. The
+    application itself limits the time of a body until it responds; the rest of the body then has
+    as long as a head.
 
     Java's client offers an upgrade to h2c with every first request. uvicorn's parser stops there
     and would lose the body, so such a request is parsed again without the offer.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
+    _running: RequestResponseCycle | None = None  # `cycle` is the newest one and may be queued
+    _watch: DepartureWatch | None = None
+    _refusal: ServiceError | None = None  # raised in a callback of the parser
+    _ending = False  # no more requests are read
+    _last_response = b""  # sent after all others
+    _in_message = _in_head = False
+    _discarded_bytes = 0
+    _outside_body_bytes = 0  # of the message that is arriving
+    _field_bytes = _fields = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first head."""
@@ -31,45 +67,43 @@ class Protocol(HttpToolsProtocol):
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timeout and cancel the work for the newest request of the connection.
+        """Stop the timers, cancel the running request and drop the queued ones.
 
         A callback costs a request less than a task that waits for the disconnect message.
         """
         self._cancel_head_timer()
-        cycle = self.cycle
-        cancel = None if cycle is None else cycle.scope["state"].get(ON_DISCONNECT)
+        if self._watch is not None:
+            self._watch.stop()
+        self.pipeline.clear()
         super().connection_lost(exc)
+        if self._running is not None:
+            self._abandon(self._running)
+
+    def _abandon(self, cycle: RequestResponseCycle) -> None:
+        """End a request whose response nobody will receive."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+        cancel = cycle.scope["state"].get(ON_DISCONNECT)
         if cancel is not None:
             cancel()
 
-    def on_message_begin(self) -> None:
-        """Start the timeout of the next head of a kept connection."""
-        self._unset_keepalive_if_required()  # only now: bytes between requests do not keep it open
-        self._start_head_timer()
-        super().on_message_begin()
-
-    def _start_head_timer(self) -> None:
-        self._cancel_head_timer()
-        timeout_s = self.app_state.get("head_timeout_s")
-        if timeout_s is not None:
-            self._head_timer = self.loop.call_later(timeout_s, self.transport.close)
-
-    def _cancel_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
     def data_received(self, data: bytes) -> None:
         """Parse, again without the offer if a request offers an upgrade."""
+        if self._ending:
+            self._discard(len(data))
+            return
+        self._outside_body_bytes += len(data)
         while data:
             try:
                 self.parser.feed_data(data)
-                return
+                break
             except httptools.HttpParserUpgrade as upgrade:
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
             except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
+                self._refuse(self._refusal or BadHttp("Invalid HTTP request received."))
                 return
+        if self._outside_body_bytes > MAX_HEAD_BYTES and self._in_message:
+            self._refuse(head_too_large())
 
     def _head_without_upgrade(self) -> bytes:
         """Reset the parser and return the head of the stopped request without its offer."""
@@ -79,31 +113,187 @@ class Protocol(HttpToolsProtocol):
         lines = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(lines))
 
+    def on_message_begin(self) -> None:
+        """Start the timeout of the next head of a kept connection."""
+        self._unset_keepalive_if_required()  # only now: bytes between requests do not keep it open
+        self._start_head_timer()
+        self._in_message = self._in_head = True
+        self._outside_body_bytes = self._field_bytes = self._fields = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Add a part of the target. Raises TargetTooLong."""
+        super().on_url(url)
+        self._field_bytes += len(url)
+        if len(self.url) > MAX_TARGET_BYTES:
+            raise self._refused(target_too_long(len(self.url)))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header; trailers only count. Raises HeadTooLarge."""
+        size = len(name) + len(value)
+        self._field_bytes += size
+        self._fields += 1
+        if size > MAX_FIELD_BYTES:
+            raise self._refused(field_too_large(name, size))
+        if self._fields > MAX_FIELDS:
+            raise self._refused(too_many_fields())
+        if self._field_bytes > MAX_HEAD_BYTES:
+            raise self._refused(head_too_large())
+        if self._in_head:  # a trailer must not replace a header that was already used
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Start the request, unless it will be parsed again."""
+        """Start the request, unless it will be parsed again. Raises BadHttp."""
         self._cancel_head_timer()
         if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers say
-            raise ValueError("CONNECT is not supported")  # becomes an HttpParserError
+            raise self._refused(BadHttp("CONNECT is not supported"))
+        version = self.parser.get_http_version()
+        try:
+            check_version_and_host(version, self.headers)
+        except ServiceError as error:
+            raise self._refused(error) from None
+        if version == "1.0":
+            self.expect_100_continue = False  # such a client does not know interim responses
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            self._in_head = False
+
+    def on_body(self, body: bytes) -> None:
+        """Add a part of the body."""
+        self._outside_body_bytes -= len(body)
+        super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        """Allow for the framing of a chunk, so that only extensions of some length count."""
+        self._outside_body_bytes -= CHUNK_FRAME_BYTES
 
     def on_message_complete(self) -> None:
         """End the request's body, unless it will be parsed again."""
         self._cancel_head_timer()
+        self._in_message = False
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
-    def on_response_complete(self) -> None:
-        """Start the timeout of a body that was not read before the response."""
-        super().on_response_complete()
-        if self.cycle.more_body and not self.transport.is_closing():
-            self._start_head_timer()
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
-    def send_400_response(self, msg: str) -> None:
-        """Respond with 400 `bad_http` and close: the start of the next request is unknown."""
-        request_id = uuid.uuid4().hex
-        headers = {"X-Request-ID": request_id, "Connection": "close"}
-        response = problem_from(400, "bad_http", msg, request_id, headers=headers)
-        lines = [b"%b: %b\r\n" % pair for pair in response.raw_headers]
-        self.transport.write(b"".join([STATUS_LINE[400], *lines, b"\r\n", bytes(response.body)]))
-        self.transport.close()
+    def on_response_complete(self) -> None:
+        """Start the next request, or the timeout of a body that was not read before the response.
+
+        If no more requests are read, the last response ends the connection.
+        """
+        self._running = None
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._running is None:
+            if self._ending:
+                self._end()
+            elif self._in_message and not self._in_head:
+                self._start_head_timer()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Finish the complete requests of a client that stopped writing.
+
+        Returns True if a response is outstanding, which keeps the connection open.
+        """
+        if not self._ending and self._in_message and not self._in_head:
+            self._drop_unfinished()
+        running = self._running
+        if running is None or running.disconnected:
+            return False
+        self._stop_reading()
+        if not self._last_response:
+            self.cycle.keep_alive = False
+        if not running.response_started:
+            self.transport.write(STATUS_LINE_START)
+            running.transport = RestOfStatusLine(self.transport)  # type: ignore[assignment]
+        self._watch = DepartureWatch(self.transport, self.loop)
+        return True
+
+    def _drop_unfinished(self) -> None:
+        """Abandon the newest request, whose body will not be completed."""
+        if self.cycle is self._running:
+            self._abandon(self.cycle)
+        elif self.pipeline and self.pipeline[0][0] is self.cycle:
+            self.pipeline.popleft()
+
+    def _refused(self, error: ServiceError) -> ServiceError:
+        """Keep an error for `data_received`: the parser replaces it by one of its own."""
+        self._refusal = error
+        return error
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Respond with an error after all other responses, and close."""
+        in_body = self._in_message and not self._in_head
+        if not (in_body and self.cycle.response_started):  # one response to each request
+            self._last_response = rendered(error)
+            if in_body:
+                self._drop_unfinished()
+        self._stop_reading()
+        if not self._has_request():
+            self._end()
+
+    def _stop_reading(self) -> None:
+        """Read no more requests: the connection ends with the last response."""
+        self._cancel_head_timer()
+        self._ending = True
+
+    def _end(self) -> None:
+        """Send the last response, if there is one, and close."""
+        self._unset_keepalive_if_required()
+        if self._last_response:
+            self.transport.write(self._last_response)
+            if self._watch is None:  # the client may still be writing
+                # Closed at once, a connection with unread bytes is reset, and the response lost.
+                self.transport.write_eof()
+                self._start_head_timer()
+        if self._head_timer is None:
+            self.transport.close()
+
+    def _discard(self, size: int) -> None:
+        """Count bytes that are not read as a request any more."""
+        self._discarded_bytes += size
+        if self._discarded_bytes > MAX_DISCARDED_BYTES:
+            if self._has_request():
+                self.flow.pause_reading()
+            else:
+                self.transport.close()
+
+    def _has_request(self) -> bool:
+        """Tell if a request is running whose response can still be sent."""
+        return self._running is not None and not self._running.disconnected
+
+    def shutdown(self) -> None:
+        """Close a connection without requests; others close after their responses."""
+        if self._ending and not self._has_request():
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def _start_head_timer(self) -> None:
+        self._cancel_head_timer()
+        timeout_s = self.app_state.get("head_timeout_s")
+        if timeout_s is not None:
+            self._head_timer = self.loop.call_later(timeout_s, self._time_out)
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _time_out(self) -> None:
+        """Close, after the responses to the requests before the incomplete head."""
+        self._stop_reading()
+        if not self._has_request():
+            self.transport.close()
+
+
+def rendered(error: ServiceError) -> bytes:
+    """Render the response to a request that the application does not receive."""
+    request_id = uuid.uuid4().hex
+    response = problem_response(error, request_id)
+    response.headers.update({"X-Request-ID": request_id, "Connection": "close"})
+    lines = [b"%b: %b\r\n" % pair for pair in response.raw_headers]
+    return b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", bytes(response.body)])

@@ -1,0 +1,62 @@
+"""Limits and rules of a request's head, which the protocol checks while it arrives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from service.errors import BadHttp, FieldError, HeadTooLarge, TargetTooLong, VersionNotSupported
+
+MAX_TARGET_BYTES = 8 << 10
+MAX_FIELD_BYTES = 16 << 10  # name and value of one header or trailer
+MAX_FIELDS = 100  # headers and trailers
+MAX_HEAD_BYTES = 64 << 10  # target, headers and trailers, and everything else that is no body
+CHUNK_FRAME_BYTES = 16  # of a chunk's framing that do not count towards MAX_HEAD_BYTES
+
+# The characters of a host or address and its port (RFC 3986, section 3.2.2).
+HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+
+
+def target_too_long(size: int) -> TargetTooLong:
+    """Return the refusal of a target of at least `size` bytes."""
+    rule = f"at most {MAX_TARGET_BYTES} bytes"
+    error = FieldError("target", rule, f"at least {size} bytes")
+    return TargetTooLong(f"target: {rule}, got at least {size}", [error])
+
+
+def field_too_large(name: bytes, size: int) -> HeadTooLarge:
+    """Return the refusal of a header of `size` bytes."""
+    field = f"header {name[:100].decode('latin-1')}"
+    rule = f"at most {MAX_FIELD_BYTES} bytes in name and value"
+    return HeadTooLarge(f"{field}: {rule}, got {size}", [FieldError(field, rule, f"{size} bytes")])
+
+
+def too_many_fields() -> HeadTooLarge:
+    """Return the refusal of a head with more than MAX_FIELDS headers and trailers."""
+    rule = f"at most {MAX_FIELDS}"
+    error = FieldError("headers", rule, f"at least {MAX_FIELDS + 1}")
+    return HeadTooLarge(f"headers: {rule}, got at least {MAX_FIELDS + 1}", [error])
+
+
+def head_too_large() -> HeadTooLarge:
+    """Return the refusal of a request with more than MAX_HEAD_BYTES besides its body."""
+    rule = f"at most {MAX_HEAD_BYTES} bytes besides the body"
+    error = FieldError("head", rule, f"at least {MAX_HEAD_BYTES + 1} bytes")
+    return HeadTooLarge(f"head: {rule}: target, headers, trailers, chunk extensions", [error])
+
+
+def check_version_and_host(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise VersionNotSupported or BadHttp for a head that RFC 9112 does not allow.
+
+    Args:
+        version: of HTTP, such as 1.1.
+        headers: pairs of lower-case name and value.
+    """
+    if version not in ("1.1", "1.0"):
+        raise VersionNotSupported(f"HTTP/{version} is not supported, use HTTP/1.1")
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) != 1 and (hosts or version == "1.1"):
+        raise BadHttp(f"header Host: exactly one in HTTP/1.1, got {len(hosts)}")
+    if hosts and not HOST.fullmatch(hosts[0]):
+        host = hosts[0][:100].decode("latin-1")
+        raise BadHttp(f"header Host: a host and optional port, got {host!r}")
