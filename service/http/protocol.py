@@ -30,7 +30,7 @@ from service.http.heads import (
 )
 from service.http.responses import problem_response
 
-# What follows a refused head is read and discarded up to this size, so that its sender receives
+# The rest of a refused request is read and discarded up to this size, so that its sender receives
 # the response instead of a reset.
 MAX_DISCARDED_BYTES = 32 << 20
 
