@@ -6,26 +6,20 @@ of it. To add one, write a class here, enter it in HOSTS, and lower it in export
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from model.network.layers import Attention, attention_bias, feed_forward
 
-Axes = dict[str, dict[int, str]]
-
 
 class Host(Protocol):
     """The interface of a decoder; states are tuples of tensors, rows first.
 
     Several slates may be composed for one request: R = B * G rows, those of a request side by side.
-    Tensors of the request (candidates and memory) are never copied per row. The axes name the
-    tensors of memory and state and their varying axes (B, N, or L tokens read), for export.
+    Tensors of the request (candidates and memory) are never copied per row.
     """
-
-    memory_axes: ClassVar[Axes]
-    state_axes: ClassVar[Axes]
 
     def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Project candidates [B, N, D], mask [B, N] once per request."""
@@ -44,12 +38,6 @@ class Glimpse(nn.Module):
 
     The rows of one request are queries of one attention, so its memory is read once for all.
     """
-
-    memory_axes: ClassVar[Axes] = {
-        "memory_keys": {0: "B", 2: "N"},
-        "memory_values": {0: "B", 2: "N"},
-        "memory_bias": {0: "B", 3: "N"},
-    }
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -71,14 +59,6 @@ class TransformerHost(nn.Module):
     State: keys and values [R, heads, L, D / heads], bias [R, 1, 1, L], hidden [R, D]. A token that
     a row did not read occupies a slot of that row's cache, and the bias masks it there.
     """
-
-    memory_axes: ClassVar[Axes] = Glimpse.memory_axes
-    state_axes: ClassVar[Axes] = {
-        "cache_keys": {0: "B", 2: "L"},
-        "cache_values": {0: "B", 2: "L"},
-        "cache_bias": {0: "B", 3: "L"},
-        "hidden": {0: "B"},
-    }
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -129,9 +109,6 @@ class GruHost(nn.Module):
     [R, D]; its cost does not grow with the tokens read.
     """
 
-    memory_axes: ClassVar[Axes] = Glimpse.memory_axes
-    state_axes: ClassVar[Axes] = {"recurrent": {0: "B"}, "hidden": {0: "B"}}
-
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.cell = nn.GRUCell(width, width)
@@ -165,9 +142,6 @@ class PointerHost(nn.Module):
     After Feng et al., arXiv 2104.00860. It sees the list only through its tokens: the chosen
     items, and the aggregates of reasoning steps. State: recurrent [R, D], hidden [R, D].
     """
-
-    memory_axes: ClassVar[Axes] = {}
-    state_axes: ClassVar[Axes] = GruHost.state_axes
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
