@@ -7,6 +7,7 @@ event loops share never wakes the second.
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401
 import os
 import ssl
 from asyncio import AbstractEventLoop
@@ -14,6 +15,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Generic, TypeVar
 
 import httpx
+
+# httpx imports more modules with its first transport and its first request. A process that is
+# forked while another thread imports one inherits the lock of the import, and waits forever.
+httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)).close()
 
 # The service closes an idle connection after 75 s and common load balancers after 60 s. A client
 # that closes first never sends a request on a connection that is being closed.

@@ -1,13 +1,17 @@
 """Use one client in several processes at once; print one line about each.
 
-    python tests/client/forking.py URL sync|async|instance|function
+    python tests/client/forking.py URL sync|async|threads|instance|function
 
-Every process ranks lists of ids that no other process has. `instance` and `function` pass `http`.
+Every process ranks lists of ids that no other process has. With `threads` the first process forks
+while three threads make their first calls. `instance` and `function` pass `http`.
 """
 
 import asyncio
 import os
+import signal
 import sys
+import threading
+from typing import Any
 
 import httpx
 
@@ -53,20 +57,32 @@ def report(process: int, client: Client | AsyncClient, loop: asyncio.AbstractEve
 def main(url: str, mode: str) -> None:
     loop = asyncio.new_event_loop()
     client: Client | AsyncClient
+    busy: list[threading.Thread] = []
     if mode == "async":
         client = AsyncClient(url, timeout_ms=PATIENT_MS)
         loop.run_until_complete(rank_async(client, 0, range(1)))  # opens a connection
     else:
-        make = {"sync": None, "instance": httpx.Client(), "function": httpx.Client}
-        client = Client(url, timeout_ms=PATIENT_MS, http=make[mode])
-        rank(client, 0, range(1))
+        http: Any = None
+        if mode in ("instance", "function"):
+            http = httpx.Client() if mode == "instance" else httpx.Client
+        client = Client(url, timeout_ms=PATIENT_MS, http=http)
+        if mode == "threads":
+            for number in range(PROCESSES, PROCESSES + 3):
+                arguments = (client, number, range(CALLS))
+                busy.append(threading.Thread(target=rank, args=arguments))
+                busy[-1].start()
+        else:
+            rank(client, 0, range(1))
     children = []
     for process in range(1, PROCESSES):
         child = os.fork()
         if child == 0:
+            signal.alarm(60)  # ends a child that hangs
             report(process, client, loop)
             os._exit(0)
         children.append(child)
+    for thread in busy:
+        thread.join()
     report(0, client, loop)
     for child in children:
         os.waitpid(child, 0)

@@ -31,7 +31,7 @@ def forked(url, mode):
     return sorted(done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("mode", ["sync", "async", "function"])
+@pytest.mark.parametrize("mode", ["sync", "async", "threads", "function"])
 def test_processes_that_inherit_a_used_client_each_get_their_own_slates(url, mode):
     expected = [f"{process}: {CALLS} of {CALLS} right" for process in range(PROCESSES)]
     assert forked(url, mode) == expected
