@@ -1,11 +1,13 @@
 """Hosts: decoders that read the tokens of a slate for the reasoning loop.
 
-A host is any module with the attributes and methods of `Host`; generator and loop use nothing else
-of it. To add one, write a class here, enter it in HOSTS, and lower it in export/graph.
+A host is any torch module with the three methods of `Host`; generator and loop use nothing else of
+it. To add one, write a class here and enter it in HOSTS; to export it, write its lowering in
+export/graph/lower.py (CONTRIBUTING.md, "Add a host").
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -15,10 +17,20 @@ from model.network.layers import Attention, attention_bias, feed_forward
 
 
 class Host(Protocol):
-    """The interface of a decoder; states are tuples of tensors, rows first.
+    """The interface of a decoder, which is also a torch module.
 
-    Several slates may be composed for one request: R = B * G rows, those of a request side by side.
-    Tensors of the request (candidates and memory) are never copied per row.
+    `Generator` calls `memory` once per batch of requests and `start` once per batch of slates. Then
+    it calls `advance` for each token: the start token; before each position any number of reasoning
+    tokens; after each position but the last the token of the item put there. All tokens come
+    through the same method, and a host cannot tell them apart.
+
+    A host masks its own state: in a row where `active` is false the token must leave no trace. The
+    generator masks the logits and entropies that it computes from the hidden state.
+
+    States are tuples of tensors, rows first; the last one is the hidden state [R, D] that the
+    pointer head reads, and the generator may replace it between two calls. Several slates may be
+    composed for one request: R = B * G rows, those of a request side by side. Tensors of the
+    request (candidates and memory) are never copied per row.
     """
 
     def memory(self, candidates: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
@@ -30,7 +42,10 @@ class Host(Protocol):
     def advance(
         self, memory: tuple[Tensor, ...], state: tuple[Tensor, ...], token: Tensor, active: Tensor
     ) -> tuple[Tensor, ...]:
-        """Read token [R, D] where active [R]; the other rows keep their hidden state."""
+        """Read token [R, D] where active bool [R] and return the next state.
+
+        Another row keeps its hidden state, and no later output of it may depend on the token.
+        """
 
 
 class Glimpse(nn.Module):
@@ -103,10 +118,11 @@ def rename_self_attention(
 
 
 class GruHost(nn.Module):
-    """A GRU over the tokens so far with one glimpse at the candidates: the Seq2Slate family.
+    """A GRU over the tokens so far with one glimpse at the candidates, after Seq2Slate.
 
-    After Bello et al., arXiv 1810.02019, with a GRU for the LSTM. State: recurrent [R, D], hidden
-    [R, D]; its cost does not grow with the tokens read.
+    Seq2Slate (Bello et al., arXiv 1810.02019) is an LSTM with a pointer over the candidates as its
+    output. Here the cell is a GRU, the pointer is the generator's, and the glimpse is added. State:
+    recurrent [R, D], hidden [R, D]; its cost does not grow with the tokens read.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -137,10 +153,12 @@ class GruHost(nn.Module):
 
 
 class PointerHost(nn.Module):
-    """A GRU over the tokens so far that never looks at the candidates: the GRN generator's family.
+    """The GRU host without its glimpse: it never looks at the candidates while it decodes.
 
-    After Feng et al., arXiv 2104.00860. It sees the list only through its tokens: the chosen
-    items, and the aggregates of reasoning steps. State: recurrent [R, D], hidden [R, D].
+    It sees the list only through its tokens: the chosen items, and the aggregates of reasoning
+    steps. That is the generator of GRN (Feng et al., arXiv 2104.00860), a GRU with attention and a
+    pointer network, without the attention. Configurations call it "pointer", although the pointer
+    head belongs to the generator and every host has it. State: recurrent [R, D], hidden [R, D].
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -168,7 +186,8 @@ class PointerHost(nn.Module):
         return torch.where(read, new, recurrent), torch.where(read, self.norms[2](x), hidden)
 
 
-HOSTS: dict[str, type[TransformerHost] | type[GruHost] | type[PointerHost]] = {
+# Name in a configuration (`network.host`) -> class, called with width, heads and dropout.
+HOSTS: dict[str, Callable[[int, int, float], Host]] = {
     "transformer": TransformerHost,
     "gru": GruHost,
     "pointer": PointerHost,
