@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from loadtest.results import exhaustion, failures_of, hardware
 from loadtest.scenarios import lists_with_deadline
 from loadtest.server import serving
 
+QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+PATIENT_MS = 60_000.0  # deadline that sheds no request while the capacity is measured
 GRACE_S = 0.010  # a response may take this long beyond its deadline
 
 
@@ -30,7 +33,7 @@ def overload(options: Overload) -> int:
 
     (options.out / "overload.md").write_text(page.render("overload.md", report=report), "utf-8")
     plots.overload(report, options.out / "overload.png")
-    print(json.dumps(report["summary"], indent=1))
+    print(json.dumps(report["summary"] | {"response_ms": report["response_ms"]}, indent=1))
     if report["void"]:
         print(f"void: {report['void']}")
         return VOID
@@ -42,10 +45,14 @@ def measure(options: Overload) -> dict[str, Any]:
     bodies = lists_with_deadline(
         options.bundle, options.candidates, options.timeout_ms, options.slates
     )
+    patient = lists_with_deadline(options.bundle, options.candidates, PATIENT_MS, options.slates)
     settings: dict[str, object] = {"max_queue": options.max_queue}
-    with serving(options.bundle, adaptive_budget="false", **settings) as server:
-        run(closed_loop(server.url, bodies, 16, 2.0))
-        warm = run(closed_loop(server.url, bodies, 16, 6.0))
+    load_average = os.getloadavg()[0]
+    with serving(
+        options.bundle, adaptive_budget="false", timeout_ms=PATIENT_MS, **settings
+    ) as server:
+        run(closed_loop(server.url, patient, 16, 2.0))
+        warm = run(closed_loop(server.url, patient, 16, 6.0))
         ranked = [s for s in warm if s.budget is not None]
         capacity = len(ranked) / max(s.ended for s in warm)
     with serving(options.bundle, **settings) as server:
@@ -56,12 +63,13 @@ def measure(options: Overload) -> dict[str, Any]:
     series = by_second(samples, entries)
     return {
         "command": "python -m loadtest overload",
-        "machine": hardware(),
+        "machine": hardware(), "load_average": round(load_average, 2),
         "candidates": options.candidates, "slates": options.slates,
         "deadline_ms": options.timeout_ms, "max_queue": options.max_queue,
         "factor": options.factor,
         "phases": [{"rate": round(rate, 1), "seconds": seconds} for rate, seconds in phases],
         "summary": summary(samples, entries, options, capacity),
+        "response_ms": response_times(loaded(samples, options)),
         "failures": dict(failures_of(samples)),
         "void": exhaustion(samples),
         "series": series,
@@ -105,8 +113,8 @@ def summary(
 ) -> dict[str, Any]:
     """Return the figures of the report; times count from the begin of the overload."""
     starts, ends = options.rest, options.rest + options.seconds
-    loaded = [s for s in samples if starts <= s.due < ends]
-    latency = np.array([s.latency_s for s in loaded])
+    overloaded = loaded(samples, options)
+    latency = np.array([s.latency_s for s in overloaded])
     limit = options.timeout_ms / 1e3 + GRACE_S
     # At the time of the response: a list that is due at rest may meet the overload in the queue.
     reduced = [s.ended for s in samples if s.degraded == "reduced_budget" and s.due >= starts]
@@ -114,11 +122,11 @@ def summary(
     levels = [e["budget_level"] for e in entries if e["at"] > ends and "budget_level" in e]
     return {
         "capacity_per_s": round(capacity, 1),
-        "offered_per_s": round(len(loaded) / options.seconds, 1),
+        "offered_per_s": round(len(overloaded) / options.seconds, 1),
         "requests": len(samples),
         "unanswered": sum(s.status == 0 for s in samples),
         "other_than_200": sum(s.status not in (0, 200) for s in samples),
-        "ranked_per_s": round(sum(s.budget is not None for s in loaded) / options.seconds, 1),
+        "ranked_per_s": round(sum(s.budget is not None for s in overloaded) / options.seconds, 1),
         "p50_ms": round(1e3 * float(np.quantile(latency, 0.5)), 2),
         "p99_ms": round(1e3 * float(np.quantile(latency, 0.99)), 2),
         "deadline_ms": options.timeout_ms,
@@ -129,6 +137,35 @@ def summary(
         "first_shed_after_s": round(min(shed) - starts, 3) if shed else None,
         "level_at_the_end": levels[-1] if levels else None,
     }
+
+
+def loaded(samples: Sequence[Sample], options: Overload) -> list[Sample]:
+    """Return the requests that were due in the overload."""
+    return [s for s in samples if options.rest <= s.due < options.rest + options.seconds]
+
+
+def response_times(samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
+    """Return, for each kind of response, its number and quantiles of its latency in ms.
+
+    "shed" are the initial rankings; "overload" those shed at admission or for lack of room,
+    "deadline" those whose deadline passed in the queue or during the run.
+    """
+    answered = [s for s in samples if s.status == 200]
+    kinds = {
+        "ranked": [s for s in answered if s.budget is not None],
+        "shed": [s for s in answered if s.degraded in ("overload", "deadline")],
+        "overload": [s for s in answered if s.degraded == "overload"],
+        "deadline": [s for s in answered if s.degraded == "deadline"],
+    }
+    return {kind: distribution(each) for kind, each in kinds.items()}
+
+
+def distribution(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the number of samples and the quantiles of their latency in ms, None of no sample."""
+    latency = [1e3 * s.latency_s for s in samples]
+    shares = list(QUANTILES.values())
+    values = np.quantile(latency, shares).round(2).tolist() if latency else [None] * len(shares)
+    return {"responses": len(latency), **dict(zip(QUANTILES, values, strict=True))}
 
 
 def memory_growth(entries: Sequence[dict[str, float]], starts: float, ends: float) -> float | None:

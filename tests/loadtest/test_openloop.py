@@ -14,7 +14,8 @@ import pytest
 from loadtest import soak
 from loadtest.cli import run_command
 from loadtest.connections import Pool, failure_of
-from loadtest.openloop import closed_loop, open_loop, run
+from loadtest.openloop import Sample, closed_loop, open_loop, run
+from loadtest.overload import response_times
 from tests.support.stub_servers import unused_url
 
 ANSWER = json.dumps(
@@ -128,7 +129,14 @@ def test_every_request_of_an_overload_gets_a_response_and_is_reported(tmp_path):
     assert (report["failures"], report["void"]) == ({}, None)
     assert report["summary"]["largest_queue"] <= report["max_queue"]
     assert sum(second["offered"] for second in report["series"]) == report["summary"]["requests"]
-    assert re.search(r"\| unanswered \| 0 \|", (tmp_path / "overload.md").read_text())
+    page = (tmp_path / "overload.md").read_text()
+    assert re.search(r"\| unanswered \| 0 \|", page)
+    times = report["response_ms"]
+    assert times["ranked"]["responses"] > 0 < times["shed"]["responses"]
+    assert times["shed"]["responses"] == sum(
+        times[reason]["responses"] for reason in ("overload", "deadline")
+    )
+    assert f"| shed | {times['shed']['responses']} | {times['shed']['p10']} |" in page
     assert (tmp_path / "overload.png").stat().st_size > 10_000
 
 
@@ -147,3 +155,17 @@ def test_the_interval_of_a_slope_excludes_0_only_for_growth():
     slope, low, _ = soak.trend(minutes, 100 + minutes + noise)
     assert low > 0
     assert slope == pytest.approx(1, abs=0.3)
+
+
+def test_the_times_to_a_response_are_quantiles_of_each_outcome():
+    answered = [Sample(1.0, 1.0 + k / 1e3, 200, None, budget=0) for k in range(1, 102)]
+    shed = [Sample(2.0, 2.010, 200, "overload"), Sample(2.0, 2.100, 200, "deadline")]
+    unranked = [Sample(3.0, 3.5, 0), Sample(3.0, 3.5, 503), Sample(3.0, 3.5, 200, "model_error")]
+    times = response_times([*answered, *shed, *unranked])
+    assert times["ranked"] == {
+        "responses": 101, "p10": 11.0, "p50": 51.0, "p90": 91.0, "p99": 100.0, "p99.9": 100.9,
+        "max": 101.0,
+    }  # fmt: skip
+    assert [times[kind]["responses"] for kind in ("shed", "overload", "deadline")] == [2, 1, 1]
+    assert (times["overload"]["p50"], times["deadline"]["p50"]) == (10.0, 100.0)
+    assert response_times([])["shed"]["p50"] is None
