@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -23,7 +24,8 @@ class QueueEntry(Generic[T]):
     """One row in the queue.
 
     priority: the lowest goes first; deadline, enqueued_at: times of the batcher's clock, in
-    seconds; size: candidates of the list.
+    seconds; work_ns: forecast nanoseconds that it adds to the runs, before correction; size:
+    candidates of the list.
     """
 
     row: Row
@@ -31,6 +33,7 @@ class QueueEntry(Generic[T]):
     deadline: float
     enqueued_at: float
     future: asyncio.Future[T]
+    work_ns: int = 0
     size: int = field(init=False)
     slates: int = field(init=False)
     bucket: int = field(init=False)
@@ -54,6 +57,7 @@ class Queue(Generic[T]):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.volume = 0
+        self._work_ns: Counter[int] = Counter()  # by priority
         self._heap: list[tuple[int, float, int, QueueEntry[T]]] = []
         self._number = itertools.count()
 
@@ -65,7 +69,7 @@ class Queue(Generic[T]):
 
     def push(self, entry: QueueEntry[T]) -> None:
         """Add one entry, whatever the limit."""
-        self.volume += entry.volume
+        self._count(entry)
         item = (entry.priority, entry.deadline, next(self._number), entry)
         heapq.heappush(self._heap, item)
 
@@ -73,7 +77,10 @@ class Queue(Generic[T]):
         """Drop the entries that are not live; call `is_live` once for each."""
         self._heap = [item for item in self._heap if is_live(item[3])]
         heapq.heapify(self._heap)
-        self.volume = sum(entry.volume for entry in self)
+        self.volume = 0
+        self._work_ns.clear()
+        for entry in self:
+            self._count(entry)
 
     def make_room(self, count: int, priority: int) -> list[QueueEntry[T]] | None:
         """Evict entries of lower priority until `count` more fit; return the evicted ones.
@@ -90,7 +97,8 @@ class Queue(Generic[T]):
         self._heap = [item for item in self._heap if item[2] not in numbers]
         heapq.heapify(self._heap)
         evicted = [item[3] for item in lower[:excess]]
-        self.volume -= sum(entry.volume for entry in evicted)
+        for entry in evicted:
+            self._count(entry, -1)
         return evicted
 
     def take(
@@ -107,17 +115,26 @@ class Queue(Generic[T]):
             item = heapq.heappop(self._heap)
             entry = item[3]
             if not is_live(entry):
-                self.volume -= entry.volume
+                self._count(entry, -1)
                 continue
             if batch and (entry.bucket != batch[0].bucket or slates + entry.slates > max_slates):
                 kept.append(item)
                 continue
             batch.append(entry)
             slates += entry.slates
-            self.volume -= entry.volume
+            self._count(entry, -1)
         for item in kept:
             heapq.heappush(self._heap, item)
         return batch
+
+    def work_ahead_ns(self, priority: int) -> int:
+        """Return the work of the entries that are at least as urgent as a priority."""
+        return sum(work for level, work in self._work_ns.items() if level <= priority)
+
+    def _count(self, entry: QueueEntry[T], sign: int = 1) -> None:
+        """Count an entry that enters (1) or leaves (-1)."""
+        self.volume += sign * entry.volume
+        self._work_ns[entry.priority] += sign * entry.work_ns
 
     def earliest_deadline(self) -> float:
         """Return the nearest deadline; infinity if the queue is empty."""

@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from service.batching.admission import SHADOW_PRIORITY, Queue, QueueEntry
-from service.batching.budget import BudgetController, Forecast
+from service.batching.budget import BudgetController, Forecast, Pace
 from service.batching.clock import Clock, SystemClock
-from service.engine.rows import Row, Slate, Timing
+from service.engine.rows import Row, Slate, SlateSampling, Timing
 from service.engine.session import Session
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.metrics import Metrics
@@ -30,6 +30,10 @@ from service.settings import Settings
 
 logger = logging.getLogger("service")
 
+NS = 1e9  # nanoseconds in a second
+# In an overload every admitted row is at the edge of its deadline. Without a margin, runs a little
+# longer than expected would take half of them past it.
+MARGIN = 1.1
 PASSES = 4  # of the event loop between two runs: responses leave, requests that arrived are parsed
 
 
@@ -73,7 +77,9 @@ class Batcher:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._worker: asyncio.Task[None] | None = None
         self._closing = False
-        self._busy_until = 0.0
+        self._busy_until = 0.0  # the forecast end of the run under way, or the end of the last one
+        self._pace, self._cycle_began = Pace(), 0.0
+        self._may_hold_dead = False  # whether rows may have expired or been cancelled in the queue
         # A thread costs CPU time on both sides of the hand-over, and then both compete for the
         # interpreter; only a run on the GPU leaves the event loop free meanwhile.
         on_cpu = session.provider == "CPUExecutionProvider"
@@ -105,7 +111,7 @@ class Batcher:
 
         A future ends in a RowResult, DeadlineExceeded, Overloaded or InferenceFailed; a row whose
         future is cancelled is dropped before its run. A row that would miss its deadline even at
-        budget 0 is shed at once. Rows of lower priority make room in a full queue.
+        the smallest budget is shed at once. Rows of lower priority make room in a full queue.
 
         Args:
             rows: rows to rank.
@@ -130,11 +136,12 @@ class Batcher:
         loop = asyncio.get_running_loop()
         futures = []
         for row, deadline in zip(rows, deadlines, strict=True):
-            entry = QueueEntry(row, priority, deadline, now, loop.create_future())
+            work_ns = self._work_ns(row.budget, row.sampling, len(row.numbers))
+            entry = QueueEntry(row, priority, deadline, now, loop.create_future(), work_ns)
             futures.append(entry.future)
             if now >= deadline:
                 self._expire(entry, "the deadline passed before admission")
-            elif self.would_be_late(entry.volume, deadline):
+            elif self._is_late(entry.work_ns, priority, deadline):
                 error = Overloaded("the lists that wait would take it past its deadline")
                 self._shed(entry, "overload", error)
             else:
@@ -143,12 +150,54 @@ class Batcher:
         self._arrival.set()
         return futures
 
-    def would_be_late(self, volume: int, deadline: float) -> bool:
-        """True if a row of this volume would miss its deadline at budget 0; never if none waits."""
-        if not len(self._queue):
+    def would_be_late(
+        self,
+        size: int,
+        deadline: float,
+        priority: int = 0,
+        budget: int | None = None,
+        sampling: SlateSampling | None = None,
+    ) -> bool:
+        """True if a list that arrives now would be shed.
+
+        size: its candidates; budget: as requested, None for the default of the bundle.
+        """
+        if self._is_idle():
             return False
-        ahead = self._forecast.seconds(0, self._queue.volume + volume)
-        return max(self._now(), self._busy_until) + ahead > deadline
+        if budget is None:
+            budget = self._session.manifest.budget
+        return self._is_late(self._work_ns(budget, sampling, size), priority, deadline)
+
+    def _work_ns(self, budget: int, sampling: SlateSampling | None, size: int) -> int:
+        """Return the work that a row adds to the runs, at the smallest budget that it may get."""
+        slates = 1 if sampling is None else sampling.slates
+        share = min(1.0, slates / self._settings.max_batch_size)
+        lowest = 0 if self._adaptive else budget
+        return int(NS * self._forecast.work_s(lowest, slates * size, share))
+
+    def _is_late(self, work_ns: int, priority: int, deadline: float) -> bool:
+        """True if the lists ahead take a row past its deadline, even at the smallest budget.
+
+        Never if none waits or runs: its run then corrects a forecast that is too long.
+        """
+        if self._is_idle():
+            return False
+        late = self._expected_end(work_ns, priority) > deadline
+        if late and self._may_hold_dead:  # rows that will not run; look for them once a run
+            self._may_hold_dead = False
+            self._queue.retain(self._is_live)
+            late = self._expected_end(work_ns, priority) > deadline
+        return late
+
+    def _expected_end(self, work_ns: int, priority: int) -> float:
+        """Return when a row would be ranked that came behind the queue, with a margin."""
+        work_s = (self._queue.work_ahead_ns(priority) + work_ns) / NS
+        queue_s = self._forecast.corrected(work_s) * self._pace.seconds_per_second
+        return max(self._now(), self._busy_until) + MARGIN * queue_s
+
+    def _is_idle(self) -> bool:
+        """True if no row waits, and none runs or its run takes longer than expected."""
+        return not len(self._queue) and self._now() >= self._busy_until
 
     def _shed(self, entry: Entry, reason: str, error: Exception) -> None:
         self._metrics.shed.labels(reason).inc()
@@ -160,10 +209,14 @@ class Batcher:
 
     async def _serve(self) -> None:
         while len(self._queue) or not self._closing:
+            idle = not len(self._queue)
             await self._wait_for_row()
+            if idle:
+                self._cycle_began = self._now()
             if self._settings.batch_window_ms and not self._closing:
                 await self._wait_for_window()
             batch = self._queue.take(self._settings.max_batch_size, self._is_live)
+            self._may_hold_dead = True
             self._metrics.queue_depth.set(len(self._queue))
             if batch:
                 self._metrics.batch_size.observe(len(batch))
@@ -245,6 +298,7 @@ class Batcher:
                         await self._run([entry])
                 return
             logger.exception("inference failed")
+            self._busy_until = self._cycle_began = self._now()
             if not batch[0].future.done():
                 batch[0].future.set_exception(InferenceFailed("the model failed on this list"))
             return
@@ -252,6 +306,8 @@ class Batcher:
         self._metrics.inference_cpu.inc(self._session.graph_cpu_s - self._cpu_s)
         self._cpu_s = self._session.graph_cpu_s
         self._forecast.observe(Timing(max(budgets), volume, ended - began))
+        self._pace.observe(ended - self._cycle_began, ended - began)
+        self._busy_until = self._cycle_began = ended
         for entry, slate, budget in zip(batch, slates, budgets, strict=True):
             if not entry.future.done():
                 entry.future.set_result(

@@ -11,7 +11,8 @@ Two rules choose the budget of a run. Both depend on the queue alone, never on t
 - *Forecast* (`Forecast`) is the expected time of a run in seconds, by budget and volume (slates x
   padded list size). It is measured at warm-up and corrected after every run. A run gets the
   largest budget that fits its earliest deadline. A list that would miss its deadline even at
-  budget 0 is shed at admission.
+  budget 0, after the lists ahead of it, is shed at admission. `Pace` says how much longer a queue
+  takes than its runs.
 
 If a run takes equally long at every budget (service/engine/cuda.py), neither rule lowers the budget
 because that would save nothing. The forecast still sheds lists that would miss their deadline.
@@ -23,7 +24,8 @@ from collections.abc import Sequence
 
 from service.engine.rows import Timing
 
-WEIGHT = 0.1  # of the newest run in the forecast's correction
+WEIGHT = 0.1  # of the newest run in the forecast's correction, and in the pace
+LONGEST_CYCLE = 8.0  # times its run: a cycle counts as no longer, so that a stall soon fades
 
 
 class BudgetController:
@@ -95,6 +97,17 @@ class Forecast:
         """Return the seconds that a run is expected to take."""
         return self._correction * self._uncorrected(budget, volume)
 
+    def work_s(self, budget: int, volume: int, share: float) -> float:
+        """Return the seconds that a row adds to a full run, before correction.
+
+        share: its share of the slates of a full run, and so of the time that no volume causes.
+        """
+        return self._uncorrected(budget, volume) - (1 - share) * self._uncorrected(budget, 0)
+
+    def corrected(self, work_s: float) -> float:
+        """Return the seconds that runs are expected to take whose rows add `work_s`."""
+        return self._correction * work_s
+
     def affordable(self, volume: int, remaining_s: float) -> int:
         """Return the largest budget whose run ends within `remaining_s` seconds; at least 0."""
         fits = (b for b in range(self._high, 0, -1) if self.seconds(b, volume) <= remaining_s)
@@ -105,3 +118,25 @@ class Forecast:
         share = (budget - low) / (high - low) if high > low else 0.0
         ends = [fixed + slope * volume for fixed, slope in (self._lines[low], self._lines[high])]
         return ends[0] + share * (ends[1] - ends[0])
+
+
+class Pace:
+    """Measures how much longer a queue takes than its runs: requests are parsed between them."""
+
+    def __init__(self) -> None:
+        self._cycle_s = self._run_s = 0.0
+
+    @property
+    def seconds_per_second(self) -> float:
+        """Seconds that pass for each second of runs while lists wait; 1 before the first run."""
+        return self._cycle_s / self._run_s if self._run_s else 1.0
+
+    def observe(self, cycle_s: float, run_s: float) -> None:
+        """Count a run and its cycle, from the end of the previous run to its own end.
+
+        The cycle of a run for which the worker had to wait is the run itself.
+        """
+        if run_s > 0:
+            cycle_s = min(max(cycle_s, run_s), LONGEST_CYCLE * run_s)
+            self._cycle_s += WEIGHT * (cycle_s - self._cycle_s)
+            self._run_s += WEIGHT * (run_s - self._run_s)

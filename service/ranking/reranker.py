@@ -74,7 +74,10 @@ class Reranker:
         deployment, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
         check_limits(request, deployment.manifest)
         shed = None
-        if request.plain and deployment.batcher.would_be_late(request.volume, request.deadline):
+        if request.plain and deployment.batcher.would_be_late(
+            len(inputs.ids), request.deadline, PRIORITIES[request.priority],
+            request.budget, request.sampling,
+        ):  # fmt: skip
             shed = Overloaded("the queue is too long for the deadline of this list")
         try:
             make_row = (

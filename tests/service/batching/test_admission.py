@@ -13,12 +13,12 @@ from service.engine.rows import Row, SlateSampling
 ALL = 1000  # slates, more than any test has
 
 
-def entry_of(name, priority=0, deadline=10.0, size=20, slates=None):
+def entry_of(name, priority=0, deadline=10.0, size=20, slates=None, work_ns=0):
     """Return an entry whose name stands in for its future."""
     numbers, tokens = np.zeros((size, 1), np.float32), np.zeros((size, 1), np.int64)
     sampling = None if slates is None else SlateSampling(slates, seed=0)
     row = Row(numbers, tokens, 1, 3, 0.0, 1.0, 1.0, SlateConstraints.none(size, 1), sampling)
-    return QueueEntry(row, priority, deadline, 0.0, name)
+    return QueueEntry(row, priority, deadline, 0.0, name, work_ns)
 
 
 def queue(*entries, limit=8):
@@ -174,3 +174,17 @@ def test_take_drops_what_is_not_live_and_checks_each_entry_once():
     assert checked == ["a", "b", "c", "d"]
     assert names(made) == "e"
     assert made.volume == 20
+
+
+def test_the_work_ahead_is_of_the_entries_that_are_at_least_as_urgent():
+    entries = [entry_of(name, priority, work_ns=work) for name, priority, work in (
+        ("a", 0, 1), ("b", 0, 2), ("c", 1, 10), ("d", 1, 20), ("e", 2, 100),
+    )]  # fmt: skip
+    made = queue(*entries, limit=5)
+    assert [made.work_ahead_ns(priority) for priority in (0, 1, 2)] == [3, 33, 133]
+    made.retain(lambda entry: entry.future != "b")
+    assert [made.work_ahead_ns(priority) for priority in (0, 1, 2)] == [1, 31, 131]
+    assert names(made.make_room(2, 0)) == "e"
+    assert [made.work_ahead_ns(priority) for priority in (0, 1, 2)] == [1, 31, 31]
+    assert names(made.take(2, lambda entry: entry.future != "c")) == "ad"
+    assert [made.work_ahead_ns(priority) for priority in (0, 1, 2)] == [0, 0, 0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.batching.budget import WEIGHT, BudgetController, Forecast
+from service.batching.budget import LONGEST_CYCLE, WEIGHT, BudgetController, Forecast, Pace
 from service.engine.rows import Timing
 
 
@@ -184,3 +184,40 @@ def test_the_affordable_budget_is_the_largest_whose_run_ends_in_time():
     forecast.observe(Timing(0, 400, 0.010))  # now 5.5, 11, 16.5, 22 ms
     assert forecast.affordable(400, 0.0201) == 2
     assert forecast.affordable(400, 0.0221) == 3
+
+
+def test_the_work_of_a_row_is_its_volume_and_its_share_of_the_fixed_time_of_a_run():
+    forecast = Forecast(LINES)
+    assert forecast.work_s(0, 400, 1.0) == pytest.approx(forecast.seconds(0, 400))
+    assert forecast.work_s(0, 400, 0.25) == pytest.approx(0.00025 + 0.004)
+    assert forecast.work_s(3, 400, 0.25) == pytest.approx(0.001 + 0.016)
+    assert 4 * forecast.work_s(1, 100, 0.25) == pytest.approx(forecast.seconds(1, 400))
+
+
+def test_runs_correct_the_time_of_the_work_too():
+    forecast = Forecast(LINES)
+    forecast.observe(Timing(0, 400, 0.010))
+    assert forecast.corrected(0.005) == pytest.approx(forecast.seconds(0, 400))
+    assert forecast.corrected(0.005) == pytest.approx(0.005 * (1 + WEIGHT))
+
+
+def test_the_pace_is_the_time_of_cycles_over_that_of_their_runs():
+    pace = Pace()
+    assert pace.seconds_per_second == 1.0
+    for _ in range(100):
+        pace.observe(cycle_s=0.006, run_s=0.004)
+    assert pace.seconds_per_second == pytest.approx(1.5)
+    for _ in range(100):
+        pace.observe(cycle_s=0.004, run_s=0.004)  # of a worker that waited for rows
+    assert pace.seconds_per_second == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_cycle_is_no_shorter_than_its_run_and_a_stall_counts_as_a_few_runs():
+    pace = Pace()
+    pace.observe(cycle_s=0.001, run_s=0.004)
+    assert pace.seconds_per_second == pytest.approx(1.0)
+    pace = Pace()
+    pace.observe(cycle_s=30.0, run_s=0.004)
+    assert pace.seconds_per_second == pytest.approx(LONGEST_CYCLE)
+    pace.observe(cycle_s=0.004, run_s=0.0)  # a clock that did not move
+    assert pace.seconds_per_second == pytest.approx(LONGEST_CYCLE)

@@ -112,3 +112,69 @@ def test_a_row_that_would_miss_its_deadline_is_refused_at_admission_unless_the_q
         return await alone
 
     assert play(steps, timings=slow, max_batch_size=1)[0].slate.indices.tolist() == [0]
+
+
+def timings(seconds):
+    """Return warm-up timings of rows of nine candidates: `seconds` at budget 0, four times at 3."""
+    return [Timing(b, v, seconds / 9 * v * (1 + b)) for b in (0, 3) for v in (1, 100)]
+
+
+def is_shed(future):
+    return future.done() and isinstance(future.exception(), Overloaded)
+
+
+def test_less_urgent_rows_in_the_queue_do_not_shed_a_row_that_goes_first():
+    async def steps(harness):
+        await harness.occupy()
+        harness.submit(*[make_row()] * 5, priority=1, within=100)
+        (urgent,) = harness.submit(make_row(), within=0.9)
+        (background,) = harness.submit(make_row(), within=0.9, priority=1)
+        return is_shed(urgent), is_shed(background)
+
+    # The run under way takes 0.4 s with reasoning, and each row behind it 0.1 s without.
+    assert play(steps, timings=timings(0.1), max_batch_size=1)[0] == (False, True)
+
+
+@pytest.mark.parametrize(("adaptive_budget", "shed"), [(True, False), (False, True)])
+def test_the_forecast_counts_the_smallest_budget_that_a_row_may_get(adaptive_budget, shed):
+    async def steps(harness):
+        await harness.occupy()
+        harness.submit(make_row(), within=10)
+        (row,) = harness.submit(make_row(), within=1.0)
+        (without_reasoning,) = harness.submit(make_row(budget=0), within=1.5)
+        return is_shed(row), is_shed(without_reasoning)
+
+    options = {"timings": timings(0.1), "max_batch_size": 1, "adaptive_budget": adaptive_budget}
+    assert play(steps, **options)[0] == (shed, False)
+
+
+def test_a_row_is_shed_at_once_if_the_run_under_way_ends_too_late_for_it():
+    async def steps(harness):
+        await harness.occupy()  # of 0.4 s
+        (late,) = harness.submit(make_row(), within=0.45)
+        (timely,) = harness.submit(make_row(), within=0.55)
+        return is_shed(late), is_shed(timely)
+
+    assert play(steps, timings=timings(0.1), max_batch_size=1)[0] == (True, False)
+
+
+def test_a_run_that_ended_sooner_than_expected_sheds_no_row():
+    async def steps(harness):
+        first = await harness.occupy()  # of 0.4 s
+        harness.session.released.set()
+        await first  # after no time
+        futures = harness.submit(*[make_row()] * 2, within=0.3)
+        return [is_shed(future) for future in futures]
+
+    assert play(steps, timings=timings(0.1))[0] == [False, False]
+
+
+def test_rows_of_disconnected_clients_shed_no_other_row():
+    async def steps(harness):
+        await harness.occupy()
+        for future in harness.submit(*[make_row()] * 5):
+            future.cancel()
+        (row,) = harness.submit(make_row(), within=0.6)
+        return is_shed(row), harness.shed("disconnected")
+
+    assert play(steps, timings=timings(0.1), max_batch_size=1)[0] == (False, 5.0)

@@ -1,10 +1,12 @@
 """Degraded responses and errors when the model fails, is late or overloaded."""
 
 import asyncio
+import time
 
 import httpx
 import pytest
 
+from service.engine.rows import Timing
 from service.http.schemas import RerankResponse
 from tests.support.bodies import body, problem_of, slate_ids
 from tests.support.fakes import Failing
@@ -58,3 +60,29 @@ def test_a_full_queue_sheds_lists_with_degraded_responses(session, items):
     assert "overload" in reasons
     assert None in reasons
     assert [result["unknown_candidates"] for result in results] == list(range(12))
+
+
+class Predictable(Failing):
+    """A session whose runs take as long as its warm-up says."""
+
+    def warm_up(self, batch_sizes, list_size):
+        return [Timing(b, volume, self.delay_s) for b in (0, 3) for volume in (1, 100)]
+
+
+def test_a_request_that_the_run_under_way_would_make_late_is_answered_at_once(session, items):
+    run_s, timeout_s = 2.0, 1.0
+    with fresh(Predictable(session, run_s, fail=False), brief_run_ms=0) as url:
+
+        async def calls():
+            async with httpx.AsyncClient(base_url=url, timeout=30) as many:
+                running = asyncio.create_task(many.post("/rerank", json=body(items)))
+                await asyncio.sleep(run_s / 4)
+                began = time.monotonic()
+                late = body(items, seed=1, timeout_ms=1e3 * timeout_s)
+                shed = await many.post("/rerank", json=late)
+                return shed.json(), time.monotonic() - began, (await running).json()
+
+        shed, seconds, ranked = asyncio.run(calls())
+    assert shed["degraded"] == {"reason": "overload"}
+    assert ranked["degraded"] is None
+    assert seconds < timeout_s / 2  # it learns early, not at its deadline
