@@ -11,7 +11,8 @@ from typing import Any
 
 from export.cases import RequestSampler
 from export.golden import golden
-from export.graph.compose import ComposeError, compose, compose_evaluator
+from export.graph.compose import compose, compose_evaluator
+from export.graph.lower import ComposeError
 from export.verify import verify
 from model.learning.checkpoint import Trained
 from model.learning.evaluate import evaluate

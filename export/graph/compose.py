@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.graph.graph import Graph, Values
-from export.graph.lower import evaluator_likes
+from export.graph.lower import ComposeError, evaluator_likes
 from export.graph.steps import NEVER, StepKinds
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
@@ -20,10 +20,6 @@ from service.engine.contract import EVALUATOR_INPUTS, EVALUATOR_OUTPUTS, INPUTS,
 
 # Parts of a choice that are read after reasoning; its hidden state is not.
 CHOICE = {"logits": TensorProto.FLOAT, "certainty": TensorProto.FLOAT}
-
-
-class ComposeError(ValueError):
-    """The generator has no served form."""
 
 
 class Loop:
@@ -208,8 +204,9 @@ def compose(
 ) -> onnx.ModelProto:
     """Return the unrolled graph with the contract's inputs and outputs; B, N and R are dynamic.
 
-    numbers, tokens: columns F and T of the featuriser. Raises ComposeError for the generator of an
-    ablation control: only the paper's token, added to the state, is served.
+    numbers, tokens: columns F and T of the featuriser. Raises ComposeError for a host without a
+    lowering and for the generator of an ablation control: only the paper's token, added to the
+    state, is served.
     """
     reasoning = generator.reasoning
     for name, served in (("token", "aggregate"), ("update", "add")):

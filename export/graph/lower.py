@@ -21,8 +21,12 @@ from torch import Tensor, nn
 from export.graph.graph import Graph, Values
 from model.network.evaluator import Evaluator, discount
 from model.network.generator import Generator
-from model.network.hosts import Glimpse, GruHost, PointerHost, TransformerHost
+from model.network.hosts import HOSTS, Glimpse, GruHost, Host, PointerHost, TransformerHost
 from model.network.layers import MASKED, Attention, Block, CandidateEmbedding
+
+
+class ComposeError(ValueError):
+    """The generator has no served form."""
 
 
 def dense(g: Graph, name: str, weight: Tensor, bias: Tensor | None, x: str) -> str:
@@ -272,6 +276,18 @@ LOWERINGS: dict[type, Callable[[Graph, Any], Lowering]] = {
     GruHost: RecurrentLowering,
     PointerHost: RecurrentLowering,
 }
+
+
+def lowering_of(g: Graph, host: Host) -> Lowering:
+    """Return the lowering of a host into a graph. Raises ComposeError for a host without one."""
+    lowering = LOWERINGS.get(type(host))
+    if lowering is None:
+        names = [name for name, host_type in HOSTS.items() if host_type is type(host)]
+        raise ComposeError(
+            f"host {(names or [type(host).__name__])[0]}: has no lowering; add it to LOWERINGS in "
+            "export/graph/lower.py"
+        )
+    return lowering(g, host)
 
 
 def encode(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from export.graph.graph import Graph, Values
-from export.graph.lower import LOWERINGS, Lowering, encode
+from export.graph.lower import encode, lowering_of
 from model.network.generator import Generator
 
 NEVER = -1e9  # no certainty is below it
@@ -22,7 +22,7 @@ class StepKinds:
 
     def __init__(self, g: Graph, generator: Generator) -> None:
         self.g, self.generator = g, generator
-        self.host: Lowering = LOWERINGS[type(generator.host)](g, generator.host)
+        self.host = lowering_of(g, generator.host)
         self.memory = ("keys", "prior", "thoughts", *self.host.memory_parts)
         self.state = tuple(self.host.state_types)
 

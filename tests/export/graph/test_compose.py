@@ -1,6 +1,7 @@
 """Both forms of the graph agree with the torch loop, for every host and every graph input."""
 
 import functools
+import re
 
 import numpy as np
 import onnx
@@ -11,11 +12,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from export.graph.compose import ComposeError, compose, compose_evaluator
+from export.graph.compose import compose, compose_evaluator
+from export.graph.lower import LOWERINGS, ComposeError
 from model.network.config import NetworkConfig, ReasoningConfig
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
-from model.network.hosts import HOSTS
+from model.network.hosts import HOSTS, PointerHost
 from model.network.reasoning import ConstraintTensors, EntropyGate, decode, noisy_argmax
 from service.engine import constraints
 from service.engine.contract import INPUTS, OUTPUTS
@@ -290,6 +292,26 @@ def test_a_control_is_not_composed(field):
     generator = Generator(NetworkConfig(width=16, heads=2), F, V, K, ReasoningConfig(**field))
     with pytest.raises(ComposeError, match=rf"reasoning\.{next(iter(field))}: only"):
         compose(generator, F, T, K, gated=True)
+
+
+@pytest.mark.parametrize("name", ["mlp", None])
+def test_a_host_without_a_lowering_is_refused_by_its_name(name, monkeypatch):
+    class MlpHost(PointerHost):
+        """A host of another class; a lowering is of one class and does not pass to others."""
+
+    if name is not None:
+        monkeypatch.setitem(HOSTS, name, MlpHost)
+    generator = Generator(NetworkConfig(width=16, heads=2), F, V, K, ReasoningConfig())
+    generator.host = MlpHost(16, 2, 0.0)
+    message = (
+        f"host {name or 'MlpHost'}: has no lowering; add it to LOWERINGS in export/graph/lower.py"
+    )
+    with pytest.raises(ComposeError, match=f"^{re.escape(message)}$"):
+        compose(generator, F, T, K, gated=True)
+
+
+def test_every_host_has_a_lowering():
+    assert set(LOWERINGS) == set(HOSTS.values())
 
 
 def test_a_plain_host_has_no_reasoning_in_its_graph():
