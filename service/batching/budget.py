@@ -102,7 +102,8 @@ class Forecast:
 
         share: its share of the slates of a full run, and so of the time that no volume causes.
         """
-        return self._uncorrected(budget, volume) - (1 - share) * self._uncorrected(budget, 0)
+        fixed, slope = self._line(budget)
+        return share * fixed + slope * volume
 
     def corrected(self, work_s: float) -> float:
         """Return the seconds that runs are expected to take whose rows add `work_s`."""
@@ -114,10 +115,23 @@ class Forecast:
         return next(fits, 0)
 
     def _uncorrected(self, budget: int, volume: int) -> float:
+        fixed, slope = self._line(budget)
+        return fixed + slope * volume
+
+    def _line(self, budget: int) -> tuple[float, float]:
+        """Return the seconds of a run of no volume and the seconds per volume, before correction.
+
+        They are interpolated between the two budgets that were measured.
+        """
         low, high = self._low, self._high
-        share = (budget - low) / (high - low) if high > low else 0.0
-        ends = [fixed + slope * volume for fixed, slope in (self._lines[low], self._lines[high])]
-        return ends[0] + share * (ends[1] - ends[0])
+        if budget == low or low == high:
+            return self._lines[low]
+        share = (budget - low) / (high - low)
+        (low_fixed, low_slope), (high_fixed, high_slope) = self._lines[low], self._lines[high]
+        return (
+            low_fixed + share * (high_fixed - low_fixed),
+            low_slope + share * (high_slope - low_slope),
+        )
 
 
 class Pace:
