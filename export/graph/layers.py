@@ -1,6 +1,6 @@
 """Emit the layers that generator and evaluator share as ONNX nodes (model.network.layers).
 
-Axes: B lists or slates, R slates, N candidates, L items, D width, H heads.
+Axes: B lists (of the evaluator: slates), R slates, N candidates, L items, D width, H heads.
 """
 
 from __future__ import annotations

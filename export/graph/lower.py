@@ -11,8 +11,8 @@ Axes: B lists, R slates, N candidates, D width, H heads, L tokens read so far.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import torch
 from onnx import TensorProto
@@ -40,6 +40,46 @@ from model.network.hosts import HOSTS, Glimpse, GruHost, Host, PointerHost, Tran
 
 class ComposeError(ValueError):
     """The generator has no served form."""
+
+
+class Lowering(Protocol):
+    """Emits the ONNX operators of one class of hosts; made with the graph and the host.
+
+    It computes what the host's torch methods compute (model.network.hosts.Host), in names of
+    tensors instead of tensors. Four things differ from torch:
+
+    - There is no `start`: the first call of `advance` reads the start token with state {}, and
+      returns the state after it.
+    - The flag `read` has four axes, bool [R, 1, 1, 1], where torch's `active` is [R]. The start
+      token and the tokens of items come with a flag that is true in every row, because rows past
+      their slate are blanked at the end; only reasoning tokens skip rows.
+    - The state leaves out the hidden state, which `advance` returns beside it. The caller masks
+      the hidden state (`StepKinds.reason`); `advance` masks its own state, so that a row which
+      does not read a token keeps no trace of it.
+    - `state_types` and `memory_parts` name the tensors, which become inputs and outputs of the
+      ONNX functions.
+    """
+
+    @property
+    def memory_parts(self) -> tuple[str, ...]:
+        """Names of the tensors that `memory` returns and `advance` reads."""
+
+    @property
+    def state_types(self) -> Mapping[str, int]:
+        """Names and ONNX element types of the state's tensors."""
+
+    def memory(self, candidates: str, bias: str) -> Values:
+        """Project candidates [B, N, D] once per list; bias [B, 1, 1, N] masks padding.
+
+        Every tensor must have B as first axis: each is gathered to one row per slate.
+        """
+
+    def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
+        """Read token x [R, D] in rows where `read` is true -> state, hidden [R, D].
+
+        memory: the tensors of `memory_parts` with R rows, perhaps among others. state: those of
+        `state_types`, or {} for the start token.
+        """
 
 
 class GlimpseLowering:
@@ -95,7 +135,10 @@ class TransformerLowering:
     def __init__(self, g: Graph, host: TransformerHost) -> None:
         self.g, self.host = g, host
         self.glimpse = GlimpseLowering(g, "host.glimpse", host.glimpse)
-        self.memory = self.glimpse.memory
+
+    def memory(self, candidates: str, bias: str) -> Values:
+        """Return the glimpse's memory."""
+        return self.glimpse.memory(candidates, bias)
 
     def advance(self, x: str, read: str, memory: Values, state: Values) -> tuple[Values, str]:
         """Read token x [R, D] in rows where `read` bool [R, 1, 1, 1] -> state, hidden [R, D]."""
@@ -163,7 +206,7 @@ class RecurrentLowering:
         return {"recurrent": new}, layer_norm(g, "host.norms.2", host.norms[2], x)
 
 
-Lowering = TransformerLowering | RecurrentLowering
+# Class of a host -> its lowering; a host without one trains, but cannot be exported.
 LOWERINGS: dict[type, Callable[[Graph, Any], Lowering]] = {
     TransformerHost: TransformerLowering,
     GruHost: RecurrentLowering,
