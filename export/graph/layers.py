@@ -125,7 +125,18 @@ def merge_heads(g: Graph, name: str, module: Attention, mixed: str) -> str:
     return gemm(g, name, module.output.weight, module.output.bias, flat)
 
 
-def zrn(parameter: Tensor | nn.Module) -> Tensor:
+def gru_weights(g: Graph, name: str, *parameters: Tensor | nn.Module) -> list[str]:
+    """Enter a GRU's weights and return the names of ONNX's inputs W, R and B.
+
+    W [1, 3 D, D] is of the input, R [1, 3 D, D] of the state, B [1, 6 D] both biases in this order.
+    parameters: torch's weight_ih, weight_hh, bias_ih and bias_hh.
+    """
+    w, r, *biases = (to_onnx_gate_order(parameter) for parameter in parameters)
+    tensors = {"w": w[None], "r": r[None], "b": torch.cat(biases)[None]}
+    return [g.weight(f"{name}.{letter}", tensor) for letter, tensor in tensors.items()]
+
+
+def to_onnx_gate_order(parameter: Tensor | nn.Module) -> Tensor:
     """Reorder the gates of a GRU: torch has reset, update, new; ONNX has update, reset, new."""
     assert isinstance(parameter, Tensor)
     reset, update, new = parameter.chunk(3)

@@ -24,6 +24,7 @@ from export.graph.layers import (
     dense,
     embed,
     gemm,
+    gru_weights,
     layer_norm,
     linear,
     merge_heads,
@@ -31,7 +32,6 @@ from export.graph.layers import (
     projections,
     residual_gemms,
     through_output,
-    zrn,
 )
 from model.network.evaluator import Evaluator, discount
 from model.network.generator import Generator
@@ -85,7 +85,7 @@ class Lowering(Protocol):
 class GlimpseLowering:
     """Lowers Glimpse, cross-attention to candidates; keys and values are computed once per list."""
 
-    parts = ("memory_keys", "memory_values", "memory_bias")
+    memory_parts = ("memory_keys", "memory_values", "memory_bias")
 
     def __init__(self, g: Graph, name: str, module: Glimpse) -> None:
         self.g, self.name, self.module = g, name, module
@@ -102,7 +102,7 @@ class GlimpseLowering:
             bias = g.op("Add", bias, terms)
             key, value = (query.T @ key[0], query.T @ key[1]), through_output(cross, *value)
         memory = {"memory_bias": bias}
-        for part, (weight, offset) in zip(self.parts[:2], (key, value), strict=True):
+        for part, (weight, offset) in zip(self.memory_parts[:2], (key, value), strict=True):
             x = dense(g, f"{self.name}.{part}", weight, offset, candidates)
             if cross.heads == 1:
                 memory[part] = g.op("Unsqueeze", x, g.constant([1]))
@@ -118,14 +118,14 @@ class GlimpseLowering:
         if cross.heads > 1:
             q = gemm(g, f"{self.name}.query", cross.query.weight, cross.query.bias, q)
         q = g.op("Reshape", q, g.constant([0, cross.heads, 1, -1]))
-        mixed = g.op("Attention", q, *(memory[part] for part in self.parts))
+        mixed = g.op("Attention", q, *(memory[part] for part in self.memory_parts))
         return g.op("Add", x, merge_heads(g, f"{self.name}.output", cross, mixed))
 
 
 class TransformerLowering:
     """Lowers TransformerHost; the mask is false at a cache slot that a row did not read."""
 
-    memory_parts = GlimpseLowering.parts
+    memory_parts = GlimpseLowering.memory_parts
     state_types: ClassVar[dict[str, int]] = {
         "cache_keys": TensorProto.FLOAT,
         "cache_values": TensorProto.FLOAT,
@@ -144,6 +144,8 @@ class TransformerLowering:
         """Read token x [R, D] in rows where `read` bool [R, 1, 1, 1] -> state, hidden [R, D]."""
         g, host, attention = self.g, self.host, self.host.self_attention
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
+        # `own` is the self-attention's name in version 0.1.0. Graphs keep it: a name in a graph is
+        # data, and another one would change the bytes of every bundle.
         packed = gemm(g, "host.own.query_key_value", *packed_projections(attention, False), normed)
         heads = g.op("Reshape", packed, g.constant([0, 3 * attention.heads, 1, -1]))
         q, k, v = g.ops("Split", heads, outputs=3, axis=1, num_outputs=3)
@@ -173,7 +175,7 @@ class RecurrentLowering:
         self.glimpse = (
             GlimpseLowering(g, "host.glimpse", host.glimpse) if isinstance(host, GruHost) else None
         )
-        self.memory_parts = self.glimpse.parts if self.glimpse else ()
+        self.memory_parts = self.glimpse.memory_parts if self.glimpse else ()
 
     def memory(self, candidates: str, bias: str) -> Values:
         """Return the glimpse's memory; a host without a glimpse has none."""
@@ -184,13 +186,13 @@ class RecurrentLowering:
         g, host, cell = self.g, self.host, self.host.cell
         width = cell.hidden_size
         normed = layer_norm(g, "host.norms.0", host.norms[0], x)
-        weights = [zrn(cell.weight_ih)[None], zrn(cell.weight_hh)[None]]
-        bias = torch.cat([zrn(cell.bias_ih), zrn(cell.bias_hh)])[None]
         one = g.constant([0])
         initial = (g.op("Unsqueeze", state["recurrent"], one),) if state else ()
         _, new = g.ops(
             "GRU", g.op("Unsqueeze", normed, one),
-            *(g.weight(f"host.cell.{n}", w) for n, w in zip("wrb", [*weights, bias], strict=True)),
+            *gru_weights(
+                g, "host.cell", cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+            ),
             *(("", *initial) if initial else ()),
             outputs=2, hidden_size=width, linear_before_reset=1,
         )  # fmt: skip
@@ -285,11 +287,12 @@ def evaluator_likes(
     mask = g.op("GreaterOrEqual", slate, g.constant(0))
     if evaluator.recurrent is not None:
         gru = evaluator.recurrent
-        weights = [zrn(gru.weight_ih_l0)[None], zrn(gru.weight_hh_l0)[None]]
-        bias = torch.cat([zrn(gru.bias_ih_l0), zrn(gru.bias_hh_l0)])[None]
         y, _ = g.ops(
             "GRU", g.op("Transpose", x, perm=[1, 0, 2]),
-            *(g.weight(f"recurrent.{n}", w) for n, w in zip("wrb", [*weights, bias], strict=True)),
+            *gru_weights(
+                g, "recurrent",
+                gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0,
+            ),
             outputs=2, hidden_size=gru.hidden_size, linear_before_reset=1,
         )  # fmt: skip
         y = g.op("Transpose", g.op("Squeeze", y, g.constant([1])), perm=[1, 0, 2])
