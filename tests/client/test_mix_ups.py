@@ -117,3 +117,10 @@ def test_a_refusal_before_the_id_was_read_is_raised_with_the_id_of_the_service(c
     with scripted(problem(400, "made up", code="bad_http")) as server, pytest.raises(Refused) as e:
         connect(server.url).rerank(["a"])
     assert (e.value.code, e.value.request_id) == ("bad_http", "made up")
+
+
+def test_a_head_that_the_service_cannot_read_is_a_refusal_and_no_mix_up(connect, url):
+    with pytest.raises(Refused) as raised:
+        connect(url, api_key="k" * 40_000).rerank(["1"], request_id="mine")
+    assert raised.value.status == 431
+    assert raised.value.request_id != "mine"  # the id is in the head
