@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from service.engine.contract import BundleError
 from service.http.security import KeysError
+from service.log_handler import flush
 from service.settings import Settings, describe, unknown_variables, with_profile
 from service.signals import exit_if_stopped, handle
 from service.telemetry import TelemetryError, configure
@@ -56,6 +57,7 @@ def main() -> int:
     try:
         serve(settings)
     except (BundleError, KeysError, TelemetryError, OSError) as error:
+        flush()  # the log may give the reason, and this line comes last
         print(f"service: {error}", file=sys.stderr)
         return 2
     return 0

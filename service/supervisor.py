@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from service.engine.contract import BundleError
+from service.log_handler import take_dropped
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shared_values import SharedValues
@@ -158,6 +159,7 @@ class Supervisor:
                 for place in self._places:
                     self._look_after(place)
                 self._check_that_one_serves()
+                self._metrics.log_lines_dropped.inc(take_dropped())
                 time.sleep(TICK_S)
         finally:
             self._stop_workers()

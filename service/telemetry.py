@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
 
+from service.log_handler import LogHandler
 from service.settings import Settings
+
+logger = logging.getLogger("service")
 
 
 class TelemetryError(ValueError):
@@ -35,15 +40,30 @@ def configure(settings: Settings) -> None:
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *processors],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    handler = logging.StreamHandler()
+    handler = LogHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    # Python would write these to standard error itself, where a full pipe blocks the writer.
+    logging.captureWarnings(True)
+    threading.excepthook = log_thread_error
+    sys.unraisablehook = log_unraisable
     structlog.configure(
         processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def log_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Log an error that ended a thread."""
+    name = "" if error.thread is None else error.thread.name
+    logger.error("unhandled error in thread %s", name, exc_info=error.exc_value)
+
+
+def log_unraisable(error: sys.UnraisableHookArgs) -> None:
+    """Log an error that nobody can catch, such as one of a finalizer."""
+    logger.error("unhandled error in %r", error.object, exc_info=error.exc_value)
 
 
 class Tracer:

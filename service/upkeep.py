@@ -1,4 +1,4 @@
-"""The checks that a serving process repeats: heartbeat, supervisor, file descriptors."""
+"""The checks that a serving process repeats: heartbeat, supervisor, log, file descriptors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 
+from service.log_handler import take_dropped
 from service.metrics import Metrics
 from service.shared_values import Slot
 
@@ -35,6 +36,7 @@ async def check_repeatedly(metrics: Metrics, slot: Slot | None = None, parent: i
                 stopping = True
                 logger.error("supervisor %d died, its worker %d stops", parent, os.getpid())
                 os.kill(os.getpid(), signal.SIGTERM)
+        metrics.log_lines_dropped.inc(take_dropped())
         reason = descriptor_shortage()
         if reason is not None:
             metrics.descriptors_exhausted.inc()

@@ -35,7 +35,9 @@ def open_graph(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # onnxruntime writes to standard error itself, where a full pipe would block the run. On the CPU
+    # the exception says all that it would.
+    options.log_severity_level = 3 if provider == "cuda" else 4
     # Spinning burns the core that the event loop needs between runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not packed)))
