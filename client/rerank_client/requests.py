@@ -88,7 +88,7 @@ def _list_body(path: str, candidates: object, options: Mapping[str, Any]) -> dic
     if isinstance(candidates, str):
         raise ValueError(f"{path}candidates: must be a list of ids or mappings, got {candidates!r}")
     entries = [
-        _candidate(f"{path}candidates[{index}]", one)
+        {"id": one} if isinstance(one, str) else _candidate(f"{path}candidates[{index}]", one)
         for index, one in enumerate(as_list(f"{path}candidates", candidates, "ids or mappings"))
     ]
     if not entries:
@@ -110,7 +110,8 @@ def _candidate(field: str, candidate: object) -> dict[str, Any]:
         entry = dict(candidate)
         if "id" not in entry:
             raise TypeError(f"{field}.id: missing; a candidate is an id or a mapping with it")
-        _id(f"{field}.id", entry["id"])
+        if not isinstance(entry["id"], str):
+            _id(f"{field}.id", entry["id"])
         if entry.get("groups") is not None:
             for name, value in _mapping(f"{field}.groups", entry["groups"]).items():
                 if not isinstance(value, str | None):
@@ -125,6 +126,8 @@ def _check_user(field: str, user: Mapping[str, Any]) -> None:
     if user.get("history") is not None:
         entries = _sequence(f"{field}.history", user["history"])
         for index, entry in enumerate(entries):
+            if isinstance(entry, str):
+                continue
             name = f"{field}.history[{index}]"
             if not isinstance(entry, Mapping):
                 _id(name, entry)
