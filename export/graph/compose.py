@@ -13,22 +13,45 @@ from onnx import TensorProto, helper
 
 from export.graph.graph import Graph, Values
 from export.graph.lower import ComposeError, evaluator_likes
-from export.graph.steps import NEVER, StepKinds
+from export.graph.steps import StepKinds
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
+from model.network.layers import MASKED
 from service.engine.contract import EVALUATOR_INPUTS, EVALUATOR_OUTPUTS, INPUTS, OUTPUTS
 
 # Parts of a choice that are read after reasoning; its hidden state is not.
 CHOICE = {"logits": TensorProto.FLOAT, "certainty": TensorProto.FLOAT}
+CLOSED = -1e9  # a limit that no certainty is below, so no step is taken
 
 
 class Loop:
     """Lays out the reasoning loop of one generator as calls of its step kinds.
 
-    `values` names the tensors that the next step reads: those of the list, those of the slate, the
-    host's state, and the choice (hidden state [R, 1, 1, D], logits [R, 1, 1, N] and certainty
-    [R, 1, 1, 1], the negative entropy in nats). Axes of length 1 save reshapes: a row's flag is an
-    attention mask.
+    `values` maps a tensor's part in the loop to its name in the graph, for all that the next step
+    reads. Axes of length 1 save reshapes: a row's flag is an attention mask. A key that a step kind
+    reads or returns becomes the name of an input or output of its ONNX function, so renaming one
+    changes the bytes of every bundle. These are their meanings:
+
+        keys, prior, thoughts, items   of the lists (export.graph.lower.encode)
+        hidden [R, 1, 1, D]            hidden state of the host
+        logits [R, 1, 1, N]            of the choice, at temperature 1
+        certainty [R, 1, 1, 1]         negative entropy of the choice, nats
+        like [R]                       any tensor of R rows: gives the start token their number
+        everyone [R, 1, 1, 1]          true in every row
+        active [R, 1, 1, 1]            rows that take the reasoning step
+        thought [D]                    embedding of the reasoning step and bias of its token
+        cool [R, 1, 1, 1]              1 / reasoning temperature
+        scale [R, 1, 1, 1]             1 / recommending temperature
+        place [D]                      embedding of the position
+        offset [R, 1, 1, 1]            row of `items` at which the slate's list begins
+        item [R, 1, 1, 1]              candidate put at the position
+        group, quota [R, 1, 1, N]      as in the contract; quota counts down while items are put
+        spent [R, 1, 1, 1]             -1, the quota of a chosen item
+        noise, pinned, free            of the position: [R, 1, 1, N] or [R, 1, 1, 1]
+
+    Others are no names in the graph: inside and chosen bool [R, K], positions of the slate and
+    those without a pin; limit.P.S [R, 1, 1, 1], the certainty below which step S before position P
+    is taken; none_taken bool [R, 1, 1, S], all false.
     """
 
     def __init__(self, generator: Generator, slate_length: int, gated: bool) -> None:
@@ -82,14 +105,14 @@ class Loop:
         ones = g.op("Cast", g.op("Equal", "group", "group"), to=TensorProto.INT64)
         size = g.op("ReduceSum", ones, g.constant([1]), keepdims=0)  # [R]
         quota, group = (g.op("Unsqueeze", n, g.constant([1, 2])) for n in ("quota", "group"))
-        shut = g.op("LessOrEqual", quota, g.number(0.0))
+        unavailable = g.op("LessOrEqual", quota, g.number(0.0))
         length = g.op("Unsqueeze", "length", g.constant([1]))
         inside = g.op("Less", g.constant(np.arange(k)), length)  # [R, K]
         free = g.op("Less", "pinned", g.constant(0))
         everyone = g.op("GreaterOrEqual", scalar("length"), g.constant(0))
         self.values |= {
             **per_slate,
-            "prior": g.op("Where", shut, g.number(NEVER), per_slate["prior"]),
+            "prior": g.op("Where", unavailable, g.number(MASKED), per_slate["prior"]),
             "items": lists["items"],
             "like": "list",
             "everyone": everyone,
@@ -116,9 +139,9 @@ class Loop:
             steps = g.constant(np.arange(self.budget))
             left = g.op("Less", steps, scalar("budget"))  # [R, 1, 1, S]
             chosen = g.op("Unsqueeze", self.values["chosen"], g.constant([2, 3]))
-            open_ = g.op("And", left, chosen)  # [R, K, 1, S]
+            allowed = g.op("And", left, chosen)  # [R, K, 1, S]
             limit = g.op("Neg", scalar("entropy_threshold"))
-            limits = g.op("Where", open_, limit, g.number(NEVER))
+            limits = g.op("Where", allowed, limit, g.number(CLOSED))
             limits = g.op("Reshape", limits, g.constant([0, k * self.budget, 1, 1]))
             names = [f"limit.{p}.{s}" for p in range(k) for s in range(self.budget)]
             self.split(limits, names)
@@ -163,6 +186,7 @@ class Loop:
             if step:
                 # A row that skipped the step before has the same certainty, so it takes none now.
                 taken.append(g.op("Less", now["certainty"], now[f"limit.{position}.{step}"]))
+            # The token's bias is added here, once, instead of to every candidate's projection.
             thought = self.generator.reason_step.weight[step] + self.generator.reason_token.bias
             label = f"p{position}.s{step}"
             now |= {"active": taken[-1], "thought": g.weight(f"thought.{step}", thought)}

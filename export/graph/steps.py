@@ -10,14 +10,14 @@ from onnx import TensorProto
 from export.graph.graph import Graph, Values
 from export.graph.lower import encode, lowering_of
 from model.network.generator import Generator
-
-NEVER = -1e9  # no certainty is below it
+from model.network.layers import MASKED
 
 
 class StepKinds:
-    """Define the step kinds of one generator in a graph.
+    """The step kinds of one generator, which `define` enters into a graph.
 
-    `memory` and `state` name the tensors that a step reads per list and per slate.
+    `memory` and `state` name the tensors that a step reads per list and per slate. The keys of the
+    other values are explained at export.graph.compose.Loop.
     """
 
     def __init__(self, g: Graph, generator: Generator) -> None:
@@ -96,8 +96,8 @@ class StepKinds:
         same = g.op("Cast", g.op("Equal", values["group"], group), to=TensorProto.FLOAT)
         quota = g.op("Sub", values["quota"], same)
         quota = g.op("ScatterElements", quota, item, values["spent"], axis=3)
-        shut = g.op("LessOrEqual", quota, g.number(0.0))
-        prior = g.op("Where", shut, g.number(NEVER), values["prior"])
+        unavailable = g.op("LessOrEqual", quota, g.number(0.0))
+        prior = g.op("Where", unavailable, g.number(MASKED), values["prior"])
         hidden = g.op("Unsqueeze", hidden, g.constant([1, 2]))
         return {**state, "quota": quota, "prior": prior, "hidden": hidden}
 
