@@ -16,6 +16,9 @@ from service.engine.contract import BundleError
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, SlateSampling
 
+# Entropy thresholds in nats, below and above every entropy.
+EVERY_STEP, NO_STEP = -1.0, 1e9
+
 
 @dataclass(frozen=True)
 class Case:
@@ -35,7 +38,7 @@ def cases(trained: Trained) -> list[Case]:
     k, longest = trained.config.slate_length, trained.config.max_candidates
     sizes = sorted({size for size in (1, 2, k - 1, k, 2 * k, longest) if 1 <= size <= longest})
     budgets = range(trained.config.reasoning.budget + 1)
-    thresholds = (-1.0, trained.threshold, 1e9)
+    thresholds = (EVERY_STEP, trained.threshold, NO_STEP)
     return [
         Case(size, batch, budget, threshold)
         for size in sizes

@@ -21,6 +21,7 @@ import onnxruntime as ort
 from tqdm import tqdm
 
 from export.bench.measure import cores, timed
+from export.cases import EVERY_STEP
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import Manifest
 from service.engine.rows import Row
@@ -55,7 +56,7 @@ def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
         np.zeros((size, manifest.tokens), np.int64),
         positions,
         manifest.budget,
-        -1.0,  # every step, the case that must keep the budget
+        EVERY_STEP,  # the case that must keep the budget
         manifest.reason_temperature,
         manifest.recommend_temperature,
         SlateConstraints.none(size, positions),

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from export.bench.measure import cores, median, timed
 from export.bench.pages import render
-from export.cases import randomised
+from export.cases import EVERY_STEP, NO_STEP, randomised
 from export.tune import rows_of
 from export.verify import LOGPROB_TOLERANCE
 from service.engine.collate import collate
@@ -118,7 +118,7 @@ def random_row(session: Session, draw: np.random.Generator, randomise: bool) -> 
     ids = [items[i] for i in draw.choice(len(items), size, replace=False)]
     past = draw.choice(len(items), int(draw.integers(0, 48)), replace=False).tolist()
     history = [(items[i], float(draw.random() < 0.3)) for i in past]
-    threshold = float(draw.choice([-1.0, manifest.entropy_threshold, 1e9]))
+    threshold = float(draw.choice([EVERY_STEP, manifest.entropy_threshold, NO_STEP]))
     budget = int(draw.integers(0, manifest.budget + 1))
     candidates = CandidateList(ids=ids, history=history)
     row = session.row(candidates, None, budget, threshold)

@@ -15,8 +15,9 @@ import onnx.inliner
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from export.cases import EVERY_STEP, NO_STEP
+
 Array = np.ndarray[Any, Any]
-NEVER, ALWAYS = 1e9, -1.0  # entropy thresholds, nats
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def feeds_of(
         "list": np.arange(b),
         "length": np.full(b, min(positions, n)),
         "budget": np.full(b, size.budget),
-        "entropy_threshold": np.where(reasons, ALWAYS, NEVER).astype(np.float32),
+        "entropy_threshold": np.where(reasons, EVERY_STEP, NO_STEP).astype(np.float32),
         "reason_temperature": np.full(b, 1.5, np.float32),
         "recommend_temperature": np.full(b, 0.7, np.float32),
         "noise": np.zeros((b, positions, 1), np.float32),
