@@ -103,26 +103,81 @@ def resolve(
     candidate_at = _pinned_candidates(
         ids, longest if slate_size is None else slate_size, pinned, blocked
     )
-    free = [i for i, item in enumerate(ids) if item not in blocked and item not in pinned]
+    group, quota, available = _selectable(ids, candidate_at, blocked, groups, limit)
+    size = _fitting_size(slate_size, longest, candidate_at, available)
+    if size is None:
+        raise _shortage(ids, slate_size, longest, candidate_at, blocked, groups, limit)
+    pins = np.full(size, -1, np.int64)
+    for position, candidate in candidate_at.items():
+        pins[position] = candidate
+    return size, SlateConstraints(pins, group, quota)
+
+
+def _selectable(
+    ids: Sequence[str],
+    candidate_at: Mapping[int, int],
+    blocked: Collection[str],
+    groups: Sequence[Any] | None,
+    limit: tuple[str, int] | None,
+) -> tuple[Integers, Floats, int]:
+    """Return group int64 [N], quota float32 [N], and how many free candidates may be chosen."""
+    pinned = set(candidate_at.values())
+    free = [i for i, item in enumerate(ids) if item not in blocked and i not in pinned]
     group = np.arange(len(ids), dtype=np.int64)
     quota = np.zeros(len(ids), np.float32)
     quota[free] = 1.0
     available = len(free)
     if limit is not None and groups is not None:
         available = _limit_groups(group, quota, groups, limit, free, candidate_at.values())
-    sizes = [slate_size] if slate_size is not None else range(longest, 0, -1)
+    return group, quota, available
+
+
+def _fitting_size(
+    slate_size: int | None, longest: int, candidate_at: Mapping[int, int], available: int
+) -> int | None:
+    """Return the largest size of a slate that can be filled, None if there is none."""
     smallest = max(candidate_at, default=-1) + 1
-    for size in sizes:
+    for size in [slate_size] if slate_size is not None else range(longest, 0, -1):
         open_positions = size - sum(position < size for position in candidate_at)
         if size >= smallest and open_positions <= available:
-            pins = np.full(size, -1, np.int64)
-            for position, candidate in candidate_at.items():
-                pins[position] = candidate
-            return size, SlateConstraints(pins, group, quota)
-    size = slate_size if slate_size is not None else max(smallest, 1)
-    needed = size - len(candidate_at)
+            return size
+    return None
+
+
+def _shortage(
+    ids: Sequence[str],
+    slate_size: int | None,
+    longest: int,
+    candidate_at: Mapping[int, int],
+    blocked: Collection[str],
+    groups: Sequence[Any] | None,
+    limit: tuple[str, int] | None,
+) -> ConstraintError:
+    """Return the error of constraints that leave too few candidates.
+
+    It names the constraint without which the others can be met, or all of them if that holds for
+    none or for several.
+    """
+    available, unlimited, unblocked = (
+        _selectable(ids, candidate_at, *changed)[2]
+        for changed in ((blocked, groups, limit), (blocked, None, None), ((), groups, limit))
+    )
+    size = max(candidate_at, default=0) + 1 if slate_size is None else slate_size
+    needed, unpinned = size - len(candidate_at), len(ids) - len(candidate_at)
     rule = f"at least {needed} candidates for the free positions, {available} may be chosen"
-    raise ConstraintError("constraints", rule, {"slate_size": size, "candidates": len(ids)})
+    if unlimited < unpinned:
+        rule += f"; {unpinned - unlimited} of {unpinned} are blocked"
+    if limit is not None and available < unlimited:
+        rule += f"; {unlimited - available} of {unlimited} exceed {limit[1]} per {limit[0]}"
+    causes: list[tuple[str, object]] = []
+    if _fitting_size(slate_size, longest, candidate_at, unblocked) is not None:
+        causes.append(("constraints.blocked", [item for item in ids if item in blocked]))
+    if limit and _fitting_size(slate_size, longest, candidate_at, unlimited) is not None:
+        causes.append((f"constraints.max_per_group.{limit[0]}", limit[1]))
+    if len(causes) == 1:
+        ((path, value),) = causes
+        return ConstraintError(path, rule, value)
+    return ConstraintError("constraints", rule, {"slate_size": size, "candidates": len(ids)})
 
 
 def _pinned_candidates(

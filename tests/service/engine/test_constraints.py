@@ -84,7 +84,38 @@ def test_a_slate_violates_constraints_exactly_where_it_does_not_meet_them(argume
         ({"pinned": {"i0": 5}}, "constraints.pinned.i0", "a position below 5"),
         ({"pinned": {"i0": 1, "i1": 1}}, "constraints.pinned.i1", "'i0' is pinned there"),
         ({"pinned": {"i0": 0}, "blocked": {"i0"}}, "constraints.pinned.i0", "not blocked"),
-        ({"blocked": set(IDS[:3])}, "constraints", "5 candidates for the free positions, 4 may"),
+        (
+            {"blocked": set(IDS[:3])},
+            "constraints.blocked",
+            "5 candidates for the free positions, 4 may",
+        ),
+        ({"blocked": set(IDS[:3])}, "constraints.blocked", "chosen; 3 of 7 are blocked"),
+        (
+            {"groups": ["a"] * 6 + ["b"], "limit": ("author", 2)},
+            "constraints.max_per_group.author",
+            "5 candidates for the free positions, 3 may be chosen; 4 of 7 exceed 2 per author",
+        ),
+        (
+            {"blocked": {"i0"}, "groups": ["a"] * 6 + ["b"], "limit": ("author", 2)},
+            "constraints.max_per_group.author",
+            "3 may be chosen; 1 of 7 are blocked; 3 of 6 exceed 2 per author",
+        ),
+        (
+            {
+                "blocked": {"i5", "i6"},
+                "groups": list("aabbccd"),
+                "limit": ("author", 1),
+                "slate_size": 4,
+                "longest": 4,
+            },
+            "constraints",
+            "3 may be chosen; 2 of 7 are blocked; 2 of 5 exceed 1 per author",
+        ),
+        (
+            {"pinned": {"i0": 4}, "blocked": set(IDS[3:]), "slate_size": None},
+            "constraints.blocked",
+            "at least 4 candidates for the free positions, 2 may be chosen; 4 of 6 are blocked",
+        ),
         (
             {"pinned": {"i0": 0, "i1": 1}, "groups": ["a"] * 7, "limit": ("author", 1)},
             "constraints.max_per_group.author",

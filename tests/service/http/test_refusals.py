@@ -53,10 +53,10 @@ REFUSED = [
         '"b"',
     ),
     (
-        {"candidates": [{"id": "a"}], "constraints": {"blocked": ["a"]}},
-        "constraints",
-        "at least 1 candidates",
-        '{"slate_size": 1, "candidates": 1}',
+        {"candidates": [{"id": "a"}], "constraints": {"blocked": ["b", "a"]}},
+        "constraints.blocked",
+        "at least 1 candidates for the free positions, 0 may be chosen; 1 of 1 are blocked",
+        '["a"]',
     ),
     (
         {"candidates": [{"id": "a"}], "constraints": {"max_per_group": {"colour": 1}}},
