@@ -78,6 +78,11 @@ class Bundle:
         return self.values.get(name, {}).get(candidate["id"])
 
 
+def as_text(item: str | float) -> str:
+    """Return an id as text: an integer is the same id as its decimal text."""
+    return item if isinstance(item, str) else str(int(item))
+
+
 @dataclass
 class Exchange:
     """One list of a request and its response."""
@@ -95,20 +100,48 @@ class Exchange:
 
     @property
     def ids(self) -> list[str]:
-        """The ids of the candidates."""
+        """The ids of the candidates, as text."""
         return [candidate["id"] for candidate in self.candidates]
 
     @functools.cached_property
-    def candidates(self) -> list[dict[str, Any]]:
-        """The candidates as records, in whatever form they were sent."""
+    def sent_ids(self) -> list[Any]:
+        """The ids of the candidates, as they were sent."""
         sent = self.request["candidates"]
         if isinstance(sent, list):
-            return [{"id": one} if isinstance(one, str) else one for one in sent]
-        columns = {field: list((sent.get(field) or {}).items()) for field in ("features", "groups")}
+            return [one["id"] if isinstance(one, dict) else one for one in sent]
+        return list(sent["id"])
+
+    @functools.cached_property
+    def candidates(self) -> list[dict[str, Any]]:
+        """The candidates as records with ids as text, in whatever form they were sent."""
+        sent = self.request["candidates"]
+        if isinstance(sent, list):
+            more = [one if isinstance(one, dict) else {} for one in sent]
+        else:
+            columns = [
+                (field, name, values)
+                for field in ("features", "groups")
+                for name, values in (sent.get(field) or {}).items()
+                if values is not None
+            ]
+            more = [{"features": {}, "groups": {}} for _ in self.sent_ids]
+            for field, name, values in columns:
+                for candidate, value in zip(more, values, strict=True):
+                    candidate[field][name] = value
         return [
-            {"id": item, **{f: {n: values[i] for n, values in c} for f, c in columns.items()}}
-            for i, item in enumerate(sent["id"])
+            {**candidate, "id": as_text(item)}
+            for candidate, item in zip(more, self.sent_ids, strict=True)
         ]
+
+    @property
+    def pinned(self) -> dict[str, int]:
+        """The position of each pinned id."""
+        return self.option("constraints", "pinned") or {}
+
+    @property
+    def blocked(self) -> set[str]:
+        """The blocked ids, as text."""
+        return {as_text(item) for item in self.option("constraints", "blocked") or ()}
 
     def option(self, *keys: str) -> Any:
         """Return a value of the request, None when it or its parent is missing or null."""
@@ -132,8 +165,8 @@ def length(exchange: Exchange) -> str | None:
 
 def _fillable(exchange: Exchange, longest: int) -> int:
     """Return the number of positions that can be filled."""
-    pinned = exchange.option("constraints", "pinned") or {}
-    excluded = {*(exchange.option("constraints", "blocked") or ()), *pinned}
+    pinned = exchange.pinned
+    excluded = {*exchange.blocked, *pinned}
     eligible = [c for c in exchange.candidates if c["id"] not in excluded]
     fill, limit = len(eligible), exchange.limit()
     if limit is not None:
@@ -153,30 +186,32 @@ def _fillable(exchange: Exchange, longest: int) -> int:
 
 
 def candidates(exchange: Exchange) -> str | None:
-    """Check that the slate has distinct candidates, with the right positions."""
-    ids = [entry["id"] for entry in exchange.slate]
+    """Check that the slate has distinct candidates as they were sent, at the right positions."""
+    ids = [as_text(entry["id"]) for entry in exchange.slate]
     if len(set(ids)) < len(ids):
         return f"an id is repeated: {ids}"
     for position, entry in enumerate(exchange.slate):
         initial = entry["initial_position"]
         if entry["position"] != position:
             return f"position {entry['position']} stands at {position}"
-        if not 0 <= initial < len(exchange.ids) or exchange.ids[initial] != entry["id"]:
-            return f"{entry['id']!r} is not candidate {initial}"
+        if not 0 <= initial < len(exchange.ids):
+            return f"{initial} is no initial position"
+        sent = exchange.sent_ids[initial]
+        if entry["id"] != sent or type(entry["id"]) is not type(sent):
+            return f"{entry['id']!r} is not candidate {initial}, {sent!r}"
     return None
 
 
 def blocked(exchange: Exchange) -> str | None:
     """Check that no blocked id is in the slate."""
-    ids = {entry["id"] for entry in exchange.slate}
-    wrong = set(exchange.option("constraints", "blocked") or ()) & ids
+    wrong = exchange.blocked & {as_text(entry["id"]) for entry in exchange.slate}
     return f"blocked ids in the slate: {wrong}" if wrong else None
 
 
 def pinned(exchange: Exchange) -> str | None:
     """Check that every pinned id is at its position, without reasoning."""
-    for item, position in (exchange.option("constraints", "pinned") or {}).items():
-        if position >= len(exchange.slate) or exchange.slate[position]["id"] != item:
+    for item, position in exchange.pinned.items():
+        if position >= len(exchange.slate) or as_text(exchange.slate[position]["id"]) != item:
             return f"{item!r} is not at {position}"
         if exchange.slate[position]["reasoning_steps"]:
             return f"reasoned about the pinned position {position}"
@@ -189,7 +224,7 @@ def max_per_group(exchange: Exchange) -> str | None:
     if limit is None:
         return None
     groups = {c["id"]: exchange.bundle.group(c, limit[0]) for c in exchange.candidates}
-    for value, count in Counter(groups[entry["id"]] for entry in exchange.slate).items():
+    for value, count in Counter(groups[as_text(entry["id"])] for entry in exchange.slate).items():
         if value is not None and count > limit[1]:
             return f"{count} items of {limit[0]} {value!r}, at most {limit[1]}"
     return None
@@ -214,8 +249,7 @@ def steps(exchange: Exchange) -> str | None:
 def figures(exchange: Exchange) -> str | None:
     """Check the model's figures: possible ones, and none in a response without the model."""
     names = ("logprob", "entropy", "entropy_after")
-    pins = (exchange.option("constraints", "pinned") or {}).keys()
-    chosen = [entry for entry in exchange.slate if entry["id"] not in pins]
+    chosen = [entry for entry in exchange.slate if as_text(entry["id"]) not in exchange.pinned]
     values = [entry[name] for entry in chosen for name in names]
     reason = exchange.response["degraded"] and exchange.response["degraded"]["reason"]
     if reason == "model_error":

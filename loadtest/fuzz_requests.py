@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +124,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
     max_leaves=6,
 )
+OPTIONAL = (
+    "request_id", "user", "context", "slate_size", "reasoning", "temperatures", "sampling",
+    "constraints", "timeout_ms", "model", "priority", "explain",
+)  # fmt: skip
 RAW = st.sampled_from(ROUGH) | JSON.map(json.dumps)
 
 
@@ -143,27 +148,38 @@ def bodies(ids: Sequence[str], categories: dict[str, list[str]]) -> st.SearchStr
     limits = st.dictionaries(groups, st.integers(0, 4), max_size=1)
     sizes = st.none() | st.integers(1, 10)
     forms = st.sampled_from([as_records, as_records, as_ids, as_columns])
+    spellings: st.SearchStrategy[Callable[[str], str | int]]
+    spellings = st.sampled_from([str, str, as_number])
 
     @st.composite
     def body(draw: st.DrawFn) -> dict[str, Any]:
         names = draw(chosen)
-        candidates: list[dict[str, Any]] = [{"id": item} for item in names]
+        number = draw(spellings)
+        candidates: list[dict[str, Any]] = [{"id": number(item)} for item in names]
         for candidate, more in zip(candidates, draw(shapes), strict=False):
             candidate.update(more)
-        request = {"candidates": draw(forms)(candidates), **draw(options)}
+        nulls = dict.fromkeys(draw(st.sets(st.sampled_from(OPTIONAL), max_size=3)))
+        request = {"candidates": draw(forms)(candidates), **nulls, **draw(options)}
         if draw(st.booleans()):
             size = draw(sizes)
             request["slate_size"] = size and min(size, len(names))
         if draw(st.booleans()):
-            at = [names[number % len(names)] for number in range(12)]
+            at = [names[index % len(names)] for index in range(12)]
             request["constraints"] = {
-                "pinned": {at[number]: position for number, position in draw(pinned).items()},
-                "blocked": [at[one] if isinstance(one, int) else one for one in draw(blocked)],
+                "pinned": {at[index]: position for index, position in draw(pinned).items()},
+                "blocked": [
+                    number(at[one]) if isinstance(one, int) else one for one in draw(blocked)
+                ],
                 "max_per_group": draw(limits),
             }
         return request
 
     return body()
+
+
+def as_number(item: str) -> str | int:
+    """Return an id as an integer, if it is the text of one."""
+    return int(item) if re.fullmatch("0|[1-9][0-9]{0,18}", item) else item
 
 
 def _candidate_ids(ids: Sequence[str]) -> st.SearchStrategy[list[str]]:
@@ -195,8 +211,9 @@ def _candidate_fields(
 
 def _options(ids: Sequence[str]) -> st.SearchStrategy[dict[str, Any]]:
     """Return every optional field but the size of the slate and the constraints."""
-    entry = st.sampled_from(ids) | st.fixed_dictionaries(
-        {"id": st.sampled_from(ids) | NAMES}, optional={"label": st.floats(0, 1)}
+    item = st.sampled_from(ids) | st.sampled_from(ids).map(as_number)
+    entry = item | st.fixed_dictionaries(
+        {"id": item | NAMES}, optional={"label": st.none() | st.floats(0, 1)}
     )
     history = st.lists(entry, max_size=8) | _runs(ids)
     temperature = st.none() | st.floats(0.01, 100) | st.sampled_from([0.01, 0.7, 100])

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -16,7 +15,7 @@ from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Slate
 from service.engine.session import Session
 from service.http.parsing import featuriser_input, validate
-from service.http.responses import slate_entries
+from service.http.responses import slate_entries, to_json
 from service.http.schemas import RerankRequest
 
 
@@ -41,7 +40,7 @@ class Work:
 
     def parse(self, content: bytes) -> ParsedRequest:
         """Parse and featurise the body of a request. Raises InvalidRequest or ValueError."""
-        body = validate(RerankRequest, with_id_column(orjson.loads(content)))
+        body = validate(RerankRequest, orjson.loads(content))
         candidates, _ = featuriser_input(body, "")
         reasoning = body.reasoning
         budget = reasoning.budget if reasoning else None
@@ -56,7 +55,7 @@ class Work:
     def respond(self, request: ParsedRequest, slate: Slate) -> bytes:
         """Return the service's response without the fields that only a server can fill."""
         row, manifest = request.row, self.session.manifest
-        return orjson.dumps(
+        return to_json(
             {
                 "model": {"name": manifest.name, "version": manifest.version},
                 "slate": slate_entries(request.candidates.ids, slate, row),
@@ -75,15 +74,6 @@ class Work:
         return [
             self.respond(request, slate) for request, slate in zip(requests, slates, strict=True)
         ]
-
-
-def with_id_column(payload: Any) -> Any:
-    """Turn candidates that are bare ids into a column of ids, as the service does."""
-    if isinstance(payload, dict):
-        candidates = payload.get("candidates")
-        if isinstance(candidates, list) and candidates and isinstance(candidates[0], str):
-            payload["candidates"] = {"id": candidates}
-    return payload
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ PACKAGES = (
 )
 ROOTS = {"rerank_client": ROOT / "client"}  # its own distribution; the others lie at the top
 SERVING = {
-    "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "numpy", "onnxruntime",
+    "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_core", "pydantic_settings", "numpy",
+    "onnxruntime",
     "prometheus_client", "orjson", "ormsgpack", "structlog", "opentelemetry",
 }  # fmt: skip
 CONTRACT = {"service.engine.contract", "service.engine.features"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
 import ormsgpack
@@ -13,10 +13,23 @@ from pydantic import BaseModel, ValidationError
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import SlateSampling
 from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
-from service.http.schemas import BatchRequest, CandidateColumns, RerankRequest
+from service.http.ids import ID_ERROR, ID_RULE
+from service.http.schemas import (
+    ID,
+    IDS,
+    RECORDS,
+    TAGS,
+    BatchRequest,
+    Candidate,
+    CandidateColumns,
+    HistoryEntry,
+    RerankRequest,
+    candidates_form,
+)
 from service.ranking.request import RankingRequest, RequestedConstraints
 
 T = TypeVar("T", bound=BaseModel)
+V = TypeVar("V")
 Groups = dict[str, list[str | None]]  # attribute -> a value per candidate
 
 MAX_ERRORS = 20  # broken fields that one response names
@@ -38,7 +51,7 @@ def decode(content: bytes, headers: Mapping[str, str]) -> Any:
         raise UnsupportedMedia(detail, [error])
     if is_msgpack(headers.get("content-type")):
         try:
-            payload, end = ormsgpack.unpackb(PAIR + content + END)
+            payload, end = _unpack(PAIR + content + END)
         except ormsgpack.MsgpackDecodeError as error:
             raise _undecodable("MessagePack", str(error), content) from None
         if end != ormsgpack.unpackb(END):
@@ -49,6 +62,14 @@ def decode(content: bytes, headers: Mapping[str, str]) -> Any:
     except orjson.JSONDecodeError as error:
         rule = "JSON in UTF-8, where NaN and Infinity are no numbers"
         raise _undecodable(rule, str(error) if content else "it is empty", content) from None
+
+
+def _unpack(content: bytes) -> Any:
+    """Decode MessagePack; integers may be keys, as ids are."""
+    try:
+        return ormsgpack.unpackb(content)
+    except ormsgpack.MsgpackDecodeError:  # reading other keys from the start is slower
+        return ormsgpack.unpackb(content, option=ormsgpack.OPT_NON_STR_KEYS)
 
 
 def is_msgpack(content_type: str | None) -> bool:
@@ -99,8 +120,7 @@ def list_path(index: int) -> str:
 def refuse_long(payload: Any, path: str, limits: Limits) -> None:
     """Check the lengths of one list before it is validated field by field.
 
-    Ten thousand entries deserve one error instead of a slow validation. Candidates that are ids
-    alone become a column, which validates fastest. Raises InvalidRequest.
+    Ten thousand entries deserve one error instead of a slow validation. Raises InvalidRequest.
     """
     if not isinstance(payload, dict):
         return
@@ -111,12 +131,6 @@ def refuse_long(payload: Any, path: str, limits: Limits) -> None:
     if isinstance(ids, list) and len(ids) > limits.candidates:
         field, rule = f"{path}candidates{suffix}", f"at most {limits.candidates} candidates"
         raise InvalidRequest.of(FieldError(field, rule, len(ids)))
-    if (
-        isinstance(candidates, list)
-        and candidates
-        and all(isinstance(candidate, str) for candidate in candidates)
-    ):
-        payload["candidates"] = {"id": candidates}
     user = payload.get("user")
     history = user.get("history") if isinstance(user, dict) else None
     if isinstance(history, list) and len(history) > limits.history:
@@ -139,13 +153,14 @@ def ranking_request(
     constraints = None
     if body.constraints is not None:
         stated = body.constraints
-        limit = next(iter(stated.max_per_group.items()), None)
-        constraints = RequestedConstraints(stated.pinned, stated.blocked, limit, groups)
+        limit = next(iter((stated.max_per_group or {}).items()), None)
+        constraints = RequestedConstraints(stated.pinned or {}, stated.blocked or (), limit, groups)
     return RankingRequest(
         inputs=inputs,
         request_id=body.request_id or request_id,
         path=path,
         deadline=deadline,
+        form=candidates_form(body.candidates),
         model=body.model,
         slate_size=body.slate_size,
         budget=reasoning.budget if reasoning else None,
@@ -154,8 +169,8 @@ def ranking_request(
         recommend_temperature=temperatures.recommend if temperatures else None,
         sampling=SlateSampling(sampling.slates, sampling.seed) if sampling else None,
         constraints=constraints,
-        priority=body.priority,
-        explain=body.explain,
+        priority=body.priority or "interactive",
+        explain=bool(body.explain),
     )
 
 
@@ -169,35 +184,57 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Gro
     """
     candidates, user = body.candidates, body.user
     features: Sequence[dict[str, Any]] = ()
+    scores: Sequence[float | None] = ()
     groups: Groups = {}
     if isinstance(candidates, CandidateColumns):
+        ids = candidates.id
         uneven = candidates.uneven()
         if uneven is not None:
-            rule = f"as long as id, which has {len(candidates.id)}"
+            rule = f"as long as id, which has {len(ids)}"
             raise InvalidRequest.of(FieldError(f"{path}candidates.{uneven[0]}", rule, uneven[1]))
-        ids, scores, groups = candidates.id, candidates.score or (), candidates.groups
-        if candidates.features:
-            names = list(candidates.features)
-            rows = zip(*candidates.features.values(), strict=True)
-            features = [dict(zip(names, row, strict=True)) for row in rows]
+        scores, groups = candidates.score or (), without_nulls(candidates.groups)
+        columns = without_nulls(candidates.features)
+        if columns:
+            rows = zip(*columns.values(), strict=True)
+            features = [dict(zip(columns, row, strict=True)) for row in rows]
+    elif candidates_form(candidates) == "ids":
+        ids = cast("list[str]", candidates)
     else:
-        ids = [candidate.id for candidate in candidates]
-        scores = [candidate.score for candidate in candidates]
-        if any(candidate.features for candidate in candidates):
-            features = [candidate.features or {} for candidate in candidates]
-        for name in body.constraints.max_per_group if body.constraints else ():
-            if any(name in candidate.groups for candidate in candidates):
-                groups[name] = [candidate.groups.get(name) for candidate in candidates]
+        records = cast("list[Candidate]", candidates)
+        ids = [record.id for record in records]
+        scores = [record.score for record in records]
+        if any(record.features for record in records):
+            features = [record.features or {} for record in records]
+        for name in (body.constraints.max_per_group or ()) if body.constraints else ():
+            if any(record.groups and name in record.groups for record in records):
+                groups[name] = [
+                    record.groups.get(name) if record.groups else None for record in records
+                ]
     request = CandidateList(
         ids=ids,
         scores=scores,
         features=features,
         user_id=user.id if user else None,
-        user=user.features if user else {},
-        history=[(entry.id, entry.label) for entry in user.history] if user else (),
-        context=body.context,
+        user=(user.features or {}) if user else {},
+        history=labelled(user.history) if user and user.history else (),
+        context=body.context or {},
     )
     return request, groups
+
+
+def labelled(history: Sequence[HistoryEntry | str]) -> list[tuple[str, float]]:
+    """Return id and label of each history entry; without a label it is a like."""
+    return [
+        (entry, 1.0)
+        if isinstance(entry, str)
+        else (entry.id, 1.0 if entry.label is None else entry.label)
+        for entry in history
+    ]
+
+
+def without_nulls(columns: Mapping[str, list[V] | None] | None) -> dict[str, list[V]]:
+    """Return the columns that are not null."""
+    return {name: values for name, values in (columns or {}).items() if values is not None}
 
 
 def validate(model: type[T], payload: Any) -> T:
@@ -227,6 +264,8 @@ RULES = {
     "int_type": "an integer",
     "float_type": "a number",
     "too_short": "at least one entry",
+    "invalid_key": "a string as the key",
+    ID_ERROR: ID_RULE,
 }
 
 
@@ -234,9 +273,11 @@ def rule_of(
     kind: str, location: Sequence[str | int], message: str, context: Mapping[str, Any]
 ) -> str:
     """Return the broken rule in the API's own terms, else in pydantic's."""
-    if kind.startswith("model_") and "history" in location[-2:-1]:
-        return "an id, or an object with id and label"
-    if kind.startswith("model_") and "records" in location[-2:-1]:
+    if kind == ID_ERROR and location[-1] == ID:
+        return f"{ID_RULE}, or an object with id and label"
+    if kind == ID_ERROR and IDS in location:
+        return f"{ID_RULE}, or every candidate an object with id"
+    if kind.startswith("model_") and RECORDS in location[-2:-1]:
         return "an object with id, or every candidate an id alone"
     if kind == "too_long":
         limit = context["max_length"]
@@ -244,14 +285,11 @@ def rule_of(
     return RULES.get(kind, message)
 
 
-FORMS = ("records", "columns")  # tags of the candidates' union; no keys of the body
-
-
 def path_of(location: Sequence[str | int]) -> str:
-    """Join a pydantic location: ("candidates", 3, "id") -> candidates[3].id"""
+    """Join a pydantic location: ("candidates", "<records>", 3, "id") -> candidates[3].id"""
     path = ""
-    for index, part in enumerate(location):
-        if part in FORMS and index and location[index - 1] == "candidates":
+    for part in location:
+        if part in TAGS or part == "[key]":  # pydantic's own; the body has no such field
             continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path or "body"

@@ -14,6 +14,7 @@ import orjson
 import ormsgpack
 from starlette.responses import Response
 
+from service.engine.features.candidates import NumericId
 from service.engine.rows import Row, Slate
 from service.errors import FieldError, ServiceError
 from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
@@ -26,13 +27,25 @@ ALTERNATIVES = 3  # entries of an explanation
 MASKED_LOGIT = -1e8  # candidates that may no longer be chosen have logits below it
 
 
+def to_json(content: Any) -> bytes:
+    """Encode a response; ids that were sent as numbers are numbers again."""
+    return orjson.dumps(content, default=id_as_sent, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+
+
+def id_as_sent(value: object) -> int | float:
+    """Return the number of an id. Raises TypeError for all else, as encoders expect."""
+    if isinstance(value, NumericId):
+        return value.number
+    raise TypeError(f"{type(value).__name__} cannot be encoded")
+
+
 class JsonResponse(Response):
     """JSON by orjson, which is several times faster than the standard library."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return orjson.dumps(content)
+        return to_json(content)
 
 
 class MsgpackResponse(Response):
@@ -41,7 +54,9 @@ class MsgpackResponse(Response):
     media_type = MSGPACK
 
     def render(self, content: Any) -> bytes:
-        return ormsgpack.packb(content)
+        return ormsgpack.packb(
+            content, default=id_as_sent, option=ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+        )
 
 
 class ProblemResponse(JsonResponse):

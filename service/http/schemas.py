@@ -4,64 +4,67 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
-Id = Annotated[str, Field(min_length=1, max_length=256)]
+from service.http.ids import Id, KeyId
+
 Text = Annotated[str, Field(max_length=256)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
 # For lists without a bound of their own: each invalid entry costs time before the refusal.
 MAX_ENTRIES = Field(max_length=10_000)
 Features = dict[str, Any]  # checked against the bundle's feature schema, not here
+Form = Literal["records", "ids", "columns"]  # of the candidates
+# Tags of unions in pydantic's error locations; no keys of a body.
+RECORDS, IDS, COLUMNS, ENTRY, ID = TAGS = ("<records>", "<ids>", "<columns>", "<entry>", "<id>")
 
 
 class StrictModel(BaseModel):
     """Refuses unknown fields, coercions and NaN, because a silent default hides a client's bug.
 
-    Subclasses use factories for empty defaults: pydantic deep-copies any other for each object.
+    Every optional field may be null, which is the same as leaving it out.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _accept_id(schema: dict[str, Any]) -> None:
-    """Allow an id alone in the published schema."""
-    entry = dict(schema)
-    schema.clear()
-    schema["title"] = entry.pop("title")
-    schema["description"] = entry.pop("description")
-    schema["anyOf"] = [{"type": "string", "minLength": 1, "maxLength": 256}, entry]
-    schema["examples"] = ["260", {"id": "1721", "label": 0.0}]
-
-
-def _accept_ids(schema: dict[str, Any]) -> None:
-    """Allow a list of ids in the published schema."""
-    ids = {"type": "string", "minLength": 1, "maxLength": 256}
-    schema["oneOf"] = [*schema["oneOf"], {"type": "array", "items": ids, "minItems": 1}]
-
-
 class HistoryEntry(StrictModel):
-    """One past impression: an item id alone (a positive), or with its label."""
-
-    model_config = ConfigDict(json_schema_extra=_accept_id)
+    """One past impression with its label."""
 
     id: Id
-    label: float = Field(
+    label: float | None = Field(
         1.0, ge=0, le=1, description="from 1, liked, to 0, displayed and passed over"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_id(cls, value: Any) -> Any:
-        return {"id": value} if isinstance(value, str) else value
+
+def _history_tag(value: Any) -> str:
+    return ENTRY if type(value) is dict or isinstance(value, HistoryEntry) else ID
+
+
+# An id alone counts as liked.
+HistoryItem = Annotated[
+    Annotated[HistoryEntry, Tag(ENTRY)] | Annotated[Id, Tag(ID)], Discriminator(_history_tag)
+]
 
 
 class User(StrictModel):
     """The user; every field is optional."""
 
     id: Id | None = None
-    history: list[HistoryEntry] = Field(
-        default_factory=list, description="past impressions, the latest last"
+    history: list[HistoryItem] | None = Field(
+        None,
+        description="past impressions, the latest last; an id alone counts as liked",
+        examples=[["260", {"id": "1721", "label": 0.0}]],
     )
-    features: Features = Field(default_factory=dict, description="user features of the schema")
+    features: Features | None = Field(None, description="user features of the schema")
 
 
 class Candidate(StrictModel):
@@ -74,8 +77,8 @@ class Candidate(StrictModel):
     features: Features | None = Field(
         None, description="inline features; they override the item table"
     )
-    groups: dict[Text, Text] = Field(
-        default_factory=dict,
+    groups: dict[Text, Text | None] | None = Field(
+        None,
         max_length=32,
         description="values of attributes that `constraints.max_per_group` may limit",
     )
@@ -86,9 +89,9 @@ class CandidateColumns(StrictModel):
 
     id: list[Id] = Field(min_length=1)
     score: Annotated[list[float | None], MAX_ENTRIES] | None = None
-    features: dict[str, list[Any]] = Field(default_factory=dict)
-    groups: dict[Text, Annotated[list[Text | None], MAX_ENTRIES]] = Field(
-        default_factory=dict, max_length=32
+    features: dict[str, list[Any] | None] | None = None
+    groups: dict[Text, Annotated[list[Text | None], MAX_ENTRIES] | None] | None = Field(
+        None, max_length=32
     )
 
     def uneven(self) -> tuple[str, int] | None:
@@ -97,20 +100,26 @@ class CandidateColumns(StrictModel):
         if self.score is not None:
             columns.append(("score", self.score))
         for field in ("features", "groups"):
-            named = getattr(self, field)
-            columns += [(f"{field}.{name}", values) for name, values in named.items()]
+            named = getattr(self, field) or {}
+            columns += [
+                (f"{field}.{name}", values) for name, values in named.items() if values is not None
+            ]
         lengths = ((name, len(values)) for name, values in columns)
         return next(((name, n) for name, n in lengths if n != len(self.id)), None)
 
 
-def _candidates_form(value: Any) -> str:
-    return "columns" if isinstance(value, dict | CandidateColumns) else "records"
+def candidates_form(value: Any) -> Form:
+    """Return the form of candidates, validated or not; ids alone are those of the first entry."""
+    if isinstance(value, list):
+        return "records" if not value or isinstance(value[0], (dict, Candidate)) else "ids"
+    return "columns" if isinstance(value, (dict, CandidateColumns)) else "records"
 
 
 Candidates = Annotated[
-    Annotated[list[Candidate], Field(min_length=1), Tag("records")]
-    | Annotated[CandidateColumns, Tag("columns")],
-    Discriminator(_candidates_form),
+    Annotated[list[Candidate], Field(min_length=1), Tag(RECORDS)]
+    | Annotated[list[Id], Field(min_length=1), Tag(IDS)]
+    | Annotated[CandidateColumns, Tag(COLUMNS)],
+    Discriminator(lambda value: f"<{candidates_form(value)}>"),
 ]
 
 
@@ -143,18 +152,27 @@ class Temperatures(StrictModel):
 class Constraints(StrictModel):
     """Constraints on the slate; they are refused before the run if they cannot be met."""
 
-    pinned: dict[Id, Annotated[int, Field(ge=0)]] = Field(
-        default_factory=dict, description="candidate id -> its position, counted from 0"
+    pinned: dict[KeyId, Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="candidate id -> its position, counted from 0"
     )
-    blocked: Annotated[list[Id], MAX_ENTRIES] = Field(
-        default_factory=list, description="ids that must not be in the slate"
+    blocked: Annotated[list[Id], MAX_ENTRIES] | None = Field(
+        None, description="ids that must not be in the slate"
     )
-    max_per_group: dict[str, Annotated[int, Field(ge=0)]] = Field(
-        default_factory=dict,
+    max_per_group: dict[str, Annotated[int, Field(ge=0)]] | None = Field(
+        None,
         max_length=1,
         description="an attribute and the maximum items per value of it: a category of the model's "
         "schema, or a key of `candidates[].groups`",
     )
+
+    @field_validator("pinned", mode="wrap")
+    @classmethod
+    def _refuse_merged_keys(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        """Refuse the keys 1 and "1", which MessagePack can have in one map: they are one id."""
+        pinned = validate(value)
+        if pinned is not None and len(pinned) < len(value):
+            raise PydanticCustomError("repeated_id", 'each id once; 1 and "1" are the same id')
+        return pinned
 
 
 class RerankRequest(StrictModel):
@@ -162,9 +180,10 @@ class RerankRequest(StrictModel):
 
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     user: User | None = None
-    context: Features = Field(default_factory=dict, description="context features of the schema")
+    context: Features | None = Field(None, description="context features of the schema")
     candidates: Candidates = Field(
-        description="records, columns, or ids alone", json_schema_extra=_accept_ids
+        description="records, columns, or ids alone; an integer is the same id as its text, and "
+        "the response has each id as it was sent"
     )
     slate_size: int | None = Field(
         None, ge=1, description="positions; default: the bundle's slate length"
@@ -176,11 +195,13 @@ class RerankRequest(StrictModel):
     timeout_ms: float | None = Field(
         None, gt=0, description="deadline, counted from the arrival of the body"
     )
-    model: Id | None = Field(None, description="name of the model, if several are served")
-    priority: Literal["interactive", "background"] = Field(
+    model: Name | None = Field(None, description="name of the model, if several are served")
+    priority: Literal["interactive", "background"] | None = Field(
         "interactive", description="background waits behind interactive, and is shed first"
     )
-    explain: bool = Field(False, description="per position: probability, alternatives, movement")
+    explain: bool | None = Field(
+        False, description="per position: probability, alternatives, movement"
+    )
 
 
 class BatchRequest(StrictModel):
@@ -192,7 +213,7 @@ class BatchRequest(StrictModel):
 class Alternative(BaseModel):
     """A candidate that could have been chosen, and its probability."""
 
-    id: str
+    id: str | int
     probability: float
 
 
@@ -209,7 +230,7 @@ class Explanation(BaseModel):
 class SlateEntry(BaseModel):
     """One position of the slate; the model's figures are null in a degraded response."""
 
-    id: str
+    id: str | int = Field(description="as the request has it")
     position: int
     initial_position: int
     logprob: float | None = Field(

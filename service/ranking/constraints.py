@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.engine import constraints
 from service.engine.constraints import ConstraintError, SlateConstraints
 from service.engine.contract import Manifest
-from service.engine.features.candidates import CandidateList
+from service.engine.features.candidates import CandidateList, as_sent
 from service.engine.features.featuriser import Featuriser
 from service.engine.rows import Row
 from service.errors import FieldError, InvalidRequest
@@ -17,7 +17,7 @@ from service.ranking.request import RankingRequest, RequestedConstraints
 def check_limits(request: RankingRequest, manifest: Manifest) -> None:
     """Raise InvalidRequest naming every field that breaks a limit of the bundle."""
     path, ids = request.path, request.inputs.ids
-    errors = repeated_ids(path, ids) if len(set(ids)) < len(ids) else []
+    errors = repeated_ids(request) if len(set(ids)) < len(ids) else []
     if len(ids) > manifest.max_candidates:
         rule = f"at most {manifest.max_candidates} candidates"
         errors.append(FieldError(f"{path}candidates", rule, len(ids)))
@@ -32,14 +32,15 @@ def check_limits(request: RankingRequest, manifest: Manifest) -> None:
         raise InvalidRequest.of(*errors)
 
 
-def repeated_ids(path: str, ids: Sequence[str]) -> list[FieldError]:
+def repeated_ids(request: RankingRequest) -> list[FieldError]:
     """Return an error for each candidate whose id stands earlier in the list."""
     errors = []
     first: dict[str, int] = {}
-    for position, item in enumerate(ids):
+    for position, item in enumerate(request.inputs.ids):
         if item in first:
             rule = f"unique within the list, already at candidates[{first[item]}]"
-            errors.append(FieldError(f"{path}candidates[{position}].id", rule, item))
+            field = request.field(f"candidates[{position}].id")
+            errors.append(FieldError(field, rule, as_sent(item)))
         first.setdefault(item, position)
     return errors
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import SlateSampling
+
+CANDIDATE_FIELD = re.compile(r"candidates\[(?P<index>\d+)\]\.(?P<field>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class RankingRequest:
     """One candidate list to rank. None stands for the default of the bundle.
 
     path is the prefix of field paths in errors, such as "requests[3]."; deadline is a time of
-    time.monotonic().
+    time.monotonic(); form is that of the candidates in the body.
     """
 
     inputs: CandidateList
@@ -44,8 +48,22 @@ class RankingRequest:
     recommend_temperature: float | None = None
     sampling: SlateSampling | None = None
     constraints: RequestedConstraints | None = None
+    form: Literal["records", "ids", "columns"] = "records"
     priority: str = "interactive"
     explain: bool = False
+
+    def field(self, path: str) -> str:
+        """Return the path of a field of a record as the client sent it, in the form of the request.
+
+        `candidates[3].features.price` is `candidates.features.price[3]` in columns, and
+        `candidates[3].id` is `candidates[3]` if candidates are ids alone.
+        """
+        record = CANDIDATE_FIELD.fullmatch(path)
+        if record is not None and self.form == "columns":
+            path = f"candidates.{record['field']}[{record['index']}]"
+        elif record is not None and self.form == "ids" and record["field"] == "id":
+            path = f"candidates[{record['index']}]"
+        return f"{self.path}{path}"
 
     @property
     def volume(self) -> int:

@@ -14,6 +14,7 @@ from service.batching.admission import PRIORITIES
 from service.batching.batcher import RowResult
 from service.engine.constraints import ConstraintError
 from service.engine.contract import Manifest
+from service.engine.features.candidates import as_sent
 from service.engine.features.encoding import FeatureError
 from service.engine.rows import Row
 from service.errors import (
@@ -86,7 +87,8 @@ class Reranker:
             row = make_row(inputs, request.slate_size, request.budget, request.entropy_threshold)
             row = apply_options(request, row, deployment)
         except (FeatureError, ConstraintError) as error:
-            broken = FieldError(f"{request.path}{error.path}", error.rule, error.value)
+            field, value = request.field(error.path), as_sent(error.value)
+            broken = FieldError(field, error.rule, value)
             raise InvalidRequest.of(broken) from None
         unknown = deployment.session.featuriser.count_unknown(inputs.ids)
         return PreparedList(request, row, deployment, variant, shed, unknown)

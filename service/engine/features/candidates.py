@@ -7,6 +7,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class NumericId(str):
+    """An id that the client sent as a number: it is equal to its decimal text."""
+
+    __slots__ = ("number",)
+    number: int | float
+
+    def __new__(cls, number: int | float) -> NumericId:
+        """Return the id of an integer, or of a float that is integral."""
+        item = super().__new__(cls, int(number))
+        item.number = number
+        return item
+
+
+def as_sent(value: object) -> object:
+    """Return ids as the client sent them, alone or in a list, and any other value unchanged."""
+    if isinstance(value, list):
+        return [entry.number if isinstance(entry, NumericId) else entry for entry in value]
+    return value.number if isinstance(value, NumericId) else value
+
+
 @dataclass(frozen=True)
 class CandidateList:
     """One candidate list with its user, in the order of the initial ranking.

@@ -192,13 +192,15 @@ class Featuriser:
         for position in range(len(candidates.ids)):
             values = dict(candidates.features[position]) if candidates.features else {}
             path = f"candidates[{position}].features"
+            score = None
             if "score" in self._features_of["candidate"] and candidates.scores:
                 score = candidates.scores[position]
                 if score is not None:
                     values["score"] = score
             for name in self._required["candidate"]:
                 if values.get(name) is None:
-                    raise FeatureError(f"{path}.{name}", "required by the feature schema", None)
+                    field = f"candidates[{position}].score" if name == "score" else f"{path}.{name}"
+                    raise FeatureError(field, "required by the feature schema", None)
             for name, value in values.items():
                 if name not in allowed:
                     raise FeatureError(f"{path}.{name}", "not a feature of the schema", value)
@@ -206,7 +208,10 @@ class Featuriser:
                     continue
                 row = slice(position, position + 1)
                 feature = allowed[name]
-                vector = self._write(feature, value, numbers, tokens, row, f"{path}.{name}")
+                field = f"{path}.{name}"
+                if score is not None and name == "score":
+                    field = f"candidates[{position}].score"
+                vector = self._write(feature, value, numbers, tokens, row, field)
                 if kernels and name in self.schema.history.kernels:
                     if feature.kind == "categories":
                         start = self._slot[name]
@@ -232,7 +237,8 @@ class Featuriser:
                 self._write(features[name], value, numbers, tokens, rows, f"{path}.{name}")
         for name in self._required[owner]:
             if values.get(name) is None:
-                raise FeatureError(f"{path}.{name}", "required by the feature schema", None)
+                field = "user.id" if name == "user_id" else f"{path}.{name}"
+                raise FeatureError(field, "required by the feature schema", None)
 
     def _write(
         self,

@@ -182,7 +182,7 @@ INVALID_MSGPACK = {
     "reserved byte": b"\xc1",
     "truncated": ormsgpack.packb({"candidates": ["1", "2"]})[:-1],
     "trailing": ormsgpack.packb({"candidates": ["1"]}) + b"\x01",
-    "key that is no string": b"\x81\x01\x02",
+    "key that is a map": b"\x81\x80\x02",
     "extension": b"\x81\xaacandidates\xd6\x05\x00\x00\x00\x00",
     "deep": b"\x91" * 100_000 + b"\x01",
     "not utf-8": b"\x81\xaacandidates\x91\xa2\xff\xfe",

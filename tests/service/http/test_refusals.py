@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.http.ids import ID_RULE
 from tests.support.bodies import body, problem_of
 
 REFUSED = [
@@ -29,8 +30,8 @@ REFUSED = [
     ),
     ({"candidates": [{"id": "a"}], "slate_size": "2"}, "slate_size", "an integer", '"2"'),
     ({"candidates": [{"id": "a"}], "slate_size": True}, "slate_size", "an integer", "true"),
-    ({"candidates": [{"id": 7}]}, "candidates[0].id", "a string", "7"),
-    ({"candidates": [{"id": ""}]}, "candidates[0].id", "at least 1 character", '""'),
+    ({"candidates": [{"id": ""}]}, "candidates[0].id", "a string of 1 to 256", '""'),
+    ({"candidates": [{"id": "x" * 257}]}, "candidates[0].id", "a string of 1 to 256", '"xx'),
     ({"candidates": "a"}, "candidates", "a list", '"a"'),
     ({"candidates": [{"id": "a", "scor": 1}]}, "candidates[0].scor", "unknown field", "1"),
     ({"candidates": [{"id": "a"}], "sample": {}}, "sample", "unknown field", "{}"),
@@ -219,10 +220,52 @@ def test_too_many_entries_are_refused_with_their_bound(client, items, field, ent
 
 
 def test_candidates_of_mixed_forms_are_refused(client, items):
-    rule = "an object with id, or every candidate an id alone"
-    for mixed, index in (([{"id": items[0]}, items[1]], 1), ([items[0], 7], 0), ([7, 8], 0)):
-        errors = problem_of(client.post("/rerank", json={"candidates": mixed}), 422)["errors"]
-        assert (errors[0]["field"], errors[0]["rule"]) == (f"candidates[{index}]", rule)
+    for mixed, rule in (
+        ([{"id": items[0]}, items[1]], "an object with id, or every candidate an id alone"),
+        ([items[0], {"id": items[1]}], f"{ID_RULE}, or every candidate an object with id"),
+    ):
+        (error,) = problem_of(client.post("/rerank", json={"candidates": mixed}), 422)["errors"]
+        assert (error["field"], error["rule"]) == ("candidates[1]", rule)
+
+
+COLUMNS = {"id": ["1", "32"]}
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        ({"candidates": ["1", ""]}, "candidates[1]"),
+        ({"candidates": {"id": ["1", ""]}}, "candidates.id[1]"),
+        ({"candidates": [{"id": "1"}, {"id": ""}]}, "candidates[1].id"),
+        ({"candidates": ["1", "2", "1"]}, "candidates[2]"),
+        ({"candidates": {"id": ["1", "2", "1"]}}, "candidates.id[2]"),
+        (
+            {"candidates": {**COLUMNS, "features": {"runtime": [1, "long"]}}},
+            "candidates.features.runtime[1]",
+        ),
+        (
+            {"candidates": {**COLUMNS, "features": {"colour": [None, 1]}}},
+            "candidates.features.colour[0]",
+        ),
+        ({"candidates": {**COLUMNS, "records": []}}, "candidates.records"),
+        ({"candidates": ["1"], "user": {"history": ["260", ""]}}, "user.history[1]"),
+        ({"candidates": ["1"], "user": {"history": [{"id": ""}]}}, "user.history[0].id"),
+        ({"candidates": ["1"], "user": {"history": [{"label": 1}]}}, "user.history[0].id"),
+        ({"candidates": ["1"], "user": {"history": [None]}}, "user.history[0]"),
+        ({"candidates": ["1"], "constraints": {"pinned": {"x" * 257: 0}}},
+         "constraints.pinned." + "x" * 181),
+        ({"candidates": [{"id": "1", "groups": {"x" * 257: "a"}}]},
+         "candidates[0].groups." + "x" * 179),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_field_in_the_form_that_was_sent(client, payload, field):
+    for path, sent, prefix in (
+        ("/rerank", payload, ""),
+        ("/rerank/batch", {"requests": [{"candidates": ["1"]}, payload]}, "requests[1]."),
+    ):
+        errors = problem_of(client.post(path, json=sent), 422)["errors"]
+        assert errors[0]["field"] == f"{prefix}{field}"[:200]
+        assert len(errors) == 1
 
 
 JSON = st.recursive(

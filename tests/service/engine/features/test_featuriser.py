@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.features.candidates import CandidateList
+from service.engine.features.candidates import CandidateList, NumericId
 from service.engine.features.encoding import FeatureError, encode_number
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.schema import Schema
@@ -133,6 +133,12 @@ def test_a_saved_featuriser_loads_to_the_same_arrays(tmp_path):
             "candidates[0].features.style",
             "2",
         ),
+        (CandidateList(ids=["a"], scores=[1e300]), "candidates[0].score", "deviations"),
+        (
+            CandidateList(ids=["a"], features=[{"score": 1e300}]),
+            "candidates[0].features.score",
+            "deviations",
+        ),
         (CandidateList(ids=["a"], user={"age": 1e300}), "user.features.age", "deviations"),
         (CandidateList(ids=["a"], user={"name": "u"}), "user.features.name", "schema"),
         (CandidateList(ids=["a"], context={"hour": 1.5}), "context.hour", "string"),
@@ -163,10 +169,21 @@ def test_a_list_without_a_required_feature_is_refused():
     table = ItemTable((), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64), {})
     strict = Featuriser(Schema.from_dict(schema), table)
     assert strict.transform(CandidateList(ids=["a"], scores=[0.5]))[0][0, 0] == 0.5
-    with pytest.raises(FeatureError, match=r"candidates\[0\]\.features\.score: required"):
+    with pytest.raises(FeatureError, match=r"candidates\[0\]\.score: required"):
         strict.transform(CandidateList(ids=["a"], scores=[None]))
 
 
 def test_a_logarithm_of_a_negative_number_is_that_of_zero():
     price = Schema.from_dict(SCHEMA).features[1]
     assert encode_number(price, -5.0, "price") == encode_number(price, 0.0, "price") == -0.5
+
+
+def test_a_missing_user_id_is_refused_by_the_name_of_its_field():
+    feature = {"name": "user_id", "of": "user", "kind": "identifier", "required": True}
+    schema = Schema.from_dict({"name": "ids", "features": [feature | {"vocabulary": ["7"]}]})
+    table = ItemTable((), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64), {})
+    strict = Featuriser(schema, table)
+    for user_id in ("7", NumericId(7)):
+        assert strict.transform(CandidateList(ids=["a"], user_id=user_id))[1].tolist() == [[2]]
+    with pytest.raises(FeatureError, match=r"^user\.id: required"):
+        strict.transform(CandidateList(ids=["a"]))
