@@ -1,6 +1,7 @@
 """The imports that each package and sub-package may have."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -277,3 +278,10 @@ def test_the_service_loads_no_training_package():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_helpers_of_tests_live_in_tests_support_and_not_in_a_conftest():
+    pattern = re.compile(r"^from tests\.\S*(conftest|test_\w+) import", re.MULTILINE)
+    assert pattern.search("from tests.client.conftest import x\n")
+    paths = (ROOT / "tests").rglob("*.py")
+    assert [str(p) for p in paths if pattern.search(p.read_text(encoding="utf-8"))] == []

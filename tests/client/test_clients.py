@@ -14,7 +14,7 @@ from rerank_client.clients import TIMEOUT_MS
 from rerank_client.connections import LIMITS
 from service.server import KEEP_ALIVE_S
 from service.settings import Settings
-from tests.client.conftest import (
+from tests.support.scripted import (
     CUT,
     HANG,
     PATIENT_MS,

@@ -14,8 +14,8 @@ import pytest
 
 from rerank_client import AsyncClient, Client
 from rerank_client.connections import _ssl_context
-from tests.client.conftest import PATIENT_MS, reply, response_to, scripted
 from tests.client.forking import CALLS, PROCESSES
+from tests.support.scripted import PATIENT_MS, reply, response_to, scripted
 
 ROOT = Path(__file__).parents[2]
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")

@@ -12,7 +12,7 @@ import pytest
 import rerank_client.dispatch
 from rerank_client import Failed, Refused, TimedOut, Unavailable
 from rerank_client.dispatch import BACKOFF_S, GRACE_S, Dispatcher, HttpResponse, TransportFailure
-from tests.client.conftest import response_to
+from tests.support.scripted import response_to
 
 URLS = ["http://a:1", "http://b:2/", "http://c:3"]
 UNREACHABLE = TransportFailure("connection", "refused")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rerank_client import AsyncClient, Client
-from tests.client.conftest import PATIENT_MS
+from tests.support.scripted import PATIENT_MS
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from rerank_client import Failed, Refused
-from tests.client.conftest import reply, response_to, scripted
+from tests.support.scripted import reply, response_to, scripted
 
 
 def keep_open(content):

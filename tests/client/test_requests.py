@@ -16,7 +16,7 @@ import pytest
 from rerank_client import AsyncClient, Client, Refused
 from rerank_client.fallback import initial_ranking
 from rerank_client.requests import build_batch_bodies, build_list_body, encode
-from tests.client.conftest import reply, response_to, scripted
+from tests.support.scripted import reply, response_to, scripted
 
 HUGE = 2**53 + 1  # the first integer that a double cannot hold
 CIRCULAR: list = []

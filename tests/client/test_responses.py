@@ -8,7 +8,7 @@ import pytest
 from rerank_client.responses import Model, Position, Reasoning, parse_problem, parse_responses
 from service.http.schemas import Latency, ReasoningUsed, RerankResponse, SlateEntry
 from service.http.schemas import Model as ServedModel
-from tests.client.conftest import response_to
+from tests.support.scripted import response_to
 
 RAW = response_to({"candidates": [{"id": "a"}, {"id": "b"}]})
 

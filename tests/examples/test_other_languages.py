@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rerank_client import Client
-from tests.client.conftest import HANG, PATIENT_MS, RESET, TRICKLE, reply, scripted
+from tests.support.scripted import HANG, PATIENT_MS, RESET, TRICKLE, reply, scripted
 from tests.support.stub_servers import unused_url
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
