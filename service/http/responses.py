@@ -17,12 +17,14 @@ from starlette.responses import Response
 from service.engine.features.candidates import NumericId
 from service.engine.rows import Row, Slate
 from service.errors import FieldError, ServiceError
+from service.http.negotiation import weight_of, weights
 from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
 from service.metrics import STAGES
 from service.models.fleet import Fleet
 from service.ranking.decision import Decision, StageTimes
 from service.settings import Settings
 
+JSON_NAMES = {"application/json"}
 ALTERNATIVES = 3  # entries of an explanation
 MASKED_LOGIT = -1e8  # candidates that may no longer be chosen have logits below it
 
@@ -66,13 +68,18 @@ class ProblemResponse(JsonResponse):
 
 
 def response_class(headers: Mapping[str, str]) -> type[Response]:
-    """Choose JSON or MessagePack by the `Accept` header, else by the request's content type."""
-    accept = headers.get("accept", "*/*").lower()
-    if any(name in accept for name in MSGPACK_NAMES):
+    """Choose JSON or MessagePack by the weights of `Accept`, else by the request's content type."""
+    accept = headers.get("accept", "*/*")
+    of_body = MsgpackResponse if is_msgpack(headers.get("content-type")) else JsonResponse
+    if accept == "*/*":
+        return of_body
+    ranges = weights(accept)
+    msgpack, json = weight_of(MSGPACK_NAMES, ranges), weight_of(JSON_NAMES, ranges)
+    if msgpack != json:
+        return MsgpackResponse if msgpack > json else JsonResponse
+    if msgpack and not MSGPACK_NAMES.isdisjoint(ranges):
         return MsgpackResponse
-    if "*/*" in accept and is_msgpack(headers.get("content-type")):
-        return MsgpackResponse
-    return JsonResponse
+    return of_body if msgpack else JsonResponse
 
 
 def problem_response(error: ServiceError, request_id: str) -> ProblemResponse:
