@@ -20,6 +20,7 @@ from service.errors import FieldError, InvalidRequest, NotReady, ServiceError, S
 from service.http.admin import AdminApi
 from service.http.disconnects import cancel_on_disconnect
 from service.http.edge import Edge
+from service.http.methods import refusal_by_router
 from service.http.openapi import openapi
 from service.http.parsing import (
     Limits,
@@ -33,7 +34,6 @@ from service.http.responses import (
     batch_content,
     decision_content,
     decision_entries,
-    problem_from,
     problem_response,
     response_class,
     server_info,
@@ -53,7 +53,6 @@ from service.telemetry import Tracer
 logger = logging.getLogger("service")
 
 API_VERSION = "1"
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 # RERANK_TRACING alone decides what is exported. FastAPI would follow variables of its own and
 # export exceptions, with what they say of a request.
 NO_TELEMETRY: TelemetryConfig = {
@@ -76,11 +75,14 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatch one ASGI connection."""
-        is_post = scope["type"] == "http" and scope["method"] == "POST"
-        if is_post and scope["path"] in self.ranking_paths:
-            await self.ranking_app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] == "http":
+            path = scope["path"]
+            if path.endswith("/") and path != "/":  # the same path; a redirect would lose https
+                path = scope["path"] = path[:-1]
+            if scope["method"] == "POST" and path in self.ranking_paths:
+                await self.ranking_app(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -123,6 +125,7 @@ class Api:
             version=API_VERSION,
             description="Re-rank candidate lists into slates, with the reasoning steps they took.",
             lifespan=self._lifespan,
+            redirect_slashes=False,
             telemetry=NO_TELEMETRY,
         )
         self.app.state.ready = False
@@ -146,11 +149,14 @@ class Api:
         app.ranking_app = self._edge(self._serve_ranking_call)
         for path, handler in app.ranking_paths.items():
             app.router.add_route(path, handler, methods=["POST"])
-        endpoints = (("/livez", self.livez), ("/readyz", self.readyz), ("/info", self.info))
-        for path, endpoint in endpoints:
+        for path, endpoint in (
+            ("/livez", self.livez),
+            ("/readyz", self.readyz),
+            ("/info", self.info),
+            ("/metrics", self.metrics_page),
+        ):
             app.add_api_route(path, endpoint, methods=["GET"], tags=["operate"])
             app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
-        app.add_api_route("/metrics", self.metrics_page, methods=["GET"], tags=["operate"])
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -186,15 +192,12 @@ class Api:
         await response(scope, receive, send)
 
     async def _on_error(self, request: Request, error: Exception) -> Response:
-        request_id = request.state.request_id
         if isinstance(error, HTTPException):
-            code = HTTP_CODES.get(error.status_code, "http_error")
-            detail = f"{request.method} {request.url.path}: {error.detail}"[:200]
-            return problem_from(error.status_code, code, detail, request_id, headers=error.headers)
+            return refusal_by_router(self.app, request, error)
         assert isinstance(error, ServiceError)
         if request.method == "POST" and not request.url.path.startswith("/admin"):
             self._observer.call_refused(error.status >= 500)
-        response = problem_response(error, request_id)
+        response = problem_response(error, request.state.request_id)
         if isinstance(error, SlowClient):
             response.headers["Connection"] = "close"
         return response

@@ -189,7 +189,7 @@ def test_unknown_paths_and_methods_are_problems(client):
     assert problem_of(client.get("/nowhere"), 404)["code"] == "not_found"
     refused = client.get("/rerank")
     assert problem_of(refused, 405)["code"] == "method_not_allowed"
-    assert refused.headers["allow"] == "POST"
+    assert refused.headers["allow"] == "OPTIONS, POST"
 
 
 def test_a_deeply_nested_value_is_truncated_in_the_problem(client):
