@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import FieldError, InvalidRequest, NotReady, ServiceError, SlowClient
 from service.http.admin import AdminApi
 from service.http.disconnects import cancel_on_disconnect
+from service.http.documentation import add_documentation
 from service.http.edge import Edge
 from service.http.methods import refusal_by_router
 from service.http.openapi import openapi
@@ -125,6 +126,8 @@ class Api:
             version=API_VERSION,
             description="Re-rank candidate lists into slates, with the reasoning steps they took.",
             lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
             redirect_slashes=False,
             telemetry=NO_TELEMETRY,
         )
@@ -157,6 +160,7 @@ class Api:
         ):
             app.add_api_route(path, endpoint, methods=["GET"], tags=["operate"])
             app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
+        add_documentation(app)
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[dict[str, Any]]:
