@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import SlateSampling
 from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
+from service.http.duplicates import refuse_repeated_keys
 from service.http.ids import ID_ERROR, ID_RULE
 from service.http.schemas import (
     ID,
@@ -42,7 +43,8 @@ PAIR, END = b"\x92", ormsgpack.packb("the end of a body")
 def decode(content: bytes, headers: Mapping[str, str]) -> Any:
     """Decode a body: MessagePack if its Content-Type says so, else JSON.
 
-    Raises BadRequest, or UnsupportedMedia for a compressed body.
+    Raises BadRequest, UnsupportedMedia for a compressed body, or InvalidRequest for a JSON key with
+    two values.
     """
     encoding = headers.get("content-encoding", "")
     if encoding.strip().lower() not in ("", "identity"):
@@ -58,10 +60,12 @@ def decode(content: bytes, headers: Mapping[str, str]) -> Any:
             raise _undecodable("MessagePack", "bytes follow the end of the value", content)
         return payload
     try:
-        return orjson.loads(content)
+        payload = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         rule = "JSON in UTF-8, where NaN and Infinity are no numbers"
         raise _undecodable(rule, str(error) if content else "it is empty", content) from None
+    refuse_repeated_keys(content, payload)
+    return payload
 
 
 def _unpack(content: bytes) -> Any:
