@@ -1,6 +1,11 @@
 # Every target has its line in `make help`.
-PYTHON ?= python3
-BUNDLE ?= bundles/ranklens/1
+# Make one argument of the shell, spaces and quotes included.
+quoted = '$(subst ','\'',$(1))'
+# An empty variable counts as absent.
+override PYTHON := $(or $(PYTHON),python3)
+# Without BUNDLE the service takes RERANK_BUNDLE or RERANK_MODELS, or the committed bundle.
+SERVED := $(if $(BUNDLE),--bundle $(call quoted,$(BUNDLE)))
+override BUNDLE := $(or $(BUNDLE),bundles/ranklens/1)
 DATA := build/ranklens
 CONFIG := model/configs/served.yaml
 CHECKPOINT := build/checkpoints/ranklens
@@ -28,8 +33,8 @@ endef
 
 setup: .venv/.installed ## install everything for development into .venv
 
-serve: .venv-service/.installed ## serve the committed bundle on 127.0.0.1:8000 (no torch)
-	.venv-service/bin/python -m service --bundle $(BUNDLE)
+serve: .venv-service/.installed ## serve BUNDLE, or what RERANK_* says, on 127.0.0.1:8000 (no torch)
+	.venv-service/bin/python -m service $(SERVED)
 
 test: lint ## lint, types, then all tests
 	.venv/bin/python -m pytest
@@ -40,21 +45,23 @@ lint: setup ## ruff and mypy
 	.venv/bin/mypy
 
 train: setup ## prepare RankLens and train evaluator and generator (resumes)
-	.venv/bin/python -m model prepare ranklens --out $(DATA)
-	.venv/bin/python -m model train --config $(CONFIG) --data $(DATA)/warm --out $(CHECKPOINT)
+	.venv/bin/python -m model prepare ranklens --out $(call quoted,$(DATA))
+	.venv/bin/python -m model train --config $(call quoted,$(CONFIG)) \
+	  --data $(call quoted,$(DATA)/warm) --out $(call quoted,$(CHECKPOINT))
 
 export: setup ## export the trained checkpoint as a verified bundle
-	.venv/bin/python -m export --checkpoint $(CHECKPOINT) --out $(BUNDLE)
+	.venv/bin/python -m export --checkpoint $(call quoted,$(CHECKPOINT)) --out $(call quoted,$(BUNDLE))
 
 report: setup ## train and compare over seeds, write docs/reports (resumes)
-	test -d $(DATA)/warm || .venv/bin/python -m model prepare ranklens --out $(DATA)
-	.venv/bin/python -m model report --data $(DATA) --out docs/reports
+	test -d $(call quoted,$(DATA)/warm) || \
+	  .venv/bin/python -m model prepare ranklens --out $(call quoted,$(DATA))
+	.venv/bin/python -m model report --data $(call quoted,$(DATA)) --out docs/reports
 
 bench: setup ## the highest rate that a service started for it answers with p99 within 30 ms
-	.venv/bin/python -m loadtest capacity --bundle $(BUNDLE)
+	.venv/bin/python -m loadtest capacity --bundle $(call quoted,$(BUNDLE))
 
 load: setup ## Locust for a minute against a service started for it; fails where the SLO is missed
-	.venv/bin/python -m loadtest load --bundle $(BUNDLE)
+	.venv/bin/python -m loadtest load --bundle $(call quoted,$(BUNDLE))
 
 .venv-release/.installed: pyproject.toml constraints.txt
 	$(call install,.venv-release,release)
