@@ -6,14 +6,19 @@ import argparse
 import logging
 import os
 import sys
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from service.engine.contract import BundleError
 from service.http.security import KeysError
 from service.log_handler import flush
-from service.settings import Settings, describe, unknown_variables, with_profile
+from service.settings import (
+    Settings,
+    describe,
+    drop_foreign_variables,
+    ignored_variables,
+    with_profile,
+)
 from service.signals import exit_if_stopped, handle
 from service.telemetry import TelemetryError, configure
 
@@ -21,11 +26,11 @@ from service.telemetry import TelemetryError, configure
 def main() -> int:
     """Serve until stopped. Return 2, after one line on standard error, if that is impossible."""
     parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
-    parser.add_argument("--bundle", type=Path, help="bundle directory (RERANK_BUNDLE)")
-    parser.add_argument("--models", type=Path, help="store of bundles (RERANK_MODELS)")
+    parser.add_argument("--bundle", help="bundle directory (RERANK_BUNDLE)")
+    parser.add_argument("--models", help="store of bundles (RERANK_MODELS)")
     parser.add_argument("--host", help="address to listen on (RERANK_HOST)")
-    parser.add_argument("--port", type=int, help="port to listen on (RERANK_PORT)")
-    parser.add_argument("--workers", type=int, help="processes (RERANK_WORKERS)")
+    parser.add_argument("--port", help="port to listen on (RERANK_PORT)")
+    parser.add_argument("--workers", help="processes (RERANK_WORKERS)")
     parser.add_argument(
         "--print-settings",
         action="store_true",
@@ -33,7 +38,8 @@ def main() -> int:
     )
     arguments = vars(parser.parse_args())
     print_only = arguments.pop("print_settings")
-    overrides = {name: value for name, value in arguments.items() if value is not None}
+    # An empty argument, as of --host "$HOST" without a HOST, counts as absent.
+    overrides = {name: value for name, value in arguments.items() if value and value.strip()}
     try:
         settings = with_profile(Settings(**overrides))
     except (OSError, ValueError) as error:
@@ -49,9 +55,9 @@ def main() -> int:
         return 0
     handle(exit_if_stopped)
     configure(settings)
-    for name in unknown_variables(os.environ):
-        # Not refused: Kubernetes sets variables such as RERANK_SERVICE_HOST itself.
-        logging.getLogger("service").warning("%s: not a setting, ignored", name)
+    for message in ignored_variables(os.environ):
+        logging.getLogger("service").warning("%s", message)
+    drop_foreign_variables()
     from service.server import serve  # only now: it imports much
 
     try:

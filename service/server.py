@@ -152,8 +152,9 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, TypeError) as error:  # TypeError: IDNA cannot encode the name
         listener.close()
-        raise OSError(f"{host}:{port}: cannot listen ({error.strerror})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OSError(f"{host}:{port}: cannot listen ({reason})") from None
     listener.listen(BACKLOG)  # connections made before the model is warm wait for their response
     return listener

@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX = "RERANK_"
+# Kubernetes sets such variables for every Service of a namespace, as Docker does for links. Those
+# of a Service named `rerank` have the prefix of settings: RERANK_PORT=tcp://10.0.0.1:80.
+LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+LINK_NAME = re.compile(
+    r"RERANK(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+# Libraries of the service read these at their import, and what other programs of the machine mean
+# by them harms it: metrics of other processes in /metrics, a propagator that is not installed.
+FOREIGN_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir", "OTEL_PROPAGATORS")
+
+
+class Environment(EnvSettingsSource):
+    """The variables of the environment, without empty values and service links."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the raw values by the name of their setting."""
+        return {
+            name: value
+            for name, value in super().__call__().items()
+            if not isinstance(value, str) or (value.strip() and not LINK_VALUE.match(value))
+        }
 
 
 class Settings(BaseSettings):
-    """Read from RERANK_* variables; arguments, such as the command line's, take precedence."""
+    """Read from RERANK_* variables; arguments, such as the command line's, take precedence.
 
-    model_config = SettingsConfigDict(env_prefix="RERANK_", extra="forbid")
+    An empty value means the default. A service link of Kubernetes is no value.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", allow_inf_nan=False)
 
     bundle: Path = Field(
         Path("bundles/ranklens/1"),
@@ -57,11 +91,13 @@ class Settings(BaseSettings):
     workers: int = Field(
         1,
         ge=1,
+        le=1024,
         description="Worker processes. Raise it to use more cores, one core per worker.",
     )
     threads: int = Field(
         1,
         ge=1,
+        le=1024,
         description="Intra-op threads of a run. `python -m export tune` measures the best number.",
     )
     spinning: bool = Field(
@@ -81,6 +117,7 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(
         16,
         ge=1,
+        le=4096,
         description="Maximum slates in one run. Raise it for throughput, lower it for latency.",
     )
     max_queue: int = Field(
@@ -194,6 +231,23 @@ class Settings(BaseSettings):
         "info", description="Lowest level that is logged. Use debug to investigate."
     )
 
+    @field_validator("provider", "on_failure", "log_format", "tracing", "log_level", mode="before")
+    @classmethod
+    def _fold_case(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment."""
+        return init_settings, Environment(settings_cls)
+
 
 def with_profile(settings: Settings) -> Settings:
     """Return the settings, with values of their profile where none is set explicitly.
@@ -205,7 +259,7 @@ def with_profile(settings: Settings) -> Settings:
     try:
         payload = json.loads(settings.profile.read_bytes())
         profile = {name: payload[name] for name in ("threads", "spinning", "max_batch_size")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{settings.profile}: not a profile written by `python -m export tune` ({error!r})"
         ) from error
@@ -213,12 +267,30 @@ def with_profile(settings: Settings) -> Settings:
     return Settings(**{**profile, **explicit})
 
 
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return the RERANK_* variables that are no setting, probably misspelt ones."""
-    names = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
-    return sorted(
-        name for name in environment if name.upper().startswith("RERANK_") and name not in names
-    )
+def drop_foreign_variables() -> None:
+    """Remove FOREIGN_VARIABLES from the environment. Call it before service.server is imported."""
+    for name in FOREIGN_VARIABLES:
+        os.environ.pop(name, None)
+
+
+def ignored_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a message for each RERANK_* variable that sets nothing, and one for service links."""
+    settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    links, messages = [], []
+    for name in sorted(environment):
+        if not name.upper().startswith(PREFIX):
+            continue
+        is_setting = name.upper() in settings
+        if LINK_VALUE.match(environment[name]) or (LINK_NAME.fullmatch(name) and not is_setting):
+            links.append(name)
+        elif not is_setting:
+            messages.append(f"{name}: not a setting, ignored")
+    if links:
+        messages.append(
+            f"{', '.join(links)}: service links of Kubernetes, ignored; "
+            "enableServiceLinks: false in the pod's spec removes them"
+        )
+    return messages
 
 
 def describe(settings: Settings) -> str:

@@ -85,7 +85,8 @@ class Tracer:
     def of(cls, settings: Settings) -> Tracer | None:
         """Return a tracer, or None if tracing is off.
 
-        Raises TelemetryError if the packages of the group `tracing` are not installed.
+        Raises TelemetryError if the packages of the group `tracing` are not installed, or an OTEL_*
+        variable cannot be used.
         """
         if settings.tracing == "off":
             return None
@@ -94,12 +95,15 @@ class Tracer:
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+            provider = TracerProvider(resource=Resource.create({"service.name": "rerank"}))
+            provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         except ImportError as error:
             raise TelemetryError(
                 f"RERANK_TRACING=otlp: {error}; install the dependency group `tracing`"
             ) from None
-        provider = TracerProvider(resource=Resource.create({"service.name": "rerank"}))
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        except ValueError as error:
+            raise TelemetryError(f"RERANK_TRACING=otlp: an OTEL_* variable: {error}") from None
         return cls(provider)
 
     def record(

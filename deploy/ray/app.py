@@ -13,8 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 
-from service.server import application
-from service.settings import Settings, with_profile
+from service.settings import Settings, drop_foreign_variables, with_profile
 
 # Ray reads these variables when it starts, so they belong into the environment of `ray start`.
 # A request that a dead replica did not answer goes to another one: ranking twice does no harm.
@@ -39,7 +38,7 @@ def build(arguments: dict[str, Any]) -> Any:
 
     Raises ValueError for a name that is no setting.
     """
-    settings = dict(arguments)
+    settings = {name: value for name, value in arguments.items() if value != ""}  # as in variables
     least, largest = (int(settings.pop(name, 2)) for name in ("replicas", "most_replicas"))
     unknown = sorted(set(settings) - set(Settings.model_fields))
     if unknown:
@@ -51,6 +50,9 @@ def build(arguments: dict[str, Any]) -> Any:
         settings["bundle"] = Path(settings["bundle"]).resolve()  # replicas run in another directory
 
     def service() -> FastAPI:
+        drop_foreign_variables()
+        from service.server import application
+
         return application(with_profile(Settings(**settings)))[0]
 
     deployment = serve.deployment(
