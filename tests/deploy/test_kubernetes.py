@@ -79,6 +79,15 @@ def test_pods_have_probes_and_limits_and_run_as_user_65532(deployment):
     assert "65532" in (FOLDER.parents[1] / "Dockerfile").read_text("utf-8")
 
 
+def test_pods_get_no_service_links_and_an_explicit_port(deployment):
+    spec = pod(deployment)
+    assert spec["enableServiceLinks"] is False
+    (container,) = spec["containers"]
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    (port,) = container["ports"]
+    assert variables["RERANK_PORT"] == str(port["containerPort"])
+
+
 def grace_left(deployment, settings):
     """Return the seconds of a pod's grace period beyond pause, drain and shutdown."""
     spec = pod(deployment)
