@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from export.cases import RequestSampler, row_of
-from export.verify import VerificationError, decode_torch, margins
+from export.verify import UNDISPUTED, VerificationError, decode_torch, margins
 from model.learning.checkpoint import Trained
 from service.engine.rows import Row
 
@@ -22,7 +22,7 @@ def is_clear_of_ties(trained: Trained, row: Row) -> bool:
     for budget in range(row.budget + 1):
         capped = dataclasses.replace(row, budget=budget)
         nearest = margins(decode_torch(trained, [capped]), 0, capped)
-        if nearest[: len(row.numbers) - 1].min(initial=1e9) < GOLDEN_MARGIN:
+        if nearest[: len(row.numbers) - 1].min(initial=UNDISPUTED) < GOLDEN_MARGIN:
             return False
     return True
 

@@ -24,14 +24,32 @@ from service.engine.rows import Row, Slate
 LOGPROB_TOLERANCE = 1e-4  # of log-probabilities, entropies (nats) and utilities
 # Two choices closer than this are a tie for float32: either is right.
 TIE = 1e-5
-# A difference in a sampled slate counts as a tie, because noise is on its choices. This share of
-# the slates at most may be ties.
+# At most this share of the slates may be ties. A difference in a sampled slate counts as one: its
+# items are chosen by log-probability plus noise, so the distance of two logits does not tell how
+# close the choice was. A graph that ignores its noise differs in more slates than this.
 MAX_TIES = 0.01
+UNDISPUTED = 1e9  # margin of a decision without an alternative
 NAMES = list(OUTPUTS)[:5]
+FIGURES = ("logprob", "entropy_before", "entropy_after")
+ADVICE = (
+    "Run pytest tests/export/graph: it compares each host's lowering (export/graph/lower.py) with "
+    "its torch module"
+)
 
 
 class VerificationError(RuntimeError):
     """torch and onnxruntime disagree, so no bundle is written."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference among the figures of one slate, and its place."""
+
+    position: int
+    figure: str  # of FIGURES
+    torch: float
+    onnxruntime: float
+    size: float  # absolute; NaN if a figure is NaN
 
 
 @dataclass
@@ -42,21 +60,22 @@ class Agreement:
     ties: int = 0
     largest_difference: float = 0.0
 
-    def add(self, difference: float | None, place: str) -> None:
+    def add(self, difference: Difference | None, place: str) -> None:
         """Count one slate; None stands for a tie. Raises VerificationError above the tolerance.
 
-        place: the slate's position in the verification, for the message.
+        place: form, case and row of the slate, for the message.
         """
         self.slates += 1
         if difference is None:
             self.ties += 1
             return
-        if not difference <= LOGPROB_TOLERANCE:  # NaN fails too
+        if not difference.size <= LOGPROB_TOLERANCE:  # NaN fails too
             raise VerificationError(
-                f"{place}: log-probabilities or entropies differ by {difference:.2e}, "
-                f"allowed {LOGPROB_TOLERANCE}"
+                f"{place}, position {difference.position}: {difference.figure} is "
+                f"{difference.torch:.6f} in torch and {difference.onnxruntime:.6f} in onnxruntime; "
+                f"may differ by {LOGPROB_TOLERANCE}, got {difference.size:.2e}. {ADVICE}"
             )
-        self.largest_difference = max(self.largest_difference, difference)
+        self.largest_difference = max(self.largest_difference, difference.size)
 
 
 def verify(trained: Trained, bundle: Path, requests: RequestSampler) -> dict[str, Any]:
@@ -77,14 +96,14 @@ def verify(trained: Trained, bundle: Path, requests: RequestSampler) -> dict[str
             outputs = graphs[form].run(NAMES, {name: feeds[name] for name in INPUTS})
             for index, row in enumerate(each_slate(rows)):
                 slate = Slate(*(output[index, : row.slate_size] for output in outputs))
-                difference = compare(expected, index, row, slate, form)
-                agreement.add(difference, f"{form}, {case}, row {index}")
+                place = f"{form}, {case}, row {index}"
+                agreement.add(compare(expected, index, row, slate, place), place)
         difference = compare_evaluators(trained, graphs[EVALUATOR], feeds, expected.slate)
         agreement.largest_difference = max(agreement.largest_difference, difference)
     if agreement.ties > agreement.slates * MAX_TIES:
         raise VerificationError(
-            f"{agreement.ties} of {agreement.slates} slates differ as by ties, "
-            f"at most {MAX_TIES:.0%} may"
+            f"{agreement.ties} of {agreement.slates} slates differ in a tie or in sampled items; "
+            f"at most {MAX_TIES:.0%} may. {ADVICE}"
         )
     return {**dataclasses.asdict(agreement), "seconds": round(time.monotonic() - began, 1)}
 
@@ -137,17 +156,17 @@ def compare_evaluators(
     difference = float(np.abs(utility - expected.numpy()).max())
     if not difference <= LOGPROB_TOLERANCE:  # NaN fails too
         raise VerificationError(
-            f"{EVALUATOR}: utilities differ by {difference:.2e}, allowed {LOGPROB_TOLERANCE}"
+            f"{EVALUATOR}: utilities of torch and onnxruntime may differ by {LOGPROB_TOLERANCE}, "
+            f"got {difference:.2e}; compare evaluator_likes (export/graph/lower.py) with the module"
         )
     return difference
 
 
-def compare(
-    expected: Decoded, index: int, row: Row, slate: Slate, form: str = GENERATOR
-) -> float | None:
+def compare(expected: Decoded, index: int, row: Row, slate: Slate, place: str) -> Difference | None:
     """Return the largest difference of one slate's figures, or None for a tie.
 
-    Raises VerificationError when slates or steps differ without a tie.
+    place: form, case and row, for the message. Raises VerificationError when slates or steps differ
+    without a tie.
     """
     size = row.slate_size
     items = expected.slate[index, :size].numpy()
@@ -158,30 +177,31 @@ def compare(
         if margins(expected, index, row)[first] < TIE:
             return None
         raise VerificationError(
-            f"{form}, position {first} of a list of {len(row.numbers)}: torch chose "
+            f"{place}, position {first} of a list of {len(row.numbers)}: torch chose "
             f"{items.tolist()} after {steps.tolist()} steps, onnxruntime "
-            f"{slate.indices.tolist()} after {slate.steps.tolist()}"
+            f"{slate.indices.tolist()} after {slate.steps.tolist()}. {ADVICE}"
         )
-    differences = [
-        np.abs(getattr(expected, name)[index, :size].numpy() - getattr(slate, name)).max()
-        for name in ("logprob", "entropy_before", "entropy_after")
-    ]
-    return float(max(differences))
+    ours = np.stack([getattr(expected, name)[index, :size].numpy() for name in FIGURES])
+    theirs = np.stack([getattr(slate, name) for name in FIGURES])
+    sizes = np.abs(ours - theirs)
+    at = np.unravel_index(sizes.argmax(), sizes.shape)  # a NaN counts as the largest
+    values = (float(array[at]) for array in (ours, theirs, sizes))
+    return Difference(int(at[1]), FIGURES[at[0]], *values)
 
 
 def margins(expected: Decoded, index: int, row: Row) -> np.ndarray[Any, Any]:
     """Return per position [k] the distance of the nearest decision from the other outcome.
 
-    A decision is a choice (difference of logits) or a gate (nats). A sampled slate has margin 0,
-    because noise is on its choices.
+    A decision is a choice (difference of the two largest logits) or a gate (nats). A sampled slate
+    has margin 0: the noise on its choices decides, which the logits do not hold.
     """
     size = row.slate_size
     if row.sampling:
         return np.zeros(size)
     logits = expected.logits[index, :size]
     top = logits.topk(min(2, logits.shape[1]), dim=1).values
-    choice = (top[:, 0] - top[:, -1]) if top.shape[1] > 1 else torch.full((size,), 1e9)
-    choice = torch.where(torch.from_numpy(row.constraints.pinned) >= 0, 1e9, choice)
+    choice = (top[:, 0] - top[:, -1]) if top.shape[1] > 1 else torch.full((size,), UNDISPUTED)
+    choice = torch.where(torch.from_numpy(row.constraints.pinned) >= 0, UNDISPUTED, choice)
     if row.budget == 0:
         return choice.numpy()
     before = (expected.entropy_before[index, :size] - row.entropy_threshold).abs()
