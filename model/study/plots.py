@@ -21,14 +21,15 @@ COLOURS = {
     "second evaluator": "#d94801",
     "observed": "#252525",
 }
+OTHER_COLOUR = "#737373"  # of a model that COLOURS lacks, a new host for example
 BUDGET_COLOURS = ("#8fbbe0", "#6baed6", "#2f7fbd", "#08306b")  # S = 0, the plain host, to S = 3
 DPI = 90
 Entry = Mapping[str, Any]
 
 
 def colour(model: str) -> str:
-    """Return the colour of a model, the same in every plot."""
-    return COLOURS[model.lower()]
+    """Return the colour of a model, the same in every plot; grey for one without an entry."""
+    return COLOURS.get(model.lower(), OTHER_COLOUR)
 
 
 def pyplot() -> Any:
@@ -128,7 +129,8 @@ def plot_best_of_m(curves: Sequence[Entry], path: Path) -> None:
 def plot_world(payload: Mapping[str, Any], path: Path) -> None:
     """Draw regret by model, entropy against ambiguity by seed, and gain against steps."""
     figure, (left, middle, right) = pyplot().subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    trained = [row for row in payload["tables"] if row["model"].lower() in COLOURS][::-1]
+    models = [entry["model"] for entry in payload["ambiguity"]][::-1]
+    trained = [row for row in payload["tables"] if row["model"] in models][::-1]
     for place, row in enumerate(trained):
         mean, low, high = row["regret"]
         left.errorbar(
@@ -140,7 +142,6 @@ def plot_world(payload: Mapping[str, Any], path: Path) -> None:
     for place, entry in enumerate(payload["ambiguity"][::-1]):
         values = entry["correlation"]
         middle.plot(values, [place] * len(values), "o", alpha=0.6, color=colour(entry["model"]))
-    models = [entry["model"] for entry in payload["ambiguity"]][::-1]
     middle.set_yticks(range(len(models)), labels=models)
     middle.set(xlabel="Spearman's correlation, one dot per seed", title="Entropy and ambiguity")
     for number, host in enumerate(dict.fromkeys(point["host"] for point in payload["gates"])):

@@ -12,6 +12,7 @@ import torch
 from model.data.dataset import Dataset
 from model.learning import checkpoint
 from model.learning.policy import Policy
+from model.study import plots
 from model.study.click_model import TOPICS, ClickModel, appeals_and_topics
 from model.study.world_cells import gaps
 
@@ -54,6 +55,25 @@ def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
     mean, low, high = json.loads(done.stdout)["regret"]
     assert low < mean < high
     assert mean == pytest.approx(regret["gru eglr"], abs=1e-6)
+
+
+def test_a_host_that_no_colour_is_entered_for_is_plotted_in_grey(tmp_path, monkeypatch):
+    payload = json.loads((ROOT / "docs/reports/world.json").read_text(encoding="utf-8"))
+    renamed = json.loads(json.dumps(payload).replace('"pointer', '"mlp'))
+    drawn: list[str] = []
+
+    original = plots.colour
+
+    def colour(model):
+        drawn.append(model)
+        return original(model)
+
+    monkeypatch.setattr(plots, "colour", colour)
+    plots.plot_world(renamed, tmp_path / "world.png")
+    # Regret on the left, ambiguity in the middle; gates on the right have EGLR only.
+    assert (drawn.count("mlp host"), drawn.count("mlp eglr")) == (2, 3)
+    assert original("mlp host") == plots.OTHER_COLOUR
+    assert (tmp_path / "world.png").stat().st_size > 1000
 
 
 def test_reward_law_trains_no_evaluator_and_selects_by_expected_clicks(tmp_path):
