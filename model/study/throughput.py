@@ -83,6 +83,7 @@ def report(command: Throughput) -> None:
     """Measure with these options and print the result."""
     config = Config.load(command.config)
     if command.batch is not None:
-        grpo = dataclasses.replace(config.grpo, batch=command.batch)
-        config = dataclasses.replace(config, grpo=grpo)
+        payload = config.to_json()
+        payload["grpo"]["batch"] = command.batch
+        config = Config.from_json(payload)
     print(describe(measure(config, command.data, command.threads, command.rounds)))

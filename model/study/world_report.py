@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from model.data.dataset import Dataset
 from model.learning import checkpoint
-from model.network.config import Config
+from model.network.config import Config, ConfigError
+from model.network.hosts import HOSTS
 from model.study.click_model import CANDIDATES, ClickModel, appeals_and_topics, prepare_simulation
 from model.study.commands import World, cache_directory, command_line, report_directory
 from model.study.pages import provenance, render
@@ -38,6 +39,7 @@ def report(command: World) -> None:
     if command.page_only:
         write_page(out, command.name)
         return
+    check_hosts(command.hosts)
     data = cache / "data"
     if command.run is not None:
         print(json.dumps(measure(command.run, data), indent=1))
@@ -57,6 +59,13 @@ def report(command: World) -> None:
     text = json.dumps(payload, indent=1) + "\n"
     (out / f"{command.name}.json").write_text(text, encoding="utf-8")
     write_page(out, command.name)
+
+
+def check_hosts(hosts: Sequence[str]) -> None:
+    """Raise ConfigError for a name that is no host."""
+    for host in hosts:
+        if host not in HOSTS:
+            raise ConfigError(f"--hosts: must be one of {', '.join(HOSTS)}, got {host!r}")
 
 
 def miniature(config: Config) -> Config:

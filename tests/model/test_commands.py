@@ -63,6 +63,28 @@ def test_an_error_in_the_input_returns_status_2_and_one_line_with_the_command(tm
     assert capsys.readouterr().err == line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["world", "--hosts", "gru", "mpl"],
+            "world: --hosts: must be one of transformer, gru, pointer, got 'mpl'\n",
+        ),
+        (
+            ["throughput", "--config", str(ROOT / "model/configs/ranklens.yaml"), "--batch", "0"],
+            "throughput: grpo.batch: must be greater than 0, got 0\n",
+        ),
+    ],
+)
+def test_an_option_of_a_study_out_of_range_is_one_line_before_any_work(
+    arguments, line, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bare_value_error_is_a_bug_and_is_raised(monkeypatch):
     def fail(_command):
         raise ValueError("planted")
