@@ -191,8 +191,8 @@ class Run:
         self.state.stage = "grpo"
         self.state.seconds = state.seconds
 
-    def run(self, last: str = DONE) -> RunState:
-        """Train the stages that are left, up to but without the stage `last`."""
+    def run(self, stop_before: str = DONE) -> RunState:
+        """Train the stages that are left, in order; stop before the stage `stop_before`."""
         stages = {
             "evaluator": self.train_evaluator,
             "warm_start": self.warm_start,
@@ -200,7 +200,7 @@ class Run:
         }
         self._writer = None if rank() else SummaryWriter(str(self.directory / "events"))
         try:
-            while self.state.stage not in (DONE, last):
+            while self.state.stage not in (DONE, stop_before):
                 stages[self.state.stage]()
                 self._finish_stage()
         finally:

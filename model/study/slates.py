@@ -35,7 +35,7 @@ def second_evaluator(config: Config, dataset: Dataset, directory: Path) -> Evalu
         evaluator_network=dataclasses.replace(network, encoder_blocks=0, recurrent=True),
     )
     run = Run(changed, dataset, directory, None)
-    run.run(last="warm_start")
+    run.run(stop_before="warm_start")
     return run.evaluator.eval()
 
 

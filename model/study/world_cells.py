@@ -61,7 +61,7 @@ def _taken(prefix: Array, size: int) -> Array:
 def train_evaluator(config: Config, data: Path, directory: Path) -> None:
     """Train the evaluator that rewards all hosts of one seed."""
     torch.set_num_threads(1)
-    Run(config, data, directory, None).run(last="warm_start")
+    Run(config, data, directory, None).run(stop_before="warm_start")
 
 
 def train_cell(config: Config, data: Path, directory: Path, evaluator_run: Path | None) -> None:
