@@ -191,7 +191,6 @@ class Featuriser:
         allowed = self._features_of["item"] | self._features_of["candidate"]
         for position in range(len(candidates.ids)):
             values = dict(candidates.features[position]) if candidates.features else {}
-            path = f"candidates[{position}].features"
             score = None
             if "score" in self._features_of["candidate"] and candidates.scores:
                 score = candidates.scores[position]
@@ -199,19 +198,21 @@ class Featuriser:
                     values["score"] = score
             for name in self._required["candidate"]:
                 if values.get(name) is None:
-                    field = f"candidates[{position}].score" if name == "score" else f"{path}.{name}"
-                    raise FeatureError(field, "required by the feature schema", None)
+                    path = _candidate_path(position, name, scored=True)
+                    raise FeatureError(path, "required by the feature schema", None)
+            row = slice(position, position + 1)
             for name, value in values.items():
                 if name not in allowed:
-                    raise FeatureError(f"{path}.{name}", "not a feature of the schema", value)
+                    path = _candidate_path(position, name, scored=False)
+                    raise FeatureError(path, "not a feature of the schema", value)
                 if value is None:
                     continue
-                row = slice(position, position + 1)
                 feature = allowed[name]
-                field = f"{path}.{name}"
-                if score is not None and name == "score":
-                    field = f"candidates[{position}].score"
-                vector = self._write(feature, value, numbers, tokens, row, field)
+                try:  # paths are built for errors alone, because there are many values
+                    vector = self._write(feature, value, numbers, tokens, row, name)
+                except FeatureError as error:
+                    path = _candidate_path(position, name, scored=score is not None)
+                    raise FeatureError(path, error.rule, error.value) from None
                 if kernels and name in self.schema.history.kernels:
                     if feature.kind == "categories":
                         start = self._slot[name]
@@ -333,3 +334,10 @@ class Featuriser:
                 },
             )
         return cls(Schema.from_dict(payload), items)
+
+
+def _candidate_path(position: int, name: str, scored: bool) -> str:
+    """Return the path of a candidate's feature; scored: the score has a field of its own."""
+    if scored and name == "score":
+        return f"candidates[{position}].score"
+    return f"candidates[{position}].features.{name}"
