@@ -24,13 +24,6 @@ def target_too_long(size: int) -> TargetTooLong:
     return TargetTooLong(f"target: {rule}, got at least {size}", [error])
 
 
-def field_too_large(name: bytes, size: int) -> HeadTooLarge:
-    """Return the refusal of a header of `size` bytes."""
-    field = f"header {name[:100].decode('latin-1')}"
-    rule = f"at most {MAX_FIELD_BYTES} bytes in name and value"
-    return HeadTooLarge(f"{field}: {rule}, got {size}", [FieldError(field, rule, f"{size} bytes")])
-
-
 def too_many_fields() -> HeadTooLarge:
     """Return the refusal of a head with more than MAX_FIELDS headers and trailers."""
     rule = f"at most {MAX_FIELDS}"
@@ -45,16 +38,31 @@ def head_too_large() -> HeadTooLarge:
     return HeadTooLarge(f"head: {rule}: target, headers, trailers, chunk extensions", [error])
 
 
-def check_version_and_host(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Raise VersionNotSupported or BadHttp for a head that RFC 9112 does not allow.
+def check_fields(fields: Sequence[tuple[bytes, bytes]], target_bytes: int) -> None:
+    """Raise HeadTooLarge if headers and trailers exceed a limit in number, each or in sum."""
+    if len(fields) > MAX_FIELDS:
+        raise too_many_fields()
+    total = target_bytes
+    for name, value in fields:
+        size = len(name) + len(value)
+        if size > MAX_FIELD_BYTES:
+            field = f"header {name[:100].decode('latin-1')}"
+            rule = f"at most {MAX_FIELD_BYTES} bytes in name and value"
+            error = FieldError(field, rule, f"{size} bytes")
+            raise HeadTooLarge(f"{field}: {rule}, got {size}", [error])
+        total += size
+    if total > MAX_HEAD_BYTES:
+        raise head_too_large()
 
-    Args:
-        version: of HTTP, such as 1.1.
-        headers: pairs of lower-case name and value.
-    """
+
+def check_version(version: str) -> None:
+    """Raise VersionNotSupported unless the version is 1.0 or 1.1."""
     if version not in ("1.1", "1.0"):
         raise VersionNotSupported(f"HTTP/{version} is not supported, use HTTP/1.1")
-    hosts = [value for name, value in headers if name == b"host"]
+
+
+def check_host(version: str, hosts: Sequence[bytes]) -> None:
+    """Raise BadHttp unless a head has the values of Host that RFC 9112 asks for."""
     if len(hosts) != 1 and (hosts or version == "1.1"):
         raise BadHttp(f"header Host: exactly one in HTTP/1.1, got {len(hosts)}")
     if hosts and not HOST.fullmatch(hosts[0]):

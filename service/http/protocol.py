@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from service.errors import BadHttp, ServiceError
+from service.errors import BadHttp, HeadTooLarge, ServiceError
 from service.http.disconnects import ON_DISCONNECT
 from service.http.half_close import STATUS_LINE_START, DepartureWatch, RestOfStatusLine
 from service.http.heads import (
@@ -22,8 +22,9 @@ from service.http.heads import (
     MAX_FIELDS,
     MAX_HEAD_BYTES,
     MAX_TARGET_BYTES,
-    check_version_and_host,
-    field_too_large,
+    check_fields,
+    check_host,
+    check_version,
     head_too_large,
     target_too_long,
     too_many_fields,
@@ -58,8 +59,11 @@ class Protocol(HttpToolsProtocol):
     _last_response = b""  # sent after all others
     _in_message = _in_head = False
     _discarded_bytes = 0
-    _outside_body_bytes = 0  # of the message that is arriving
-    _field_bytes = _fields = 0
+    _read_bytes = 0  # of the newest read
+    _outside_body_bytes = 0  # of the arriving message, without the read in which it began
+    _hosts: list[bytes]
+    _valid_host: bytes | None = None  # a value of Host that was checked
+    _trailers: list[tuple[bytes, bytes]]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first head."""
@@ -92,6 +96,7 @@ class Protocol(HttpToolsProtocol):
         if self._ending:
             self._discard(len(data))
             return
+        self._read_bytes = len(data)
         self._outside_body_bytes += len(data)
         while data:
             try:
@@ -118,45 +123,61 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # only now: bytes between requests do not keep it open
         self._start_head_timer()
         self._in_message = self._in_head = True
-        self._outside_body_bytes = self._field_bytes = self._fields = 0
+        self._outside_body_bytes = 0
+        self._hosts, self._trailers = [], []
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         """Add a part of the target. Raises TargetTooLong."""
-        super().on_url(url)
-        self._field_bytes += len(url)
+        self.url += url
         if len(self.url) > MAX_TARGET_BYTES:
             raise self._refused(target_too_long(len(self.url)))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header; trailers only count. Raises HeadTooLarge."""
-        size = len(name) + len(value)
-        self._field_bytes += size
-        self._fields += 1
-        if size > MAX_FIELD_BYTES:
-            raise self._refused(field_too_large(name, size))
-        if self._fields > MAX_FIELDS:
+        """Add a header; trailers are only checked. Raises HeadTooLarge."""
+        name = name.lower()
+        if not self._in_head:  # a trailer must not replace a header that was already used
+            self._check_trailer(name, value)
+            return
+        if name == b"host":
+            self._hosts.append(value)
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_FIELDS:
             raise self._refused(too_many_fields())
-        if self._field_bytes > MAX_HEAD_BYTES:
-            raise self._refused(head_too_large())
-        if self._in_head:  # a trailer must not replace a header that was already used
-            super().on_header(name, value)
+
+    def _check_trailer(self, name: bytes, value: bytes) -> None:
+        self._trailers.append((name, value))
+        try:
+            check_fields([*self.headers, *self._trailers], len(self.url))
+        except HeadTooLarge as error:
+            raise self._refused(error) from None
 
     def on_headers_complete(self) -> None:
-        """Start the request, unless it will be parsed again. Raises BadHttp."""
+        """Start the request, unless it will be parsed again. Raises ServiceError."""
         self._cancel_head_timer()
-        if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers say
-            raise self._refused(BadHttp("CONNECT is not supported"))
-        version = self.parser.get_http_version()
         try:
-            check_version_and_host(version, self.headers)
+            self._check_head()
         except ServiceError as error:
             raise self._refused(error) from None
-        if version == "1.0":
-            self.expect_100_continue = False  # such a client does not know interim responses
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             self._in_head = False
+
+    def _check_head(self) -> None:
+        """Raise ServiceError for a head that is too large or that RFC 9112 does not allow."""
+        if self._outside_body_bytes or self._read_bytes > MAX_FIELD_BYTES:  # else they are small
+            check_fields(self.headers, len(self.url))
+        if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers say
+            raise BadHttp("CONNECT is not supported")
+        version = self.parser.get_http_version()
+        if version != "1.1":
+            check_version(version)
+            self.expect_100_continue = False  # such a client does not know interim responses
+        if len(self._hosts) != 1 or self._hosts[0] != self._valid_host:
+            check_host(version, self._hosts)
+            self._valid_host = self._hosts[0] if self._hosts else None
 
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""
