@@ -1,6 +1,7 @@
 """The rules of CONTRIBUTING.md that a program can check, for every tracked Python file."""
 
 import ast
+import builtins
 import io
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OPENER = re.compile(r"(What|Who|Whom|Which|How|Where|Whether|Whose)\b")
 PERCEPTION = {"found", "told", "asked", "given", "known", "shown", "own", "most"}
+RAISES = re.compile(r"\bRaises:?\s+([^.]*)")
 FILE_LINES, FUNCTION_LINES = 400, 60
 # Files and functions over the limits, with the reason for each.
 LONG: dict[str, str] = {}
@@ -88,6 +90,40 @@ def test_every_exception_is_needed():
         if length <= limit:
             unneeded.append(entry)
     assert unneeded == []
+
+
+def exceptions_in(text):
+    """Return the exceptions that a file's docstrings say are raised, and the names it uses."""
+    documented, names = set(), set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for match in RAISES.finditer(ast.get_docstring(node) or ""):
+                documented.update(re.findall(r"\b[A-Z]\w*Error\b", match[1]))
+        match node:
+            case ast.ClassDef(name=name) | ast.alias(name=name) | ast.Attribute(attr=name):
+                names.add(name)
+    return documented, names
+
+
+def undefined_exceptions(texts):
+    """Yield each path with an exception that its docstrings name and that exists nowhere."""
+    exceptions = {path: exceptions_in(text) for path, text in texts.items()}
+    defined = set(dir(builtins)).union(*(names for _, names in exceptions.values()))
+    for path, (documented, _) in exceptions.items():
+        yield from (f"{path}: Raises {name}" for name in sorted(documented - defined))
+
+
+def test_every_exception_that_a_docstring_names_exists():
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in tracked()}
+    assert list(undefined_exceptions(texts)) == []
+
+
+def test_a_planted_name_of_no_exception_is_reported():
+    texts = {
+        "a.py": 'def f():\n    """Read. Raises OSError, GoneError or\n    KeptError."""\n',
+        "b.py": "class KeptError(ValueError): ...\n",
+    }
+    assert list(undefined_exceptions(texts)) == ["a.py: Raises GoneError"]
 
 
 @pytest.mark.parametrize(

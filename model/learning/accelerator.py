@@ -41,7 +41,7 @@ def open_accelerator(device: str = "auto", precision: str | None = None) -> Iter
         device: auto, cpu or cuda.
         precision: float32 or bfloat16; by default bfloat16 on CUDA, else float32.
 
-    Raises MachineError where torch has no such device.
+    Raises DeviceError where torch has no such device.
     """
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
