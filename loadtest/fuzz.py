@@ -1,7 +1,8 @@
 """Generated requests to a service started for it, and checks of every response.
 
-loadtest.fuzz_requests makes the requests, loadtest.fuzz_checks holds the responses against the
-contract. The same seed sends the same requests, on several connections at once.
+loadtest.fuzz_requests makes the requests, loadtest.fuzz_transport sends them, and
+loadtest.fuzz_contract holds the responses against the contract. The same seed sends the same
+requests, on several connections at once.
 """
 
 from __future__ import annotations
@@ -13,72 +14,33 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import httpx
-from hypothesis import strategies as st
 from tqdm import tqdm
 
 from loadtest.commands import Fuzz
 from loadtest.errors import MISSED, PASSED
-from loadtest.fuzz_checks import Bundle, Contract, Response
-from loadtest.fuzz_requests import Message, draw_messages, from_bundle, from_document
+from loadtest.fuzz_bundle import Bundle
+from loadtest.fuzz_contract import Contract, check_conversation
+from loadtest.fuzz_findings import Findings
+from loadtest.fuzz_messages import Conversation, Manner
+from loadtest.fuzz_requests import (
+    Conversations,
+    FromBundle,
+    draw_conversations,
+    from_document,
+)
+from loadtest.fuzz_transport import Outcome, send_all
+from loadtest.fuzz_variants import optional_fields
+from loadtest.fuzz_watch import Watch
 from loadtest.processes import end_with_parent
+from loadtest.results import commit
 from loadtest.server import ServerError, serving
 
+BLOCK = 5_000  # requests among which the kinds have their shares
 CHUNK = 250  # requests drawn at once
-CONNECTIONS = 16
-ANSWER_S = 60.0  # a request without a response for so long was dropped
-EXAMPLES = 5  # failing examples that are kept of each check
-MAX_TEXT = 2_000  # characters of a body in an example
-
-
-@dataclass
-class Findings:
-    """Responses by source and status, checks made and failed, and failing examples."""
-
-    sent: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[str] = field(default_factory=Counter)
-    checks: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    degraded: int = 0
-    examples: list[dict[str, Any]] = field(default_factory=list)
-
-    def note(self, check: str, error: str | None, message: Message | None, body: bytes) -> None:
-        """Count a check, and keep the first failing examples of each. body: the response's."""
-        self.checks[check] += 1
-        if error is None:
-            return
-        self.failed[check] += 1
-        if self.failed[check] <= EXAMPLES:
-            example: dict[str, Any] = {"check": check, "wrong": error, "answer": _text(body)}
-            if message is not None:
-                example |= {
-                    "request": f"{message.method} {message.target}"[:MAX_TEXT],
-                    "headers": [f"{name}: {value}"[:MAX_TEXT] for name, value in message.headers],
-                    "body": _text(message.body),
-                }
-            self.examples.append(example)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the findings for JSON."""
-        return {
-            "requests": dict(sorted(self.sent.items())),
-            "statuses": dict(sorted(self.statuses.items())),
-            "degraded": self.degraded,
-            "checks": {
-                name: {"made": made, "failed": self.failed[name]}
-                for name, made in sorted(self.checks.items())
-            },
-            "examples": self.examples,
-        }
-
-
-def _text(content: bytes) -> str:
-    return content[:MAX_TEXT].decode("utf-8", "backslashreplace")
 
 
 def fuzz(options: Fuzz) -> int:
@@ -91,13 +53,14 @@ def fuzz(options: Fuzz) -> int:
     interrupt: KeyboardInterrupt | None = None
     try:
         with serving(options.bundle) as server:
+            watch = Watch(server)
             try:
                 send_and_check(
                     server.url,
                     Bundle.read(options.bundle),
                     options.requests,
                     options.seed,
-                    lambda: server.process.poll() is None,
+                    watch.look,
                     findings,
                 )
             except KeyboardInterrupt as error:
@@ -108,8 +71,10 @@ def fuzz(options: Fuzz) -> int:
         raise ServerError(f"{type(error).__name__}: {error}") from error
     outcome = {
         "command": f"python -m loadtest fuzz --requests {options.requests} --seed {options.seed}",
+        "commit": commit(),
         "stopped": interrupt is not None,
         "seconds": round(time.monotonic() - began, 1),
+        "rss_mb": {"first": watch.rss_mb[0], "last": watch.rss_mb[-1], "most": max(watch.rss_mb)},
         **findings.as_dict(),
     }
     text = json.dumps(outcome, indent=1)
@@ -128,10 +93,13 @@ def send_and_check(
     bundle: Bundle,
     count: int,
     seed: int,
-    alive: Callable[[], bool],
+    look: Callable[[], Iterable[tuple[str, str | None]]],
     findings: Findings,
 ) -> None:
     """Send `count` requests and add to the findings, until the service is no longer alive.
+
+    Args:
+        look: Returns checks of the service itself; called after every chunk of requests.
 
     Raises httpx.HTTPError when it does not publish its document and information.
     """
@@ -140,112 +108,76 @@ def send_and_check(
     contract = Contract(document, info, bundle)
     # In the processes started below, the order of a set depends on the seed alone.
     os.environ["PYTHONHASHSEED"] = "0"
-    starts = range(0, count, CHUNK)
-    tasks = [
-        (source, f"{seed}.{start}.{source}", (min(CHUNK, count - start) + odd) // 2)
-        for start in starts
-        for odd, source in enumerate(("document", "bundle"))
-    ]
+    weights = {kind: weight for kind, (_, weight) in FromBundle(bundle, {}).kinds().items()}
+    tasks = list(plan(weights, seed, count))
     with (
         multiprocessing.get_context("spawn").Pool(
-            os.cpu_count(), _prepare, (document, bundle.ids, bundle.categories)
+            os.cpu_count(), _prepare, (document, bundle)
         ) as pool,
         asyncio.Runner() as runner,
         tqdm(total=count, unit="request", mininterval=1.0) as progress,
     ):
-        for (source, *_), messages in zip(tasks, pool.imap(_draw, tasks), strict=True):
-            for message, response in runner.run(_send_all(url, messages)):
-                _judge(contract, message, response, findings)
-            findings.sent[source] += len(messages)
-            progress.update(len(messages))
+        for (kind, _, size), conversations in zip(tasks, pool.imap(_draw, tasks), strict=True):
+            for outcome in runner.run(send_all(url, conversations)):
+                judge(contract, outcome, findings)
+            findings.sent[kind] += size
+            progress.update(size)
+            results = dict(look())
+            for check, error in results.items():
+                findings.note(check, error)
             progress.set_postfix(failed=findings.failed.total())
-            up = alive()
-            findings.note("alive", None if up else "the process has ended", None, b"")
-            if not up:
+            if results.get("alive") is not None:
                 return
 
 
-def _judge(
-    contract: Contract, message: Message, response: Response | str, findings: Findings
-) -> None:
-    if isinstance(response, str):
-        findings.statuses["none"] += 1
-        findings.note("answered", response, message, b"")
-        return
-    findings.statuses[str(response.status)] += 1
-    findings.note("answered", None, message, response.body)
-    findings.degraded += response.body.count(b'"degraded":{"reason"')
-    for check, error in contract.check(message, response):
-        findings.note(check, error, message, response.body)
+Task = tuple[str, str, int]  # kind, key of its seed, requests
+
+
+def plan(weights: Mapping[str, int], seed: int, count: int) -> Iterator[Task]:
+    """Yield what to draw: half of each block from the document, the rest by weight."""
+    shares = {"document": sum(weights.values()), **weights}
+    for start in range(0, count, BLOCK):
+        block, left = min(BLOCK, count - start), sum(shares.values())
+        for kind, share in shares.items():
+            size = round(block * share / left)  # of what the kinds before it left over
+            block, left = block - size, left - share
+            for part in range(0, size, CHUNK):
+                yield kind, f"{seed}.{start}.{kind}.{part}", min(CHUNK, size - part)
+
+
+def judge(contract: Contract, outcome: Outcome, findings: Findings) -> None:
+    """Add the checks of one conversation and of each response to the findings."""
+    conversation, responses = outcome.conversation, outcome.responses
+    findings.manners[conversation.manner] += len(conversation.messages)
+    missing = len(conversation.messages) - len(responses)
+    left = conversation.manner is Manner.DEPARTED
+    findings.statuses["left" if left else "none"] += missing
+    last = max(0, min(len(responses), len(conversation.messages) - 1))
+    for check, error in check_conversation(outcome):
+        body = responses[-1].body if responses else b""
+        findings.note(check, error, conversation, last, body)
+    for index, (message, response) in enumerate(
+        zip(conversation.messages, responses, strict=False)
+    ):
+        findings.statuses[str(response.status)] += 1
+        findings.degraded += response.body.count(b'"degraded":{"reason"')
+        for check, error in contract.check(message, response):
+            findings.note(check, error, conversation, index, response.body)
 
 
 # Drawing takes more time than answering, so it has processes of its own.
 
-SOURCES: dict[str, st.SearchStrategy[Message]] = {}
+STRATEGIES: dict[str, Conversations] = {}
 
 
-def _prepare(
-    document: dict[str, Any], ids: Sequence[str], categories: dict[str, list[str]]
-) -> None:
+def _prepare(document: dict[str, Any], bundle: Bundle) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
     end_with_parent()
-    SOURCES["document"] = from_document(document)
-    SOURCES["bundle"] = from_bundle(ids, categories)
+    STRATEGIES["document"] = from_document(document)
+    for kind, (strategy, _) in FromBundle(bundle, optional_fields(document)).kinds().items():
+        STRATEGIES[kind] = strategy
 
 
-def _draw(task: tuple[str, str, int]) -> list[Message]:
-    source, key, count = task
-    return draw_messages(SOURCES[source], key, count)
-
-
-# Requests are sent as bytes over kept connections, so that no library mends them on the way.
-
-
-async def _send_all(url: str, messages: Sequence[Message]) -> list[tuple[Message, Response | str]]:
-    """Return each message with its response, or with the reason why there is none, in order."""
-    host, port = url.removeprefix("http://").split(":")
-    responses: list[Response | str] = [""] * len(messages)
-    queue = iter(enumerate(messages))
-    clients = (_client(host, int(port), queue, responses) for _ in range(CONNECTIONS))
-    await asyncio.gather(*clients)
-    return list(zip(messages, responses, strict=True))
-
-
-async def _client(
-    host: str,
-    port: int,
-    queue: Iterator[tuple[int, Message]],
-    responses: list[Response | str],
-) -> None:
-    connection = None
-    for index, message in queue:
-        keep = False
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                connection = connection or await asyncio.open_connection(host, port)
-                responses[index], keep = await _exchange(*connection, message)
-        except (OSError, EOFError, ValueError, TimeoutError) as error:
-            responses[index] = f"no answer: {error!r}"
-        if connection is not None and not keep:
-            connection[1].close()
-            connection = None
-    if connection is not None:
-        connection[1].close()
-
-
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: Message
-) -> tuple[Response, bool]:
-    """Return the response, and True if the connection can be used again."""
-    writer.write(message.wire())
-    await writer.drain()
-    status = 100
-    while status == 100:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        status = int(head[0].split(" ")[1])
-    pairs = (line.split(":", 1) for line in head[1:] if line)
-    headers = {name.lower(): value.strip() for name, value in pairs}
-    bodiless = message.method == "HEAD" or status in (204, 304)
-    size = 0 if bodiless else int(headers["content-length"])
-    body = await reader.readexactly(size)
-    return Response(status, headers, body), headers.get("connection", "").lower() != "close"
+def _draw(task: Task) -> list[Conversation]:
+    kind, key, count = task
+    return draw_conversations(STRATEGIES[kind], key, count)

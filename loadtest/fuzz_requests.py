@@ -2,64 +2,58 @@
 
 Schemathesis makes those from the document: bodies that fit the published schemas, and bodies that
 barely do not. The strategies use the bundle: ids of items among other ids, every option, then
-mutations of such bodies, and headers, methods and paths that no schema describes.
+mutations of such bodies, other forms of them, and heads, methods, paths and ways of sending that no
+schema describes.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import ormsgpack
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
-PATHS = ("/rerank", "/v1/rerank", "/rerank/batch", "/v1/rerank/batch")
-MARK = "@here@"  # stands for raw JSON text in a body that json.dumps writes
-MSGPACK = "application/msgpack"
+from loadtest.fuzz_bodies import bodies, mutated
+from loadtest.fuzz_bundle import Bundle
+from loadtest.fuzz_heads import HEADERS, METHODS, accepts, padded, targets
+from loadtest.fuzz_messages import PATHS, Conversation, Manner, Message
+from loadtest.fuzz_variants import FORMS, Optional, packed, with_repeated_key
+
+Conversations = st.SearchStrategy[Conversation]
+DISTINCT_TURNS = 3  # a strategy may have few values
 
 
-def is_msgpack(headers: tuple[tuple[str, str], ...]) -> bool:
-    """Return True for a request whose first content type is MessagePack."""
-    kinds = [value for name, value in headers if name.lower() == "content-type"]
-    return bool(kinds) and "msgpack" in kinds[0]
+def draw_conversations(strategy: Conversations, key: str, count: int) -> list[Conversation]:
+    """Return conversations of exactly `count` messages, the same ones for the same key.
+
+    Hypothesis often repeats itself. Repeated conversations are drawn again, a few times.
+    """
+    conversations: list[Conversation] = []
+    seen: set[Conversation] = set()
+    missing = count
+    for turn in itertools.count():  # hypothesis may also end a search early
+        for conversation in _examples(strategy, f"{key}.{turn}", missing):
+            if missing and (conversation not in seen or turn >= DISTINCT_TURNS):
+                seen.add(conversation)
+                conversations.append(conversation.first(missing))
+                missing -= len(conversations[-1].messages)
+        if not missing:
+            break
+    return conversations
 
 
-@dataclass(frozen=True)
-class Message:
-    """One HTTP request as it is sent."""
+def _examples(strategy: Conversations, key: str, count: int) -> list[Conversation]:
+    """Return about `count` conversations."""
+    examples: list[Conversation] = []
 
-    method: str
-    target: str
-    headers: tuple[tuple[str, str], ...]  # without the body's length
-    body: bytes
-    chunked: bool = False
-
-    def wire(self) -> bytes:
-        """Return the bytes of the request; header values are Latin-1."""
-        length = ("Transfer-Encoding", "chunked")
-        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(self.body), self.body)
-        if not self.chunked or not self.body:  # an empty chunk already ends a body
-            length, body = ("Content-Length", str(len(self.body))), self.body
-        headers = self.headers
-        if "host" not in (name.lower() for name, _ in headers):
-            headers = (("Host", "127.0.0.1"), *headers)
-        lines = [f"{name}: {value}" for name, value in (*headers, length)]
-        head = "\r\n".join([f"{self.method} {self.target} HTTP/1.1", *lines, "", ""])
-        return head.encode("latin-1") + body
-
-
-def draw_messages(strategy: st.SearchStrategy[Message], key: str, count: int) -> list[Message]:
-    """Return exactly `count` messages, the same ones for the same key."""
-    messages: list[Message] = []
-
+    @seed(key)
     @settings(
         max_examples=count,
         database=None,
@@ -68,17 +62,14 @@ def draw_messages(strategy: st.SearchStrategy[Message], key: str, count: int) ->
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
-    def draw(message: Message) -> None:
-        messages.append(message)
+    def draw(conversation: Conversation) -> None:
+        examples.append(conversation)
 
-    for turn in itertools.count():
-        if len(messages) >= count:
-            break
-        seed(f"{key}.{turn}")(draw)()  # again when hypothesis ends a search early
-    return messages[:count]
+    draw()
+    return examples
 
 
-def from_document(document: dict[str, Any]) -> st.SearchStrategy[Message]:
+def from_document(document: dict[str, Any]) -> Conversations:
     """Return schemathesis's requests for an OpenAPI document, valid and invalid ones."""
     schema = schemathesis.openapi.from_dict(document)
     results: list[Any] = list(schema.get_all_operations())
@@ -89,7 +80,7 @@ def from_document(document: dict[str, Any]) -> st.SearchStrategy[Message]:
         if mode is GenerationMode.POSITIVE or operation.body
         for _ in range(1 if "batch" in operation.path else 2)  # lists of lists take long to draw
     ]
-    return st.one_of(strategies).map(_message)
+    return st.one_of(strategies).map(lambda case: Conversation((_message(case),)))
 
 
 def _message(case: Any) -> Message:
@@ -108,268 +99,147 @@ def _message(case: Any) -> Message:
     )
 
 
-NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["x" * 256, "0", "\x00", "é", "🎬"])
-FINITE = st.floats(allow_nan=False, allow_infinity=False)
-ROUGH = [
-    *("null", "true", "NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1e308", "1e-320", "-0.0"),
-    *("0", "-1", "1.0", "01", "9" * 20, "9" * 400, "18446744073709551616", "9223372036854775808"),
-    *('""', '"0"', '"\\ud800"', '"\\udfff\\ud800"', '"\\u0000"', '"\ud800"', "'a'", '"\n"'),
-    *("[]", "{}", "[[]]", '{"":{}}', '{"id": "1"}', '{"id": "1", "id": "2"}', "[1, 2,]", ""),
-    *("[" * n + "]" * n for n in (60, 250, 500, 990, 1500, 100_000)),
-    *('{"a":' * n + "1" + "}" * n for n in (60, 250, 500, 990, 1500)),
-    *('"' + "x" * n + '"' for n in (257, 5_000, 100_000)),
-]  # fmt: skip
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
-    max_leaves=6,
-)
-OPTIONAL = (
-    "request_id", "user", "context", "slate_size", "reasoning", "temperatures", "sampling",
-    "constraints", "timeout_ms", "model", "priority", "explain",
-)  # fmt: skip
-RAW = st.sampled_from(ROUGH) | JSON.map(json.dumps)
+class FromBundle:
+    """Strategies over a bundle, one method for each kind of conversation."""
 
+    def __init__(self, bundle: Bundle, optional: Optional) -> None:
+        self._optional = optional
+        single = bodies(bundle)
+        batch = st.fixed_dictionaries({"requests": st.lists(single, min_size=1, max_size=4)})
+        # Three of four are single lists.
+        self._groups = ((single, PATHS[:2]),) * 3 + ((batch, PATHS[2:]),)
 
-def bodies(ids: Sequence[str], categories: dict[str, list[str]]) -> st.SearchStrategy[Any]:
-    """Return bodies of /rerank that the document allows; the service can satisfy nearly all.
+    def kinds(self) -> dict[str, tuple[Conversations, int]]:
+        """Return the strategy and the weight of every kind."""
+        weighted = {
+            self.valid: 4, self.mutated: 4, self.with_headers: 2, self.with_target: 2,
+            self.packed: 1, self.with_padded_head: 2, self.negotiated: 1,
+            self.with_repeated_key: 1, self.twins: 3, self.together: 3,
+        }  # fmt: skip
+        return {make.__name__: (make(), weight) for make, weight in weighted.items()}
 
-    Args:
-        ids: Ids of the bundle's items.
-        categories: Vocabularies of the bundle's categories by name.
-    """
-    chosen = _candidate_ids(ids)
-    options = _options(ids)
-    shapes = _candidate_fields(categories)
-    positions = st.integers(0, 11)  # among the candidates
-    pinned = st.dictionaries(positions, st.integers(0, 9), max_size=3)
-    blocked = st.lists(positions | NAMES, max_size=4)
-    groups = st.sampled_from(["author", *categories])
-    limits = st.dictionaries(groups, st.integers(0, 4), max_size=1)
-    sizes = st.none() | st.integers(1, 10)
-    forms = st.sampled_from([as_records, as_records, as_ids, as_columns])
-    spellings: st.SearchStrategy[Callable[[str], str | int]]
-    spellings = st.sampled_from([str, str, as_number])
+    def _alone(self, message: st.SearchStrategy[Message]) -> Conversations:
+        return message.map(lambda one: Conversation((one,)))
 
-    @st.composite
-    def body(draw: st.DrawFn) -> dict[str, Any]:
-        names = draw(chosen)
-        number = draw(spellings)
-        candidates: list[dict[str, Any]] = [{"id": number(item)} for item in names]
-        for candidate, more in zip(candidates, draw(shapes), strict=False):
-            candidate.update(more)
-        nulls = dict.fromkeys(draw(st.sets(st.sampled_from(OPTIONAL), max_size=3)))
-        request = {"candidates": draw(forms)(candidates), **nulls, **draw(options)}
-        if draw(st.booleans()):
-            size = draw(sizes)
-            request["slate_size"] = size and min(size, len(names))
-        if draw(st.booleans()):
-            at = [names[index % len(names)] for index in range(12)]
-            request["constraints"] = {
-                "pinned": {at[index]: position for index, position in draw(pinned).items()},
-                "blocked": [
-                    number(at[one]) if isinstance(one, int) else one for one in draw(blocked)
-                ],
-                "max_per_group": draw(limits),
-            }
-        return request
+    def _posts(
+        self, change: Callable[[st.SearchStrategy[Any]], st.SearchStrategy[bytes]]
+    ) -> st.SearchStrategy[Message]:
+        """Return POST requests whose bodies `change` makes of valid ones."""
+        return st.one_of(
+            [
+                st.builds(Message, st.just("POST"), st.sampled_from(targets), st.just(()), body)
+                for payload, targets in self._groups
+                for body in [change(payload)]
+            ]
+        )
 
-    return body()
+    def _valid(self) -> st.SearchStrategy[Message]:
+        return self._posts(lambda payload: payload.map(_written))
 
+    def valid(self) -> Conversations:
+        """Return valid bodies as JSON."""
+        return self._alone(self._valid())
 
-def as_number(item: str) -> str | int:
-    """Return an id as an integer, if it is the text of one."""
-    return int(item) if re.fullmatch("0|[1-9][0-9]{0,18}", item) else item
+    def mutated(self) -> Conversations:
+        """Return bodies with a mistake."""
+        return self._alone(self._posts(mutated))
 
+    def packed(self) -> Conversations:
+        """Return valid bodies as MessagePack."""
+        return self._alone(
+            self._valid().map(lambda message: packed(message, json.loads(message.body)))
+        )
 
-def _candidate_ids(ids: Sequence[str]) -> st.SearchStrategy[list[str]]:
-    """Return few ids, some of them of no item, or a run of the bundle's items."""
-    some = st.lists(st.sampled_from(ids) | NAMES, min_size=1, max_size=12, unique=True)
-    return some | _runs(ids)
+    def with_repeated_key(self) -> Conversations:
+        """Return bodies in which an object has a key twice."""
+        return self._alone(self._posts(with_repeated_key))
 
+    def with_headers(self) -> Conversations:
+        """Return valid bodies under odd headers, chunked or over the limit."""
+        names = st.lists(st.sampled_from(list(HEADERS)), min_size=1, max_size=3, unique=True)
+        padding = st.sampled_from([0] * 19 + [1 << 20])  # white space that breaks the limit
+        versions = st.sampled_from(["1.1"] * 6 + ["1.0", "1.0", "0.9", "1.2", "2.0"])
 
-def _runs(ids: Sequence[str]) -> st.SearchStrategy[list[str]]:
-    return st.builds(
-        lambda start, size: list(ids[start : start + size]),
-        st.integers(0, len(ids) - 1),
-        st.integers(1, 40) | st.sampled_from([100, 500, 501]),
-    )
+        @st.composite
+        def message(draw: st.DrawFn) -> Message:
+            valid = draw(self._valid())
+            return replace(
+                valid,
+                headers=tuple((name, draw(HEADERS[name])) for name in draw(names)),
+                body=valid.body + b" " * draw(padding),
+                chunked=draw(st.booleans()),
+                version=draw(versions),
+                host=draw(st.sampled_from([True, True, True, False])),
+            )
 
+        return self._alone(message())
 
-def _candidate_fields(
-    categories: dict[str, list[str]],
-) -> st.SearchStrategy[list[dict[str, Any]]]:
-    """Return groups and inline features for the first candidates."""
-    groups = st.dictionaries(st.sampled_from(["author", *categories]), st.sampled_from("abc"))
-    inline = st.fixed_dictionaries(
-        {},
-        optional={name: st.sampled_from([*words, "?"]) for name, words in categories.items()},
-    )
-    fields = st.fixed_dictionaries({}, optional={"groups": groups, "features": inline})
-    return st.lists(fields, max_size=12)
+    def with_target(self) -> Conversations:
+        """Return odd methods on every route, and odd targets."""
+        methods = st.sampled_from(METHODS)
+        empty = st.sampled_from([True, False])
 
+        @st.composite
+        def message(draw: st.DrawFn) -> Message:
+            valid = draw(self._valid())
+            body = b"" if draw(empty) else valid.body
+            return replace(valid, method=draw(methods), target=draw(targets()), body=body)
 
-def _options(ids: Sequence[str]) -> st.SearchStrategy[dict[str, Any]]:
-    """Return every optional field but the size of the slate and the constraints."""
-    item = st.sampled_from(ids) | st.sampled_from(ids).map(as_number)
-    entry = item | st.fixed_dictionaries(
-        {"id": item | NAMES}, optional={"label": st.none() | st.floats(0, 1)}
-    )
-    history = st.lists(entry, max_size=8) | _runs(ids)
-    temperature = st.none() | st.floats(0.01, 100) | st.sampled_from([0.01, 0.7, 100])
-    reasoning = {
-        "budget": st.none() | st.integers(0, 3),
-        "entropy_threshold": st.none() | st.floats(-1, 4) | st.floats(-1e9, 1e9),
-    }
-    sampling = {
-        "slates": st.integers(1, 4) | st.sampled_from([1, 64]),
-        "seed": st.integers(0, 2**63 - 1),
-    }
-    return st.fixed_dictionaries(
-        {},
-        optional={
-            "request_id": st.text(min_size=1, max_size=128),
-            "user": st.fixed_dictionaries({}, optional={"id": NAMES, "history": history}),
-            "reasoning": st.fixed_dictionaries({}, optional=reasoning),
-            "temperatures": st.fixed_dictionaries(
-                {}, optional={"reason": temperature, "recommend": temperature}
-            ),
-            "sampling": st.fixed_dictionaries(sampling),
-            "priority": st.sampled_from(["interactive", "background"]),
-            "explain": st.booleans(),
-            "timeout_ms": st.sampled_from([5e-324, 0.01, 1, 5, 20, 100, 1e4, 1e300]),
-        },
-    )
+        return self._alone(message())
 
+    def with_padded_head(self) -> Conversations:
+        """Return valid bodies under a head, trailers or chunk extensions of any size."""
+        return self._alone(self._valid().flatmap(padded))
 
-def as_records(candidates: list[dict[str, Any]]) -> Any:
-    """Return the candidates as records."""
-    return candidates
+    def negotiated(self) -> Conversations:
+        """Return valid bodies in both formats with weights in `Accept`."""
 
+        @st.composite
+        def message(draw: st.DrawFn) -> Message:
+            valid = draw(self._valid())
+            if draw(st.booleans()):
+                valid = packed(valid, json.loads(valid.body))
+            return replace(valid, headers=(*valid.headers, ("Accept", draw(accepts))))
 
-def as_ids(candidates: list[dict[str, Any]]) -> Any:
-    """Return the ids alone."""
-    return [candidate["id"] for candidate in candidates]
+        return self._alone(message())
 
+    def twins(self) -> Conversations:
+        """Return a valid body and one that means the same, in the same format or the other."""
+        forms = st.sampled_from(FORMS)
 
-def as_columns(candidates: list[dict[str, Any]]) -> Any:
-    """Return a list for each field."""
-    columns: dict[str, Any] = {"id": as_ids(candidates)}
-    for field in ("features", "groups"):
-        names = sorted({name for one in candidates for name in one.get(field, {})})
-        columns[field] = {n: [one.get(field, {}).get(n) for one in candidates] for n in names}
-    return columns
+        @st.composite
+        def conversation(draw: st.DrawFn) -> Conversation:
+            first, form = draw(self._valid()), draw(forms)
+            payload = json.loads(first.body)
+            lists = [form(one, self._optional) for one in payload.get("requests", [payload])]
+            other = {"requests": lists} if "requests" in payload else lists[0]
+            if draw(st.booleans()):
+                return Conversation((first, packed(first, other)), Manner.TWINS)
+            return Conversation((first, replace(first, body=_written(other))), Manner.TWINS)
 
+        return conversation()
 
-def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the keys to every value of a body; of a list only to the first three entries."""
-    keys = [prefix]
-    steps: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
-    if isinstance(value, list):
-        steps = enumerate(value[:3])
-    for key, inner in steps:
-        keys += paths(inner, (*prefix, key))
-    return keys
+    def together(self) -> Conversations:
+        """Return several requests for one connection, sent at once, which the client may leave."""
+        manners = st.sampled_from(
+            [Manner.PIPELINED, Manner.PIPELINED, Manner.HALF_CLOSED, Manner.CUT, Manner.DEPARTED]
+        )
+        gets = st.sampled_from(["/livez", "/info", "/nowhere", "/rerank", "/openapi.json"])
+        get = st.builds(Message, st.sampled_from(["GET", "HEAD"]), gets, st.just(()), st.just(b""))
+        message = self._valid() | self._valid() | self._posts(mutated) | get
+        shares = st.floats(0, 1)
 
+        @st.composite
+        def conversation(draw: st.DrawFn) -> Conversation:
+            messages = draw(st.lists(message, min_size=1, max_size=6))
+            manner = draw(manners)
+            numbered = tuple(
+                replace(one, headers=(("X-Request-ID", f"p{number}"),))
+                for number, one in enumerate(messages)
+            )
+            return Conversation(numbered, manner, draw(shares))
 
-MUTATIONS = ("value", "value", "value", "key", "twice", "cut", "bytes", "code")
-
-
-@st.composite
-def mutated(draw: st.DrawFn, body: st.SearchStrategy[Any]) -> bytes:
-    """Return a valid body with one mistake, or bytes that hardly are a body at all."""
-    payload = draw(body)
-    mutation = draw(st.sampled_from(MUTATIONS))
-    if mutation == "twice":
-        first = payload["requests"][0] if "requests" in payload else payload
-        once = first["candidates"]
-        first["candidates"] = {"id": once["id"] * 2} if isinstance(once, dict) else once * 2
-    if mutation in ("value", "key"):
-        keys = draw(st.sampled_from(paths(payload)))
-        holder: Any = {"": payload}
-        last: Any = ""
-        for key in keys:
-            holder, last = holder[last], key
-        if mutation == "value" or not isinstance(holder[last], dict):
-            holder[last] = MARK
-        else:
-            holder[last][draw(NAMES)] = MARK
-        payload = payload if keys else MARK
-    text = json.dumps(payload).replace(f'"{MARK}"', draw(RAW))
-    codes = st.sampled_from(["utf-16", "utf-8-sig", "utf-32"])
-    content = text.encode(draw(codes) if mutation == "code" else "utf-8", "surrogatepass")
-    if mutation == "cut":
-        return content[: draw(st.integers(0, len(content)))]
-    if mutation == "bytes":
-        at = draw(st.integers(0, len(content)))
-        return draw(st.sampled_from([content[:at], b""])) + draw(st.binary()) + content[at:]
-    return content
-
-
-HEADERS = {
-    "Content-Type": st.sampled_from(
-        ["application/json", "text/plain", "application/xml", "multipart/form-data", "é", ";", ""]
-    ),
-    "X-Request-ID": st.sampled_from(["abc", "", "x" * 129, "é", "a\tb", '"<script>"'])
-    | st.text(st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f")),
-    "X-Request-Timeout-Ms": st.sampled_from(
-        ["soon", "nan", "inf", "-1", "0", "1e-300", "5", "1e300", "1_0", "٣".encode().decode("l1")]
-    ),
-    "traceparent": st.sampled_from(
-        ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "é", "x" * 5_000]
-    ),
-    "Host": st.sampled_from(["", "[", "a b", "é", "[::1", "x:y", "/", "a" * 300, "h:99999999"]),
-    "Accept": st.sampled_from(["*/*", "text/html", "image/png;q=2"]),
-    "Accept-Encoding": st.sampled_from(["gzip", "br;q=x", "*"]),
-    "Content-Encoding": st.sampled_from(["gzip", "deflate"]),
-    "Connection": st.sampled_from(["keep-alive", "close", "Upgrade", "x"]),
-    "Upgrade": st.sampled_from(["websocket", "h2c"]),
-    "Expect": st.sampled_from(["100-continue", "200"]),
-    "Cookie": st.sampled_from(["a=b", ";;=", "x" * 5_000]),
-    "X-Forwarded-For": st.sampled_from(["1.2.3.4", "?"]),
-    "X-Forwarded-Proto": st.sampled_from(["https", "ws", "\x80"]),
-    "X-Broken": st.sampled_from(["a\x00b", "a\x01b", "a\rb"]),
-    "Bad name": st.just("x"),
-}
-METHODS = ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW", "post")
-TARGETS = (
-    *("/", "/livez", "/readyz", "/info", "/metrics", "/openapi.json", "/docs", "/redoc"),
-    *("/rerank/", "/rerank?x=1&x=%ff", "/RERANK", "/rerank/batch/", "/nowhere", "//", "//["),
-    *("/%00", "/%ff%fe", "/../rerank", "/rerank/../info", "/rerank%2fbatch", "/é", "/a b", "*"),
-    *("rerank", "/" + "a" * 5_000, "/rerank#x", "/{x}", "/rerank;a", "?", "http://[/rerank"),
-    *("http://h/rerank", "h:443"),
-)  # fmt: skip
-
-
-def from_bundle(ids: Sequence[str], categories: dict[str, list[str]]) -> st.SearchStrategy[Message]:
-    """Return requests with a valid body, a mutated one, or an odd header, method or path."""
-    single = bodies(ids, categories)
-    batch = st.fixed_dictionaries({"requests": st.lists(single, min_size=1, max_size=4)})
-    broken = {PATHS[:2]: mutated(single), PATHS[2:]: mutated(batch)}
-    valid = {PATHS[:2]: single.map(_written), PATHS[2:]: batch.map(_written)}
-    kinds = st.sampled_from(["valid"] * 4 + ["mutated"] * 4 + ["headers", "route", "packed"])
-    names = st.lists(st.sampled_from(list(HEADERS)), min_size=1, max_size=3, unique=True)
-    padding = st.sampled_from([0] * 19 + [1 << 20])  # white space that breaks the limit
-
-    @st.composite
-    def message(draw: st.DrawFn) -> Message:
-        group = draw(st.sampled_from([PATHS[:2], PATHS[:2], PATHS[:2], PATHS[2:]]))
-        target = draw(st.sampled_from(group))
-        kind = draw(kinds)
-        content = draw((broken if kind == "mutated" else valid)[group])
-        if kind == "headers":
-            headers = tuple((name, draw(HEADERS[name])) for name in draw(names))
-            content += b" " * draw(padding)
-            return Message("POST", target, headers, content, draw(st.booleans()))
-        if kind == "packed":
-            content = ormsgpack.packb(draw(single if group == PATHS[:2] else batch))
-            return Message("POST", target, (("Content-Type", MSGPACK),), content)
-        if kind == "route":
-            target = draw(st.sampled_from([*TARGETS, target]))
-            return Message(draw(st.sampled_from([*METHODS, "POST"])), target, (), content)
-        return Message("POST", target, (), content)
-
-    return message()
+        return conversation()
 
 
 def _written(body: Any) -> bytes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from loadtest.connections import EXHAUSTED
 from loadtest.openloop import Sample
 
+ROOT = Path(__file__).parents[1]
 BUSY = 0.85  # share of a core above which a generator may have been the bottleneck
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
@@ -129,3 +132,13 @@ def machine() -> str:
 def hardware() -> str:
     """Return the architecture and the number of cores, as `x86_64, 2 cores`."""
     return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def commit() -> str | None:
+    """Return the hash of the commit that is checked out, with "-dirty" after a change, or None."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, or an installation without a repository
+    return run.stdout.strip()
