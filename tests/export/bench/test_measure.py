@@ -9,6 +9,7 @@ from export.bench.measure import Size, cores, feeds_of, flops, gemm_throughput, 
 from export.graph.compose import compose
 from model.network.config import NetworkConfig, ReasoningConfig
 from model.network.generator import Generator
+from model.network.hosts import HOSTS
 from model.network.reasoning import EntropyGate, decode, greedy
 
 
@@ -18,7 +19,7 @@ def test_the_feeds_have_the_given_share_of_rows_that_reason(share, count):
     assert (feeds["entropy_threshold"] < 0).sum() == count
 
 
-@pytest.mark.parametrize("host", ["transformer", "gru"])
+@pytest.mark.parametrize("host", HOSTS)
 def test_floating_point_operations_are_those_that_torch_counts_beside_the_hoisted_ones(host):
     network = NetworkConfig(host=host, width=32, heads=4)
     generator = Generator(network, 7, 50, 5, ReasoningConfig(budget=2)).eval()
