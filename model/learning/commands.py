@@ -21,7 +21,8 @@ class Train:
     """Train evaluator and generator, or resume an interrupted run; torchrun shares the work."""
 
     config: Path
-    """Training configuration, YAML (docs/model.md)."""
+    """Training configuration, YAML. model/network/config.py lists its fields and their defaults,
+    model/configs has examples."""
     data: Path
     """Canonical data set, as `python -m model prepare` writes it."""
     out: Path

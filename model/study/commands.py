@@ -118,7 +118,8 @@ class World:
     reward: Literal["evaluator", "law"] = "evaluator"
     """Reward of GRPO: a learned evaluator, or the click model's own expected clicks (law)."""
     config: Path | None = None
-    """Training configuration. Default: model/configs/world.yaml, or world_law.yaml for the law."""
+    """Training configuration, YAML; model/network/config.py lists its fields. Default:
+    model/configs/world.yaml, or world_law.yaml for the law."""
     hosts: tuple[str, ...] = ("transformer", "gru", "pointer")
     """Host networks to compare."""
     out: Path | None = None
@@ -153,7 +154,7 @@ class Throughput:
     """Measure requests per second of GRPO rounds and print the most expensive operators."""
 
     config: Path = Path("model/configs/ranklens.yaml")
-    """Training configuration."""
+    """Training configuration, YAML; model/network/config.py lists its fields."""
     data: Path = Path("build/ranklens/warm")
     """Canonical data set."""
     threads: int = 1
@@ -176,7 +177,7 @@ class Scale:
     """Measure memory and speed of data preparation and training on synthetic logs of any size."""
 
     config: Path = Path("model/configs/ranklens.yaml")
-    """Training configuration."""
+    """Training configuration, YAML; model/network/config.py lists its fields."""
     out: Path | None = None
     """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
     cache: Path | None = None
