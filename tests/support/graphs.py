@@ -1,0 +1,121 @@
+"""Composed graphs of small random generators, random feeds, and the torch loop on them."""
+
+import functools
+
+import numpy as np
+import onnxruntime
+import torch
+
+from export.graph.compose import compose
+from model.network.config import NetworkConfig, ReasoningConfig
+from model.network.generator import Generator
+from model.network.reasoning import ConstraintTensors, EntropyGate, decode, noisy_argmax
+from service.engine import constraints
+from service.engine.contract import INPUTS, OUTPUTS
+
+K, S, F, T, V = 4, 2, 7, 3, 50
+NAMES = list(OUTPUTS)[:5]
+FORMS = ("gated", "static")
+CLOSE = 2e-5
+
+
+def shake(module, seed):
+    """Add noise to the weights, large enough that they decide choices."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))
+    return module.eval()
+
+
+def open_model(model, threads=1):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, disabled_optimizers=["SkipLayerNormFusion"]
+    )
+
+
+@functools.cache
+def build(host, seed=0, budget=S):
+    """Return a generator, the sessions of its two forms and their models."""
+    torch.manual_seed(seed)
+    network = NetworkConfig(host=host, width=16, heads=1 + seed % 2)  # both are lowered
+    generator = shake(Generator(network, F, V, K, ReasoningConfig(budget=budget)), seed)
+    models = {form: compose(generator, F, T, K, gated=form == "gated") for form in FORMS}
+    return generator, {form: open_model(model) for form, model in models.items()}, models
+
+
+def random_feeds(seed, lists, constrained=True):
+    """Return feeds of random lists, one slate each, and the constraints of each, or None."""
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(1, 13, lists)
+    longest = int(sizes.max())
+    feeds = {
+        "numbers": draw.standard_normal((lists, longest, F)).astype(np.float32),
+        "tokens": draw.integers(0, V, (lists, longest, T)),
+        "mask": np.arange(longest) < sizes[:, None],
+        "list": np.arange(lists),
+        "length": np.minimum(sizes, K),
+        "budget": draw.integers(0, S + 1, lists),
+        "entropy_threshold": draw.choice([-1.0, 0.7, 1.5, 1e9], lists).astype(np.float32),
+        "reason_temperature": draw.uniform(0.5, 3, lists).astype(np.float32),
+        "recommend_temperature": draw.uniform(0.3, 2, lists).astype(np.float32),
+        "noise": np.zeros((lists, K, longest), np.float32),
+        "pinned": np.full((lists, K), -1),
+        "group": np.tile(np.arange(longest), (lists, 1)),
+        "quota": (np.arange(longest) < sizes[:, None]).astype(np.float32),
+    }
+    resolved: list[constraints.SlateConstraints | None] = [None] * lists
+    for row, size in enumerate(sizes):
+        if draw.random() < 0.5:
+            feeds["noise"][row, :, :size] = draw.gumbel(size=(K, size))
+        ids = [str(i) for i in range(size)]
+        pins = {str(draw.integers(size)): int(draw.integers(min(size, K)))}
+        limit = ("group", int(draw.integers(1, 4)))
+        groups = draw.integers(0, 3, size).tolist()
+        blocked = {str(draw.integers(size))} - pins.keys()
+        try:
+            length, row_constraints = constraints.resolve(
+                ids, None, min(size, K), pins, blocked, groups, limit
+            )
+        except constraints.ConstraintError:
+            continue
+        if constrained:
+            resolved[row] = row_constraints
+            feeds["length"][row] = length
+            feeds["pinned"][row, :length] = row_constraints.pinned
+            feeds["group"][row, :size], feeds["group"][row, size:] = row_constraints.group, -1
+            feeds["quota"][row, :size] = row_constraints.quota
+    return {name: feeds[name].astype(INPUTS[name][0]) for name in INPUTS}, resolved
+
+
+def decode_torch(generator, feeds):
+    """Return the same outputs from the torch loop."""
+    t = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    recommend, reason = (t[f"{n}_temperature"].unsqueeze(1) for n in ("recommend", "reason"))
+    with torch.no_grad():
+        encoded = generator.encode(t["numbers"], t["tokens"], t["mask"])
+        decoded = decode(
+            generator, encoded, K, noisy_argmax(t["noise"], recommend), recommend,
+            EntropyGate(t["entropy_threshold"], t["budget"]),
+            constraints=ConstraintTensors(t["length"], t["pinned"], t["group"], t["quota"]),
+            reason_temperature=reason,
+        )  # fmt: skip
+    columns = (decoded.slate, decoded.logprob, decoded.entropy_before, decoded.entropy_after)
+    return [column.numpy() for column in (*columns, decoded.steps)]
+
+
+def is_clear(generator, feeds):
+    """Return true if rounding decides nothing: a little noise on the inputs changes no slate."""
+    shifted = {**feeds, "numbers": feeds["numbers"] * np.float32(1 + 1e-5)}
+    one, other = decode_torch(generator, feeds), decode_torch(generator, shifted)
+    return all(np.array_equal(one[i], other[i]) for i in (0, 4))
+
+
+def assert_same(outputs, expected):
+    for name, one, other in zip(NAMES, outputs, expected, strict=True):
+        if name in ("slate", "steps"):
+            np.testing.assert_array_equal(one, other, err_msg=name)
+        else:
+            np.testing.assert_allclose(one, other, rtol=0, atol=CLOSE, err_msg=name)
