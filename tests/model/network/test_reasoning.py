@@ -1,50 +1,16 @@
 """The reasoning loop under every host: per row, replayable, and without effect when off."""
 
-import dataclasses
-import sys
-
 import pytest
 import torch
 
-from model.network.config import NetworkConfig, ReasoningConfig
+from model.network.config import ReasoningConfig
 from model.network.generator import Generator, entropy
-from model.network.hosts import HOSTS
 from model.network.layers import MASKED
-from model.network.reasoning import EntropyGate, Replay, decode, follow, greedy, sampler
+from model.network.reasoning import follow, sampler
+from tests.support import generators
+from tests.support.generators import VOCABULARY, F, K, S, make_generator, make_inputs, run
 
-K, S, F, T, VOCABULARY = 5, 2, 6, 3, 20
-NETWORK = NetworkConfig(width=16, heads=2, dropout=0.0)
-
-
-@pytest.fixture(params=sorted(HOSTS), autouse=True)
-def network(request, monkeypatch):
-    config = dataclasses.replace(NETWORK, host=request.param)
-    monkeypatch.setattr(sys.modules[__name__], "NETWORK", config)
-
-
-def make_generator(budget: int = S, seed: int = 0, **reasoning) -> Generator:
-    torch.manual_seed(seed)
-    generator = Generator(
-        NETWORK, F, VOCABULARY, K, ReasoningConfig(budget=budget, **reasoning)
-    ).eval()
-    with torch.no_grad():  # far enough from uniform that slates differ
-        for parameter in generator.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return generator
-
-
-def make_inputs(rows: int = 4, size: int = 8, seed: int = 1):
-    torch.manual_seed(seed)
-    mask = torch.ones(rows, size, dtype=torch.bool)
-    return torch.randn(rows, size, F), torch.randint(0, VOCABULARY, (rows, size, T)), mask
-
-
-def run(generator, inputs, threshold=-1.0, budget=S, pick=greedy, replay=None, group=1):
-    rows = inputs[0].shape[0] * group
-    thresholds = torch.as_tensor(threshold, dtype=torch.float32).expand(rows)
-    budgets = torch.as_tensor(budget, dtype=torch.int64).expand(rows)
-    gate = EntropyGate(thresholds, budgets) if replay is None else Replay(replay)
-    return decode(generator, generator.encode(*inputs), K, pick, 0.7, gate, group)
+pytestmark = pytest.mark.usefixtures("network")  # every host
 
 
 def test_turning_reasoning_off_gives_the_plain_host_bit_for_bit():
@@ -65,7 +31,7 @@ def test_turning_reasoning_off_gives_the_plain_host_bit_for_bit():
 def test_an_untrained_reasoning_step_does_not_change_the_choice():
     torch.manual_seed(0)
     generator, inputs = (
-        Generator(NETWORK, F, VOCABULARY, K, ReasoningConfig(budget=S)).eval(),
+        Generator(generators.NETWORK, F, VOCABULARY, K, ReasoningConfig(budget=S)).eval(),
         make_inputs(),
     )
     on, off = run(generator, inputs), run(generator, inputs, budget=0)
@@ -105,30 +71,6 @@ def test_budget_and_threshold_are_per_row():
     assert (result.steps[1] == S).all()
 
 
-@pytest.mark.parametrize("neighbour", [0, S])
-def test_a_neighbour_that_reasons_does_not_change_a_row(neighbour):
-    generator, inputs = make_generator(), make_inputs(rows=2)
-    alone = run(generator, tuple(x[:1] for x in inputs), threshold=-1.0, budget=1)
-    both = run(generator, inputs, threshold=-1.0, budget=torch.tensor([1, neighbour]))
-    assert torch.equal(alone.slate[0], both.slate[0])
-    torch.testing.assert_close(alone.logprob[0], both.logprob[0], rtol=0, atol=1e-5)
-
-
-def test_slates_of_one_request_equal_slates_decoded_apart():
-    generator, (numbers, tokens, mask) = make_generator(), make_inputs(rows=2)
-    mask[1, 6:] = False
-    copies = tuple(x.repeat_interleave(3, 0) for x in (numbers, tokens, mask))
-    budgets = torch.tensor([0, 1, S, S, 0, 1])
-    apart = run(generator, copies, budget=budgets)
-    together = run(generator, (numbers, tokens, mask), budget=budgets, group=3)
-    assert torch.equal(apart.slate, together.slate)
-    assert torch.equal(apart.steps, together.steps)
-    torch.testing.assert_close(apart.logprob, together.logprob, rtol=0, atol=1e-5)
-    other = run(generator, (numbers, tokens, mask), budget=budgets.flip(0), group=3)
-    with pytest.raises(AssertionError):
-        torch.testing.assert_close(apart.logprob, other.logprob, rtol=0, atol=1e-5)
-
-
 def test_slates_do_not_repeat_and_short_lists_end_in_minus_one():
     generator, (numbers, tokens, mask) = make_generator(), make_inputs()
     mask[1, 2:] = False
@@ -137,26 +79,6 @@ def test_slates_do_not_repeat_and_short_lists_end_in_minus_one():
     for row in slate[[0, 2, 3]]:
         assert len(set(row.tolist())) == K
         assert row.min() >= 0
-
-
-def test_padding_does_not_change_a_slate():
-    generator, (numbers, tokens, mask) = make_generator(), make_inputs(rows=1, size=6)
-    short = run(generator, (numbers, tokens, mask))
-    padded = (
-        torch.cat([numbers, torch.randn(1, 3, F)], 1),
-        torch.cat([tokens, torch.ones(1, 3, T, dtype=torch.int64)], 1),
-        torch.cat([mask, torch.zeros(1, 3, dtype=torch.bool)], 1),
-    )
-    long = run(generator, padded)
-    assert torch.equal(short.slate, long.slate)
-    torch.testing.assert_close(short.logprob, long.logprob, rtol=0, atol=1e-5)
-
-
-def test_the_slate_does_not_depend_on_the_order_of_the_candidates():
-    generator, inputs = make_generator(), make_inputs(rows=1)
-    order = torch.randperm(8)
-    shuffled = run(generator, tuple(x[:, order] for x in inputs))
-    assert torch.equal(run(generator, inputs).slate, order[shuffled.slate])
 
 
 def test_gradients_reach_the_reasoning_tokens_weights():
