@@ -114,9 +114,13 @@ class FromBundle:
         weighted = {
             self.valid: 4, self.mutated: 4, self.with_headers: 2, self.with_target: 2,
             self.packed: 1, self.with_padded_head: 2, self.negotiated: 1,
-            self.with_repeated_key: 1, self.twins: 3, self.together: 3,
+            self.with_repeated_key: 1, self.twins: 3,
         }  # fmt: skip
-        return {make.__name__: (make(), weight) for make, weight in weighted.items()}
+        manners = (Manner.PIPELINED, Manner.HALF_CLOSED, Manner.CUT, Manner.DEPARTED)
+        return {
+            **{make.__name__: (make(), weight) for make, weight in weighted.items()},
+            **{manner.value: (self.together(manner), 1) for manner in manners},
+        }
 
     def _alone(self, message: st.SearchStrategy[Message]) -> Conversations:
         return message.map(lambda one: Conversation((one,)))
@@ -219,11 +223,8 @@ class FromBundle:
 
         return conversation()
 
-    def together(self) -> Conversations:
-        """Return several requests for one connection, sent at once, which the client may leave."""
-        manners = st.sampled_from(
-            [Manner.PIPELINED, Manner.PIPELINED, Manner.HALF_CLOSED, Manner.CUT, Manner.DEPARTED]
-        )
+    def together(self, manner: Manner) -> Conversations:
+        """Return several requests for one connection, sent at once."""
         gets = st.sampled_from(["/livez", "/info", "/nowhere", "/rerank", "/openapi.json"])
         get = st.builds(Message, st.sampled_from(["GET", "HEAD"]), gets, st.just(()), st.just(b""))
         message = self._valid() | self._valid() | self._posts(mutated) | get
@@ -232,7 +233,6 @@ class FromBundle:
         @st.composite
         def conversation(draw: st.DrawFn) -> Conversation:
             messages = draw(st.lists(message, min_size=1, max_size=6))
-            manner = draw(manners)
             numbered = tuple(
                 replace(one, headers=(("X-Request-ID", f"p{number}"),))
                 for number, one in enumerate(messages)

@@ -28,7 +28,7 @@ def test_the_service_keeps_its_contract(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
