@@ -60,8 +60,8 @@ class Train:
             config = config.smoke()
         plug_in = self.plug_into is not None
         start = self.plug_into if plug_in else self.start_from
-        with open_accelerator(self.device, self.precision) as place:
-            state = train(config, self.data, self.out, start, place, plug_in).to_json()
+        with open_accelerator(self.device, self.precision) as accelerator:
+            state = train(config, self.data, self.out, start, accelerator, plug_in).to_json()
             if not rank():
                 keys = ("threshold", "seconds", "validation")
                 print(json.dumps({key: state[key] for key in keys}, indent=1))
