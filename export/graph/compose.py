@@ -101,7 +101,8 @@ class Loop:
         def scalar(name: str) -> str:  # [R] -> [R, 1, 1, 1]
             return g.op("Unsqueeze", name, g.constant([1, 2, 3]))
 
-        # N is counted: CUDA keeps the output of a Shape on the host, and captures no copy of it.
+        # N is counted: the output of a Shape lies in CPU memory, and a CUDA graph captures no copy
+        # from there.
         ones = g.op("Cast", g.op("Equal", "group", "group"), to=TensorProto.INT64)
         size = g.op("ReduceSum", ones, g.constant([1]), keepdims=0)  # [R]
         quota, group = (g.op("Unsqueeze", n, g.constant([1, 2])) for n in ("quota", "group"))
