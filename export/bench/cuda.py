@@ -83,9 +83,16 @@ class Agreement:
             self.ties += 1
             return
         for name in ("logprob", "entropy_before", "entropy_after"):
-            difference = float(np.abs(getattr(cpu, name) - getattr(gpu, name)).max())
+            one, other = getattr(cpu, name), getattr(gpu, name)
+            differences = np.abs(one - other)
+            at = int(differences.argmax())  # a NaN counts as the largest
+            difference = float(differences[at])
             if not difference <= LOGPROB_TOLERANCE:  # NaN fails too
-                raise CudaError(f"{name} differs by {difference:.2e}, allowed {LOGPROB_TOLERANCE}")
+                raise CudaError(
+                    f"position {at} of a list of {len(row.numbers)}: {name} is {one[at]:.6f} on "
+                    f"the CPU and {other[at]:.6f} on the GPU; may differ by {LOGPROB_TOLERANCE}, "
+                    f"got {difference:.2e}"
+                )
             self.largest_difference = max(self.largest_difference, difference)
 
 
