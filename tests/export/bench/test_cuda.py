@@ -79,7 +79,7 @@ def test_other_log_probabilities_of_the_same_slates_are_refused(cpu, other, batc
                 for n, a in zip(names, run(names, feeds), strict=True)]  # fmt: skip
 
     other._run = shifted
-    with pytest.raises(CudaError, match=r"position 0 of a list of \d+: logprob is .*, got 1\.0"):
+    with pytest.raises(CudaError, match=r"position \d+ of a list of \d+: logprob is .*, got 1\.0"):
         agree(cpu, other, batches)
 
 
