@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Protocol
 
 import tyro
 
+from loadtest.contract_commands import Egress, Fuzz
 from loadtest.errors import UsageError
 from loadtest.validation import require_not_negative, require_positive
 
@@ -362,36 +363,9 @@ class Cpu:
         return measure_cpu(self)
 
 
-@dataclass(frozen=True)
-class Fuzz:
-    """Send generated requests to a service started for it and check every response.
-
-    Half of the requests come from schemathesis and the service's OpenAPI document, half from
-    strategies over the bundle. The same seed sends the same requests, on several connections.
-    """
-
-    bundle: Path = Path("bundles/ranklens/1")
-    """Bundle to serve."""
-    requests: int = 1_000
-    """Number of requests."""
-    seed: int = 0
-    """Seed of the generated requests."""
-    out: Path | None = None
-    """File for the findings as JSON."""
-
-    def __post_init__(self) -> None:
-        require_positive(requests=self.requests)
-
-    def execute(self, command_line: str) -> int:
-        """Send and check. 1: a response broke the contract; 130: interrupted before any did."""
-        from loadtest.fuzz import fuzz
-
-        return fuzz(self)
-
-
 COMMANDS: dict[str, type[Command]] = {
     command.__name__.lower(): command
     for command in (
-        Load, Bench, Capacity, Growth, Agree, Compare, Overload, Reloads, Soak, Cpu, Fuzz
+        Load, Bench, Capacity, Growth, Agree, Compare, Overload, Reloads, Soak, Cpu, Fuzz, Egress
     )
 }  # fmt: skip

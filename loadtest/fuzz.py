@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from loadtest.commands import Fuzz
+from loadtest.contract_commands import Fuzz
 from loadtest.errors import MISSED, PASSED
 from loadtest.fuzz_bundle import Bundle
 from loadtest.fuzz_contract import Contract, check_conversation

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -49,13 +50,28 @@ def serving(bundle: Path, *arguments: str, **settings: object) -> Iterator[Serve
 
     Raises ServerError with the service's output when it does not start.
     """
+    with serving_under((), bundle, arguments, settings) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_under(
+    wrapper: Sequence[str],
+    bundle: Path,
+    arguments: Sequence[str] = (),
+    settings: Mapping[str, object] = MappingProxyType({}),
+) -> Iterator[Server]:
+    """Do as `serving`, with the command of a wrapper before the service's, as `strace -D`.
+
+    The wrapper must become the service: its process id is taken for the service's.
+    """
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
-        command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"]
+        command = [*wrapper, sys.executable, "-m", "service", "--bundle", str(bundle)]
         variables = {f"RERANK_{name.upper()}": str(value) for name, value in settings.items()}
         with log.open("wb") as file:
             process = subprocess.Popen(
-                bound_to_parent([*command, *arguments]),
+                bound_to_parent([*command, "--port", "0", *arguments]),
                 env={**os.environ, **variables},
                 stderr=file,
                 start_new_session=True,
