@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from service.batching.admission import SHADOW_PRIORITY, Queue, QueueEntry
 from service.batching.budget import BudgetController, Forecast, Pace
 from service.batching.clock import Clock, SystemClock
+from service.batching.queue import SHADOW_PRIORITY, Queue, QueueEntry
 from service.engine.rows import Row, Slate, SlateSampling, Timing
 from service.engine.session import Session
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded

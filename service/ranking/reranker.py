@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.batching.admission import PRIORITIES
 from service.batching.batcher import RowResult
+from service.batching.queue import PRIORITIES
 from service.engine.constraints import ConstraintError
 from service.engine.contract import Manifest
 from service.engine.features.candidates import as_sent

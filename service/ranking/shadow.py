@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from service.batching.admission import SHADOW_PRIORITY
 from service.batching.batcher import RowResult
+from service.batching.queue import SHADOW_PRIORITY
 from service.engine.contract import Manifest
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, Slate

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from service.batching.admission import SHADOW_PRIORITY
+from service.batching.queue import SHADOW_PRIORITY
 from service.engine.rows import SlateSampling
 from service.errors import InferenceFailed
 from tests.support.batching import FAILING, make_row, play

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from service.batching.admission import Queue, QueueEntry
+from service.batching.queue import Queue, QueueEntry
 from service.engine.buckets import SIZES
 from service.engine.constraints import SlateConstraints
 from service.engine.rows import Row, SlateSampling
