@@ -34,7 +34,7 @@ NS = 1e9  # nanoseconds in a second
 # In an overload every admitted row is at the edge of its deadline. Without a margin, runs a little
 # longer than expected would take half of them past it.
 MARGIN = 1.1
-PASSES = 4  # of the event loop between two runs: responses leave, requests that arrived are parsed
+YIELDS_BETWEEN_RUNS = 4  # of the event loop between two runs: responses leave, requests that arrived are parsed
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Batcher:
             Overloaded: the queue is full of rows that are at least as urgent.
         """
         if len(self._queue) + len(rows) > self._queue.limit:
-            self._queue.retain(self._is_live)  # cancelled and expired rows leave first
+            self._queue.retain(self._live_or_shed)  # cancelled and expired rows leave first
         evicted = self._queue.make_room(len(rows), priority)
         if evicted is None:
             self._metrics.shed.labels("overload").inc(len(rows))
@@ -185,7 +185,7 @@ class Batcher:
         late = self._expected_end(work_ns, priority) > deadline
         if late and self._may_hold_dead:  # rows that will not run; look for them once a run
             self._may_hold_dead = False
-            self._queue.retain(self._is_live)
+            self._queue.retain(self._live_or_shed)
             late = self._expected_end(work_ns, priority) > deadline
         return late
 
@@ -215,7 +215,7 @@ class Batcher:
                 self._cycle_began = self._now()
             if self._settings.batch_window_ms and not self._closing:
                 await self._wait_for_window()
-            batch = self._queue.take(self._settings.max_batch_size, self._is_live)
+            batch = self._queue.take(self._settings.max_batch_size, self._live_or_shed)
             self._may_hold_dead = True
             self._metrics.queue_depth.set(len(self._queue))
             if batch:
@@ -225,7 +225,7 @@ class Batcher:
                 if len(batch) > 1 or len(self._queue):
                     # Yield to the event loop so that requests that arrived during this run join the
                     # next batch.
-                    for _ in range(PASSES):
+                    for _ in range(YIELDS_BETWEEN_RUNS):
                         await asyncio.sleep(0)
             if not len(self._queue) and not self._closing:
                 self._arrival.clear()
@@ -257,7 +257,7 @@ class Batcher:
                 self._arrival.set()
                 return
 
-    def _is_live(self, entry: Entry) -> bool:
+    def _live_or_shed(self, entry: Entry) -> bool:
         """True if the row is neither expired nor cancelled; else count it as shed."""
         if self._now() >= entry.deadline:  # its request is about to give up
             self._expire(entry, "the deadline passed in the queue")
@@ -294,7 +294,7 @@ class Batcher:
         except Exception:  # of any kind: the worker must go on
             if len(batch) > 1:  # one failing row must not cost the others their slates
                 for entry in batch:
-                    if self._is_live(entry):
+                    if self._live_or_shed(entry):
                         await self._run([entry])
                 return
             logger.exception("inference failed")

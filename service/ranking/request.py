@@ -72,7 +72,7 @@ class RankingRequest:
         return slates * len(self.inputs.ids)
 
     @property
-    def plain(self) -> bool:
+    def cheap_to_shed(self) -> bool:
         """True if nothing but the ids and the session's own checks can make the list invalid."""
         inputs, constraints = self.inputs, self.constraints
         if inputs.features or inputs.user or inputs.context:

@@ -75,7 +75,7 @@ class Reranker:
         deployment, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
         check_limits(request, deployment.manifest)
         shed = None
-        if request.plain and deployment.batcher.would_be_late(
+        if request.cheap_to_shed and deployment.batcher.would_be_late(
             len(inputs.ids), request.deadline, PRIORITIES[request.priority],
             request.budget, request.sampling,
         ):  # fmt: skip
