@@ -14,7 +14,7 @@
     |- QuotaExceeded        429 quota            the key's lists per second are used up
     |- HeadTooLarge         431 head_too_large   headers, trailers or chunk extensions are too large
     |- NotReady             503 not_ready        the service is loading or draining
-    |- Overloaded           503 overload         the queue is full
+    |- Overloaded           503 overload         the queue is full, or too long for the deadline
     |- DeadlineExceeded     504 deadline         no time is left for a response
     |- InferenceFailed      500 model_error      the graph failed or returned no valid slate
     `- VersionNotSupported  505 bad_http         the request names another version of HTTP
@@ -159,7 +159,7 @@ class NotReady(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue has no room for the list, or would make it late."""
+    """The queue is full, or too long for the list's deadline."""
 
     status, code = 503, "overload"
     retry_after_s = 1

@@ -197,8 +197,8 @@ class Settings(BaseSettings):
     shutdown_s: float = Field(
         10.0,
         gt=0,
-        description="Seconds that requests in flight may then take. Choose longer than the "
-        "longest deadline.",
+        description="Seconds that requests in flight may take to finish once the drain is over. "
+        "Choose longer than the longest deadline.",
     )
     api_keys_file: Path | None = Field(
         None,

@@ -34,7 +34,8 @@ NS = 1e9  # nanoseconds in a second
 # In an overload every admitted row is at the edge of its deadline. Without a margin, runs a little
 # longer than expected would take half of them past it.
 MARGIN = 1.1
-YIELDS_BETWEEN_RUNS = 4  # of the event loop between two runs: responses leave, requests that arrived are parsed
+# Turns of the event loop between two runs, in which responses leave and requests are parsed.
+YIELDS_BETWEEN_RUNS = 4
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,12 @@ class Batcher:
     def submit(
         self, rows: Sequence[Row], deadlines: Sequence[float], priority: int = 0
     ) -> list[asyncio.Future[RowResult]]:
-        """Admit all rows or none; return one future per row.
+        """Queue the rows, or refuse all of them if they do not fit; return one future per row.
 
-        A future ends in a RowResult, DeadlineExceeded, Overloaded or InferenceFailed; a row whose
-        future is cancelled is dropped before its run. A row that would miss its deadline even at
-        the smallest budget is shed at once. Rows of lower priority make room in a full queue.
+        Rows of lower priority make room in a full queue. A row that would miss its deadline even at
+        the smallest budget is shed at once, by itself. A future ends in a RowResult,
+        DeadlineExceeded, Overloaded or InferenceFailed; a row whose future is cancelled is dropped
+        before its run.
 
         Args:
             rows: rows to rank.

@@ -1,4 +1,4 @@
-"""Metrics of calls, lists and decisions; the one place that observes them."""
+"""Metrics of calls, lists and decisions; the batcher counts its own queue, runs and sheds."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ class Reranker:
     def prepare(self, request: RankingRequest) -> PreparedList:
         """Check a request against its bundle and featurise it. Raises InvalidRequest.
 
-        A plain list that the queue would make late is not featurised: under overload most are.
+        If the queue would make a list miss its deadline, the list is shed before it is featurised,
+        which is most of the work under overload.
         """
         inputs = request.inputs
         deployment, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
