@@ -169,6 +169,7 @@ class Supervisor:
         while self._signals:
             number = self._signals.pop(0)
             if number in STOP:
+                logger.info("%s received, stopping", name_of(number))
                 return True
             if number not in RELOAD:
                 logger.info("%s received, ignored", name_of(number))

@@ -1,0 +1,118 @@
+"""Values shared by processes read as those of one process, and outlive the processes."""
+
+import math
+import re
+
+import pytest
+from prometheus_client import values
+
+from service.metrics import Metrics
+from service.shared_values import FIRST, SLOT_BYTES, SharedValues, Slot, anonymous_file
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    """Leave the class of values as it was, for the metrics of other tests."""
+    before = values.ValueClass
+    yield
+    values.ValueClass = before
+
+
+def use(metrics):
+    metrics.requests.labels("a", "1", "active", "ok").inc(3)
+    metrics.duration.observe(0.004)
+    metrics.duration.observe(7.0)
+    metrics.stages["queue"].observe(0.2)
+    metrics.steps.observe(3)
+    metrics.queue_depth.set(5)
+    metrics.budget_level.set(2)
+    metrics.model_info.labels("a", "1", "cpu").set(1)
+
+
+def samples(metrics):
+    """Return the page's samples without those of the processes."""
+    lines = metrics.page().decode().splitlines()
+    return {line for line in lines if line.startswith("rerank_")}
+
+
+def test_one_process_among_several_has_the_samples_of_a_single_one():
+    shared = SharedValues.create(workers=1)
+    alone, among = Metrics(), Metrics(shared, 1)
+    use(among)
+    values.ValueClass = values.MutexValue
+    use(alone)
+    assert samples(among) == samples(alone)
+
+
+def test_counts_add_up_and_each_gauge_is_combined_by_its_mode():
+    shared = SharedValues.create(workers=2)
+    first = Metrics(shared, 1)
+    use(first)
+    second = Metrics(shared, 2)
+    use(second)
+    second.budget_level.set(1)
+    page = second.page().decode()
+    for line in (
+        'rerank_requests_total{model="a",outcome="ok",variant="active",version="1"} 6.0',
+        'rerank_request_duration_seconds_bucket{le="0.005"} 2.0',
+        'rerank_request_duration_seconds_bucket{le="+Inf"} 4.0',
+        "rerank_request_duration_seconds_count 4.0",
+        "rerank_request_duration_seconds_sum 14.008",
+        "rerank_queue_depth 10.0",
+        "rerank_budget_level 1.0",
+        'rerank_model_info{name="a",provider="cpu",version="1"} 1.0',
+    ):
+        assert line in page
+
+
+def test_a_replacement_continues_the_counts_and_begins_its_gauges_anew():
+    shared = SharedValues.create(workers=1)
+    supervisor = Metrics(shared, 0)
+    use(Metrics(shared, 1))
+    shared.slots[1].close()
+    page = supervisor.page().decode()
+    assert "rerank_queue_depth 0.0" in page
+    assert "rerank_budget_level +Inf" in page
+    assert "rerank_model_info{" not in page
+    assert "rerank_reasoning_steps_count 1.0" in page
+    replacement = Metrics(shared, 1)
+    replacement.steps.observe(3)
+    page = supervisor.page().decode()
+    assert "rerank_reasoning_steps_count 2.0" in page
+    assert "rerank_queue_depth 0.0" in page
+
+
+def test_a_full_slot_leaves_further_values_out_and_logs_them(caplog):
+    shared = SharedValues.create(workers=1)
+    metrics = Metrics(shared, 1)
+    for number in range(40_000):
+        metrics.changes.labels("n" * 64, str(number)).inc()
+        if caplog.records:
+            break
+    assert "no room" in caplog.text
+    metrics.changes.labels("n" * 64, "one more").inc()
+    metrics.steps.observe(1)
+    page = metrics.page().decode()
+    assert "one more" not in page
+    assert "rerank_reasoning_steps_count 1.0" in page
+    assert len(re.findall("^rerank_model_changes_total", page, re.MULTILINE)) > 10_000
+
+
+def test_a_slot_returns_its_values_by_key_in_the_order_of_their_addition():
+    slot = Slot(anonymous_file(SLOT_BYTES))
+    slot.open()
+    gauge = '["gauge", "livesum", "é", "é", {}, "text"]'
+    counter = '["counter", "", "c", "c_total", {}, "text"]'
+    at = slot.index(gauge)
+    assert at is not None
+    assert at > FIRST
+    slot.values[at] = 1.5
+    second = slot.index(counter)
+    assert second is not None
+    slot.values[second] = 2.5
+    assert slot.index(gauge) == at
+    assert list(slot.samples()) == [(gauge, 1.5), (counter, 2.5)]
+    slot.close()
+    assert list(slot.samples()) == [(counter, 2.5)]
+    assert math.isnan(slot.values[at])
+    assert (slot.pid, slot.beats) == (0, 0)
