@@ -43,9 +43,8 @@ class Slot:
     Only the process of the slot writes, until it is dead; all may read.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._bytes = memoryview(mmap.mmap(descriptor, SLOT_BYTES))
-        self._words, self.values = self._bytes.cast("Q"), self._bytes.cast("d")
+    def __init__(self, memory: memoryview) -> None:
+        self._bytes, self._words, self.values = memory, memory.cast("Q"), memory.cast("d")
         self._words[USED] = max(self._words[USED], FIRST)
         self._index: dict[str, int] = {}
 
@@ -115,17 +114,24 @@ class SharedValues(Collector):
     The object can be sent to a process as it starts.
     """
 
-    def __init__(self, descriptors: Sequence[int]) -> None:
-        self._descriptors = descriptors
-        self.slots = [Slot(descriptor) for descriptor in descriptors]
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        memory = memoryview(mmap.mmap(descriptor, 0))
+        starts = range(0, len(memory), SLOT_BYTES)
+        self.slots = [Slot(memory[start : start + SLOT_BYTES]) for start in starts]
 
     @classmethod
     def create(cls, workers: int) -> SharedValues:
-        """Allocate the memory. Raises OSError."""
-        return cls([anonymous_file(SLOT_BYTES) for _ in range(1 + workers)])
+        """Allocate the memory. Raises OSError naming the number of workers."""
+        try:
+            return cls(anonymous_file(SLOT_BYTES * (1 + workers)))
+        except OSError as error:
+            raise OSError(
+                f"RERANK_WORKERS={workers}: no memory for shared metrics ({error.strerror})"
+            ) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return attach, ([reduction.DupFd(descriptor) for descriptor in self._descriptors],)
+        return attach, (reduction.DupFd(self._descriptor),)
 
     def pids(self) -> dict[str, int]:
         """Return the running processes by name: `supervisor`, and the workers from `1`."""
@@ -147,9 +153,9 @@ class SharedValues(Collector):
             yield metric_of(group)
 
 
-def attach(duplicates: Sequence[Any]) -> SharedValues:
+def attach(duplicate: Any) -> SharedValues:
     """Map, in a new process, the memory that its parent sent."""
-    return SharedValues([duplicate.detach() for duplicate in duplicates])
+    return SharedValues(duplicate.detach())
 
 
 def anonymous_file(size: int) -> int:

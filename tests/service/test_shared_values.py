@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import values
 
 from service.metrics import Metrics
-from service.shared_values import FIRST, SLOT_BYTES, SharedValues, Slot, anonymous_file
+from service.shared_values import FIRST, SLOT_BYTES, SharedValues, Slot
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def test_a_full_slot_leaves_further_values_out_and_logs_them(caplog):
 
 
 def test_a_slot_returns_its_values_by_key_in_the_order_of_their_addition():
-    slot = Slot(anonymous_file(SLOT_BYTES))
+    slot = Slot(memoryview(bytearray(SLOT_BYTES)))
     slot.open()
     gauge = '["gauge", "livesum", "é", "é", {}, "text"]'
     counter = '["counter", "", "c", "c_total", {}, "text"]'

@@ -1,4 +1,4 @@
-"""What tests read of a running service's processes, and how they wait for it."""
+"""Reads the processes of a running service and their metrics, and waits for them."""
 
 import contextlib
 import re
