@@ -75,6 +75,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+def run_until_interrupt(main: Coroutine[Any, Any, Any]) -> KeyboardInterrupt | None:
+    """Run a loop that keeps its samples by `into`; return the interrupt that ended it, or None."""
+    try:
+        run(main)
+    except KeyboardInterrupt as interrupt:
+        return interrupt
+    return None
+
+
 async def send_request(
     pool: Pool, path: str, body: bytes, due: float, began: float, media_type: str = JSON
 ) -> Sample:
@@ -82,7 +91,9 @@ async def send_request(
     sent = time.monotonic() - began
     try:
         status, content = await pool.post(path, body, media_type)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancellation:
+        if cancellation.args != (TIMEOUT,):
+            raise  # the measurement was interrupted, which says nothing about this request
         return Sample(due, time.monotonic() - began, 0, sent=sent, failure=TIMEOUT)
     except OSError as error:
         return Sample(due, time.monotonic() - began, 0, sent=sent, failure=failure_of(error))
@@ -128,12 +139,14 @@ async def open_loop(
     path: str = "/rerank",
     begin: float | None = None,
     media_type: str = JSON,
+    into: list[Sample] | None = None,
 ) -> list[Sample]:
     """Offer Poisson arrivals and return a sample for every request that was due.
 
     Args:
         phases: Rate (requests/s) and duration (s) of each phase.
         begin: Start as a time of time.monotonic(), which all processes of a machine share.
+        into: Receives the samples, after an interrupt those of the requests that were answered.
     """
     draw = random.Random(seed)
     pool = Pool(url)
@@ -141,46 +154,69 @@ async def open_loop(
     gc.disable()  # a collection of the piled-up samples would count as the service's latency
     began = time.monotonic() if begin is None else begin
     tasks: list[asyncio.Task[Sample]] = []
+    samples = [] if into is None else into
     due, ends = 0.0, 0.0
-    for rate, seconds in phases:
-        ends += seconds
-        while (due := due + draw.expovariate(rate)) < ends:
-            wait = began + due - time.monotonic()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            body = draw.choice(bodies)
-            tasks.append(
-                asyncio.create_task(send_request(pool, path, body, due, began, media_type))
-            )
-        due = ends
-    samples: list[Sample] = []
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
-        for task in late:
-            task.cancel()
-        samples = list(await asyncio.gather(*tasks))
-    gc.enable()
-    await pool.close()
+    try:
+        for rate, seconds in phases:
+            ends += seconds
+            while (due := due + draw.expovariate(rate)) < ends:
+                wait = began + due - time.monotonic()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                body = draw.choice(bodies)
+                tasks.append(
+                    asyncio.create_task(send_request(pool, path, body, due, began, media_type))
+                )
+            due = ends
+        await cancel_late(tasks, PATIENCE_S)
+    finally:
+        samples += [t.result() for t in tasks if t.done() and not (t.cancelled() or t.exception())]
+        gc.enable()
+        await end(tasks, pool)
     return samples
 
 
+async def cancel_late(tasks: Sequence[asyncio.Task[Any]], patience_s: float) -> None:
+    """Wait for all tasks; requests that take longer than `patience_s` fail."""
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=patience_s)
+        for task in late:
+            task.cancel(TIMEOUT)
+        await asyncio.gather(*tasks)
+
+
+async def end(tasks: Sequence[asyncio.Task[Any]], pool: Pool) -> None:
+    """Cancel what is left after an interrupt, and close the connections."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await pool.close()
+
+
 async def closed_loop(
-    url: str, bodies: Sequence[bytes], clients: int, seconds: float, path: str = "/rerank"
+    url: str,
+    bodies: Sequence[bytes],
+    clients: int,
+    seconds: float,
+    path: str = "/rerank",
+    into: list[Sample] | None = None,
 ) -> list[Sample]:
-    """Run clients that each wait for a response before they send the next request."""
+    """Run clients that each wait for a response before they send the next request.
+
+    into: Receives the samples, also those before an interrupt.
+    """
     pool = Pool(url)
     began = time.monotonic()
+    samples = [] if into is None else into
 
-    async def client(number: int) -> list[Sample]:
-        draw, samples = random.Random(number), []
+    async def client(number: int) -> None:
+        draw = random.Random(number)
         while (now := time.monotonic() - began) < seconds:
             samples.append(await send_request(pool, path, draw.choice(bodies), now, began))
-        return samples
 
     tasks = [asyncio.create_task(client(number)) for number in range(clients)]
-    _, late = await asyncio.wait(tasks, timeout=seconds + PATIENCE_S)
-    for task in late:
-        task.cancel()
-    parts = await asyncio.gather(*tasks)
-    await pool.close()
-    return [sample for samples in parts for sample in samples]
+    try:
+        await cancel_late(tasks, seconds + PATIENCE_S)
+    finally:
+        await end(tasks, pool)
+    return samples

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from loadtest import page
 from loadtest.commands import Overload
 from loadtest.errors import MISSED, PASSED, VOID
 from loadtest.monitor import monitored
-from loadtest.openloop import Sample, closed_loop, open_loop, run
+from loadtest.openloop import Sample, closed_loop, open_loop, run, run_until_interrupt
 from loadtest.results import exhaustion, failures_of, hardware
 from loadtest.scenarios import lists_with_deadline
 from loadtest.server import serving
@@ -25,8 +26,11 @@ GRACE_S = 0.010  # a response may take this long beyond its deadline
 
 
 def overload(options: Overload) -> int:
-    """Measure and write overload.json, overload.md and overload.png."""
-    report = measure(options)
+    """Measure and write overload.json, overload.md and overload.png.
+
+    Raises KeyboardInterrupt after that if the overload was interrupted.
+    """
+    report, interrupt = measure(options)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "overload.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     from loadtest import plots
@@ -34,14 +38,20 @@ def overload(options: Overload) -> int:
     (options.out / "overload.md").write_text(page.render("overload.md", report=report), "utf-8")
     plots.overload(report, options.out / "overload.png")
     print(json.dumps(report["summary"] | {"response_ms": report["response_ms"]}, indent=1))
+    if interrupt is not None:
+        raise interrupt
     if report["void"]:
         print(f"void: {report['void']}")
         return VOID
     return MISSED if report["summary"]["unanswered"] else PASSED
 
 
-def measure(options: Overload) -> dict[str, Any]:
-    """Measure the capacity, then offer the three phases."""
+def measure(options: Overload) -> tuple[dict[str, Any], KeyboardInterrupt | None]:
+    """Measure the capacity, then offer the three phases.
+
+    Returns the report, and the interrupt that ended the phases; the report is then of the overload
+    until that. Raises KeyboardInterrupt for one in the first second of the overload or before it.
+    """
     bodies = lists_with_deadline(
         options.bundle, options.candidates, options.timeout_ms, options.slates
     )
@@ -58,12 +68,20 @@ def measure(options: Overload) -> dict[str, Any]:
     with serving(options.bundle, **settings) as server:
         rates = (capacity / 4, options.factor * capacity, capacity / 4)
         phases = list(zip(rates, (options.rest, options.seconds, options.rest), strict=True))
+        samples: list[Sample] = []
         with monitored(server) as entries:
-            samples = run(open_loop(server.url, bodies, phases, seed=0))
-    series = by_second(samples, entries)
-    return {
+            interrupt = run_until_interrupt(
+                open_loop(server.url, bodies, phases, seed=0, into=samples)
+            )
+    if interrupt is not None:
+        elapsed = max((s.due for s in samples), default=0.0) - options.rest
+        if elapsed < 1.0 or not entries:
+            raise interrupt
+        options = replace(options, seconds=min(options.seconds, elapsed))
+    report = {
         "command": "python -m loadtest overload",
         "machine": hardware(), "load_average": round(load_average, 2),
+        "interrupted": interrupt is not None,
         "candidates": options.candidates, "slates": options.slates,
         "deadline_ms": options.timeout_ms, "max_queue": options.max_queue,
         "factor": options.factor,
@@ -72,8 +90,9 @@ def measure(options: Overload) -> dict[str, Any]:
         "response_ms": response_times(loaded(samples, options)),
         "failures": dict(failures_of(samples)),
         "void": exhaustion(samples),
-        "series": series,
+        "series": by_second(samples, entries),
     }  # fmt: skip
+    return report, interrupt
 
 
 def by_second(

@@ -20,22 +20,28 @@ import numpy as np
 
 from loadtest.commands import Reloads
 from loadtest.errors import MISSED, PASSED
-from loadtest.openloop import Sample, closed_loop, run
+from loadtest.openloop import Sample, closed_loop, run, run_until_interrupt
 from loadtest.results import failures_of, hardware
 from loadtest.scenarios import item_ids
 from loadtest.server import serving
 
 
 def reload_under_load(options: Reloads) -> int:
-    """Measure and write the report."""
-    report = measure(options)
+    """Measure and write the report; raises KeyboardInterrupt after that if it was interrupted."""
+    report, interrupt = measure(options)
     options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     print(json.dumps(report, indent=1))
+    if interrupt is not None:
+        raise interrupt
     return MISSED if report["failed"] or report["changes_refused"] else PASSED
 
 
-def measure(options: Reloads) -> dict[str, Any]:
-    """Return latency before and during the changes, and their durations."""
+def measure(options: Reloads) -> tuple[dict[str, Any], KeyboardInterrupt | None]:
+    """Return latency before and during the changes, and their durations.
+
+    The second value is the interrupt that ended the changes. Raises KeyboardInterrupt for one
+    before a request was answered during them.
+    """
     ids = item_ids(options.bundle)
     bodies = [json.dumps({"candidates": ids[i : i + 50]}).encode() for i in range(0, 1000, 50)]
     with tempfile.TemporaryDirectory() as directory:
@@ -55,16 +61,20 @@ def measure(options: Reloads) -> dict[str, Any]:
                     change_versions, server.url, name, key, options.changes, options.pause, stop
                 )
                 during: list[Sample] = []
-                try:
-                    while not changes.done():
-                        during += run(closed_loop(server.url, bodies, options.clients, 2.0))
-                finally:  # the executor waits for the thread, also after an interrupt
-                    stop.set()
+                interrupt: KeyboardInterrupt | None = None
+                while not changes.done() and interrupt is None:
+                    interrupt = run_until_interrupt(
+                        closed_loop(server.url, bodies, options.clients, 2.0, into=during)
+                    )
+                stop.set()
             durations, errors = changes.result()
+    if interrupt is not None and not during:
+        raise interrupt
     calm, changing = summary(before), summary(during)
-    return {
+    report = {
         "command": f"python -m loadtest reloads --changes {options.changes}",
         "machine": f"{hardware()}, shared with the clients",
+        "interrupted": interrupt is not None,
         "clients": options.clients,
         "changes": len(durations),
         "pause_s": options.pause,
@@ -76,6 +86,7 @@ def measure(options: Reloads) -> dict[str, Any]:
         "during": changing,
         "p99_during_over_before": round(changing["p99_ms"] / calm["p99_ms"], 3),
     }
+    return report, interrupt
 
 
 def fill_store(store: Path, name: str, options: Reloads) -> Path:
