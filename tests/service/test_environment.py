@@ -183,6 +183,17 @@ def test_a_single_process_needs_no_temporary_directory():
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_service_leaves_the_temporary_directory_alone(tmp_path, monkeypatch, workers):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    unused = os.stat(tmp_path).st_mtime_ns
+    with serving(BUNDLE, "--workers", workers) as server:
+        httpx.post(f"{server.url}/rerank", json={"candidates": ["1", "2"]}, timeout=30)
+        assert httpx.get(f"{server.url}/metrics").status_code == 200
+    assert list(tmp_path.iterdir()) == []
+    assert os.stat(tmp_path).st_mtime_ns == unused  # nothing came and went either
+
+
 def test_choices_may_be_written_in_capitals():
     values = printed(**{f"RERANK_{name.upper()}": of[-1].upper() for name, of in CHOICES.items()})
     assert len(CHOICES) >= 5
