@@ -164,8 +164,11 @@ def _wrong_errors(message: Message, errors: Sequence[Mapping[str, Any]]) -> str 
         return "no field is named"
     try:
         payload = decoded_request(message)
+        ambiguous = not is_msgpack(message.headers) and ambiguous_key(message.body) is not None
     except (ValueError, RecursionError):
         return None  # refused for a header, or for its depth
+    if ambiguous:
+        return None  # the field may be in either value
     wrong = next(filter(None, (wrong_field(error["field"], payload) for error in errors)), None)
     if wrong is not None:
         return wrong

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from loadtest.fuzz_contract import check_conversation
+from loadtest.fuzz_bundle import Bundle
+from loadtest.fuzz_contract import SCHEMAS, Contract, check_conversation
 from loadtest.fuzz_http import (
     head_limits,
     host,
@@ -164,3 +165,41 @@ def test_twins_with_another_status_or_code_are_reported():
     assert outcome(Manner.TWINS, [OK, OK])["twins"] is None
     assert outcome(Manner.TWINS, [OK, problem[0]])["twins"] == "422 a, the first form 200"
     assert outcome(Manner.TWINS, problem)["twins"] == "422 b, the first form 422 a"
+
+
+def contract():
+    schemas: dict[str, dict[str, str]] = {name: {} for name in SCHEMAS}
+    document = {"paths": {}, "components": {"schemas": schemas}}
+    return Contract(document, {}, Bundle([], {}, {}))
+
+
+SHORT = "at least 2 candidates for the free positions, 1 may be chosen"
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "rule", "right"),
+    [
+        (b'{"candidates": ["1", "1"]}', "candidates[1]", "unique within the list", True),
+        (b'{"candidates": ["1", "1"]}', "candidates.id[1]", "unique within the list", False),
+        (b'{"candidates": ["1"], "constraints": {}}', "constraints", SHORT, False),
+        (b'{"candidates": ["1"], "constraints": {}}', "constraints", f"{SHORT}: 3 blocked", True),
+        (b'{"candidates": ["1"], "constraints": 1}', "constraints", "an object", True),
+        (b'{"constraints": {}, "constraints": 1}', "constraints", "stated once", True),
+    ],
+)
+def test_the_errors_of_a_refusal_name_fields_of_the_body(body, field, rule, right):
+    problem = {
+        "status": 422, "code": "invalid_request", "request_id": "r",
+        "errors": [{"field": field, "rule": rule, "value": "1"}],
+    }  # fmt: skip
+    headers = {"content-type": "application/problem+json", "x-request-id": "r"}
+    answer = Response(422, headers, json.dumps(problem).encode())
+    results = dict(contract().check(post(body=body), answer))
+    assert results["problem"] is None
+    assert (results["errors_name_fields"] is None) == right
+
+
+def test_a_repeated_key_must_not_be_accepted():
+    message = post(body=b'{"slate_size": 1, "slate_size": 2}')
+    results = dict(contract().check(message, response(**JSON)))
+    assert results["repeated_key"] == "'slate_size' has two values"
