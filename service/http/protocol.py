@@ -35,6 +35,10 @@ from service.http.responses import problem_response
 # the response instead of a reset.
 MAX_DISCARDED_BYTES = 32 << 20
 
+# A read that could exceed MAX_HEAD_BYTES is parsed in slices of this size, so that a message is
+# bounded whether it arrives in one read or in many.
+SLICE_BYTES = 2 << 10
+
 
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol with limits for heads, problems for malformed HTTP, and no upgrades.
@@ -96,6 +100,15 @@ class Protocol(HttpToolsProtocol):
         if self._ending:
             self._discard(len(data))
             return
+        size = SLICE_BYTES if self._outside_body_bytes + len(data) > MAX_HEAD_BYTES else len(data)
+        for start in range(0, len(data), size or 1):
+            if self._ending:
+                self._discard(len(data) - start)
+                return
+            self._parse(data[start : start + size])
+
+    def _parse(self, data: bytes) -> None:
+        """Parse bytes, and refuse a message that is not complete with too many outside its body."""
         self._read_bytes = len(data)
         self._outside_body_bytes += len(data)
         while data:

@@ -17,9 +17,6 @@ from service.engine.session import Session
 from tests.support.bundles import BUNDLE, ROOT
 from tests.support.servers import application
 
-# Checks that the service does not pass yet.
-PENDING = {"head_limits"}  # chunk extensions of 64 to 256 KiB in one read
-
 
 def test_the_service_keeps_its_contract(tmp_path):
     out = tmp_path / "fuzz.json"
@@ -31,7 +28,7 @@ def test_the_service_keeps_its_contract(tmp_path):
         timeout=300,
         check=False,
     )
-    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads(out.read_text(encoding="utf-8"))
     requests, checks = outcome["requests"], outcome["checks"]
     assert (sum(requests.values()), requests["document"]) == (300, 150)
@@ -40,7 +37,7 @@ def test_the_service_keeps_its_contract(tmp_path):
     assert checks["candidates"]["made"] > 20
     assert checks["twins"]["made"] > 2
     assert outcome["commit"].startswith(head_commit())
-    assert {name for name, check in checks.items() if check["failed"]} <= PENDING
+    assert [name for name, check in checks.items() if check["failed"]] == []
 
 
 def head_commit():

@@ -37,6 +37,11 @@ TOO_LARGE = {
     "endless trailer": (431, "head", CHUNKED + b"0\r\nX: " + b"a" * 1_000_000),
     "endless extension": (431, "head", CHUNKED + b"1;a=" + b"a" * 1_000_000),
     "extensions": (431, "head", CHUNKED + (b"1;a=" + b"a" * 10_000 + b"\r\n \r\n") * 100),
+    "complete message": (
+        431,
+        "head",
+        CHUNKED + b'15;a=%b\r\n{"candidates": ["1"]}\r\n0;a=%b\r\n' % ((b"a" * 70_000,) * 2),
+    ),
     "leading zeros": (431, "head", CHUNKED + b"0" * 1_000_000),
 }
 
