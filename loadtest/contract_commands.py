@@ -30,7 +30,7 @@ class Fuzz:
 
     def execute(self, command_line: str) -> int:
         """Send and check. 1: a response broke the contract; 130: interrupted before any did."""
-        from loadtest.fuzz import fuzz
+        from loadtest.fuzz.run import fuzz
 
         return fuzz(self)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.fuzz_ids import canonical
+from loadtest.fuzz.ids import canonical
 
 
 @dataclass(frozen=True)

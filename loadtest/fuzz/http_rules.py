@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from loadtest.fuzz_messages import MSGPACK, PATHS, Message, Response, is_msgpack
+from loadtest.fuzz.messages import MSGPACK, PATHS, Message, Response, is_msgpack
 
 # Limits of docs/service.md, in bytes; of MAX_HEAD_BYTES, everything that is no body counts.
 MAX_TARGET_BYTES = 8 << 10

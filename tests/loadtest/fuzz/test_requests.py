@@ -5,14 +5,14 @@ import json
 import pytest
 from hypothesis import strategies as st
 
-from loadtest.fuzz import BLOCK, plan
-from loadtest.fuzz_bundle import Bundle
-from loadtest.fuzz_heads import PARTS, enlarged
-from loadtest.fuzz_ids import canonical, float_id, integer_id, is_id, with_ids
-from loadtest.fuzz_json import ambiguous_key, wrong_field
-from loadtest.fuzz_messages import Conversation, Manner, Message
-from loadtest.fuzz_requests import FromBundle, draw_conversations
-from loadtest.fuzz_variants import optional_fields, with_nulls
+from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.heads import PARTS, enlarged
+from loadtest.fuzz.ids import canonical, float_id, integer_id, is_id, with_ids
+from loadtest.fuzz.json_text import ambiguous_key, wrong_field
+from loadtest.fuzz.messages import Conversation, Manner, Message
+from loadtest.fuzz.requests import FromBundle, draw_conversations
+from loadtest.fuzz.run import BLOCK, plan
+from loadtest.fuzz.variants import optional_fields, with_nulls
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 from tests.support.servers import application

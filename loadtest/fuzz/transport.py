@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from loadtest.fuzz_messages import Conversation, Manner, Message, Response
+from loadtest.fuzz.messages import Conversation, Manner, Message, Response
 
 CONNECTIONS = 16
 ANSWER_S = 60.0  # a request without a response for so long was dropped

@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.fuzz_bundle import Bundle
-from loadtest.fuzz_ids import Id, canonical, is_id
+from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.ids import Id, canonical, is_id
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.fuzz_messages import Conversation, Message
+from loadtest.fuzz.messages import Conversation, Message
 
 EXAMPLES = 5  # failing examples that are kept of each check
 MAX_TEXT = 2_000  # characters of a body or header in an example

@@ -1,7 +1,7 @@
 """Generated requests to a service started for it, and checks of every response.
 
-loadtest.fuzz_requests makes the requests, loadtest.fuzz_transport sends them, and
-loadtest.fuzz_contract holds the responses against the contract. The same seed sends the same
+loadtest.fuzz.requests makes the requests, loadtest.fuzz.transport sends them, and
+loadtest.fuzz.contract holds the responses against the contract. The same seed sends the same
 requests, on several connections at once.
 """
 
@@ -22,19 +22,19 @@ from tqdm import tqdm
 
 from loadtest.contract_commands import Fuzz
 from loadtest.errors import MISSED, PASSED
-from loadtest.fuzz_bundle import Bundle
-from loadtest.fuzz_contract import Contract, check_conversation
-from loadtest.fuzz_findings import Findings
-from loadtest.fuzz_messages import Conversation, Manner
-from loadtest.fuzz_requests import (
+from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.contract import Contract, check_conversation
+from loadtest.fuzz.findings import Findings
+from loadtest.fuzz.messages import Conversation, Manner
+from loadtest.fuzz.requests import (
     Conversations,
     FromBundle,
     draw_conversations,
     from_document,
 )
-from loadtest.fuzz_transport import Outcome, send_all
-from loadtest.fuzz_variants import optional_fields
-from loadtest.fuzz_watch import Watch
+from loadtest.fuzz.transport import Outcome, send_all
+from loadtest.fuzz.variants import optional_fields
+from loadtest.fuzz.watch import Watch
 from loadtest.processes import end_with_parent
 from loadtest.results import commit
 from loadtest.server import ServerError, serving

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from loadtest.fuzz_bundle import Bundle
-from loadtest.fuzz_contract import SCHEMAS, Contract, check_conversation
-from loadtest.fuzz_http import (
+from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.contract import SCHEMAS, Contract, check_conversation
+from loadtest.fuzz.http_rules import (
     head_limits,
     host,
     interim,
@@ -17,8 +17,8 @@ from loadtest.fuzz_http import (
     ranking_path,
     request_id_header,
 )
-from loadtest.fuzz_messages import MSGPACK, Conversation, Manner, Message, Response
-from loadtest.fuzz_transport import Outcome
+from loadtest.fuzz.messages import MSGPACK, Conversation, Manner, Message, Response
+from loadtest.fuzz.transport import Outcome
 
 KIB = 1 << 10
 ROUTES = {"/livez": {"GET"}, "/rerank": {"POST"}}

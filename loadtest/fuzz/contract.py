@@ -9,12 +9,12 @@ from typing import Any
 import jsonschema_rs
 import ormsgpack
 
-from loadtest.fuzz_bundle import Bundle
-from loadtest.fuzz_checks import LIST_CHECKS, Exchange
-from loadtest.fuzz_http import HTTP_CHECKS, method, negotiated, ranking_path, routes_of
-from loadtest.fuzz_json import ambiguous_key, finite, is_json, no_number, wrong_field
-from loadtest.fuzz_messages import MSGPACK, PATHS, Manner, Message, Response, is_msgpack
-from loadtest.fuzz_transport import Outcome, is_kept
+from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.checks import LIST_CHECKS, Exchange
+from loadtest.fuzz.http_rules import HTTP_CHECKS, method, negotiated, ranking_path, routes_of
+from loadtest.fuzz.json_text import ambiguous_key, finite, is_json, no_number, wrong_field
+from loadtest.fuzz.messages import MSGPACK, PATHS, Manner, Message, Response, is_msgpack
+from loadtest.fuzz.transport import Outcome, is_kept
 
 SCHEMAS = ("RerankRequest", "BatchRequest", "RerankResponse", "BatchResponse", "Problem")
 CONSTRAINTS = ("pinned", "blocked", "max_per_group")

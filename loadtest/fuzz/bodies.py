@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from loadtest.fuzz_bundle import Bundle
-from loadtest.fuzz_ids import Id, integer_id, mixed_id, with_ids
+from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.ids import Id, integer_id, mixed_id, with_ids
 
 MARK = "@here@"  # stands for raw JSON text in a body that json.dumps writes
 # Numbers at the limits of a double's and of 64-bit integers, and text that only looks like one.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from loadtest.fuzz_messages import PATHS, Message
+from loadtest.fuzz.messages import PATHS, Message
 
 HEADERS = {
     "Content-Type": st.sampled_from(

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from loadtest.fuzz import send_and_check
-from loadtest.fuzz_bundle import Bundle
-from loadtest.fuzz_findings import Findings
+from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.findings import Findings
+from loadtest.fuzz.run import send_and_check
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE, ROOT
 from tests.support.servers import application

@@ -10,9 +10,9 @@ from typing import Any
 import ormsgpack
 from hypothesis import strategies as st
 
-from loadtest.fuzz_bodies import MARK
-from loadtest.fuzz_ids import float_id, integer_id, with_ids
-from loadtest.fuzz_messages import MSGPACK, Message
+from loadtest.fuzz.bodies import MARK
+from loadtest.fuzz.ids import float_id, integer_id, with_ids
+from loadtest.fuzz.messages import MSGPACK, Message
 
 # Schema of the OpenAPI document for each object in a list's body.
 OBJECTS = {

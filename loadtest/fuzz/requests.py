@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
-from loadtest.fuzz_bodies import bodies, mutated
-from loadtest.fuzz_bundle import Bundle
-from loadtest.fuzz_heads import HEADERS, METHODS, accepts, padded, targets
-from loadtest.fuzz_messages import PATHS, Conversation, Manner, Message
-from loadtest.fuzz_variants import FORMS, Optional, packed, with_repeated_key
+from loadtest.fuzz.bodies import bodies, mutated
+from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.heads import HEADERS, METHODS, accepts, padded, targets
+from loadtest.fuzz.messages import PATHS, Conversation, Manner, Message
+from loadtest.fuzz.variants import FORMS, Optional, packed, with_repeated_key
 
 Conversations = st.SearchStrategy[Conversation]
 DISTINCT_TURNS = 3  # a strategy may have few values

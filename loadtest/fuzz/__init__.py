@@ -1,0 +1,1 @@
+"""Generate requests that try to break the contract of the service, and check its responses."""
