@@ -104,8 +104,8 @@ class Metrics:
         self.batch_size = self._histogram("rerank_batch_size", "Lists in one run.", BATCH_SIZES)
         self.shed = self._counter(
             "rerank_shed",
-            "Lists that were not ranked, those of shadows included, by reason: deadline, overload, "
-            "disconnected, quota.",
+            "Lists shed before they were ranked, those of shadows included, by reason: deadline, "
+            "overload, disconnected, quota.",
             ("reason",),
         )
         self.budget_level = self._gauge(

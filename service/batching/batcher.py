@@ -111,9 +111,9 @@ class Batcher:
         """Queue the rows, or refuse all of them if they do not fit; return one future per row.
 
         Rows of lower priority make room in a full queue. A row that would miss its deadline even at
-        the smallest budget is shed at once, by itself. A future ends in a RowResult,
-        DeadlineExceeded, Overloaded or InferenceFailed; a row whose future is cancelled is dropped
-        before its run.
+        the smallest budget that it may get is shed at once, by itself. A future ends in a
+        RowResult, DeadlineExceeded, Overloaded or InferenceFailed; a row whose future is cancelled
+        is dropped before its run.
 
         Args:
             rows: rows to rank.
@@ -160,7 +160,7 @@ class Batcher:
         budget: int | None = None,
         sampling: SlateSampling | None = None,
     ) -> bool:
-        """True if a list that arrives now would be shed.
+        """True if a list that arrives now would be shed because it would miss its deadline.
 
         size: its candidates; budget: as requested, None for the default of the bundle.
         """

@@ -1,4 +1,4 @@
-"""Metrics of calls, lists and decisions; the batcher counts its own queue, runs and sheds."""
+"""Metrics of calls, early sheds and decisions; the batcher counts the sheds of its queue."""
 
 from __future__ import annotations
 

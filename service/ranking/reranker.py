@@ -69,8 +69,8 @@ class Reranker:
     def prepare(self, request: RankingRequest) -> PreparedList:
         """Check a request against its bundle and featurise it. Raises InvalidRequest.
 
-        If the queue would make a list miss its deadline, the list is shed before it is featurised,
-        which is most of the work under overload.
+        If the queue would make a list miss its deadline, and the list is cheap to shed, it is shed
+        here, before it is featurised. The batcher sheds other lists when they are submitted.
         """
         inputs = request.inputs
         deployment, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
