@@ -17,6 +17,7 @@
     |- Overloaded           503 overload         the queue is full, or too long for the deadline
     |- DeadlineExceeded     504 deadline         no time is left for a response
     |- InferenceFailed      500 model_error      the graph failed or returned no valid slate
+    |- CodingNotSupported   501 bad_http         the body has a transfer coding besides chunked
     `- VersionNotSupported  505 bad_http         the request names another version of HTTP
 
 `service.http.responses` renders each as problem+json (RFC 9457) with `code` and `request_id`.
@@ -175,6 +176,12 @@ class InferenceFailed(ServiceError):
     """The model failed; the log holds the cause and the response does not."""
 
     status, code = 500, "model_error"
+
+
+class CodingNotSupported(ServiceError):
+    """The body has a transfer coding that the service does not decode."""
+
+    status, code = 501, "bad_http"
 
 
 class VersionNotSupported(ServiceError):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from service.errors import BadHttp, FieldError, HeadTooLarge, TargetTooLong, VersionNotSupported
+from service.errors import (
+    BadHttp,
+    CodingNotSupported,
+    FieldError,
+    HeadTooLarge,
+    TargetTooLong,
+    VersionNotSupported,
+)
 
 MAX_TARGET_BYTES = 8 << 10
 MAX_FIELD_BYTES = 16 << 10  # name and value of one header or trailer
@@ -68,3 +75,21 @@ def check_host(version: str, hosts: Sequence[bytes]) -> None:
     if hosts and not HOST.fullmatch(hosts[0]):
         host = hosts[0][:100].decode("latin-1")
         raise BadHttp(f"header Host: a host and optional port, got {host!r}")
+
+
+def check_codings(version: str, values: Sequence[bytes]) -> None:
+    """Check the values of Transfer-Encoding, at least one; only chunked is decoded.
+
+    Raises CodingNotSupported for other codings below chunked. Raises BadHttp where the length of
+    the body is uncertain (RFC 9112, sections 6.1 and 6.3): chunked is not the last coding, or the
+    version does not have the header.
+    """
+    text = b", ".join(values)
+    codings = [coding for part in text.lower().split(b",") if (coding := part.strip())]
+    stated = f"got {text[:100].decode('latin-1')!r}"
+    if version != "1.1":
+        raise BadHttp(f"header Transfer-Encoding: only in HTTP/1.1, {stated}")
+    if codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
+        raise BadHttp(f"header Transfer-Encoding: chunked once, as the last coding, {stated}")
+    if len(codings) > 1:
+        raise CodingNotSupported(f"header Transfer-Encoding: chunked and nothing else, {stated}")

@@ -23,6 +23,7 @@ REFUSALS = (
     ("429", "The key's quota is used up; see Retry-After"),
     ("431", "The headers are too large"),
     ("500", "The model failed and the fallback is off"),
+    ("501", "The body has a transfer coding besides chunked"),
     ("503", "Not ready, or overloaded with the fallback off; see Retry-After"),
     ("504", "The deadline passed and the fallback is off"),
 )

@@ -22,6 +22,7 @@ from service.http.heads import (
     MAX_FIELDS,
     MAX_HEAD_BYTES,
     MAX_TARGET_BYTES,
+    check_codings,
     check_fields,
     check_host,
     check_version,
@@ -66,6 +67,7 @@ class Protocol(HttpToolsProtocol):
     _read_bytes = 0  # of the newest read
     _outside_body_bytes = 0  # of the arriving message, without the read in which it began
     _hosts: list[bytes]
+    _codings: list[bytes]
     _valid_host: bytes | None = None  # a value of Host that was checked
     _trailers: list[tuple[bytes, bytes]]
 
@@ -137,7 +139,7 @@ class Protocol(HttpToolsProtocol):
         self._start_head_timer()
         self._in_message = self._in_head = True
         self._outside_body_bytes = 0
-        self._hosts, self._trailers = [], []
+        self._hosts, self._codings, self._trailers = [], [], []
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -154,6 +156,8 @@ class Protocol(HttpToolsProtocol):
             return
         if name == b"host":
             self._hosts.append(value)
+        elif name == b"transfer-encoding":
+            self._codings.append(value)
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
@@ -191,6 +195,8 @@ class Protocol(HttpToolsProtocol):
         if len(self._hosts) != 1 or self._hosts[0] != self._valid_host:
             check_host(version, self._hosts)
             self._valid_host = self._hosts[0] if self._hosts else None
+        if self._codings:
+            check_codings(version, self._codings)
 
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""

@@ -26,6 +26,8 @@ from service.settings import Settings
 
 JSON_NAMES = {"application/json"}
 ALTERNATIVES = 3  # entries of an explanation
+# Headers of a refusal that say what the service accepts.
+REMEDIES = {401: {"WWW-Authenticate": "Bearer"}, 415: {"Accept-Encoding": "identity"}}
 MASKED_LOGIT = -1e8  # candidates that may no longer be chosen have logits below it
 
 
@@ -84,7 +86,7 @@ def response_class(headers: Mapping[str, str]) -> type[Response]:
 
 def problem_response(error: ServiceError, request_id: str) -> ProblemResponse:
     """Render an error of the service as a problem."""
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = REMEDIES.get(error.status)
     return problem_from(
         error.status,
         error.code,

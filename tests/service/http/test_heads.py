@@ -1,4 +1,4 @@
-"""Heads: their limits in bytes, Host, versions of HTTP and Expect."""
+"""Heads: their limits in bytes, Host, versions of HTTP, Expect and transfer codings."""
 
 import itertools
 import json
@@ -152,4 +152,40 @@ def test_expect_is_answered_with_100_in_http_1_1_only(url, items, version, inter
         received = read_all(connection)
     assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\n") is interim
     (response,) = responses(received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n"))
+    assert response.status == 200
+
+
+CODINGS = {
+    "gzip below chunked": (501, "1.1", ["gzip, chunked"]),
+    "in two headers": (501, "1.1", ["gzip", "chunked"]),
+    "identity below chunked": (501, "1.1", ["identity, chunked"]),
+    "gzip alone": (400, "1.1", ["gzip"]),
+    "gzip above chunked": (400, "1.1", ["chunked, gzip"]),
+    "chunked twice": (400, "1.1", ["chunked, chunked"]),
+    "chunked in two headers": (400, "1.1", ["chunked", "chunked"]),
+    "in http/1.0": (400, "1.0", ["chunked"]),
+}
+
+
+@pytest.mark.parametrize("kind", CODINGS)
+def test_a_transfer_coding_besides_chunked_is_refused_and_ends_the_connection(client, url, kind):
+    status, version, values = CODINGS[kind]
+    codings = "".join(f"Transfer-Encoding: {value}\r\n" for value in values)
+    head = f"POST /rerank HTTP/{version}\r\nHost: x\r\nConnection: keep-alive\r\n{codings}\r\n"
+    content = b'15\r\n{"candidates": ["1"]}\r\n0\r\n\r\n'
+    follower = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"  # it may not be read as a request
+    (response,) = exchange(url, head.encode(), content, follower)
+    assert (response.status, response.json()["code"]) == (status, "bad_http")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["connection"] == "close"
+    if status == 501:
+        assert response.json()["detail"] == (
+            f"header Transfer-Encoding: chunked and nothing else, got {', '.join(values)!r}"
+        )
+    assert client.get("/livez").status_code == 200
+
+
+def test_the_name_of_the_coding_chunked_may_be_in_capitals(url):
+    head = CHUNKED.replace(b"chunked", b"Chunked\r\nConnection: close")
+    (response,) = exchange(url, head, b'15\r\n{"candidates": ["1"]}\r\n0\r\n\r\n')
     assert response.status == 200

@@ -140,7 +140,9 @@ def test_columns_of_unequal_length_are_refused_by_name(client, extra, field, len
 @pytest.mark.parametrize("kind", [MSGPACK, "application/json"])
 def test_a_compressed_body_is_refused_with_415(client, encoding, kind):
     headers = {"Content-Encoding": encoding, "Content-Type": kind}
-    problem = problem_of(client.post("/rerank", content=b"\x1f\x8b", headers=headers), 415)
+    response = client.post("/rerank", content=b"\x1f\x8b", headers=headers)
+    problem = problem_of(response, 415)
+    assert response.headers["accept-encoding"] == "identity"
     assert problem["code"] == "unsupported_media_type"
     assert problem["errors"][0]["field"] == "header Content-Encoding"
     assert problem["errors"][0]["value"] == f'"{encoding}"'
