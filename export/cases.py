@@ -55,7 +55,7 @@ class RequestSampler:
         """Read a data set. Raises BundleError if it has no validation or test list."""
         dataset = Dataset(data)
         self.items = dataset.featuriser.items.ids
-        impressions = itertools.islice(dataset.impressions(["valid", "test"]), 256)
+        impressions = itertools.islice(dataset.impressions(["valid", "test"], fresh=True), 256)
         self.requests = [impression.request for impression in impressions]
         self.inline = [features for request in self.requests for features in request.features]
         if not self.requests:

@@ -21,6 +21,7 @@ from model.data.fitting import fit
 from model.data.histories import ListColumns, build_history
 from model.data.layout import COLUMNS
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
+from model.data.moment import read_moment
 from model.data.schemas import load_schema
 from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError
@@ -64,6 +65,7 @@ class Dataset:
         self.users = _scan_parquet(directory / "users.parquet").collect()
         histories = directory / "histories.parquet"
         self.histories = _scan_parquet(histories).collect() if histories.exists() else None
+        self.moment = read_moment(directory)
         self.featuriser = fit(schema, self.rows, self.items, self.users)
 
     def digest(self) -> str:
@@ -73,6 +75,8 @@ class Dataset:
         for name in names + ([] if self.histories is None else ["histories.parquet"]):
             with (self.directory / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+        if self.moment is not None:
+            digest.update(repr(self.moment).encode())
         return digest.hexdigest()
 
     @cached_property
@@ -97,17 +101,23 @@ class Dataset:
         )
         return users.join(merged[0], on="user_id", how="left", maintain_order="left")
 
-    def impressions(self, splits: Sequence[str]) -> Iterator[Impression]:
+    def impressions(self, splits: Sequence[str], fresh: bool = False) -> Iterator[Impression]:
         """Yield the lists of these splits, user by user, each with its history.
 
         The history is the entry of histories.parquet if the data set has that file, else it is
         built from the user's other lists (see histories.build_history).
+
+        Args:
+            fresh: a list that is not train carries the item features that the log had at its time.
+                By default it carries none, like a request with ids alone, and the item table
+                counts. In a data set without a record of its moment they are always carried.
         """
         schema = self.featuriser.schema
         user_names = [f.name for f in schema.features if f.of == "user" and f.name != "user_id"]
         inline = [name for name in self.rows.collect_schema().names() if name not in COLUMNS]
         owners = {feature.name: feature.of for feature in schema.features}
         candidate_names = [n for n in inline if owners.get(n) in ("candidate", "item")]
+        without_items = [n for n in candidate_names if owners.get(n) == "candidate"]
         context_names = [n for n in inline if owners.get(n) == "context"]
         histories = None
         if self.histories is not None:
@@ -122,8 +132,10 @@ class Dataset:
                 else:
                     entries = histories.get((columns["request_id"][0],))
                     history = [] if entries is None else list(entries.iter_rows())
+                carries_items = fresh or split == "train" or self.moment is None
+                names = candidate_names if carries_items else without_items
                 candidates = [
-                    {n: columns[n][i] for n in candidate_names if columns[n][i] is not None}
+                    {n: columns[n][i] for n in names if columns[n][i] is not None}
                     for i in range(len(columns["item_id"]))
                 ]
                 # Only a candidate feature named score is a first-stage score, which a request
@@ -183,34 +195,48 @@ class Dataset:
                 ]
                 yield features.get(columns["user_id"][0], {}), lists
 
-    def lists(self, splits: Sequence[str], limit: int | None = None) -> Lists:
+    def fresh_features(self, splits: Sequence[str]) -> list[str]:
+        """Return the item features whose values of the time lists of these splits can carry."""
+        inline = self.rows.collect_schema().names()
+        features = self.featuriser.schema.features
+        names = [f.name for f in features if f.of == "item" and f.name in inline]
+        if self.moment is None or not names:
+            return []
+        rows = self.rows.filter(pl.col("split").is_in(splits))
+        present = rows.select(pl.col(names).is_not_null().any()).collect(engine="streaming")
+        return [name for name in names if present[name].item()]
+
+    def lists(self, splits: Sequence[str], limit: int | None = None, fresh: bool = False) -> Lists:
         """Featurise the lists of these splits, or the first `limit` of them; results are cached."""
-        key = (*splits, limit)
+        key = (*splits, limit, fresh)
         if key not in self._featurised:
-            self._featurised[key] = self._featurise(splits, limit)
+            self._featurised[key] = self._featurise(splits, limit, fresh)
         return self._featurised[key]
 
-    def _featurise(self, splits: Sequence[str], limit: int | None) -> Lists:
+    def _featurise(self, splits: Sequence[str], limit: int | None, fresh: bool) -> Lists:
         """Build the arrays in memory, or above `self.memory` bytes in files beside the data set."""
         users = self._user_table.filter(pl.col("split").is_in(splits))
         total = int(users["lists"].sum())
         total = min(total, limit or total)
         longest = int(users.select(pl.col("longest").max()).item() or 0)
         shape = total, longest, self.featuriser.numbers_width, self.featuriser.tokens_width
-        blocks = self._blocks(splits, shape)
+        blocks = self._blocks(splits, shape, fresh)
         if total * sum(array.nbytes for array in Arrays.zeros(1, *shape[1:])) <= self.memory:
             return build_in_memory(shape, blocks)
-        key = hashlib.sha256(f"{self.digest()} {limit}".encode())
+        key = hashlib.sha256(f"{self.digest()} {limit}{' fresh' if fresh else ''}".encode())
         for path in _code_files():
             key.update(path.read_bytes())
         cache = self.directory.with_name(f"{self.directory.name}.arrays")
         return build_in_files(cache / f"{'+'.join(splits)}-{key.hexdigest()[:16]}", shape, blocks)
 
-    def _blocks(self, splits: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Arrays]:
+    def _blocks(
+        self, splits: Sequence[str], shape: tuple[int, int, int, int], fresh: bool
+    ) -> Iterator[Arrays]:
         """Yield the arrays of up to LISTS_PER_BLOCK lists at a time."""
         total = shape[0]
         name = f"features {'+'.join(splits)}"
-        impressions = iter(tqdm(islice(self.impressions(splits), total), name, total, leave=False))
+        lists = islice(self.impressions(splits, fresh), total)
+        impressions = iter(tqdm(lists, name, total, leave=False))
         for start in range(0, total, LISTS_PER_BLOCK):
             block = Arrays.zeros(min(LISTS_PER_BLOCK, total - start), *shape[1:])
             for row, impression in enumerate(islice(impressions, len(block.mask))):

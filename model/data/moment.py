@@ -1,0 +1,39 @@
+"""The split of a data set in time, and the moment up to which its tables tell what is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SUMMARY, RECORD = "summary.json", "time"  # file and key of the record
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The record that `prepare impressions` writes.
+
+    split    time, last-list, user or column
+    as_of    time of the latest train list, in ms; None for a log without time
+    ordered  every train list precedes every valid list, and these every test list
+    """
+
+    split: str
+    as_of: int | None
+    ordered: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it stands in summary.json."""
+        return dataclasses.asdict(self)
+
+
+def read_moment(directory: Path) -> Moment | None:
+    """Return the record of a data set; None for one that has none, such as RankLens."""
+    try:
+        summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    record = summary.get(RECORD)
+    return None if record is None else Moment(**record)
