@@ -11,11 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from model.data import statistics
+from model.data import labels, statistics
 from model.data.dataset import Dataset
 from model.data.layout import COLUMNS, SPLITS
 from model.data.source import Source
-from service.engine.features.schema import Schema
+from service.engine.features.schema import LabelScale, Schema
 
 # Helper columns. No feature may have a name that begins with two underscores.
 ORDER_COLUMN, FOLD_COLUMN = "__order", "__fold"
@@ -57,11 +57,15 @@ def write_canonical(
     summary = {
         "name": schema.name,
         **provenance,
-        "splits": _split_counts(directory / "impressions.parquet"),
+        "splits": _split_counts(directory / "impressions.parquet", schema.label),
         "items": len(items),
         "users": len(source.users),
         "ignored_columns": source.ignored,
     }
+    if schema.label.gain_form is None and labels.has_grades(
+        pl.scan_parquet(directory / "impressions.parquet")
+    ):
+        summary["middle_label"] = sum(schema.label.range) / 2.0
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     (directory / "summary.json").write_text(text, encoding="utf-8")
     Dataset(directory)  # fits the schema, so that a misfit fails here and not when training starts
@@ -96,9 +100,9 @@ def _fit_statistics(
     return items, rows
 
 
-def _split_counts(impressions: Path) -> dict[str, dict[str, int]]:
+def _split_counts(impressions: Path, scale: LabelScale) -> dict[str, dict[str, int]]:
     """Count requests, users, rows and positives of each split, for summary.json."""
-    positive = pl.col("label") > 0.5
+    positive = labels.is_positive(scale)
     requests = pl.scan_parquet(impressions).group_by("request_id", "split", "user_id")
     lists = requests.agg(pl.len().alias("rows"), positive.sum().alias("positives"))
     counts = lists.group_by("split").agg(
@@ -135,3 +139,9 @@ def summary_lines(directory: Path) -> Iterator[str]:
         yield f"{directory} dropped: {numbers}"
     if summary["ignored_columns"]:
         yield f"{directory}: not in the schema: {', '.join(summary['ignored_columns'])}"
+    if "middle_label" in summary:
+        yield (
+            f"{directory}: labels have more than two values and schema.yaml declares no "
+            f"label.gain: a label above {summary['middle_label']:g} is a positive, any other a "
+            "negative; declare gain: exponential, linear or binary"
+        )

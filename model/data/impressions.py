@@ -91,7 +91,7 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[s
     for name in ("request_id", "user_id", "item_id"):
         id_rules, columns[name] = id_column(name, dtypes[name])
         rules += id_rules
-    low, high = schema.label_range
+    low, high = schema.label.range
     label = pl.col("label").cast(pl.Float64, strict=False)
     whole_rule, columns["position"] = whole_number("position", dtypes["position"], pl.Int32)
     columns["label"] = ((label - low) / (high - low)).cast(pl.Float32)

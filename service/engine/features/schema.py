@@ -9,11 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 OWNERS = ("item", "user", "context", "candidate")
 TOKEN_KINDS = ("identifier", "category", "categories")
 NUMBER_KINDS = ("number", "statistic")
 KINDS = (*TOKEN_KINDS, *NUMBER_KINDS, "vector")
 TRANSFORMS = ("none", "log")
+GAINS = ("binary", "linear", "exponential")
+GRADES = 31  # widest range of labels whose gain may be exponential, as in LightGBM
 WHOLE, FINITE, POSITIVE = "a whole number above 0", "a finite number", "a finite number above 0"
 
 
@@ -129,13 +134,104 @@ class History:
 
 
 @dataclass(frozen=True)
+class LabelScale:
+    """The meaning of a label. Methods take canonical labels: 0..1, linear in `range`.
+
+    range       smallest and largest label of the log, low and high
+    gain_form   gain of a label y of the log, 0..1:
+                    binary       1 for a positive, else 0
+                    linear       (y - low) / (high - low)
+                    exponential  (2^(y - low) - 1) / (2^(high - low) - 1)
+                None: binary, and `target` is the label itself
+    positive    smallest label of the log that is a positive; None: one above the middle of `range`
+    """
+
+    range: tuple[float, float] = (0.0, 1.0)
+    gain_form: str | None = None
+    positive: float | None = None
+
+    def __post_init__(self) -> None:
+        pair = isinstance(self.range, (list, tuple)) and len(self.range) == 2
+        if not (pair and all(map(is_finite, self.range))) or self.range[0] >= self.range[1]:
+            rule = "must be two finite numbers, low < high"
+            raise SchemaError(f"label.range: {rule}, got {self.range!r}")
+        low, high = map(float, self.range)
+        object.__setattr__(self, "range", (low, high))
+        if self.gain_form not in (None, *GAINS):
+            raise SchemaError(
+                f"label.gain: must be one of {', '.join(GAINS)}, got {self.gain_form!r}"
+            )
+        if self.gain_form == "exponential" and high - low > GRADES:
+            raise SchemaError(
+                f"label.range: must span at most {GRADES} for an exponential gain, got "
+                f"[{low:g}, {high:g}]; declare gain: linear or a smaller range"
+            )
+        if self.positive is not None:
+            if not is_finite(self.positive, above=low) or self.positive > high:
+                rule = f"must be a number above {low:g} and at most {high:g}"
+                raise SchemaError(f"label.positive: {rule}, got {self.positive!r}")
+            object.__setattr__(self, "positive", float(self.positive))
+            object.__setattr__(self, "gain_form", self.gain_form or "binary")
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> LabelScale:
+        """Build the scale from the entry `label` of a schema. Raises SchemaError."""
+        _refuse_unknown(payload, {"range", "gain", "positive"}, "label")
+        return cls(payload.get("range", (0.0, 1.0)), payload.get("gain"), payload.get("positive"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the inverse of from_dict, without fields that are None."""
+        fields = {"range": list(self.range), "gain": self.gain_form, "positive": self.positive}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @property
+    def is_graded(self) -> bool:
+        """True if gains have more than two values."""
+        return self.gain_form in ("linear", "exponential")
+
+    @property
+    def span(self) -> float:
+        """Return high - low."""
+        return self.range[1] - self.range[0]
+
+    @property
+    def threshold(self) -> float | None:
+        """Return `positive` as a canonical label, rounded to float32 as canonical labels are."""
+        if self.positive is None:
+            return None
+        return float(np.float32((self.positive - self.range[0]) / self.span))
+
+    def is_positive(self, labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Return true for positives, of the same shape."""
+        rounded = np.asarray(labels, np.float32)
+        threshold = self.threshold
+        return np.asarray(rounded > 0.5 if threshold is None else rounded >= threshold)
+
+    def gain(self, labels: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return the gain 0..1 of each label, of the same shape."""
+        if not self.is_graded:
+            return self.is_positive(labels).astype(np.float32)
+        if self.gain_form == "linear":
+            return np.asarray(labels, np.float32)
+        powers = np.exp2(np.asarray(labels, np.float64) * self.span) - 1.0
+        return np.asarray(powers / (2.0**self.span - 1.0), np.float32)
+
+    def target(self, labels: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return the value 0..1 that the evaluator predicts and that history compares to rates.
+
+        It is the gain. Where neither `gain` nor `positive` was declared, it is the label itself.
+        """
+        return np.asarray(labels, np.float32) if self.gain_form is None else self.gain(labels)
+
+
+@dataclass(frozen=True)
 class Schema:
     """The declared features of one data set, in the order of their columns."""
 
     name: str
     features: tuple[Feature, ...]
     history: History = History()
-    label_range: tuple[float, float] = (0.0, 1.0)
+    label: LabelScale = LabelScale()
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
@@ -160,8 +256,6 @@ class Schema:
         _refuse_unknown(payload, {"name", "features", "history", "label"}, "schema")
         history = payload.get("history") or {}
         _refuse_unknown(history, {item.name for item in dataclasses.fields(History)}, "history")
-        label = payload.get("label") or {}
-        _refuse_unknown(label, {"range"}, "label")
         features = []
         for index, entry in enumerate(payload.get("features") or ()):
             fields = {item.name for item in dataclasses.fields(Feature)}
@@ -170,18 +264,13 @@ class Schema:
                 if required not in entry:
                     raise SchemaError(f"features[{index}].{required}: required")
             features.append(Feature(**{**entry, "vocabulary": tuple(entry.get("vocabulary", ()))}))
-        ends = label.get("range", (0.0, 1.0))
-        pair = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(map(is_finite, ends))
-        if not pair or ends[0] >= ends[1]:
-            raise SchemaError(f"label.range: must be two finite numbers, low < high, got {ends!r}")
-        low, high = ends
         if "name" not in payload:
             raise SchemaError("schema.name: required")
         return cls(
             name=payload["name"],
             features=tuple(features),
             history=History(**{**history, "kernels": tuple(history.get("kernels", ()))}),
-            label_range=(float(low), float(high)),
+            label=LabelScale.from_dict(payload.get("label") or {}),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,7 +287,7 @@ class Schema:
         history = dataclasses.asdict(self.history)
         return {
             "name": self.name,
-            "label": {"range": list(self.label_range)},
+            "label": self.label.to_dict(),
             "history": {**history, "kernels": list(self.history.kernels)},
             "features": features,
         }

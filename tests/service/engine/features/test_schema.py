@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from service.engine.features.schema import Schema, SchemaError
+from service.engine.features.schema import LabelScale, Schema, SchemaError
 from tests.support.features import SCHEMA
 
 
@@ -64,6 +65,60 @@ def test_a_label_range_that_is_not_two_ascending_numbers_is_refused(ends):
         SchemaError, match=r"label\.range: must be two finite numbers, low < high, got "
     ):
         Schema.from_dict({**SCHEMA, "label": {"range": ends}})
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ({"gain": "cubic"}, "label.gain: must be one of binary, linear, exponential, got 'cubic'"),
+        ({"positive": 0}, "label.positive: must be a number above 0 and at most 1, got 0"),
+        ({"positive": 1.5}, "label.positive: must be a number above 0 and at most 1, got 1.5"),
+        ({"positive": True}, "label.positive: must be a number above 0 and at most 1, got True"),
+        ({"range": [0, 32], "gain": "exponential"}, r"label.range: must span at most 31 for an"),
+        ({"grades": 5}, "label.grades: unknown field; must be one of gain, positive, range"),
+    ],
+)
+def test_an_impossible_label_scale_is_refused_naming_field_rule_and_value(label, message):
+    with pytest.raises(SchemaError, match=message):
+        Schema.from_dict({**SCHEMA, "label": label})
+
+
+def test_gains_and_positives_follow_the_declared_scale():
+    grades = np.array([0, 1, 2, 3, 4])
+    declared = {"range": [1, 5], "gain": "exponential", "positive": 2}
+    exponential = Schema.from_dict({**SCHEMA, "label": declared}).label
+    labels = (grades / 4).astype(np.float32)
+    assert exponential.gain(labels).tolist() == pytest.approx([0, 1 / 15, 3 / 15, 7 / 15, 1])
+    assert exponential.is_positive(labels).tolist() == [False, True, True, True, True]
+    linear = LabelScale((0, 4), "linear")
+    assert linear.gain(labels).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert linear.is_positive(labels).tolist() == [False, False, False, True, True]
+    binary = LabelScale((0, 4), "binary", 2)
+    assert binary.gain(labels).tolist() == binary.target(labels).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_an_undeclared_gain_is_binary_and_leaves_a_label_as_its_own_target():
+    scale = LabelScale()
+    assert scale.gain([0.2, 0.5, 0.6]).tolist() == [0, 0, 1]
+    assert scale.target([0.2, 0.5]).tolist() == pytest.approx([0.2, 0.5])
+
+
+@pytest.mark.parametrize("high", [3, 7, 10, 31])
+def test_a_label_equal_to_positive_counts_whatever_its_rounding(high):
+    for positive in range(1, high + 1):
+        scale = LabelScale((0, high), "linear", positive)
+        assert scale.is_positive([positive / high, np.float32(positive / high)]).all()
+        assert not scale.is_positive([(positive - 1) / high]).any()
+
+
+@pytest.mark.parametrize(
+    "label",
+    [{"range": [0.0, 1.0]}, {"range": [0.0, 4.0], "gain": "exponential", "positive": 1.0}],
+)
+def test_a_label_scale_written_as_a_dictionary_reads_back_as_itself(label):
+    schema = Schema.from_dict({**SCHEMA, "label": label})
+    assert schema.to_dict()["label"] == label
+    assert Schema.from_dict(schema.to_dict()) == schema
 
 
 def test_a_schema_written_as_a_dictionary_reads_back_as_itself():

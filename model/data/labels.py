@@ -1,0 +1,35 @@
+"""Expressions of positives and gains over the column `label` of canonical rows."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from service.engine.features.schema import LabelScale
+
+LABEL = pl.col("label")
+
+
+def is_positive(scale: LabelScale) -> pl.Expr:
+    """Return the expression of `LabelScale.is_positive`, Boolean."""
+    threshold = scale.threshold
+    return LABEL > 0.5 if threshold is None else pl.lit(threshold, pl.Float32) <= LABEL
+
+
+def gain(scale: LabelScale) -> pl.Expr:
+    """Return the expression of `LabelScale.gain`, Float64; of binary labels 0 or 1, Int64."""
+    if not scale.is_graded:
+        return is_positive(scale).cast(pl.Int64)
+    label = LABEL.cast(pl.Float64)
+    if scale.gain_form == "linear":
+        return label
+    grade = label * (scale.span * math.log(2.0))
+    return (grade.exp() - 1.0) / (2.0**scale.span - 1.0)
+
+
+def has_grades(rows: pl.LazyFrame) -> bool:
+    """Return true if the labels have more than two distinct values."""
+    ends = rows.select(low=LABEL.min(), high=LABEL.max()).collect(engine="streaming").row(0)
+    between = rows.select(((ends[0] < LABEL) & (ends[1] > LABEL)).any())
+    return bool(between.collect(engine="streaming").item())
