@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import FieldError, InvalidRequest, NotReady, ServiceError, SlowClient
 from service.http.admin import AdminApi
+from service.http.big_integers import decode_exactly
 from service.http.disconnects import cancel_on_disconnect
 from service.http.documentation import add_documentation
 from service.http.edge import Edge
@@ -26,6 +27,7 @@ from service.http.openapi import openapi
 from service.http.parsing import (
     Limits,
     decode,
+    is_msgpack,
     list_path,
     parse_batch,
     parse_single,
@@ -216,8 +218,9 @@ class Api:
 
     async def _rank_call(self, request: Request, parse: Parser, batch: bool) -> Response:
         client = self._authenticate(request)
-        payload, received = await self._read(request)
-        bodies = parse(payload, self._limits())
+        content = await self._read(request)
+        payload, received = decode(content, request.state.headers), time.monotonic()
+        bodies = self._parse(request, parse, payload, content)
         parsed = time.monotonic()
         self._spend_quota(client, len(bodies))
         lists = self._prepare(request, bodies, received, batch)
@@ -238,15 +241,25 @@ class Api:
             return ""
         return self._keys.client(request.state.headers.get("authorization"))
 
-    async def _read(self, request: Request) -> tuple[Any, float]:
-        """Return the decoded body and the time (time.monotonic()) when it was complete."""
+    async def _read(self, request: Request) -> bytes:
+        """Return the body. Raises SlowClient."""
         timeout = self._settings.body_timeout_s
         try:
             async with asyncio.timeout(timeout):
-                content = await request.body()
+                return await request.body()
         except TimeoutError:
             raise SlowClient(f"body: must arrive within {timeout:g} s") from None
-        return decode(content, request.state.headers), time.monotonic()
+
+    def _parse(
+        self, request: Request, parse: Parser, payload: Any, content: bytes
+    ) -> Sequence[RerankRequest]:
+        """Return the lists of a body that is decoded as `payload`. Raises InvalidRequest."""
+        try:
+            return parse(payload, self._limits())
+        except InvalidRequest as refusal:
+            if is_msgpack(request.state.headers.get("content-type")):
+                raise
+            return parse(decode_exactly(content, refusal), self._limits())
 
     def _limits(self) -> Limits:
         settings = self._settings

@@ -15,7 +15,7 @@ ID_ERROR = "id_type"  # pydantic's error type of a value that is no id
 # Below this, an integral float is exactly the number in the body.
 EXACT_FLOATS = 1 << 53
 TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}
-INTEGER = {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 64) - 1}
+INTEGER = {"type": "integer"}
 
 
 def numeric_id(value: object) -> NumericId:
@@ -25,7 +25,9 @@ def numeric_id(value: object) -> NumericId:
             raise ValueError
         return NumericId(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        return NumericId(value)
+        item = NumericId(value)
+        if len(item) <= MAX_CHARACTERS:
+            return item
     raise ValueError
 
 

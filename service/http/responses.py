@@ -17,6 +17,7 @@ from starlette.responses import Response
 from service.engine.features.candidates import NumericId
 from service.engine.rows import Row, Slate
 from service.errors import FieldError, ServiceError
+from service.http.big_integers import INTEGERS, encodable
 from service.http.negotiation import weight_of, weights
 from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
 from service.metrics import STAGES
@@ -33,13 +34,21 @@ MASKED_LOGIT = -1e8  # candidates that may no longer be chosen have logits below
 
 def to_json(content: Any) -> bytes:
     """Encode a response; ids that were sent as numbers are numbers again."""
-    return orjson.dumps(content, default=id_as_sent, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+    return orjson.dumps(content, default=id_in_json, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
 
 
-def id_as_sent(value: object) -> int | float:
+def id_in_json(value: object) -> float | orjson.Fragment:
     """Return the number of an id. Raises TypeError for all else, as encoders expect."""
     if isinstance(value, NumericId):
-        return value.number
+        return encodable(value.number)
+    raise TypeError(f"{type(value).__name__} cannot be encoded")
+
+
+def id_in_msgpack(value: object) -> float | str:
+    """Return the number of an id, or text beyond 64 bits. Raises TypeError for all else."""
+    if isinstance(value, NumericId):
+        number = value.number
+        return number if isinstance(number, float) or number in INTEGERS else str(value)
     raise TypeError(f"{type(value).__name__} cannot be encoded")
 
 
@@ -59,7 +68,7 @@ class MsgpackResponse(Response):
 
     def render(self, content: Any) -> bytes:
         return ormsgpack.packb(
-            content, default=id_as_sent, option=ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+            content, default=id_in_msgpack, option=ormsgpack.OPT_PASSTHROUGH_SUBCLASS
         )
 
 

@@ -134,10 +134,85 @@ def test_a_boolean_or_an_inexact_number_is_no_id(client, value, packed):
         assert ID_RULE in error["rule"]
 
 
-@pytest.mark.parametrize("number", ["18446744073709551616", "9007199254740993.0"])
-def test_a_number_of_json_that_is_not_decoded_exactly_is_no_id(client, number):
+@pytest.mark.parametrize("number", ["9007199254740993.0", "18446744073709551616.0", "1e30"])
+def test_a_float_of_json_that_is_not_decoded_exactly_is_no_id(client, number):
     response = client.post("/rerank", content=f'{{"candidates": [{number}]}}')
-    assert problem_of(response, 422)["errors"][0]["field"] == "candidates[0]"
+    (error,) = problem_of(response, 422)["errors"]
+    assert (error["field"], error["value"]) == ("candidates[0]", json.dumps(float(number)))
+
+
+HUGE = [2**64, 2**64 + 1, -(2**63) - 1, 10**255]  # all beyond 64 bits; two are the same double
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", ["/rerank", "/rerank/batch"])
+def test_integers_of_json_beyond_64_bits_come_back_as_sent(client, items, form, path):
+    payload = {
+        "candidates": FORMS[form]([*HUGE, int(items[0]), "a"]),
+        "user": {"id": HUGE[0], "history": [HUGE[1], {"id": HUGE[2]}]},
+        "constraints": {"pinned": {str(HUGE[1]): 0}, "blocked": [HUGE[3]]},
+        "explain": True,
+    }
+    results = []
+    for body in (payload, as_text(payload)):
+        content = {"requests": [body]} if "batch" in path else body
+        result = client.post(path, content=json.dumps(content)).raise_for_status().json()
+        results.append(result["responses"][0] if "batch" in path else result)
+    sent, expected = results
+    assert HUGE[1] == slate_ids(sent)[0]
+    assert typed(slate_ids(sent)) == typed(
+        "a" if item == "a" else int(item) for item in slate_ids(expected)
+    )
+    assert set(slate_ids(sent)) == {*HUGE[:3], int(items[0]), "a"}
+    figures = [[entry["logprob"] for entry in result["slate"]] for result in results]
+    assert figures[0] == figures[1]
+
+
+def test_integers_beyond_64_bits_are_text_in_messagepack_which_has_none(client):
+    headers = {"Accept": MSGPACK}
+    response = client.post("/rerank", content=json.dumps({"candidates": HUGE}), headers=headers)
+    slate = slate_ids(ormsgpack.unpackb(response.raise_for_status().content))
+    assert set(slate) == set(map(str, HUGE))
+
+
+@pytest.mark.parametrize(
+    ("payload", "field", "value"),
+    [
+        ({"candidates": ["1", 10**256]}, "candidates[1]", 10**256),
+        ({"candidates": [2**64, True]}, "candidates[1]", True),
+        ({"candidates": [2**64, str(2**64)]}, "candidates[1]", str(2**64)),
+        ({"candidates": [2**64 + 1] * 2}, "candidates[1]", 2**64 + 1),
+        ({"candidates": ["1"], "slate_size": 2**64 + 1}, "slate_size", 2**64 + 1),
+        ({"candidates": ["1"], "request_id": 2**64 + 1}, "request_id", 2**64 + 1),
+        ({"candidates": ["1"], "reasoning": {"budget": 2**70}}, "reasoning.budget", 2**70),
+    ],
+)
+def test_an_error_quotes_an_integer_beyond_64_bits_as_it_was_sent(client, payload, field, value):
+    response = client.post("/rerank", content=json.dumps(payload))
+    (error,) = problem_of(response, 422)["errors"]
+    quoted = json.dumps(value)
+    assert error["field"] == field
+    assert error["value"] == (quoted if len(quoted) <= 100 else quoted[:100] + "...")
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**64), 10**300])
+def test_a_huge_integer_beside_a_huge_id_is_ranked_or_refused_wherever_it_stands(client, value):
+    for feature in ("vote_avg", "like_rate", "budget", "genres", "director", "text_vector"):
+        for inline in (value, [value], [value] * 64):
+            record = {"id": 2**64, "features": {feature: inline}}
+            response = client.post("/rerank", content=json.dumps({"candidates": [record]}))
+            assert response.status_code in (200, 422), (feature, inline, response.text)
+    for rest in (
+        {"candidates": [{"id": 2**64, "score": value}]},
+        {"candidates": {"id": [2**64], "score": [value]}},
+        {"candidates": [2**64], "timeout_ms": value},
+        {"candidates": [2**64], "context": {"hour": value}},
+        {"candidates": [2**64], "temperatures": {"reason": value}},
+        {"candidates": [2**64], "user": {"history": [{"id": 2**64, "label": value}]}},
+        {"candidates": [2**64], "constraints": {"pinned": {str(2**64): value}}},
+    ):
+        response = client.post("/rerank", content=json.dumps(rest))
+        assert response.status_code in (200, 422), (rest, response.text)
 
 
 def test_a_number_is_no_name_of_a_model_and_no_request_id(client):
