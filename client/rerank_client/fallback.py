@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from rerank_client.requests import id_text
 from rerank_client.responses import Position
 
 # Default without a `slate_size`, because a client does not know the slate length of the bundle.
@@ -21,14 +22,16 @@ def initial_ranking(body: Mapping[str, Any]) -> tuple[Position, ...]:
     positions, or as many as the last pinned id needs. None means that a field is absent.
     """
     candidates, constraints = body["candidates"], body.get("constraints") or {}
-    blocked = {str(item) for item in constraints.get("blocked") or ()}
+    blocked = {id_text(item) for item in constraints.get("blocked") or ()}
     caps = constraints.get("max_per_group") or {}
-    pinned = {position: str(item) for item, position in (constraints.get("pinned") or {}).items()}
+    pins = constraints.get("pinned") or {}
+    pinned = {position: id_text(item) for item, position in pins.items()}
     size = body.get("slate_size") or max([SLATE_SIZE, *(position + 1 for position in pinned)])
     index: dict[str, int] = {}  # by text, because 1 and "1" are the same id
     for i, candidate in enumerate(candidates):
-        if str(candidate["id"]) not in blocked:
-            index.setdefault(str(candidate["id"]), i)
+        text = id_text(candidate["id"])
+        if text not in blocked:
+            index.setdefault(text, i)
     pinned_index = {p: index[item] for p, item in pinned.items() if item in index}
 
     def groups_of(i: int) -> list[tuple[str, str]]:

@@ -10,10 +10,11 @@ from typing import Any, Required, TypedDict, Unpack
 
 import httpx
 
-# 1 and "1" are the same id, and each comes back as it was sent.
-ItemId = str | int
+# 1, 1.0 and "1" are the same id, and each comes back as it was sent.
+ItemId = str | int | float
 Candidate = ItemId | Mapping[str, Any]
 
+EXACT_FLOATS = 1 << 53  # below it, an integral float is exactly one integer
 MAX_DEPTH = 100  # levels of lists and mappings that the search for a bad value follows
 BYTES = (bytes, bytearray, memoryview)
 
@@ -25,7 +26,9 @@ class Constraints(TypedDict, total=False):
     the most items with the same value.
     """
 
-    pinned: Mapping[ItemId, int] | Mapping[str, int] | Mapping[int, int] | None
+    pinned: (
+        Mapping[ItemId, int] | Mapping[str, int] | Mapping[int, int] | Mapping[float, int] | None
+    )
     blocked: Sequence[ItemId] | None
     max_per_group: Mapping[str, int] | None
 
@@ -62,8 +65,8 @@ def build_list_body(
 ) -> dict[str, Any]:
     """Build the JSON of one list.
 
-    Raises TypeError for an unknown field, an id that is neither string nor integer, or a constraint
-    of another type; ValueError without candidates.
+    Raises TypeError for an unknown field, an id that is neither string nor integral number, or a
+    constraint of another type; ValueError without candidates.
     """
     return _list_body("", candidates, options)
 
@@ -101,7 +104,7 @@ def _list_body(path: str, candidates: object, options: Mapping[str, Any]) -> dic
     if isinstance(user := body.get("user"), Mapping):
         _check_user(f"{path}user", user)
     if "constraints" in body:
-        _check_constraints(f"{path}constraints", body["constraints"])
+        body["constraints"] = _constraints(f"{path}constraints", body["constraints"])
     return {"candidates": entries, **body}
 
 
@@ -135,7 +138,8 @@ def _check_user(field: str, user: Mapping[str, Any]) -> None:
                 _id(f"{name}.id", entry["id"])
 
 
-def _check_constraints(field: str, constraints: object) -> None:
+def _constraints(field: str, constraints: object) -> Mapping[str, Any]:
+    """Return checked constraints, which have no floats as keys: JSON would make them text."""
     rules = _mapping(field, constraints)
     if rules.get("pinned") is not None:
         for item, position in _mapping(f"{field}.pinned", rules["pinned"]).items():
@@ -148,6 +152,11 @@ def _check_constraints(field: str, constraints: object) -> None:
         name = f"{field}.max_per_group"
         for group, limit in _mapping(name, rules["max_per_group"]).items():
             _integer(f"{name}.{group}", limit)
+    pinned = rules.get("pinned") or {}
+    if not any(isinstance(item, float) for item in pinned):
+        return rules
+    keys = (int(item) if isinstance(item, float) else item for item in pinned)
+    return {**rules, "pinned": dict(zip(keys, pinned.values(), strict=True))}
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
@@ -185,7 +194,7 @@ def _unsendable(value: object, path: str, depth: int) -> Exception | None:
         return None
     if isinstance(value, Mapping):
         for key in value:
-            if not isinstance(key, ItemId):
+            if not isinstance(key, str | int):
                 return _wrong(f"{path or 'request'}, a key", "a string", key)
         children = [(f"{path}.{key}" if path else str(key), child) for key, child in value.items()]
     elif isinstance(value, Sequence) and not isinstance(value, BYTES):
@@ -204,9 +213,15 @@ def _wrong(field: str, rule: str, value: object) -> TypeError:
 
 
 def _id(field: str, value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, ItemId):
+    inexact = isinstance(value, float) and not (value.is_integer() and abs(value) < EXACT_FLOATS)
+    if isinstance(value, bool) or inexact or not isinstance(value, ItemId):
         raise _wrong(field, "an id, a string or an integer", value)
     return value
+
+
+def id_text(item: ItemId) -> str:
+    """Return the text that equal ids have in common."""
+    return str(int(item) if isinstance(item, float) and item.is_integer() else item)
 
 
 def _integer(field: str, value: object) -> None:

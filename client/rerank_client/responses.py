@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from rerank_client.errors import FieldProblem, Refused
+from rerank_client.requests import ItemId, id_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Position:
     `explain=True` the keys `probability`, `alternatives` and `moved`.
     """
 
-    id: str | int
+    id: ItemId
     position: int
     initial_position: int
     logprob: float | None = None
@@ -79,7 +80,7 @@ class RerankResponse:
     unknown_candidates: int | None = None
 
     @property
-    def ids(self) -> tuple[str | int, ...]:
+    def ids(self) -> tuple[ItemId, ...]:
         """The item ids of the slate, best first."""
         return tuple(entry.id for entry in self.slate)
 
@@ -144,7 +145,7 @@ def describe_mix_up(
     for entry in response.slate:
         index = entry.initial_position
         within = isinstance(index, int) and 0 <= index < len(candidates)
-        if not within or str(candidates[index]["id"]) != str(entry.id):
+        if not within or id_text(candidates[index]["id"]) != id_text(entry.id):
             return f"slate[{entry.position}]: {entry.id!r} is not the id of candidate {index}"
     return None
 

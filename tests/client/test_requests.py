@@ -1,6 +1,7 @@
 """Checks of arguments: the error names the field, the rule and the value that was passed."""
 
 import json
+import math
 import re
 import uuid
 from collections import OrderedDict, UserDict, UserList
@@ -47,6 +48,8 @@ def message(arguments, kind=TypeError):
         ({"candidates": ["a", None]}, "candidates[1]: must be an id, a string or an integer, got "),
         ({"candidates": [True]}, "candidates[0]: must be an id, a string or an integer, got True"),
         ({"candidates": [1.5]}, "candidates[0]: must be an id, a string or an integer, got 1.5 of"),
+        ({"candidates": [2.0**53]}, "candidates[0]: must be an id, a string or an integer, got 9"),
+        ({"user": {"id": math.nan}}, "user.id: must be an id, a string or an integer, got nan of"),
         ({"candidates": [b"a"]}, "candidates[0]: must be an id, a string or an integer, got b'a'"),
         ({"candidates": [np.int64(3)]}, "candidates[0]: must be an id, a string or an integer, "),
         ({"candidates": [{"id": False}]}, "candidates[0].id: must be an id, a string or an"),
@@ -187,6 +190,42 @@ def test_integer_ids_come_back_as_they_were_sent(connect):
     assert sent == f'[{{"id": {HUGE}}}, {{"id": "7"}}, {{"id": 8}}]'
     assert response.ids == (8, "7", HUGE)
     assert [type(item) for item in response.ids] == [int, str, int]
+
+
+def typed(ids):
+    """Return ids with their types: 1 and 1.0 are equal in Python."""
+    return [(type(item), item) for item in ids]
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
+def test_the_service_returns_numeric_ids_as_the_client_sent_them(connect, url, batch):
+    candidates = [HUGE, 2**63, 2**70, -5, 9.0, np.float64(50), "1196", 260, 589.0, 47, 296]
+    request: Any = {
+        "candidates": [*candidates[:3], *({"id": item} for item in candidates[3:])],
+        "user": {"id": 7, "history": [32, 34.0, {"id": HUGE, "label": 0}]},
+        "constraints": {"pinned": {589.0: 0, HUGE: 1, "9": 2, 50: 3}, "blocked": [47.0, "296"]},
+    }
+    client = connect(url)
+    (response,) = client.rerank_many([request]) if batch else [client.rerank(**request)]
+    assert response.degraded is None
+    assert typed(response.ids[:4]) == typed([589.0, HUGE, 9.0, 50.0])
+    sent = [candidates[entry.initial_position] for entry in response.slate]
+    assert sorted(map(str, response.ids)) == sorted(map(str, candidates[:-2]))
+    assert typed(response.ids) == typed(float(i) if isinstance(i, float) else i for i in sent)
+
+
+@pytest.mark.parametrize("pair", [(1, "1"), (1, 1.0), (2.0, "2"), (2**70, str(2**70))])
+def test_the_service_refuses_a_number_and_its_text_as_one_id(connect, url, pair):
+    with pytest.raises(Refused) as raised:
+        connect(url).rerank(["a", *pair])
+    (error,) = raised.value.errors
+    assert (error.field, error.value) == ("candidates[2].id", json.dumps(pair[1]))
+
+
+def test_the_fallback_treats_a_float_and_its_text_as_one_id(connect, down):
+    rules: Any = {"pinned": {3.0: 0}, "blocked": [1.0, "4"]}
+    response = connect(down).rerank(["1", 2.0, 3, 4.0], constraints=rules)
+    assert typed(response.ids) == typed([3, 2.0])
 
 
 def test_the_fallback_treats_1_and_its_text_as_one_id_and_none_as_absent(connect, down):
