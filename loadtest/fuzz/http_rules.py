@@ -14,6 +14,7 @@ MAX_FIELD_BYTES = 16 << 10
 MAX_FIELDS = 100
 MAX_HEAD_BYTES = 64 << 10
 CHUNK_FRAME_BYTES = 16  # of a chunk that are free
+SLACK_BYTES = 256  # over MAX_HEAD_BYTES that a message may have if it completes with them
 
 STANDARD_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 UNDOCUMENTED = {"/openapi.json": {"GET"}, "/docs": {"GET"}}
@@ -96,7 +97,7 @@ def _beyond_limits(message: Message, chunks: bool = True) -> bool:
         len(message.target) > MAX_TARGET_BYTES
         or max(sizes) > MAX_FIELD_BYTES
         or len(fields) > MAX_FIELDS
-        or total > MAX_HEAD_BYTES
+        or total > MAX_HEAD_BYTES + SLACK_BYTES
     )
 
 
@@ -155,7 +156,9 @@ def negotiated(message: Message, response: Response) -> str | None:
         expected = "msgpack" if is_msgpack(message.headers) else "json"
         return None if kind == expected else f"{kind} without Accept, {expected} expected"
     try:
-        ranges = dict(_ranges(accept[0]))
+        ranges = {}
+        for name, number in _ranges(accept[0]):
+            ranges[name] = max(number, ranges.get(name, 0.0))
     except ValueError:
         return None
     weights = {"json": weight(ranges, ("application/json",)), "msgpack": weight(ranges, ALIASES)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Sequence
 
 QVALUE = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
@@ -25,9 +25,15 @@ def weights(accept: str) -> dict[str, float]:
     return ranges
 
 
-def weight_of(names: Collection[str], ranges: dict[str, float]) -> float:
-    """Return the weight of a format with these names, by the most specific range, else 0."""
-    named = [ranges[name] for name in names if name in ranges]
-    if named:
-        return max(named)
+def weight_of(names: Sequence[str], ranges: dict[str, float]) -> float:
+    """Return the weight of a format, by the most specific range, else 0.
+
+    The response carries the first name, so a range of that name decides alone. The other names are
+    aliases, of which the largest weight counts.
+    """
+    if names[0] in ranges:
+        return ranges[names[0]]
+    aliases = [ranges[name] for name in names if name in ranges]
+    if aliases:
+        return max(aliases)
     return ranges.get("application/*", ranges.get("*/*", 0.0))

@@ -35,7 +35,7 @@ Groups = dict[str, list[str | None]]  # attribute -> a value per candidate
 
 MAX_ERRORS = 20  # broken fields that one response names
 MSGPACK = "application/msgpack"
-MSGPACK_NAMES = {MSGPACK, "application/x-msgpack", "application/vnd.msgpack"}
+MSGPACK_NAMES = (MSGPACK, "application/x-msgpack", "application/vnd.msgpack")
 # ormsgpack stops at the end of a value; wrapped in a pair with this marker, trailing bytes show.
 PAIR, END = b"\x92", ormsgpack.packb("the end of a body")
 

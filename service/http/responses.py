@@ -25,7 +25,7 @@ from service.models.fleet import Fleet
 from service.ranking.decision import Decision, StageTimes
 from service.settings import Settings
 
-JSON_NAMES = {"application/json"}
+JSON_NAMES = ("application/json",)
 ALTERNATIVES = 3  # entries of an explanation
 # Headers of a refusal that say what the service accepts.
 REMEDIES = {401: {"WWW-Authenticate": "Bearer"}, 415: {"Accept-Encoding": "identity"}}
@@ -88,7 +88,7 @@ def response_class(headers: Mapping[str, str]) -> type[Response]:
     msgpack, json = weight_of(MSGPACK_NAMES, ranges), weight_of(JSON_NAMES, ranges)
     if msgpack != json:
         return MsgpackResponse if msgpack > json else JsonResponse
-    if msgpack and not MSGPACK_NAMES.isdisjoint(ranges):
+    if msgpack and not ranges.keys().isdisjoint(MSGPACK_NAMES):
         return MsgpackResponse
     return of_body if msgpack else JsonResponse
 

@@ -32,6 +32,8 @@ JSON, MSGPACK = "application/json", "application/msgpack"
         ("application/msgpack;charset=x;q=0.1, application/json", JSON, JSON),
         ("application/msgpack;q=2, application/json;q=0.9", MSGPACK, MSGPACK),
         ("application/x-msgpack;q=0.2, application/vnd.msgpack;q=0.8, */*;q=0.5", MSGPACK, MSGPACK),
+        ("application/x-msgpack, application/json, application/msgpack;q=0", JSON, JSON),
+        ("application/vnd.msgpack, application/msgpack;q=0.2, application/json;q=0.3", JSON, JSON),
         ("", JSON, JSON),
         (",;=, ;q", JSON, JSON),
     ],
