@@ -36,9 +36,9 @@ from service.http.responses import problem_response
 # the response instead of a reset.
 MAX_DISCARDED_BYTES = 32 << 20
 
-# A read that could exceed MAX_HEAD_BYTES is parsed in slices of this size, so that a message is
-# bounded whether it arrives in one read or in many.
-SLICE_BYTES = 2 << 10
+# A read is parsed in slices that end where MAX_HEAD_BYTES could be exceeded, so that a message is
+# bounded whether it arrives in one read or in many. Shorter slices would make a large body slow.
+MIN_SLICE_BYTES = 256
 
 
 class Protocol(HttpToolsProtocol):
@@ -65,7 +65,9 @@ class Protocol(HttpToolsProtocol):
     _in_message = _in_head = False
     _discarded_bytes = 0
     _read_bytes = 0  # of the newest read
-    _outside_body_bytes = 0  # of the arriving message, without the read in which it began
+    _outside_body_bytes = 0  # of the arriving message
+    _began_mid_read = False  # after another message, so its bytes of that read are not counted
+    _completed_in_read = False
     _hosts: list[bytes]
     _codings: list[bytes]
     _valid_host: bytes | None = None  # a value of Host that was checked
@@ -102,16 +104,18 @@ class Protocol(HttpToolsProtocol):
         if self._ending:
             self._discard(len(data))
             return
-        size = SLICE_BYTES if self._outside_body_bytes + len(data) > MAX_HEAD_BYTES else len(data)
-        for start in range(0, len(data), size or 1):
+        start = 0
+        while start < len(data):
             if self._ending:
                 self._discard(len(data) - start)
                 return
-            self._parse(data[start : start + size])
+            room = max(MIN_SLICE_BYTES, MAX_HEAD_BYTES + 1 - self._outside_body_bytes)
+            self._parse(data[start : start + room])
+            start += room
 
     def _parse(self, data: bytes) -> None:
         """Parse bytes, and refuse a message that is not complete with too many outside its body."""
-        self._read_bytes = len(data)
+        self._read_bytes, self._completed_in_read = len(data), False
         self._outside_body_bytes += len(data)
         while data:
             try:
@@ -138,7 +142,8 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # only now: bytes between requests do not keep it open
         self._start_head_timer()
         self._in_message = self._in_head = True
-        self._outside_body_bytes = 0
+        self._began_mid_read = self._completed_in_read
+        self._outside_body_bytes = 0 if self._began_mid_read else self._read_bytes
         self._hosts, self._codings, self._trailers = [], [], []
         super().on_message_begin()
 
@@ -184,7 +189,7 @@ class Protocol(HttpToolsProtocol):
 
     def _check_head(self) -> None:
         """Raise ServiceError for a head that is too large or that RFC 9112 does not allow."""
-        if self._outside_body_bytes or self._read_bytes > MAX_FIELD_BYTES:  # else they are small
+        if self._began_mid_read or self._outside_body_bytes > MAX_FIELD_BYTES:  # else all are small
             check_fields(self.headers, len(self.url))
         if self.parser.get_method() == b"CONNECT":  # an upgrade whatever its headers say
             raise BadHttp("CONNECT is not supported")
@@ -210,7 +215,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the request's body, unless it will be parsed again."""
         self._cancel_head_timer()
-        self._in_message = False
+        self._in_message, self._completed_in_read = False, True
         if not self.parser.should_upgrade():
             super().on_message_complete()
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import socket
 import threading
 import time
 
@@ -59,6 +60,19 @@ def test_a_head_over_a_limit_is_refused_with_a_problem(client, url, kind):
     assert problem["errors"][0]["field"].startswith(field)
     assert problem["errors"][0]["rule"].startswith("at most")
     assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("pause", [40_000, 60_000, 64_000])
+def test_a_message_over_the_limit_is_refused_however_its_bytes_arrive(url, pause):
+    """The read in which the message begins counts as the later ones do."""
+    extension = b"a" * (MAX_HEAD_BYTES // 2)
+    sent = CHUNKED + b'15;a=%b\r\n{"candidates": ["1"]}\r\n0;a=%b\r\n\r\n' % ((extension,) * 2)
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent[:pause])
+        time.sleep(0.1)  # so that the rest arrives in a read of its own
+        connection.sendall(sent[pause:])
+        assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
 
 
 @pytest.mark.parametrize(
