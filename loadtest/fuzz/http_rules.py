@@ -156,7 +156,7 @@ def negotiated(message: Message, response: Response) -> str | None:
         expected = "msgpack" if is_msgpack(message.headers) else "json"
         return None if kind == expected else f"{kind} without Accept, {expected} expected"
     try:
-        ranges = {}
+        ranges: dict[str, float] = {}
         for name, number in _ranges(accept[0]):
             ranges[name] = max(number, ranges.get(name, 0.0))
     except ValueError:
