@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -44,26 +43,3 @@ def slate_metrics(slate: Array, labels: Array) -> dict[str, Array]:
         "ndcg@10": ndcg(gains, positives, 10),
         "map@10": average_precision(gains, positives, 10),
     }
-
-
-def interval(values: Array, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Return mean and 95 % bootstrap interval of values [R] over lists, or [S, R] over seeds too.
-
-    Seeds and lists are resampled together, so the interval covers other trainings as well as other
-    lists.
-    """
-    by_seed = np.atleast_2d(values)
-    seeds, lists = by_seed.shape
-    seed_counts, list_counts = _draw_counts(seeds, lists, resamples, seed)
-    means = ((list_counts @ by_seed.T) * seed_counts).sum(axis=1) / (seeds * lists)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(by_seed.mean()), float(low), float(high)
-
-
-@functools.lru_cache(maxsize=4)
-def _draw_counts(seeds: int, lists: int, resamples: int, seed: int) -> tuple[Array, Array]:
-    """Return how often each seed and list is drawn, float [resamples, S] and [resamples, R]."""
-    draw = np.random.default_rng(seed)
-    sizes = lists, seeds
-    list_counts, seed_counts = (draw.multinomial(n, np.full(n, 1.0 / n), resamples) for n in sizes)
-    return seed_counts.astype(np.float64), list_counts.astype(np.float64)

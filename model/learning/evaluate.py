@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from model.data.dataset import Dataset, Impression
 from model.data.errors import DataError
-from model.data.metrics import interval, slate_metrics
+from model.data.intervals import rounded
+from model.data.metrics import slate_metrics
 from service.engine.session import Session
 
 
@@ -134,10 +135,9 @@ def evaluate(
     result: dict[str, Any] = {"data": f"{data.parent.name}/{data.name}", "split": split}
     result["lists"] = len(impressions)
     for name, values in (*scores.items(), ("reasoning_steps", np.array(steps, np.float64))):
-        result[name] = [round(value, 4) for value in interval(values)]
+        result[name] = rounded(values, 4)
     result["ndcg@10 gain over"] = {
-        name: [round(value, 4) for value in interval(scores["ndcg@10"] - other["ndcg@10"])]
-        for name, other in baselines.items()
+        name: rounded(scores["ndcg@10"] - other["ndcg@10"], 4) for name, other in baselines.items()
     }
     return result
 

@@ -17,8 +17,8 @@ from scipy.special import expit
 from scipy.stats import rankdata, spearmanr
 
 from model.data.dataset import Dataset
+from model.data.intervals import Interval, interval
 from model.data.lists import Lists
-from model.data.metrics import interval
 from model.learning import checkpoint
 from model.learning.policy import Batch, Policy
 from model.network.evaluator import Evaluator, discount
@@ -132,7 +132,7 @@ def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> 
 @torch.no_grad()
 def agreement(
     first: Evaluator, second: Evaluator, policy: Policy, lists: Lists, seed: int
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, Interval]:
     """Correlate the rankings of a request's slates by both evaluators (Spearman).
 
     One correlation is over random slates, one over slates that the generator samples.

@@ -11,13 +11,20 @@ from typing import Any
 import jinja2
 import torch
 
+from model.data.intervals import TOO_FEW
 from model.learning.state import current_commit
 
 
-def format_interval(value: Sequence[float], signed: bool = False) -> str:
-    """Format (mean, low, high) as "mean [low, high]", with signs for a difference."""
+def format_interval(value: Sequence[float | None], signed: bool = False) -> str:
+    """Format (mean, low, high) as "mean [low, high]", with signs for a difference.
+
+    A mean over too few lists has no interval, and its text says so.
+    """
     form = "+.4f" if signed else ".4f"
-    return f"{value[0]:{form}} [{value[1]:{form}}, {value[2]:{form}}]"
+    mean, low, high = value
+    if low is None or high is None:
+        return f"{mean:{form}} ({TOO_FEW})"
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def short_commit(commit: str) -> str:

@@ -132,9 +132,8 @@ def plot_world(payload: Mapping[str, Any], path: Path) -> None:
     models = [entry["model"] for entry in payload["ambiguity"]][::-1]
     trained = [row for row in payload["tables"] if row["model"] in models][::-1]
     for place, row in enumerate(trained):
-        mean, low, high = row["regret"]
         left.errorbar(
-            mean, place, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3,
+            row["regret"][0], place, xerr=arms([row["regret"]]), fmt="o", capsize=3,
             color=colour(row["model"]),
         )  # fmt: skip
     left.set_yticks(range(len(trained)), labels=[row["model"] for row in trained])
@@ -186,6 +185,15 @@ def plot_evaluator(payload: Mapping[str, Any], path: Path) -> None:
 def errorbar(axis: Any, x: Sequence[float], intervals: Sequence[Any], **style: Any) -> None:
     """Draw means with their intervals: each of `intervals` is (mean, low, high)."""
     means = [mean for mean, _, _ in intervals]
-    below = [mean - low for mean, low, _ in intervals]
-    above = [high - mean for mean, _, high in intervals]
-    axis.errorbar(x, means, yerr=[below, above], capsize=2, elinewidth=1, **style)
+    axis.errorbar(x, means, yerr=arms(intervals), capsize=2, elinewidth=1, **style)
+
+
+def arms(intervals: Sequence[Any]) -> list[list[float]]:
+    """Return the distances below and above each mean; NaN, which draws nothing, if there are none.
+
+    Each of `intervals` is (mean, low, high), or (mean, None, None) over too few lists.
+    """
+    nan = float("nan")
+    below = [nan if low is None else mean - low for mean, low, _ in intervals]
+    above = [nan if high is None else high - mean for mean, _, high in intervals]
+    return [below, above]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_1samp
 
-from model.data.metrics import interval
+from model.data.intervals import rounded
 from model.study import grid
 from model.study.variants import BASELINES, CONTROLS, IDEAS, NEURAL, SLATES, Study
 
@@ -106,7 +106,7 @@ def table_entries(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, An
     for model, by_seed in by_model.items():
         seeds = [by_seed[seed] for seed in shared]
         entry: dict[str, Any] = {
-            m: [round(v, 6) for v in interval(np.array([np.atleast_1d(c[m]) for c in seeds]))]
+            m: rounded(np.array([np.atleast_1d(c[m]) for c in seeds]), 6)
             for m in FIGURES
             if all(m in c for c in seeds)
         }
@@ -136,7 +136,7 @@ def paired_differences(
     entries = []
     for metric in METRICS if pairs else ():
         difference = np.array([cell[metric] - other[metric] for cell, other in pairs])
-        mean, low, high = (round(v, 6) for v in interval(difference))
+        mean, low, high = rounded(difference, 6)
         of_lists = difference.mean(axis=0)
         constant = np.ptp(of_lists) < 1e-9  # a t-test would divide by zero
         p = float(mean == 0) if constant else float(ttest_1samp(of_lists, 0.0).pvalue)
@@ -154,13 +154,13 @@ def best_of_m_points(label: dict[str, str], seeds: list[dict[str, Array]]) -> li
     for budget in range(len(seeds[0]["seconds"])):
         for index, slates in enumerate(SLATES):
             means = {
-                metric: interval(np.array([c[metric][budget, index] for c in seeds]))
+                metric: rounded(np.array([c[metric][budget, index] for c in seeds]), 6)
                 for metric in ("ndcg@10", "utility")
             }
             seconds = np.median([c["seconds"][budget, index] for c in seeds])
             points.append(
                 {**label, "budget": budget, "slates": slates, "ms": round(1e3 * float(seconds), 3),
-                 **{metric: [round(v, 6) for v in values] for metric, values in means.items()}}
+                 **means}
             )  # fmt: skip
     return points
 

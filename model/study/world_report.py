@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from model.data.dataset import Dataset
+from model.data.intervals import rounded
 from model.learning import checkpoint
 from model.network.config import Config, ConfigError
 from model.network.hosts import HOSTS
@@ -26,7 +27,7 @@ from model.study.plots import plot_world
 from model.study.pool import run_waves
 from model.study.slates import rank_greedily
 from model.study.world_cells import GAP_LISTS, HEAD_START, train_cell, train_evaluator
-from model.study.world_summary import read_cells, rounded, summarise
+from model.study.world_summary import read_cells, summarise
 
 Array = np.ndarray[Any, Any]
 REQUESTS = 20_000
@@ -131,8 +132,8 @@ def measure(run: Path, data: Path) -> dict[str, Any]:
         click_model.best_slates(appeal, topic, slate.shape[1]),
     )
     return {
-        "worth": rounded(worth[None]),
-        "regret": rounded((1.0 - worth / best)[None]),
+        "worth": rounded(worth, 6),
+        "regret": rounded(1.0 - worth / best, 6),
         "reasoning_steps": round(float(figures["reasoning_steps"].mean()), 4),
         "lists": len(worth),
     }

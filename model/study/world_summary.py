@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from model.data.dataset import Dataset
-from model.data.metrics import interval
+from model.data.intervals import rounded
 from model.study.baselines import random_order
 from model.study.click_model import ClickModel, appeals_and_topics
 from model.study.world_cells import QUANTILES
@@ -82,7 +82,7 @@ def tables_of(
                 mean = round(float(by_seed[seed].mean()), 6)
                 place = {**LABEL, "model": model, "seed": seed}
                 rows.append({**place, "metric": metric, "value": mean})
-        tables.append({"model": model, **{n: rounded(np.array(v)) for n, v in figures.items()}})
+        tables.append({"model": model, **{n: rounded(np.array(v), 6) for n, v in figures.items()}})
     return tables, rows
 
 
@@ -98,7 +98,7 @@ def compare(
         ("eglr", "host"), ("eglr, every step", "host"), ("eglr", None), ("host", None),
     ):  # fmt: skip
         difference = models[model] - (models[against] if against else by_appeal)
-        mean, low, high = rounded(difference)
+        mean, low, high = rounded(difference, 6)
         entries.append(
             {**LABEL, "model": f"{host} {model}",
              "against": f"{host} {against}" if against else "sort by appeal", "metric": "worth",
@@ -120,7 +120,7 @@ def thresholds(
     return [
         {"host": host, "quantile": quantile, "steps": round(float(taken), 4),
          "regret": round(float((1.0 - worths / best).mean()), 6),
-         "gain": rounded(worths - np.array(host_worths))}
+         "gain": rounded(worths - np.array(host_worths), 6)}
         for quantile, worths, taken in zip(QUANTILES, by_quantile, steps, strict=True)
     ]  # fmt: skip
 
@@ -128,8 +128,3 @@ def thresholds(
 def ambiguity(cells: Sequence[Mapping[str, Array]]) -> list[float]:
     """Correlate entropy before reasoning with the smallness of the gap, per seed (Spearman)."""
     return [float(spearmanr(c["entropies_before"].ravel(), -c["gap"].ravel())[0]) for c in cells]
-
-
-def rounded(values: Array) -> list[float]:
-    """Return mean and bootstrap interval of values [seeds, R], to six digits."""
-    return [round(value, 6) for value in interval(values)]

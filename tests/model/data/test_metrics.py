@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.data.metrics import average_precision, interval, ndcg, relevance, slate_metrics
+from model.data.metrics import average_precision, ndcg, relevance, slate_metrics
 
 # One list of five candidates with likes at 1 and 3, and the slate 3, 0, 1.
 SLATE = np.array([[3, 0, 1, -1]])
@@ -33,21 +33,3 @@ def test_a_perfect_slate_scores_one_and_a_useless_one_zero():
     useless = slate_metrics(np.array([[0, 2]]), LABELS)
     assert all(value[0] == pytest.approx(1.0) for value in perfect.values())
     assert all(value[0] == 0.0 for value in useless.values())
-
-
-def test_the_interval_holds_the_mean_and_narrows_with_more_lists():
-    draw = np.random.default_rng(0)
-    few, many = draw.random(50), draw.random(5000)
-    mean, low, high = interval(few)
-    assert low < mean < high
-    narrow = interval(many)
-    assert narrow[2] - narrow[1] < (high - low) / 5
-
-
-def test_an_interval_over_seeds_widens_only_if_the_seeds_differ():
-    values = np.random.default_rng(0).random(400)
-    alone = interval(values)
-    assert interval(np.stack([values] * 4)) == pytest.approx(alone)
-    mean, low, high = interval(np.stack([values - 0.2, values + 0.2] * 2))
-    assert mean == pytest.approx(alone[0])
-    assert high - low > 2 * (alone[2] - alone[1])
