@@ -15,12 +15,12 @@ import java.util.stream.Collectors;
  *
  * <pre>java examples/Rank.java [URL]</pre>
  *
- * <p>The JDK has no JSON parser, so a regular expression reads the ids. Use Jackson or Gson in a
- * real program.
+ * <p>The JDK has no JSON parser, so a regular expression reads the slate. Use Jackson or Gson in a
+ * real program, and read ids as long or String: a double rounds integers above 2^53.
  */
 public class Rank {
     private static final long TIMEOUT_MS = 1000;
-    private static final Pattern ID = Pattern.compile("\\{\"id\":(\"[^\"]*\"|-?\\d+)");
+    private static final Pattern ENTRY = Pattern.compile("\"initial_position\":(\\d+)");
 
     static {
         // The service closes an idle connection after 75 s. Java 17 keeps it for 20 minutes and may
@@ -38,9 +38,15 @@ public class Rank {
         uri = URI.create(url + "/rerank");
     }
 
-    /** Return the slate, or the first candidates when the service does not respond in time. */
-    List<String> rerank(List<String> candidates, int slateSize) throws InterruptedException {
-        String ids = candidates.stream().map(id -> '"' + id + '"').collect(Collectors.joining(","));
+    /**
+     * Return the slate, or the first candidates when the service does not respond in time.
+     *
+     * @param candidates ids, of the type String or Long
+     */
+    <T> List<T> rerank(List<T> candidates, int slateSize) throws InterruptedException {
+        String ids = candidates.stream()
+            .map(id -> id instanceof String ? "\"" + id + "\"" : id.toString())
+            .collect(Collectors.joining(","));
         String body = "{\"candidates\": [" + ids + "], \"slate_size\": " + slateSize + "}";
         HttpRequest request = HttpRequest.newBuilder(uri)
             .header("Content-Type", "application/json")
@@ -55,8 +61,8 @@ public class Rank {
             HttpResponse<String> response = pending.get(TIMEOUT_MS + 50, TimeUnit.MILLISECONDS);
             int status = response.statusCode();
             if (status == 200) {
-                return ID.matcher(response.body()).results()
-                    .map(match -> match.group(1).replace("\"", "")).toList();
+                return ENTRY.matcher(response.body()).results()
+                    .map(match -> candidates.get(Integer.parseInt(match.group(1)))).toList();
             }
             if (status >= 400 && status < 500) {
                 // It names every field that broke a rule; a fallback would hide the bug.
@@ -75,8 +81,11 @@ public class Rank {
 
     public static void main(String[] arguments) throws InterruptedException {
         Rank rank = new Rank(arguments.length > 0 ? arguments[0] : "http://127.0.0.1:8000");
-        System.out.println(
-            String.join(" ", rank.rerank(List.of("1036", "10", "1042", "47", "50"), 3)));
-        System.out.println(String.join(" ", rank.rerank(List.of("260", "1196", "1198", "1210"), 2)));
+        print(rank.rerank(List.of("1036", "10", "1042", "47", "50"), 3));
+        print(rank.rerank(List.of(260L, 1196L, 9007199254740993L, 1210L), 4));
+    }
+
+    private static void print(List<?> ids) {
+        System.out.println(ids.stream().map(Object::toString).collect(Collectors.joining(" ")));
     }
 }

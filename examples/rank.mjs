@@ -8,15 +8,16 @@ const timeoutMs = 1000;
 /**
  * Return the ids of the slate, or the first candidates when the service does not respond in time.
  *
- * An id comes back as it was sent. Send ids above Number.MAX_SAFE_INTEGER as strings, because
- * JSON.parse would round them.
+ * Ids are strings, integers or BigInts. JSON.stringify refuses a BigInt and JSON.parse rounds
+ * integers above Number.MAX_SAFE_INTEGER. So a BigInt is sent as text, which is the same id, and the
+ * slate has the candidates at the initial positions instead of the ids in the response.
  */
 async function rerank(candidates, slateSize) {
   // `fetch` reuses the connection of an earlier call. A body must not be compressed.
   const request = {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Request-Timeout-Ms": String(timeoutMs) },
-    body: JSON.stringify({ candidates, slate_size: slateSize }),
+    body: JSON.stringify({ candidates, slate_size: slateSize }, bigIntAsText),
     signal: AbortSignal.timeout(timeoutMs + 50), // it covers the body of the response too
   };
   let response, text;
@@ -35,8 +36,12 @@ async function rerank(candidates, slateSize) {
     console.error(`fallback: status ${response.status}`);
     return candidates.slice(0, slateSize);
   }
-  return JSON.parse(text).slate.map((entry) => entry.id);
+  return JSON.parse(text).slate.map((entry) => candidates[entry.initial_position]);
+}
+
+function bigIntAsText(key, value) {
+  return typeof value === "bigint" ? String(value) : value;
 }
 
 console.log((await rerank(["1036", "10", "1042", "47", "50"], 3)).join(" "));
-console.log((await rerank(["260", "1196", "1198", "1210"], 2)).join(" "));
+console.log((await rerank([260, 1196, 9007199254740993n, 1210], 4)).join(" "));
