@@ -14,6 +14,8 @@ import polars as pl
 from model.data import labels, statistics
 from model.data.dataset import Dataset
 from model.data.layout import COLUMNS, SPLITS
+from model.data.log_splits import to_iso
+from model.data.moment import RECORD
 from model.data.source import Source
 from service.engine.features.schema import LabelScale, Schema
 
@@ -57,6 +59,7 @@ def write_canonical(
     summary = {
         "name": schema.name,
         **provenance,
+        **({} if source.moment is None else {RECORD: source.moment.to_json()}),
         "splits": _split_counts(directory / "impressions.parquet", schema.label),
         "items": len(items),
         "users": len(source.users),
@@ -137,6 +140,9 @@ def summary_lines(directory: Path) -> Iterator[str]:
     if summary.get("dropped"):
         numbers = ", ".join(f"{count:,} {name}" for name, count in summary["dropped"].items())
         yield f"{directory} dropped: {numbers}"
+    moment = summary.get(RECORD)
+    if moment and moment["as_of"] is not None:
+        yield f"{directory}: split {moment['split']}, as of {to_iso(moment['as_of'])}"
     if summary["ignored_columns"]:
         yield f"{directory}: not in the schema: {', '.join(summary['ignored_columns'])}"
     if "middle_label" in summary:

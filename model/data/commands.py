@@ -47,12 +47,21 @@ class PrepareImpressions:
     """Item features, Parquet or CSV."""
     users: Path | None = None
     """User features, Parquet or CSV."""
+    split: Literal["time", "last-list", "user", "column"] | None = None
+    """Split into train, valid and test. By default that of the log's column split, or else by
+    time, or by each user's last list for a log that spans no more than an hour."""
+    valid_share: float = 0.1
+    """Share of the time that is valid, or of the users with --split user."""
+    test_share: float = 0.1
+    """Share of the time that is test, or of the users with --split user."""
 
     def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for a bad log or schema."""
+        from model.data.log_splits import SplitOptions
         from model.data.prepare import prepare_impressions
 
-        prepare_impressions(self.log, self.schema, self.out, self.items, self.users)
+        splitting = SplitOptions(self.split, self.valid_share, self.test_share)
+        prepare_impressions(self.log, self.schema, self.out, self.items, self.users, splitting)
         return _print_summaries([self.out])
 
 

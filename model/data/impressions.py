@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from model.data.errors import DataError
 from model.data.layout import SPLITS
+from model.data.log_splits import SplitOptions, split_log
 from model.data.source import LOG_COLUMNS, Source
 from model.data.tables import (
     COMPUTED,
@@ -28,11 +29,18 @@ from model.data.tables import (
 )
 from service.engine.features.schema import Feature, Schema
 
+SPLIT_BY_LOG = SplitOptions()
+
 
 def read_impressions(
-    path: Path, schema: Schema, scratch: Path, items: Path | None = None, users: Path | None = None
+    path: Path,
+    schema: Schema,
+    scratch: Path,
+    items: Path | None = None,
+    users: Path | None = None,
+    splitting: SplitOptions = SPLIT_BY_LOG,
 ) -> Source:
-    """Read a Parquet or CSV log and check every row (docs/data.md).
+    """Read a Parquet or CSV log, check every row and split the requests (docs/data.md).
 
     Args:
         scratch: path of a Parquet file to write; the returned rows are read from it.
@@ -64,6 +72,7 @@ def read_impressions(
             _check_unique(path, log, column)
         contexts = [feature.name for feature in features if feature.of == "context"]
         requests = _collect_requests(path, log, contexts)
+        requests, moment = split_log(path, requests, splitting, "timestamp" in dtypes)
         _advance(bar, "items and users")
         tables = {
             owner: _read_entities(path, log, schema, owner, path_of_table)
@@ -75,7 +84,12 @@ def read_impressions(
     expected = {*LOG_COLUMNS, ROW, "timestamp", "split", *(feature.name for feature in features)}
     ignored = tuple(name for name in dtypes.names() if name not in expected)
     return Source(
-        log.select(*LOG_COLUMNS, *inline), requests, tables["item"], tables["user"], ignored
+        log.select(*LOG_COLUMNS, *inline),
+        requests,
+        tables["item"],
+        tables["user"],
+        ignored,
+        moment=moment,
     )
 
 

@@ -11,9 +11,9 @@ import polars as pl
 
 from model.data import splits
 from model.data.canonical import file_digests, write_canonical
-from model.data.errors import DataError
-from model.data.impressions import read_impressions
+from model.data.impressions import SPLIT_BY_LOG, read_impressions
 from model.data.kuairand import SessionOptions, read_kuairand
+from model.data.log_splits import SplitOptions
 from model.data.movielens import read_movielens
 from model.data.ranklens import read_ranklens
 from model.data.replacement import SCRATCH, atomic_replacement
@@ -80,26 +80,30 @@ def prepare_kuairand(
 
 
 def prepare_impressions(
-    log: Path, schema: Path, out: Path, items: Path | None = None, users: Path | None = None
+    log: Path,
+    schema: Path,
+    out: Path,
+    items: Path | None = None,
+    users: Path | None = None,
+    splitting: SplitOptions = SPLIT_BY_LOG,
 ) -> None:
     """Write `out` from a user's log. Raises DataError for an unusable log, table or schema."""
     feature_schema = load_schema(schema)
     with atomic_replacement([out]) as (directory,):
         scratch = directory / SCRATCH
-        source = read_impressions(log, feature_schema, scratch, items, users)
-        has_split = "split" in source.requests.columns
-        requests = source.requests if has_split else splits.warm(source.requests)
-        if not (requests["split"] == "train").any():
-            raise DataError(log, "must have at least one request of split train", column="split")
+        source = read_impressions(log, feature_schema, scratch, items, users, splitting)
+        assert source.moment is not None
         inputs = {"log": log, "schema": schema, "items": items, "users": users}
         present = {name: path for name, path in inputs.items() if path is not None}
         provenance = {
             "arguments": {
                 "source": "impressions",
                 **{name: path.name for name, path in present.items()},
-                "split": "given" if has_split else "warm",
+                "split": source.moment.split,
+                "valid_share": splitting.valid_share,
+                "test_share": splitting.test_share,
             },
             "sources": file_digests(present.values()),
         }
-        write_canonical(directory, schema, feature_schema, source, requests, provenance)
+        write_canonical(directory, schema, feature_schema, source, source.requests, provenance)
         scratch.unlink()

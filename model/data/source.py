@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from model.data.moment import Moment
+
 LOG_COLUMNS = ("request_id", "user_id", "item_id", "position", "label")
 
 
@@ -20,6 +22,7 @@ class Source:
     ignored    columns of the log that the schema does not name
     histories  request_id str, item_id str, label f32, oldest first; None if the history of a
                request consists of the user's other lists
+    moment     record of the split in time; None keeps a data set without one
 
     A statistic that `items` already has was computed by the source, which also put it inline into
     its train rows. Other statistics are fitted on the train lists.
@@ -31,3 +34,4 @@ class Source:
     users: pl.DataFrame
     ignored: tuple[str, ...] = ()
     histories: pl.DataFrame | None = None
+    moment: Moment | None = None

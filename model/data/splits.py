@@ -33,15 +33,18 @@ def warm(requests: pl.DataFrame) -> pl.DataFrame:
     return requests.with_columns(split.alias("split"))
 
 
-def cold(requests: pl.DataFrame) -> pl.DataFrame:
-    """Make a tenth of the users test and another tenth valid, with their last list each.
+def cold(
+    requests: pl.DataFrame, valid_share: float = COLD_SHARE, test_share: float = COLD_SHARE
+) -> pl.DataFrame:
+    """Make these shares of the users valid and test, with their last list each.
 
     Earlier lists of these users are history. All lists of other users are train.
     """
     users = np.array(sorted(set(requests["user_id"])), dtype=object)
     order = np.random.default_rng(COLD_SEED).permutation(len(users))
-    share = round(COLD_SHARE * len(users))
-    test, valid = users[order[:share]].tolist(), users[order[share : 2 * share]].tolist()
+    first = round(test_share * len(users))
+    second = first + round(valid_share * len(users))
+    test, valid = users[order[:first]].tolist(), users[order[first:second]].tolist()
     last = pl.int_range(pl.len()).over("user_id") == pl.len().over("user_id") - 1
     user = pl.col("user_id")
     split = (
@@ -70,6 +73,24 @@ def metarank(requests: pl.DataFrame) -> pl.DataFrame:
         .when(row < before_test)
         .then(pl.lit("valid"))
         .otherwise(pl.lit("test"))
+    )
+    return requests.with_columns(split.alias("split"))
+
+
+def by_share_of_time(requests: pl.DataFrame, valid_share: float, test_share: float) -> pl.DataFrame:
+    """Make the last `test_share` of the time test, the `valid_share` before valid, the rest train.
+
+    A list belongs to the split of its timestamp, so no train list is later than a valid or test
+    list. The shares are of the time between the first list and the last, not of the lists.
+    """
+    time = pl.col("timestamp")
+    first, last = time.min(), time.max()
+    split = (
+        pl.when(time >= last - test_share * (last - first))
+        .then(pl.lit("test"))
+        .when(time >= last - (valid_share + test_share) * (last - first))
+        .then(pl.lit("valid"))
+        .otherwise(pl.lit("train"))
     )
     return requests.with_columns(split.alias("split"))
 

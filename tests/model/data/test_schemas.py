@@ -33,7 +33,7 @@ def test_a_feature_may_have_any_name_that_does_not_begin_with_two_underscores(sh
             items = pl.read_parquet(out / "items.parquet")["like_rate"].to_list()
             rates.append((items, rows["like_rate"].to_list()))
         assert rates[0] == rates[1]
-        lists = Dataset(out).lists(["train", "test"])
+        lists = Dataset(out).lists(["train", "test"], fresh=True)
         column = Dataset(out).featuriser.column(name)
         assert lists.labels.tolist() == [[1.0, 0.0], [0.0, 1.0]]
         assert (np.diff(lists.numbers[:, :, column]) < 0).all()
