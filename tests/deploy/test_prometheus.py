@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from prometheus_client import ProcessCollector
 
 from loadtest.server import serving
 from tests.support.bundles import BUNDLE
@@ -108,12 +109,42 @@ def test_the_service_is_scraped_and_the_ratios_are_recorded(prometheus):
     assert 0 <= float(slow) <= 1
 
 
+def metrics_in(text):
+    """Return the metrics in queries, without the suffixes of samples."""
+    names = re.findall(r"\b(?:rerank|process)_[a-z_]+|\bup(?={)", text)
+    return {re.sub("_(total|bucket|sum|count)$", "", name) for name in names}
+
+
+def rules_by(kind):
+    """Return the queries of the rules by name; kind: "alert" or "record"."""
+    groups = yaml.safe_load((PROMETHEUS / "rules.yml").read_text("utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    return {rule[kind]: rule["expr"] for rule in rules if kind in rule}
+
+
 def test_every_metric_of_rules_and_dashboard_is_one_of_the_service():
     source = (ROOT / "service" / "metrics.py").read_text("utf-8")
-    metrics = set(re.findall(r'"(rerank_[a-z_]+)"', source))
-    rules = (PROMETHEUS / "rules.yml").read_text("utf-8")
-    used = set(re.findall(r"\brerank_[a-z_]+", rules + " ".join(q for _, q in queries())))
-    assert {re.sub("_(total|bucket|sum|count)$", "", name) for name in used} <= metrics
+    metrics = {"up", *re.findall(r'"(rerank_[a-z_]+)"', source)}
+    metrics |= {metric.name for metric in ProcessCollector(registry=None).collect()}
+    rules = [*rules_by("alert").values(), *rules_by("record").values()]
+    assert metrics_in(" ".join([*rules, *(query for _, query in queries())])) <= metrics
+
+
+def test_every_metric_with_an_alert_has_a_panel():
+    recorded, panels = rules_by("record"), " ".join(query for _, query in queries())
+    for alert, query in rules_by("alert").items():
+        sources = " ".join(recorded[name] for name in recorded if name in query)
+        metrics = metrics_in(f"{query} {sources}")
+        assert metrics
+        assert metrics - metrics_in(panels) == set(), alert
+
+
+def test_processes_that_fail_lose_something_or_grow_are_on_the_dashboard():
+    assert metrics_in(" ".join(query for _, query in queries())) >= {
+        "rerank_workers", "rerank_worker_start_failures", "rerank_log_lines_dropped",
+        "rerank_file_descriptors_exhausted", "process_resident_memory_bytes", "process_open_fds",
+        "process_max_fds",
+    }  # fmt: skip
 
 
 def test_every_alert_has_a_section_in_the_operators_page():
