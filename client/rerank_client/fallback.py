@@ -27,7 +27,7 @@ def initial_ranking(body: Mapping[str, Any]) -> tuple[Position, ...]:
     pins = constraints.get("pinned") or {}
     pinned = {position: id_text(item) for item, position in pins.items()}
     size = body.get("slate_size") or max([SLATE_SIZE, *(position + 1 for position in pinned)])
-    index: dict[str, int] = {}  # by text, because 1 and "1" are the same id
+    index: dict[str, int] = {}  # by text, because 1, "1" and " 1" are one id
     for i, candidate in enumerate(candidates):
         text = id_text(candidate["id"])
         if text not in blocked:

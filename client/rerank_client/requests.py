@@ -10,7 +10,7 @@ from typing import Any, Required, TypedDict, Unpack
 
 import httpx
 
-# 1, 1.0 and "1" are the same id, and each comes back as it was sent.
+# 1, 1.0, "1" and " 1" are one id, and each comes back as it was sent.
 ItemId = str | int | float
 Candidate = ItemId | Mapping[str, Any]
 
@@ -220,8 +220,8 @@ def _id(field: str, value: object) -> object:
 
 
 def id_text(item: ItemId) -> str:
-    """Return the text that equal ids have in common."""
-    return str(int(item) if isinstance(item, float) and item.is_integer() else item)
+    """Return the text that equal ids have in common; blanks around it do not count."""
+    return str(int(item) if isinstance(item, float) and item.is_integer() else item).strip()
 
 
 def _integer(field: str, value: object) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 from hypothesis import strategies as st
 
 from loadtest.fuzz.bundle import Bundle
-from loadtest.fuzz.ids import Id, integer_id, mixed_id, with_ids
+from loadtest.fuzz.ids import Id, canonical, integer_id, is_id, mixed_id, with_ids
 
 MARK = "@here@"  # stands for raw JSON text in a body that json.dumps writes
 # Numbers at the limits of a double's and of 64-bit integers, and text that only looks like one.
 DIGITS = ("9007199254740993", "18446744073709551615", "-9223372036854775808", "-1", "01", "1.0")
-NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(
-    ["x" * 256, "0", "\x00", "é", "🎬", *DIGITS]
+NAMES = st.text(min_size=1, max_size=8).filter(is_id) | st.sampled_from(
+    ["x" * 256, "0", " 0", "\x00", "é", "🎬", *DIGITS]
 )
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 ROUGH = [
@@ -87,7 +87,7 @@ def _share_group(
 
 def _candidate_ids(ids: Sequence[str]) -> st.SearchStrategy[list[str]]:
     """Return few ids, some of them of no item, or a run of the bundle's items."""
-    some = st.lists(st.sampled_from(ids) | NAMES, min_size=1, max_size=12, unique=True)
+    some = st.lists(st.sampled_from(ids) | NAMES, min_size=1, max_size=12, unique_by=canonical)
     return some | _runs(ids)
 
 

@@ -7,20 +7,27 @@ from collections.abc import Callable
 from typing import Any
 
 Id = str | int | float
+# Unicode's White_Space, which does not count around an id.
+BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
+BLANKS += "".join(map(chr, range(0x2000, 0x200B)))
 INTEGERS = range(-(2**63), 2**64)  # of MessagePack and of the service's JSON parser
 EXACT = range(1 - 2**53, 2**53)  # integers that a double has all of
 
 
 def is_id(value: Any) -> bool:
-    """Return True for text and integral numbers; a boolean is no id."""
+    """Return True for text that is not blank and integral numbers; a boolean is no id."""
     if isinstance(value, float):
         return value.is_integer()
-    return isinstance(value, str | int) and not isinstance(value, bool)
+    if isinstance(value, str):
+        return value.strip(BLANKS) != ""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def canonical(item: Id) -> str:
-    """Return the text of an id: 1, 1.0 and "1" are the same id. What is no id has a text too."""
-    return str(int(item)) if is_id(item) and not isinstance(item, str) else str(item)
+    """Return the text of an id: 1, 1.0, "1" and " 1" are one id. What is no id has a text too."""
+    if isinstance(item, str):
+        return item.strip(BLANKS)
+    return str(int(item)) if is_id(item) else str(item)
 
 
 def integer_id(item: str) -> Id:

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from service.engine.features.ids import EXACT_FLOATS
 from service.errors import InvalidRequest
-from service.http.ids import EXACT_FLOATS
 
 INTEGERS = range(-(1 << 63), 1 << 64)  # what orjson and MessagePack have as integers
 

@@ -1,4 +1,4 @@
-"""Ids in request bodies: strings, and integers, which are the same ids as their decimal text."""
+"""Ids in request bodies, by the rule of service.engine.features.ids."""
 
 from __future__ import annotations
 
@@ -7,28 +7,25 @@ from typing import Annotated, Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from service.engine.features.candidates import NumericId
+from service.engine.features.ids import BLANKS, read_id
 
 MAX_CHARACTERS = 256
-ID_RULE = f"a string of 1 to {MAX_CHARACTERS} characters, or an integer"
+ID_RULE = f"a string of 1 to {MAX_CHARACTERS} characters that is not blank, or an integer"
 ID_ERROR = "id_type"  # pydantic's error type of a value that is no id
-# Below this, an integral float is exactly the number in the body.
-EXACT_FLOATS = 1 << 53
-TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}
+NOT_BLANK = f"[^{BLANKS}]"
+NOT_PADDED = f"^{NOT_BLANK}(?s:.*{NOT_BLANK})?$"
+TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS, "pattern": NOT_BLANK}
 INTEGER = {"type": "integer"}
 
 
-def numeric_id(value: object) -> NumericId:
-    """Return the id of an integer. Raises ValueError for any other value, True and 1.5 included."""
-    if isinstance(value, float):
-        if not (value.is_integer() and abs(value) < EXACT_FLOATS):
-            raise ValueError
-        return NumericId(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        item = NumericId(value)
-        if len(item) <= MAX_CHARACTERS:
-            return item
-    raise ValueError
+def sent_id(value: object) -> str:
+    """Return the id of a number or of text with blanks around it. Raises ValueError."""
+    if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+        raise ValueError
+    item = read_id(value)
+    if len(item) > MAX_CHARACTERS:
+        raise ValueError
+    return item
 
 
 class IdSchema:
@@ -40,11 +37,11 @@ class IdSchema:
     def __get_pydantic_core_schema__(
         self, source: type[Any], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        # The string comes first, so that string ids never reach Python code.
-        text = core_schema.str_schema(min_length=1, max_length=MAX_CHARACTERS, strict=True)
-        number = core_schema.no_info_plain_validator_function(numeric_id)
+        # Text without blanks around it comes first, so that it never reaches Python code.
+        text = core_schema.str_schema(max_length=MAX_CHARACTERS, pattern=NOT_PADDED, strict=True)
+        other = core_schema.no_info_plain_validator_function(sent_id)
         return core_schema.union_schema(
-            [text, number], custom_error_type=ID_ERROR, custom_error_message=ID_RULE
+            [text, other], custom_error_type=ID_ERROR, custom_error_message=ID_RULE
         )
 
     def __get_pydantic_json_schema__(

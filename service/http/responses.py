@@ -14,7 +14,7 @@ import orjson
 import ormsgpack
 from starlette.responses import Response
 
-from service.engine.features.candidates import NumericId
+from service.engine.features.ids import SentId
 from service.engine.rows import Row, Slate
 from service.errors import FieldError, ServiceError
 from service.http.big_integers import INTEGERS, encodable
@@ -33,22 +33,22 @@ MASKED_LOGIT = -1e8  # candidates that may no longer be chosen have logits below
 
 
 def to_json(content: Any) -> bytes:
-    """Encode a response; ids that were sent as numbers are numbers again."""
+    """Encode a response, with ids as they were sent."""
     return orjson.dumps(content, default=id_in_json, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
 
 
-def id_in_json(value: object) -> float | orjson.Fragment:
-    """Return the number of an id. Raises TypeError for all else, as encoders expect."""
-    if isinstance(value, NumericId):
-        return encodable(value.number)
+def id_in_json(value: object) -> float | str | orjson.Fragment:
+    """Return an id as it was sent. Raises TypeError for all else, as encoders expect."""
+    if isinstance(value, SentId):
+        return value.sent if isinstance(value.sent, str) else encodable(value.sent)
     raise TypeError(f"{type(value).__name__} cannot be encoded")
 
 
 def id_in_msgpack(value: object) -> float | str:
-    """Return the number of an id, or text beyond 64 bits. Raises TypeError for all else."""
-    if isinstance(value, NumericId):
-        number = value.number
-        return number if isinstance(number, float) or number in INTEGERS else str(value)
+    """Return an id as it was sent, or as text beyond 64 bits. Raises TypeError for all else."""
+    if isinstance(value, SentId):
+        sent = value.sent
+        return sent if not isinstance(sent, int) or sent in INTEGERS else str(value)
     raise TypeError(f"{type(value).__name__} cannot be encoded")
 
 

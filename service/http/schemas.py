@@ -168,10 +168,10 @@ class Constraints(StrictModel):
     @field_validator("pinned", mode="wrap")
     @classmethod
     def _refuse_merged_keys(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        """Refuse the keys 1 and "1", which MessagePack can have in one map: they are one id."""
+        """Refuse two keys that are one id, as " 1" and "1", or 1 and "1" in MessagePack."""
         pinned = validate(value)
         if pinned is not None and len(pinned) < len(value):
-            raise PydanticCustomError("repeated_id", 'each id once; 1 and "1" are the same id')
+            raise PydanticCustomError("repeated_id", 'each id once; 1, "1" and " 1" are one id')
         return pinned
 
 
@@ -182,8 +182,8 @@ class RerankRequest(StrictModel):
     user: User | None = None
     context: Features | None = Field(None, description="context features of the schema")
     candidates: Candidates = Field(
-        description="records, columns, or ids alone; an integer is the same id as its text, and "
-        "the response has each id as it was sent"
+        description="records, columns, or ids alone; an integer is the same id as its text, blanks "
+        "around an id do not count, and the response has each id as it was sent"
     )
     slate_size: int | None = Field(
         None, ge=1, description="positions; default: the bundle's slate length"

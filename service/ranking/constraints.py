@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from service.engine import constraints
 from service.engine.constraints import ConstraintError, SlateConstraints
 from service.engine.contract import Manifest
-from service.engine.features.candidates import CandidateList, as_sent
+from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
+from service.engine.features.ids import as_sent
 from service.engine.rows import Row
 from service.errors import FieldError, InvalidRequest
 from service.ranking.request import RankingRequest, RequestedConstraints

@@ -14,8 +14,8 @@ from service.batching.batcher import RowResult
 from service.batching.queue import PRIORITIES
 from service.engine.constraints import ConstraintError
 from service.engine.contract import Manifest
-from service.engine.features.candidates import as_sent
 from service.engine.features.encoding import FeatureError
+from service.engine.features.ids import as_sent
 from service.engine.rows import Row
 from service.errors import (
     DeadlineExceeded,

@@ -6,25 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-
-class NumericId(str):
-    """An id that the client sent as a number: it is equal to its decimal text."""
-
-    __slots__ = ("number",)
-    number: int | float
-
-    def __new__(cls, number: int | float) -> NumericId:
-        """Return the id of an integer, or of a float that is integral."""
-        item = super().__new__(cls, int(number))
-        item.number = number
-        return item
-
-
-def as_sent(value: object) -> object:
-    """Return ids as the client sent them, alone or in a list, and any other value unchanged."""
-    if isinstance(value, list):
-        return [entry.number if isinstance(entry, NumericId) else entry for entry in value]
-    return value.number if isinstance(value, NumericId) else value
+from service.engine.features.ids import read_id
 
 
 @dataclass(frozen=True)
@@ -50,15 +32,17 @@ class CandidateList:
         user = payload.get("user") or {}
         inline = any(candidate.get("features") for candidate in candidates)
         return cls(
-            ids=[candidate["id"] for candidate in candidates],
+            ids=[read_id(candidate["id"]) for candidate in candidates],
             scores=[candidate.get("score") for candidate in candidates],
             features=[candidate.get("features") or {} for candidate in candidates]
             if inline
             else (),
-            user_id=user.get("id"),
+            user_id=None if user.get("id") is None else read_id(user["id"]),
             user=user.get("features") or {},
             history=[
-                (entry, 1.0) if isinstance(entry, str) else (entry["id"], entry.get("label", 1.0))
+                (read_id(entry["id"]), entry.get("label", 1.0))
+                if isinstance(entry, Mapping)
+                else (read_id(entry), 1.0)
                 for entry in user.get("history") or ()
             ],
             context=payload.get("context") or {},

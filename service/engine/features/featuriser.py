@@ -31,6 +31,7 @@ from service.engine.features.encoding import (
     z_scores,
 )
 from service.engine.features.history import HistoryKernels, history_width
+from service.engine.features.ids import BLANKS, read_id
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 
 RELATIVE = 3  # columns of a list-relative number: z-score, rank, distance from the best
@@ -280,9 +281,13 @@ class Featuriser:
             values = [value]
         vocabulary, first = self._tokens[feature.name], self._first_token[feature.name]
         for slot, entry in enumerate(values):
-            if isinstance(entry, bool) or not isinstance(entry, (str, int)):
-                raise FeatureError(path, "a string or an integer", entry)
-            slots[slot] = vocabulary.get(str(entry), first)
+            try:  # text is read as it is, and a number as an id
+                text = entry if isinstance(entry, str) else read_id(entry)
+            except ValueError:
+                raise FeatureError(path, "a string or an integer", entry) from None
+            if feature.kind == "identifier":
+                text = text.strip(BLANKS)
+            slots[slot] = vocabulary.get(text, first)
         return slots
 
     def count_unknown(self, ids: Sequence[str]) -> int:

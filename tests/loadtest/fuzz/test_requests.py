@@ -97,8 +97,8 @@ def test_ids_keep_their_canonical_text():
     assert isinstance(float_id("5"), float)
     for text in texts:
         assert canonical(integer_id(text)) == canonical(float_id(text)) == text
-    assert [is_id(value) for value in (True, 1.5, None, 2.0, 1, "")] == [
-        False, False, False, True, True, True,
+    assert [is_id(value) for value in (True, 1.5, None, " ", 2.0, 1, " x")] == [
+        False, False, False, False, True, True, True,
     ]  # fmt: skip
 
 

@@ -41,6 +41,15 @@ def as_text(payload, key="id"):
     return str(int(payload)) if ids and isinstance(payload, (int, float)) else payload
 
 
+def stripped(payload):
+    """Return a payload without the blanks around any text."""
+    if isinstance(payload, dict):
+        return {key.strip(): stripped(value) for key, value in payload.items()}
+    if isinstance(payload, list):
+        return [stripped(entry) for entry in payload]
+    return payload.strip() if isinstance(payload, str) else payload
+
+
 @pytest.fixture
 def integers(items):
     """Ids of known items as integers."""
@@ -102,7 +111,9 @@ def test_a_degraded_response_has_integer_ids_as_sent(session):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("first", "second"), [(1, "1"), ("1", 1.0), (1, 1), (0, -0.0)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(1, "1"), ("1", 1.0), (1, 1), (0, -0.0), ("1", " 1\t")]
+)
 def test_an_integer_and_its_text_in_one_list_are_duplicates(client, form, packed, first, second):
     payload = {"candidates": FORMS[form](["a", first, second])}
     (error,) = problem_of(post(client, payload, packed), 422)["errors"]
@@ -112,7 +123,7 @@ def test_an_integer_and_its_text_in_one_list_are_duplicates(client, form, packed
     assert error["value"] == json.dumps(second)
 
 
-NO_IDS = [True, False, 1.5, float(2**53), 1e300, None, [], [1]]
+NO_IDS = [True, False, 1.5, float(2**53), 1e300, None, [], [1], "", " ", "\u2003\n"]
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
@@ -130,8 +141,34 @@ def test_a_boolean_or_an_inexact_number_is_no_id(client, value, packed):
         if field == "user.id" and value is None:
             continue  # no user id
         (error,) = problem_of(post(client, payload, packed), 422)["errors"]
-        assert (error["field"], error["value"]) == (field, json.dumps(value))
+        assert (error["field"], json.loads(error["value"])) == (field, value)
         assert ID_RULE in error["rule"]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
+@pytest.mark.parametrize("form", FORMS)
+def test_blanks_around_an_id_do_not_count_and_come_back_as_sent(client, items, form, packed):
+    padded = [f" {item}\u2003" for item in items[:8]]
+    payload = {
+        "candidates": FORMS[form]([*padded, "sku 1\n"]),
+        "user": {"id": " u ", "history": [padded[1], {"id": padded[2], "label": 0.0}]},
+        "constraints": {"pinned": {"\tsku 1": 0}, "blocked": [f"{items[3]} "]},
+    }
+    result, expected = post(client, payload, packed), post(client, stripped(payload), packed)
+    sent = [*padded, "sku 1\n"]
+    assert slate_ids(result)[0] == "sku 1\n"
+    assert [item.strip() for item in slate_ids(result)] == slate_ids(expected)
+    assert set(slate_ids(result)) == {item for item in sent if item != padded[3]}
+    for entry, text in zip(result["slate"], expected["slate"], strict=True):
+        assert entry["logprob"] == text["logprob"]
+    assert result["unknown_candidates"] == expected["unknown_candidates"] == 1
+
+
+def test_two_spellings_of_a_pinned_id_are_refused(client):
+    payload = {"candidates": ["1", "2"], "constraints": {"pinned": {"1": 0, " 1": 1}}}
+    (error,) = problem_of(client.post("/rerank", json=payload), 422)["errors"]
+    assert error["field"] == "constraints.pinned"
+    assert "one id" in error["rule"]
 
 
 @pytest.mark.parametrize("number", ["9007199254740993.0", "18446744073709551616.0", "1e30"])

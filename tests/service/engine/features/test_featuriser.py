@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from service.engine.features.candidates import CandidateList, NumericId
+from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError, encode_number
 from service.engine.features.featuriser import Featuriser, ItemTable
+from service.engine.features.ids import read_id
 from service.engine.features.schema import Schema
 from tests.support.features import AGE, PRICE, RATE, RELATIVE, SCHEMA, SCORE, featuriser
 
@@ -183,7 +184,7 @@ def test_a_missing_user_id_is_refused_by_the_name_of_its_field():
     schema = Schema.from_dict({"name": "ids", "features": [feature | {"vocabulary": ["7"]}]})
     table = ItemTable((), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64), {})
     strict = Featuriser(schema, table)
-    for user_id in ("7", NumericId(7)):
+    for user_id in ("7", read_id(7), read_id(" 7")):
         assert strict.transform(CandidateList(ids=["a"], user_id=user_id))[1].tolist() == [[2]]
     with pytest.raises(FeatureError, match=r"^user\.id: required"):
         strict.transform(CandidateList(ids=["a"]))
