@@ -30,6 +30,7 @@ from export.tune import TuneError, TuneOptions, tune
 from export.verify import VerificationError
 from model.data.errors import DataError
 from model.learning import checkpoint
+from model.learning.worth import sentences
 from service.engine.contract import BundleError
 from service.engine.features.encoding import FeatureError
 
@@ -58,10 +59,15 @@ class ExportOptions:
 
 
 def run_export(options: ExportOptions) -> None:
-    """Write the bundle and print its verification and offline metrics."""
+    """Write the bundle and print its verification and offline metrics.
+
+    The JSON on standard output is followed by its worth in sentences on standard error.
+    """
     trained = checkpoint.load(options.checkpoint)
     data = options.data or Path(trained.state.data)
-    print(json.dumps(bundle.write(trained, options.out, data), indent=1))
+    outcome = bundle.write(trained, options.out, data)
+    print(json.dumps(outcome, indent=1))
+    print(*sentences(outcome["offline_metrics"]), sep="\n", file=sys.stderr)
 
 
 def run_tune(options: TuneOptions) -> None:

@@ -30,7 +30,8 @@ def test_the_bundle_beats_shown_order_and_item_like_rate_and_has_the_metrics_of_
     for _, low, _ in result["ndcg@10 gain over"].values():
         assert low > 0
     claimed = session.manifest.offline_metrics
-    assert result.keys() == claimed.keys()
+    assert claimed.keys() <= result.keys()
+    assert claimed["ndcg@10 gain over"].keys() == result["ndcg@10 gain over"].keys()
     assert result["lists"] == claimed["lists"]
     for name in ("ndcg@5", "ndcg@10", "map@10"):
         # A tie that rounds the other way on another processor moves one list of 1,812.

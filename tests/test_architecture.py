@@ -88,7 +88,10 @@ RULES = {
     "model.network": ({"numpy", "torch", "yaml", "pydantic", "pydantic_core"}, NETWORK),
     "model.learning": ({"numpy", "torch", "safetensors", "tqdm"}, {*DATA, *NETWORK}),
     # Offline metrics come from the code that serves.
-    "model.learning.evaluate": ({"numpy", "tqdm"}, {*DATA, "service.engine.session"}),
+    "model.learning.evaluate": (
+        {"numpy", "tqdm"},
+        {*DATA, "model.learning.callers", "model.learning.tally", "service.engine.session"},
+    ),
     "model.learning.commands": (
         {"torch", "tyro"},
         {*DATA, *NETWORK, "model.learning", "service.engine.session"},
@@ -102,7 +105,7 @@ RULES = {
     "export": (
         {"torch", "onnxruntime", "numpy", "tqdm", "tyro"},
         {*DATA, *NETWORK, "model.learning.checkpoint", "model.learning.evaluate",
-         "service.engine"},
+         "model.learning.worth", "service.engine"},
     ),
     "export.graph": ({"torch", "onnx", "numpy"}, NETWORK),
     "export.bench": (

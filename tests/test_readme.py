@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from export.bench.report import Figures
-from model.study.pages import format_interval
+from model.data.intervals import format_interval
 from rerank_client import Client
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE

@@ -10,6 +10,7 @@ Tibshirani, An Introduction to the Bootstrap (1993), chapter 13, compare both in
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -47,10 +48,22 @@ def rounded(values: Array, digits: int) -> list[float | None]:
     return [None if end is None else round(end, digits) for end in interval(values)]
 
 
-def excludes_zero(ends: list[float | None] | Interval) -> bool:
+def excludes_zero(ends: Sequence[float | None]) -> bool:
     """True if (mean, low, high) has an interval and 0 lies outside of it."""
     _, low, high = ends
     return low is not None and high is not None and not low <= 0.0 <= high
+
+
+def format_interval(ends: Sequence[float | None], signed: bool = False) -> str:
+    """Format (mean, low, high) as "mean [low, high]", with signs for a difference.
+
+    A mean over too few lists has no interval, and its text says so.
+    """
+    form = "+.4f" if signed else ".4f"
+    mean, low, high = ends
+    if low is None or high is None:
+        return f"{mean:{form}} ({TOO_FEW})"
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def bootstrap_means(by_seed: Array, resamples: int, seed: int) -> Array:

@@ -7,6 +7,7 @@ that parsing stays fast.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -82,11 +83,14 @@ class Evaluate:
     """Rank through this running service of the same bundle instead of in this process."""
 
     def execute(self) -> int:
-        """Print the metrics as JSON."""
+        """Print the metrics as JSON, and what they mean on standard error."""
         from model.learning.evaluate import evaluate, http_ranker
+        from model.learning.worth import sentences
         from service.engine.session import Session
 
         session = Session.load(self.bundle)
         rank = http_ranker(self.url) if self.url else None
-        print(json.dumps(evaluate(session, self.data, self.split, rank), indent=1))
+        metrics = evaluate(session, self.data, self.split, rank)
+        print(json.dumps(metrics, indent=1))
+        print(*sentences(metrics), sep="\n", file=sys.stderr)
         return 0

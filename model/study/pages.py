@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
 
-from model.data.intervals import TOO_FEW
+from model.data.intervals import format_interval
 from model.learning.state import current_commit
-
-
-def format_interval(value: Sequence[float | None], signed: bool = False) -> str:
-    """Format (mean, low, high) as "mean [low, high]", with signs for a difference.
-
-    A mean over too few lists has no interval, and its text says so.
-    """
-    form = "+.4f" if signed else ".4f"
-    mean, low, high = value
-    if low is None or high is None:
-        return f"{mean:{form}} ({TOO_FEW})"
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def short_commit(commit: str) -> str:

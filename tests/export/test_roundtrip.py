@@ -15,7 +15,8 @@ from export.cases import RequestSampler
 from export.verify import LOGPROB_TOLERANCE, VerificationError, verify
 from model.data.dataset import Dataset
 from model.learning import checkpoint
-from model.learning.evaluate import evaluate, shuffled
+from model.learning.callers import shuffled
+from model.learning.evaluate import evaluate
 from model.learning.policy import Policy
 from model.learning.train import train
 from service.engine.contract import BundleError, Manifest

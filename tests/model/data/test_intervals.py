@@ -10,11 +10,11 @@ from model.data.intervals import (
     FEWEST,
     bootstrap_means,
     excludes_zero,
+    format_interval,
     interval,
     normal_means,
     rounded,
 )
-from model.study.pages import format_interval
 from model.study.plots import arms
 
 

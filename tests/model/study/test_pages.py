@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from model.data.intervals import format_interval
 from model.study import evaluator_report, report, scale, world_report
-from model.study.pages import format_interval, short_commit
+from model.study.pages import short_commit
 from model.study.plots import colour
 from model.study.variants import NEURAL
 

@@ -1,0 +1,193 @@
+"""Evaluation for callers with ids only and for callers with fresh item features."""
+
+import types
+
+import numpy as np
+import polars as pl
+import pytest
+
+from model.data.dataset import Dataset
+from model.data.freshness import stale_shares
+from model.learning import evaluate as module
+from model.learning.callers import shuffled, without
+from model.learning.evaluate import evaluate
+from model.learning.worth import sentences
+from tests.support.logs import prepare
+
+ITEMS, SHOWN, LISTS, LENGTH = 40, 6, 600, 4
+HOUR_MS = 3_600_000
+SCHEMA = """
+name: sale
+features:
+  - {name: like_rate, of: item, kind: statistic}
+  - {name: price, of: item, kind: number}
+  - {name: brand, of: item, kind: category}
+  - {name: tags, of: item, kind: categories, width: 2}
+  - {name: score, of: candidate, kind: number}
+"""
+
+
+@pytest.fixture(scope="module")
+def sale(tmp_path_factory):
+    """A data set in which prices change by the hour, tags now and then, and brands never.
+
+    Cheap items are liked, and the first stage ranks by the opposite.
+    """
+    directory = tmp_path_factory.mktemp("sale")
+    draw = np.random.default_rng(0)
+    rows = []
+    for number in range(LISTS):
+        for position, item in enumerate(draw.choice(ITEMS, SHOWN, replace=False).tolist()):
+            price = float(np.random.default_rng([item, number // 5]).random())
+            rows.append(
+                {
+                    "request_id": f"r{number}",
+                    "user_id": f"u{number % 50}",
+                    "timestamp": number * HOUR_MS,
+                    "position": position,
+                    "item_id": f"i{item}",
+                    "label": int(draw.random() < 0.9 - 0.8 * price),
+                    "price": price,
+                    "brand": f"b{item % 3}",
+                    "tags": ["new"] if draw.random() < 0.2 else ["old"],
+                    "score": price,
+                }
+            )
+    pl.DataFrame(rows).write_parquet(directory / "log.parquet")
+    (directory / "schema.yaml").write_text(SCHEMA)
+    prepare("impressions", "--log", directory / "log.parquet",
+            "--schema", directory / "schema.yaml", "--out", directory / "data")  # fmt: skip
+    return directory / "data"
+
+
+@pytest.fixture(scope="module")
+def bundle(sale):
+    """The featuriser of the data set in the place of a session."""
+    manifest = types.SimpleNamespace(slate_length=LENGTH)
+    return types.SimpleNamespace(featuriser=Dataset(sale).featuriser, manifest=manifest)
+
+
+def cheapest_first(featuriser):
+    """Return a ranker that puts the candidates in the order of the price in their features."""
+
+    def rank(impressions):
+        prices = [
+            featuriser.transform(i.request)[0][:, featuriser.column("price")] for i in impressions
+        ]
+        return [(np.argsort(price, kind="stable")[:LENGTH].tolist(), 1) for price in prices]
+
+    return rank
+
+
+def ndcg(labels, order):
+    """Return NDCG@10 of a slate of LENGTH, by the definition."""
+    gains = [labels[i] / np.log2(place + 2) for place, i in enumerate(order[:LENGTH])]
+    ideal = sum(1 / np.log2(place + 2) for place in range(int(min(sum(labels), 10))))
+    return sum(gains) / ideal
+
+
+def by_hand(sale, prices):
+    """Return NDCG@10 of the test lists in the order of a price, from the files of the data set."""
+    rows = pl.read_parquet(sale / "impressions.parquet").filter(split="test")
+    table = dict(pl.read_parquet(sale / "items.parquet").select("item_id", "price").iter_rows())
+    values = []
+    for _, lists in rows.group_by("request_id", maintain_order=True):
+        labels = lists["label"].to_list()
+        if 0 < sum(labels) < len(labels):
+            price = lists["price"] if prices == "fresh" else lists["item_id"].replace_strict(table)
+            values.append(ndcg(labels, np.argsort(price.to_numpy(), kind="stable")))
+    return float(np.mean(values))
+
+
+@pytest.fixture(scope="module")
+def result(sale, bundle):
+    return evaluate(bundle, sale, rank=cheapest_first(bundle.featuriser))
+
+
+def test_the_headline_is_the_worth_for_ids_only_and_the_fresh_figure_stands_beside_it(result, sale):
+    assert result["caller"] == "ids only"
+    assert result["ndcg@10"][0] == pytest.approx(by_hand(sale, "table"), abs=1e-4)
+    assert result["fresh"]["ndcg@10"][0] == pytest.approx(by_hand(sale, "fresh"), abs=1e-4)
+    assert set(result["fresh"]["features"]) >= {"price", "brand", "tags"}
+    mean, low, high = result["fresh"]["ndcg@10 gain over"]["ids only"]
+    assert 0.05 < low < mean < high
+    assert mean == pytest.approx(result["fresh"]["ndcg@10"][0] - result["ndcg@10"][0], abs=2e-4)
+
+
+def test_every_baseline_is_printed_for_both_callers(result):
+    names = {"shown order", "item like rate", "first stage"}
+    assert result["ndcg@10 gain over"].keys() == names
+    assert result["fresh"]["ndcg@10 gain over"].keys() == names | {"ids only"}
+    assert result["fresh"]["ndcg@10 gain over"]["first stage"][1] > 0.1
+
+
+def test_stale_features_are_listed_by_their_gain_with_the_share_of_rows_that_differ(result, sale):
+    shares = stale_shares(Dataset(sale), ["test"], ["price", "brand", "tags"])
+    assert shares["brand"] == 0.0
+    assert 0.1 < shares["tags"] < 0.6
+    assert shares["price"] > 0.9
+    first, *others = result["keep_fresh"]
+    assert first["feature"] == "price"
+    assert first["rows"] == pytest.approx(shares["price"], abs=1e-4)
+    assert first["ndcg@10 gain"] == result["fresh"]["ndcg@10 gain over"]["ids only"]
+    assert "tags" in [entry["feature"] for entry in others]
+    assert "brand" not in [entry["feature"] for entry in others]
+    (tags,) = (entry for entry in others if entry["feature"] == "tags")
+    assert tags["ndcg@10 gain"] == [0.0, 0.0, 0.0]
+
+
+def test_the_sentences_name_the_caller_the_figures_and_the_features_to_send(result):
+    text = "\n".join(sentences(result))
+    assert f"A caller that sends ids only gets NDCG@10 {result['ndcg@10'][0]:.4f} [" in text
+    assert f"gets NDCG@10 {result['fresh']['ndcg@10'][0]:.4f} [" in text
+    assert "Send `price` or keep it fresh: it differs from the item table in" in text
+    assert "`tags` alone is of no use" in text
+    assert "`brand`:" not in text
+
+
+def test_a_difference_within_the_noise_names_no_feature(sale, bundle):
+    def in_order_of_ids(impressions):
+        return [(np.argsort(i.request.ids)[:LENGTH].tolist(), 0) for i in impressions]
+
+    result = evaluate(bundle, sale, rank=in_order_of_ids)
+    assert result["fresh"]["ndcg@10 gain over"]["ids only"] == [0.0, 0.0, 0.0]
+    assert "keep_fresh" not in result
+    assert any("no more than noise" in line for line in sentences(result))
+
+
+def test_a_sample_of_the_lists_measures_the_features(sale, bundle, monkeypatch):
+    monkeypatch.setattr(module, "LISTS_PER_FEATURE", 35)
+    result = evaluate(bundle, sale, rank=cheapest_first(bundle.featuriser))
+    entry = result["keep_fresh"][0]
+    assert (entry["feature"], entry["lists"]) == ("price", 35)
+    assert entry["ndcg@10 gain"][1] > 0
+
+
+def test_blocks_of_any_size_give_the_same_figures(result, sale, bundle, monkeypatch):
+    monkeypatch.setattr(module, "LISTS_AT_ONCE", 7)
+    assert evaluate(bundle, sale, rank=cheapest_first(bundle.featuriser)) == result
+
+
+def test_few_lists_are_called_too_few_to_tell(sale, bundle, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sale.iterdir():
+        (few / path.name).write_bytes(path.read_bytes())
+    rows = pl.read_parquet(sale / "impressions.parquet")
+    tests = rows.filter(split="test")["request_id"].unique(maintain_order=True)
+    dropped = pl.col("request_id").is_in(tests[12:].implode())
+    rows.filter(~dropped).write_parquet(few / "impressions.parquet")
+    result = evaluate(bundle, few, rank=cheapest_first(bundle.featuriser))
+    assert 0 < result["lists"] <= 12
+    assert result["ndcg@10"][1:] == [None, None]
+    assert "keep_fresh" not in result
+    assert any("Fewer than 30 lists are too few to tell" in line for line in sentences(result))
+
+
+def test_without_features_a_list_is_the_one_that_a_caller_with_ids_only_sends(sale):
+    dataset = Dataset(sale)
+    names = dataset.fresh_features(["test"])
+    fresh, bare = (list(dataset.impressions(["test"], fresh)) for fresh in (True, False))
+    assert [without(i, names) for i in fresh] == bare
+    assert fresh[0] != bare[0]
+    assert shuffled(bare[0]).request.ids != bare[0].request.ids
