@@ -1,16 +1,19 @@
 """Use one client in several processes at once; print one line about each.
 
-    python tests/client/forking.py URL sync|async|threads|instance|function
+    python tests/client/forking.py URL sync|async|threads|instance|function|dropped
 
 Every process ranks lists of ids that no other process has. With `threads` the first process forks
-while three threads make their first calls. `instance` and `function` pass `http`.
+while three threads make their first calls. `instance` and `function` pass `http`. With `dropped`
+each child frees the connections that it inherited.
 """
 
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -78,6 +81,8 @@ def main(url: str, mode: str) -> None:
         child = os.fork()
         if child == 0:
             signal.alarm(60)  # ends a child that hangs
+            if mode == "dropped":
+                client._connections._open.clear()
             report(process, client, loop)
             os._exit(0)
         children.append(child)
@@ -86,6 +91,16 @@ def main(url: str, mode: str) -> None:
     report(0, client, loop)
     for child in children:
         os.waitpid(child, 0)
+
+
+def forked(url: str, mode: str) -> list[str]:
+    """Run this program and return its lines, sorted."""
+    done = subprocess.run(
+        [sys.executable, __file__, url, mode],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "client")},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return sorted(done.stdout.splitlines())
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 import asyncio
 import gc
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,21 +11,10 @@ import pytest
 
 from rerank_client import AsyncClient, Client
 from rerank_client.connections import _ssl_context
-from tests.client.forking import CALLS, PROCESSES
+from tests.client.forking import CALLS, PROCESSES, forked
 from tests.support.scripted import PATIENT_MS, reply, response_to, scripted
 
-ROOT = Path(__file__).parents[2]
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-
-
-def forked(url, mode):
-    """Return the sorted lines of forking.py."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "client" / "forking.py", url, mode],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return sorted(done.stdout.splitlines())
 
 
 @pytest.mark.parametrize("mode", ["sync", "async", "threads", "function"])
