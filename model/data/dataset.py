@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
@@ -210,7 +211,9 @@ class Dataset:
         """Featurise the lists of these splits, or the first `limit` of them; results are cached."""
         key = (*splits, limit, fresh)
         if key not in self._featurised:
-            self._featurised[key] = self._featurise(splits, limit, fresh)
+            lists = self._featurise(splits, limit, fresh)
+            scale = self.featuriser.schema.label
+            self._featurised[key] = dataclasses.replace(lists, scale=scale)
         return self._featurised[key]
 
     def _featurise(self, splits: Sequence[str], limit: int | None, fresh: bool) -> Lists:

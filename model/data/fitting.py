@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from model.data import labels
 from model.data.chunks import read_chunks
 from model.data.layout import COLUMNS
 from service.engine.features.encoding import encode_number, encode_vector
@@ -50,8 +51,8 @@ def fit(
     for feature in schema.features:
         fitted.append(_fit_feature(feature, columns(feature)))
         if feature.kind == "statistic" and feature.default is None:
-            positive = train.select((pl.col("label") > 0.5).mean()).collect(engine="streaming")
-            mean = float(np.clip(positive.item(), 1e-3, 1.0 - 1e-3))
+            gain = train.select(labels.gain(schema.label).mean()).collect(engine="streaming")
+            mean = float(np.clip(gain.item(), 1e-3, 1.0 - 1e-3))
             fitted[-1] = dataclasses.replace(fitted[-1], default=math.log(mean / (1.0 - mean)))
     complete = dataclasses.replace(schema, features=tuple(fitted))
     return Featuriser(complete, _encode_items(complete, items))

@@ -8,20 +8,18 @@ import polars as pl
 
 from service.engine.features.schema import LabelScale
 
-LABEL = pl.col("label")
-
 
 def is_positive(scale: LabelScale) -> pl.Expr:
     """Return the expression of `LabelScale.is_positive`, Boolean."""
-    threshold = scale.threshold
-    return LABEL > 0.5 if threshold is None else pl.lit(threshold, pl.Float32) <= LABEL
+    label, threshold = pl.col("label"), scale.threshold
+    return label > 0.5 if threshold is None else label >= threshold
 
 
 def gain(scale: LabelScale) -> pl.Expr:
     """Return the expression of `LabelScale.gain`, Float64; of binary labels 0 or 1, Int64."""
     if not scale.is_graded:
         return is_positive(scale).cast(pl.Int64)
-    label = LABEL.cast(pl.Float64)
+    label = pl.col("label").cast(pl.Float64)
     if scale.gain_form == "linear":
         return label
     grade = label * (scale.span * math.log(2.0))
@@ -30,6 +28,7 @@ def gain(scale: LabelScale) -> pl.Expr:
 
 def has_grades(rows: pl.LazyFrame) -> bool:
     """Return true if the labels have more than two distinct values."""
-    ends = rows.select(low=LABEL.min(), high=LABEL.max()).collect(engine="streaming").row(0)
-    between = rows.select(((ends[0] < LABEL) & (ends[1] > LABEL)).any())
+    label = pl.col("label")
+    low, high = rows.select(low=label.min(), high=label.max()).collect(engine="streaming").row(0)
+    between = rows.select(((label > low) & (label < high)).any())
     return bool(between.collect(engine="streaming").item())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.engine.contract import Integers
+from service.engine.features.schema import BINARY, LabelScale
 
 Array = np.ndarray[Any, Any]
 
@@ -59,11 +60,12 @@ class Lists:
 
     arrays: Mapping[str, Array | MappedFile]  # by the fields of Arrays
     rows: Integers  # selected rows, int64 [R]
+    scale: LabelScale = BINARY  # of the labels
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array | MappedFile]) -> Lists:
+    def of(cls, arrays: Mapping[str, Array | MappedFile], scale: LabelScale = BINARY) -> Lists:
         """Return a selection of all rows."""
-        return cls(arrays, np.arange(len(arrays["mask"])))
+        return cls(arrays, np.arange(len(arrays["mask"])), scale)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,16 +82,21 @@ class Lists:
 
     def take(self, index: Sequence[int] | Integers | slice) -> Lists:
         """Select the lists at `index` without reading them."""
-        return Lists(self.arrays, self.rows[index])
+        return Lists(self.arrays, self.rows[index], self.scale)
 
     def rankable(self, chunk: int = 1 << 16) -> Lists:
-        """Select lists with a positive and a negative; for others every order is equally good."""
+        """Select lists with two different gains; for others every order is equally good."""
+        return self.take(np.flatnonzero(self.has_order(chunk)))
+
+    def has_order(self, chunk: int = 1 << 16) -> Array:
+        """Return true for lists with two different gains, bool [R], reading `chunk` at a time."""
         has_order = [np.zeros(0, np.bool_)]
         for start in range(0, len(self), chunk):
             rows = self.rows[start : start + chunk]
-            positives = (self.arrays["labels"][rows] > 0.5).sum(axis=1)
-            has_order.append((positives > 0) & (positives < self.arrays["mask"][rows].sum(axis=1)))
-        return self.take(np.flatnonzero(np.concatenate(has_order)))
+            gains, mask = self.scale.gain(self.arrays["labels"][rows]), self.arrays["mask"][rows]
+            lowest = gains.min(axis=1, initial=np.inf, where=mask)
+            has_order.append(lowest < gains.max(axis=1, initial=-np.inf, where=mask))
+        return np.concatenate(has_order)
 
     @property
     def numbers(self) -> Array:
@@ -107,6 +114,11 @@ class Lists:
     @property
     def labels(self) -> Array:
         return self.arrays["labels"][self.rows]
+
+    @property
+    def gains(self) -> Array:
+        """Return the gains of the labels, float32 [R, N], 0 where padded."""
+        return self.scale.gain(self.labels) * self.mask
 
 
 def build_in_memory(shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lists:

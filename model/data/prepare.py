@@ -7,9 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
-
-from model.data import splits
+from model.data import labels, splits
 from model.data.canonical import file_digests, write_canonical
 from model.data.impressions import SPLIT_BY_LOG, read_impressions
 from model.data.kuairand import SessionOptions, read_kuairand
@@ -30,7 +28,9 @@ def prepare_ranklens(out: Path, events: Path, permute_labels: int | None = None)
     path = SCHEMAS / "ranklens.yaml"
     schema = load_schema(path)
     source = read_ranklens(events, schema, permute_labels)
-    liked = source.rows.filter(pl.col("label") > 0.5).select("request_id").unique().collect()
+    liked = (
+        source.rows.filter(labels.is_positive(schema.label)).select("request_id").unique().collect()
+    )
     arguments = {"source": "ranklens", "permute_labels": permute_labels}
     sources = file_digests([events])
     targets = [out / split.__name__ for split in RANKLENS_SPLITS]

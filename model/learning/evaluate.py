@@ -150,7 +150,7 @@ class Meter:
         impressions = [shuffled(i) for i in logged]
         ranked = self.rank(impressions)
         labels = [i.labels for i in impressions]
-        metrics = slate_metrics(*padded([slate for slate, _ in ranked], labels))
+        metrics = slate_metrics(*padded([slate for slate, _ in ranked], labels), self.scale)
         self._metrics = list(metrics)
         figures = dict(metrics)
         figures["reasoning_steps"] = np.array([steps for _, steps in ranked])
@@ -161,7 +161,7 @@ class Meter:
             baselines["first stage"] = impressions, [_by_score(i) for i in impressions]
         for name, (lists, orders) in baselines.items():
             slates = [order[: self.length].tolist() for order in orders]
-            of_baseline = slate_metrics(*padded(slates, [i.labels for i in lists]))
+            of_baseline = slate_metrics(*padded(slates, [i.labels for i in lists]), self.scale)
             figures |= {_of(name, metric): of_baseline[metric] for metric in self._compared}
         return figures
 

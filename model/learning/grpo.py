@@ -67,7 +67,7 @@ class Grpo:
                 settings.kl,
             )
             logged = current.logits.view(len(order), -1, *current.logits.shape[1:])[:, -1]
-            supervised = pointer_loss(logged, order, batch.labels)
+            supervised = pointer_loss(logged, order, batch.gains)
             loss = policy_loss + settings.supervised * supervised
             if settings.imitate:
                 loss = loss + settings.imitate * imitation_loss(

@@ -21,13 +21,20 @@ from model.network.reasoning import Decoded, EntropyGate, Gate, decode, follow, 
 
 
 class Batch:
-    """One minibatch of lists as tensors on one device: numbers, tokens, mask, labels."""
+    """One minibatch of lists as tensors on one device: numbers, tokens, mask, labels.
+
+    `gains` and `targets` [B, N] are those of the labels on the lists' scale.
+    """
 
     def __init__(
         self, lists: Lists, index: np.ndarray[Any, Any] | slice, device: torch.device | None = None
     ) -> None:
-        arrays = (torch.from_numpy(array).to(device) for array in lists.read(index))
-        self.numbers, self.tokens, self.mask, self.labels = arrays
+        arrays = lists.read(index)
+        self.scale = lists.scale
+        read = (torch.from_numpy(array).to(device) for array in arrays)
+        self.numbers, self.tokens, self.mask, self.labels = read
+        self.gains = torch.from_numpy(lists.scale.gain(arrays.labels) * arrays.mask).to(device)
+        self.targets = torch.from_numpy(lists.scale.target(arrays.labels)).to(device)
 
 
 class Policy:
@@ -121,10 +128,10 @@ class Policy:
         encoded = self.generator.encode(batch.numbers, batch.tokens, batch.mask)
         order = self.logged_order(batch, encoded)
         decoded = self.decode(encoded, follow(order), budget, learning=True)
-        loss = pointer_loss(decoded.logits, order, batch.labels)
+        loss = pointer_loss(decoded.logits, order, batch.gains)
         deep = self.config.reasoning.deep_supervision
         if deep:
-            before = pointer_loss(decoded.logits_before, order, batch.labels)
+            before = pointer_loss(decoded.logits_before, order, batch.gains)
             loss = (1 - deep) * loss + deep * before
         return loss
 
@@ -132,9 +139,9 @@ class Policy:
     def logged_order(self, batch: Batch, encoded: Encoded) -> Tensor:
         """Draw slates int64 [B, K] along which the likes are learned; -1 past the end of a list.
 
-        Half begin with the likes in random order, as good slates do. Half are drawn from the
-        generator's first choice, as its slates are, so that late positions are learned after
-        realistic beginnings.
+        Half begin with the likes in random order, as good slates do, mostly by falling grade. Half
+        are drawn from the generator's first choice, as its slates are, so that late positions are
+        learned after realistic beginnings.
         """
         length = self.config.slate_length
         uniform = torch.rand_like(batch.labels).clamp(1e-9, 1 - 1e-7)
@@ -160,24 +167,25 @@ def evaluator_loss(evaluator: Evaluator, batch: Batch, slate_length: int) -> Ten
         mask = batch.mask[:, :length]
         logits = evaluator(embedded[:, :length], mask)
         losses = functional.binary_cross_entropy_with_logits(
-            logits, batch.labels[:, :length], reduction="none"
+            logits, batch.targets[:, :length], reduction="none"
         )
         loss = loss + 0.5 * (losses * mask).sum() / all_reduce(mask.sum())
     return loss
 
 
-def pointer_loss(logits: Tensor, order: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy against the likes not yet in the slate, discounted; a scalar.
+def pointer_loss(logits: Tensor, order: Tensor, gains: Tensor) -> Tensor:
+    """Return the mean cross-entropy against the gains not yet in the slate, discounted; a scalar.
 
-    logits [B, K, N], order int64 [B, K] the slate that was followed, labels [B, N]. The mean is
-    over the batches of all ranks, whose losses add up to it.
+    logits [B, K, N], order int64 [B, K] the slate that was followed, gains [B, N]; each position's
+    target is proportional to the gains that are left. The mean is over the batches of all ranks,
+    whose losses add up to it.
     """
-    chosen = functional.one_hot(order.clamp(min=0), labels.shape[1]) * (order >= 0).unsqueeze(2)
+    chosen = functional.one_hot(order.clamp(min=0), gains.shape[1]) * (order >= 0).unsqueeze(2)
     before = chosen.cumsum(dim=1) - chosen
-    left = (labels.unsqueeze(1) > 0.5) & (before == 0)
-    count = left.sum(dim=2)
-    loss = -(torch.log_softmax(logits, dim=2) * left).sum(dim=2) / count.clamp(min=1)
-    weight = discount(order.shape[1], order.device) * ((count > 0) & (order >= 0))
+    left = gains.unsqueeze(1) * (before == 0)
+    total = left.sum(dim=2)
+    loss = -(torch.log_softmax(logits, dim=2) * left).sum(dim=2) / total.clamp(min=1e-9)
+    weight = discount(order.shape[1], order.device) * ((total > 0) & (order >= 0))
     return (loss * weight).sum() / all_reduce(weight.sum()).clamp(min=1e-9)
 
 

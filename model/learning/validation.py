@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.data.lists import Lists
-from model.data.metrics import slate_metrics
+from model.data.metrics import mean, selecting_metric, slate_metrics
 from model.learning.distributed import all_gather, all_reduce, rank, shard
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.state import Metrics
@@ -30,7 +30,7 @@ class Validation:
         evaluator: Evaluator,
         reward_model: RewardModel,
     ) -> None:
-        self.lists, self.labels = lists, rankable.labels
+        self.lists, self.labels, self.scale = lists, rankable.labels, rankable.scale
         self.part = rankable.take(shard(np.arange(len(rankable))))
         self.policy, self.evaluator, self.reward_model = policy, evaluator, reward_model
 
@@ -53,19 +53,23 @@ class Validation:
         return -loss, {"loss": loss}
 
     def generator_score(self) -> tuple[float, Metrics]:
-        """Measure greedy slates; the configured selection, NDCG@10 or utility, is the score."""
+        """Measure greedy slates; the configured selection, NDCG@10 or utility, is the score.
+
+        With a graded gain the NDCG@10 that selects is graded.
+        """
         config = self.policy.config
         # The random control draws the same coins at every validation.
         torch.manual_seed(config.seed + rank())
         decoded = self.policy.greedy_slates(self.part, config.reasoning.budget)
         slate = torch.cat([d.slate for d in decoded])
         utility = all_gather(self._utility(slate))
-        scores = slate_metrics(all_gather(slate).numpy(), self.labels)
-        metrics = {name: float(values.mean()) for name, values in scores.items()}
+        scores = slate_metrics(all_gather(slate).numpy(), self.labels, self.scale)
+        metrics = {name: mean(values) for name, values in scores.items()}
         steps = all_gather(torch.cat([d.steps for d in decoded])).sum(dim=1)
         metrics["steps"] = float(steps.float().mean())
         metrics["utility"] = float(utility.mean())
-        return metrics[config.selection], metrics
+        by_utility = config.selection == "utility"
+        return metrics["utility" if by_utility else selecting_metric(self.scale)], metrics
 
     @torch.no_grad()
     def _utility(self, slate: Tensor) -> Tensor:

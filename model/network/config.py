@@ -111,7 +111,7 @@ class Config:
     """A whole run: evaluator, warm start with reasoning, GRPO."""
 
     seed: int = 0
-    # Validation metric that selects the epoch.
+    # Validation metric that selects the epoch; with a graded gain NDCG@10 is the graded one.
     selection: Literal["ndcg@10", "utility"] = "ndcg@10"
     # Utility of a slate: mean like-probability, discounted by position as in DCG, or even.
     utility: Literal["discounted", "even"] = "discounted"

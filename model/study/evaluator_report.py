@@ -16,6 +16,7 @@ import torch
 from scipy.special import expit
 from scipy.stats import rankdata, spearmanr
 
+from model.data import labels
 from model.data.dataset import Dataset
 from model.data.intervals import Interval, interval
 from model.data.lists import Lists
@@ -55,31 +56,32 @@ def like_probabilities(evaluator: Evaluator, lists: Lists, order: Array) -> Arra
 
 
 def auc(score: Array, liked: Array) -> float:
-    """Return the area under the ROC curve of scores [n] for labels bool [n]; ties count half."""
+    """Return the area under the ROC curve of scores [n] for positives bool [n]; ties count half."""
     positives = int(liked.sum())
     negatives = len(liked) - positives
     ranks = rankdata(score)[liked].sum() - positives * (positives + 1) / 2
     return float(ranks / (positives * negatives))
 
 
-def calibration(probability: Array, liked: Array) -> tuple[Array, Array, float]:
-    """Return mean probability and like rate by decile [BINS], and expected calibration error."""
+def calibration(probability: Array, gains: Array) -> tuple[Array, Array, float]:
+    """Return mean probability and mean gain by decile [BINS], and expected calibration error."""
     bins = np.array_split(np.argsort(probability, kind="stable"), BINS)
     predicted = np.array([probability[b].mean() for b in bins])
-    observed = np.array([liked[b].mean() for b in bins])
+    observed = np.array([gains[b].mean() for b in bins])
     sizes = np.array([len(b) for b in bins]) / len(probability)
     return predicted, observed, float((sizes * np.abs(predicted - observed)).sum())
 
 
-def binary_cross_entropy(probability: Array, liked: Array) -> Array:
+def binary_cross_entropy(probability: Array, gains: Array) -> Array:
     """Return the elementwise cross-entropy in nats."""
     clipped = np.clip(probability, 1e-7, 1 - 1e-7)
-    return -np.where(liked, np.log(clipped), np.log(1 - clipped))
+    return -(gains * np.log(clipped) + (1 - gains) * np.log(1 - clipped))
 
 
 def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> dict[str, Any]:
     """Compare an evaluator's predictions on logged lists with the likes; intervals over lists."""
-    mask, liked = lists.mask, lists.labels > 0.5
+    mask, gains, scale = lists.mask, lists.gains, lists.scale
+    liked = scale.is_positive(lists.labels) & mask
     shown_order = np.where(mask, np.arange(lists.longest), -1)
     predictions = like_probabilities(evaluator, lists, shown_order)
     draw = np.random.default_rng(seed)
@@ -89,18 +91,19 @@ def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> 
     # The probabilities in the shuffled list, moved back to the logged places.
     restored = np.zeros_like(shuffled_predictions)
     np.put_along_axis(restored, np.argsort(random_keys, axis=1), shuffled_predictions, axis=1)
-    predicted, observed, calibration_error = calibration(predictions[mask], liked[mask])
-    like_rate = dataset.rows.filter(split="train").select("label").mean().collect().item()
+    predicted, observed, calibration_error = calibration(predictions[mask], gains[mask])
+    train = dataset.rows.filter(split="train")
+    like_rate = train.select(labels.gain(scale).mean()).collect().item()
     losses = {
-        "evaluator": binary_cross_entropy(predictions, liked),
-        "constant like rate": binary_cross_entropy(np.full(mask.shape, like_rate), liked),
+        "evaluator": binary_cross_entropy(predictions, gains),
+        "constant like rate": binary_cross_entropy(np.full(mask.shape, like_rate), gains),
     }
     rate_feature = dataset.featuriser.schema.history.rate
     if rate_feature is not None:
         column = dataset.featuriser.column(rate_feature)
         feature = next(f for f in dataset.featuriser.schema.features if f.name == rate_feature)
         log_odds = lists.numbers[:, :, column] * feature.std + feature.mean
-        losses["item like rate"] = binary_cross_entropy(expit(log_odds), liked)
+        losses["item like rate"] = binary_cross_entropy(expit(log_odds), gains)
     within = np.array(
         [
             auc(s[m], y[m])
@@ -110,7 +113,7 @@ def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> 
     )
     weight = discount(lists.longest).numpy() * mask
     utility = (predictions * weight).sum(axis=1) / weight.sum(axis=1)
-    realised = (liked * weight).sum(axis=1) / weight.sum(axis=1)
+    realised = (gains * weight).sum(axis=1) / weight.sum(axis=1)
     changed = utilities(evaluator, lists, shuffled) - utilities(evaluator, lists, shown_order)
     return {
         "calibration": {"predicted": predicted, "observed": observed, "error": calibration_error},
@@ -124,7 +127,7 @@ def examine(evaluator: Evaluator, dataset: Dataset, lists: Lists, seed: int) -> 
         "utility change by shuffling": interval(np.abs(changed)),
         "position": {
             "predicted": (predictions * mask).sum(axis=0) / mask.sum(axis=0),
-            "observed": (liked * mask).sum(axis=0) / mask.sum(axis=0),
+            "observed": gains.sum(axis=0) / mask.sum(axis=0),
         },
     }
 

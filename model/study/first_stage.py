@@ -23,7 +23,7 @@ from model.data.dataset import Dataset
 from model.data.errors import DataError
 from model.data.layout import SPLITS
 from model.data.lists import Lists
-from model.data.metrics import slate_metrics
+from model.data.metrics import selecting_metric, slate_metrics
 from model.data.replacement import atomic_replacement
 from model.study import lambdamart
 from model.study.baselines import top
@@ -148,8 +148,8 @@ def with_scores(dataset: Dataset, scored: dict[str, tuple[Lists, Array]]) -> pl.
 
 
 def _ndcg(lists: Lists, scores: Array) -> float:
-    """Return the mean NDCG@10 over the lists with both a like and a pass."""
-    positives = (lists.labels > 0.5).sum(axis=1)
-    rows = np.flatnonzero((positives > 0) & (positives < lists.mask.sum(axis=1)))
+    """Return the mean NDCG@10, graded with a graded gain, over the lists that have an order."""
+    rows = np.flatnonzero(lists.has_order())
     slate = top(scores[rows], lists.mask[rows], 10)
-    return float(slate_metrics(slate, lists.labels[rows])["ndcg@10"].mean())
+    metrics = slate_metrics(slate, lists.labels[rows], lists.scale)
+    return float(metrics[selecting_metric(lists.scale)].mean())

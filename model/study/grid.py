@@ -158,7 +158,7 @@ class CellRunner:
 
     def metrics(self, slate: Array) -> dict[str, Array]:
         """Return metrics and the evaluator's utility, each [R], of slates [R, K]."""
-        metrics = slate_metrics(slate, self.test.labels)
+        metrics = slate_metrics(slate, self.test.labels, self.test.scale)
         evaluator = self.train(*next(iter(NEURAL.items()))).evaluator
         return {**metrics, "utility": utilities(evaluator, self.test, slate)}
 
@@ -214,7 +214,7 @@ class CellRunner:
             for slates in SLATES:
                 torch.manual_seed(self.study.seed)
                 slate = best_of_sampled(trained, host, self.test, budget, slates)
-                metrics = slate_metrics(slate, self.test.labels)
+                metrics = slate_metrics(slate, self.test.labels, self.test.scale)
                 metrics["utility"] = utilities(host.evaluator, self.test, slate)
                 metrics["seconds"] = request_seconds(trained, host, self.test, budget, slates)
                 for name, values in metrics.items():

@@ -27,7 +27,7 @@ def item_effects(dataset: Dataset) -> dict[str, float]:
     x_i is the item's metadata (numbers and tokens, no statistics), so the ridge on item_i shrinks a
     rare item to the prediction of its metadata, and an item without metadata to the mean. The
     intercept list_l absorbs the user's generosity and position_t the display bias; the returned
-    effect is w . x_i + item_i.
+    effect is w . x_i + item_i. A graded gain counts as the probability of a like.
     """
     train = dataset.rows.filter(pl.col("split") == "train").collect()
     index = {item: row for row, item in enumerate(dataset.featuriser.items.ids)}
@@ -38,13 +38,13 @@ def item_effects(dataset: Dataset) -> dict[str, float]:
     blocks = [_one_hot(request), _one_hot(position), _one_hot(items, len(index)), metadata[items]]
     design = hstack(blocks, format="csr")
     ridge = np.repeat((LIST, POSITION, ITEM, METADATA), [block.shape[1] for block in blocks])
-    liked = (train["label"].to_numpy() > 0.5).astype(np.float64)
+    gains = dataset.featuriser.schema.label.gain(train["label"].to_numpy()).astype(np.float64)
 
     def objective(weights: Array) -> tuple[float, Array]:
         logit = design @ weights
-        loss = np.logaddexp(0.0, logit).sum() - liked @ logit + 0.5 * ridge @ weights**2
+        loss = np.logaddexp(0.0, logit).sum() - gains @ logit + 0.5 * ridge @ weights**2
         probability = 1.0 / (1.0 + np.exp(-logit))
-        return float(loss), design.T @ (probability - liked) + ridge * weights
+        return float(loss), design.T @ (probability - gains) + ridge * weights
 
     start = np.zeros(design.shape[1])
     weights = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 300}).x

@@ -15,12 +15,15 @@ import lightgbm
 import numpy as np
 
 from model.data.lists import Lists
+from service.engine.features.schema import GRADES
 
 Array = np.ndarray[Any, Any]
 
 BOOSTERS = 3  # differ only in their seed; the score is their mean
 ROUNDS = 500  # upper bound for one booster
-PATIENCE = 40  # rounds without a better validation NDCG@10 before a booster stops
+# Rounds without a better validation NDCG@10, of the gains, before a booster stops.
+PATIENCE = 40
+STEPS = 100  # of a graded gain whose labels are no whole grades
 COMMON = 0.02  # share of train candidates that must have a token for it to become a column
 # Chosen by validation NDCG@10 on RankLens, warm.
 PARAMETERS: dict[str, Any] = {
@@ -73,11 +76,11 @@ def fit(train: Lists, stop: Lists | Sequence[int], seed: int, vocabulary: int) -
     counts = np.bincount(train.tokens[train.mask].ravel(), minlength=vocabulary)
     counts[0] = 0  # the empty slot
     tokens = np.flatnonzero(counts >= COMMON * train.mask.sum())
-    data = _data(train, tokens)
+    data, gains = _data(train, tokens), levels(train)[1]
     valid = [_data(stop, tokens, data)] if isinstance(stop, Lists) else []
     boosters, rounds = [], []
     for number in range(BOOSTERS):
-        parameters = {**PARAMETERS, "seed": BOOSTERS * seed + number}
+        parameters = {**PARAMETERS, **gains, "seed": BOOSTERS * seed + number}
         if isinstance(stop, Lists):
             halt = lightgbm.early_stopping(PATIENCE, verbose=False)
             booster = lightgbm.train(parameters, data, ROUNDS, valid, callbacks=[halt])
@@ -101,15 +104,33 @@ def feature_table(lists: Lists, tokens: Array) -> Array:
     return np.concatenate([lists.numbers[lists.mask], present], axis=1)
 
 
+def levels(lists: Lists) -> tuple[Array, dict[str, Any]]:
+    """Return the relevance of every candidate, int32 [X], and parameters with its gains.
+
+    Binary labels are 0 and 1. Whole grades keep their number above the lowest, and LightGBM's NDCG
+    has the gain of the scale. Other graded labels are cut to 100 steps of equal gain.
+    """
+    scale, labels = lists.scale, lists.labels[lists.mask]
+    if not scale.is_graded:
+        return scale.is_positive(labels).astype(np.int32), {}
+    grades = labels.astype(np.float64) * scale.span
+    count = round(scale.span)
+    if count == scale.span <= GRADES and np.abs(grades - grades.round()).max(initial=0.0) < 1e-4:
+        gains = scale.gain(np.arange(count + 1) / count).astype(np.float64) / scale.gain(1 / count)
+        return grades.round().astype(np.int32), {"label_gain": gains.tolist()}
+    steps = np.rint(scale.gain(labels) * STEPS).astype(np.int32)
+    return steps, {"label_gain": list(range(STEPS + 1))}
+
+
 def _data(lists: Lists, tokens: Array, bins: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
     """Build LightGBM's data set, in the bins of `bins` if it is not None."""
-    liked = (lists.labels[lists.mask] > 0.5).astype(np.int32)
+    relevance, gains = levels(lists)
     sizes = lists.mask.sum(axis=1)
     return lightgbm.Dataset(
         feature_table(lists, tokens),
-        liked,
+        relevance,
         bins,
         group=sizes,
-        params=PARAMETERS,
+        params={**PARAMETERS, **gains},
         free_raw_data=False,
     )

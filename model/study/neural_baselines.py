@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from model.data.lists import Lists
-from model.data.metrics import slate_metrics
+from model.data.metrics import selecting_metric, slate_metrics
 from model.learning.policy import Batch, Policy, descend
 from model.network.config import Config, NetworkConfig, ReasoningConfig
 from model.network.evaluator import discount
@@ -93,7 +93,7 @@ def nar4rec(
         learn(
             "nar4rec",
             matcher,
-            lambda batch: matching_loss(matcher(batch), batch.labels),
+            lambda batch: matching_loss(matcher(batch), batch.gains),
             lambda lists: assign(_forward(matcher, lists), lists.mask),
             train,
             valid,
@@ -235,26 +235,24 @@ def initial_rank(score: Tensor, mask: Tensor) -> Tensor:
     return order.argsort(dim=1)
 
 
-def listwise_loss(scores: Tensor, labels: Tensor) -> Tensor:
+def listwise_loss(scores: Tensor, gains: Tensor) -> Tensor:
     """Return the mean over lists of the softmax cross-entropy of a like (ListNet's top-one).
 
-    scores [B, N], MASKED where padded; labels [B, N]. Each list has the same weight, however many
+    scores [B, N], MASKED where padded; gains [B, N]. Each list has the same weight, however many
     likes it has.
     """
-    liked = (labels > 0.5).float()
-    target = liked / liked.sum(dim=1, keepdim=True).clamp(min=1.0)
+    target = gains / gains.sum(dim=1, keepdim=True).clamp(min=1e-9)
     return -(torch.log_softmax(scores, dim=1) * target).sum(dim=1).mean()
 
 
-def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def matching_loss(logits: Tensor, gains: Tensor) -> Tensor:
     """Return the rank-discounted cross-entropy of the likes at the first positions, a scalar.
 
-    logits [B, K, N], labels [B, N]. A good slate has its P likes at the first P positions in any
-    order, so every like is the target of each of those positions; later positions have no target.
+    logits [B, K, N], gains [B, N]. A good slate has its P gains above 0 at the first P positions,
+    so each of those positions has the gains as its target; later positions have no target.
     """
-    liked = (labels > 0.5).float()
-    count = liked.sum(dim=1, keepdim=True)  # [B, 1]
-    target = (liked / count.clamp(min=1.0)).unsqueeze(1)
+    count = (gains > 0).sum(dim=1, keepdim=True)  # [B, 1]
+    target = (gains / gains.sum(dim=1, keepdim=True).clamp(min=1e-9)).unsqueeze(1)
     loss = -(torch.log_softmax(logits, dim=2) * target).sum(dim=2)  # [B, K]
     position = torch.arange(logits.shape[1])
     weight = discount(logits.shape[1]) * (position < count)
@@ -286,8 +284,9 @@ def reinforce_loss(policy: Policy, batch: Batch) -> Tensor:
     sampled = policy.decode(encoded, sampler(temperature), 0)
     with torch.no_grad():
         baseline = policy.decode(encoded, greedy, 0)
+    metric = selecting_metric(batch.scale)
     rewards = [
-        slate_metrics(slate.numpy(), batch.labels.numpy())["ndcg@10"]
+        slate_metrics(slate.numpy(), batch.labels.numpy(), batch.scale)[metric]
         for slate in (sampled.slate, baseline.slate)
     ]
     advantage = torch.from_numpy(rewards[0] - rewards[1]).float()
@@ -314,7 +313,8 @@ def learn(
 
     def validate() -> float:
         module.eval()
-        return float(slate_metrics(slates(valid), valid.labels)["ndcg@10"].mean())
+        metrics = slate_metrics(slates(valid), valid.labels, valid.scale)
+        return float(metrics[selecting_metric(valid.scale)].mean())
 
     best, best_weights, stale = validate(), copy.deepcopy(module.state_dict()), 0
     steps = max(1, len(train) // batch)
@@ -361,7 +361,7 @@ def _score_and_sort(
             return top(_forward(scorer, lists), lists.mask, slate_length)
 
         def loss(batch: Batch) -> Tensor:
-            return listwise_loss(scorer(batch), batch.labels)
+            return listwise_loss(scorer(batch), batch.gains)
 
         learn("list-wise", scorer, loss, slates, train, valid)
         return slates(test)

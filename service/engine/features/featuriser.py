@@ -101,6 +101,7 @@ class Featuriser:
             [self._kernel_rows(self._features[name]) for name in schema.history.kernels],
             self._expected_labels(schema.history.rate),
             self._history_column,
+            schema.label,
         )
 
     def _build_templates(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.engine.contract import Floats, Integers
 from service.engine.features.encoding import z_scores
-from service.engine.features.schema import History
+from service.engine.features.schema import History, LabelScale
 
 JOINT = 10  # columns over all kernels together
 RIDGE = 8.0  # of the kernel ridge regression, in units of an item's similarity to itself
@@ -26,13 +26,19 @@ class HistoryKernels:
     """Writes the history columns of a candidate list; I items.
 
     tables: per kernel, unit vectors float32 [I + 1, width] whose inner products are the kernel;
-    rate: float32 [I + 1], the expected label of each item; first_column: of the history columns.
+    rate: float32 [I + 1], the expected target of each item; first_column: of the history columns;
+    scale: of the labels in a history.
     """
 
     def __init__(
-        self, limit: int, tables: Sequence[Floats], rate: Floats, first_column: int
+        self,
+        limit: int,
+        tables: Sequence[Floats],
+        rate: Floats,
+        first_column: int,
+        scale: LabelScale,
     ) -> None:
-        self.tables = tables
+        self.tables, self._scale = tables, scale
         self._limit, self._rate, self._first_column = limit, rate, first_column
 
     def recent(
@@ -53,8 +59,8 @@ class HistoryKernels:
     ) -> None:
         """Write the history columns of `numbers` float32 [N, F] in place.
 
-        A user's surprises, label minus expected label, are regressed onto each candidate by the
-        kernel of each item feature.
+        A user's surprises, target of the label minus expected target, are regressed onto each
+        candidate by the kernel of each item feature.
 
         Args:
             recent: table row and label of each entry, from `recent`; H entries.
@@ -64,7 +70,7 @@ class HistoryKernels:
         """
         rows = np.array([row for row, _ in recent], np.int64)
         labels = np.array([label for _, label in recent], np.float32)
-        surprise = labels - self._rate[rows]
+        surprise = self._scale.target(labels) - self._rate[rows]
         column = self._first_column
         compared = []  # columns that are also standardised within the list
         to_history = np.zeros((len(index), len(rows)), np.float32)
@@ -85,7 +91,7 @@ class HistoryKernels:
         nearest = np.argpartition(-to_history, min(NEAREST, len(rows)) - 1, axis=1)[:, :NEAREST]
         near = np.take_along_axis(to_history, nearest, axis=1)
         echo = (near * surprise[nearest]).sum(axis=1)
-        liked = labels > 0.5
+        liked = self._scale.is_positive(labels)
         compared += [ridge, echo]
         standard = z_scores(np.array(compared, np.float32))
         for kernel in range(len(kernels)):
@@ -102,16 +108,18 @@ class HistoryKernels:
         ):
             numbers[:, column] = values
             column += 1
-        _fill_repeats(recent, numbers, index, column)
+        self._fill_repeats(recent, numbers, index, column)
         numbers[:, column + 2] = math.log1p(len(rows)) / 4.0
 
-
-def _fill_repeats(
-    recent: Sequence[tuple[int, float]], numbers: Floats, index: Integers, column: int
-) -> None:
-    """Write the label of each candidate that the history holds, and 1 minus it, in place."""
-    latest = dict(recent)  # the most recent label of an item counts
-    for position, row in enumerate(index.tolist()):
-        if row in latest:
-            numbers[position, column] = latest[row]
-            numbers[position, column + 1] = 1.0 - latest[row]
+    def _fill_repeats(
+        self, recent: Sequence[tuple[int, float]], numbers: Floats, index: Integers, column: int
+    ) -> None:
+        """Write the target of each candidate that the history holds, and 1 minus it, in place."""
+        latest = dict(recent)  # the most recent label of an item counts
+        for position, row in enumerate(index.tolist()):
+            if row in latest:
+                target = latest[row]
+                if self._scale.gain_form is not None:
+                    target = float(self._scale.target(target))
+                numbers[position, column] = target
+                numbers[position, column + 1] = 1.0 - target

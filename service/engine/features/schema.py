@@ -120,7 +120,8 @@ class History:
     """The use of `user.history`: its last `limit` entries, compared by one kernel per item feature.
 
     `rate` names the statistic that is the log-odds of the probability p of a like; an entry then
-    counts by its surprise, label - p, so that a like of a popular item counts little.
+    counts by its surprise, label - p, so that a like of a popular item counts little. With a
+    declared gain of labels, p and surprise are of the gain.
     """
 
     limit: int = 128
@@ -224,6 +225,9 @@ class LabelScale:
         return np.asarray(labels, np.float32) if self.gain_form is None else self.gain(labels)
 
 
+BINARY = LabelScale()  # of a schema that declares none
+
+
 @dataclass(frozen=True)
 class Schema:
     """The declared features of one data set, in the order of their columns."""
@@ -231,7 +235,7 @@ class Schema:
     name: str
     features: tuple[Feature, ...]
     history: History = History()
-    label: LabelScale = LabelScale()
+    label: LabelScale = BINARY
 
     def __post_init__(self) -> None:
         names = [feature.name for feature in self.features]
