@@ -118,7 +118,7 @@ class Lists:
     @property
     def gains(self) -> Array:
         """Return the gains of the labels, float32 [R, N], 0 where padded."""
-        return self.scale.gain(self.labels) * self.mask
+        return self.scale.gain(self.labels)
 
 
 def build_in_memory(shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> Lists:

@@ -16,7 +16,7 @@ from model.data.dataset import Dataset, Impression
 from model.data.errors import DataError
 from model.data.freshness import stale_shares
 from model.data.intervals import excludes_zero
-from model.data.metrics import slate_metrics
+from model.data.metrics import selecting_metric, slate_metrics
 from model.learning.callers import carries, is_rankable, shuffled, without
 from model.learning.tally import Tally
 from service.engine.session import Session
@@ -168,7 +168,7 @@ class Meter:
     @property
     def headline(self) -> str:
         """Metric by which callers are compared: NDCG@10, graded with a graded gain."""
-        return "graded ndcg@10" if self.scale.is_graded else "ndcg@10"
+        return selecting_metric(self.scale)
 
     def summary(self, tally: Tally, bare: Tally | None = None) -> dict[str, Any]:
         """Return the mean of each metric, and its paired gain over each baseline.

@@ -33,7 +33,7 @@ class Batch:
         self.scale = lists.scale
         read = (torch.from_numpy(array).to(device) for array in arrays)
         self.numbers, self.tokens, self.mask, self.labels = read
-        self.gains = torch.from_numpy(lists.scale.gain(arrays.labels) * arrays.mask).to(device)
+        self.gains = torch.from_numpy(lists.scale.gain(arrays.labels)).to(device)
         self.targets = torch.from_numpy(lists.scale.target(arrays.labels)).to(device)
 
 

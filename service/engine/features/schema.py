@@ -197,10 +197,11 @@ class LabelScale:
 
     @property
     def threshold(self) -> float | None:
-        """Return `positive` as a canonical label, rounded to float32 as canonical labels are."""
+        """Return `positive` as a canonical label above 0, a float32 as canonical labels are."""
         if self.positive is None:
             return None
-        return float(np.float32((self.positive - self.range[0]) / self.span))
+        threshold = np.float32((self.positive - self.range[0]) / self.span)
+        return float(max(threshold, np.finfo(np.float32).tiny))  # 0 is padding too
 
     def is_positive(self, labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Return true for positives, of the same shape."""

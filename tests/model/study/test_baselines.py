@@ -1,5 +1,7 @@
 """Item effects and LambdaMART on lists whose true item values are set here."""
 
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
@@ -11,6 +13,7 @@ from model.data.prepare import prepare_impressions
 from model.study import lambdamart
 from model.study.baselines import item_logit
 from model.study.item_logit import item_effects
+from service.engine.features.schema import LabelScale
 
 ITEMS, SIZE = 40, 8
 SCHEMA = """
@@ -162,3 +165,29 @@ def test_boosters_stop_early_and_refit_to_the_same_rounds(ranker, splits):
 def test_another_seed_gives_another_ranker(ranker, splits):
     other = lambdamart.fit(splits[0], ranker.rounds, 1, 6)
     assert not np.array_equal(other.score(splits[2]), ranker.score(splits[2]))
+
+
+@pytest.mark.parametrize(
+    ("scale", "labels", "relevance", "gains"),
+    [
+        (LabelScale((0, 4)), [0, 0.5, 1], [0, 0, 1], None),
+        (LabelScale((0, 4), "exponential"), [0, 0.5, 0.75], [0, 2, 3], [0, 1, 3, 7, 15]),
+        (LabelScale((1, 4), "linear"), [0, 1 / 3, 1], [0, 1, 3], [0, 1, 2, 3]),
+        (LabelScale((0, 1), "linear"), [0, 0.333, 1], [0, 33, 100], list(range(101))),
+    ],
+)
+def test_lambdamart_gets_whole_grades_or_equal_steps_of_the_gain(scale, labels, relevance, gains):
+    arrays = Arrays.zeros(1, 3, 1, 0)
+    arrays.mask[:], arrays.labels[:] = True, labels
+    levels, parameters = lambdamart.levels(Lists.of(arrays._asdict(), scale))
+    assert levels.tolist() == relevance
+    assert parameters.get("label_gain") == (None if gains is None else pytest.approx(gains))
+
+
+def test_item_effects_of_graded_gains_equal_those_of_binary_ones_on_labels_of_0_and_1(
+    shop, tmp_path
+):
+    copy = shutil.copytree(shop[0].directory, tmp_path / "shop")
+    schema = (copy / "schema.yaml").read_text() + "label: {range: [0, 1], gain: linear}\n"
+    (copy / "schema.yaml").write_text(schema)
+    assert item_effects(Dataset(copy)) == item_effects(shop[0])

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from service.engine.features.candidates import CandidateList
+from service.engine.features.featuriser import Featuriser
+from service.engine.features.schema import LabelScale
 from tests.support.features import (
     ECHO,
     GENRES,
@@ -76,3 +78,17 @@ def test_an_inline_vector_replaces_the_table_in_its_kernel():
     surprise = 1.0 - 1.0 / (1.0 + math.exp(1.0))
     assert moved[0, STYLE] == pytest.approx(surprise, abs=1e-6)
     assert kept[0, STYLE] == 0.0
+
+
+def test_with_a_declared_gain_a_grade_surprises_by_its_gain():
+    candidates = CandidateList(ids=["a"], history=[("a", 0.5)])  # grade 2 of 4
+    linear = featuriser().transform(candidates)[0]
+    declared = {"range": [0, 4], "gain": "exponential", "positive": 1}
+    schema = dataclasses.replace(featuriser().schema, label=LabelScale.from_dict(declared))
+    graded = Featuriser(schema, featuriser().items).transform(candidates)[0]
+    rate = 1.0 / (1.0 + math.exp(-1.0))
+    assert linear[0, GENRES] == pytest.approx(0.5 - rate, abs=1e-6)
+    assert graded[0, GENRES] == pytest.approx(3 / 15 - rate, abs=1e-6)
+    assert graded[0, [LIKED, PASSED]] == pytest.approx([3 / 15, 12 / 15])
+    assert graded[0, [NEAREST_LIKED, NEAREST_PASSED]].tolist() == [1.0, 0.0]  # a positive
+    assert linear[0, [NEAREST_LIKED, NEAREST_PASSED]].tolist() == [0.0, 1.0]
