@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 _ABSENT = object()
+
+
+@runtime_checkable
+class Located(Protocol):
+    """Several files that are read as one, with rows numbered through."""
+
+    def locate(self, row: int) -> tuple[Path, int]:
+        """Return the file of a row, and the number of the row within that file."""
 
 
 class DataError(ValueError):
     """Input breaks a rule. The message is one line: file, row, column, rule and value.
 
     Args:
-        file: path of the input, or the name of a command-line option.
+        file: path of the input, several files that are read as one, or the name of a command-line
+            option.
         rule: predicate that completes the sentence, such as "must be at least 0".
-        row: data row, counted from 1. The header of a CSV is no data row.
+        row: data row, counted from 1, through all files. The header of a CSV is no data row. The
+            message names the one file and the number of the row within it.
         column: column or field that breaks the rule.
         value: offending value; leave it out to omit it from the message.
     """
 
     def __init__(
         self,
-        file: Path,
+        file: Path | Located,
         rule: str,
         *,
         row: int | None = None,
         column: str | None = None,
         value: object = _ABSENT,
     ) -> None:
+        if isinstance(file, Located) and row is not None:
+            file, row = file.locate(row)
         place = str(file)
         place += "" if row is None else f", row {row}"
         place += "" if column is None else f", column {column}"

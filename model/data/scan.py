@@ -1,0 +1,250 @@
+"""Scan the files of a log or table lazily, whatever their formats, as one table."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from model.data.dialect import Dialect, check_delimiter, decode, find_problem
+from model.data.errors import DataError
+from model.data.files import Files, find_files, format_of, partition_values
+
+ROW = "__row"  # data row, counted from 1 through all files
+SNIFFED = 1000  # rows of a JSON file that are searched for names of columns
+LISTS = ("categories", "vector")
+NUMBERS = ("number", "statistic", "vector")
+# The text that polars makes of a JSON list, or of an object or a list of lists.
+_SCALAR = r'("(\\.|[^"\\])*"|-?\d[-+.eE\d]*|true|false|null)'
+_JSON_LIST = rf"^\[({_SCALAR}(, ?{_SCALAR})*)?\]$"
+_NESTED = r'^(\{("(\\.|[^"\\])*": ?.*)?\}|\[[\[{].*\])$'
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file: its lazy rows, the types of its columns, and the number of its rows."""
+
+    frame: pl.LazyFrame
+    dtypes: dict[str, Any]
+    count: int
+
+
+def scan_files(
+    files: Files, kinds: Mapping[str, str], dialect: Dialect, scratch: Path
+) -> pl.LazyFrame:
+    """Scan several files as one table, with ROW as its first column.
+
+    A column that only some files have is null in the others. Columns of CSV stay text, so that
+    errors can quote them. If files disagree about the type of a column, it becomes text, or lists
+    of text.
+
+    Args:
+        files: dialect, counts, columns and remarks are filled here.
+        kinds: kind of each column that will be read, as in a schema.
+        scratch: an existing directory for files that must be decoded first.
+
+    Raises DataError for a file that is no table, and if no file has a row.
+    """
+    files.dialect = dialect
+    parts = [_open(path, files, kinds, scratch) for path in files.paths]
+    files.counts[:] = [part.count for part in parts]
+    files.columns[:] = [tuple(part.dtypes) for part in parts]
+    if not sum(files.counts):
+        raise DataError(files, "must have at least one row, got an empty file")
+    full = [part for part in parts if part.count]
+    columns = list(dict.fromkeys(name for part in full for name in part.dtypes))
+    common = {
+        name: _common_type([part.dtypes[name] for part in full if name in part.dtypes])
+        for name in columns
+    }
+    frames, offset = [], 1
+    for part in full:
+        values = [
+            _convert(name, part.dtypes.get(name, pl.Null()), common[name], kinds).alias(name)
+            for name in columns
+        ]
+        frames.append(part.frame.select(values).with_row_index(ROW, offset=offset))
+        offset += part.count
+    return frames[0] if len(frames) == 1 else pl.concat(frames)
+
+
+def scan_file(path: Path) -> pl.LazyFrame:
+    """Scan one file in the default dialect, with ROW as its first column.
+
+    Raises DataError for a file that does not exist, is no table, or is empty.
+    """
+    if not path.is_file():
+        raise DataError(path, "no such file")
+    return scan_files(find_files([path]), {}, Dialect(), path.parent)
+
+
+def unreadable(files: Files | Path, error: Exception) -> DataError:
+    """Return an error about the file that polars could not read, and the row if there is one."""
+    paths, dialect = (
+        ((files,), Dialect()) if isinstance(files, Path) else (files.paths, files.dialect)
+    )
+    for path in paths:
+        kind = format_of(path)
+        problem = None
+        if kind != "parquet":
+            problem = find_problem(path, kind == "ndjson", dialect)
+        if problem is not None:
+            return problem
+    return DataError(files, f"cannot be read ({str(error).splitlines()[0]})")
+
+
+def _open(path: Path, files: Files, kinds: Mapping[str, str], scratch: Path) -> _Part:
+    """Return one file with its partition columns."""
+    kind = format_of(path)
+    try:
+        if kind == "parquet":
+            frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+            part = _Part(frame, dict(frame.collect_schema()), _count(frame))
+        else:
+            source, remark = decode(path, files.dialect, scratch, kind == "ndjson")
+            files.remarks += [remark] if remark else []
+            if kind == "ndjson":
+                part = _scan_ndjson(source, path, kinds)
+            else:
+                part = _scan_csv(source, path, kinds, files.dialect)
+    except pl.exceptions.NoDataError:
+        return _Part(pl.LazyFrame(), {}, 0)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        only = Files((path,), (str(path),), dialect=files.dialect)
+        raise unreadable(only, error) from None
+    constants = {
+        name: value for name, value in partition_values(path).items() if name not in part.dtypes
+    }
+    frame = part.frame.with_columns(
+        pl.lit(value, pl.String).alias(name) for name, value in constants.items()
+    )
+    dtypes = {**part.dtypes, **dict.fromkeys(constants, pl.String())}
+    return _Part(frame, dtypes, part.count)
+
+
+def _count(frame: pl.LazyFrame) -> int:
+    return int(frame.select(pl.len()).collect(engine="streaming").item())
+
+
+def _scan_csv(source: Path, path: Path, kinds: Mapping[str, str], dialect: Dialect) -> _Part:
+    """Scan a CSV as text; decimal commas become points, and lists of another separator lists."""
+    separator = dialect.separator(path)
+    frame = pl.scan_csv(source, infer_schema=False, separator=separator, glob=False)
+    dtypes: dict[str, Any] = dict(frame.collect_schema())
+    check_delimiter(path, list(dtypes), separator)
+    count = _count(frame)
+    for name, kind in kinds.items():
+        value = pl.col(name)
+        if name not in dtypes:
+            continue
+        if dialect.decimal == "," and kind in NUMBERS:
+            value = value.str.replace_all(",", ".", literal=True)
+        if dialect.list_separator != "|" and kind in LISTS:
+            value = split_parts(value, dialect.list_separator)
+            dtypes[name] = pl.List(pl.String)
+        frame = frame.with_columns(value.alias(name))
+    return _Part(frame, dtypes, count)
+
+
+def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
+    """Scan lines of JSON as text, but columns of a kind that holds lists as lists of text.
+
+    A column that no row has, or that is null in all rows, is absent.
+    """
+    lines = pl.scan_lines(source, n_rows=SNIFFED, glob=False).collect().to_series()
+    names: dict[str, None] = {}
+    for line in lines:
+        if line.strip():
+            try:
+                names.update(dict.fromkeys(dict(json.loads(line))))
+            except (ValueError, TypeError) as error:
+                raise pl.exceptions.ComputeError(str(error)) from None
+    schema = dict.fromkeys([*names, *kinds], pl.String())
+    frame = pl.scan_ndjson(glob.escape(str(source)), schema=schema).with_row_index(ROW, offset=1)
+    single = [name for name, kind in kinds.items() if kind not in LISTS]
+    rows = {name: _NESTED if name not in single else f"{_NESTED}|{_JSON_LIST}" for name in kinds}
+    statistics = frame.select(
+        pl.len().alias(ROW),
+        *(pl.col(name).is_not_null().any().alias(f"has {name}") for name in kinds),
+        *(
+            pl.col(ROW).filter(pl.col(name).str.contains(rule)).min().alias(f"nested {name}")
+            for name, rule in rows.items()
+        ),
+    )
+    (counts,) = statistics.collect(engine="streaming").to_dicts()
+    for name in kinds:
+        if (row := counts[f"nested {name}"]) is not None:
+            value = frame.filter(pl.col(ROW) == row).select(name).collect().item()
+            rule = "must hold one value" if name in single else "must hold a value or a flat list"
+            raise DataError(path, rule, row=row, column=name, value=value)
+    present = [name for name in schema if name not in kinds or counts[f"has {name}"]]
+    lists = {
+        name: _decode_list(pl.col(name))
+        for name, kind in kinds.items()
+        if kind in LISTS and name in present
+    }
+    dtypes = {name: pl.List(pl.String) if name in lists else pl.String() for name in present}
+    return _Part(frame.select(present).with_columns(**lists), dtypes, counts[ROW])
+
+
+def _decode_list(text: pl.Expr) -> pl.Expr:
+    """Return the list that a JSON text or a `|`-separated text holds."""
+    is_json = text.str.contains(_JSON_LIST)
+    decoded = pl.when(is_json).then(text).str.json_decode(pl.List(pl.String))
+    return pl.when(is_json).then(decoded).otherwise(split_parts(text, "|"))
+
+
+def split_parts(text: pl.Expr, separator: str) -> pl.Expr:
+    """Split text at a separator, strip the parts, and drop empty ones."""
+    element = pl.element().str.strip_chars()
+    return text.str.split(separator).list.eval(element.filter(element != ""))
+
+
+def _common_type(dtypes: Sequence[Any]) -> Any:
+    """Return the type of a column that has these types in some files."""
+    present = {dtype for dtype in dtypes if dtype != pl.Null}
+    if len(present) <= 1:
+        return present.pop() if present else pl.String()
+    nested = any(isinstance(dtype, (pl.List, pl.Array)) for dtype in present)
+    return pl.List(pl.String) if nested else pl.String()
+
+
+def _convert(name: str, dtype: Any, common: Any, kinds: Mapping[str, str]) -> pl.Expr:
+    """Return a column as the common type, null if it is not to be read."""
+    column = pl.col(name)
+    if dtype == common:
+        return column
+    if dtype == pl.Null or name not in kinds:
+        return pl.lit(None, common)
+    kind = kinds[name]
+    if common != pl.List(pl.String):
+        return _as_text(column, dtype, kind)
+    if isinstance(dtype, pl.Array):
+        column, dtype = column.arr.to_list(), pl.List(dtype.inner)
+    if isinstance(dtype, pl.List):
+        return column.list.eval(_as_text(pl.element(), dtype.inner, kind))
+    return split_parts(_as_text(column, dtype, kind), "|")
+
+
+def _as_text(value: pl.Expr, dtype: Any, kind: str) -> pl.Expr:
+    """Return the text by which a CSV would hold a value; whole floats have no decimals.
+
+    NaN is null, except in numbers, where it breaks a rule as it does in a single file.
+    """
+    if isinstance(dtype, pl.Decimal):
+        value, dtype = value.cast(pl.Float64), pl.Float64()
+    if dtype.is_float():
+        value = value.cast(pl.Float64)
+        whole = value.cast(pl.Int64, strict=False)
+        text = pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
+        return text if kind in NUMBERS else pl.when(value.is_not_nan()).then(text)
+    if dtype == pl.Boolean and kind in NUMBERS:
+        return value.cast(pl.Int8).cast(pl.String)
+    if dtype.is_temporal() and kind == "time":
+        return value.cast(pl.Datetime("ms")).dt.epoch("ms").cast(pl.String)
+    return value.cast(pl.String)
