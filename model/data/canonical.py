@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -120,17 +121,23 @@ def _split_counts(impressions: Path, scale: LabelScale) -> dict[str, dict[str, i
 
 
 def file_digests(files: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of each file by its name."""
+    """Return the SHA-256 of each file by its name, with directories if two names are equal."""
+    paths = [*files]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        top = os.path.commonpath([path.parent.resolve() for path in paths])
+        names = [os.path.relpath(path.parent.resolve() / path.name, top) for path in paths]
     digests = {}
-    for path in files:
+    for path, name in zip(paths, names, strict=True):
         with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
 
 
 def summary_lines(directory: Path) -> Iterator[str]:
     """Yield the lines that `prepare` prints about one data set, from its summary.json."""
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    yield from (f"{directory} {line}" for line in summary.get("inputs", ()))
     for split, counts in summary["splits"].items():
         numbers = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
         yield f"{directory} {split}: {numbers}"

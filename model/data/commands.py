@@ -6,12 +6,16 @@ runs, so that `--help` and wrong arguments need not wait for them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+# An option that takes several paths and may be repeated: the paths of all its uses count.
+Paths = tyro.conf.UseAppendAction[tuple[tuple[Path, ...], ...]]
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,25 @@ class PrepareRanklens:
 class PrepareImpressions:
     """Prepare a log of your own (docs/data.md)."""
 
-    log: Path
-    """Log, Parquet or CSV, one row per request and candidate."""
+    log: Paths
+    """Files of the log, one row per request and candidate: paths, globs or directories of .parquet,
+    .csv, .tsv or .jsonl, text also as .gz or .zst."""
     schema: Path
     """Feature schema, YAML."""
     out: Path
     """Directory of the data set."""
-    items: Path | None = None
-    """Item features, Parquet or CSV."""
-    users: Path | None = None
-    """User features, Parquet or CSV."""
+    items: Paths = ()
+    """Files of item features, likewise."""
+    users: Paths = ()
+    """Files of user features, likewise."""
+    delimiter: str = ","
+    """Character between the fields of a .csv; a .tsv always has tabs."""
+    encoding: str = "utf-8"
+    """Encoding of text files, such as cp1252, latin-1 or utf-16."""
+    decimal: str = "."
+    """Decimal mark of numbers in .csv and .tsv, a point or a comma."""
+    list_separator: str = "|"
+    """Character between the values of a list in one field of a .csv or .tsv."""
     split: Literal["time", "last-list", "user", "column"] | None = None
     """Split into train, valid and test. By default that of the log's column split, or else by
     time, or by each user's last list for a log that spans no more than an hour."""
@@ -57,11 +70,16 @@ class PrepareImpressions:
 
     def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for a bad log or schema."""
+        from model.data.dialect import Dialect
         from model.data.log_splits import SplitOptions
         from model.data.prepare import prepare_impressions
 
+        dialect = Dialect(self.delimiter, self.encoding, self.decimal, self.list_separator)
+        log, items, users = (
+            tuple(itertools.chain(*paths)) for paths in (self.log, self.items, self.users)
+        )
         splitting = SplitOptions(self.split, self.valid_share, self.test_share)
-        prepare_impressions(self.log, self.schema, self.out, self.items, self.users, splitting)
+        prepare_impressions(log, self.schema, self.out, items, users, splitting, dialect)
         return _print_summaries([self.out])
 
 
@@ -90,7 +108,7 @@ class PrepareMovielens:
 class PrepareKuairand:
     """Prepare KuaiRand as lists cut from sessions."""
 
-    logs: tuple[Path, ...]
+    logs: Paths
     """log_standard_*.csv, one or more files."""
     videos: Path
     """video_features_basic_*.csv."""
@@ -113,10 +131,11 @@ class PrepareKuairand:
         from model.data.kuairand import SessionOptions
         from model.data.prepare import prepare_kuairand
 
-        if not self.logs:
+        logs = tuple(itertools.chain(*self.logs))
+        if not logs:
             raise DataError(Path("--logs"), "must name at least one file")
         options = SessionOptions(self.label, self.gap, self.length, self.shortest)
-        prepare_kuairand(self.out, self.logs, self.videos, self.users, options)
+        prepare_kuairand(self.out, logs, self.videos, self.users, options)
         return _print_summaries([self.out])
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import polars as pl
 
@@ -67,9 +68,11 @@ class Dialect:
         return "\t" if ".tsv" in path.name.lower() else self.delimiter
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> BinaryIO:
     """Open a plain or gzipped file for reading bytes."""
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(gzip.GzipFile(path))
+    return path.open("rb")
 
 
 def decode(path: Path, dialect: Dialect, scratch: Path, ndjson: bool) -> tuple[Path, str]:

@@ -50,20 +50,20 @@ class Files:
 
     paths       files, sorted by path with numbers by value, each once
     arguments   paths, globs and directories as the command line names them
+    dialect     dialect of the text files
     foreign     files of directories and globs that are no tables, and are not read
-    counts      rows of each file, filled when the files are scanned, as are the next three
+    counts      rows of each file, filled when the files are scanned, as are the next two
     columns     columns of each file
     remarks     sentences about files and columns that `prepare` prints
-    dialect     dialect of the text files
     """
 
     paths: tuple[Path, ...]
     arguments: tuple[str, ...]
+    dialect: Dialect
     foreign: tuple[Path, ...] = ()
     counts: list[int] = field(default_factory=list)
     columns: list[tuple[str, ...]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    dialect: Dialect = field(default_factory=Dialect)
 
     def __str__(self) -> str:
         return shortened(self.arguments)
@@ -75,10 +75,12 @@ class Files:
         return self.paths[index], row - (ends[index - 1] if index and ends else 0)
 
     def describe(self, role: str) -> Iterator[str]:
-        """Yield the lines that `prepare` prints about these files; `role` is log, items or users."""
+        """Yield the lines that `prepare` prints; `role` is log, items or users."""
         files = f"{len(self.paths):,} file{'s' if len(self.paths) > 1 else ''}"
         yield f"{role}: {files}, {sum(self.counts):,} rows"
-        empty = [str(path) for path, count in zip(self.paths, self.counts, strict=True) if not count]
+        empty = [
+            str(path) for path, count in zip(self.paths, self.counts, strict=True) if not count
+        ]
         for names, text in ((empty, "without rows"), (self.foreign, "not read, no tables")):
             if names:
                 yield f"{role}: {len(names):,} {text}: {shortened([str(name) for name in names])}"
@@ -91,7 +93,7 @@ def shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def find_files(arguments: Sequence[str | Path]) -> Files:
+def find_files(arguments: Sequence[str | Path], dialect: Dialect | None = None) -> Files:
     """Find the tables that paths, globs and directories name.
 
     Directories are searched to any depth. Files and directories in them whose names begin with a
@@ -116,7 +118,8 @@ def find_files(arguments: Sequence[str | Path]) -> Files:
             raise DataError(Path(argument), f"must hold a table; {NAMES}{received}")
     _refuse_repeats(tables)
     tables.sort(key=natural_order)
-    return Files(tuple(tables), tuple(map(str, arguments)), tuple(sorted(set(foreign))))
+    names = tuple(map(str, arguments))
+    return Files(tuple(tables), names, dialect or Dialect(), tuple(sorted(set(foreign))))
 
 
 def natural_order(path: Path) -> list[str | int]:

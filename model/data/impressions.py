@@ -10,13 +10,14 @@ import polars as pl
 from tqdm import tqdm
 
 from model.data.errors import DataError
+from model.data.files import Files
 from model.data.layout import SPLITS
 from model.data.log_splits import SplitOptions, split_log
+from model.data.scan import ROW, require_agreement, scan_files
 from model.data.source import LOG_COLUMNS, Source
 from model.data.tables import (
     COMPUTED,
     REQUIRED,
-    ROW,
     Rule,
     check_rows,
     feature_column,
@@ -24,32 +25,41 @@ from model.data.tables import (
     require_columns,
     require_unique,
     required_rules,
-    scan_table,
     whole_number,
 )
-from service.engine.features.schema import Feature, Schema
+from service.engine.features.schema import Schema
+
+# Kinds of the columns that every log may have, beside those of the schema.
+BASE_KINDS = {
+    "request_id": "identifier",
+    "user_id": "identifier",
+    "item_id": "identifier",
+    "position": "whole",
+    "label": "number",
+    "timestamp": "time",
+    "split": "category",
+}
 
 SPLIT_BY_LOG = SplitOptions()
 
 
 def read_impressions(
-    path: Path,
+    path: Files,
     schema: Schema,
     scratch: Path,
-    items: Path | None = None,
-    users: Path | None = None,
+    items: Files | None = None,
+    users: Files | None = None,
     splitting: SplitOptions = SPLIT_BY_LOG,
 ) -> Source:
-    """Read a Parquet or CSV log, check every row and split the requests (docs/data.md).
+    """Read the files of a log, check every row and split the requests (docs/data.md).
 
     Args:
-        scratch: path of a Parquet file to write; the returned rows are read from it.
+        scratch: existing directory for intermediate files; the returned rows are read from it.
 
     Raises DataError for the first row, column or file that breaks a rule.
     """
-    raw = scan_table(path)
+    raw = _scan_log(path, schema, scratch)
     dtypes = raw.collect_schema()
-    require_columns(path, dtypes, LOG_COLUMNS, "log")
     features = [f for f in schema.features if f.name in dtypes and f.name not in LOG_COLUMNS]
     for feature in features:
         if feature.kind == "statistic":
@@ -65,8 +75,8 @@ def read_impressions(
         check_rows(path, raw, rules, empty_lists=True)
         _advance(bar, "read")
         named = [expression.alias(name) for name, expression in columns.items()]
-        raw.select(ROW, *named).sink_parquet(scratch)
-        log = pl.scan_parquet(scratch)
+        raw.select(ROW, *named).sink_parquet(scratch / "log.parquet")
+        log = pl.scan_parquet(scratch / "log.parquet")
         _advance(bar, "check lists")
         for column in ("item_id", "position"):
             _check_unique(path, log, column)
@@ -74,14 +84,14 @@ def read_impressions(
         requests = _collect_requests(path, log, contexts)
         requests, moment = split_log(path, requests, splitting, "timestamp" in dtypes)
         _advance(bar, "items and users")
-        tables = {
-            owner: _read_entities(path, log, schema, owner, path_of_table)
-            for owner, path_of_table in (("item", items), ("user", users))
-        }
+        tables = {}
+        for owner, files in (("item", items), ("user", users)):
+            table = _read_entity_table(files, owner, schema, scratch)
+            tables[owner] = _read_entities(path, log, schema, owner, table)
         _advance(bar, "done")
     _check_schema_columns(path, schema, dtypes.names(), tables)
     inline = [feature.name for feature in features if feature.of != "user"]
-    expected = {*LOG_COLUMNS, ROW, "timestamp", "split", *(feature.name for feature in features)}
+    expected = {*BASE_KINDS, ROW, *(feature.name for feature in features)}
     ignored = tuple(name for name in dtypes.names() if name not in expected)
     return Source(
         log.select(*LOG_COLUMNS, *inline),
@@ -91,6 +101,16 @@ def read_impressions(
         ignored,
         moment=moment,
     )
+
+
+def _scan_log(path: Files, schema: Schema, scratch: Path) -> pl.LazyFrame:
+    """Scan the log, and check that its files have the columns that they must have."""
+    kinds = {**{feature.name: feature.kind for feature in schema.features}, **BASE_KINDS}
+    raw = scan_files(path, kinds, scratch)
+    require_columns(path, raw.collect_schema(), LOG_COLUMNS, "log")
+    optional = {feature.name for feature in schema.features if not feature.required}
+    require_agreement(path, kinds, optional - set(BASE_KINDS))
+    return raw
 
 
 def _advance(bar: Any, name: str) -> None:
@@ -129,7 +149,7 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[s
     return rules, columns
 
 
-def _check_unique(path: Path, log: pl.LazyFrame, column: str) -> None:
+def _check_unique(path: Files, log: pl.LazyFrame, column: str) -> None:
     """Raise DataError if a request has an item twice, or two items at one position."""
     rows = pl.col(ROW)
     repeated = (
@@ -147,12 +167,16 @@ def _check_unique(path: Path, log: pl.LazyFrame, column: str) -> None:
         raise DataError(path, rule, row=at["row"], column=column, value=at[column])
 
 
-def _collect_requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) -> pl.DataFrame:
+def _collect_requests(path: Files, log: pl.LazyFrame, contexts: Sequence[str]) -> pl.DataFrame:
     """Return one row per request, ordered by time; check that user, split and context are one."""
     names = log.collect_schema().names()
     single = ["user_id", *(["split"] if "split" in names else ()), *contexts]
-    # Without timestamps the order of rows stands for time.
-    time = pl.col("timestamp" if "timestamp" in names else ROW).min().cast(pl.Int64)
+    # Without timestamps the order of rows stands for time. With them it must not matter.
+    timed = "timestamp" in names
+    if not timed and len(path.paths) > 1:
+        first, last = path.paths[0], path.paths[-1]
+        path.remarks.append(f"without timestamps, time runs by path from {first} to {last}")
+    time = pl.col("timestamp" if timed else ROW).min().cast(pl.Int64)
     requests = (
         log.group_by("request_id")
         .agg(
@@ -161,7 +185,7 @@ def _collect_requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) ->
             *(pl.col(name).n_unique().alias(f"__{name}") for name in single),
             *(pl.col(name).first() for name in single if name not in contexts),
         )
-        .sort("timestamp", ROW)
+        .sort("timestamp", "request_id" if timed else ROW)
         .collect(engine="streaming")
     )
     for name in single:
@@ -171,7 +195,7 @@ def _collect_requests(path: Path, log: pl.LazyFrame, contexts: Sequence[str]) ->
 
 
 def _check_single_value(
-    path: Path, log: pl.LazyFrame, key: str, counted: pl.DataFrame, name: str, hint: str = ""
+    path: Files, log: pl.LazyFrame, key: str, counted: pl.DataFrame, name: str, hint: str = ""
 ) -> None:
     """Raise DataError if a `key` has several values of `name`; `counted` counts them in __name."""
     mixed = counted.filter(pl.col(f"__{name}") > 1).head(1)
@@ -186,7 +210,7 @@ def _check_single_value(
 
 
 def _read_entities(
-    path: Path, log: pl.LazyFrame, schema: Schema, owner: str, table_path: Path | None
+    path: Files, log: pl.LazyFrame, schema: Schema, owner: str, table: pl.DataFrame | None
 ) -> pl.DataFrame:
     """Return ids and features of all items or users, from the table or else from the log.
 
@@ -195,7 +219,6 @@ def _read_entities(
     """
     key = f"{owner}_id"
     features = [f for f in schema.features if f.of == owner and f.name != key]
-    table = None if table_path is None else _read_entity_table(table_path, key, features)
     table_columns = [] if table is None else table.columns
     log_columns = log.collect_schema().names()
     names = [f.name for f in features if f.name in log_columns and f.name not in table_columns]
@@ -222,11 +245,19 @@ def _read_entities(
     return entities.select(key, *kept).sort(key)
 
 
-def _read_entity_table(path: Path, key: str, features: Sequence[Feature]) -> pl.DataFrame:
-    """Read and check a table of items or users, one row per `key`."""
-    raw = scan_table(path)
+def _read_entity_table(
+    path: Files | None, owner: str, schema: Schema, scratch: Path
+) -> pl.DataFrame | None:
+    """Read and check a table of items or users, one row per id; None without files."""
+    if path is None:
+        return None
+    key = f"{owner}_id"
+    features = [f for f in schema.features if f.of == owner and f.name != key]
+    kinds = {key: "identifier", **{feature.name: feature.kind for feature in features}}
+    raw = scan_files(path, kinds, scratch)
     dtypes = raw.collect_schema()
     require_columns(path, dtypes, [key])
+    require_agreement(path, kinds, {feature.name for feature in features if not feature.required})
     rules, read = id_column(key, dtypes[key])
     columns = [pl.col(ROW), read.alias(key)]
     for feature in features:
@@ -243,7 +274,7 @@ def _read_entity_table(path: Path, key: str, features: Sequence[Feature]) -> pl.
 
 
 def _check_schema_columns(
-    path: Path, schema: Schema, columns: Sequence[str], tables: dict[str, pl.DataFrame]
+    path: Files, schema: Schema, columns: Sequence[str], tables: dict[str, pl.DataFrame]
 ) -> None:
     """Raise DataError if a feature has no column anywhere and is not computed by prepare."""
     for feature in schema.features:

@@ -18,16 +18,15 @@ from tqdm import tqdm
 
 from model.data import splits
 from model.data.errors import DataError
+from model.data.scan import ROW, scan_file
 from model.data.source import Source
 from model.data.tables import (
     DTYPES,
-    ROW,
     Rule,
     check_rows,
     id_rule,
     require_columns,
     require_unique,
-    scan_table,
     whole_number,
 )
 from service.engine.features.schema import Schema
@@ -142,7 +141,7 @@ def _split_by_time(rows: pl.LazyFrame) -> pl.DataFrame:
 
 def _read_log(path: Path, label: str, target: Path) -> int:
     """Check one log, write its standard exposures to `target`, and return the number of all."""
-    raw = scan_table(path)
+    raw = scan_file(path)
     dtypes = raw.collect_schema()
     require_columns(path, dtypes, [*LOG_COLUMNS, label], "log")
     whole_time, time = whole_number("time_ms", dtypes["time_ms"], pl.Int64)
@@ -211,7 +210,7 @@ def cut_lists(exposures: pl.DataFrame, options: SessionOptions) -> pl.DataFrame:
 
 def _read_videos(path: Path, exposed: pl.DataFrame) -> pl.DataFrame:
     """Return the features of the exposed videos by item_id; videos not in the file have nulls."""
-    raw = scan_table(path)
+    raw = scan_file(path)
     require_columns(path, raw.collect_schema(), VIDEO_COLUMNS)
     upload = pl.col("upload_dt").cast(pl.String).str.to_date("%Y-%m-%d", strict=False)
     duration = pl.col("video_duration").cast(pl.Float64, strict=False)
@@ -251,7 +250,7 @@ def _read_users(path: Path | None, active: pl.DataFrame, schema: Schema) -> pl.D
     if path is None:
         return active.sort("user_id")
     names = [feature.name for feature in schema.features if feature.of == "user"]
-    raw = scan_table(path)
+    raw = scan_file(path)
     require_columns(path, raw.collect_schema(), ["user_id", *names])
     check_rows(path, raw, [id_rule("user_id")])
     texts = [pl.col(name).cast(pl.String) for name in ("user_id", *names)]

@@ -12,6 +12,7 @@ import polars as pl
 
 from model.data import splits
 from model.data.errors import DataError
+from model.data.files import Files
 from model.data.moment import Moment
 
 HOUR = 3_600_000  # ms; a log that spans no more than this is not split by time unless asked
@@ -42,7 +43,7 @@ class SplitOptions:
 
 
 def split_log(
-    path: Path, requests: pl.DataFrame, options: SplitOptions, has_time: bool
+    path: Path | Files, requests: pl.DataFrame, options: SplitOptions, has_time: bool
 ) -> tuple[pl.DataFrame, Moment]:
     """Return the requests with a column `split`, and the moment of the train split.
 
@@ -98,7 +99,7 @@ def _is_ordered(requests: pl.DataFrame) -> bool:
 
 
 def _empty_split(
-    path: Path, requests: pl.DataFrame, kind: str, counts: dict[str, int]
+    path: Path | Files, requests: pl.DataFrame, kind: str, counts: dict[str, int]
 ) -> DataError:
     """Return an error with the counts, and the outlier that stretches the time of the log."""
     got = ", ".join(f"{count:,} {name}" for name, count in counts.items())

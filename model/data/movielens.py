@@ -24,16 +24,15 @@ from model.data.retrieval import (
     retrieval_quality,
     retrieve_all,
 )
+from model.data.scan import ROW, scan_file
 from model.data.source import Source
 from model.data.tables import (
     DTYPES,
-    ROW,
     Rule,
     check_rows,
     id_rule,
     require_columns,
     require_unique,
-    scan_table,
 )
 from service.engine.features.schema import Schema
 
@@ -203,7 +202,7 @@ def read_ratings(path: Path) -> pl.DataFrame:
     if path.suffix == ".dat":
         frame = _read_dat(path, RATING_COLUMNS).lazy()
     else:
-        frame = scan_table(path)
+        frame = scan_file(path)
         require_columns(path, frame.collect_schema(), RATING_COLUMNS[:3])
     rating = pl.col("rating").cast(pl.Float64, strict=False)
     rule = f"must be a number from {MIN_RATING:g} to {MAX_RATING:g}"

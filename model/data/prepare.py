@@ -9,6 +9,9 @@ from pathlib import Path
 
 from model.data import labels, splits
 from model.data.canonical import file_digests, write_canonical
+from model.data.dialect import Dialect
+from model.data.errors import DataError
+from model.data.files import find_files
 from model.data.impressions import SPLIT_BY_LOG, read_impressions
 from model.data.kuairand import SessionOptions, read_kuairand
 from model.data.log_splits import SplitOptions
@@ -80,30 +83,45 @@ def prepare_kuairand(
 
 
 def prepare_impressions(
-    log: Path,
+    log: Path | Sequence[Path],
     schema: Path,
     out: Path,
-    items: Path | None = None,
-    users: Path | None = None,
+    items: Path | Sequence[Path] | None = None,
+    users: Path | Sequence[Path] | None = None,
     splitting: SplitOptions = SPLIT_BY_LOG,
+    dialect: Dialect | None = None,
 ) -> None:
-    """Write `out` from a user's log. Raises DataError for an unusable log, table or schema."""
+    """Write `out` from a user's log. Raises DataError for an unusable log, table or schema.
+
+    Args:
+        log: paths, globs and directories; `items` and `users` likewise.
+    """
     feature_schema = load_schema(schema)
+    inputs = {
+        role: find_files([names] if isinstance(names, Path) else names, dialect)
+        for role, names in (("log", log), ("items", items), ("users", users))
+        if names
+    }
+    if "log" not in inputs:
+        raise DataError(Path("--log"), "must name at least one file")
     with atomic_replacement([out]) as (directory,):
         scratch = directory / SCRATCH
-        source = read_impressions(log, feature_schema, scratch, items, users, splitting)
+        scratch.mkdir()
+        tables = inputs.get("items"), inputs.get("users")
+        source = read_impressions(inputs["log"], feature_schema, scratch, *tables, splitting)
         assert source.moment is not None
-        inputs = {"log": log, "schema": schema, "items": items, "users": users}
-        present = {name: path for name, path in inputs.items() if path is not None}
+        names = {role: [Path(name).name for name in f.arguments] for role, f in inputs.items()}
         provenance = {
             "arguments": {
                 "source": "impressions",
-                **{name: path.name for name, path in present.items()},
+                **{role: n[0] if len(n) == 1 else n for role, n in names.items()},
+                "schema": schema.name,
                 "split": source.moment.split,
                 "valid_share": splitting.valid_share,
                 "test_share": splitting.test_share,
             },
-            "sources": file_digests(present.values()),
+            "sources": file_digests([*(p for f in inputs.values() for p in f.paths), schema]),
+            "inputs": [line for role, files in inputs.items() for line in files.describe(role)],
         }
         write_canonical(directory, schema, feature_schema, source, source.requests, provenance)
-        scratch.unlink()
+        shutil.rmtree(scratch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import polars as pl
 
 from model.data.dialect import Dialect, check_delimiter, decode, find_problem
 from model.data.errors import DataError
-from model.data.files import Files, find_files, format_of, partition_values
+from model.data.files import Files, find_files, format_of, partition_values, shortened
 
 ROW = "__row"  # data row, counted from 1 through all files
 SNIFFED = 1000  # rows of a JSON file that are searched for names of columns
@@ -34,9 +34,7 @@ class _Part:
     count: int
 
 
-def scan_files(
-    files: Files, kinds: Mapping[str, str], dialect: Dialect, scratch: Path
-) -> pl.LazyFrame:
+def scan_files(files: Files, kinds: Mapping[str, str], scratch: Path) -> pl.LazyFrame:
     """Scan several files as one table, with ROW as its first column.
 
     A column that only some files have is null in the others. Columns of CSV stay text, so that
@@ -44,13 +42,12 @@ def scan_files(
     of text.
 
     Args:
-        files: dialect, counts, columns and remarks are filled here.
+        files: counts, columns and remarks are filled here.
         kinds: kind of each column that will be read, as in a schema.
         scratch: an existing directory for files that must be decoded first.
 
     Raises DataError for a file that is no table, and if no file has a row.
     """
-    files.dialect = dialect
     parts = [_open(path, files, kinds, scratch) for path in files.paths]
     files.counts[:] = [part.count for part in parts]
     files.columns[:] = [tuple(part.dtypes) for part in parts]
@@ -80,7 +77,30 @@ def scan_file(path: Path) -> pl.LazyFrame:
     """
     if not path.is_file():
         raise DataError(path, "no such file")
-    return scan_files(find_files([path]), {}, Dialect(), path.parent)
+    return scan_files(find_files([path]), {}, path.parent)
+
+
+def require_agreement(files: Files, kinds: Mapping[str, str], optional: Collection[str]) -> None:
+    """Check that a column that one file has is in all files, and note the `optional` ones.
+
+    Raises DataError for a file that lacks another column of `kinds`.
+    """
+    full = [
+        (path, columns)
+        for path, columns, count in zip(files.paths, files.columns, files.counts, strict=True)
+        if count
+    ]
+    for name in kinds:
+        lacking = [path for path, columns in full if name not in columns]
+        if not lacking or len(lacking) == len(full):
+            continue
+        if name not in optional:
+            first = next(path for path, columns in full if name in columns)
+            raise DataError(lacking[0], f"is missing; {first} has it", column=name)
+        lack = f"{len(lacking):,} of {len(full):,} files lack it"
+        files.remarks.append(
+            f"column {name} is null where {lack}: {shortened([str(path) for path in lacking])}"
+        )
 
 
 def unreadable(files: Files | Path, error: Exception) -> DataError:
@@ -115,7 +135,7 @@ def _open(path: Path, files: Files, kinds: Mapping[str, str], scratch: Path) -> 
     except pl.exceptions.NoDataError:
         return _Part(pl.LazyFrame(), {}, 0)
     except (pl.exceptions.PolarsError, OSError) as error:
-        only = Files((path,), (str(path),), dialect=files.dialect)
+        only = Files((path,), (str(path),), files.dialect)
         raise unreadable(only, error) from None
     constants = {
         name: value for name, value in partition_values(path).items() if name not in part.dtypes
@@ -137,7 +157,9 @@ def _scan_csv(source: Path, path: Path, kinds: Mapping[str, str], dialect: Diale
     frame = pl.scan_csv(source, infer_schema=False, separator=separator, glob=False)
     dtypes: dict[str, Any] = dict(frame.collect_schema())
     check_delimiter(path, list(dtypes), separator)
-    count = _count(frame)
+    # A scan of some columns would accept rows with too many fields, so all columns are read once.
+    counts = frame.select(pl.len().alias(ROW), pl.all().count()).collect(engine="streaming")
+    count = int(counts[ROW].item())
     for name, kind in kinds.items():
         value = pl.col(name)
         if name not in dtypes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import polars as pl
 
 from model.data.errors import DataError
+from model.data.files import Files
+from model.data.scan import ROW, split_parts, unreadable
 from service.engine.features.schema import Feature
 
-ROW = "__row"  # 1-based data row in the source file
 DTYPES: dict[str, Any] = {
     "identifier": pl.String,
     "category": pl.String,
@@ -36,46 +36,8 @@ class Rule:
     violated: pl.Expr
 
 
-def scan_table(path: Path) -> pl.LazyFrame:
-    """Scan a table lazily, with the row number ROW as its first column.
-
-    CSV columns stay text, so that errors can quote them. Raises DataError for a file that does not
-    exist, is no table, or is empty.
-    """
-    if not path.is_file():
-        raise DataError(path, "no such file")
-    try:
-        if path.suffix == ".parquet":
-            frame = pl.scan_parquet(path)
-        elif path.name.endswith((".csv", ".csv.gz")):
-            frame = pl.scan_csv(path, infer_schema=False)
-        else:
-            raise DataError(path, "must be named .parquet, .csv or .csv.gz")
-        frame = frame.with_row_index(ROW, offset=1)
-        empty = frame.head(1).collect().is_empty()
-    except pl.exceptions.NoDataError:
-        empty = True
-    except pl.exceptions.PolarsError as error:
-        raise _unreadable(path, error) from None
-    if empty:
-        raise DataError(path, "must have at least one row, got an empty file")
-    return frame
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    """Return an error that names the row with too many fields, which polars does not name."""
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            lines = csv.reader(file)
-            width = len(next(lines, ()))
-            for row, line in enumerate(lines, 1):
-                if len(line) > width:
-                    return DataError(path, f"must have {width} fields", row=row, value=len(line))
-    return DataError(path, f"cannot be read ({str(error).splitlines()[0]})")
-
-
 def require_columns(
-    path: Path, dtypes: pl.Schema, columns: Sequence[str], kind: str = "file"
+    path: Path | Files, dtypes: pl.Schema, columns: Sequence[str], kind: str = "file"
 ) -> None:
     """Raise DataError if a scanned file lacks one of `columns`; the message lists its columns."""
     for column in columns:
@@ -85,7 +47,7 @@ def require_columns(
 
 
 def check_rows(
-    path: Path, frame: pl.LazyFrame, rules: Sequence[Rule], empty_lists: bool = False
+    path: Path | Files, frame: pl.LazyFrame, rules: Sequence[Rule], empty_lists: bool = False
 ) -> None:
     """Check all rules in one pass, and raise DataError for the first row that breaks one.
 
@@ -98,7 +60,7 @@ def check_rows(
     try:
         first_rows = frame.select(first_violations).collect(engine="streaming").row(0)
     except pl.exceptions.PolarsError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     violations = [(row, index) for index, row in enumerate(first_rows) if row is not None]
     if not violations:
         return
@@ -115,7 +77,10 @@ def check_rows(
 
 
 def require_unique(
-    path: Path, table: pl.DataFrame, key: Sequence[str], rule: str = "must occur once per file"
+    path: Path | Files,
+    table: pl.DataFrame,
+    key: Sequence[str],
+    rule: str = "must occur once per file",
 ) -> None:
     """Raise DataError for the first row of `table` (with ROW) that repeats an earlier `key`."""
     repeated = table.filter(~pl.struct(key).is_first_distinct())
@@ -164,7 +129,9 @@ def whole_number(column: str, dtype: pl.DataType, to: Any) -> tuple[Rule, pl.Exp
     return Rule(column, "must be a whole number", violated), value
 
 
-def feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[Rule, pl.Expr]:
+def feature_column(
+    path: Path | Files, feature: Feature, dtype: pl.DataType
+) -> tuple[Rule, pl.Expr]:
     """Return the rule for a feature's column, and its value. Lists in text are `|`-separated.
 
     Raises DataError if the column holds lists but the feature has one value.
@@ -185,9 +152,9 @@ def feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[Ru
         expression, violated = _read_as_text(column, dtype)
         rule = TEXT
         if feature.kind == "categories":
-            expression = _split_parts(expression)
+            expression = split_parts(expression, "|")
     elif feature.kind == "vector":
-        numbers = column if is_list else _split_parts(column.cast(pl.String))
+        numbers = column if is_list else split_parts(column.cast(pl.String), "|")
         expression = numbers.list.eval(pl.element().cast(DTYPES["vector"].inner, strict=False))
         rule = f"must hold {feature.width} finite numbers"
         good = expression.list.eval(pl.element().is_finite().fill_null(False)).list.all()
@@ -197,12 +164,6 @@ def feature_column(path: Path, feature: Feature, dtype: pl.DataType) -> tuple[Ru
         rule = "must be a finite number"
         violated = column.is_not_null() & ~expression.is_finite().fill_null(False)
     return Rule(feature.name, rule, violated.fill_null(False)), expression
-
-
-def _split_parts(text: pl.Expr) -> pl.Expr:
-    """Split text at `|`, strip the parts, and drop empty ones."""
-    element = pl.element().str.strip_chars()
-    return text.str.split("|").list.eval(element.filter(element != ""))
 
 
 def required_rules(feature: Feature, expression: pl.Expr) -> list[Rule]:

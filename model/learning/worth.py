@@ -44,9 +44,7 @@ def _fresh_sentences(
     for entry in metrics.get("keep_fresh", ()):
         (gain,) = (value for name, value in entry.items() if name.endswith(" gain"))
         useful = excludes_zero(gain) and gain[0] > 0
-        advice = (
-            "Send `{}` or keep it fresh" if useful else "`{}` alone is of no use"
-        )
+        advice = "Send `{}` or keep it fresh" if useful else "`{}` alone is of no use"
         yield (
             f"{advice.format(entry['feature'])}: it differs from the item table in "
             f"{100 * entry['rows']:.0f} % of rows, and alone it changes NDCG@10 by "
