@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Build the service image without a container engine and check it: it starts as user 65532 with a
-# read-only root and no shell in between, is healthy, answers the README's request, drains at
-# SIGTERM, and stays under 450 MB. The check needs root, buildah, debootstrap and curl (Debian
-# packages).
+# read-only root and no shell in between, is healthy, answers the README's request, serves the
+# documentation without other hosts, sends no telemetry, drains at SIGTERM, and stays under 450 MB.
+# The check needs root, buildah, debootstrap and curl (Debian packages).
 #
 #   deploy/image/check.sh                       uses a Debian base made by debootstrap, pulls nothing
 #   BASE=localhost/mine deploy/image/check.sh   uses another local base
@@ -64,6 +64,7 @@ say "user: $user"
 [ "$user" = 65532:65532 ]
 mapfile -t health < <(config '*c["Healthcheck"]["Test"][1:], sep="\n"')
 mapfile -t command < <(config '*c["Cmd"], sep="\n"')
+mapfile -t environment < <(config '*c["Env"], sep="\n"')
 
 # Run a command as an engine would: own mounts, read-only root, a small /tmp, user 65532.
 inside() { # command...
@@ -72,9 +73,9 @@ inside() { # command...
     mount --bind "$root" "$root" && mount -o remount,ro,bind "$root"
     mount -t tmpfs -o size=64m tmpfs "$root/tmp"
     mount --rbind /proc "$root/proc" && mount --rbind /dev "$root/dev"
-    exec chroot --userspec=65532:65532 --groups= "$root" env -i -C /app \
-      PATH=/venv/bin:/usr/bin:/bin RERANK_HOST=127.0.0.1 RERANK_PORT='"$PORT"' RERANK_DRAIN_S=2 \
-      PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 "$@"' sh "$root" "$@"
+    exec chroot --userspec=65532:65532 --groups= "$root" env -i -C /app "$@"
+    ' sh "$root" PATH=/usr/bin:/bin "${environment[@]}" \
+    RERANK_HOST=127.0.0.1 "RERANK_PORT=$PORT" RERANK_DRAIN_S=2 "$@"
 }
 
 inside "${command[@]}" 2>"$work/log" &
@@ -89,6 +90,19 @@ body=$(sed -n "/rerank -d '/,/}'/p" README.md | sed "1d;s/}'\$/}/")
 slate=$(curl -fs "http://127.0.0.1:$PORT/rerank" -d "$body" | python3 -c 'import json,sys; print([e["id"] for e in json.load(sys.stdin)["slate"]])')
 say "README's slate: $slate"
 [ "$slate" = "['1036', '589', '480']" ]
+
+# The page names its scripts and styles by paths, and each of them is served.
+mapfile -t assets < <(curl -fs "http://127.0.0.1:$PORT/docs" | grep -oE '(src|href)="[^"]+"' | cut -d'"' -f2)
+say "documentation: ${assets[*]}"
+[ "${#assets[@]}" -ge 3 ]
+for asset in "${assets[@]}"; do
+  [[ "$asset" == /* && "$asset" != //* ]]
+  curl -fs -o /dev/null "http://127.0.0.1:$PORT$asset"
+done
+
+# Without the variable, onnxruntime sends telemetry.
+inside /venv/bin/python -c 'import os; assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"'
+say "telemetry: off"
 
 # Run the health check that the image declares, on this test's port in place of the image's.
 health=("${health[@]//8000/$PORT}")
