@@ -1,5 +1,6 @@
 """Evaluation for callers with ids only and for callers with fresh item features."""
 
+import shutil
 import types
 
 import numpy as np
@@ -166,6 +167,34 @@ def test_a_sample_of_the_lists_measures_the_features(sale, bundle, monkeypatch):
 def test_blocks_of_any_size_give_the_same_figures(result, sale, bundle, monkeypatch):
     monkeypatch.setattr(module, "LISTS_AT_ONCE", 7)
     assert evaluate(bundle, sale, rank=cheapest_first(bundle.featuriser)) == result
+
+
+def test_graded_figures_stand_beside_binary_ones(sale, tmp_path):
+    graded = shutil.copytree(sale, tmp_path / "graded")
+    rows = pl.read_parquet(sale / "impressions.parquet")
+    grades = pl.Series(np.random.default_rng(1).integers(0, 5, len(rows)) / 4, dtype=pl.Float32)
+    rows.with_columns(label=grades).write_parquet(graded / "impressions.parquet")
+    label = "label: {range: [0, 4], gain: exponential, positive: 4}\nfeatures:"
+    (graded / "schema.yaml").write_text(SCHEMA.replace("features:", label))
+    featuriser = Dataset(graded).featuriser
+    manifest = types.SimpleNamespace(slate_length=LENGTH)
+    bundle = types.SimpleNamespace(featuriser=featuriser, manifest=manifest)
+    result = evaluate(bundle, graded, rank=cheapest_first(featuriser))
+    values = []
+    rows = pl.read_parquet(graded / "impressions.parquet").filter(split="test")
+    table = dict(pl.read_parquet(sale / "items.parquet").select("item_id", "price").iter_rows())
+    for _, lists in rows.group_by("request_id"):
+        price = lists["item_id"].replace_strict(table).to_numpy()
+        gains = 2 ** (4 * lists["label"].to_numpy()) - 1
+        weight = 1 / np.log2(np.arange(len(gains)) + 2)
+        order = np.argsort(price, kind="stable")[:LENGTH]
+        best = np.sort(gains)[::-1] @ weight
+        values.append(gains[order] @ weight[:LENGTH] / best)
+    assert result["lists"] == len(values)
+    assert result["graded ndcg@10"][0] == pytest.approx(np.mean(values), abs=1e-4)
+    assert result["ndcg@10"][0] != result["graded ndcg@10"][0]
+    assert result["graded ndcg@10 gain over"].keys() == result["ndcg@10 gain over"].keys()
+    assert any("gets graded NDCG@10" in line for line in sentences(result))
 
 
 def test_few_lists_are_called_too_few_to_tell(sale, bundle, tmp_path):
