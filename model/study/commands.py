@@ -73,8 +73,14 @@ class Report:
     """Number of seeds on the warm split; the other splits use at most three."""
     movielens: Path = Path("build/movielens")
     """MovieLens data set; skipped when the directory does not exist."""
+    models: tuple[str, ...] = ()
+    """Models to train and report, by the names of the tables; the others keep their rows. Default:
+    all."""
     no_training: bool = False
     """Train nothing and report the cells that the cache holds."""
+    replace: bool = False
+    """Let rows of the cache replace those of an earlier report in --out, which they must equal
+    otherwise."""
     fresh: bool = False
     """Drop the rows of an earlier report in --out instead of keeping those the cache lacks."""
     page_only: bool = False

@@ -24,6 +24,7 @@ from model.data.lists import Lists
 from model.data.metrics import slate_metrics
 from model.learning import checkpoint
 from model.learning.checkpoint import Trained
+from model.learning.state import current_commit
 from model.learning.train import train as train_run
 from model.network.config import Config
 from model.study import baselines, first_stage, neural_baselines
@@ -90,7 +91,8 @@ def fill_study(config: Config, study: Study, cache: Path) -> None:
         return
     runner = CellRunner(config, study, directory, dataset)
     for model in pending:
-        save(directory / f"{model}.npz", runner.run(model))
+        cell = {**runner.run(model), "commit": np.array(current_commit())}
+        save(directory / f"{model}.npz", cell)
 
 
 def record_setting(directory: Path, config: Config, dataset: Dataset) -> None:

@@ -27,31 +27,47 @@ class MergeError(ValueError):
 
 
 def merge_reports(
-    old: dict[str, list[Entry]], new: dict[str, list[Entry]]
+    old: dict[str, Any], new: dict[str, list[Entry]], replace: bool = False
 ) -> dict[str, list[Entry]]:
-    """Return the entries of both reports; for equal keys the entry with more seeds, else the old.
+    """Return the entries of both reports; for equal keys the entry with more seeds, else the new.
 
-    Raises MergeError if a row of both differs: then the old report has other code or data.
+    Entries of the old report that name no commit get the commit of that report.
+
+    Raises MergeError if a row of both differs, unless `replace` is set: then the old report has
+    other code or data.
     """
+    commit = old["made"]["commit"]
+    old = {part: [with_commit(entry, commit) for entry in old.get(part, ())] for part in KEYS}
     rows = {key_of("rows", row): row["value"] for row in old["rows"]}
-    for row in new["rows"]:
+    for row in new["rows"] if not replace else ():
         reported = rows.get(key_of("rows", row), row["value"])
         if abs(reported - row["value"]) > TOLERANCE:
             place = ", ".join(str(row[name]) for name in KEYS["rows"])
             raise MergeError(
                 f"{place}: {row['value']} in the cache, {reported} in the report; "
-                "--fresh writes one of the cache alone"
+                "--replace takes the cache's rows, --fresh writes a report of the cache alone"
             )
-    return {part: merge_entries(part, old.get(part, ()), new[part]) for part in KEYS}
+    return {part: merge_entries(part, old[part], new[part]) for part in KEYS}
+
+
+def with_commit(entry: Entry, commit: str) -> Entry:
+    """Return the entry of an old report, with the commits that made it."""
+    return {**entry, "commits": entry.get("commits", [commit])}
 
 
 def merge_entries(part: str, old: Iterable[Entry], new: Iterable[Entry]) -> list[Entry]:
-    """Return old entries in their order, replaced where the new has more seeds, then new ones."""
+    """Return old entries in their order, replaced unless the new has fewer seeds, then new ones.
+
+    A replaced entry keeps fields that the new one lacks if both have the same number of seeds.
+    """
     entries = {key_of(part, addition): addition for addition in old}
     for addition in new:
         key = key_of(part, addition)
-        if key not in entries or seed_count(addition) > seed_count(entries[key]):
+        earlier = entries.get(key, {})
+        if not earlier or seed_count(addition) > seed_count(earlier):
             entries[key] = addition
+        elif seed_count(addition) == seed_count(earlier):
+            entries[key] = {**earlier, **addition}
     return list(entries.values())
 
 

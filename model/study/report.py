@@ -27,7 +27,7 @@ from model.study.summary import (
     read_cells,
     summarise,
 )  # fmt: skip
-from model.study.variants import CONTROLS, IDEAS, plan_studies, smoke_studies
+from model.study.variants import CONTROLS, IDEAS, only_models, plan_studies, smoke_studies
 
 Entry = Mapping[str, Any]
 TITLES = {"ranklens": "RankLens", "movielens": "MovieLens-1M (semi-synthetic)"}
@@ -52,6 +52,7 @@ def report(command: Report) -> None:
     studies = plan_studies(command.data, command.movielens, command.seeds)
     if command.smoke:
         config, studies = config.smoke(), smoke_studies(studies)
+    studies = only_models(studies, command.models)
     if not command.no_training:
         grid.fill(config, studies, cache)
     for study in studies:
@@ -63,7 +64,8 @@ def report(command: Report) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "quality.json"
     if path.exists() and not command.fresh:
-        summary = merge_reports(json.loads(path.read_text(encoding="utf-8")), summary)
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        summary = merge_reports(earlier, summary, command.replace)
     payload = {
         "made": provenance(command_line("report", command)),
         "setting": {"budget": config.reasoning.budget},
@@ -90,10 +92,24 @@ def page(payload: Mapping[str, Any]) -> str:
         sections=sections(payload),
         reference=REFERENCES[1],
         selection=selection(payload["rows"]),
+        older=older_commits(payload),
         curves=payload["curves"],
         equal_latency=equal_latency(payload["curves"]),
         positions=[entropy_row(entry) for entry in payload["positions"]],
     )
+
+
+def older_commits(payload: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Return the commits besides the report's own that made rows of its tables, with the rows.
+
+    The rows are models in the order of the tables; a model is listed once per commit.
+    """
+    commits: dict[str, dict[str, None]] = {}
+    for entry in payload["tables"]:
+        for commit in entry.get("commits", ()):
+            if commit != payload["made"]["commit"]:
+                commits.setdefault(commit, {})[entry["model"]] = None
+    return [(commit, list(models)) for commit, models in commits.items()]
 
 
 def sections(payload: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def summarise(collected: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
         label = dict(zip(("dataset", "split", "track"), key, strict=True))
         for model, seeds in cells.items():
             if model == "best of M":
-                curves += best_of_m_points(label, seeds)
+                curves += [{**p, **commits_of(seeds)} for p in best_of_m_points(label, seeds)]
             if model in ("best of M", "second evaluator"):
                 continue
             for cell in seeds:
@@ -72,10 +72,12 @@ def summarise(collected: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
                     value = round(float(cell[metric].mean()), 6)
                     rows.append(
                         {**label, "model": model, "seed": int(cell["seed"]),
-                         "metric": metric, "value": value}
+                         "metric": metric, "value": value, **commits_of([cell])}
                     )  # fmt: skip
             if model in NEURAL:
-                positions.append({**label, "model": model, **entropy_by_position(seeds)})
+                positions.append(
+                    {**label, "model": model, **entropy_by_position(seeds), **commits_of(seeds)}
+                )
         tables += [
             {**label, "title": title, "model": model, **entry}
             for title, models in TABLES.items()
@@ -110,13 +112,20 @@ def table_entries(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, An
             for m in FIGURES
             if all(m in c for c in seeds)
         }
-        entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"])}
+        entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"]), **commits_of(seeds)}
         entry["seconds"] = round(float(np.mean([c["train_seconds"] for c in seeds])), 1)
         if all(model in second.get(seed, ()) for seed in shared):
             mean = float(np.mean([second[s][model].mean() for s in shared]))
             entry["second utility"] = round(mean, 6)
         entries[model] = entry
     return entries
+
+
+def commits_of(cells: Sequence[Mapping[str, Array]]) -> dict[str, list[str]]:
+    """Return the commits that made these cells; nothing if one of them does not name its commit."""
+    if not all("commit" in cell for cell in cells):
+        return {}
+    return {"commits": sorted({str(cell["commit"]) for cell in cells})}
 
 
 def entropy_by_position(seeds: list[dict[str, Array]]) -> dict[str, list[float]]:
@@ -143,7 +152,8 @@ def paired_differences(
         entries.append(
             {**label, "model": model, "against": against, "metric": metric,
              "mean_difference": mean, "low": low, "high": high, "p": round(p, 6),
-             "seeds": [round(float(d), 6) for d in difference.mean(axis=1)]}
+             "seeds": [round(float(d), 6) for d in difference.mean(axis=1)],
+             **commits_of([cell for pair in pairs for cell in pair])}
         )  # fmt: skip
     return entries
 

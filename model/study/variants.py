@@ -6,12 +6,12 @@ A study is a data set in one split and track with one seed; its cells are models
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.network.config import Config
+from model.network.config import Config, ConfigError
 
 Overrides = Mapping[str, Mapping[str, Any]]
 
@@ -109,6 +109,24 @@ def plan_studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
             models = (*BASELINES, *NEURAL)
             studies.append(Study("movielens", "all", "first stage", seed, movielens, models))
     return studies
+
+
+def only_models(studies: list[Study], models: Sequence[str]) -> list[Study]:
+    """Return the studies with only these models, without studies that have none of them.
+
+    No models stand for all. Raises ConfigError for a name that no study has.
+    """
+    if not models:
+        return studies
+    names = {name for study in studies for name in study.models}
+    for model in models:
+        if model not in names:
+            raise ConfigError(f"--models: must be of {', '.join(sorted(names))}, got {model!r}")
+    filtered = [
+        dataclasses.replace(study, models=tuple(name for name in study.models if name in models))
+        for study in studies
+    ]
+    return [study for study in filtered if study.models]
 
 
 def smoke_studies(studies: list[Study]) -> list[Study]:

@@ -18,10 +18,15 @@ def line(model, seeds, mean):
 
 
 def report(rows, tables):
-    return {"rows": rows, "tables": tables, "comparisons": [], "curves": [], "positions": []}
+    parts = {"rows": rows, "tables": tables, "comparisons": [], "curves": [], "positions": []}
+    return {"made": {"commit": "a" * 40}, **parts}
 
 
 OLD = report([row("host", 0, 0.63), row("zero token", 0, 0.62)], [line("host", 3, 0.63)])
+
+
+def without_commits(entries):
+    return [{name: entry[name] for name in entry if name != "commits"} for entry in entries]
 
 
 def test_rows_that_the_cache_lacks_stay_and_new_rows_follow_them():
@@ -34,7 +39,28 @@ def test_rows_that_the_cache_lacks_stay_and_new_rows_follow_them():
 def test_a_table_row_is_replaced_only_by_one_with_more_seeds():
     for seeds, kept in ((5, 0.64), (1, 0.63)):
         merged = merge_reports(OLD, report([], [line("host", seeds, 0.64)]))
-        assert merged["tables"] == [line("host", max(seeds, 3), kept)]
+        assert without_commits(merged["tables"]) == [line("host", max(seeds, 3), kept)]
+
+
+def test_a_row_made_again_names_its_commit_and_the_others_that_of_the_old_report():
+    again = {**row("host", 0, 0.63), "commits": ["b" * 40]}
+    merged = merge_reports(OLD, report([again], [{**line("host", 3, 0.63), "commits": ["b" * 40]}]))
+    commits = {entry["model"]: entry["commits"] for entry in merged["rows"]}
+    assert commits == {"host": ["b" * 40], "zero token": ["a" * 40]}
+    assert merged["tables"][0]["commits"] == ["b" * 40]
+
+
+def test_a_table_row_made_again_keeps_the_columns_that_the_new_one_lacks():
+    old = report([], [{**line("host", 3, 0.63), "second utility": 0.3}])
+    (merged,) = merge_reports(old, report([], [line("host", 3, 0.64)]))["tables"]
+    assert merged["ndcg@10"] == [0.64]
+    assert merged["second utility"] == 0.3
+
+
+def test_replacing_takes_the_row_that_contradicts_the_report():
+    new = report([row("host", 0, 0.7)], [])
+    merged = merge_reports(OLD, new, replace=True)
+    assert [r["value"] for r in merged["rows"]] == [0.7, 0.62]
 
 
 def test_a_cell_that_contradicts_the_report_beyond_rounding_raises():

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.network.config import ConfigError
 from model.study.commands import Report
 from model.study.grid import save
 from model.study.plots import plot_entropy
 from model.study.report import page, report
 from model.study.summary import SECTIONS, equal_latency, read_cells, summarise
-from model.study.variants import CONTROLS, IDEAS, NEURAL, SLATES, Study
+from model.study.variants import CONTROLS, IDEAS, NEURAL, SLATES, Study, only_models
 
 ROOT = Path(__file__).parents[3]
 MADE = {
@@ -228,3 +229,24 @@ def test_the_report_runs_in_miniature_and_again_from_its_cache(tmp_path):
         assert (tmp_path / "out" / plot).stat().st_size > 1000
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert (tmp_path / "out" / "quality.json").read_bytes() == first
+
+
+def test_only_the_named_models_are_trained_and_unknown_names_are_refused(tmp_path):
+    studies = [
+        Study("ranklens", "warm", "stand-alone", 0, tmp_path, ("LambdaMART", "gru host")),
+        Study("ranklens", "warm", "stand-alone", 0, tmp_path, ("best of M",)),
+    ]
+    assert only_models(studies, ()) == studies
+    (study,) = only_models(studies, ("gru host",))
+    assert study.models == ("gru host",)
+    with pytest.raises(ConfigError, match=r"--models: must be of LambdaMART, .*, got 'lambdamart'"):
+        only_models(studies, ("lambdamart",))
+
+
+def test_the_page_names_the_commits_of_rows_that_the_report_did_not_make(summary):
+    assert "earlier commit" not in page({**MADE, **summary})
+    tables = [{**entry, "commits": ["0" * 40]} for entry in summary["tables"]]
+    tables[0] = {**tables[0], "commits": ["a" * 40]}
+    text = page({**MADE, **summary, "tables": tables})
+    assert f"| aaaaaaa | {tables[0]['model']} |" in text
+    assert "| 0000000 |" not in text
