@@ -24,6 +24,7 @@ from model.data.layout import COLUMNS
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
 from model.data.moment import read_moment
 from model.data.schemas import load_schema
+from model.data.train_values import values_over_time
 from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError
 from service.engine.features.featuriser import Featuriser
@@ -67,7 +68,7 @@ class Dataset:
         histories = directory / "histories.parquet"
         self.histories = _scan_parquet(histories).collect() if histories.exists() else None
         self.moment = read_moment(directory)
-        self.featuriser = fit(schema, self.rows, self.items, self.users)
+        self.featuriser = fit(schema, self.rows, self.items, self.users, self.moment)
 
     def digest(self) -> str:
         """Return the SHA-256 over all files; a training run stores it to recognise its data."""
@@ -120,6 +121,8 @@ class Dataset:
         candidate_names = [n for n in inline if owners.get(n) in ("candidate", "item")]
         without_items = [n for n in candidate_names if owners.get(n) == "candidate"]
         context_names = [n for n in inline if owners.get(n) == "context"]
+        changing = [n for n in inline if owners.get(n) == "user" and n in user_names]
+        ordered = self.moment is not None and self.moment.ordered
         histories = None
         if self.histories is not None:
             histories = self.histories.partition_by("request_id", as_dict=True, include_key=False)
@@ -129,7 +132,7 @@ class Dataset:
                 if split not in splits:
                     continue
                 if histories is None:
-                    history = build_history(lists, index, schema.history.limit)
+                    history = build_history(lists, index, schema.history.limit, ordered)
                 else:
                     entries = histories.get((columns["request_id"][0],))
                     history = [] if entries is None else list(entries.iter_rows())
@@ -143,12 +146,13 @@ class Dataset:
                 # carries in a field of its own. An item feature of that name is not.
                 scored = owners.get("score") == "candidate"
                 scores = [entry.pop("score", None) if scored else None for entry in candidates]
+                of_time = {n: columns[n][0] for n in changing if columns[n][0] is not None}
                 request = CandidateList(
                     ids=columns["item_id"],
                     scores=scores,
                     features=candidates if any(candidates) else (),
                     user_id=columns["user_id"][0],
-                    user={n: user.get(n) for n in user_names} if user else {},
+                    user={n: of_time.get(n, user.get(n)) for n in user_names} if user else {},
                     history=history[-schema.history.limit :],
                     context={n: columns[n][0] for n in context_names},
                 )
@@ -257,7 +261,8 @@ class Dataset:
 
 def _code_files() -> list[Path]:
     """Return the modules that make the arrays; a change to one of them invalidates the cache."""
-    modules = [Path(inspect.getfile(maker)) for maker in (Dataset, fit, equal_runs, build_history)]
+    makers = (Dataset, fit, equal_runs, build_history, values_over_time)
+    modules = [Path(inspect.getfile(maker)) for maker in makers]
     return [*modules, *sorted(Path(inspect.getfile(Featuriser)).parent.glob("*.py"))]
 
 

@@ -14,15 +14,24 @@ import polars as pl
 from model.data import labels
 from model.data.chunks import read_chunks
 from model.data.layout import COLUMNS
+from model.data.moment import Moment
+from model.data.train_values import values_over_time
 from service.engine.features.encoding import encode_number, encode_vector
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
 
 
 def fit(
-    schema: Schema, rows: pl.DataFrame | pl.LazyFrame, items: pl.DataFrame, users: pl.DataFrame
+    schema: Schema,
+    rows: pl.DataFrame | pl.LazyFrame,
+    items: pl.DataFrame,
+    users: pl.DataFrame,
+    moment: Moment | None = None,
 ) -> Featuriser:
     """Return a featuriser with means, deviations and vocabularies of the train split alone.
+
+    In a data set with a record of its moment, values of items and users that train rows carry
+    inline count too. Without one only those of the tables do, as for RankLens.
 
     Raises FeatureError if an item breaks the fitted schema.
     """
@@ -38,7 +47,9 @@ def fit(
     def columns(feature: Feature) -> Iterator[pl.Series]:
         # An id stands only once in its table, so its frequency is counted in the log.
         if feature.of in tables and feature.name not in COLUMNS:
-            if feature.name in tables[feature.of].columns:
+            if moment is not None and feature.name in inline:
+                yield from values_over_time(feature, train, tables[feature.of])
+            elif feature.name in tables[feature.of].columns:
                 yield tables[feature.of][feature.name]
         elif feature.name in inline:
             for chunk in read_chunks(rows.lazy().select("request_id", "split", feature.name)):

@@ -8,7 +8,9 @@ from typing import Any
 ListColumns = dict[str, list[Any]]  # the rows of one displayed slate, by column
 
 
-def build_history(lists: Sequence[ListColumns], index: int, limit: int) -> list[tuple[str, float]]:
+def build_history(
+    lists: Sequence[ListColumns], index: int, limit: int, ordered: bool = False
+) -> list[tuple[str, float]]:
     """Return up to `limit` (item_id, label) pairs, oldest first, for list `index` of a user.
 
     A valid or test list sees the answers before it. A train list sees other train lists only:
@@ -17,7 +19,11 @@ def build_history(lists: Sequence[ListColumns], index: int, limit: int) -> list[
 
     Args:
         lists: all lists of one user in order of time.
+        ordered: splits follow each other in time. A list of any split then sees the answers of
+            lists with an earlier timestamp only.
     """
+    if ordered:
+        return _earlier_answers(lists, index, limit)
     is_train = lists[index]["split"][0] == "train"
 
     def entries(columns: ListColumns) -> list[tuple[str, float]]:
@@ -36,3 +42,18 @@ def build_history(lists: Sequence[ListColumns], index: int, limit: int) -> list[
             break
         history += entries(lists[later])
     return history[:limit]
+
+
+def _earlier_answers(
+    lists: Sequence[ListColumns], index: int, limit: int
+) -> list[tuple[str, float]]:
+    """Return the latest `limit` answers of lists with an earlier timestamp, oldest first."""
+    time = lists[index]["timestamp"][0]
+    history: list[tuple[str, float]] = []
+    for earlier in range(index - 1, -1, -1):
+        if len(history) >= limit:
+            break
+        columns = lists[earlier]
+        if columns["timestamp"][0] < time:
+            history = list(zip(columns["item_id"], columns["label"], strict=True)) + history
+    return history[-limit:]

@@ -9,6 +9,13 @@ from typing import Any
 import polars as pl
 from tqdm import tqdm
 
+from model.data.entities import (
+    check_single_value,
+    fill_values,
+    filled_names,
+    place_in_time,
+    read_entities,
+)
 from model.data.errors import DataError
 from model.data.files import Files
 from model.data.layout import SPLITS
@@ -17,13 +24,11 @@ from model.data.scan import ROW, require_agreement, scan_files
 from model.data.source import LOG_COLUMNS, Source
 from model.data.tables import (
     COMPUTED,
-    REQUIRED,
     Rule,
     check_rows,
     feature_column,
     id_column,
     require_columns,
-    require_unique,
     required_rules,
     whole_number,
 )
@@ -84,20 +89,22 @@ def read_impressions(
         requests = _collect_requests(path, log, contexts)
         requests, moment = split_log(path, requests, splitting, "timestamp" in dtypes)
         _advance(bar, "items and users")
-        tables = {}
-        for owner, files in (("item", items), ("user", users)):
-            table = _read_entity_table(files, owner, schema, scratch)
-            tables[owner] = _read_entities(path, log, schema, owner, table)
+        placed = place_in_time(path, log, requests, moment, "timestamp" in dtypes)
+        item_table, item_values = read_entities(placed, schema, "item", items, scratch)
+        user_table, user_values = read_entities(placed, schema, "user", users, scratch)
+        tables = {"item": item_table, "user": user_table}
         _advance(bar, "done")
     _check_schema_columns(path, schema, dtypes.names(), tables)
+    rows = fill_values(fill_values(placed.rows, "item_id", item_values), "user_id", user_values)
     inline = [feature.name for feature in features if feature.of != "user"]
+    inline += filled_names(schema, inline, item_values, user_values)
     expected = {*BASE_KINDS, ROW, *(feature.name for feature in features)}
     ignored = tuple(name for name in dtypes.names() if name not in expected)
     return Source(
-        log.select(*LOG_COLUMNS, *inline),
+        rows.select(*LOG_COLUMNS, *inline),
         requests,
-        tables["item"],
-        tables["user"],
+        item_table,
+        user_table,
         ignored,
         moment=moment,
     )
@@ -189,88 +196,9 @@ def _collect_requests(path: Files, log: pl.LazyFrame, contexts: Sequence[str]) -
         .collect(engine="streaming")
     )
     for name in single:
-        _check_single_value(path, log, "request_id", requests, name)
+        check_single_value(path, log, "request_id", requests, name)
     kept = ["request_id", "user_id", "timestamp", *(["split"] if "split" in names else ())]
     return requests.select(kept)
-
-
-def _check_single_value(
-    path: Files, log: pl.LazyFrame, key: str, counted: pl.DataFrame, name: str, hint: str = ""
-) -> None:
-    """Raise DataError if a `key` has several values of `name`; `counted` counts them in __name."""
-    mixed = counted.filter(pl.col(f"__{name}") > 1).head(1)
-    if len(mixed):
-        entity, entity_kind = mixed[key].item(), key.removesuffix("_id")
-        rows = log.filter(pl.col(key) == entity).sort(ROW).select(ROW, name).collect()
-        first_value = rows.row(0)[1]
-        row, value = next(entry for entry in rows.iter_rows() if entry[1] != first_value)
-        began = f"{entity_kind} {entity!r} began with {first_value!r}"
-        rule = f"must be the same in all rows of a {entity_kind}{hint}; {began}"
-        raise DataError(path, rule, row=row, column=name, value=value)
-
-
-def _read_entities(
-    path: Files, log: pl.LazyFrame, schema: Schema, owner: str, table: pl.DataFrame | None
-) -> pl.DataFrame:
-    """Return ids and features of all items or users, from the table or else from the log.
-
-    The log's first value that is not null counts. A user's values must agree in all rows or be
-    null, because otherwise a list would see the value of another time.
-    """
-    key = f"{owner}_id"
-    features = [f for f in schema.features if f.of == owner and f.name != key]
-    table_columns = [] if table is None else table.columns
-    log_columns = log.collect_schema().names()
-    names = [f.name for f in features if f.name in log_columns and f.name not in table_columns]
-    values = {name: pl.col(name).drop_nulls() for name in names}
-    first_values = [value.first() for value in values.values()]
-    counts = [value.n_unique().alias(f"__{name}") for name, value in values.items()]
-    entities = (
-        log.group_by(key, maintain_order=True)
-        .agg(*first_values, *counts)
-        .collect(engine="streaming")
-    )
-    for name in names if owner == "user" else ():
-        _check_single_value(path, log.drop_nulls(name), key, entities, name, ", or be of: context")
-    if table is not None:
-        entities = entities.join(table, on=key, how="full", coalesce=True)
-    kept = [feature.name for feature in features if feature.name in entities.columns]
-    for name in (f.name for f in features if f.required and f.name in kept):
-        missing = entities.filter(pl.col(name).is_null())[key]
-        rows = log.filter(pl.col(key).is_in(missing.implode())).select(ROW, key)
-        for row, entity in rows.head(1).collect().iter_rows():
-            raise DataError(
-                path, f"{REQUIRED}, but {owner} {entity!r} has none", row=row, column=name
-            )
-    return entities.select(key, *kept).sort(key)
-
-
-def _read_entity_table(
-    path: Files | None, owner: str, schema: Schema, scratch: Path
-) -> pl.DataFrame | None:
-    """Read and check a table of items or users, one row per id; None without files."""
-    if path is None:
-        return None
-    key = f"{owner}_id"
-    features = [f for f in schema.features if f.of == owner and f.name != key]
-    kinds = {key: "identifier", **{feature.name: feature.kind for feature in features}}
-    raw = scan_files(path, kinds, scratch)
-    dtypes = raw.collect_schema()
-    require_columns(path, dtypes, [key])
-    require_agreement(path, kinds, {feature.name for feature in features if not feature.required})
-    rules, read = id_column(key, dtypes[key])
-    columns = [pl.col(ROW), read.alias(key)]
-    for feature in features:
-        if feature.name in dtypes:
-            if feature.kind == "statistic":
-                raise DataError(path, COMPUTED, column=feature.name)
-            rule, expression = feature_column(path, feature, dtypes[feature.name])
-            columns.append(expression.alias(feature.name))
-            rules += [rule, *required_rules(feature, expression)]
-    check_rows(path, raw, rules)
-    table = raw.select(columns).collect(engine="streaming")
-    require_unique(path, table, [key])
-    return table.drop(ROW)
 
 
 def _check_schema_columns(

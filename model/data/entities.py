@@ -1,0 +1,270 @@
+"""Read the features of items and users, as of the moment of the train split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from model.data.errors import DataError
+from model.data.files import Files
+from model.data.moment import Moment
+from model.data.scan import ROW, require_agreement, scan_files
+from model.data.tables import (
+    COMPUTED,
+    REQUIRED,
+    check_rows,
+    feature_column,
+    id_column,
+    require_columns,
+    require_unique,
+    required_rules,
+    whole_number,
+)
+from service.engine.features.schema import Feature, Schema
+
+# Helper columns: the time of a list, its place in time among all lists, its split is train.
+TIME, ORDER, TRAIN = "__time", "__place", "__train"
+
+
+@dataclass(frozen=True)
+class LogInTime:
+    """A log whose rows carry TIME, ORDER and TRAIN of their lists.
+
+    cutoff  time of the latest train list in ms, None for a log without times
+    moment  record of the split; its `as_of` is the cutoff, or None if the log spans minutes only
+    """
+
+    path: Files
+    rows: pl.LazyFrame
+    cutoff: int | None
+    moment: Moment
+
+
+def place_in_time(
+    path: Files, log: pl.LazyFrame, requests: pl.DataFrame, moment: Moment, has_time: bool
+) -> LogInTime:
+    """Return the log with the time and the split of each row's list.
+
+    Args:
+        requests: request_id, timestamp and split, by time.
+    """
+    train = (pl.col("split") == "train").alias(TRAIN)
+    placed = requests.lazy().select("request_id", pl.col("timestamp").alias(TIME), train)
+    placed = placed.with_row_index(ORDER)
+    rows = log.join(placed, on="request_id", how="left", maintain_order="left")
+    latest = requests.filter(pl.col("split") == "train")["timestamp"].to_numpy().max()
+    return LogInTime(path, rows, int(latest) if has_time else None, moment)
+
+
+def read_entities(
+    log: LogInTime, schema: Schema, owner: str, files: Files | None, scratch: Path
+) -> tuple[pl.DataFrame, pl.LazyFrame | None]:
+    """Return the table of items or users, and values of their features at the times of lists.
+
+    The table holds an entity's latest value at or before the moment, from the table of the caller
+    or else from the log; without a moment, the latest value of the train lists. A user's values in
+    the log must agree or be null, because otherwise a list would see the value of another time.
+
+    The second result, None if there is nothing to fill, has `owner`_id, TIME, TRAIN and the values
+    for rows to which the log gives none.
+    """
+    key = f"{owner}_id"
+    features = [f for f in schema.features if f.of == owner and f.name != key]
+    table = None if files is None else _read_entity_table(log, files, key, features, scratch)
+    in_table = [] if table is None else [c for c in table.columns if c not in (key, TIME)]
+    log_columns = log.rows.collect_schema().names()
+    in_log = [f.name for f in features if f.name in log_columns and f.name not in in_table]
+    if owner == "user":
+        _check_constant_values(log, key, in_log)
+    entities = _latest_in_log(log, key, in_log)
+    changes: list[tuple[str, pl.LazyFrame]] = []
+    if table is not None:
+        latest = table
+        if TIME in table.columns:
+            latest = _latest_in_table(table, key, in_table, log.cutoff)
+            changes += [(name, table.lazy()) for name in in_table]
+        entities = entities.join(latest, on=key, how="full", coalesce=True)
+    if log.moment.as_of is not None and owner == "item":
+        changes += [(name, log.rows) for name in in_log]
+    kept = [feature.name for feature in features if feature.name in entities.columns]
+    for name in (f.name for f in features if f.required and f.name in kept):
+        missing = entities.filter(pl.col(name).is_null())[key]
+        rows = log.rows.filter(pl.col(key).is_in(missing.implode())).select(ROW, key)
+        for row, entity in rows.head(1).collect().iter_rows():
+            raise DataError(
+                log.path, f"{REQUIRED}, but {owner} {entity!r} has none", row=row, column=name
+            )
+    return entities.select(key, *kept).sort(key), _values_at_lists(log, key, changes)
+
+
+def _latest_in_log(log: LogInTime, key: str, names: Sequence[str]) -> pl.DataFrame:
+    """Return each entity's latest value that is not null, as of the moment.
+
+    Items that the log first shows after the moment are left out. A user has one value at all times.
+    """
+    as_of = log.moment.as_of if key == "item_id" else None
+    early = pl.col(TRAIN) if as_of is None else pl.col(TIME) <= as_of
+
+    def latest(name: str) -> pl.Expr:
+        usable = pl.col(name).is_not_null() & early
+        value = pl.col(name).filter(usable).sort_by(pl.col(ORDER).filter(usable)).last()
+        if as_of is not None:
+            return value
+        first = pl.col(name).drop_nulls().first()  # of an entity that no train list has
+        return pl.coalesce(value, first).alias(name)
+
+    entities = (
+        log.rows.group_by(key, maintain_order=True)
+        .agg(*(latest(name) for name in names), early.any().alias("__early"))
+        .collect(engine="streaming")
+    )
+    if as_of is not None:
+        entities = entities.filter("__early")
+    return entities.drop("__early")
+
+
+def _latest_in_table(
+    table: pl.DataFrame, key: str, names: Sequence[str], cutoff: int | None
+) -> pl.DataFrame:
+    """Return the latest value that is not null per id, of rows at or before the cutoff."""
+    early = table.lazy() if cutoff is None else table.lazy().filter(pl.col(TIME) <= cutoff)
+    values = [pl.col(name).drop_nulls().last() for name in names]
+    return early.sort(TIME).group_by(key, maintain_order=True).agg(values).collect()
+
+
+def _values_at_lists(
+    log: LogInTime, key: str, changes: Sequence[tuple[str, pl.LazyFrame]]
+) -> pl.LazyFrame | None:
+    """Return the values at the time of each list for the rows that have none in the log.
+
+    Args:
+        changes: names of features with frames of `key`, TIME and their values over time.
+    """
+    columns = log.rows.collect_schema().names()
+    where = [key, TIME, TRAIN]
+    values: pl.LazyFrame | None = None
+    for name, source in changes:
+        lacking = log.rows.filter(pl.col(name).is_null()) if name in columns else log.rows
+        rows = lacking.select(where).unique().collect(engine="streaming").sort(where)
+        if rows.is_empty():
+            continue
+        observed = source.join(rows.lazy().select(key).unique(), on=key, how="semi")
+        observed = observed.drop_nulls(name)
+        if ORDER in observed.collect_schema().names():  # of lists at the same time, the last counts
+            observed = observed.sort(ORDER).unique([key, TIME], keep="last", maintain_order=True)
+        history = observed.select(key, TIME, name).sort(TIME, key).collect(engine="streaming")
+        of_rows = _value_at(rows, key, name, history, log.cutoff).lazy()
+        values = (
+            of_rows if values is None else values.join(of_rows, on=where, how="full", coalesce=True)
+        )
+    return values
+
+
+def _value_at(
+    rows: pl.DataFrame, key: str, name: str, history: pl.DataFrame, cutoff: int | None
+) -> pl.DataFrame:
+    """Return the rows with their latest value of `history` at or before their time.
+
+    A train row before the first value takes the first one up to the cutoff, because its item's row
+    in the table holds one that is still later.
+    """
+    latest = rows.sort(TIME).join_asof(
+        history, on=TIME, by=key, strategy="backward", check_sortedness=False
+    )
+    first = (
+        history.filter(pl.col(TIME) <= cutoff)
+        .group_by(key, maintain_order=True)
+        .agg(pl.col(name).first().alias("__first"))
+    )
+    too_early = pl.col(TRAIN) & pl.col(name).is_null()
+    value = pl.when(too_early).then("__first").otherwise(name).alias(name)
+    filled = latest.join(first, on=key, how="left", maintain_order="left")
+    return filled.select(key, TIME, TRAIN, value).drop_nulls(name)
+
+
+def fill_values(rows: pl.LazyFrame, key: str, values: pl.LazyFrame | None) -> pl.LazyFrame:
+    """Return the rows of a log in time with the values of `read_entities` where they have none."""
+    if values is None:
+        return rows
+    where = [key, TIME, TRAIN]
+    names = [name for name in values.collect_schema().names() if name not in where]
+    columns = rows.collect_schema().names()
+    renamed = values.rename({name: f"__{name}" for name in names})
+    joined = rows.join(renamed, on=where, how="left", maintain_order="left")
+    filled = [
+        pl.coalesce(*([name] if name in columns else []), f"__{name}").alias(name) for name in names
+    ]
+    return joined.with_columns(filled).drop(f"__{name}" for name in names)
+
+
+def filled_names(schema: Schema, present: Sequence[str], *values: pl.LazyFrame | None) -> list[str]:
+    """Return the features that only `fill_values` gives to the rows, in the order of the schema."""
+    columns = {
+        name for frame in values if frame is not None for name in frame.collect_schema().names()
+    }
+    return [f.name for f in schema.features if f.name in columns and f.name not in present]
+
+
+def _check_constant_values(log: LogInTime, key: str, names: Sequence[str]) -> None:
+    """Raise DataError if a user has several values of one feature."""
+    if not names:
+        return
+    counts = [pl.col(name).drop_nulls().n_unique().alias(f"__{name}") for name in names]
+    users = log.rows.group_by(key, maintain_order=True).agg(counts).collect(engine="streaming")
+    for name in names:
+        hint = ", or be of: context"
+        check_single_value(log.path, log.rows.drop_nulls(name), key, users, name, hint)
+
+
+def check_single_value(
+    path: Files, log: pl.LazyFrame, key: str, counted: pl.DataFrame, name: str, hint: str = ""
+) -> None:
+    """Raise DataError if a `key` has several values of `name`; `counted` counts them in __name."""
+    mixed = counted.filter(pl.col(f"__{name}") > 1).head(1)
+    if len(mixed):
+        entity, entity_kind = mixed[key].item(), key.removesuffix("_id")
+        rows = log.filter(pl.col(key) == entity).sort(ROW).select(ROW, name).collect()
+        first_value = rows.row(0)[1]
+        row, value = next(entry for entry in rows.iter_rows() if entry[1] != first_value)
+        began = f"{entity_kind} {entity!r} began with {first_value!r}"
+        rule = f"must be the same in all rows of a {entity_kind}{hint}; {began}"
+        raise DataError(path, rule, row=row, column=name, value=value)
+
+
+def _read_entity_table(
+    log: LogInTime, path: Files, key: str, features: Sequence[Feature], scratch: Path
+) -> pl.DataFrame:
+    """Read and check a table of items or users: a row per `key`, or per `key` and timestamp."""
+    kinds = {key: "identifier", **{feature.name: feature.kind for feature in features}}
+    changes = log.cutoff is not None
+    if changes:
+        kinds["timestamp"] = "time"
+    raw = scan_files(path, kinds, scratch)
+    dtypes = raw.collect_schema()
+    changes = changes and "timestamp" in dtypes
+    require_columns(path, dtypes, [key])
+    require_agreement(path, kinds, {feature.name for feature in features if not feature.required})
+    rules, read = id_column(key, dtypes[key])
+    columns = [pl.col(ROW), read.alias(key)]
+    if changes:
+        rule, time = whole_number("timestamp", dtypes["timestamp"], pl.Int64)
+        columns.append(time.alias(TIME))
+        rules.append(rule)
+    for feature in features:
+        if feature.name in dtypes:
+            if feature.kind == "statistic":
+                raise DataError(path, COMPUTED, column=feature.name)
+            rule, expression = feature_column(path, feature, dtypes[feature.name])
+            columns.append(expression.alias(feature.name))
+            rules += [rule, *required_rules(feature, expression)]
+    check_rows(path, raw, rules)
+    table = raw.select(columns).collect(engine="streaming")
+    if changes:
+        named = table.rename({TIME: "timestamp"})
+        require_unique(path, named, [key, "timestamp"], f"must occur once per {key}")
+    else:
+        require_unique(path, table, [key])
+    return table.drop(ROW)
