@@ -29,6 +29,7 @@ from export.bench.cuda import CudaError, CudaOptions, check, write_page
 from export.tune import TuneError, TuneOptions, tune
 from export.verify import VerificationError
 from model.data.errors import DataError
+from model.data.options import refuse_repeats
 from model.learning import checkpoint
 from model.learning.worth import sentences
 from service.engine.contract import BundleError
@@ -110,6 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # silent about absent torchvision
     try:
+        refuse_repeats(rest, options)
         run(options)
     except KeyboardInterrupt:
         print("export: interrupted", file=sys.stderr)

@@ -11,6 +11,7 @@ import tyro
 
 from loadtest.commands import COMMANDS, Command, Load
 from loadtest.errors import UNUSABLE, LoadTestError
+from loadtest.validation import refuse_repeats
 
 PARSER = (tyro.conf.FlagCreatePairsOff,)  # `--fresh` has no `--no-fresh`
 
@@ -26,6 +27,7 @@ def parse(name: str, arguments: Sequence[str]) -> Command:
         cls, prog=f"python -m loadtest {name}", description=inspect.getdoc(cls),
         args=list(arguments[:split]), config=PARSER,
     )  # fmt: skip
+    refuse_repeats(arguments[:split])
     if not isinstance(command, Load):
         return command
     return dataclasses.replace(command, locust=(*command.locust, *arguments[split + 1 :]))

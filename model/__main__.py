@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import subcommand
 
 from model.data.commands import Prepare
+from model.data.options import refuse_repeats
 from model.learning.commands import Evaluate, Train
 from model.study.commands import (
     EvaluatorReport,
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
         )
+        refuse_repeats(arguments, command)
         return command.execute()
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)

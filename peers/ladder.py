@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import tyro
 
-from loadtest.errors import MISSED, PASSED, UNUSABLE, VOID, LoadTestError
+from loadtest.errors import MISSED, PASSED, UNUSABLE, VOID, LoadTestError, UsageError
+from loadtest.validation import refuse_repeats
 from peers import PEERS
 from peers.comparison import Comparison
 from peers.environments import install
@@ -27,6 +28,11 @@ def main(arguments: Sequence[str]) -> int:
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    try:
+        refuse_repeats(arguments)
+    except UsageError as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return UNUSABLE
     modules = [peer.module for peer in PEERS]
     unknown = [module for module in options.only if module not in modules]
     if unknown or not options.only:

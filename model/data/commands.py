@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-# An option that takes several paths and may be repeated: the paths of all its uses count.
-Paths = tyro.conf.UseAppendAction[tuple[tuple[Path, ...], ...]]
+from model.data.options import Paths
 
 
 @dataclass(frozen=True)

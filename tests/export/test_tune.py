@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from export.__main__ import main
 from export.bench.measure import cores
 from export.tune import TuneError, TuneOptions, choose, tune
 from service.settings import Settings, with_profile
@@ -60,3 +61,10 @@ def test_an_option_out_of_range_is_refused_and_writes_no_profile(tmp_path, optio
     with pytest.raises(TuneError, match=message):
         tune(options)
     assert not options.out.exists()
+
+
+def test_a_repeated_option_is_refused_instead_of_replacing_the_first(tmp_path, capsys):
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    assert main(["tune", "--out", str(first), "--out", str(second)]) == 2
+    assert capsys.readouterr().err == "export: --out: must be passed once, got it 2 times\n"
+    assert list(tmp_path.iterdir()) == []

@@ -85,6 +85,27 @@ def test_an_option_of_a_study_out_of_range_is_one_line_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["train", "--config", "c", "--data", "d", "--out", "o", "--out", "p"], "--out"),
+        (["world", "--hosts", "gru", "--hosts=pointer"], "--hosts"),
+        (["scale", "--rows", "10", "--rows", "20"], "--rows"),
+        (["scale", "--page-only", "--page_only"], "--page-only"),
+        (["prepare", "impressions", "--log", "a", "--schema", "s", "--schema", "t", "--out", "o"],
+         "--schema"),
+    ],
+)  # fmt: skip
+def test_a_repeated_option_is_refused_instead_of_replacing_the_first(
+    arguments, option, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    line = f"{arguments[0]}: {option}: must be passed once, got it 2 times\n"
+    assert capsys.readouterr().err == line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bare_value_error_is_a_bug_and_is_raised(monkeypatch):
     def fail(_command):
         raise ValueError("planted")
