@@ -158,13 +158,13 @@ def test_arguments_that_do_not_parse_have_exit_status_2(capsys, arguments):
     assert arguments[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost:8000", "https://example.org"])
 def test_a_repeated_rate_is_refused_instead_of_replacing_the_first(capsys):
     assert run_command("bench", ["--rate", "100", "--rate", "300"]) == 2
     line = "loadtest bench: --rate: must be passed once, got it 2 times\n"
     assert capsys.readouterr().err == line
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost:8000", "https://example.org"])
 def test_a_url_without_http_is_refused_with_an_example(capsys, url):
     assert run_command("bench", ["--url", url]) == 2
     errors = capsys.readouterr().err
