@@ -19,7 +19,7 @@ from model.data import chunks
 from model.data.chunks import equal_runs
 from model.data.errors import DataError
 from model.data.fitting import fit
-from model.data.histories import ListColumns, build_history
+from model.data.histories import ListColumns, StoredHistories, build_history
 from model.data.layout import COLUMNS
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
 from model.data.moment import read_moment
@@ -66,7 +66,7 @@ class Dataset:
         self.items = _scan_parquet(directory / "items.parquet").collect()
         self.users = _scan_parquet(directory / "users.parquet").collect()
         histories = directory / "histories.parquet"
-        self.histories = _scan_parquet(histories).collect() if histories.exists() else None
+        self.histories = _scan_parquet(histories) if histories.exists() else None
         self.moment = read_moment(directory)
         self.featuriser = fit(schema, self.rows, self.items, self.users, self.moment)
 
@@ -123,19 +123,15 @@ class Dataset:
         context_names = [n for n in inline if owners.get(n) == "context"]
         changing = [n for n in inline if owners.get(n) == "user" and n in user_names]
         ordered = self.moment is not None and self.moment.ordered
-        histories = None
-        if self.histories is not None:
-            histories = self.histories.partition_by("request_id", as_dict=True, include_key=False)
-        for user, lists in self._iterate_users(splits):
+        for user, lists, stored in self._iterate_users(splits):
             for index, columns in enumerate(lists):
                 split = columns["split"][0]
                 if split not in splits:
                     continue
-                if histories is None:
+                if stored is None:
                     history = build_history(lists, index, schema.history.limit, ordered)
                 else:
-                    entries = histories.get((columns["request_id"][0],))
-                    history = [] if entries is None else list(entries.iter_rows())
+                    history = stored.of(columns["request_id"][0])
                 carries_items = fresh or split == "train" or self.moment is None
                 names = candidate_names if carries_items else without_items
                 candidates = [
@@ -164,33 +160,25 @@ class Dataset:
     def requests(self, splits: Sequence[str]) -> pl.DataFrame:
         """Return request_id and user_id of the lists of these splits, in the order of `lists`."""
         ids = [
-            (columns["request_id"][0], columns["user_id"][0])
-            for _, lists in self._iterate_users(splits)
-            for columns in lists
-            if columns["split"][0] in splits
+            rows.filter(pl.col("split").is_in(splits))
+            .select("request_id", "user_id")
+            .unique("request_id", keep="first", maintain_order=True)
+            for rows in self._iterate_chunks(splits, "request_id", "user_id", "timestamp", "split")
         ]
-        return pl.DataFrame(ids, ["request_id", "user_id"], orient="row")
+        none = pl.DataFrame(schema={"request_id": pl.String, "user_id": pl.String})
+        return pl.concat([none, *ids])
 
     def _iterate_users(
         self, splits: Sequence[str]
-    ) -> Iterator[tuple[dict[str, Any], list[ListColumns]]]:
-        """Yield each user's features and lists in order of time, for chunks with these splits.
-
-        The file is scanned once per chunk of users, because sorting it by user would need memory
-        for the whole log.
-        """
-        with_splits = self._user_table.filter(pl.col("split").is_in(splits))
-        for chunk in with_splits["chunk"].unique(maintain_order=True):
-            users = self._user_table.filter(pl.col("chunk") == chunk)
-            ids = users["user_id"].unique(maintain_order=True)
-            of_chunk = pl.col("user_id").is_in(ids.implode())
-            rows = self.rows.filter(of_chunk).collect(engine="streaming")
-            number = ids.to_frame().with_row_index("__number")  # no feature has a name like it
-            rows = rows.join(number, on="user_id", how="left", maintain_order="left")
-            rows = rows.sort("__number", "timestamp", maintain_order=True).drop("__number")
-            features = {
-                row["user_id"]: row for row in self.users.filter(of_chunk).iter_rows(named=True)
-            }
+    ) -> Iterator[tuple[dict[str, Any], list[ListColumns], StoredHistories | None]]:
+        """Yield each user's features, lists in order of time, and stored histories if there are."""
+        for rows in self._iterate_chunks(splits):
+            of_chunk = pl.col("user_id").is_in(rows["user_id"].unique().implode())
+            users = self.users.filter(of_chunk)
+            features = {row["user_id"]: row for row in users.iter_rows(named=True)}
+            stored = None
+            if self.histories is not None:
+                stored = StoredHistories.read(self.histories, rows["request_id"].unique())
             for start, stop in equal_runs(rows["user_id"]):
                 user_rows = rows[start:stop]
                 columns = {column.name: column.to_list() for column in user_rows.iter_columns()}
@@ -198,7 +186,26 @@ class Dataset:
                     {name: values[first:last] for name, values in columns.items()}
                     for first, last in equal_runs(user_rows["request_id"])
                 ]
-                yield features.get(columns["user_id"][0], {}), lists
+                yield features.get(columns["user_id"][0], {}), lists, stored
+
+    def _iterate_chunks(self, splits: Sequence[str], *names: str) -> Iterator[pl.DataFrame]:
+        """Yield the rows of some users with these splits at a time, by user and then by time.
+
+        The file is scanned once per chunk of users, because sorting it by user would need memory
+        for the whole log. `names` are the columns to read, by default all.
+        """
+        with_splits = self._user_table.filter(pl.col("split").is_in(splits))
+        for chunk in with_splits["chunk"].unique(maintain_order=True):
+            users = self._user_table.filter(pl.col("chunk") == chunk)
+            ids = users["user_id"].unique(maintain_order=True)
+            of_chunk = pl.col("user_id").is_in(ids.implode())
+            chunk_rows = self.rows.filter(of_chunk)
+            if names:
+                chunk_rows = chunk_rows.select(names)
+            rows = chunk_rows.collect(engine="streaming")
+            number = ids.to_frame().with_row_index("__number")  # no feature has a name like it
+            rows = rows.join(number, on="user_id", how="left", maintain_order="left")
+            yield rows.sort("__number", "timestamp", maintain_order=True).drop("__number")
 
     def fresh_features(self, splits: Sequence[str]) -> list[str]:
         """Return the item features whose values of the time lists of these splits can carry."""

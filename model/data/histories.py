@@ -1,9 +1,12 @@
-"""Build the history that a list may see from the other lists of its user."""
+"""Read the history of a list, or build it from the other lists of its user."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import polars as pl
 
 ListColumns = dict[str, list[Any]]  # the rows of one displayed slate, by column
 
@@ -57,3 +60,28 @@ def _earlier_answers(
         if columns["timestamp"][0] < time:
             history = list(zip(columns["item_id"], columns["label"], strict=True)) + history
     return history[-limit:]
+
+
+@dataclass(frozen=True)
+class StoredHistories:
+    """Entries of histories.parquet for some requests."""
+
+    entries: pl.DataFrame  # item_id and label, one list per request
+    rows: dict[str, int]  # request_id -> row of `entries`
+
+    @classmethod
+    def read(cls, histories: pl.LazyFrame, requests: pl.Series) -> StoredHistories:
+        """Read the entries of these requests; others stay in the file."""
+        of_requests = histories.filter(pl.col("request_id").is_in(requests.implode()))
+        grouped = of_requests.group_by("request_id", maintain_order=True).agg("item_id", "label")
+        entries = grouped.collect()
+        ids = entries["request_id"].to_list()
+        return cls(entries.drop("request_id"), {name: row for row, name in enumerate(ids)})
+
+    def of(self, request: str) -> list[tuple[str, float]]:
+        """Return the (item_id, label) pairs of a request, oldest first; none if it has none."""
+        row = self.rows.get(request)
+        if row is None:
+            return []
+        items, labels = self.entries.row(row)
+        return list(zip(items, labels, strict=True))

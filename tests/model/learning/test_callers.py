@@ -63,9 +63,12 @@ def sale(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundle(sale):
-    """The featuriser of the data set in the place of a session."""
+    return in_place_of_a_session(Dataset(sale).featuriser)
+
+
+def in_place_of_a_session(featuriser):
     manifest = types.SimpleNamespace(slate_length=LENGTH)
-    return types.SimpleNamespace(featuriser=Dataset(sale).featuriser, manifest=manifest)
+    return types.SimpleNamespace(featuriser=featuriser, manifest=manifest)
 
 
 def cheapest_first(featuriser):
@@ -177,9 +180,7 @@ def test_graded_figures_stand_beside_binary_ones(sale, tmp_path):
     label = "label: {range: [0, 4], gain: exponential, positive: 4}\nfeatures:"
     (graded / "schema.yaml").write_text(SCHEMA.replace("features:", label))
     featuriser = Dataset(graded).featuriser
-    manifest = types.SimpleNamespace(slate_length=LENGTH)
-    bundle = types.SimpleNamespace(featuriser=featuriser, manifest=manifest)
-    result = evaluate(bundle, graded, rank=cheapest_first(featuriser))
+    result = evaluate(in_place_of_a_session(featuriser), graded, rank=cheapest_first(featuriser))
     values = []
     rows = pl.read_parquet(graded / "impressions.parquet").filter(split="test")
     table = dict(pl.read_parquet(sale / "items.parquet").select("item_id", "price").iter_rows())
