@@ -96,14 +96,13 @@ class Feature:
             raise SchemaError(
                 f"features.{self.name}.relative: must be false for a {self.kind}, got true"
             )
-        if self.kind in ("statistic", "vector") and self.of != "item":
+        if self.kind == "statistic" and self.of != "item":
             raise SchemaError(
-                f"features.{self.name}.of: must be item for a {self.kind}, got {self.of!r}"
+                f"features.{self.name}.of: must be item for a statistic, got {self.of!r}"
             )
-        if not self.input and self.kind != "vector":
-            raise SchemaError(
-                f"features.{self.name}.input: must be true for a {self.kind}, got false"
-            )
+        if not self.input and (self.kind != "vector" or self.of != "item"):
+            kind = f"{self.kind} of {self.of}" if self.kind == "vector" else self.kind
+            raise SchemaError(f"features.{self.name}.input: must be true for a {kind}, got false")
 
     @property
     def slots(self) -> int:

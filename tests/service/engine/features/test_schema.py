@@ -21,7 +21,14 @@ from tests.support.features import SCHEMA
             {"kind": "category", "relative": True},
             "features.f.relative: must be false for a category, got true",
         ),
-        ({"kind": "vector", "of": "user"}, "features.f.of: must be item for a vector, got 'user'"),
+        (
+            {"kind": "statistic", "of": "user"},
+            "features.f.of: must be item for a statistic, got 'user'",
+        ),
+        (
+            {"kind": "vector", "of": "user", "input": False},
+            "features.f.input: must be true for a vector of user, got false",
+        ),
         ({"name": 7}, "features.7.name: must be a text, got 7"),
         ({"width": 0}, "features.f.width: must be a whole number above 0, got 0"),
         ({"width": 1.5}, "features.f.width: must be a whole number above 0, got 1.5"),
