@@ -95,9 +95,9 @@ def group_values(
             rule = "a category of the model's schema, or a key of candidates[].groups"
             raise ConstraintError("constraints.max_per_group", rule, attribute) from None
         return values
-    if inputs.features:
+    inline = inputs.values(attribute)
+    if inline is not None:
         # A value that the vocabulary lacks has no token of its own, so its text is compared.
-        inline = (features.get(attribute) for features in inputs.features)
         categories = [
             category if value is None else str(value)
             for value, category in zip(inline, categories, strict=True)

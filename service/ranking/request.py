@@ -75,6 +75,6 @@ class RankingRequest:
     def cheap_to_shed(self) -> bool:
         """True if nothing but the ids and the session's own checks can make the list invalid."""
         inputs, constraints = self.inputs, self.constraints
-        if inputs.features or inputs.user or inputs.context:
+        if inputs.inline or inputs.user or inputs.context:
             return False
         return constraints is None or constraints.limit is None

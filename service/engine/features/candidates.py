@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
+import numpy as np
+
+from service.engine.features.encoding import Column
 from service.engine.features.ids import read_id
+
+
+def as_plain(values: Column) -> Sequence[Any]:
+    """Return an array as a list of Python's numbers, and any other column unchanged."""
+    if isinstance(values, np.ndarray):
+        plain: Sequence[Any] = values.tolist()
+        return plain
+    return values
 
 
 @dataclass(frozen=True)
@@ -14,7 +26,8 @@ class CandidateList:
     """One candidate list with its user, in the order of the initial ranking.
 
     history: (item id, label in 0..1), most recent last; features: one mapping per candidate, or
-    none at all; scores likewise.
+    none at all; scores likewise. columns: the same features by name, a value or None per candidate,
+    or numbers [N] and vectors [N, width] as arrays. A list has features or columns.
     """
 
     ids: Sequence[str]
@@ -24,6 +37,36 @@ class CandidateList:
     user: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[tuple[str, float]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
+
+    @property
+    def inline(self) -> bool:
+        """True if any inline features of candidates are present."""
+        return bool(self.features or self.columns)
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Return the names of the features in records, and each candidate's values or None."""
+        names = list(map(tuple, self.features))
+        if not names or names.count(names[0]) == len(names):
+            return names[0] if names else (), [tuple(record.values()) for record in self.features]
+        every = tuple(dict.fromkeys(chain.from_iterable(names)))
+        return every, [tuple(map(record.get, every)) for record in self.features]
+
+    def by_candidate(self) -> Sequence[Mapping[str, Any]]:
+        """Return the inline features of each candidate, in Python's types; none at all without."""
+        if not self.columns:
+            return self.features
+        plain = [as_plain(values) for values in self.columns.values()]
+        return [dict(zip(self.columns, row, strict=True)) for row in zip(*plain, strict=True)]
+
+    def values(self, name: str) -> Sequence[Any] | None:
+        """Return each candidate's inline value of a feature, or None without inline features."""
+        if self.features:
+            return [record.get(name) for record in self.features]
+        if not self.columns:
+            return None
+        column = self.columns.get(name)
+        return [None] * len(self.ids) if column is None else as_plain(column)
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> CandidateList:
@@ -51,7 +94,11 @@ class CandidateList:
     def to_json(self) -> dict[str, Any]:
         """Return the inverse of from_json: a JSON body of the same list."""
         candidates: list[dict[str, Any]] = [{"id": item} for item in self.ids]
-        for name, values in (("score", self.scores), ("features", self.features)):
+        features = self.features or [
+            {name: value for name, value in record.items() if value is not None}
+            for record in self.by_candidate()
+        ]
+        for name, values in (("score", self.scores), ("features", features)):
             for candidate, value in zip(candidates, values, strict=False):
                 if value or value == 0.0:
                     candidate[name] = value
@@ -60,9 +107,9 @@ class CandidateList:
         }
         if self.user_id is not None:
             user["id"] = self.user_id
-        features = {name: value for name, value in self.user.items() if value is not None}
-        if features:
-            user["features"] = features
+        of_user = {name: value for name, value in self.user.items() if value is not None}
+        if of_user:
+            user["features"] = of_user
         body: dict[str, Any] = {"user": user, "candidates": candidates}
         context = {name: value for name, value in self.context.items() if value is not None}
         return body | {"context": context} if context else body

@@ -31,10 +31,9 @@ from service.engine.features.encoding import (
     z_scores,
 )
 from service.engine.features.history import HistoryKernels, history_width
-from service.engine.features.ids import BLANKS, read_id
+from service.engine.features.inline import InlineFeatures
+from service.engine.features.layout import RELATIVE, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
-
-RELATIVE = 3  # columns of a list-relative number: z-score, rank, distance from the best
 
 
 @dataclass(frozen=True)
@@ -58,35 +57,9 @@ class Featuriser:
         self.schema = schema
         self.items = items
         self._index_of = {item: index for index, item in enumerate(items.ids)}
-        self._features = {feature.name: feature for feature in schema.features}
-        self._first_token: dict[str, int] = {}
-        self._tokens: dict[str, dict[str, int]] = {}
-        self._slot: dict[str, int] = {}
-        self._column: dict[str, int] = {}
-        self._relative: list[tuple[int, int]] = []  # (source column, target column)
-        token, slot, column = 1, 0, 0
-        for feature in schema.features:
-            if feature.slots:
-                self._first_token[feature.name] = token  # its out-of-vocabulary token
-                self._tokens[feature.name] = {
-                    value: token + 1 + index for index, value in enumerate(feature.vocabulary)
-                }
-                token += 1 + len(feature.vocabulary)
-                self._slot[feature.name] = slot
-                slot += feature.slots
-            elif feature.kind in NUMBER_KINDS:
-                self._column[feature.name] = column
-                column += 1
-                if feature.relative:
-                    self._relative.append((column - 1, column))
-                    column += RELATIVE
-            elif feature.input:
-                self._column[feature.name] = column
-                column += feature.width
-        self._history_column = column
-        self.numbers_width = column + history_width(schema.history)
-        self.tokens_width = slot
-        self.vocabulary_size = token
+        self._layout = layout = Layout(schema)
+        self.numbers_width = layout.numbers_width + history_width(schema.history)
+        self.tokens_width, self.vocabulary_size = layout.tokens_width, layout.vocabulary_size
         self._features_of = {
             owner: {feature.name: feature for feature in schema.features if feature.of == owner}
             for owner in OWNERS
@@ -95,12 +68,13 @@ class Featuriser:
             owner: [name for name, feature in features.items() if feature.required]
             for owner, features in self._features_of.items()
         }
+        self._inline = InlineFeatures(layout, schema.history.kernels)
         self._build_templates()
         self._history = HistoryKernels(
             schema.history.limit,
-            [self._kernel_rows(self._features[name]) for name in schema.history.kernels],
+            [self._kernel_rows(layout.features[name]) for name in schema.history.kernels],
             self._expected_labels(schema.history.rate),
-            self._history_column,
+            layout.numbers_width,
             schema.label,
         )
 
@@ -114,29 +88,28 @@ class Featuriser:
         tokens = np.zeros((count + 1, self.tokens_width), np.int64)
         for feature in self.schema.features:  # defaults first; the table overwrites them
             self._write(feature, feature.default, numbers, tokens, slice(None), feature.name)
-        number, slot = 0, 0
+        layout, number, slot = self._layout, 0, 0
         for feature in self._features_of["item"].values():
             if feature.kind in NUMBER_KINDS:
-                numbers[:count, self._column[feature.name]] = self.items.numbers[:, number]
+                numbers[:count, layout.column[feature.name]] = self.items.numbers[:, number]
                 number += 1
             elif feature.slots:
-                start = self._slot[feature.name]
-                stop = start + feature.slots
-                tokens[:count, start:stop] = self.items.tokens[:, slot : slot + feature.slots]
+                source = self.items.tokens[:, slot : slot + feature.slots]
+                tokens[:count, layout.slots(feature)] = source
                 slot += feature.slots
                 if feature.name == "item_id":
-                    tokens[count, start] = self._first_token["item_id"]
+                    tokens[count, layout.slots(feature)] = layout.first_token["item_id"]
             elif feature.input:
-                start = self._column[feature.name]
-                numbers[:count, start : start + feature.width] = self.items.vectors[feature.name]
+                numbers[:count, layout.columns(feature)] = self.items.vectors[feature.name]
         self._numbers_of, self._tokens_of = numbers, tokens
 
     def _expected_labels(self, rate: str | None) -> Floats:
         """Return each item's expected label by the statistic `rate`, float32 [I + 1]; else 0.5."""
         if rate is None:
             return np.full(len(self.items.ids) + 1, 0.5, np.float32)
-        logit = self._numbers_of[:, self._column[rate]] * self._features[rate].std
-        return np.asarray(1.0 / (1.0 + np.exp(-(logit + self._features[rate].mean))), np.float32)
+        feature = self._layout.features[rate]
+        logit = self._numbers_of[:, self._layout.column[rate]] * feature.std
+        return np.asarray(1.0 / (1.0 + np.exp(-(logit + feature.mean))), np.float32)
 
     def _kernel_rows(self, feature: Feature) -> Floats:
         """Return unit vectors float32 [I + 1, width] whose inner products are the kernel."""
@@ -144,17 +117,8 @@ class Featuriser:
             rows = np.zeros((len(self.items.ids) + 1, feature.width), np.float32)
             rows[:-1] = self.items.vectors[feature.name]
         else:
-            start = self._slot[feature.name]
-            rows = self._bag(feature, self._tokens_of[:, start : start + feature.slots])
+            rows = self._layout.bag(feature, self._tokens_of[:, self._layout.slots(feature)])
         return unit_rows(rows)
-
-    def _bag(self, feature: Feature, tokens: Integers) -> Floats:
-        """Return 0 or 1 per known value, float32 [R, vocabulary], of tokens int64 [R, width]."""
-        index = tokens - (self._first_token[feature.name] + 1)
-        bag = np.zeros((len(tokens), len(feature.vocabulary)), np.float32)
-        rows, slots = np.nonzero(index >= 0)
-        bag[rows, index[rows, slots]] = 1.0
-        return bag
 
     def transform(self, candidates: CandidateList) -> tuple[Floats, Integers]:
         """Return numbers float32 [N, F] and tokens int64 [N, T] of one candidate list.
@@ -169,59 +133,26 @@ class Featuriser:
         history = self._history.recent(candidates.history, index_of)
         kernels = [rows[index] for rows in self._history.tables] if history else []
         user = candidates.user
-        if candidates.user_id is not None and "user_id" in self._features:
+        if candidates.user_id is not None and "user_id" in self._layout.features:
             user = {**user, "user_id": candidates.user_id}
         self._fill("user", user, "user.features", numbers, tokens, slice(None))
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
-        self._fill_candidates(candidates, numbers, tokens, kernels)
-        if self._relative:
-            # All columns at once, each a contiguous row: the numpy calls cost more than the work.
-            values = np.array([numbers[:, source] for source, _ in self._relative])
-            best = values.max(axis=1, keepdims=True, initial=-np.inf)
-            columns = np.array([z_scores(values), relative_ranks(values), values - best])
-            for number, (_, target) in enumerate(self._relative):
-                numbers[:, target : target + RELATIVE] = columns[:, number].T
+        self._inline.fill(candidates, numbers, tokens, kernels)
+        if self._layout.relative:
+            self._fill_relative(numbers)
         if history:
             self._history.fill(history, numbers, index, kernels)
         return numbers, tokens
 
-    def _fill_candidates(
-        self, candidates: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Floats]
-    ) -> None:
-        if not (candidates.features or self._features_of["candidate"]):
-            return
-        allowed = self._features_of["item"] | self._features_of["candidate"]
-        for position in range(len(candidates.ids)):
-            values = dict(candidates.features[position]) if candidates.features else {}
-            score = None
-            if "score" in self._features_of["candidate"] and candidates.scores:
-                score = candidates.scores[position]
-                if score is not None:
-                    values["score"] = score
-            for name in self._required["candidate"]:
-                if values.get(name) is None:
-                    path = _candidate_path(position, name, scored=True)
-                    raise FeatureError(path, "required by the feature schema", None)
-            row = slice(position, position + 1)
-            for name, value in values.items():
-                if name not in allowed:
-                    path = _candidate_path(position, name, scored=False)
-                    raise FeatureError(path, "not a feature of the schema", value)
-                if value is None:
-                    continue
-                feature = allowed[name]
-                try:  # paths are built for errors alone, because there are many values
-                    vector = self._write(feature, value, numbers, tokens, row, name)
-                except FeatureError as error:
-                    path = _candidate_path(position, name, scored=score is not None)
-                    raise FeatureError(path, error.rule, error.value) from None
-                if kernels and name in self.schema.history.kernels:
-                    if feature.kind == "categories":
-                        start = self._slot[name]
-                        vector = self._bag(feature, tokens[row, start : start + feature.slots])
-                    assert vector is not None
-                    kernel = self.schema.history.kernels.index(name)
-                    kernels[kernel][row] = unit_rows(vector.reshape(1, -1))
+    def _fill_relative(self, numbers: Floats) -> None:
+        """Write the list-relative columns of `numbers` in place, all of them at once."""
+        relative = self._layout.relative
+        # Each column a contiguous row: for few of them the numpy calls cost more than the work.
+        values = np.array([numbers[:, source] for source, _ in relative])
+        best = values.max(axis=1, keepdims=True, initial=-np.inf)
+        columns = np.array([z_scores(values), relative_ranks(values), values - best])
+        for number, (_, target) in enumerate(relative):
+            numbers[:, target : target + RELATIVE] = columns[:, number].T
 
     def _fill(
         self,
@@ -251,45 +182,17 @@ class Featuriser:
         tokens: Integers,
         rows: slice,
         path: str,
-    ) -> Floats | None:
-        """Encode one raw value into `rows`; return the vector of a vector feature."""
+    ) -> None:
+        """Encode one raw value into `rows`."""
         if feature.slots:
-            start = self._slot[feature.name]
-            tokens[rows, start : start + feature.slots] = self.encode_tokens(feature, value, path)
+            slots = self._layout.slots(feature)
+            tokens[rows, slots] = self._layout.encode_tokens(feature, [value], path)[0]
         elif feature.kind in NUMBER_KINDS:
-            numbers[rows, self._column[feature.name]] = encode_number(feature, value, path)
+            numbers[rows, self._layout.column[feature.name]] = encode_number(feature, value, path)
+        elif feature.input:
+            numbers[rows, self._layout.columns(feature)] = encode_vector(feature, value, path)
         else:
-            vector = encode_vector(feature, value, path)
-            if feature.input:
-                start = self._column[feature.name]
-                numbers[rows, start : start + feature.width] = vector
-            return vector
-        return None
-
-    def encode_tokens(self, feature: Feature, value: Any, path: str) -> Integers:
-        """Return tokens int64 [slots]: 0 for None, the feature's first token for unknown values.
-
-        Raises FeatureError.
-        """
-        slots = np.zeros(feature.slots, np.int64)
-        if value is None:
-            return slots
-        if feature.kind == "categories":
-            if not isinstance(value, (list, tuple)):
-                raise FeatureError(path, "a list of strings", value)
-            values = value[: feature.width]
-        else:
-            values = [value]
-        vocabulary, first = self._tokens[feature.name], self._first_token[feature.name]
-        for slot, entry in enumerate(values):
-            try:  # text is read as it is, and a number as an id
-                text = entry if isinstance(entry, str) else read_id(entry)
-            except ValueError:
-                raise FeatureError(path, "a string or an integer", entry) from None
-            if feature.kind == "identifier":
-                text = text.strip(BLANKS)
-            slots[slot] = vocabulary.get(text, first)
-        return slots
+            encode_vector(feature, value, path)
 
     def count_unknown(self, ids: Sequence[str]) -> int:
         """Return the number of ids that the item table lacks."""
@@ -300,8 +203,8 @@ class Featuriser:
 
         tokens: int64 [N, T] from `transform`. Raises KeyError for any other feature.
         """
-        slot, first = self._slot[name], self._first_token[name]
-        feature = self._features[name]
+        slot, first = self._layout.slot[name], self._layout.first_token[name]
+        feature = self._layout.features[name]
         if feature.slots != 1:
             raise KeyError(name)
         numbers = (tokens[:, slot] - (first + 1)).tolist()
@@ -309,7 +212,7 @@ class Featuriser:
 
     def column(self, name: str) -> int:
         """Return the column of `numbers` that holds a number or statistic, standardised."""
-        return self._column[name]
+        return self._layout.column[name]
 
     def save(self, directory: Path) -> None:
         """Write `features.json` and `items.npz` (no pickle)."""
@@ -340,10 +243,3 @@ class Featuriser:
                 },
             )
         return cls(Schema.from_dict(payload), items)
-
-
-def _candidate_path(position: int, name: str, scored: bool) -> str:
-    """Return the path of a candidate's feature; scored: the score has a field of its own."""
-    if scored and name == "score":
-        return f"candidates[{position}].score"
-    return f"candidates[{position}].features.{name}"
