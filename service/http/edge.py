@@ -20,6 +20,11 @@ MAX_REQUEST_ID = 128
 # instead of a broken pipe.
 MAX_DISCARDED_BYTES = 32 << 20
 
+SMALLER = (
+    "send candidates as columns with their numbers as MessagePack arrays, leave out features that "
+    "the item table holds, or raise RERANK_MAX_BODY_BYTES"
+)
+
 
 class Edge:
     """Wraps an application and puts `request_id` and `headers` into the request's state.
@@ -110,6 +115,6 @@ class Edge:
                 size += len(message.get("body", b""))
             rule = f"at most {self.max_body_bytes} bytes"
             error = FieldError("body", rule, f"{size} bytes")
-            raise PayloadTooLarge(f"body: {rule}, got {size}", [error])
+            raise PayloadTooLarge(f"body: {rule}, got {size}; {SMALLER}", [error])
 
         return receive_limited
