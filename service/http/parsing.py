@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import orjson
 import ormsgpack
 from pydantic import BaseModel, ValidationError
 
-from service.engine.features.candidates import CandidateList
+from service.engine.features.candidates import CandidateList, as_plain
+from service.engine.features.encoding import Column
 from service.engine.rows import SlateSampling
 from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
 from service.http.duplicates import refuse_repeated_keys
@@ -20,10 +23,12 @@ from service.http.schemas import (
     IDS,
     RECORDS,
     TAGS,
+    VALUES,
     BatchRequest,
     Candidate,
     CandidateColumns,
     HistoryEntry,
+    PackedNumbers,
     RerankRequest,
     candidates_form,
 )
@@ -188,6 +193,7 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Gro
     """
     candidates, user = body.candidates, body.user
     features: Sequence[dict[str, Any]] = ()
+    columns: dict[str, Column] = {}
     scores: Sequence[float | None] = ()
     groups: Groups = {}
     if isinstance(candidates, CandidateColumns):
@@ -196,11 +202,13 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Gro
         if uneven is not None:
             rule = f"as long as id, which has {len(ids)}"
             raise InvalidRequest.of(FieldError(f"{path}candidates.{uneven[0]}", rule, uneven[1]))
-        scores, groups = candidates.score or (), without_nulls(candidates.groups)
-        columns = without_nulls(candidates.features)
-        if columns:
-            rows = zip(*columns.values(), strict=True)
-            features = [dict(zip(columns, row, strict=True)) for row in rows]
+        scores = unpacked_scores(candidates.score or (), path)
+        groups = without_nulls(candidates.groups)
+        columns = {
+            name: unpacked(values, f"{path}candidates.features.{name}")
+            for name, values in (candidates.features or {}).items()
+            if values is not None
+        }
     elif candidates_form(candidates) == "ids":
         ids = cast("list[str]", candidates)
     else:
@@ -219,9 +227,10 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Gro
         scores=scores,
         features=features,
         user_id=user.id if user else None,
-        user=(user.features or {}) if user else {},
+        user=with_arrays(user.features, f"{path}user.features") if user else {},
         history=labelled(user.history) if user and user.history else (),
-        context=body.context or {},
+        context=with_arrays(body.context, f"{path}context"),
+        columns=columns,
     )
     return request, groups
 
@@ -241,14 +250,60 @@ def without_nulls(columns: Mapping[str, list[V] | None] | None) -> dict[str, lis
     return {name: values for name, values in (columns or {}).items() if values is not None}
 
 
-def validate(model: type[T], payload: Any) -> T:
-    """Validate a decoded body. Raises InvalidRequest naming every broken field, at most 20."""
+def unpacked(values: list[Any] | PackedNumbers, path: str) -> Column:
+    """Return a column as it is, or an array of its bytes.
+
+    path: of the column, in errors. Raises InvalidRequest.
+    """
+    if not isinstance(values, PackedNumbers):
+        return values
+    dtype = np.dtype(values.dtype).newbyteorder("<")
+    size = math.prod(values.shape) * dtype.itemsize
+    if len(values.data) != size:
+        rule = f"{size} bytes, as shape {values.shape} of {values.dtype} has"
+        raise InvalidRequest.of(FieldError(f"{path}.data", rule, f"{len(values.data)} bytes"))
+    return np.frombuffer(values.data, dtype).reshape(values.shape)
+
+
+def unpacked_scores(
+    scores: Sequence[float | None] | PackedNumbers, path: str
+) -> Sequence[float | None]:
+    """Return scores as a list. Raises InvalidRequest for an array with NaN or infinity."""
+    if not isinstance(scores, PackedNumbers):
+        return scores
+    values = np.asarray(unpacked(scores, f"{path}candidates.score"))
+    if values.ndim != 1:
+        rule = "one dimension, the candidates"
+        raise InvalidRequest.of(FieldError(f"{path}candidates.score.shape", rule, scores.shape))
+    for index in np.flatnonzero(~np.isfinite(values)).tolist():
+        error = FieldError(f"{path}candidates.score[{index}]", "a finite number", values[index])
+        raise InvalidRequest.of(error)
+    return as_plain(values)
+
+
+def with_arrays(features: Mapping[str, Any] | None, path: str) -> Mapping[str, Any]:
+    """Return features of a user or context, packed vectors as arrays. Raises InvalidRequest."""
+    if not features or not any(type(value) is dict for value in features.values()):
+        return features or {}
+    return {
+        name: unpacked(validate(PackedNumbers, value, f"{path}.{name}"), f"{path}.{name}")
+        if type(value) is dict
+        else value
+        for name, value in features.items()
+    }
+
+
+def validate(model: type[T], payload: Any, path: str = "") -> T:
+    """Validate a decoded body, or the field at `path`.
+
+    Raises InvalidRequest naming every broken field, at most 20.
+    """
     try:
         return model.model_validate(payload)
     except ValidationError as error:
         errors = [
             FieldError(
-                path_of(entry["loc"]),
+                path_of((path, *entry["loc"]) if path else entry["loc"]),
                 rule_of(entry["type"], entry["loc"], entry["msg"], entry.get("ctx", {})),
                 None if entry["type"] == "missing" else entry["input"],
             )
@@ -265,6 +320,7 @@ RULES = {
     "dict_type": "an object",
     "list_type": "a list",
     "string_type": "a string",
+    "bytes_type": "bytes, which only MessagePack has",
     "int_type": "an integer",
     "float_type": "a number",
     "too_short": "at least one entry",
@@ -283,6 +339,8 @@ def rule_of(
         return f"{ID_RULE}, or every candidate an object with id"
     if kind.startswith("model_") and RECORDS in location[-2:-1]:
         return "an object with id, or every candidate an id alone"
+    if kind == "list_type" and location[-1:] == (VALUES,):
+        return "a list, or an object with dtype, shape and data"
     if kind == "too_long":
         limit = context["max_length"]
         return "at most one entry" if limit == 1 else f"at most {limit} entries"

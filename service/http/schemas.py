@@ -24,7 +24,9 @@ MAX_ENTRIES = Field(max_length=10_000)
 Features = dict[str, Any]  # checked against the bundle's feature schema, not here
 Form = Literal["records", "ids", "columns"]  # of the candidates
 # Tags of unions in pydantic's error locations; no keys of a body.
-RECORDS, IDS, COLUMNS, ENTRY, ID = TAGS = ("<records>", "<ids>", "<columns>", "<entry>", "<id>")
+RECORDS, IDS, COLUMNS, ENTRY, ID, VALUES, PACKED = TAGS = (
+    "<records>", "<ids>", "<columns>", "<entry>", "<id>", "<values>", "<packed>",
+)  # fmt: skip
 
 
 class StrictModel(BaseModel):
@@ -84,19 +86,43 @@ class Candidate(StrictModel):
     )
 
 
+class PackedNumbers(StrictModel):
+    """An array of numbers as bytes (`bin` of MessagePack): little-endian, row after row."""
+
+    dtype: Literal["float32", "float64"]
+    shape: list[Annotated[int, Field(ge=0)]] = Field(
+        min_length=1, max_length=2, description="of a vector feature: candidates, width"
+    )
+    data: bytes
+
+
+def _column_tag(value: Any) -> str:
+    return PACKED if isinstance(value, (dict, PackedNumbers)) else VALUES
+
+
+Values = Annotated[
+    Annotated[list[Any], Tag(VALUES)] | Annotated[PackedNumbers, Tag(PACKED)],
+    Discriminator(_column_tag),
+]
+Scores = Annotated[
+    Annotated[list[float | None], MAX_ENTRIES, Tag(VALUES)] | Annotated[PackedNumbers, Tag(PACKED)],
+    Discriminator(_column_tag),
+]
+
+
 class CandidateColumns(StrictModel):
-    """The candidates by column: one list per field, each as long as `id`."""
+    """The candidates by column: one list or array per field, each as long as `id`."""
 
     id: list[Id] = Field(min_length=1)
-    score: Annotated[list[float | None], MAX_ENTRIES] | None = None
-    features: dict[str, list[Any] | None] | None = None
+    score: Scores | None = None
+    features: dict[str, Values | None] | None = None
     groups: dict[Text, Annotated[list[Text | None], MAX_ENTRIES] | None] | None = Field(
         None, max_length=32
     )
 
     def uneven(self) -> tuple[str, int] | None:
         """Return the first column that is not as long as `id`, and its length."""
-        columns: list[tuple[str, list[Any]]] = []
+        columns: list[tuple[str, list[Any] | PackedNumbers]] = []
         if self.score is not None:
             columns.append(("score", self.score))
         for field in ("features", "groups"):
@@ -104,7 +130,10 @@ class CandidateColumns(StrictModel):
             columns += [
                 (f"{field}.{name}", values) for name, values in named.items() if values is not None
             ]
-        lengths = ((name, len(values)) for name, values in columns)
+        lengths = (
+            (name, values.shape[0] if isinstance(values, PackedNumbers) else len(values))
+            for name, values in columns
+        )
         return next(((name, n) for name, n in lengths if n != len(self.id)), None)
 
 
