@@ -24,7 +24,7 @@ from model.data.layout import COLUMNS
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
 from model.data.moment import read_moment
 from model.data.schemas import load_schema
-from model.data.train_values import values_over_time
+from model.data.train_values import numbers_over_time
 from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError
 from service.engine.features.featuriser import Featuriser
@@ -268,7 +268,7 @@ class Dataset:
 
 def _code_files() -> list[Path]:
     """Return the modules that make the arrays; a change to one of them invalidates the cache."""
-    makers = (Dataset, fit, equal_runs, build_history, values_over_time)
+    makers = (Dataset, fit, equal_runs, build_history, numbers_over_time)
     modules = [Path(inspect.getfile(maker)) for maker in makers]
     return [*modules, *sorted(Path(inspect.getfile(Featuriser)).parent.glob("*.py"))]
 
