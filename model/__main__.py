@@ -37,7 +37,7 @@ Command = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; exit status 2 for bad input, in one line, and 130 after Ctrl-C."""
+    """Run one command; exit status 2 and the reason for bad input, and 130 after Ctrl-C."""
     try:
         command: Command = tyro.cli(
             Command,

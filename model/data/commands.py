@@ -66,6 +66,9 @@ class PrepareImpressions:
     """Share of the time that is valid, or of the users with --split user."""
     test_share: float = 0.1
     """Share of the time that is test, or of the users with --split user."""
+    skip_bad_rows: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write rows that break a rule to this file, JSON lines with their reasons, and go on without
+    them. By default they are an error."""
 
     def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for a bad log or schema."""
@@ -78,7 +81,9 @@ class PrepareImpressions:
             tuple(itertools.chain(*paths)) for paths in (self.log, self.items, self.users)
         )
         splitting = SplitOptions(self.split, self.valid_share, self.test_share)
-        prepare_impressions(log, self.schema, self.out, items, users, splitting, dialect)
+        prepare_impressions(
+            log, self.schema, self.out, items, users, splitting, dialect, self.skip_bad_rows
+        )
         return _print_summaries([self.out])
 
 

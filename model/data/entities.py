@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
+from model.data.entity_tables import TIME
 from model.data.errors import DataError
 from model.data.files import Files
 from model.data.moment import Moment
-from model.data.scan import ROW, require_agreement, scan_files
-from model.data.tables import (
-    COMPUTED,
-    REQUIRED,
-    check_rows,
-    feature_column,
-    id_column,
-    require_columns,
-    require_unique,
-    required_rules,
-    whole_number,
-)
-from service.engine.features.schema import Feature, Schema
+from model.data.scan import ROW
+from model.data.tables import REQUIRED
+from service.engine.features.schema import Schema
 
-# Helper columns: the time of a list, its place in time among all lists, its split is train.
-TIME, ORDER, TRAIN = "__time", "__place", "__train"
+# Helper columns: the place in time of a list among all lists, its split is train.
+ORDER, TRAIN = "__place", "__train"
 
 
 @dataclass(frozen=True)
@@ -60,25 +50,24 @@ def place_in_time(
 
 
 def read_entities(
-    log: LogInTime, schema: Schema, owner: str, files: Files | None, scratch: Path
+    log: LogInTime, schema: Schema, owner: str, table: pl.DataFrame | None
 ) -> tuple[pl.DataFrame, pl.LazyFrame | None]:
     """Return the table of items or users, and values of their features at the times of lists.
 
     The table holds an entity's latest value at or before the moment, from the table of the caller
-    or else from the log; without a moment, the latest value of the train lists. A user's values in
-    the log must agree or be null, because otherwise a list would see the value of another time.
+    or else from the log; without a moment, the latest value of the train lists.
 
     The second result, None if there is nothing to fill, has `owner`_id, TIME, TRAIN and the values
     for rows to which the log gives none.
+
+    Args:
+        table: the table of the caller, with TIME if its values change.
     """
     key = f"{owner}_id"
     features = [f for f in schema.features if f.of == owner and f.name != key]
-    table = None if files is None else _read_entity_table(log, files, key, features, scratch)
     in_table = [] if table is None else [c for c in table.columns if c not in (key, TIME)]
     log_columns = log.rows.collect_schema().names()
     in_log = [f.name for f in features if f.name in log_columns and f.name not in in_table]
-    if owner == "user":
-        _check_constant_values(log, key, in_log)
     entities = _latest_in_log(log, key, in_log)
     changes: list[tuple[str, pl.LazyFrame]] = []
     if table is not None:
@@ -206,65 +195,3 @@ def filled_names(schema: Schema, present: Sequence[str], *values: pl.LazyFrame |
         name for frame in values if frame is not None for name in frame.collect_schema().names()
     }
     return [f.name for f in schema.features if f.name in columns and f.name not in present]
-
-
-def _check_constant_values(log: LogInTime, key: str, names: Sequence[str]) -> None:
-    """Raise DataError if a user has several values of one feature."""
-    if not names:
-        return
-    counts = [pl.col(name).drop_nulls().n_unique().alias(f"__{name}") for name in names]
-    users = log.rows.group_by(key, maintain_order=True).agg(counts).collect(engine="streaming")
-    for name in names:
-        hint = ", or be of: context"
-        check_single_value(log.path, log.rows.drop_nulls(name), key, users, name, hint)
-
-
-def check_single_value(
-    path: Files, log: pl.LazyFrame, key: str, counted: pl.DataFrame, name: str, hint: str = ""
-) -> None:
-    """Raise DataError if a `key` has several values of `name`; `counted` counts them in __name."""
-    mixed = counted.filter(pl.col(f"__{name}") > 1).head(1)
-    if len(mixed):
-        entity, entity_kind = mixed[key].item(), key.removesuffix("_id")
-        rows = log.filter(pl.col(key) == entity).sort(ROW).select(ROW, name).collect()
-        first_value = rows.row(0)[1]
-        row, value = next(entry for entry in rows.iter_rows() if entry[1] != first_value)
-        began = f"{entity_kind} {entity!r} began with {first_value!r}"
-        rule = f"must be the same in all rows of a {entity_kind}{hint}; {began}"
-        raise DataError(path, rule, row=row, column=name, value=value)
-
-
-def _read_entity_table(
-    log: LogInTime, path: Files, key: str, features: Sequence[Feature], scratch: Path
-) -> pl.DataFrame:
-    """Read and check a table of items or users: a row per `key`, or per `key` and timestamp."""
-    kinds = {key: "identifier", **{feature.name: feature.kind for feature in features}}
-    changes = log.cutoff is not None
-    if changes:
-        kinds["timestamp"] = "time"
-    raw = scan_files(path, kinds, scratch)
-    dtypes = raw.collect_schema()
-    changes = changes and "timestamp" in dtypes
-    require_columns(path, dtypes, [key])
-    require_agreement(path, kinds, {feature.name for feature in features if not feature.required})
-    rules, read = id_column(key, dtypes[key])
-    columns = [pl.col(ROW), read.alias(key)]
-    if changes:
-        rule, time = whole_number("timestamp", dtypes["timestamp"], pl.Int64)
-        columns.append(time.alias(TIME))
-        rules.append(rule)
-    for feature in features:
-        if feature.name in dtypes:
-            if feature.kind == "statistic":
-                raise DataError(path, COMPUTED, column=feature.name)
-            rule, expression = feature_column(path, feature, dtypes[feature.name])
-            columns.append(expression.alias(feature.name))
-            rules += [rule, *required_rules(feature, expression)]
-    check_rows(path, raw, rules)
-    table = raw.select(columns).collect(engine="streaming")
-    if changes:
-        named = table.rename({TIME: "timestamp"})
-        require_unique(path, named, [key, "timestamp"], f"must occur once per {key}")
-    else:
-        require_unique(path, table, [key])
-    return table.drop(ROW)

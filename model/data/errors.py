@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-_ABSENT = object()
+ABSENT: object = object()  # no value belongs into the message
 
 
 @runtime_checkable
@@ -19,6 +20,8 @@ class Located(Protocol):
 class DataError(ValueError):
     """Input breaks a rule. The message is one line: file, row, column, rule and value.
 
+    If many rows break rules, the lines of a report follow.
+
     Args:
         file: path of the input, several files that are read as one, or the name of a command-line
             option.
@@ -27,6 +30,7 @@ class DataError(ValueError):
             message names the one file and the number of the row within it.
         column: column or field that breaks the rule.
         value: offending value; leave it out to omit it from the message.
+        report: further lines of the message.
     """
 
     def __init__(
@@ -36,14 +40,20 @@ class DataError(ValueError):
         *,
         row: int | None = None,
         column: str | None = None,
-        value: object = _ABSENT,
+        value: object = ABSENT,
+        report: Sequence[str] = (),
     ) -> None:
         if isinstance(file, Located) and row is not None:
             file, row = file.locate(row)
         place = str(file)
         place += "" if row is None else f", row {row}"
         place += "" if column is None else f", column {column}"
-        quoted = "null" if value is None else repr(value)
-        quoted = quoted if len(quoted) <= 80 else f"{quoted[:77]}..."
-        received = "" if value is _ABSENT else f", got {quoted}"
-        super().__init__(f"{place}: {' '.join(rule.split())}{received}")
+        received = "" if value is ABSENT else f", got {quote(value)}"
+        more = "".join(f"\n{line}" for line in report)
+        super().__init__(f"{place}: {' '.join(rule.split())}{received}{more}")
+
+
+def quote(value: object) -> str:
+    """Return a value as a message has it, shortened to 80 characters."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -9,30 +9,26 @@ from typing import Any
 import polars as pl
 from tqdm import tqdm
 
-from model.data.entities import (
-    check_single_value,
-    fill_values,
-    filled_names,
-    place_in_time,
-    read_entities,
-)
+from model.data.entities import fill_values, filled_names, place_in_time, read_entities
+from model.data.entity_tables import read_entity_table
 from model.data.errors import DataError
 from model.data.files import Files
+from model.data.ids import id_column
 from model.data.layout import SPLITS
+from model.data.log_checks import LogChecks
 from model.data.log_splits import SplitOptions, split_log
+from model.data.rejects import Rejects
+from model.data.rules import Report, Rule
 from model.data.scan import ROW, require_agreement, scan_files
 from model.data.source import LOG_COLUMNS, Source
 from model.data.tables import (
     COMPUTED,
-    Rule,
-    check_rows,
     feature_column,
-    id_column,
     require_columns,
     required_rules,
     whole_number,
 )
-from service.engine.features.schema import Schema
+from service.engine.features.schema import Feature, Schema
 
 # Kinds of the columns that every log may have, beside those of the schema.
 BASE_KINDS = {
@@ -55,43 +51,40 @@ def read_impressions(
     items: Files | None = None,
     users: Files | None = None,
     splitting: SplitOptions = SPLIT_BY_LOG,
+    rejects: Rejects | None = None,
 ) -> Source:
     """Read the files of a log, check every row and split the requests (docs/data.md).
 
     Args:
         scratch: existing directory for intermediate files; the returned rows are read from it.
+        rejects: takes the rows that break a rule; without it they are an error.
 
-    Raises DataError for the first row, column or file that breaks a rule.
+    Raises DataError for rows, columns or files that break a rule.
     """
     raw = _scan_log(path, schema, scratch)
     dtypes = raw.collect_schema()
     features = [f for f in schema.features if f.name in dtypes and f.name not in LOG_COLUMNS]
-    for feature in features:
-        if feature.kind == "statistic":
-            raise DataError(path, COMPUTED, column=feature.name)
-    rules, columns = _base_columns(schema, dtypes)
-    for feature in features:
-        rule, expression = feature_column(path, feature, dtypes[feature.name])
-        columns[feature.name] = expression
-        rules.append(rule)
-        if feature.of != "user":  # one row of a user may hold the value that others lack
-            rules += required_rules(feature, expression)
+    report = Report(rejects)
+    checks = LogChecks(path, report, raw)
     with tqdm(total=4, desc="check rows", disable=None, leave=False) as bar:
-        check_rows(path, raw, rules, empty_lists=True)
-        _advance(bar, "read")
-        named = [expression.alias(name) for name, expression in columns.items()]
-        raw.select(ROW, *named).sink_parquet(scratch / "log.parquet")
-        log = pl.scan_parquet(scratch / "log.parquet")
+        log = _read_rows(checks, schema, features, scratch)
         _advance(bar, "check lists")
         for column in ("item_id", "position"):
-            _check_unique(path, log, column)
+            log = checks.unique(log, column)
+        single = [name for name in ("user_id", "split") if name in dtypes]
         contexts = [feature.name for feature in features if feature.of == "context"]
-        requests = _collect_requests(path, log, contexts)
-        requests, moment = split_log(path, requests, splitting, "timestamp" in dtypes)
+        log = checks.single(log, "request_id", [*single, *contexts])
         _advance(bar, "items and users")
-        placed = place_in_time(path, log, requests, moment, "timestamp" in dtypes)
-        item_table, item_values = read_entities(placed, schema, "item", items, scratch)
-        user_table, user_values = read_entities(placed, schema, "user", users, scratch)
+        timed = "timestamp" in dtypes
+        of_items = read_entity_table(items, "item", schema, timed, scratch, report)
+        of_users = read_entity_table(users, "user", schema, timed, scratch, report)
+        log = _check_users(checks, log, schema, of_users)
+        report.raise_first()
+        log = _without_dropped(path, report, log, scratch)
+        requests, moment = split_log(path, _collect_requests(path, log), splitting, timed)
+        placed = place_in_time(path, log, requests, moment, timed)
+        item_table, item_values = read_entities(placed, schema, "item", of_items)
+        user_table, user_values = read_entities(placed, schema, "user", of_users)
         tables = {"item": item_table, "user": user_table}
         _advance(bar, "done")
     _check_schema_columns(path, schema, dtypes.names(), tables)
@@ -108,6 +101,61 @@ def read_impressions(
         ignored,
         moment=moment,
     )
+
+
+def _read_rows(
+    checks: LogChecks, schema: Schema, features: Sequence[Feature], scratch: Path
+) -> pl.LazyFrame:
+    """Check the log row by row, write the good rows to `scratch` and return them."""
+    raw, dtypes = checks.raw, checks.raw.collect_schema()
+    for feature in features:
+        if feature.kind == "statistic":
+            raise DataError(checks.files, COMPUTED, column=feature.name)
+    rules, columns = _base_columns(schema, dtypes)
+    for feature in features:
+        of_feature, columns[feature.name] = feature_column(
+            checks.files, feature, dtypes[feature.name]
+        )
+        rules += of_feature
+        if feature.of != "user":  # one row of a user may hold the value that others lack
+            rules += required_rules(feature, columns[feature.name])
+    good = checks.report.check(checks.files, raw, rules, empty_lists=True)
+    named = [expression.alias(name) for name, expression in columns.items()]
+    good.select(ROW, *named).sink_parquet(scratch / "log.parquet")
+    return pl.scan_parquet(scratch / "log.parquet")
+
+
+def _check_users(
+    checks: LogChecks, log: pl.LazyFrame, schema: Schema, table: pl.DataFrame | None
+) -> pl.LazyFrame:
+    """Check that users have one value of each feature in the log, and the required ones at all.
+
+    Values may be null, but must agree otherwise, because a list would see the value of another
+    time.
+    """
+    in_table = [] if table is None else table.columns
+    features = [f for f in schema.features if f.of == "user" and f.name != "user_id"]
+    present = log.collect_schema().names()
+    in_log = [f.name for f in features if f.name in present and f.name not in in_table]
+    log = checks.single(log, "user_id", in_log, nulls=False, hint=", or be of: context")
+    for feature in features:
+        source = log if feature.name in in_log else None
+        if table is not None and feature.name in in_table:
+            source = table.lazy()
+        if feature.required and source is not None:
+            log = checks.required(log, "user_id", feature.name, source)
+    return log
+
+
+def _without_dropped(path: Files, report: Report, log: pl.LazyFrame, scratch: Path) -> pl.LazyFrame:
+    """Return the log as it is, or written once more if rows were dropped from it."""
+    if not report.broken:
+        return log
+    log.sink_parquet(scratch / "kept.parquet")
+    log = pl.scan_parquet(scratch / "kept.parquet")
+    if log.head(1).collect().is_empty():
+        raise DataError(path, "must have at least one row that breaks no rule, got none")
+    return log
 
 
 def _scan_log(path: Files, schema: Schema, scratch: Path) -> pl.LazyFrame:
@@ -156,49 +204,23 @@ def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[s
     return rules, columns
 
 
-def _check_unique(path: Files, log: pl.LazyFrame, column: str) -> None:
-    """Raise DataError if a request has an item twice, or two items at one position."""
-    rows = pl.col(ROW)
-    repeated = (
-        log.group_by("request_id", column)
-        .agg(rows.min().alias("first"), rows.max().alias("row"))
-        .filter(pl.col("first") < pl.col("row"))
-        .sort("row")
-        .head(1)
-        .collect(engine="streaming")
-    )
-    if len(repeated):
-        at = repeated.row(0, named=True)
-        earlier = f"request {at['request_id']!r} has it in row {at['first']} too"
-        rule = f"must occur once per request; {earlier}"
-        raise DataError(path, rule, row=at["row"], column=column, value=at[column])
-
-
-def _collect_requests(path: Files, log: pl.LazyFrame, contexts: Sequence[str]) -> pl.DataFrame:
-    """Return one row per request, ordered by time; check that user, split and context are one."""
+def _collect_requests(path: Files, log: pl.LazyFrame) -> pl.DataFrame:
+    """Return one row per request, ordered by time."""
     names = log.collect_schema().names()
-    single = ["user_id", *(["split"] if "split" in names else ()), *contexts]
     # Without timestamps the order of rows stands for time. With them it must not matter.
     timed = "timestamp" in names
     if not timed and len(path.paths) > 1:
         first, last = path.paths[0], path.paths[-1]
         path.remarks.append(f"without timestamps, time runs by path from {first} to {last}")
     time = pl.col("timestamp" if timed else ROW).min().cast(pl.Int64)
+    kept = ["user_id", *(["split"] if "split" in names else ())]
     requests = (
         log.group_by("request_id")
-        .agg(
-            time.alias("timestamp"),
-            pl.col(ROW).min(),
-            *(pl.col(name).n_unique().alias(f"__{name}") for name in single),
-            *(pl.col(name).first() for name in single if name not in contexts),
-        )
+        .agg(time.alias("timestamp"), pl.col(ROW).min(), pl.col(kept).first())
         .sort("timestamp", "request_id" if timed else ROW)
         .collect(engine="streaming")
     )
-    for name in single:
-        check_single_value(path, log, "request_id", requests, name)
-    kept = ["request_id", "user_id", "timestamp", *(["split"] if "split" in names else ())]
-    return requests.select(kept)
+    return requests.select("request_id", "user_id", "timestamp", *kept[1:])
 
 
 def _check_schema_columns(

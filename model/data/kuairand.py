@@ -18,13 +18,12 @@ from tqdm import tqdm
 
 from model.data import splits
 from model.data.errors import DataError
+from model.data.ids import id_rule
+from model.data.rules import Rule, check_rows
 from model.data.scan import ROW, scan_file
 from model.data.source import Source
 from model.data.tables import (
     DTYPES,
-    Rule,
-    check_rows,
-    id_rule,
     require_columns,
     require_unique,
     whole_number,

@@ -11,6 +11,7 @@ import polars as pl
 
 from model.data import statistics
 from model.data.errors import DataError
+from model.data.ids import id_rule
 from model.data.retrieval import (
     FOLDS,
     GROUPS,
@@ -24,13 +25,11 @@ from model.data.retrieval import (
     retrieval_quality,
     retrieve_all,
 )
+from model.data.rules import Rule, check_rows
 from model.data.scan import ROW, scan_file
 from model.data.source import Source
 from model.data.tables import (
     DTYPES,
-    Rule,
-    check_rows,
-    id_rule,
     require_columns,
     require_unique,
 )

@@ -11,12 +11,13 @@ from model.data import labels, splits
 from model.data.canonical import file_digests, write_canonical
 from model.data.dialect import Dialect
 from model.data.errors import DataError
-from model.data.files import find_files
+from model.data.files import Files, find_files
 from model.data.impressions import SPLIT_BY_LOG, read_impressions
 from model.data.kuairand import SessionOptions, read_kuairand
 from model.data.log_splits import SplitOptions
 from model.data.movielens import read_movielens
 from model.data.ranklens import read_ranklens
+from model.data.rejects import Rejects
 from model.data.replacement import SCRATCH, atomic_replacement
 from model.data.schemas import SCHEMAS, load_schema
 
@@ -90,11 +91,13 @@ def prepare_impressions(
     users: Path | Sequence[Path] | None = None,
     splitting: SplitOptions = SPLIT_BY_LOG,
     dialect: Dialect | None = None,
+    skip_bad_rows: Path | None = None,
 ) -> None:
     """Write `out` from a user's log. Raises DataError for an unusable log, table or schema.
 
     Args:
         log: paths, globs and directories; `items` and `users` likewise.
+        skip_bad_rows: file for rows that break a rule; without it they are an error.
     """
     feature_schema = load_schema(schema)
     inputs = {
@@ -108,7 +111,12 @@ def prepare_impressions(
         scratch = directory / SCRATCH
         scratch.mkdir()
         tables = inputs.get("items"), inputs.get("users")
-        source = read_impressions(inputs["log"], feature_schema, scratch, *tables, splitting)
+        rejects = None
+        if skip_bad_rows is not None:
+            rejects = _open_rejects(skip_bad_rows, out, inputs, schema)
+        source = read_impressions(
+            inputs["log"], feature_schema, scratch, *tables, splitting, rejects
+        )
         assert source.moment is not None
         names = {role: [Path(name).name for name in f.arguments] for role, f in inputs.items()}
         provenance = {
@@ -123,5 +131,20 @@ def prepare_impressions(
             "sources": file_digests([*(p for f in inputs.values() for p in f.paths), schema]),
             "inputs": [line for role, files in inputs.items() for line in files.describe(role)],
         }
+        if rejects is not None:
+            provenance["dropped"] = {f"bad rows, written to {rejects.path}": rejects.count}
         write_canonical(directory, schema, feature_schema, source, source.requests, provenance)
         shutil.rmtree(scratch)
+
+
+def _open_rejects(path: Path, out: Path, inputs: dict[str, Files], schema: Path) -> Rejects:
+    """Return the file for bad rows. Raises DataError if writing it would destroy other data."""
+    option, target = Path("--skip-bad-rows"), path.resolve()
+    if target.is_relative_to(out.resolve()):
+        raise DataError(option, "must lie outside of --out, which is replaced", value=str(path))
+    for other in (schema, *(name for files in inputs.values() for name in files.paths)):
+        if other.resolve() == target:
+            raise DataError(option, "must not be a file that is read", value=str(path))
+    if not target.parent.is_dir() or target.is_dir():
+        raise DataError(option, "must be a file in an existing directory", value=str(path))
+    return Rejects(path)

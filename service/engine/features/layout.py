@@ -93,6 +93,8 @@ class Layout:
                     raise FeatureError(path, "a string or an integer", entry) from None
                 if feature.kind == "identifier":
                     text = text.strip(BLANKS)
+                    if not text:  # as in a log, where blank is null
+                        continue
                 row[slot] = vocabulary.get(text, first)
             rows.append(row)
         return np.array(rows, np.int64).reshape(len(rows), feature.slots)

@@ -27,7 +27,7 @@ def cold(ranklens):
 def shop(tmp_path):
     """Return a function that prepares a log and returns the directory of the data set."""
 
-    def write(log=LOG, schema=SCHEMA, **tables):
+    def write(log=LOG, schema=SCHEMA, options=(), **tables):
         (tmp_path / "schema.yaml").write_text(schema)
         path = tmp_path / "log.csv"
         if isinstance(log, pl.DataFrame):
@@ -39,7 +39,7 @@ def shop(tmp_path):
         for name, text in tables.items():
             (tmp_path / f"{name}.csv").write_text(text)
             arguments += [f"--{name}", tmp_path / f"{name}.csv"]
-        prepare("impressions", *arguments, "--out", tmp_path / "shop")
+        prepare("impressions", *arguments, *options, "--out", tmp_path / "shop")
         return tmp_path / "shop"
 
     return write

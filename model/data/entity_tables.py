@@ -1,0 +1,68 @@
+"""Read and check tables of items and users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from model.data.errors import DataError
+from model.data.files import Files
+from model.data.ids import id_column
+from model.data.rules import BadRow, Report
+from model.data.scan import ROW, require_agreement, scan_files
+from model.data.tables import (
+    COMPUTED,
+    feature_column,
+    require_columns,
+    required_rules,
+    whole_number,
+)
+from service.engine.features.schema import Schema
+
+TIME = "__time"  # time of a list, or from which on the values of a table's row hold
+
+
+def read_entity_table(
+    path: Files | None, owner: str, schema: Schema, timed: bool, scratch: Path, report: Report
+) -> pl.DataFrame | None:
+    """Read a table of items or users; None without files.
+
+    It has one row per id, or with a column of times, which becomes TIME, one per id and time. Rows
+    that break a rule are left out and reported.
+
+    Args:
+        timed: the log has times; without them those of the table mean nothing.
+    """
+    if path is None:
+        return None
+    key = f"{owner}_id"
+    features = [f for f in schema.features if f.of == owner and f.name != key]
+    kinds = {key: "identifier", **{feature.name: feature.kind for feature in features}}
+    if timed:
+        kinds["timestamp"] = "time"
+    raw = scan_files(path, kinds, scratch)
+    dtypes = raw.collect_schema()
+    require_columns(path, dtypes, [key])
+    require_agreement(path, kinds, {feature.name for feature in features if not feature.required})
+    rules, read = id_column(key, dtypes[key])
+    columns = [pl.col(ROW), read.alias(key)]
+    unique, once = key, "must occur once per file"
+    if timed and "timestamp" in dtypes:
+        rule, time = whole_number("timestamp", dtypes["timestamp"], pl.Int64)
+        columns.append(time.alias(TIME))
+        rules.append(rule)
+        unique, once = "timestamp", f"must occur once per {key}"
+    for feature in features:
+        if feature.name in dtypes:
+            if feature.kind == "statistic":
+                raise DataError(path, COMPUTED, column=feature.name)
+            of_feature, expression = feature_column(path, feature, dtypes[feature.name])
+            columns.append(expression.alias(feature.name))
+            rules += [*of_feature, *required_rules(feature, expression)]
+    good = report.check(path, raw, rules)
+    table = good.select(columns).collect(engine="streaming")
+    names = [key, *([TIME] if TIME in table.columns else [])]
+    repeated = table.filter(~pl.struct(names).is_first_distinct())
+    bad = [BadRow(row, once, value) for row, value in repeated.select(ROW, names[-1]).iter_rows()]
+    return report.drop(path, table.lazy(), (unique, once), bad, raw).drop(ROW).collect()

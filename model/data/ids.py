@@ -1,0 +1,94 @@
+"""Ids in logs and tables, by the rule of service.engine.features.ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from model.data.rules import Rule
+from service.engine.features.ids import BLANKS, EXACT_FLOATS
+
+TEXT = "must be text or a whole number"
+BLANK = "must be an id, neither null nor blank"
+INEXACT = "must be below 2^{}, beyond which floats do not hold every whole number"
+# Text by which many tools write a column of whole numbers that has nulls.
+DECIMALS = r"\.0+$"
+WHOLE = r"^-?(?:0|[1-9][0-9]*)(?:\.0+)?$"
+SAMPLE = 1000  # rows that must look like whole numbers before all rows are read
+
+
+def id_column(
+    column: str, dtype: Any, decimals: bool = False, required: bool = True
+) -> tuple[list[Rule], pl.Expr]:
+    """Return the rules for an id column, and its value as text; null where it is null or blank.
+
+    Args:
+        decimals: the text holds whole numbers with decimals (see find_decimals).
+        required: refuse null and blank.
+    """
+    value, violated = read_text(pl.col(column), dtype)
+    rules = [Rule(column, TEXT, violated)]
+    if dtype.is_float() or decimals:
+        number = pl.col(column).cast(pl.Float64, strict=False).abs()
+        bits = 24 if dtype == pl.Float32 else EXACT_FLOATS.bit_length() - 1
+        written = dtype.is_float() or _strip(pl.col(column)).str.contains(DECIMALS)
+        inexact = (number.is_finite() & (number >= 2.0**bits) & written).fill_null(False)
+        rules.insert(0, Rule(column, INEXACT.format(bits), inexact))
+    value = _strip(value)
+    if decimals:
+        value = value.str.replace(DECIMALS, "").replace("-0", "0")
+    if required:
+        rules.append(id_rule(column, value))
+    return rules, pl.when(value != "").then(value)
+
+
+def id_rule(column: str, value: pl.Expr | None = None) -> Rule:
+    """Return the rule that an id, by default the column cast to text, is neither null nor blank."""
+    text = _strip(pl.col(column)) if value is None else value
+    return Rule(column, BLANK, text.fill_null("") == "")
+
+
+def _strip(value: pl.Expr) -> pl.Expr:
+    return value.cast(pl.String).str.strip_chars(BLANKS)
+
+
+def read_text(value: pl.Expr, dtype: Any) -> tuple[pl.Expr, pl.Expr]:
+    """Return `value` as text, as the service reads it, and where it is no text or whole number.
+
+    Many tools write a column of whole numbers and nulls as floats. So 1.0 is read as the 1 of a
+    request, and NaN as null.
+    """
+    if dtype.is_float():
+        whole = value.cast(pl.Int64, strict=False)
+        read = pl.when(whole == value).then(whole).cast(pl.String)
+        return read, (value.is_not_nan() & read.is_null()).fill_null(False)
+    if dtype.is_decimal():
+        text = value.cast(pl.String).str.replace(DECIMALS, "")
+        fraction = text.str.contains(".", literal=True)
+        return pl.when(~fraction).then(text), fraction.fill_null(False)
+    if dtype.is_integer() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        return value.cast(pl.String), pl.lit(False)
+    return pl.lit(None, pl.String), value.is_not_null()
+
+
+def find_decimals(frame: pl.LazyFrame, columns: Sequence[str]) -> set[str]:
+    """Return the text columns that hold whole numbers only, some of them written as 1.0.
+
+    A column that also holds other text, such as x1 or 007, stays as it is.
+    """
+    dtypes = frame.collect_schema()
+    names = [name for name in columns if name in dtypes and dtypes[name] == pl.String]
+    for rows in (frame.head(SAMPLE), frame):
+        if not names:
+            return set()
+        texts = {name: _strip(pl.col(name)) for name in names}
+        whole = [
+            ((text == "") | text.str.contains(WHOLE)).fill_null(True).all().alias(name)
+            for name, text in texts.items()
+        ]
+        some = [text.str.contains(DECIMALS).any().alias(f"some {n}") for n, text in texts.items()]
+        (flags,) = rows.select(*whole, *some).collect(engine="streaming").to_dicts()
+        names = [name for name in names if flags[name]]
+    return {name for name in names if flags[f"some {name}"]}

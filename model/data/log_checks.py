@@ -1,0 +1,104 @@
+"""Rules about several rows of a log: those of one request, or of one user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from model.data.files import Files
+from model.data.rules import BadRow, Report
+from model.data.scan import ROW
+from model.data.tables import REQUIRED
+
+ONCE = "must occur once per request"
+
+
+@dataclass(frozen=True)
+class LogChecks:
+    """Checks of one log; each returns the rows that break no rule.
+
+    files, report   of the log
+    raw             rows as the log has them
+    """
+
+    files: Files
+    report: Report
+    raw: pl.LazyFrame
+
+    def unique(self, log: pl.LazyFrame, column: str) -> pl.LazyFrame:
+        """Check that no request has a value of `column` twice; the first row with it is kept."""
+        key = ["request_id", column]
+        counted = log.group_by(key).agg(pl.col(ROW).min().alias("__first"), pl.len().alias("__n"))
+        repeated = counted.filter(pl.col("__n") > 1).collect(engine="streaming")
+        if repeated.is_empty():
+            return log
+        rows = log.join(repeated.lazy(), on=key).filter(pl.col(ROW) > pl.col("__first"))
+        bad = []
+        for row, request, first, value in (
+            rows.select(ROW, "request_id", "__first", column)
+            .sort(ROW)
+            .collect(engine="streaming")
+            .iter_rows()
+        ):
+            text = f"{ONCE}; request {request!r} has it in {self._place(first)} too"
+            bad.append(BadRow(row, text, value))
+        return self._drop(log, column, ONCE, bad)
+
+    def single(
+        self, log: pl.LazyFrame, key: str, names: Sequence[str], nulls: bool = True, hint: str = ""
+    ) -> pl.LazyFrame:
+        """Check that all rows of a `key` have one value of each column; the first one is kept.
+
+        Args:
+            nulls: null is a value; else it agrees with every value.
+            hint: end of the rule.
+        """
+        if not names:
+            return log
+        stated = [pl.col(name) if nulls else pl.col(name).drop_nulls() for name in names]
+        counted = log.group_by(key).agg(value.n_unique() for value in stated)
+        counts = counted.filter(pl.any_horizontal(pl.col(names) > 1)).collect(engine="streaming")
+        kind = key.removesuffix("_id")
+        rule = f"must be the same in all rows of a {kind}{hint}"
+        for name in names:
+            mixed = counts.filter(pl.col(name) > 1)[key]
+            if mixed.is_empty():
+                continue
+            rows = log.filter(pl.col(key).is_in(mixed.implode()))
+            rows = rows if nulls else rows.drop_nulls(name)
+            first: dict[str, object] = {}
+            bad = []
+            for row, entity, value in (
+                rows.select(ROW, key, name).sort(ROW).collect(engine="streaming").iter_rows()
+            ):
+                began = first.setdefault(entity, value)
+                if value != began:
+                    text = f"{rule}; {kind} {entity!r} began with {began!r}"
+                    bad.append(BadRow(row, text, value))
+            log = self._drop(log, name, rule, bad)
+        return log
+
+    def required(
+        self, log: pl.LazyFrame, key: str, name: str, values: pl.LazyFrame
+    ) -> pl.LazyFrame:
+        """Check that every `key` of the log has a value; `values` holds key and `name`."""
+        present = values.drop_nulls(name).select(key).unique().collect(engine="streaming")
+        missing = log.filter(~pl.col(key).is_in(present[key].implode()))
+        kind = key.removesuffix("_id")
+        bad = [
+            BadRow(row, f"{REQUIRED}, but {kind} {entity!r} has none")
+            for row, entity in missing.select(ROW, key).sort(ROW).collect().iter_rows()
+        ]
+        return self._drop(log, name, REQUIRED, bad)
+
+    def _drop(
+        self, log: pl.LazyFrame, column: str, rule: str, bad: Sequence[BadRow]
+    ) -> pl.LazyFrame:
+        return self.report.drop(self.files, log, (column, rule), bad, self.raw)
+
+    def _place(self, row: int) -> str:
+        """Return the number of a row, with its file if there are several."""
+        path, number = self.files.locate(row)
+        return f"row {number}" if len(self.files.paths) == 1 else f"{path}, row {number}"
