@@ -71,10 +71,11 @@ def main() -> None:
         from ray import serve
 
         ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, _temp_dir=directory)
+        # After init, whose own handler aborts, and before Serve responds.
+        signal.signal(signal.SIGTERM, lambda *_: stopped.set())
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": options.port})
             serve.run(application(options.bundle.resolve(), options.workers))
-            signal.signal(signal.SIGTERM, lambda *_: stopped.set())
             stopped.wait()
         finally:
             serve.shutdown()  # before the cluster ends: HAProxy would outlive it
