@@ -175,24 +175,24 @@ def z_scores(rows: Floats) -> Floats:
 def relative_ranks(rows: Floats) -> Floats:
     """Return ranks along each row of [rows, N], from -1, the least, to 1; ties share their mean."""
     height, count = rows.shape
-    if height < FEW_ROWS:
+    if height < FEW_ROWS or not count:
         twice = np.empty(rows.shape, np.int64)
         for values, ordered, ranks in zip(rows, np.sort(rows, axis=1), twice, strict=True):
             np.add(ordered.searchsorted(values), ordered.searchsorted(values, "right"), out=ranks)
         return np.asarray((twice - count) / max(count, 1), np.float32)
     order = rows.argsort(axis=1)
-    order += np.arange(0, height * count, count)[:, None] if count else 0
+    order += np.arange(0, height * count, count)[:, None]
     order = order.ravel()
     ordered = rows.ravel()[order]
     first = np.ones(height * count, np.bool_)  # of a run of equal numbers
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    first[:: count or 1] = True
+    first[::count] = True
     starts = first.nonzero()[0]
     stops = np.append(starts[1:], height * count)
     twice = np.empty(height * count, np.int64)
     twice[order] = (starts + stops)[first.cumsum() - 1]
     twice = twice.reshape(height, count) - np.arange(0, 2 * height * count, 2 * count)[:, None]
-    return np.asarray((twice - count) / max(count, 1), np.float32)
+    return np.asarray((twice - count) / count, np.float32)
 
 
 def unit_rows(rows: Floats) -> Floats:

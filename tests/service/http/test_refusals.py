@@ -182,6 +182,8 @@ def test_a_body_over_the_limit_is_refused_with_413_and_the_service_keeps_serving
     problem = problem_of(client.post("/rerank", content=content), 413)
     assert problem["errors"][0]["field"] == "body"
     assert "at most 1048576 bytes" in problem["errors"][0]["rule"]
+    assert "MessagePack" in problem["detail"]
+    assert "RERANK_MAX_BODY_BYTES" in problem["detail"]
     assert client.post("/rerank", json=body(items)).status_code == 200
 
 
