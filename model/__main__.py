@@ -20,6 +20,7 @@ from model.study.commands import (
     Scale,
     Throughput,
     World,
+    Worth,
 )
 from service.engine.contract import BundleError
 
@@ -33,6 +34,7 @@ Command = (
     | Annotated[World, subcommand("world")]
     | Annotated[Throughput, subcommand("throughput")]
     | Annotated[Scale, subcommand("scale")]
+    | Annotated[Worth, subcommand("worth")]
 )
 
 

@@ -101,6 +101,8 @@ RULES = {
          "safetensors", "jinja2"},
         {*DATA, *NETWORK, "model.learning", "service.engine.session"},
     ),
+    # It checks the evaluation, so it shares nothing with it.
+    "model.study.caller": ({"polars"}, set()),
     "model.__main__": ({"tyro"}, {"model", "service.engine"}),
     "export": (
         {"torch", "onnxruntime", "numpy", "tqdm", "tyro"},
@@ -244,6 +246,7 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("model.learning.train", "from service.http.api import create_app"),
         ("model.learning.train", "from service.engine import session"),
         ("model.study.grid", "from export import bundle"),
+        ("model.study.caller", "from model.data.metrics import ndcg"),
         ("export.bundle", "from model.study import grid"),
         ("export.bundle", "import fastapi"),
         ("export.verify", "from model.learning import train"),

@@ -6,6 +6,7 @@ that parsing stays fast.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -200,4 +201,51 @@ class Scale:
         from model.study.scale import report
 
         report(self)
+        return 0
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Compare the worth that export prints with what a caller measures over HTTP; resumes.
+
+    Generated logs are prepared, trained on, exported and served by the project's commands. With
+    --url, nothing is trained: one running service is measured on the test lists of a log.
+    """
+
+    config: Path = Path("model/configs/worth.yaml")
+    """Training configuration, YAML; model/network/config.py lists its fields."""
+    out: Path | None = None
+    """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
+    cache: Path | None = None
+    """Directory of finished cells. Default: build/worth, with --smoke build/smoke/worth."""
+    seeds: int = 3
+    """Number of seeds of each case."""
+    url: str | None = None
+    """Measure this running service, and print NDCG@10 and the number of lists as JSON."""
+    log: Path | None = None
+    """Raw log in Parquet whose lists are sent to --url."""
+    data: Path | None = None
+    """Data set that was prepared from --log; its test lists are measured."""
+    send: tuple[str, ...] = ()
+    """Item features that are sent to --url with each candidate. Default: ids alone."""
+    liked_above: float = 0.5
+    """Label of --log above which a candidate is liked."""
+    page_only: bool = False
+    """Write the page again from the JSON in --out, without training or measuring."""
+    smoke: bool = False
+    """Run a miniature, for tests."""
+
+    def execute(self) -> int:
+        """Write worth.md and worth.json. 1: a measured figure lies outside of its interval."""
+        import json
+
+        from model.study.caller import Log, measure
+        from model.study.worth import report
+
+        if self.url is None:
+            return 0 if report(self) else 1
+        if self.log is None or self.data is None:
+            print("worth: --url needs --log and --data", file=sys.stderr)
+            return 2
+        print(json.dumps(measure(Log(self.log, self.data, self.liked_above), self.url, self.send)))
         return 0

@@ -1,0 +1,141 @@
+"""The check of the printed worth: a caller over HTTP, and the report."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import polars as pl
+import pytest
+
+from model.data.dataset import Dataset
+from model.learning.evaluate import evaluate, http_ranker
+from model.study import worth
+from model.study.caller import Log, measure
+from model.study.commands import Worth
+from model.study.moving_items import write_changing_items, write_fading_items
+from tests.support.sales import LENGTH, in_place_of_a_session, write_sale
+
+
+@pytest.fixture(scope="module")
+def sale(tmp_path_factory):
+    return write_sale(tmp_path_factory.mktemp("sale"))
+
+
+@pytest.fixture(scope="module")
+def url(sale):
+    """A service that ranks by the price in a request, else by that of the item table."""
+    table = dict(pl.read_parquet(sale / "items.parquet").select("item_id", "price").iter_rows())
+
+    class Cheapest(BaseHTTPRequestHandler):
+        degraded = None
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            content = json.dumps({"responses": list(map(self.rank, body["requests"]))}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def rank(self, request):
+            candidates = request["candidates"]
+            prices = [c.get("features", {}).get("price", table[c["id"]]) for c in candidates]
+            slate = [
+                {"id": candidates[place]["id"], "initial_position": place}
+                for place in np.argsort(prices, kind="stable")[:LENGTH].tolist()
+            ]
+            return {"slate": slate, "reasoning": {"steps_used": 0}, "degraded": self.degraded}
+
+        def log_message(self, *arguments):
+            """Print nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cheapest)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_caller_measures_what_evaluate_prints_for_either_kind(sale, url):
+    log = Log(sale.parent / "log.parquet", sale)
+    printed = evaluate(in_place_of_a_session(Dataset(sale).featuriser), sale, rank=http_ranker(url))
+    bare, fresh = measure(log, url), measure(log, url, ["price"])
+    assert bare["lists"] == fresh["lists"] == printed["lists"]
+    assert bare["ndcg@10"] == pytest.approx(printed["ndcg@10"][0], abs=1e-4)
+    assert fresh["ndcg@10"] == pytest.approx(printed["fresh"]["ndcg@10"][0], abs=1e-4)
+    assert fresh["ndcg@10"] > bare["ndcg@10"] + 0.05
+
+
+def test_a_caller_sends_the_history_before_each_list_and_features_that_only_the_data_set_has(sale):
+    log = Log(sale.parent / "log.parquet", sale)
+    rows = pl.read_parquet(log.path)
+    columns = pl.read_parquet(sale / "impressions.parquet").columns
+    names = ["price", *({"like_rate"} & set(columns))]
+    tests = list(log.lists(names))
+    assert len(tests) == len(pl.read_parquet(sale / "impressions.parquet").filter(
+        split="test")["request_id"].unique())  # fmt: skip
+    shown, history = tests[-1]
+    user, time = shown[0]["user_id"], shown[0]["timestamp"]
+    earlier = rows.filter((pl.col("user_id") == user) & (pl.col("timestamp") < time))
+    assert history == [(item, label > 0.5) for item, label in
+                       earlier.select("item_id", "label").iter_rows()][-128:]  # fmt: skip
+    assert all(set(names) <= set(row) for row in shown)
+
+
+def test_a_degraded_response_is_no_measurement(sale, url, monkeypatch):
+    log = Log(sale.parent / "log.parquet", sale)
+    reply = {"slate": [], "degraded": {"reason": "deadline"}}
+
+    class Degraded:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *raised): ...
+
+        def read(self):
+            return json.dumps({"responses": [reply] * 16}).encode()
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Degraded())
+    with pytest.raises(OSError, match=r"degraded \(deadline\); the machine is busy"):
+        measure(log, url)
+
+
+@pytest.mark.parametrize("write", [write_changing_items, write_fading_items])
+def test_a_generated_log_depends_on_its_seed_alone(write, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write(tmp_path / name, seed)
+    first, again, other = (pl.read_parquet(tmp_path / name / "log.parquet") for name in "abc")
+    assert first.equals(again)
+    assert not first.equals(other)
+    assert 0.15 < first["label"].mean() < 0.3
+
+
+def test_the_report_has_a_row_per_case_seed_and_caller_and_resumes(tmp_path, monkeypatch):
+    measured = []
+
+    def measure_case(case, seed, _config, _scratch, _smoke):
+        measured.append((case, seed))
+        row = {"case": case, "seed": seed, "caller": "ids only", "printed": 0.5, "low": 0.4,
+               "high": 0.6, "measured": 0.55, "inside": True,
+               "over shown order": [0.1, 0.05, 0.15]}  # fmt: skip
+        outside = {**row, "caller": "fresh", "measured": 0.7, "inside": False}
+        stale = {"feature": "price", "rows": 0.5, "lists": 9, "ndcg@10 gain": [0.2, 0.1, 0.3]}
+        return {"rows": [row, outside] if seed else [row], "lists": 9, "keep_fresh": [stale]}
+
+    monkeypatch.setattr(worth, "measure_case", measure_case)
+    command = Worth(seeds=1, out=tmp_path / "out", cache=tmp_path / "cache")
+    assert command.execute() == 0
+    assert Worth(seeds=2, out=tmp_path / "out", cache=tmp_path / "cache").execute() == 1
+    assert measured == [(case, seed) for seed in (0, 1) for case in worth.CASES]
+    page = (tmp_path / "out" / "worth.md").read_text()
+    line = "| fading items | 1 | fresh | 0.5000 [0.4000, 0.6000] | 0.7000 | no |"
+    assert line in page
+    assert "| fading items | 1 | `price` | 50 % | +0.2000 [+0.1000, +0.3000] |" in page
+
+
+def test_a_command_that_fails_is_named_with_its_last_line(tmp_path):
+    with pytest.raises(worth.CommandError, match=r"python -m model evaluate .*status 2, evaluate:"):
+        worth.run("model", "evaluate", "--bundle", tmp_path / "none")
