@@ -74,6 +74,8 @@ class Report:
     """Number of seeds on the warm split; the other splits use at most three."""
     movielens: Path = Path("build/movielens")
     """MovieLens data set; skipped when the directory does not exist."""
+    tracks: tuple[str, ...] = ()
+    """Splits with their track to train and report, such as "warm, stand-alone". Default: all."""
     models: tuple[str, ...] = ()
     """Models to train and report, by the names of the tables; the others keep their rows. Default:
     all."""

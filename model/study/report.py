@@ -27,7 +27,7 @@ from model.study.summary import (
     read_cells,
     summarise,
 )  # fmt: skip
-from model.study.variants import CONTROLS, IDEAS, only_models, plan_studies, smoke_studies
+from model.study.variants import CONTROLS, IDEAS, plan_studies, select, smoke_studies
 
 Entry = Mapping[str, Any]
 TITLES = {"ranklens": "RankLens", "movielens": "MovieLens-1M (semi-synthetic)"}
@@ -52,7 +52,7 @@ def report(command: Report) -> None:
     studies = plan_studies(command.data, command.movielens, command.seeds)
     if command.smoke:
         config, studies = config.smoke(), smoke_studies(studies)
-    studies = only_models(studies, command.models)
+    studies = select(studies, command.tracks, command.models)
     if not command.no_training:
         grid.fill(config, studies, cache)
     for study in studies:

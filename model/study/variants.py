@@ -111,22 +111,30 @@ def plan_studies(ranklens: Path, movielens: Path, seeds: int) -> list[Study]:
     return studies
 
 
-def only_models(studies: list[Study], models: Sequence[str]) -> list[Study]:
-    """Return the studies with only these models, without studies that have none of them.
+def select(
+    studies: Sequence[Study], tracks: Sequence[str] = (), models: Sequence[str] = ()
+) -> list[Study]:
+    """Return the studies of these tracks with only these models, without studies that have none.
 
-    No models stand for all. Raises ConfigError for a name that no study has.
+    A track is "SPLIT, TRACK", such as "warm, stand-alone". No tracks or models stand for all.
+    Raises ConfigError for a name that no study has.
     """
-    if not models:
-        return studies
-    names = {name for study in studies for name in study.models}
-    for model in models:
-        if model not in names:
-            raise ConfigError(f"--models: must be of {', '.join(sorted(names))}, got {model!r}")
-    filtered = [
-        dataclasses.replace(study, models=tuple(name for name in study.models if name in models))
+    for option, chosen, names in (
+        ("--tracks", tracks, {f"{study.split}, {study.track}" for study in studies}),
+        ("--models", models, {name for study in studies for name in study.models}),
+    ):
+        for name in chosen:
+            if name not in names:
+                listed = "; ".join(sorted(names))
+                raise ConfigError(f"{option}: must be one of {listed}, got {name!r}")
+    selected = [
+        dataclasses.replace(
+            study, models=tuple(name for name in study.models if not models or name in models)
+        )
         for study in studies
+        if not tracks or f"{study.split}, {study.track}" in tracks
     ]
-    return [study for study in filtered if study.models]
+    return [study for study in selected if study.models]
 
 
 def smoke_studies(studies: list[Study]) -> list[Study]:

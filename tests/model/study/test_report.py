@@ -16,7 +16,7 @@ from model.study.grid import save
 from model.study.plots import plot_entropy
 from model.study.report import page, report
 from model.study.summary import SECTIONS, equal_latency, read_cells, summarise
-from model.study.variants import CONTROLS, IDEAS, NEURAL, SLATES, Study, only_models
+from model.study.variants import CONTROLS, IDEAS, NEURAL, SLATES, Study, select
 
 ROOT = Path(__file__).parents[3]
 MADE = {
@@ -236,11 +236,13 @@ def test_only_the_named_models_are_trained_and_unknown_names_are_refused(tmp_pat
         Study("ranklens", "warm", "stand-alone", 0, tmp_path, ("LambdaMART", "gru host")),
         Study("ranklens", "warm", "stand-alone", 0, tmp_path, ("best of M",)),
     ]
-    assert only_models(studies, ()) == studies
-    (study,) = only_models(studies, ("gru host",))
+    assert select(studies) == select(studies, ("warm, stand-alone",)) == studies
+    (study,) = select(studies, models=("gru host",))
     assert study.models == ("gru host",)
-    with pytest.raises(ConfigError, match=r"--models: must be of LambdaMART, .*, got 'lambdamart'"):
-        only_models(studies, ("lambdamart",))
+    with pytest.raises(ConfigError, match=r"--models: must be one of LambdaMART; .*'lambdamart'"):
+        select(studies, models=("lambdamart",))
+    with pytest.raises(ConfigError, match=r"--tracks: must be one of warm, stand-alone, got 'hot'"):
+        select(studies, ("hot",))
 
 
 def test_the_page_names_the_commits_of_rows_that_the_report_did_not_make(summary):
