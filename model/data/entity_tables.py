@@ -8,7 +8,7 @@ import polars as pl
 
 from model.data.errors import DataError
 from model.data.files import Files
-from model.data.ids import id_column
+from model.data.ids import find_decimals, id_column
 from model.data.rules import BadRow, Report
 from model.data.scan import ROW, require_agreement, scan_files
 from model.data.tables import (
@@ -20,6 +20,7 @@ from model.data.tables import (
 )
 from service.engine.features.schema import Schema
 
+EXAMPLES = 3  # ids in a message
 TIME = "__time"  # time of a list, or from which on the values of a table's row hold
 
 
@@ -45,7 +46,8 @@ def read_entity_table(
     dtypes = raw.collect_schema()
     require_columns(path, dtypes, [key])
     require_agreement(path, kinds, {feature.name for feature in features if not feature.required})
-    rules, read = id_column(key, dtypes[key])
+    decimals = find_decimals(path, raw, kinds)
+    rules, read = id_column(key, dtypes[key], key in decimals)
     columns = [pl.col(ROW), read.alias(key)]
     unique, once = key, "must occur once per file"
     if timed and "timestamp" in dtypes:
@@ -57,7 +59,9 @@ def read_entity_table(
         if feature.name in dtypes:
             if feature.kind == "statistic":
                 raise DataError(path, COMPUTED, column=feature.name)
-            of_feature, expression = feature_column(path, feature, dtypes[feature.name])
+            of_feature, expression = feature_column(
+                path, feature, dtypes[feature.name], feature.name in decimals
+            )
             columns.append(expression.alias(feature.name))
             rules += [*of_feature, *required_rules(feature, expression)]
     good = report.check(path, raw, rules)
@@ -66,3 +70,32 @@ def read_entity_table(
     repeated = table.filter(~pl.struct(names).is_first_distinct())
     bad = [BadRow(row, once, value) for row, value in repeated.select(ROW, names[-1]).iter_rows()]
     return report.drop(path, table.lazy(), (unique, once), bad, raw).drop(ROW).collect()
+
+
+def check_matches(
+    files: Files | None, log: pl.LazyFrame, key: str, table: pl.DataFrame | None
+) -> None:
+    """Note the share of the log's ids that a table has, if it is not all of them.
+
+    Raises DataError if the table has none of them.
+    """
+    if files is None or table is None:
+        return
+    ids = log.select(key).drop_nulls().unique().collect(engine="streaming")[key].sort()
+    kind = key.removesuffix("_id")
+    missing = ids.filter(~ids.is_in(table[key].implode()))
+    if len(missing) == len(ids):
+        others = table[key].unique().sort()
+        rule = f"must have ids of the log, but has none of its {len(ids):,} {kind}s; the log has "
+        rule += f"{_examples(ids)}, the table {_examples(others)}"
+        raise DataError(files, rule, column=key)
+    if len(missing):
+        share = 1.0 - len(missing) / len(ids)
+        files.remarks.append(
+            f"{100.0 * share:.1f} % of the log's {len(ids):,} {kind}s are in the table; not, "
+            f"for example, {_examples(missing)}"
+        )
+
+
+def _examples(ids: pl.Series) -> str:
+    return ", ".join(map(repr, ids.head(EXAMPLES))) or "none"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
+from model.data.files import Files
 from model.data.rules import Rule
 from service.engine.features.ids import BLANKS, EXACT_FLOATS
 
@@ -73,11 +74,27 @@ def read_text(value: pl.Expr, dtype: Any) -> tuple[pl.Expr, pl.Expr]:
     return pl.lit(None, pl.String), value.is_not_null()
 
 
-def find_decimals(frame: pl.LazyFrame, columns: Sequence[str]) -> set[str]:
-    """Return the text columns that hold whole numbers only, some of them written as 1.0.
+def find_decimals(files: Files, frame: pl.LazyFrame, kinds: Mapping[str, str]) -> set[str]:
+    """Return the identifiers whose text is whole numbers only, some of them written as 1.0.
 
-    A column that also holds other text, such as x1 or 007, stays as it is.
+    A column that also holds other text, such as x1 or 007, stays as it is. A remark says how such
+    columns are read; categories are always read as they are.
+
+    Args:
+        kinds: kind of each column.
     """
+    single = [name for name, kind in kinds.items() if kind in ("identifier", "category")]
+    written = _columns_of_decimals(frame, single)
+    for name in sorted(written):
+        text = f"column {name} has whole numbers with decimals, such as 1.0"
+        if kinds[name] == "identifier":
+            files.remarks.append(f"{text}; they are read as 1")
+        else:
+            files.remarks.append(f"{text}; a request must send this very text")
+    return {name for name in written if kinds[name] == "identifier"}
+
+
+def _columns_of_decimals(frame: pl.LazyFrame, columns: Sequence[str]) -> set[str]:
     dtypes = frame.collect_schema()
     names = [name for name in columns if name in dtypes and dtypes[name] == pl.String]
     for rows in (frame.head(SAMPLE), frame):

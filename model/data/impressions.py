@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import polars as pl
 from tqdm import tqdm
 
 from model.data.entities import fill_values, filled_names, place_in_time, read_entities
-from model.data.entity_tables import read_entity_table
+from model.data.entity_tables import check_matches, read_entity_table
 from model.data.errors import DataError
 from model.data.files import Files
-from model.data.ids import id_column
+from model.data.ids import find_decimals, id_column
 from model.data.layout import SPLITS
 from model.data.log_checks import LogChecks
 from model.data.log_splits import SplitOptions, split_log
@@ -81,6 +81,8 @@ def read_impressions(
         log = _check_users(checks, log, schema, of_users)
         report.raise_first()
         log = _without_dropped(path, report, log, scratch)
+        check_matches(items, log, "item_id", of_items)
+        check_matches(users, log, "user_id", of_users)
         requests, moment = split_log(path, _collect_requests(path, log), splitting, timed)
         placed = place_in_time(path, log, requests, moment, timed)
         item_table, item_values = read_entities(placed, schema, "item", of_items)
@@ -111,10 +113,11 @@ def _read_rows(
     for feature in features:
         if feature.kind == "statistic":
             raise DataError(checks.files, COMPUTED, column=feature.name)
-    rules, columns = _base_columns(schema, dtypes)
+    decimals = find_decimals(checks.files, raw, _kinds(schema))
+    rules, columns = _base_columns(schema, dtypes, decimals)
     for feature in features:
         of_feature, columns[feature.name] = feature_column(
-            checks.files, feature, dtypes[feature.name]
+            checks.files, feature, dtypes[feature.name], feature.name in decimals
         )
         rules += of_feature
         if feature.of != "user":  # one row of a user may hold the value that others lack
@@ -160,7 +163,7 @@ def _without_dropped(path: Files, report: Report, log: pl.LazyFrame, scratch: Pa
 
 def _scan_log(path: Files, schema: Schema, scratch: Path) -> pl.LazyFrame:
     """Scan the log, and check that its files have the columns that they must have."""
-    kinds = {**{feature.name: feature.kind for feature in schema.features}, **BASE_KINDS}
+    kinds = _kinds(schema)
     raw = scan_files(path, kinds, scratch)
     require_columns(path, raw.collect_schema(), LOG_COLUMNS, "log")
     optional = {feature.name for feature in schema.features if not feature.required}
@@ -168,17 +171,27 @@ def _scan_log(path: Files, schema: Schema, scratch: Path) -> pl.LazyFrame:
     return raw
 
 
+def _kinds(schema: Schema) -> dict[str, str]:
+    return {**{feature.name: feature.kind for feature in schema.features}, **BASE_KINDS}
+
+
 def _advance(bar: Any, name: str) -> None:
     bar.set_description(name)
     bar.update()
 
 
-def _base_columns(schema: Schema, dtypes: pl.Schema) -> tuple[list[Rule], dict[str, pl.Expr]]:
-    """Return the rules and values of the columns that every log has."""
+def _base_columns(
+    schema: Schema, dtypes: pl.Schema, decimals: Collection[str]
+) -> tuple[list[Rule], dict[str, pl.Expr]]:
+    """Return the rules and values of the columns that every log has.
+
+    Args:
+        decimals: columns of ids that are written with decimals.
+    """
     rules: list[Rule] = []
     columns = {}
     for name in ("request_id", "user_id", "item_id"):
-        id_rules, columns[name] = id_column(name, dtypes[name])
+        id_rules, columns[name] = id_column(name, dtypes[name], name in decimals)
         rules += id_rules
     low, high = schema.label.range
     label = pl.col("label").cast(pl.Float64, strict=False)

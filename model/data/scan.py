@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,19 @@ import polars as pl
 from model.data.dialect import Dialect, check_delimiter, decode, find_problem
 from model.data.errors import DataError
 from model.data.files import Files, find_files, format_of, partition_values, shortened
+from service.engine.features.ids import EXACT_FLOATS
 
 ROW = "__row"  # data row, counted from 1 through all files
 SNIFFED = 1000  # rows of a JSON file that are searched for names of columns
 LISTS = ("categories", "vector")
 NUMBERS = ("number", "statistic", "vector")
+TEXTS = ("identifier", "category")
 # The text that polars makes of a JSON list, or of an object or a list of lists.
 _SCALAR = r'("(\\.|[^"\\])*"|-?\d[-+.eE\d]*|true|false|null)'
 _JSON_LIST = rf"^\[({_SCALAR}(, ?{_SCALAR})*)?\]$"
+# Text that polars may have made of a JSON boolean or of a float with more digits than it holds.
+_NO_ID = r"^(true|false|-?\d{16,})$"
+NO_ID = f"must be text or a whole number, and below {EXACT_FLOATS} if it is a float"
 _NESTED = r'^(\{("(\\.|[^"\\])*": ?.*)?\}|\[[\[{].*\])$'
 
 
@@ -60,7 +66,12 @@ def scan_files(files: Files, kinds: Mapping[str, str], scratch: Path) -> pl.Lazy
         for name in columns
     }
     frames, offset = [], 1
-    for part in full:
+    for path, part in zip(files.paths, parts, strict=True):
+        if not part.count:
+            continue
+        for name, dtype in part.dtypes.items():
+            if dtype == pl.Boolean != common[name] and kinds.get(name) in (*TEXTS, "categories"):
+                raise DataError(path, NO_ID, column=name, value="Boolean")
         values = [
             _convert(name, part.dtypes.get(name, pl.Null()), common[name], kinds).alias(name)
             for name in columns
@@ -197,6 +208,11 @@ def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
             pl.col(ROW).filter(pl.col(name).str.contains(rule)).min().alias(f"nested {name}")
             for name, rule in rows.items()
         ),
+        *(
+            pl.col(name).str.contains(_NO_ID).any().alias(f"no id {name}")
+            for name, kind in kinds.items()
+            if kind in TEXTS
+        ),
     )
     (counts,) = statistics.collect(engine="streaming").to_dicts()
     for name in kinds:
@@ -204,6 +220,8 @@ def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
             value = frame.filter(pl.col(ROW) == row).select(name).collect().item()
             rule = "must hold one value" if name in single else "must hold a value or a flat list"
             raise DataError(path, rule, row=row, column=name, value=value)
+        if counts.get(f"no id {name}"):
+            _refuse_no_id(source, path, name)
     present = [name for name in schema if name not in kinds or counts[f"has {name}"]]
     lists = {
         name: _decode_list(pl.col(name))
@@ -212,6 +230,19 @@ def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
     }
     dtypes = {name: pl.List(pl.String) if name in lists else pl.String() for name in present}
     return _Part(frame.select(present).with_columns(**lists), dtypes, counts[ROW])
+
+
+def _refuse_no_id(source: Path, path: Path, name: str) -> None:
+    """Raise DataError for a boolean or an inexact float, which polars turned into an id."""
+    lines = pl.scan_lines(source, glob=False).select(pl.first().alias("line"))
+    rows = lines.filter(pl.col("line").str.strip_chars() != "").with_row_index(ROW, offset=1)
+    key = re.escape(json.dumps(name, ensure_ascii=False))
+    unquoted = rows.filter(pl.col("line").str.contains(rf"{key}\s*:\s*(true|false|-?\d.*[.eE])"))
+    for batch in unquoted.collect_batches(maintain_order=True):
+        for row, line in batch.iter_rows():
+            value = json.loads(line).get(name)
+            if isinstance(value, bool) or (isinstance(value, float) and abs(value) >= EXACT_FLOATS):
+                raise DataError(path, NO_ID, row=row, column=name, value=value)
 
 
 def _decode_list(text: pl.Expr) -> pl.Expr:
