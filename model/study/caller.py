@@ -49,15 +49,17 @@ class Log:
         for _, visits in rows.group_by("user_id", maintain_order=True):
             answers: list[tuple[int, str, bool]] = []
             lists: list[list[Row]] = [
-                list(shown.iter_rows(named=True))
-                for shown in visits.partition_by("request_id", maintain_order=True)
+                list(listed.iter_rows(named=True))
+                for listed in visits.partition_by("request_id", maintain_order=True)
             ]
-            for shown in sorted(lists, key=_time):
-                time = _time(shown)
-                if shown[0]["request_id"] in tests:
+            for listed in sorted(lists, key=_time):
+                time = _time(listed)
+                if listed[0]["request_id"] in tests:
                     before = [(item, liked) for at, item, liked in answers if at < time]
-                    yield shown, before[-HISTORY:]
-                answers += [(time, str(row["item_id"]), row["label"] > self.label) for row in shown]
+                    yield listed, before[-HISTORY:]
+                answers += [
+                    (time, str(row["item_id"]), row["label"] > self.label) for row in listed
+                ]
 
 
 def _time(rows: Sequence[Row]) -> int:
@@ -84,10 +86,10 @@ def measure(log: Log, url: str, features: Sequence[str] = (), seed: int = 0) -> 
         likes.clear()
 
     for rows, history in log.lists(features):
-        shown = draw.sample(rows, len(rows))
-        liked = [row["label"] > log.label for row in shown]
+        listed = draw.sample(rows, len(rows))
+        liked = [row["label"] > log.label for row in listed]
         if 0 < sum(liked) < len(liked):
-            bodies.append(_body(shown, history, features))
+            bodies.append(_body(listed, history, features))
             likes.append(liked)
         if len(bodies) == LISTS_PER_CALL:
             send()
