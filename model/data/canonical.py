@@ -88,7 +88,7 @@ def _fit_statistics(
     columns = ["request_id", ORDER_COLUMN, "timestamp", "split", FOLD_COLUMN]
     rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
     impressions = rows.select("item_id", "label", fold=FOLD_COLUMN).drop_nulls("fold")
-    counts = statistics.like_counts(impressions)
+    counts = statistics.like_counts(impressions, schema.label)
     items = source.items
     for feature in schema.features:
         if feature.kind != "statistic" or feature.name in source.items.columns:

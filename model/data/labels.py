@@ -8,6 +8,8 @@ import polars as pl
 
 from service.engine.features.schema import LabelScale
 
+ROUNDING = 2.0**30
+
 
 def is_positive(scale: LabelScale) -> pl.Expr:
     """Return the expression of `LabelScale.is_positive`, Boolean."""
@@ -16,14 +18,18 @@ def is_positive(scale: LabelScale) -> pl.Expr:
 
 
 def gain(scale: LabelScale) -> pl.Expr:
-    """Return the expression of `LabelScale.gain`, Float64; of binary labels 0 or 1, Int64."""
+    """Return the expression of `LabelScale.gain`, Float64; of binary labels 0 or 1, Int64.
+
+    A graded gain is rounded to a multiple of 2^-30, so that the sum over millions of rows is exact
+    and does not depend on their order.
+    """
     if not scale.is_graded:
         return is_positive(scale).cast(pl.Int64)
-    label = pl.col("label").cast(pl.Float64)
-    if scale.gain_form == "linear":
-        return label
-    grade = label * (scale.span * math.log(2.0))
-    return (grade.exp() - 1.0) / (2.0**scale.span - 1.0)
+    gains = pl.col("label").cast(pl.Float64)
+    if scale.gain_form == "exponential":
+        grade = gains * (scale.span * math.log(2.0))
+        gains = (grade.exp() - 1.0) / (2.0**scale.span - 1.0)
+    return (gains * ROUNDING).round() / ROUNDING
 
 
 def has_grades(rows: pl.LazyFrame) -> bool:

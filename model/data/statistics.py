@@ -12,6 +12,9 @@ import polars as pl
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 
+from model.data import labels
+from service.engine.features.schema import BINARY, LabelScale
+
 FOLDS = 10
 SEED = 0
 
@@ -24,19 +27,20 @@ def folds(requests: int) -> npt.NDArray[np.int32]:
     return (order % min(FOLDS, max(requests, 1))).astype(np.int32)
 
 
-def like_counts(train: pl.LazyFrame) -> pl.DataFrame:
-    """Count shows and likes of each item in each fold.
+def like_counts(train: pl.LazyFrame, scale: LabelScale = BINARY) -> pl.DataFrame:
+    """Count shows and likes, the sum of gains, of each item in each fold.
 
     Args:
         train: item_id str, label f32, fold i32.
 
-    Returns item_id str, fold i32, shows i64, likes i64, sorted by item and fold.
+    Returns item_id str, fold i32, shows i64, likes i64 (f64 of graded gains), sorted by item and
+    fold.
     """
     return (
         train.group_by("item_id", "fold")
         .agg(
             pl.len().cast(pl.Int64).alias("shows"),
-            (pl.col("label") > 0.5).sum().cast(pl.Int64).alias("likes"),
+            labels.gain(scale).sum().alias("likes"),
         )
         .sort("item_id", "fold")
         .collect(engine="streaming")

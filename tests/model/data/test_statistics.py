@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from model.data import statistics
+from service.engine.features.schema import LabelScale
 
 
 @pytest.mark.parametrize("kind", ["warm", "cold", "metarank"])
@@ -81,3 +82,16 @@ def test_the_labels_of_a_list_do_not_change_its_own_statistics(shop):
     )
     assert first.filter(mine)["rate"].equals(second.filter(mine)["rate"])
     assert not first.filter(~mine)["rate"].equals(second.filter(~mine)["rate"])
+
+
+def test_likes_are_the_sum_of_graded_gains_whatever_the_order_of_rows():
+    scale = LabelScale((0, 4), "exponential", 1)
+    grades = np.random.default_rng(0).integers(0, 5, 5000)
+    frame = pl.DataFrame({"label": grades / 4}, schema={"label": pl.Float32})
+    frame = frame.with_columns(item_id=pl.lit("tea"), fold=pl.lit(0, pl.Int32))
+    likes = [
+        statistics.like_counts(rows.lazy(), scale)["likes"].item()
+        for rows in (frame, frame.reverse(), frame.sample(fraction=1.0, shuffle=True, seed=1))
+    ]
+    assert likes == [likes[0]] * 3
+    assert likes[0] == pytest.approx(((2.0**grades - 1) / 15).sum(), abs=1e-4)
