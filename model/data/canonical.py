@@ -14,6 +14,7 @@ import polars as pl
 
 from model.data import labels, statistics
 from model.data.dataset import Dataset
+from model.data.encodable import check_encodable
 from model.data.layout import COLUMNS, SPLITS
 from model.data.log_splits import to_iso
 from model.data.moment import RECORD
@@ -72,7 +73,10 @@ def write_canonical(
         summary["middle_label"] = sum(schema.label.range) / 2.0
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     (directory / "summary.json").write_text(text, encoding="utf-8")
-    Dataset(directory)  # fits the schema, so that a misfit fails here and not when training starts
+    dataset = Dataset(directory)  # fits the schema, so that a misfit fails before training starts
+    fitted = dataset.featuriser.schema
+    check_encodable("impressions.parquet", dataset.rows, fitted, ["request_id", "item_id"])
+    check_encodable("users.parquet", dataset.users.lazy(), fitted, ["user_id"])
 
 
 def _fit_statistics(

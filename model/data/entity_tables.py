@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from model.data.errors import DataError
+from model.data.extremes import extreme_rules
 from model.data.files import Files
 from model.data.ids import find_decimals, id_column
 from model.data.rules import BadRow, Report
@@ -65,7 +66,9 @@ def read_entity_table(
             columns.append(expression.alias(feature.name))
             rules += [*of_feature, *required_rules(feature, expression)]
     good = report.check(path, raw, rules)
-    table = good.select(columns).collect(engine="streaming")
+    read_table = good.select(columns).collect(engine="streaming").lazy()
+    extremes = [*extreme_rules(read_table, features, sum(path.counts))]
+    table = report.check(path, read_table, extremes, raw).collect()
     names = [key, *([TIME] if TIME in table.columns else [])]
     repeated = table.filter(~pl.struct(names).is_first_distinct())
     bad = [BadRow(row, once, value) for row, value in repeated.select(ROW, names[-1]).iter_rows()]

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from model.data.entities import fill_values, filled_names, place_in_time, read_entities
 from model.data.entity_tables import check_matches, read_entity_table
 from model.data.errors import DataError
+from model.data.extremes import extreme_rules
 from model.data.files import Files
 from model.data.ids import find_decimals, id_column
 from model.data.layout import SPLITS
@@ -125,7 +126,9 @@ def _read_rows(
     good = checks.report.check(checks.files, raw, rules, empty_lists=True)
     named = [expression.alias(name) for name, expression in columns.items()]
     good.select(ROW, *named).sink_parquet(scratch / "log.parquet")
-    return pl.scan_parquet(scratch / "log.parquet")
+    log = pl.scan_parquet(scratch / "log.parquet")
+    extremes = [*extreme_rules(log, features, sum(checks.files.counts))]
+    return checks.report.check(checks.files, log, extremes, raw)
 
 
 def _check_users(

@@ -90,6 +90,8 @@ class Report:
 
         Raises DataError if the input cannot be read.
         """
+        if not rules:
+            return frame
         exclusive = _first_of_each_column(rules)
         counts = [pl.col(ROW).filter(v).len().alias(str(i)) for i, v in enumerate(exclusive)]
         try:

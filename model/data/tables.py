@@ -13,6 +13,7 @@ from model.data.files import Files
 from model.data.ids import TEXT, id_column, read_text
 from model.data.rules import Rule
 from model.data.scan import ROW, split_parts
+from service.engine.features.encoding import LARGEST
 from service.engine.features.schema import Feature
 
 DTYPES: dict[str, Any] = {
@@ -24,6 +25,7 @@ DTYPES: dict[str, Any] = {
     "vector": pl.List(pl.Float32),
 }
 REQUIRED = "is required by the schema"
+TOO_LARGE = f"must hold numbers of size {LARGEST:.0e} at most"
 COMPUTED = "is a statistic, which prepare computes; remove the column"
 
 
@@ -101,7 +103,11 @@ def feature_column(
         expression = column.cast(DTYPES[feature.kind], strict=False)
         rule = "must be a finite number"
         violated = column.is_not_null() & ~expression.is_finite().fill_null(False)
-    return [Rule(feature.name, rule, violated.fill_null(False))], expression
+    rules = [Rule(feature.name, rule, violated.fill_null(False))]
+    if feature.kind == "vector":
+        large = expression.list.eval(pl.element().abs() > LARGEST).list.any()
+        rules.append(Rule(feature.name, TOO_LARGE, large.fill_null(False)))
+    return rules, expression
 
 
 def required_rules(feature: Feature, expression: pl.Expr) -> list[Rule]:
