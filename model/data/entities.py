@@ -102,7 +102,9 @@ def _latest_in_log(log: LogInTime, key: str, names: Sequence[str]) -> pl.DataFra
         value = pl.col(name).filter(usable).sort_by(pl.col(ORDER).filter(usable)).last()
         if as_of is not None:
             return value
-        first = pl.col(name).drop_nulls().first()  # of an entity that no train list has
+        held = pl.col(name).is_not_null()
+        # The first value in time, of an entity that no train list has.
+        first = pl.col(name).filter(held).sort_by(pl.col(ORDER).filter(held)).first()
         return pl.coalesce(value, first).alias(name)
 
     entities = (

@@ -172,9 +172,9 @@ def _scan_csv(source: Path, path: Path, kinds: Mapping[str, str], dialect: Diale
     counts = frame.select(pl.len().alias(ROW), pl.all().count()).collect(engine="streaming")
     count = int(counts[ROW].item())
     for name, kind in kinds.items():
-        value = pl.col(name)
         if name not in dtypes:
             continue
+        value = pl.when(pl.col(name) != "").then(pl.col(name))  # an empty text in quotes
         if dialect.decimal == "," and kind in NUMBERS:
             value = value.str.replace_all(",", ".", literal=True)
         if dialect.list_separator != "|" and kind in LISTS:
