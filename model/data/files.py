@@ -139,7 +139,7 @@ def _refuse_repeats(tables: Sequence[Path]) -> None:
 
 
 def _expand(path: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Yield the files of an argument, each with the directory that it was found in, if any."""
+    """Yield the files of an argument, each with the directory that was searched for it, if any."""
     if path.is_dir():
         yield from ((file, path) for file in _walk(path))
     elif path.exists():
@@ -148,11 +148,13 @@ def _expand(path: Path) -> Iterator[tuple[Path, Path | None]]:
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
             raise DataError(path, "must match at least one file, got none")
+        literal = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+        base = Path(*literal)
         for match in matches:
             if match.is_file():
-                yield match, match.parent
+                yield match, base
             elif "**" not in path.parts:  # that pattern matches the files below as well
-                yield from ((file, match) for file in _walk(match))
+                yield from ((file, base) for file in _walk(match))
     else:
         raise DataError(path, "no such file or directory")
 

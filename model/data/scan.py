@@ -187,7 +187,7 @@ def _scan_csv(source: Path, path: Path, kinds: Mapping[str, str], dialect: Diale
 def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
     """Scan lines of JSON as text, but columns of a kind that holds lists as lists of text.
 
-    A column that no row has, or that is null in all rows, is absent.
+    A column is absent if none of the first rows names it and all rows have null.
     """
     lines = pl.scan_lines(source, n_rows=SNIFFED, glob=False).collect().to_series()
     names: dict[str, None] = {}
@@ -222,7 +222,7 @@ def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
             raise DataError(path, rule, row=row, column=name, value=value)
         if counts.get(f"no id {name}"):
             _refuse_no_id(source, path, name)
-    present = [name for name in schema if name not in kinds or counts[f"has {name}"]]
+    present = [name for name in schema if name in names or counts[f"has {name}"]]
     lists = {
         name: _decode_list(pl.col(name))
         for name, kind in kinds.items()

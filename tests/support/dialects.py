@@ -37,7 +37,8 @@ def write_rows(
     packing = "" if packing == ".zst" and dialect.encoding != "utf-8" else packing
     path = directory / f"{stem}.{suffix}{packing}"
     if suffix.lower() in ("jsonl", "ndjson"):
-        text = "".join(json.dumps(_sparse(row, rng), ensure_ascii=False) + "\n" for row in ordered)
+        objects = [ordered[0], *(_sparse(row, rng) for row in ordered[1:])]
+        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in objects)
     else:
         text = _csv(ordered, dialect, "\t" if suffix == "tsv" else dialect.delimiter, rng)
     content = text.encode(dialect.encoding)
