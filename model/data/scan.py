@@ -174,7 +174,7 @@ def _scan_csv(source: Path, path: Path, kinds: Mapping[str, str], dialect: Diale
     for name, kind in kinds.items():
         if name not in dtypes:
             continue
-        value = pl.when(pl.col(name) != "").then(pl.col(name))  # an empty text in quotes
+        value: pl.Expr = pl.when(pl.col(name) != "").then(pl.col(name))  # an empty text in quotes
         if dialect.decimal == "," and kind in NUMBERS:
             value = value.str.replace_all(",", ".", literal=True)
         if dialect.list_separator != "|" and kind in LISTS:

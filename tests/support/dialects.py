@@ -8,7 +8,6 @@ import io
 import json
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +68,8 @@ def _vary_types(frame: pl.DataFrame, rng: random.Random) -> pl.DataFrame:
             (frame[name].cast(pl.Int64) if whole else frame[name]).cast(kind)
         )
     if rng.random() < 0.5:
-        unit = rng.choice(("ms", "us", "ns"))
-        frame = frame.with_columns(pl.from_epoch("timestamp", "ms").cast(pl.Datetime(unit)))
+        unit = rng.choice((pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns")))
+        frame = frame.with_columns(pl.from_epoch("timestamp", "ms").cast(unit))
     return frame
 
 
@@ -89,15 +88,13 @@ def _csv(rows: Sequence[Row], dialect: Dialect, delimiter: str, rng: random.Rand
         return value
 
     text = io.StringIO()
-    quoting = rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC))
-    writer = csv.DictWriter(text, [*rows[0]], delimiter=delimiter, quoting=quoting,
-                            lineterminator=rng.choice(("\n", "\r\n")))  # fmt: skip
+    options: dict[str, Any] = {
+        "delimiter": delimiter,
+        "quoting": rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)),
+        "lineterminator": rng.choice(("\n", "\r\n")),
+    }
+    writer = csv.DictWriter(text, [*rows[0]], **options)
     writer.writeheader()
     writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     bom = "\ufeff" if dialect.encoding == "utf-8" and rng.random() < 0.3 else ""
     return bom + text.getvalue()
-
-
-def iso(milliseconds: int) -> str:
-    """Return a time as the text of its day, for names of partitions."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).date().isoformat()
