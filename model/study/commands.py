@@ -193,16 +193,21 @@ class Scale:
     """Scratch directory, left empty. Default: build/scale, with --smoke build/smoke/scale."""
     rows: tuple[int, ...] = (1_000_000, 10_000_000)
     """Sizes of the logs in rows; each size is measured in turn."""
+    test_lists: tuple[int, ...] = ()
+    """Measure instead the evaluation of a bundle on so many test lists, for scale_evaluate.md."""
     page_only: bool = False
     """Write page and plots again from the JSON in --out, without training or measuring."""
     smoke: bool = False
     """Run a miniature, for tests."""
 
     def execute(self) -> int:
-        """Write scale.md and scale.json."""
-        from model.study.scale import report
+        """Write scale.md and scale.json, or scale_evaluate.md and scale_evaluate.json."""
+        from model.study import scale, scale_evaluate
 
-        report(self)
+        if self.test_lists:
+            scale_evaluate.report(self)
+        else:
+            scale.report(self)
         return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from model.data.moment import RECORD, SUMMARY, Moment
+
 CANDIDATES = 25
 LISTS_PER_USER = 10
 ITEMS = 20_000
 GENRES = 24
 TAGS = 32  # numbers of an item's tag vector
+SECOND_MS = 1000  # lists follow each other in seconds
 VALID = 256  # lists: enough for a threshold
 LISTS_PER_PART = (1 << 18) // CANDIDATES  # drawn and written at once
 SCHEMA = f"""
@@ -29,18 +33,25 @@ features:
 """
 
 
-def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> None:
+def write_log(
+    directory: Path, rows: int, count: int = ITEMS, seed: int = 0, tests: int | None = None
+) -> None:
     """Write a canonical data set of `rows` rows over `count` items; the same bytes per seed.
 
     Every user's first list precedes every user's second, and so on: the lists of a user lie far
-    apart in the file, which is the hard case. The last list of each user is test, VALID lists are
-    valid, the rest train.
+    apart in the file, which is the hard case. VALID lists are valid, the last list of each user is
+    test, and the rest train. With `tests`, the last so many lists are test, as in a split by time.
     """
     draw = np.random.default_rng(seed)
     directory.mkdir(parents=True)
     (directory / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
     draw_items(draw, count).write_parquet(directory / "items.parquet")
     lists = rows // CANDIDATES
+    first_test = None if tests is None else lists - tests
+    if first_test is not None:
+        record = Moment("time", (first_test - 1) * SECOND_MS, ordered=True)
+        text = json.dumps({RECORD: record.to_json()})
+        (directory / SUMMARY).write_text(text, encoding="utf-8")
     users = max(1, lists // LISTS_PER_USER)
     pl.DataFrame({"user_id": [f"u{i:07d}" for i in range(users)]}).write_parquet(
         directory / "users.parquet"
@@ -49,7 +60,9 @@ def write_log(directory: Path, rows: int, count: int = ITEMS, seed: int = 0) -> 
     parts.mkdir()
     for start in range(0, lists, LISTS_PER_PART):
         number = np.arange(start, min(lists, start + LISTS_PER_PART))
-        draw_lists(draw, number, users, count).write_parquet(parts / f"{start:012d}.parquet")
+        draw_lists(draw, number, users, count, first_test).write_parquet(
+            parts / f"{start:012d}.parquet"
+        )
     pl.scan_parquet(parts / "*.parquet").sink_parquet(
         directory / "impressions.parquet", row_group_size=1 << 18
     )
@@ -71,7 +84,11 @@ def draw_items(draw: np.random.Generator, count: int) -> pl.DataFrame:
 
 
 def draw_lists(
-    draw: np.random.Generator, number: np.ndarray[Any, Any], users: int, count: int
+    draw: np.random.Generator,
+    number: np.ndarray[Any, Any],
+    users: int,
+    count: int,
+    first_test: int | None = None,
 ) -> pl.DataFrame:
     """Draw the rows of the lists int64 [R] with these numbers; list n belongs to user n % users."""
     shape = len(number), CANDIDATES
@@ -79,12 +96,13 @@ def draw_lists(
     step = draw.choice([1, 3, 7, 9, 11, 13, 17, 19, 21, 23], (len(number), 1))
     item = (draw.integers(count, size=(len(number), 1)) + step * np.arange(CANDIDATES)) % count
     visit = number // users
-    split = np.where(visit == LISTS_PER_USER - 1, "test", "train")
+    is_test = visit == LISTS_PER_USER - 1 if first_test is None else number >= first_test
+    split = np.where(is_test, "test", "train")
     split = np.where((visit == 0) & (number < VALID), "valid", split)
     per_list = {
         "request_id": pl.Series(number).cast(pl.String),
         "user_id": "u" + pl.Series(number % users).cast(pl.String).str.zfill(7),
-        "timestamp": number * 1000,
+        "timestamp": number * SECOND_MS,
         "split": split,
         "hour": pl.Series(draw.integers(24, size=len(number))).cast(pl.String),
     }

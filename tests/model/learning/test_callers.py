@@ -1,12 +1,13 @@
 """Evaluation for callers with ids only and for callers with fresh item features."""
 
 import shutil
+import weakref
 
 import numpy as np
 import polars as pl
 import pytest
 
-from model.data.dataset import Dataset
+from model.data.dataset import Dataset, Impression
 from model.data.freshness import stale_shares
 from model.learning import evaluate as module
 from model.learning.callers import shuffled, without
@@ -138,6 +139,24 @@ def test_graded_figures_stand_beside_binary_ones(sale, tmp_path):
     assert result["ndcg@10"][0] != result["graded ndcg@10"][0]
     assert result["graded ndcg@10 gain over"].keys() == result["ndcg@10 gain over"].keys()
     assert any("gets graded NDCG@10" in line for line in sentences(result))
+
+
+def test_lists_that_were_measured_are_not_kept(sale, bundle, monkeypatch):
+    read, alive = Dataset.impressions, []
+
+    def counted(dataset, splits, fresh=False):
+        created: weakref.WeakSet = weakref.WeakSet()
+        for impression in read(dataset, splits, fresh):
+            created.add(impression)
+            alive.append(len(created))
+            yield impression
+
+    monkeypatch.setattr(Impression, "__hash__", object.__hash__)
+    monkeypatch.setattr(Dataset, "impressions", counted)
+    monkeypatch.setattr(module, "LISTS_AT_ONCE", 8)
+    result = evaluate(bundle, sale, rank=cheapest_first(bundle.featuriser))
+    assert result["lists"] > 30
+    assert 8 <= max(alive) <= 24
 
 
 def test_few_lists_are_called_too_few_to_tell(sale, bundle, tmp_path):

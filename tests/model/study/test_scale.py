@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from model.data.dataset import Dataset
+from model.study import scale_evaluate
+from model.study.commands import Scale
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -19,3 +23,18 @@ def test_the_scale_page_has_the_figures_of_its_json(tmp_path):
     assert f"| {size['train']['result']['grpo']:,.0f} |" in page
     assert f"{size['featurise']['peak']:,.0f} MB" in page
     assert list((tmp_path / "cache").iterdir()) == []  # the logs were removed
+
+
+def test_the_page_of_the_evaluation_has_a_row_for_each_number_of_test_lists(tmp_path, monkeypatch):
+    def in_process(_task, _bundle, data):
+        dataset = Dataset(data)
+        tests = len(dataset.requests(["test"]))
+        assert dataset.fresh_features(["test"]) == ["like_rate"]
+        return {"result": {"lists": tests - 1}, "seconds": 2.0, "peak": 250.0}
+
+    monkeypatch.setattr(scale_evaluate, "make_bundle", lambda *_: tmp_path / "bundle")
+    monkeypatch.setattr(scale_evaluate, "in_process", in_process)
+    Scale(test_lists=(40, 300), out=tmp_path / "out", cache=tmp_path / "cache").execute()
+    page = (tmp_path / "out" / "scale_evaluate.md").read_text()
+    assert "| 40 | 39 | 2 | 20 | 250 MB |\n| 300 | 299 | 2 | 150 | 250 MB |" in page
+    assert list((tmp_path / "cache").iterdir()) == []
