@@ -14,6 +14,7 @@ from export.golden import golden
 from export.graph.compose import compose, compose_evaluator
 from export.graph.lower import ComposeError
 from export.verify import verify
+from model.data.log_splits import to_iso
 from model.learning.checkpoint import Trained
 from model.learning.evaluate import evaluate
 from service.engine.contract import (
@@ -25,6 +26,7 @@ from service.engine.contract import (
     MANIFEST,
     SEAL,
     STATIC,
+    STATISTICS,
     BundleError,
     Manifest,
 )
@@ -74,7 +76,9 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
 
 def refuse_foreign_files(out: Path) -> None:
     """Raise BundleError if `out` holds a file that no bundle has."""
-    bundle_files = {MANIFEST, SEAL, GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, GOLDEN}
+    bundle_files = {
+        *(MANIFEST, SEAL, GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, STATISTICS, GOLDEN)
+    }
     foreign = sorted({path.name for path in out.iterdir()} - bundle_files) if out.exists() else []
     if foreign:
         raise BundleError(
@@ -102,6 +106,7 @@ def write_graphs(trained: Trained, directory: Path) -> None:
 def manifest_of(trained: Trained, out: Path) -> Manifest:
     """Describe the bundle; offline metrics and file hashes are added later."""
     config, features = trained.config, trained.featuriser
+    as_of = None if features.snapshot is None else features.snapshot.as_of
     return Manifest(
         name=out.parent.name,
         version=out.name,
@@ -120,4 +125,5 @@ def manifest_of(trained: Trained, out: Path) -> Manifest:
             "seconds": round(trained.state.seconds),
             "validation": trained.state.validation,
         },
+        as_of=None if as_of is None else to_iso(as_of),
     )

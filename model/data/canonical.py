@@ -18,6 +18,12 @@ from model.data.encodable import check_encodable
 from model.data.layout import COLUMNS, SPLITS
 from model.data.log_splits import to_iso
 from model.data.moment import RECORD
+from model.data.rated_rows import (
+    RatedCounts,
+    counts_without_time,
+    rate_over_time,
+    write_counts,
+)
 from model.data.source import Source
 from service.engine.features.schema import LabelScale, Schema
 
@@ -42,7 +48,7 @@ def write_canonical(
 
     Raises DataError or FeatureError if the schema cannot be fitted to the data.
     """
-    items, rows = _fit_statistics(schema, source, requests)
+    items, rows, counts = _fit_statistics(schema, source, requests)
     names = rows.collect_schema().names()
     inline = [f.name for f in schema.features if f.name in names and f.name not in COLUMNS]
     rows.sort(ORDER_COLUMN, "position").select(*COLUMNS, *inline).sink_parquet(
@@ -57,11 +63,14 @@ def write_canonical(
     source.users.select(user_columns).write_parquet(directory / "users.parquet")
     if source.histories is not None:
         source.histories.write_parquet(directory / "histories.parquet")
+    moment = source.moment
+    if moment is not None:
+        moment = write_counts(directory, items, counts, moment)
     shutil.copyfile(schema_path, directory / "schema.yaml")
     summary = {
         "name": schema.name,
         **provenance,
-        **({} if source.moment is None else {RECORD: source.moment.to_json()}),
+        **({} if moment is None else {RECORD: moment.to_json()}),
         "splits": _split_counts(directory / "impressions.parquet", schema.label),
         "items": len(items),
         "users": len(source.users),
@@ -81,16 +90,20 @@ def write_canonical(
 
 def _fit_statistics(
     schema: Schema, source: Source, requests: pl.DataFrame
-) -> tuple[pl.DataFrame, pl.LazyFrame]:
-    """Return items with statistics over all train lists, and rows with out-of-fold values inline.
+) -> tuple[pl.DataFrame, pl.LazyFrame, RatedCounts]:
+    """Return items with statistics over all train lists, rows with values inline, and the counts.
 
-    The rows also have ORDER_COLUMN, timestamp, split and FOLD_COLUMN of their requests.
+    The values of a log with time are as of each row; without time they are out of fold. The rows
+    also have ORDER_COLUMN, timestamp, split and FOLD_COLUMN of their requests.
     """
     train = requests.filter(pl.col("split") == "train").select("request_id")
     train = train.with_columns(pl.Series(FOLD_COLUMN, statistics.folds(len(train))))
     ordered = requests.with_row_index(ORDER_COLUMN).join(train, on="request_id", how="left")
     columns = ["request_id", ORDER_COLUMN, "timestamp", "split", FOLD_COLUMN]
     rows = source.rows.join(ordered.lazy().select(columns), on="request_id")
+    if source.moment is not None and source.moment.as_of is not None:
+        rated = rate_over_time(schema, source, rows, source.moment)
+        return rated.items, rated.rows, (rated.ids, rated.counts)
     impressions = rows.select("item_id", "label", fold=FOLD_COLUMN).drop_nulls("fold")
     counts = statistics.like_counts(impressions, schema.label)
     items = source.items
@@ -105,7 +118,7 @@ def _fit_statistics(
             "item_id", pl.col("fold").alias(FOLD_COLUMN), pl.col("value").alias(feature.name)
         )
         rows = rows.join(renamed.lazy(), on=["item_id", FOLD_COLUMN], how="left")
-    return items, rows
+    return items, rows, counts_without_time(counts, schema, source)
 
 
 def _split_counts(impressions: Path, scale: LabelScale) -> dict[str, dict[str, int]]:

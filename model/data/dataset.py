@@ -20,9 +20,10 @@ from model.data.chunks import equal_runs
 from model.data.errors import DataError
 from model.data.fitting import fit
 from model.data.histories import ListColumns, StoredHistories, build_history
-from model.data.layout import COLUMNS
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
 from model.data.moment import read_moment
+from model.data.rated_rows import read_snapshot
+from model.data.requests import RequestBuilder
 from model.data.schemas import load_schema
 from model.data.train_values import numbers_over_time
 from service.engine.features.candidates import CandidateList
@@ -68,7 +69,8 @@ class Dataset:
         histories = directory / "histories.parquet"
         self.histories = _scan_parquet(histories) if histories.exists() else None
         self.moment = read_moment(directory)
-        self.featuriser = fit(schema, self.rows, self.items, self.users, self.moment)
+        snapshot = read_snapshot(directory, self.moment)
+        self.featuriser = fit(schema, self.rows, self.items, self.users, snapshot)
 
     def digest(self) -> str:
         """Return the SHA-256 over all files; a training run stores it to recognise its data."""
@@ -114,48 +116,22 @@ class Dataset:
                 By default it carries none, like a request with ids alone, and the item table
                 counts. In a data set without a record of its moment they are always carried.
         """
-        schema = self.featuriser.schema
-        user_names = [f.name for f in schema.features if f.of == "user" and f.name != "user_id"]
-        inline = [name for name in self.rows.collect_schema().names() if name not in COLUMNS]
-        owners = {feature.name: feature.of for feature in schema.features}
-        candidate_names = [n for n in inline if owners.get(n) in ("candidate", "item")]
-        without_items = [n for n in candidate_names if owners.get(n) == "candidate"]
-        context_names = [n for n in inline if owners.get(n) == "context"]
-        changing = [n for n in inline if owners.get(n) == "user" and n in user_names]
+        schema, names = self.featuriser.schema, self.rows.collect_schema().names()
+        builder = RequestBuilder(schema, names, self.moment, fresh)
         ordered = self.moment is not None and self.moment.ordered
         for user, lists, stored in self._iterate_users(splits):
             for index, columns in enumerate(lists):
-                split = columns["split"][0]
+                split, request_id = columns["split"][0], columns["request_id"][0]
                 if split not in splits:
                     continue
                 if stored is None:
-                    history = build_history(lists, index, schema.history.limit, ordered)
+                    answer = builder.answer_columns(split)
+                    history = build_history(lists, index, schema.history.limit, ordered, answer)
                 else:
-                    history = stored.of(columns["request_id"][0])
-                carries_items = fresh or split == "train" or self.moment is None
-                names = candidate_names if carries_items else without_items
-                candidates = [
-                    {n: columns[n][i] for n in names if columns[n][i] is not None}
-                    for i in range(len(columns["item_id"]))
-                ]
-                # Only a candidate feature named score is a first-stage score, which a request
-                # carries in a field of its own. An item feature of that name is not.
-                scored = owners.get("score") == "candidate"
-                scores = [entry.pop("score", None) if scored else None for entry in candidates]
-                of_time = {n: columns[n][0] for n in changing if columns[n][0] is not None}
-                request = CandidateList(
-                    ids=columns["item_id"],
-                    scores=scores,
-                    features=candidates if any(candidates) else (),
-                    user_id=columns["user_id"][0],
-                    user={n: of_time.get(n, user.get(n)) for n in user_names} if user else {},
-                    history=history[-schema.history.limit :],
-                    context={n: columns[n][0] for n in context_names},
-                )
+                    history = stored.of(request_id)
+                request = builder.build(columns, user, history)
                 labels = tuple(columns["label"])
-                yield Impression(
-                    columns["request_id"][0], columns["user_id"][0], split, request, labels
-                )
+                yield Impression(request_id, columns["user_id"][0], split, request, labels)
 
     def requests(self, splits: Sequence[str]) -> pl.DataFrame:
         """Return request_id and user_id of the lists of these splits, in the order of `lists`."""
@@ -268,7 +244,7 @@ class Dataset:
 
 def _code_files() -> list[Path]:
     """Return the modules that make the arrays; a change to one of them invalidates the cache."""
-    makers = (Dataset, fit, equal_runs, build_history, numbers_over_time)
+    makers = (Dataset, fit, equal_runs, build_history, numbers_over_time, RequestBuilder)
     modules = [Path(inspect.getfile(maker)) for maker in makers]
     return [*modules, *sorted(Path(inspect.getfile(Featuriser)).parent.glob("*.py"))]
 

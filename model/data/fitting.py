@@ -15,7 +15,7 @@ import polars as pl
 from model.data import labels
 from model.data.chunks import read_chunks
 from model.data.layout import COLUMNS
-from model.data.moment import Moment
+from model.data.rates import prior_rate
 from model.data.train_values import numbers_over_time, texts_over_time
 from service.engine.contract import Floats
 from service.engine.features.encoding import (
@@ -30,6 +30,7 @@ from service.engine.features.encoding import (
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.layout import Layout
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
+from service.engine.features.snapshot import Snapshot
 
 T = TypeVar("T")
 COLUMNS_PER_SCAN = 16  # of a log, so that memory does not grow with the number of its columns
@@ -40,12 +41,12 @@ def fit(
     rows: pl.DataFrame | pl.LazyFrame,
     items: pl.DataFrame,
     users: pl.DataFrame,
-    moment: Moment | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Featuriser:
     """Return a featuriser with means, deviations and vocabularies of the train split alone.
 
-    In a data set with a record of its moment, values of items and users that train rows carry
-    inline count too. Without one only those of the tables do, as for RankLens.
+    In a data set with a snapshot, values of items and users that train rows carry inline count
+    too. Without one only those of the tables do, as for RankLens.
 
     Raises FeatureError if an item breaks the fitted schema.
     """
@@ -66,7 +67,7 @@ def fit(
         name, table = feature.name, tables.get(feature.of)
         if table is None or name in COLUMNS:
             of_log += [feature] if name in inline else []
-        elif moment is None or name not in inline:
+        elif snapshot is None or name not in inline:
             if name in table.columns:
                 fits[name].add(table[name])
         elif feature.slots:
@@ -83,11 +84,15 @@ def fit(
     for feature in schema.features:
         fitted.append(fits[feature.name].result())
         if feature.kind == "statistic" and feature.default is None:
-            gain = train.select(labels.gain(schema.label).mean()).collect(engine="streaming")
-            mean = float(np.clip(gain.item(), 1e-3, 1.0 - 1e-3))
+            if snapshot is not None and snapshot.as_of is not None:
+                counts = snapshot.statistics[feature.name]
+                mean = prior_rate(counts.all_likes, counts.all_shows)
+            else:
+                gain = train.select(labels.gain(schema.label).mean()).collect(engine="streaming")
+                mean = float(np.clip(gain.item(), 1e-3, 1.0 - 1e-3))
             fitted[-1] = dataclasses.replace(fitted[-1], default=math.log(mean / (1.0 - mean)))
     complete = dataclasses.replace(schema, features=tuple(fitted))
-    return Featuriser(complete, _encode_items(complete, items))
+    return Featuriser(complete, _encode_items(complete, items), snapshot)
 
 
 def _read_log(

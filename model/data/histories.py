@@ -11,10 +11,17 @@ import polars as pl
 ListColumns = dict[str, list[Any]]  # the rows of one displayed slate, by column
 
 
+ANSWER = ("item_id", "label")
+
+
 def build_history(
-    lists: Sequence[ListColumns], index: int, limit: int, ordered: bool = False
-) -> list[tuple[str, float]]:
-    """Return up to `limit` (item_id, label) pairs, oldest first, for list `index` of a user.
+    lists: Sequence[ListColumns],
+    index: int,
+    limit: int,
+    ordered: bool = False,
+    names: Sequence[str] = ANSWER,
+) -> list[tuple[Any, ...]]:
+    """Return up to `limit` answers, (item_id, label), oldest first, for list `index` of a user.
 
     A valid or test list sees the answers before it. A train list sees other train lists only:
     the latest answers before it, then, as room remains, the earliest after it. Otherwise the first
@@ -24,17 +31,18 @@ def build_history(
         lists: all lists of one user in order of time.
         ordered: splits follow each other in time. A list of any split then sees the answers of
             lists with an earlier timestamp only.
+        names: columns of an answer.
     """
     if ordered:
-        return _earlier_answers(lists, index, limit)
+        return _earlier_answers(lists, index, limit, names)
     is_train = lists[index]["split"][0] == "train"
 
-    def entries(columns: ListColumns) -> list[tuple[str, float]]:
+    def entries(columns: ListColumns) -> list[tuple[Any, ...]]:
         if is_train and columns["split"][0] != "train":
             return []
-        return list(zip(columns["item_id"], columns["label"], strict=True))
+        return _answers(columns, names)
 
-    history: list[tuple[str, float]] = []
+    history: list[tuple[Any, ...]] = []
     for earlier in range(index - 1, -1, -1):
         if len(history) >= limit:
             break
@@ -47,18 +55,21 @@ def build_history(
     return history[:limit]
 
 
+def _answers(columns: ListColumns, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    return list(zip(*(columns[name] for name in names), strict=True))
+
+
 def _earlier_answers(
-    lists: Sequence[ListColumns], index: int, limit: int
-) -> list[tuple[str, float]]:
+    lists: Sequence[ListColumns], index: int, limit: int, names: Sequence[str]
+) -> list[tuple[Any, ...]]:
     """Return the latest `limit` answers of lists with an earlier timestamp, oldest first."""
     time = lists[index]["timestamp"][0]
-    history: list[tuple[str, float]] = []
+    history: list[tuple[Any, ...]] = []
     for earlier in range(index - 1, -1, -1):
         if len(history) >= limit:
             break
-        columns = lists[earlier]
-        if columns["timestamp"][0] < time:
-            history = list(zip(columns["item_id"], columns["label"], strict=True)) + history
+        if lists[earlier]["timestamp"][0] < time:
+            history = _answers(lists[earlier], names) + history
     return history[-limit:]
 
 

@@ -8,5 +8,6 @@ FILES = (
     "histories.parquet",
     "items.parquet",
     "users.parquet",
+    "statistics.parquet",
     "summary.json",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ SUMMARY, RECORD = "summary.json", "time"  # file and key of the record
 class Moment:
     """The record that `prepare impressions` writes.
 
-    split    time, last-list, user or column
-    as_of    time of the latest train list, in ms; None for a log without time
-    ordered  every train list precedes every valid list, and these every test list
+    split       time, last-list, user or column
+    as_of       time of the latest train list, in ms; None for a log without time
+    ordered     every train list precedes every valid list, and these every test list
+    statistics  by name: all_shows, all_likes, bucket and half_life of its counts
     """
 
     split: str
     as_of: int | None
     ordered: bool
+    statistics: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it stands in summary.json."""

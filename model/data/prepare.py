@@ -17,6 +17,7 @@ from model.data.kuairand import SessionOptions, read_kuairand
 from model.data.log_splits import SplitOptions
 from model.data.movielens import read_movielens
 from model.data.ranklens import read_ranklens
+from model.data.rated_rows import refuse_memory_without_time
 from model.data.rejects import Rejects
 from model.data.replacement import SCRATCH, atomic_replacement
 from model.data.schemas import SCHEMAS, load_schema
@@ -118,6 +119,8 @@ def prepare_impressions(
             inputs["log"], feature_schema, scratch, *tables, splitting, rejects
         )
         assert source.moment is not None
+        if source.moment.as_of is None:
+            refuse_memory_without_time(feature_schema, schema)
         names = {role: [Path(name).name for name in f.arguments] for role, f in inputs.items()}
         provenance = {
             "arguments": {

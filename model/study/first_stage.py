@@ -52,7 +52,7 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
         with_scores(dataset, scored).write_parquet(
             directory / "impressions.parquet", row_group_size=1 << 18
         )
-        for name in ("items.parquet", "users.parquet", "histories.parquet"):
+        for name in ("items.parquet", "users.parquet", "histories.parquet", "statistics.parquet"):
             if (data / name).exists():
                 shutil.copyfile(data / name, directory / name)
         schema = yaml.safe_load((data / "schema.yaml").read_text(encoding="utf-8"))

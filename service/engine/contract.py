@@ -70,6 +70,7 @@ STATIC = "generator.static.onnx"  # the same without control flow, for CUDA grap
 EVALUATOR = "evaluator.onnx"
 FEATURES = "features.json"
 ITEMS = "items.npz"
+STATISTICS = "statistics.npz"  # optional: the moment of the item table, and counts of statistics
 GOLDEN = "golden.json"
 
 
@@ -82,7 +83,8 @@ class Manifest:
     """The contents of a bundle.
 
     `budget` is the most reasoning steps per position that the graph holds (the default too);
-    `entropy_threshold` is in nats; `files` maps each file to its SHA-256 and size in bytes.
+    `entropy_threshold` is in nats; `files` maps each file to its SHA-256 and size in bytes; `as_of`
+    is the moment of the item table in ISO 8601, absent from the file if None.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Manifest:
     training: dict[str, Any]
     files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     contract_version: int = CONTRACT_VERSION
+    as_of: str | None = None
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -125,9 +128,10 @@ class Manifest:
                 f"{CONTRACT_VERSION}; export the bundle again"
             )
         fields = {field.name for field in dataclasses.fields(cls)}
-        if fields != payload.keys():
+        missing = fields - payload.keys() - {"as_of"}
+        if missing or payload.keys() - fields:
             raise BundleError(
-                f"{path}: fields missing {sorted(fields - payload.keys())}, "
+                f"{path}: fields missing {sorted(missing)}, "
                 f"unknown {sorted(payload.keys() - fields)}"
             )
         return cls(**payload)
@@ -143,7 +147,10 @@ class Manifest:
             if path.name not in (MANIFEST, SEAL)
         }
         complete = dataclasses.replace(self, files=files)
-        text = json.dumps(dataclasses.asdict(complete), indent=1, ensure_ascii=False)
+        payload = dataclasses.asdict(complete)
+        if self.as_of is None:
+            del payload["as_of"]
+        text = json.dumps(payload, indent=1, ensure_ascii=False)
         content = f"{text}\n".encode()
         (directory / MANIFEST).write_bytes(content)
         seal = hashlib.sha256(content).hexdigest()

@@ -274,6 +274,7 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
             "reason": manifest.reason_temperature,
             "recommend": manifest.recommend_temperature,
         },
+        "as_of": manifest.as_of,
         "offline_metrics": manifest.offline_metrics,
         "features": [
             {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required}

@@ -24,6 +24,8 @@ from service.engine.graph import open_graph
 from service.engine.session import Session
 from tests.support.runs import ROOT, SMOKE
 
+HOUR = 3_600_000
+
 
 def test_torch_and_the_exported_graph_agree_on_every_case(smoke_bundle):
     _, outcome = smoke_bundle
@@ -117,7 +119,7 @@ def test_a_log_with_required_features_is_prepared_trained_exported_and_served(tm
         {
             "request_id": f"u{user}-{number}",
             "user_id": f"u{user}",
-            "timestamp": number,
+            "timestamp": (24 * number + 2 * user) * HOUR,
             "position": position,
             "item_id": f"i{item}",
             "label": 5.0 * float(draw.random() < 0.4),
@@ -133,6 +135,7 @@ def test_a_log_with_required_features_is_prepared_trained_exported_and_served(tm
 name: shop
 label: {range: [0, 5]}
 features:
+  - {name: like_rate, of: item, kind: statistic, half_life: 1d}
   - {name: price, of: candidate, kind: number, required: true}
   - {name: hour, of: context, kind: category, required: true}
 """)
@@ -140,13 +143,28 @@ features:
            "--schema", "schema.yaml", "--out", "data"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(run, check=True, cwd=tmp_path, capture_output=True, env=environment)
-    labels = pl.read_parquet(tmp_path / "data" / "impressions.parquet")["label"]
-    assert set(labels) == {0.0, 1.0}  # rescaled to 0..1
+    prepared = pl.read_parquet(tmp_path / "data" / "impressions.parquet")
+    assert set(prepared["label"]) == {0.0, 1.0}  # rescaled to 0..1
     train(SMOKE, tmp_path / "data", tmp_path / "run")
     out = tmp_path / "shop" / "1"
     outcome = bundle.write(checkpoint.load(tmp_path / "run"), out, tmp_path / "data")
     session = Session.load(out)
     replayed = json.loads((out / "golden.json").read_text())[0]["request"]
-    assert set(replayed["candidates"][0]["features"]) == {"price"}
+    assert set(replayed["candidates"][0]["features"]) == {"price", "like_rate"}
     assert set(replayed["context"]) == {"hour"}
     assert outcome["offline_metrics"] == evaluate(session, tmp_path / "data")
+    check_moment(session, prepared.filter(pl.col("split") == "train"))
+
+
+def check_moment(session, train):
+    """Check that a bundle has the moment of the latest train list, and the counts up to it."""
+    moment = int(train["timestamp"].to_numpy().max())
+    assert session.manifest.as_of == f"{np.datetime64(moment, 'ms')}Z"
+    assert "statistics.npz" in session.manifest.files
+    snapshot = session.featuriser.snapshot
+    assert snapshot.as_of == moment
+    counts = snapshot.statistics["like_rate"]
+    assert (counts.bucket, counts.half_life) == (15 * 60_000, 24 * HOUR)
+    assert len(counts.shows) == len(session.featuriser.items.ids)
+    assert counts.shows.sum() == pytest.approx(counts.all_shows)
+    assert 0.0 < counts.all_shows < len(train)

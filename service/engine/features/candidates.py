@@ -27,7 +27,8 @@ class CandidateList:
 
     history: (item id, label in 0..1), most recent last; features: one mapping per candidate, or
     none at all; scores likewise. columns: the same features by name, a value or None per candidate,
-    or numbers [N] and vectors [N, width] as arrays. A list has features or columns.
+    or numbers [N] and vectors [N, width] as arrays. A list has features or columns. history_rates:
+    of a train list only, the value of the schema's `history.rate` for each entry at its answer.
     """
 
     ids: Sequence[str]
@@ -38,6 +39,7 @@ class CandidateList:
     history: Sequence[tuple[str, float]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Column] = field(default_factory=dict)
+    history_rates: Sequence[float] = ()
 
     @property
     def inline(self) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.engine.contract import FEATURES, ITEMS, Floats, Integers
+from service.engine.contract import FEATURES, ITEMS, STATISTICS, Floats, Integers
 from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import (
     FeatureError,
@@ -34,6 +34,7 @@ from service.engine.features.history import HistoryKernels, history_width
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.layout import RELATIVE, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
+from service.engine.features.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ class ItemTable:
 class Featuriser:
     """A fitted schema with its item table, the columns of each feature and the row of each item."""
 
-    def __init__(self, schema: Schema, items: ItemTable) -> None:
+    def __init__(self, schema: Schema, items: ItemTable, snapshot: Snapshot | None = None) -> None:
         self.schema = schema
         self.items = items
+        self.snapshot = snapshot  # not read for requests
         self._index_of = {item: index for index, item in enumerate(items.ids)}
         self._layout = layout = Layout(schema)
         self.numbers_width = layout.numbers_width + history_width(schema.history)
@@ -141,7 +143,8 @@ class Featuriser:
         if self._layout.relative:
             self._fill_relative(numbers)
         if history:
-            self._history.fill(history, numbers, index, kernels)
+            expected = self._history.expected_then(candidates, index_of)
+            self._history.fill(history, numbers, index, kernels, expected)
         return numbers, tokens
 
     def _fill_relative(self, numbers: Floats) -> None:
@@ -215,7 +218,7 @@ class Featuriser:
         return self._layout.column[name]
 
     def save(self, directory: Path) -> None:
-        """Write `features.json` and `items.npz` (no pickle)."""
+        """Write `features.json`, `items.npz` (no pickle), and `statistics.npz` of a snapshot."""
         text = json.dumps(self.schema.to_dict(), ensure_ascii=False)
         (directory / FEATURES).write_text(text + "\n", encoding="utf-8")
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -225,6 +228,9 @@ class Featuriser:
         arrays["numbers"], arrays["tokens"] = self.items.numbers, self.items.tokens
         with (directory / ITEMS).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
+        (directory / STATISTICS).unlink(missing_ok=True)
+        if self.snapshot is not None:
+            self.snapshot.save(directory)
 
     @classmethod
     def load(cls, directory: Path) -> Featuriser:
@@ -242,4 +248,4 @@ class Featuriser:
                     if name.startswith("vector.")
                 },
             )
-        return cls(Schema.from_dict(payload), items)
+        return cls(Schema.from_dict(payload), items, Snapshot.load(directory))

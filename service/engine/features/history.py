@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from service.engine.contract import Floats, Integers
+from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import z_scores
 from service.engine.features.schema import History, LabelScale
 
@@ -50,27 +51,39 @@ class HistoryKernels:
         recent = history[-self._limit :]
         return [(index_of[item], label) for item, label in recent if item in index_of]
 
+    def expected_then(
+        self, candidates: CandidateList, index_of: Mapping[str, int]
+    ) -> Floats | None:
+        """Return the expected target of each entry of `recent` at the time of its answer.
+
+        float32 [H], or None unless the list has `history_rates`.
+        """
+        if not candidates.history_rates:
+            return None
+        entries = zip(candidates.history, candidates.history_rates, strict=True)
+        rates = [rate for (item, _), rate in [*entries][-self._limit :] if item in index_of]
+        return np.asarray(1.0 / (1.0 + np.exp(-np.array(rates, np.float32))))
+
     def fill(
         self,
         recent: Sequence[tuple[int, float]],
         numbers: Floats,
         index: Integers,
         kernels: list[Floats],
+        expected: Floats | None = None,
     ) -> None:
-        """Write the history columns of `numbers` float32 [N, F] in place.
-
-        A user's surprises, target of the label minus expected target, are regressed onto each
-        candidate by the kernel of each item feature.
+        """Write the surprises of a history, regressed onto each candidate, to `numbers` [N, F].
 
         Args:
             recent: table row and label of each entry, from `recent`; H entries.
             numbers: columns to write to.
             index: table row of each candidate, int64 [N].
             kernels: per kernel, unit vectors of the candidates, float32 [N, width].
+            expected: target of each entry, float32 [H]; None: by its item's rate.
         """
         rows = np.array([row for row, _ in recent], np.int64)
         labels = np.array([label for _, label in recent], np.float32)
-        surprise = self._scale.target(labels) - self._rate[rows]
+        surprise = self._scale.target(labels) - (self._rate[rows] if expected is None else expected)
         column = self._first_column
         compared = []  # columns that are also standardised within the list
         to_history = np.zeros((len(index), len(rows)), np.float32)
@@ -95,8 +108,8 @@ class HistoryKernels:
         compared += [ridge, echo]
         standard = z_scores(np.array(compared, np.float32))
         for kernel in range(len(kernels)):
-            numbers[:, self._first_column + 3 * kernel + 1] = compared[kernel]
-            numbers[:, self._first_column + 3 * kernel + 2] = standard[kernel]
+            place = self._first_column + 3 * kernel
+            numbers[:, place + 1], numbers[:, place + 2] = compared[kernel], standard[kernel]
         for values in (
             ridge,
             standard[-2],

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from service.engine.features.durations import DURATION, is_duration
+
 OWNERS = ("item", "user", "context", "candidate")
 TOKEN_KINDS = ("identifier", "category", "categories")
 NUMBER_KINDS = ("number", "statistic")
@@ -51,6 +53,8 @@ class Feature:
                   (item_id, candidate), lists (user_id, context), or among the items or users
     relative      adds z-score, rank and distance from the best within the candidate list
     input         false, of a vector: feeds history kernels only, not the network
+    bucket        of a statistic over time: the width of its time buckets, such as 6h
+    half_life     of a statistic over time: a show counts half after it, such as 3d
     """
 
     name: str
@@ -64,6 +68,8 @@ class Feature:
     relative: bool = False
     input: bool = True
     prior_strength: float = 10.0
+    bucket: str | None = None
+    half_life: str | None = None
     mean: float = 0.0
     std: float = 1.0
     vocabulary: tuple[str, ...] = ()
@@ -84,6 +90,10 @@ class Feature:
             ("width", WHOLE, _is_whole(self.width)),
             ("default", FINITE, not numeric or self.default is None or is_finite(self.default)),
             ("prior_strength", POSITIVE, is_finite(self.prior_strength, above=0)),
+            *(
+                (name, DURATION, getattr(self, name) is None or is_duration(getattr(self, name)))
+                for name in ("bucket", "half_life")
+            ),
         ):
             if not valid:
                 value = getattr(self, name)
@@ -100,6 +110,10 @@ class Feature:
             raise SchemaError(
                 f"features.{self.name}.of: must be item for a statistic, got {self.of!r}"
             )
+        for name in ("bucket", "half_life"):
+            if getattr(self, name) is not None and self.kind != "statistic":
+                rule = f"must be absent from a {self.kind}, got {getattr(self, name)!r}"
+                raise SchemaError(f"features.{self.name}.{name}: {rule}")
         if not self.input and (self.kind != "vector" or self.of != "item"):
             kind = f"{self.kind} of {self.of}" if self.kind == "vector" else self.kind
             raise SchemaError(f"features.{self.name}.input: must be true for a {kind}, got false")

@@ -16,6 +16,7 @@ def test_health_endpoints_report_a_live_and_ready_service(client):
 def test_info_has_the_offline_metrics_provider_and_features_of_the_bundle(client, session):
     info = client.get("/info").json()
     assert info["offline_metrics"] == session.manifest.offline_metrics
+    assert info["as_of"] is None  # the bundle is older than its field
     assert info["provider"] == "CPUExecutionProvider"
     genres = {"name": "genres", "of": "item", "kind": "categories", "required": False}
     assert genres in info["features"]
