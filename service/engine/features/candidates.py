@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -46,11 +46,11 @@ class CandidateList:
         """True if any inline features of candidates are present."""
         return bool(self.features or self.columns)
 
-    def table(self) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    def table(self) -> tuple[Sequence[str], Sequence[Collection[Any]]]:
         """Return the names of the features in records, and each candidate's values or None."""
         names = list(map(tuple, self.features))
         if not names or names.count(names[0]) == len(names):
-            return names[0] if names else (), [tuple(record.values()) for record in self.features]
+            return names[0] if names else (), [record.values() for record in self.features]
         every = tuple(dict.fromkeys(chain.from_iterable(names)))
         return every, [tuple(map(record.get, every)) for record in self.features]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -43,9 +43,9 @@ class InlineFeatures:
         """kernels: names of the item features of the history kernels, in their order."""
         self._layout = layout
         features = layout.features.items()
-        self._allowed = {n: feature for n, feature in features if feature.of != "user"}
-        self._allowed = {n: f for n, f in self._allowed.items() if f.of != "context"}
+        self._allowed = {n: f for n, f in features if f.of in ("item", "candidate")}
         self._of_candidates = [n for n, f in features if f.of == "candidate"]
+        self._numeric = frozenset(n for n, f in self._allowed.items() if f.kind in NUMBER_KINDS)
         self._required = [n for n in self._of_candidates if self._allowed[n].required]
         self._kernels = {name: index for index, name in enumerate(kernels)}
 
@@ -105,42 +105,21 @@ class InlineFeatures:
     def _blocks(self, candidates: CandidateList) -> tuple[list[Block], dict[str, Column]]:
         """Return the numbers of all candidates in blocks, and every other column by name.
 
-        Records are read candidate by candidate, as they lie in memory. Raises ColumnError.
+        Raises ColumnError.
         """
-        scores = self._scores(candidates)
-        numeric = {n for n, f in self._allowed.items() if f.kind in NUMBER_KINDS}
+        scores, numeric = self._scores(candidates), self._numeric
         if scores is not None:
-            numeric.discard("score")
-        blocks = [] if scores is None else [_block_of_columns({"score": scores})]
-        if not candidates.features:
-            listed = {n: c for n, c in candidates.columns.items() if n in numeric}
-            blocks += [_block_of_columns(listed)] if listed else []
-            others: dict[str, Column]
-            others = {n: c for n, c in candidates.columns.items() if n not in numeric}
+            numeric = numeric - {"score"}
+        if candidates.features:
+            blocks, others = _read_records(candidates, numeric)
         else:
-            names, rows = candidates.table()
-            chosen = [index for index, name in enumerate(names) if name in numeric]
-            if len(chosen) == len(names):
-                cells = rows
-            else:
-                cells = [[row[index] for index in chosen] for row in rows]
-            if chosen:
-                values, missing = read_numbers(list(chain.from_iterable(cells)))
-                shape = len(rows), len(chosen)
-                blocks.append(
-                    (
-                        [names[index] for index in chosen],
-                        values.reshape(shape).T,
-                        None if missing is None else missing.reshape(shape).T,
-                    )
-                )
-            others = {
-                name: [row[index] for row in rows]
-                for index, name in enumerate(names)
-                if name not in numeric
-            }
+            columns = candidates.columns.items()
+            listed = {name: column for name, column in columns if name in numeric}
+            blocks = [_block_of_columns(listed)] if listed else []
+            others = {name: column for name, column in columns if name not in numeric}
         if scores is not None:
             others.pop("score", None)
+            blocks.append(_block_of_columns({"score": scores}))
         return blocks, others
 
     def _scores(self, candidates: CandidateList) -> Column | None:
@@ -206,6 +185,30 @@ class InlineFeatures:
                     encode_number(feature, value, path)
                 else:
                     encode_vector(feature, value, path)
+
+
+def _read_records(
+    candidates: CandidateList, numeric: Collection[str]
+) -> tuple[list[Block], dict[str, Column]]:
+    """Return the `numeric` features of records as a block, and every other one as a column.
+
+    Records are read candidate by candidate, as they lie in memory. Raises ColumnError.
+    """
+    names, cells = candidates.table()
+    chosen = [index for index, name in enumerate(names) if name in numeric]
+    others: dict[str, Column] = {}
+    if len(chosen) < len(names):
+        rows = list(map(tuple, cells))
+        cells = [[row[index] for index in chosen] for row in rows]
+        for index, name in enumerate(names):
+            if name not in numeric:
+                others[name] = [row[index] for row in rows]
+    if not chosen:
+        return [], others
+    values, missing = read_numbers(list(chain.from_iterable(cells)))
+    shape = len(cells), len(chosen)
+    absent = None if missing is None else missing.reshape(shape).T
+    return [([names[index] for index in chosen], values.reshape(shape).T, absent)], others
 
 
 def _block_of_columns(columns: Mapping[str, Column]) -> Block:
