@@ -8,6 +8,8 @@ python -m export tune     measure how this machine serves a bundle best
 
 python -m export cuda     compare the GPU with the CPU, and time both
 
+python -m export features time the featuriser over wide lists
+
 Each command lists its options with --help.
 """
 
@@ -26,6 +28,7 @@ import tyro
 from export import bundle
 from export.bench.bench import BenchOptions, bench
 from export.bench.cuda import CudaError, CudaOptions, check, write_page
+from export.bench.features import FeaturesOptions, measure_features
 from export.tune import TuneError, TuneOptions, tune
 from export.verify import VerificationError
 from model.data.errors import DataError
@@ -90,6 +93,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "bench": (BenchOptions, bench),
     "tune": (TuneOptions, run_tune),
     "cuda": (CudaOptions, run_cuda),
+    "features": (FeaturesOptions, measure_features),
 }
 
 

@@ -1,0 +1,159 @@
+"""Time the featuriser over wide lists in each form of a request (`python -m export features`).
+
+Run as a script, the module times the featuriser of the tree on PYTHONPATH and imports nothing else
+of this project, so that it can time an older one too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.engine.features.candidates import CandidateList
+from service.engine.features.featuriser import Featuriser, ItemTable
+from service.engine.features.schema import Schema
+
+ROOT = Path(__file__).parents[2]
+HISTORY = 48  # entries of the short list's history
+SHORT = 50  # candidates of the short list
+
+
+@dataclass(frozen=True)
+class FeaturesOptions:
+    """Time the featuriser over wide lists: records, columns and arrays (half a minute)."""
+
+    candidates: int = 200
+    """Candidates of a wide list."""
+    numbers: int = 300
+    """Inline numbers per candidate of a wide list."""
+    bundle: Path = Path("bundles/ranklens/1")
+    """Bundle whose featuriser is timed on a short list of ids with a history."""
+    out: Path = Path("docs/reports/features.json")
+    """File for the report."""
+    turns: int = 5
+    """Processes per tree; the report has the least of their medians."""
+    seconds: float = 0.5
+    """Time for each case in one process."""
+    baseline: Path | None = None
+    """Checkout of another commit, which is timed in turns with this one."""
+
+
+def measure_features(options: FeaturesOptions) -> None:
+    """Measure, write the report, and print it."""
+    trees = {"this": ROOT} | ({"baseline": options.baseline} if options.baseline else {})
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
+    for _ in range(options.turns):
+        for name, tree in trees.items():
+            turns[name].append(time_tree(tree, options))
+    report: dict[str, Any] = {
+        "command": "python -m export features",
+        "cores": os.cpu_count(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "candidates": options.candidates,
+        "numbers": options.numbers,
+    }
+    if options.baseline:
+        report["baseline_commit"] = commit_of(options.baseline)
+    for name, results in turns.items():
+        report[f"ms_{name}"] = {case: min(r[case] for r in results) for case in results[0]}
+    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=1))
+
+
+def time_tree(tree: Path, options: FeaturesOptions) -> dict[str, float]:
+    """Return the median CPU milliseconds of each case in a process over `tree`."""
+    arguments = [options.candidates, options.numbers, options.bundle.absolute(), options.seconds]
+    run = subprocess.run(
+        [sys.executable, __file__, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+        cwd=tree,
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    milliseconds: dict[str, float] = json.loads(run.stdout)
+    return milliseconds
+
+
+def commit_of(tree: Path) -> str:
+    """Return the abbreviated commit of a checkout."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout[:-1]
+
+
+def cases(candidates: int, numbers: int, bundle: Path) -> dict[str, Callable[[], Any]]:
+    """Return the cases that the tree on PYTHONPATH supports."""
+    draw = np.random.default_rng(0)
+    served = Featuriser.load(bundle)
+    items = served.items.ids
+    past = [(item, float(index % 3 == 0)) for index, item in enumerate(items[-HISTORY:])]
+    short = CandidateList(ids=items[:SHORT], history=past)
+    values = draw.exponential(size=(candidates, numbers)).round(6)
+    names = [f"number_{index}" for index in range(numbers)]
+    # Numbers lie in memory in the order of the body, as a parser leaves them.
+    rows = [dict(zip(names, row, strict=True)) for row in values.tolist()]
+    records = json.loads(json.dumps(rows))
+    columns = json.loads(json.dumps(dict(zip(names, values.T.tolist(), strict=True))))
+    arrays = dict(zip(names, np.ascontiguousarray(values.T, np.float32), strict=True))
+    ids = [str(index) for index in range(candidates)]
+    plain = featuriser_of(names)
+    lists = {
+        "short list of ids with a history": (served, short),
+        "records": (plain, CandidateList(ids=ids, features=records)),
+        "records of logarithms": (
+            featuriser_of(names, transform="log"),
+            CandidateList(ids=ids, features=records),
+        ),
+    }
+    if "columns" in {field.name for field in fields(CandidateList)}:
+        packed = CandidateList(ids=ids, columns=arrays)
+        lists |= {
+            "columns": (plain, CandidateList(ids=ids, columns=columns)),
+            "arrays": (plain, packed),
+        }
+    else:
+        packed = CandidateList(ids=ids, features=records)
+    lists["list-relative"] = (featuriser_of(names, relative=True), packed)
+    return {name: partial(one.transform, of) for name, (one, of) in lists.items()}
+
+
+def featuriser_of(names: Sequence[str], **fields_of_each: Any) -> Featuriser:
+    """Return a featuriser of inline numbers, without items."""
+    number = {"of": "candidate", "kind": "number", "mean": 0.5, "std": 0.3, **fields_of_each}
+    schema = Schema.from_dict(
+        {"name": "wide", "features": [{"name": name, **number} for name in names]}
+    )
+    empty = ItemTable((), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64), {})
+    return Featuriser(schema, empty)
+
+
+def median_milliseconds(run: Callable[[], Any], seconds: float) -> float:
+    """Repeat a run for about `seconds`, at least five times, and return its median CPU time."""
+    run()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        began = time.thread_time()
+        run()
+        times.append(time.thread_time() - began)
+    return round(1e3 * float(np.median(times)), 3)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the median CPU milliseconds of each case as JSON."""
+    candidates, numbers, bundle, seconds = arguments
+    every = cases(int(candidates), int(numbers), Path(bundle))
+    print(json.dumps({n: median_milliseconds(run, float(seconds)) for n, run in every.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
