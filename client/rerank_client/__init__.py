@@ -23,12 +23,19 @@ from rerank_client.errors import (
     TimedOut,
     Unavailable,
 )
-from rerank_client.requests import Candidate, Constraints, ListRequest, RequestOptions
+from rerank_client.requests import (
+    Candidate,
+    CandidateColumns,
+    Constraints,
+    ListRequest,
+    RequestOptions,
+)
 from rerank_client.responses import Model, Position, Reasoning, RerankResponse
 
 __all__ = [
     "AsyncClient",
     "Candidate",
+    "CandidateColumns",
     "Client",
     "Constraints",
     "Failed",

@@ -19,7 +19,7 @@ from rerank_client.dispatch import (
     HttpResponse,
     TransportFailure,
 )
-from rerank_client.requests import Candidate, ListRequest, RequestOptions, as_list
+from rerank_client.requests import Candidates, ListRequest, RequestOptions, as_list
 from rerank_client.responses import RerankResponse
 
 TIMEOUT_MS = 1000.0  # equals the service's default, RERANK_TIMEOUT_MS
@@ -58,7 +58,7 @@ class Client:
 
     def rerank(
         self,
-        candidates: Sequence[Candidate],
+        candidates: Candidates,
         *,
         timeout_ms: float | None = None,
         request_id: str | None = None,
@@ -69,7 +69,7 @@ class Client:
 
         Args:
             candidates: ids (strings or integers), or mappings with `id` and the keys in
-                docs/service.md.
+                docs/service.md, or one mapping of columns, whose numbers may be arrays.
             timeout_ms: deadline of this call, in place of that of the client.
             request_id: id of the call in response and logs; random by default.
             traceparent: W3C trace context, passed on unchanged.
@@ -170,7 +170,7 @@ class AsyncClient:
 
     async def rerank(
         self,
-        candidates: Sequence[Candidate],
+        candidates: Candidates,
         *,
         timeout_ms: float | None = None,
         request_id: str | None = None,

@@ -19,10 +19,11 @@ from typing import Any, Literal
 
 import httpx
 
+from rerank_client.columns import as_records, holds_arrays
 from rerank_client.errors import Failed, NoAnswer, TimedOut, Unavailable
 from rerank_client.fallback import initial_ranking
 from rerank_client.requests import (
-    Candidate,
+    Candidates,
     ListRequest,
     RequestOptions,
     build_batch_bodies,
@@ -44,6 +45,8 @@ from rerank_client.responses import (
 GRACE_S = 0.05
 # Pause before the first retry; it doubles with every round over the instances.
 BACKOFF_S = 0.02
+# Of a body with arrays.
+PACKED_HEADERS = {"content-type": "application/msgpack", "accept": "application/json"}
 # Smallest timeout for httpx, because 0 means "do not block" to a socket.
 MIN_TIMEOUT_S = 0.001
 
@@ -164,7 +167,7 @@ class Dispatcher:
 
     def single(
         self,
-        candidates: Sequence[Candidate],
+        candidates: Candidates,
         timeout_ms: float | None,
         request_id: str | None,
         traceparent: str | None,
@@ -206,11 +209,12 @@ class Dispatcher:
     ) -> Call:
         """Check the arguments now, and return the generator that sends the attempts."""
         timeout_s = check_timeout_ms(self.timeout_ms if timeout_ms is None else timeout_ms) / 1e3
-        content = encode(body)
+        packed = any(holds_arrays(list_body) for list_body in bodies)
+        content = encode(body, packed)
         request_id = (
             uuid.uuid4().hex if request_id is None else check_header("request_id", request_id)
         )
-        headers = httpx.Headers(self._headers)
+        headers = httpx.Headers({**self._headers, **(PACKED_HEADERS if packed else {})})
         headers["X-Request-ID"] = request_id
         if traceparent is not None:
             headers["traceparent"] = check_header("traceparent", traceparent)
@@ -228,7 +232,8 @@ class Dispatcher:
                 except ValueError as error:
                     raise Failed("unreadable answer", str(error), request_id) from None
                 for expected_id, list_body, reranked in zip(ids, bodies, responses, strict=True):
-                    if foreign := describe_mix_up(reranked, expected_id, list_body["candidates"]):
+                    records = as_records(list_body["candidates"])
+                    if foreign := describe_mix_up(reranked, expected_id, records):
                         yield from _drop(response)
                         raise Failed("foreign answer", foreign, request_id)
                 return responses

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from rerank_client.columns import as_records
 from rerank_client.requests import id_text
 from rerank_client.responses import Position
 
@@ -21,7 +22,7 @@ def initial_ranking(body: Mapping[str, Any]) -> tuple[Position, ...]:
     of the model holds. It ends early when no candidate is left. Without a `slate_size` it has 10
     positions, or as many as the last pinned id needs. None means that a field is absent.
     """
-    candidates, constraints = body["candidates"], body.get("constraints") or {}
+    candidates, constraints = as_records(body["candidates"]), body.get("constraints") or {}
     blocked = {id_text(item) for item in constraints.get("blocked") or ()}
     caps = constraints.get("max_per_group") or {}
     pins = constraints.get("pinned") or {}

@@ -10,6 +10,8 @@ from typing import Any, Required, TypedDict, Unpack
 
 import httpx
 
+from rerank_client.columns import PackedArray, as_column, pack, with_arrays
+
 # 1, 1.0, "1" and " 1" are one id, and each comes back as it was sent.
 ItemId = str | int | float
 Candidate = ItemId | Mapping[str, Any]
@@ -31,6 +33,21 @@ class Constraints(TypedDict, total=False):
     )
     blocked: Sequence[ItemId] | None
     max_per_group: Mapping[str, int] | None
+
+
+class CandidateColumns(TypedDict, total=False):
+    """The candidates by column, each as long as `id`.
+
+    score, features: lists, or arrays of floats, which are sent as their bytes. groups: lists.
+    """
+
+    id: Required[Any]
+    score: Any
+    features: Mapping[str, Any] | None
+    groups: Mapping[str, Sequence[str | None] | None] | None
+
+
+Candidates = Sequence[Candidate] | CandidateColumns
 
 
 class RequestOptions(TypedDict, total=False):
@@ -57,12 +74,10 @@ class RequestOptions(TypedDict, total=False):
 class ListRequest(RequestOptions, total=False):
     """One list of a batch: its candidates and optional fields."""
 
-    candidates: Required[Sequence[Candidate]]
+    candidates: Required[Candidates]
 
 
-def build_list_body(
-    candidates: Sequence[Candidate], **options: Unpack[RequestOptions]
-) -> dict[str, Any]:
+def build_list_body(candidates: Candidates, **options: Unpack[RequestOptions]) -> dict[str, Any]:
     """Build the JSON of one list.
 
     Raises TypeError for an unknown field, an id that is neither string nor integral number, or a
@@ -90,11 +105,15 @@ def _list_body(path: str, candidates: object, options: Mapping[str, Any]) -> dic
         raise TypeError(f"{fields}: unknown field; a request has {names}")
     if isinstance(candidates, str):
         raise ValueError(f"{path}candidates: must be a list of ids or mappings, got {candidates!r}")
-    entries = [
-        {"id": one} if isinstance(one, str) else _candidate(f"{path}candidates[{index}]", one)
-        for index, one in enumerate(as_list(f"{path}candidates", candidates, "ids or mappings"))
-    ]
-    if not entries:
+    entries: list[Any] | dict[str, Any]
+    if isinstance(candidates, Mapping):
+        entries = _columns(f"{path}candidates", candidates)
+    else:
+        entries = [
+            {"id": one} if isinstance(one, str) else _candidate(f"{path}candidates[{index}]", one)
+            for index, one in enumerate(as_list(f"{path}candidates", candidates, "ids or mappings"))
+        ]
+    if not (entries["id"] if isinstance(entries, dict) else entries):
         raise ValueError(f"{path}candidates: at least one is needed, got none")
     body = {name: value for name, value in options.items() if value is not None}
     if body.get("explain") is False:
@@ -103,6 +122,10 @@ def _list_body(path: str, candidates: object, options: Mapping[str, Any]) -> dic
         _integer(f"{path}slate_size", body["slate_size"])
     if isinstance(user := body.get("user"), Mapping):
         _check_user(f"{path}user", user)
+        if isinstance(user.get("features"), Mapping):
+            body["user"] = {**user, "features": with_arrays(user["features"])}
+    if isinstance(body.get("context"), Mapping):
+        body["context"] = with_arrays(body["context"])
     if "constraints" in body:
         body["constraints"] = _constraints(f"{path}constraints", body["constraints"])
     return {"candidates": entries, **body}
@@ -121,6 +144,36 @@ def _candidate(field: str, candidate: object) -> dict[str, Any]:
                     raise _wrong(f"{field}.groups.{name}", "a string", value)
         return entry
     return {"id": _id(field, candidate)}
+
+
+def _columns(field: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return candidates by column with arrays packed."""
+    names = CandidateColumns.__annotations__
+    for name in columns:
+        if name not in names:
+            raise TypeError(f"{field}.{name}: unknown column; must be one of {', '.join(names)}")
+    if "id" not in columns:
+        raise TypeError(f"{field}.id: missing; candidates are a list, or columns with their ids")
+    entries = {name: column for name, column in columns.items() if column is not None}
+    ids = as_list(f"{field}.id", as_column(columns["id"]), "ids")
+    entries["id"] = [
+        one if isinstance(one, str) else _id(f"{field}.id[{index}]", one)
+        for index, one in enumerate(ids)
+    ]
+    if "score" in entries:
+        entries["score"] = _column(f"{field}.score", entries["score"])
+    for part in ("features", "groups"):
+        if part in entries:
+            entries[part] = {
+                name: None if column is None else _column(f"{field}.{part}.{name}", column)
+                for name, column in _mapping(f"{field}.{part}", entries[part]).items()
+            }
+    return entries
+
+
+def _column(field: str, values: object) -> object:
+    column = as_column(values)
+    return column if isinstance(column, PackedArray) else as_list(field, column, "values")
 
 
 def _check_user(field: str, user: Mapping[str, Any]) -> None:
@@ -159,12 +212,14 @@ def _constraints(field: str, constraints: object) -> Mapping[str, Any]:
     return {**rules, "pinned": dict(zip(keys, pinned.values(), strict=True))}
 
 
-def encode(body: Mapping[str, Any]) -> bytes:
-    """Encode a body as JSON.
+def encode(body: Mapping[str, Any], packed: bool = False) -> bytes:
+    """Encode a body as JSON, or as MessagePack if `packed`.
 
-    Raises TypeError or ValueError that names the first value that JSON cannot hold.
+    Raises TypeError or ValueError that names the first value that cannot be sent.
     """
     try:
+        if packed:
+            return pack(body)
         text = json.dumps(body, allow_nan=False, separators=(",", ":"), default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         problem = _unsendable(body, "", 0) or ValueError(f"request: {error}")
@@ -190,7 +245,7 @@ def _unsendable(value: object, path: str, depth: int) -> Exception | None:
         return ValueError(f"{path[:100]}...: must not be nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, float) and not math.isfinite(value):
         return ValueError(f"{path}: must be finite, got {value!r}")
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, str | int | float | PackedArray):
         return None
     if isinstance(value, Mapping):
         for key in value:

@@ -270,7 +270,7 @@ def test_an_exception_of_httpx_becomes_the_right_kind_of_failure(error, begun, k
         ([], {}, ValueError),
         ("abc", {}, ValueError),
         ([True], {}, TypeError),
-        ([{"id": 7.0}], {}, TypeError),
+        ([{"id": 7.5}], {}, TypeError),
         ([{"features": {}}], {}, TypeError),
         (["a"], {"slate_sise": 3}, TypeError),
         (["a"], {"context": {"hour": float("nan")}}, ValueError),
