@@ -7,25 +7,22 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from tqdm import tqdm
 
-from model.data import chunks
-from model.data.chunks import equal_runs
 from model.data.errors import DataError
 from model.data.fitting import fit
-from model.data.histories import ListColumns, StoredHistories, build_history
+from model.data.histories import HistoryWindow
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
 from model.data.moment import read_moment
 from model.data.rated_rows import read_snapshot
 from model.data.requests import RequestBuilder
 from model.data.schemas import load_schema
 from model.data.train_values import numbers_over_time
+from model.data.user_lists import UserLists
 from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError
 from service.engine.features.featuriser import Featuriser
@@ -68,6 +65,7 @@ class Dataset:
         self.users = _scan_parquet(directory / "users.parquet").collect()
         histories = directory / "histories.parquet"
         self.histories = _scan_parquet(histories) if histories.exists() else None
+        self._by_user = UserLists(self.rows, self.users, self.histories)
         self.moment = read_moment(directory)
         snapshot = read_snapshot(directory, self.moment)
         self.featuriser = fit(schema, self.rows, self.items, self.users, snapshot)
@@ -83,33 +81,11 @@ class Dataset:
             digest.update(repr(self.moment).encode())
         return digest.hexdigest()
 
-    @cached_property
-    def _user_table(self) -> pl.DataFrame:
-        """Return user_id, chunk, split, lists, longest and rows, one row per user and split.
-
-        Users stand in order of first appearance. A chunk is a group of consecutive users that have
-        about ROWS_PER_CHUNK rows together.
-        """
-        totals = pl.col("lists").sum(), pl.col("longest").max(), pl.col("rows").sum()
-        merged: list[pl.DataFrame] = []
-        for chunk in chunks.read_chunks(self.rows.select("request_id", "user_id", "split")):
-            requests = chunk.group_by("request_id", maintain_order=True).agg(
-                pl.col("user_id", "split").first(), rows=pl.len()
-            )
-            requests = requests.with_columns(lists=pl.lit(1), longest=pl.col("rows"))
-            joined = pl.concat([*merged, requests.drop("request_id")], how="diagonal")
-            merged = [joined.group_by("user_id", "split", maintain_order=True).agg(totals)]
-        users = merged[0].group_by("user_id", maintain_order=True).agg(pl.col("rows").sum())
-        users = users.select(
-            "user_id", chunk=(pl.col("rows").cum_sum() - 1) // chunks.ROWS_PER_CHUNK
-        )
-        return users.join(merged[0], on="user_id", how="left", maintain_order="left")
-
     def impressions(self, splits: Sequence[str], fresh: bool = False) -> Iterator[Impression]:
         """Yield the lists of these splits, user by user, each with its history.
 
         The history is the entry of histories.parquet if the data set has that file, else it is
-        built from the user's other lists (see histories.build_history).
+        built from the user's other lists (see histories.HistoryWindow).
 
         Args:
             fresh: a list that is not train carries the item features that the log had at its time.
@@ -119,19 +95,13 @@ class Dataset:
         schema, names = self.featuriser.schema, self.rows.collect_schema().names()
         builder = RequestBuilder(schema, names, self.moment, fresh)
         ordered = self.moment is not None and self.moment.ordered
-        for user, lists, stored in self._iterate_users(splits):
-            for index, columns in enumerate(lists):
-                split, request_id = columns["split"][0], columns["request_id"][0]
-                if split not in splits:
-                    continue
-                if stored is None:
-                    answer = builder.answer_columns(split)
-                    history = build_history(lists, index, schema.history.limit, ordered, answer)
-                else:
-                    history = stored.of(request_id)
-                request = builder.build(columns, user, history)
-                labels = tuple(columns["label"])
-                yield Impression(request_id, columns["user_id"][0], split, request, labels)
+        limit, train_answer = schema.history.limit, builder.answer_columns("train")
+        for one in self._by_user.lists(splits, limit, ordered, train_answer):
+            columns, split = one.columns, one.columns["split"][0]
+            width = len(builder.answer_columns(split))
+            request = builder.build(columns, one.user, [answer[:width] for answer in one.history])
+            request_id, user_id = columns["request_id"][0], columns["user_id"][0]
+            yield Impression(request_id, user_id, split, request, tuple(columns["label"]))
 
     def requests(self, splits: Sequence[str]) -> pl.DataFrame:
         """Return request_id and user_id of the lists of these splits, in the order of `lists`."""
@@ -139,49 +109,10 @@ class Dataset:
             rows.filter(pl.col("split").is_in(splits))
             .select("request_id", "user_id")
             .unique("request_id", keep="first", maintain_order=True)
-            for rows in self._iterate_chunks(splits, "request_id", "user_id", "timestamp", "split")
+            for rows in self._by_user.frames(splits, "request_id", "user_id", "timestamp", "split")
         ]
         none = pl.DataFrame(schema={"request_id": pl.String, "user_id": pl.String})
         return pl.concat([none, *ids])
-
-    def _iterate_users(
-        self, splits: Sequence[str]
-    ) -> Iterator[tuple[dict[str, Any], list[ListColumns], StoredHistories | None]]:
-        """Yield each user's features, lists in order of time, and stored histories if there are."""
-        for rows in self._iterate_chunks(splits):
-            of_chunk = pl.col("user_id").is_in(rows["user_id"].unique().implode())
-            users = self.users.filter(of_chunk)
-            features = {row["user_id"]: row for row in users.iter_rows(named=True)}
-            stored = None
-            if self.histories is not None:
-                stored = StoredHistories.read(self.histories, rows["request_id"].unique())
-            for start, stop in equal_runs(rows["user_id"]):
-                user_rows = rows[start:stop]
-                columns = {column.name: column.to_list() for column in user_rows.iter_columns()}
-                lists = [
-                    {name: values[first:last] for name, values in columns.items()}
-                    for first, last in equal_runs(user_rows["request_id"])
-                ]
-                yield features.get(columns["user_id"][0], {}), lists, stored
-
-    def _iterate_chunks(self, splits: Sequence[str], *names: str) -> Iterator[pl.DataFrame]:
-        """Yield the rows of some users with these splits at a time, by user and then by time.
-
-        The file is scanned once per chunk of users, because sorting it by user would need memory
-        for the whole log. `names` are the columns to read, by default all.
-        """
-        with_splits = self._user_table.filter(pl.col("split").is_in(splits))
-        for chunk in with_splits["chunk"].unique(maintain_order=True):
-            users = self._user_table.filter(pl.col("chunk") == chunk)
-            ids = users["user_id"].unique(maintain_order=True)
-            of_chunk = pl.col("user_id").is_in(ids.implode())
-            chunk_rows = self.rows.filter(of_chunk)
-            if names:
-                chunk_rows = chunk_rows.select(names)
-            rows = chunk_rows.collect(engine="streaming")
-            number = ids.to_frame().with_row_index("__number")  # no feature has a name like it
-            rows = rows.join(number, on="user_id", how="left", maintain_order="left")
-            yield rows.sort("__number", "timestamp", maintain_order=True).drop("__number")
 
     def fresh_features(self, splits: Sequence[str]) -> list[str]:
         """Return the item features whose values of the time lists of these splits can carry."""
@@ -205,7 +136,7 @@ class Dataset:
 
     def _featurise(self, splits: Sequence[str], limit: int | None, fresh: bool) -> Lists:
         """Build the arrays in memory, or above `self.memory` bytes in files beside the data set."""
-        users = self._user_table.filter(pl.col("split").is_in(splits))
+        users = self._by_user.table.filter(pl.col("split").is_in(splits))
         total = int(users["lists"].sum())
         total = min(total, limit or total)
         longest = int(users.select(pl.col("longest").max()).item() or 0)
@@ -244,7 +175,7 @@ class Dataset:
 
 def _code_files() -> list[Path]:
     """Return the modules that make the arrays; a change to one of them invalidates the cache."""
-    makers = (Dataset, fit, equal_runs, build_history, numbers_over_time, RequestBuilder)
+    makers = (Dataset, fit, UserLists, HistoryWindow, numbers_over_time, RequestBuilder)
     modules = [Path(inspect.getfile(maker)) for maker in makers]
     return [*modules, *sorted(Path(inspect.getfile(Featuriser)).parent.glob("*.py"))]
 

@@ -1,7 +1,8 @@
-"""Read the history of a list, or build it from the other lists of its user."""
+"""Read the history of a list, or collect it from the other lists of its user."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,68 +10,79 @@ from typing import Any
 import polars as pl
 
 ListColumns = dict[str, list[Any]]  # the rows of one displayed slate, by column
+Answer = tuple[Any, ...]
+
+ANSWER = ("item_id", "label")  # columns of an answer
 
 
-ANSWER = ("item_id", "label")
+class HistoryWindow:
+    """The answers of one user before the current list, and in train the first ones after it.
 
-
-def build_history(
-    lists: Sequence[ListColumns],
-    index: int,
-    limit: int,
-    ordered: bool = False,
-    names: Sequence[str] = ANSWER,
-) -> list[tuple[Any, ...]]:
-    """Return up to `limit` answers, (item_id, label), oldest first, for list `index` of a user.
-
-    A valid or test list sees the answers before it. A train list sees other train lists only:
-    the latest answers before it, then, as room remains, the earliest after it. Otherwise the first
-    lists of a user would be trained with shorter histories than those that serving meets.
+    Lists are added in order of time. A list that is not train sees the latest answers before it. A
+    train list sees other train lists only: the latest answers before it, then, as room remains, the
+    earliest after it. Otherwise the first lists of a user would be trained with shorter histories
+    than those that serving meets.
 
     Args:
-        lists: all lists of one user in order of time.
+        limit: most answers of a history.
         ordered: splits follow each other in time. A list of any split then sees the answers of
             lists with an earlier timestamp only.
         names: columns of an answer.
+        first: the user's first answers in train, `limit` and a list more, unless `ordered`.
     """
-    if ordered:
-        return _earlier_answers(lists, index, limit, names)
-    is_train = lists[index]["split"][0] == "train"
 
-    def entries(columns: ListColumns) -> list[tuple[Any, ...]]:
-        if is_train and columns["split"][0] != "train":
-            return []
-        return _answers(columns, names)
+    def __init__(
+        self, limit: int, ordered: bool, names: Sequence[str], first: Sequence[Answer] = ()
+    ) -> None:
+        self._limit, self._ordered, self._names, self._first = limit, ordered, names, first
+        self._before: deque[Answer] = deque(maxlen=limit)
+        self._train: deque[Answer] = deque(maxlen=limit)
+        self._train_count = 0  # answers of all train lists so far
+        self._at_time: deque[Answer] = deque(maxlen=limit)  # not earlier than the newest list
+        self._time: Any = None
 
-    history: list[tuple[Any, ...]] = []
-    for earlier in range(index - 1, -1, -1):
-        if len(history) >= limit:
-            break
-        history = entries(lists[earlier]) + history
-    history = history[-limit:]
-    for later in range(index + 1, len(lists) if is_train else 0):
-        if len(history) >= limit:
-            break
-        history += entries(lists[later])
-    return history[:limit]
+    def history(self, columns: ListColumns) -> list[Answer]:
+        """Return the history of a list that is not added yet, oldest first."""
+        if self._ordered:
+            self._advance(columns)
+        elif columns["split"][0] == "train":
+            start = self._train_count + len(columns["item_id"])
+            room = self._limit - len(self._train)
+            return [*self._train, *self._first[start : start + room]]
+        return list(self._before)
+
+    def add(self, columns: ListColumns) -> None:
+        """Add a list whose answers later lists may see."""
+        answers = list(zip(*(columns[name] for name in self._names), strict=True))
+        if self._ordered:
+            self._advance(columns)
+            self._at_time.extend(answers)
+            return
+        self._before.extend(answers)
+        if columns["split"][0] == "train":
+            self._train.extend(answers)
+            self._train_count += len(answers)
+
+    def _advance(self, columns: ListColumns) -> None:
+        """Let answers count as earlier if the time of a list is later than theirs."""
+        time = columns["timestamp"][0]
+        if time != self._time:
+            self._before.extend(self._at_time)
+            self._at_time.clear()
+            self._time = time
 
 
-def _answers(columns: ListColumns, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    return list(zip(*(columns[name] for name in names), strict=True))
-
-
-def _earlier_answers(
-    lists: Sequence[ListColumns], index: int, limit: int, names: Sequence[str]
-) -> list[tuple[Any, ...]]:
-    """Return the latest `limit` answers of lists with an earlier timestamp, oldest first."""
-    time = lists[index]["timestamp"][0]
-    history: list[tuple[Any, ...]] = []
-    for earlier in range(index - 1, -1, -1):
-        if len(history) >= limit:
-            break
-        if lists[earlier]["timestamp"][0] < time:
-            history = _answers(lists[earlier], names) + history
-    return history[-limit:]
+def first_answers(
+    rows: pl.LazyFrame, size: int, names: Sequence[str]
+) -> dict[str, Sequence[Answer]]:
+    """Return the first `size` answers in train of each user, of rows by user and then by time."""
+    train = rows.filter(pl.col("split") == "train").group_by("user_id", maintain_order=True)
+    answers = train.agg(pl.col(names).head(size)).collect(engine="streaming")
+    columns = answers.select(names).iter_rows()
+    return {
+        user: list(zip(*values, strict=True))
+        for user, values in zip(answers["user_id"], columns, strict=True)
+    }
 
 
 @dataclass(frozen=True)

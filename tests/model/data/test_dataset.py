@@ -16,7 +16,6 @@ from model.data import chunks
 from model.data import dataset as dataset_module
 from model.data.dataset import Dataset
 from model.data.errors import DataError
-from model.data.histories import build_history
 from model.data.lists import Arrays, Lists
 from model.learning.policy import Batch
 from model.study.random_log import write_log
@@ -135,23 +134,6 @@ def test_a_truncated_file_is_reported_by_its_name(log, tmp_path, name):
     with pytest.raises(DataError, match=rf"data/{name}\.parquet: cannot be read \(") as raised:
         Dataset(copy)
     assert "\n" not in str(raised.value)
-
-
-def test_building_a_history_reads_only_as_many_lists_as_it_needs():
-    accessed: list[object] = []
-
-    class Reading(list):
-        def __getitem__(self, index):
-            entries = super().__getitem__(index)
-            accessed.extend(entries if isinstance(index, slice) else [entries])
-            return entries
-
-    lists = Reading(
-        {"split": ["train"], "item_id": [f"i{n}"], "label": [float(n)]} for n in range(1000)
-    )
-    history = build_history(lists, 500, 4)
-    assert history == [(f"i{n}", float(n)) for n in (496, 497, 498, 499)]
-    assert len(accessed) < 10
 
 
 def test_an_error_while_featurising_leaves_no_arrays(tmp_path, monkeypatch):

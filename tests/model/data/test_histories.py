@@ -1,10 +1,14 @@
 """Histories of the lists of a data set."""
 
+import random
+import tracemalloc
+
 import polars as pl
 import pytest
 
-from model.data import prepare
+from model.data import chunks, prepare, user_lists
 from model.data.dataset import Dataset
+from model.data.histories import ANSWER, HistoryWindow, ListColumns
 
 SCHEMA = """
 name: tiny
@@ -68,3 +72,111 @@ def test_a_histories_file_replaces_the_answers_of_the_users_lists(data):
     assert history_of(data, "r0") == ["4a"]
     assert history_of(data, "r1") == []
     assert Dataset(data).digest() != before
+
+
+def history_of_list(lists, index, limit, ordered):
+    """Return the history of a list by its definition, from all lists of its user."""
+
+    def answers(chosen):
+        pairs = [zip(one["item_id"], one["label"], strict=True) for one in chosen]
+        return [pair for one in pairs for pair in one]
+
+    this = lists[index]
+    if ordered:
+        return answers(o for o in lists if o["timestamp"][0] < this["timestamp"][0])[-limit:]
+    if this["split"][0] != "train":
+        return answers(lists[:index])[-limit:]
+    before = answers(o for o in lists[:index] if o["split"][0] == "train")[-limit:]
+    after = answers(o for o in lists[index + 1 :] if o["split"][0] == "train")
+    return (before + after)[:limit]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_window_holds_the_history_that_all_lists_of_the_user_give(seed):
+    draw = random.Random(seed)
+    sizes = [draw.randint(1, 5) for _ in range(draw.randint(1, 12))]
+    times = sorted(draw.choices(range(6), k=len(sizes)))
+    lists: list[ListColumns] = [
+        {
+            "item_id": [f"{n}.{i}" for i in range(size)],
+            "label": [draw.random() for _ in range(size)],
+            "timestamp": [time] * size,
+            "split": [draw.choice(SPLITS)] * size,
+        }
+        for n, (size, time) in enumerate(zip(sizes, times, strict=True))
+    ]
+    limit = draw.randint(1, 12)
+    train = [one for one in lists if one["split"][0] == "train"]
+    answers = [pair for one in train for pair in zip(one["item_id"], one["label"], strict=True)]
+    for ordered in (False, True):
+        window = HistoryWindow(limit, ordered, ANSWER, answers[: limit + max(sizes)])
+        for index, columns in enumerate(lists):
+            expected = history_of_list(lists, index, limit, ordered)
+            assert window.history(columns) == expected
+            window.add(columns)
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory):
+    """Prepare a log in which one of three users has 1,200 of the 1,206 lists of ten."""
+    directory = tmp_path_factory.mktemp("busy")
+    draw = random.Random(0)
+    users = ["u"] * 3 + ["bot"] * 1200 + ["v"] * 3
+    rows = [
+        (f"r{n:04}", user, n, position, f"i{draw.randrange(50)}.{position}", position % 2, "x")
+        for n, user in enumerate(users)
+        for position in range(10)
+    ]
+    names = ("request_id", "user_id", "timestamp", "position", "item_id", "label", "genres")
+    frame = pl.DataFrame(rows, names, orient="row")
+    codes = (pl.col("timestamp") * 7 % 5 % 3).replace_strict(dict(enumerate(SPLITS[1:4])))
+    of_v = pl.when(pl.col("user_id") == "v").then(pl.lit("test"))
+    frame = frame.with_columns(split=of_v.otherwise(codes))
+    frame.write_parquet(directory / "log.parquet")
+    (directory / "schema.yaml").write_text(SCHEMA)
+    log, schema = directory / "log.parquet", directory / "schema.yaml"
+    prepare.prepare_impressions(log, schema, directory / "busy")
+    return directory / "busy"
+
+
+def test_a_user_of_many_rows_is_read_in_parts_with_the_same_lists(busy, monkeypatch):
+    whole = list(Dataset(busy).impressions(["train", "test"]))
+    requests = Dataset(busy).requests(["train", "test"])
+    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 333)
+    monkeypatch.setattr(user_lists, "ROWS_PER_BLOCK", 50)
+    parts = Dataset(busy)
+    assert len(list(parts._by_user.frames(["train"]))) > 30
+    assert list(parts.impressions(["train", "test"])) == whole
+    assert parts.requests(["train", "test"]).equals(requests)
+
+
+def test_a_user_of_many_rows_that_are_not_sorted_is_read_too(busy, monkeypatch, tmp_path):
+    whole = list(Dataset(busy).impressions(["train", "test"]))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in busy.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    rows = pl.read_parquet(busy / "impressions.parquet")
+    shuffled = (
+        rows["request_id"].unique(maintain_order=True).sample(fraction=1.0, shuffle=True, seed=1)
+    )
+    rows = shuffled.to_frame().join(rows, on="request_id", maintain_order="left_right")
+    rows.write_parquet(copy / "impressions.parquet")
+    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 333)
+    lists = Dataset(copy).impressions(["train", "test"])
+    assert {one.request_id: one for one in lists} == {one.request_id: one for one in whole}
+
+
+def test_memory_does_not_grow_with_the_lists_of_a_user(busy, monkeypatch):
+    monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 400)
+    monkeypatch.setattr(user_lists, "ROWS_PER_BLOCK", 400)
+    data = Dataset(busy)
+    lists = data.impressions(["train", "valid", "test", "history"])
+    next(lists)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in lists) == 1205
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 700_000  # all rows as Python objects take 4 MB

@@ -1,0 +1,189 @@
+"""The lists of a data set user by user, in memory that no user's number of lists exceeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+
+from model.data import chunks
+from model.data.chunks import equal_runs
+from model.data.histories import (
+    Answer,
+    HistoryWindow,
+    ListColumns,
+    StoredHistories,
+    first_answers,
+)
+
+ROWS_PER_BLOCK = 1 << 16  # rows that are Python objects at the same time, if a list has no more
+NUMBER = "__number"  # of a user, in order of appearance; no feature has a name like it
+
+
+@dataclass(frozen=True)
+class UserList:
+    """One list with the features of its user and its history, oldest first."""
+
+    columns: ListColumns
+    user: Mapping[str, Any]
+    history: Sequence[Answer]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame of rows: features, stored histories and first answers of its users, by user_id."""
+
+    users: Mapping[str, Mapping[str, Any]]
+    stored: StoredHistories | None
+    first: Mapping[str, Sequence[Answer]]  # the first answers in train
+
+
+class UserLists:
+    """Reads impressions by user and then by time, scanning the file once per chunk of users.
+
+    Sorting the file by user would need memory for the whole log. A chunk is a group of consecutive
+    users that have about ROWS_PER_CHUNK rows together. A user with more rows is read in several
+    frames, each with a scan of its own.
+    """
+
+    def __init__(
+        self, rows: pl.LazyFrame, users: pl.DataFrame, histories: pl.LazyFrame | None
+    ) -> None:
+        self._rows, self._users, self._histories = rows, users, histories
+
+    @cached_property
+    def table(self) -> pl.DataFrame:
+        """Return user_id, chunk, split, lists, longest and rows, one row per user and split.
+
+        Users stand in order of first appearance.
+        """
+        totals = pl.col("lists").sum(), pl.col("longest").max(), pl.col("rows").sum()
+        merged: list[pl.DataFrame] = []
+        for chunk in chunks.read_chunks(self._rows.select("request_id", "user_id", "split")):
+            requests = chunk.group_by("request_id", maintain_order=True).agg(
+                pl.col("user_id", "split").first(), rows=pl.len()
+            )
+            requests = requests.with_columns(lists=pl.lit(1), longest=pl.col("rows"))
+            joined = pl.concat([*merged, requests.drop("request_id")], how="diagonal")
+            merged = [joined.group_by("user_id", "split", maintain_order=True).agg(totals)]
+        users = merged[0].group_by("user_id", maintain_order=True).agg(pl.col("rows").sum())
+        users = users.select(
+            "user_id", chunk=(pl.col("rows").cum_sum() - 1) // chunks.ROWS_PER_CHUNK
+        )
+        return users.join(merged[0], on="user_id", how="left", maintain_order="left")
+
+    def frames(self, splits: Sequence[str], *names: str) -> Iterator[pl.DataFrame]:
+        """Yield rows of users with these splits by user and then by time, a list in one frame.
+
+        `names` are the columns to read, request_id, user_id and timestamp among them; by default
+        all.
+        """
+        with_splits = self.table.filter(pl.col("split").is_in(splits))
+        rows = self._rows.select(names) if names else self._rows
+        for chunk in with_splits["chunk"].unique(maintain_order=True):
+            yield from self._frames_of_chunk(rows, self.table.filter(pl.col("chunk") == chunk))
+
+    def _frames_of_chunk(self, rows: pl.LazyFrame, table: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        """Yield the rows of one chunk of users, which has at most one user of many rows."""
+        totals = table.group_by("user_id", maintain_order=True).agg(pl.col("rows").sum())
+        users = totals.with_row_index(NUMBER)
+        many = users.filter(pl.col("rows") > chunks.ROWS_PER_CHUNK)
+        few = users.filter(pl.col("rows") <= chunks.ROWS_PER_CHUNK).select(NUMBER, "user_id")
+        place = many[NUMBER].item() if len(many) else len(users)
+        for part in (few.filter(pl.col(NUMBER) < place), None, few.filter(pl.col(NUMBER) > place)):
+            if part is None:
+                for user in many["user_id"]:
+                    yield from _frames_of_user(rows.filter(pl.col("user_id") == user))
+            elif len(part):
+                of_part = rows.filter(pl.col("user_id").is_in(part["user_id"].implode()))
+                frame = of_part.collect(engine="streaming")
+                frame = frame.join(part, on="user_id", how="left", maintain_order="left")
+                yield frame.sort(NUMBER, "timestamp", maintain_order=True).drop(NUMBER)
+
+    def lists(
+        self, splits: Sequence[str], limit: int, ordered: bool, names: Sequence[str]
+    ) -> Iterator[UserList]:
+        """Yield the lists of these splits, each with up to `limit` answers of its history.
+
+        Args:
+            ordered: splits follow each other in time (see HistoryWindow).
+            names: columns of an answer.
+        """
+        size = 0
+        if "train" in splits and not ordered and self._histories is None:
+            train = self.table.filter(pl.col("split") == "train")
+            size = limit + int(train.select(pl.col("longest").max()).item() or 0)
+        entries = self._entries(splits, size, names)
+        for user_id, lists in groupby(entries, lambda entry: entry[0]["user_id"][0]):
+            window = None
+            for columns, frame in lists:
+                if window is None:
+                    window = HistoryWindow(limit, ordered, names, frame.first.get(user_id, ()))
+                if columns["split"][0] in splits:
+                    if frame.stored is None:
+                        history = window.history(columns)
+                    else:
+                        history = frame.stored.of(columns["request_id"][0])
+                    yield UserList(columns, frame.users.get(user_id, {}), history)
+                window.add(columns)
+
+    def _entries(
+        self, splits: Sequence[str], size: int, names: Sequence[str]
+    ) -> Iterator[tuple[ListColumns, _Frame]]:
+        """Yield the columns of every list of users with these splits, with its frame.
+
+        Args:
+            size: number of first answers in train that a frame has of each user.
+        """
+        frame = None
+        for rows in self.frames(splits):
+            frame = self._frame(rows, size, names, frame)
+            for start, stop in _blocks(equal_runs(rows["request_id"])):
+                block = rows[start:stop]
+                columns = {column.name: column.to_list() for column in block.iter_columns()}
+                for first, last in equal_runs(block["request_id"]):
+                    yield {name: values[first:last] for name, values in columns.items()}, frame
+
+    def _frame(
+        self, rows: pl.DataFrame, size: int, names: Sequence[str], before: _Frame | None
+    ) -> _Frame:
+        """Return the rest of what users have; `before` is the frame before this one."""
+        users = rows["user_id"].unique()
+        features = self._users.filter(pl.col("user_id").is_in(users.implode()))
+        of_user = {row["user_id"]: row for row in features.iter_rows(named=True)}
+        stored = None
+        if self._histories is not None:
+            stored = StoredHistories.read(self._histories, rows["request_id"].unique())
+        if not size:
+            return _Frame(of_user, stored, {})
+        if before is not None and users[0] in before.first:  # the frame goes on with its user
+            return _Frame(of_user, stored, before.first)
+        total = self.table.filter(pl.col("user_id").is_in(users.implode()))["rows"].sum()
+        whole = rows.lazy()
+        if len(rows) < total:
+            whole = self._rows.filter(pl.col("user_id") == users[0])
+        return _Frame(of_user, stored, first_answers(whole, size, names))
+
+
+def _frames_of_user(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """Yield the rows of one user by time, about ROWS_PER_CHUNK at a time."""
+    times = rows.select("timestamp").collect(engine="streaming")["timestamp"]
+    if times.is_sorted():
+        yield from (frame for frame in chunks.read_chunks(rows) if len(frame))
+    else:  # `prepare` sorts the lists, but other programs write data sets too
+        yield rows.collect(engine="streaming").sort("timestamp", maintain_order=True)
+
+
+def _blocks(runs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Join consecutive runs to blocks of about ROWS_PER_BLOCK rows."""
+    start = 0
+    for _, stop in runs:
+        if stop - start >= ROWS_PER_BLOCK:
+            yield start, stop
+            start = stop
+    if runs and start < runs[-1][1]:
+        yield start, runs[-1][1]
