@@ -54,11 +54,12 @@ def write_changing_items(directory: Path, seed: int) -> None:
     _write(directory, schema, pl.DataFrame(rows(), [*COLUMNS, "promo", "price"], orient="row"))
 
 
-def write_fading_items(directory: Path, seed: int) -> None:
+def write_fading_items(directory: Path, seed: int, half_life: str | None = None) -> None:
     """Write a log in which an item is liked for six days after a random day of its own.
 
     400 items, 1,500 users with four lists each within three days, 30 days. Whoever reads the whole
-    log knows what will be liked; whoever reads only the past knows what was.
+    log knows what will be liked; whoever reads only the past knows what was. With `half_life`, the
+    like rate of an item forgets what was.
     """
     draw = np.random.default_rng(seed)
     items, users, days, lists_a_user, hot_days = 400, 1500, 30, 4, 6
@@ -78,7 +79,10 @@ def write_fading_items(directory: Path, seed: int) -> None:
                     yield (f"r{user}-{visit}", f"u{user}", int(BEGIN + day * DAY_MS), position,
                            f"i{item}", label)  # fmt: skip
 
-    _write(directory, SCHEMA.format(name="fading"), pl.DataFrame(rows(), COLUMNS, orient="row"))
+    schema = SCHEMA.format(name="fading")
+    if half_life is not None:
+        schema = schema.replace("relative: true", f"relative: true, half_life: {half_life}")
+    _write(directory, schema, pl.DataFrame(rows(), COLUMNS, orient="row"))
 
 
 def _write(directory: Path, schema: str, rows: pl.DataFrame) -> None:

@@ -8,6 +8,7 @@ them, and write docs/reports/worth.md. The caller (model.study.caller) shares no
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import shutil
@@ -26,9 +27,11 @@ from model.study.commands import Worth, cache_directory, command_line, report_di
 from model.study.moving_items import write_changing_items, write_fading_items
 from model.study.pages import provenance, render
 
+HALF_LIFE = "3d"  # of the like rate, half as long as an item is liked
 CASES: dict[str, Callable[[Path, int], None]] = {
     "changing items": write_changing_items,
     "fading items": write_fading_items,
+    "fading items, half-life": functools.partial(write_fading_items, half_life=HALF_LIFE),
 }
 READY_S = 60.0  # limit for a service to get ready, and to stop
 
@@ -126,7 +129,7 @@ def report(command: Worth) -> bool:
         cells = []
         for case in CASES:
             for seed in range(command.seeds):
-                directory = cache / case.replace(" ", "-") / str(seed)
+                directory = cache / case.replace(",", "").replace(" ", "-") / str(seed)
                 cells.append(_cell(command, case, seed, directory))
         payload = {
             "made": provenance(command_line("worth", command)),
@@ -137,6 +140,7 @@ def report(command: Worth) -> bool:
                 for entry in cell["keep_fresh"]
             ],
             "lists": {cell["rows"][0]["case"]: cell["lists"] for cell in cells},
+            "half_life": HALF_LIFE,
         }
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(payload, indent=1) + "\n"
