@@ -16,6 +16,7 @@ from model.learning.commands import Evaluate, Train
 from model.study.commands import (
     EvaluatorReport,
     FirstStage,
+    Recency,
     Report,
     Scale,
     Throughput,
@@ -35,6 +36,7 @@ Command = (
     | Annotated[Throughput, subcommand("throughput")]
     | Annotated[Scale, subcommand("scale")]
     | Annotated[Worth, subcommand("worth")]
+    | Annotated[Recency, subcommand("recency")]
 )
 
 

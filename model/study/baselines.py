@@ -59,7 +59,7 @@ def item_logit(lists: Lists, slate_length: int, dataset: Dataset, split: str) ->
     requests = dataset.requests([split])["request_id"].gather(lists.rows)
     scores = np.zeros(lists.mask.shape)
     for row, request in enumerate(requests):
-        values = [effects[item] for item in by_request[request]]
+        values = [effects.get(item, 0.0) for item in by_request[request]]  # 0: not in the table
         scores[row, : len(values)] = values
     return top(scores, lists.mask, slate_length)
 

@@ -256,3 +256,29 @@ class Worth:
             return 2
         print(json.dumps(measure(Log(self.log, self.data, self.liked_above), self.url, self.send)))
         return 0
+
+
+@dataclass(frozen=True)
+class Recency:
+    """Compare laws of statistics on logs that change with time, by NDCG@10; resumes."""
+
+    out: Path = Path("docs/reports/recency.json")
+    """Figures, JSON."""
+    cache: Path = Path("build/recency")
+    """Directory of logs and finished cells."""
+    seeds: int = 3
+    """Number of seeds of each generated log."""
+    half_lives: tuple[str, ...] = ("3d", "30d")
+    """Half-lives to measure beside statistics without one."""
+    events: Path | None = None
+    """RankLens events, to measure RankLens split by its minutes."""
+    ratings: Path | None = None
+    """Ratings of films with times, tab-separated like ml-100k.inter, to measure lists cut from
+    them."""
+
+    def execute(self) -> int:
+        """Print a line per log and law, and write the figures."""
+        from model.study.recency import report
+
+        report(self)
+        return 0
