@@ -49,7 +49,9 @@ def write_log(
     lists = rows // CANDIDATES
     first_test = None if tests is None else lists - tests
     if first_test is not None:
-        record = Moment("time", (first_test - 1) * SECOND_MS, ordered=True)
+        record = Moment(
+            "time", None, ordered=True
+        )  # its rates are drawn, not counted up to a moment
         text = json.dumps({RECORD: record.to_json()})
         (directory / SUMMARY).write_text(text, encoding="utf-8")
     users = max(1, lists // LISTS_PER_USER)
