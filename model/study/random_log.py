@@ -51,7 +51,7 @@ def write_log(
     if first_test is not None:
         record = Moment(
             "time", None, ordered=True
-        )  # its rates are drawn, not counted up to a moment
+        )  # rates are drawn, not counted
         text = json.dumps({RECORD: record.to_json()})
         (directory / SUMMARY).write_text(text, encoding="utf-8")
     users = max(1, lists // LISTS_PER_USER)
