@@ -16,6 +16,7 @@ from model.learning.commands import Evaluate, Train
 from model.study.commands import (
     EvaluatorReport,
     FirstStage,
+    Graded,
     Recency,
     Report,
     Scale,
@@ -35,6 +36,7 @@ Command = (
     | Annotated[World, subcommand("world")]
     | Annotated[Throughput, subcommand("throughput")]
     | Annotated[Scale, subcommand("scale")]
+    | Annotated[Graded, subcommand("graded")]
     | Annotated[Worth, subcommand("worth")]
     | Annotated[Recency, subcommand("recency")]
 )

@@ -282,3 +282,34 @@ class Recency:
 
         report(self)
         return 0
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Compare the re-ranker with LambdaMART on a log of graded labels; resumes."""
+
+    data: Path | None = None
+    """Directory with rank.train, rank.test and their .query files, as in LightGBM's ranking
+    example. Default: a generated log of the same shape."""
+    draw: int = 0
+    """Seed of the generated log."""
+    config: Path = Path("model/configs/graded.yaml")
+    """Training configuration, YAML; model/network/config.py lists its fields."""
+    out: Path | None = None
+    """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
+    cache: Path | None = None
+    """Directory of data set and finished cells. Default: build/graded, with --smoke
+    build/smoke/graded."""
+    seeds: int = 5
+    """Number of seeds of every model."""
+    page_only: bool = False
+    """Write the page again from the JSON in --out, without training or measuring."""
+    smoke: bool = False
+    """Run a miniature, for tests."""
+
+    def execute(self) -> int:
+        """Write graded.md and graded.json."""
+        from model.study.graded import report
+
+        report(self)
+        return 0

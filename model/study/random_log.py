@@ -49,9 +49,7 @@ def write_log(
     lists = rows // CANDIDATES
     first_test = None if tests is None else lists - tests
     if first_test is not None:
-        record = Moment(
-            "time", None, ordered=True
-        )  # rates are drawn, not counted
+        record = Moment("time", None, ordered=True)  # rates are drawn, not counted
         text = json.dumps({RECORD: record.to_json()})
         (directory / SUMMARY).write_text(text, encoding="utf-8")
     users = max(1, lists // LISTS_PER_USER)
