@@ -33,9 +33,9 @@ def write_growing_items(directory: Path, seed: int) -> None:
     items, lists, days = 300, 4000, 40
     slope, level = draw.normal(0.0, 3.0, items), draw.normal(-1.0, 0.5, items)
     day = np.sort(draw.random(lists)) * days
-    shown = _draw_slates(draw, lists, items)
-    appeal = level[shown] + slope[shown] * (day[:, None] / days - 0.5)
-    _write(directory, "growing", _rows(draw, day, np.arange(lists), shown, appeal))
+    slates = _draw_slates(draw, lists, items)
+    appeal = level[slates] + slope[slates] * (day[:, None] / days - 0.5)
+    _write(directory, "growing", _rows(draw, day, np.arange(lists), slates, appeal))
 
 
 def write_repriced_items(directory: Path, seed: int) -> None:
@@ -49,10 +49,10 @@ def write_repriced_items(directory: Path, seed: int) -> None:
     moving = draw.choice(items, items // 10, replace=False)
     prices[:, moving] = draw.lognormal(2.0, 0.8, (2 * days, len(moving)))
     day = np.sort(draw.random(lists)) * days
-    shown = _draw_slates(draw, lists, items)
-    price = prices[(2 * day).astype(int)[:, None], shown]
+    slates = _draw_slates(draw, lists, items)
+    price = prices[(2 * day).astype(int)[:, None], slates]
     appeal = 3.0 - 2.0 * np.log(price)
-    rows = _rows(draw, day, draw.integers(0, 400, lists), shown, appeal)
+    rows = _rows(draw, day, draw.integers(0, 400, lists), slates, appeal)
     feature = "  - {name: price, of: item, kind: number, transform: log, relative: true}\n"
     _write(directory, "repriced", rows.with_columns(price=price.ravel()), feature)
 
@@ -71,10 +71,10 @@ def write_months_of_users(directory: Path, seed: int) -> None:
     minutes = np.concatenate([np.arange(count) for count in visits])
     day = np.repeat(draw.random(users) * days, visits) + minutes / 1440
     popular = draw.lognormal(0.0, 1.0, items)
-    shown = _draw_slates(draw, len(user), items, popular)
-    appeal = -0.5 + quality[shown] + taste[user[:, None], genre[shown]]
-    rows = _rows(draw, day, user, shown, appeal)
-    genres = pl.Series([f"g{number}" for number in genre[shown].ravel()])
+    slates = _draw_slates(draw, len(user), items, popular)
+    appeal = -0.5 + quality[slates] + taste[user[:, None], genre[slates]]
+    rows = _rows(draw, day, user, slates, appeal)
+    genres = pl.Series([f"g{number}" for number in genre[slates].ravel()])
     _write(directory, "months", rows.with_columns(genres=genres), GENRES_FEATURE, "[genres]")
 
 
