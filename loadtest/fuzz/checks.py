@@ -50,7 +50,8 @@ class Exchange:
                 for one, entry in zip(sent, ids, strict=True)
             ]
         columns = {
-            field: [pair for pair in (sent.get(field) or {}).items() if pair[1] is not None]
+            # Arrays hold numbers, which no check reads.
+            field: [pair for pair in (sent.get(field) or {}).items() if isinstance(pair[1], list)]
             for field in ("features", "groups")
         }
         return [
@@ -69,6 +70,11 @@ class Exchange:
         """Return the canonical ids that must not be in the slate."""
         return {canonical(item) for item in self.option("constraints", "blocked") or ()}
 
+    def pinned(self) -> dict[str, int]:
+        """Return the position of each pinned id, by its canonical text."""
+        pinned = self.option("constraints", "pinned") or {}
+        return {canonical(item): position for item, position in pinned.items()}
+
     def limit(self) -> tuple[str, int] | None:
         """Return the attribute of max_per_group and its quota."""
         return next(iter((self.option("constraints", "max_per_group") or {}).items()), None)
@@ -84,7 +90,7 @@ def length(exchange: Exchange) -> str | None:
 
 def _fillable(exchange: Exchange, longest: int) -> int:
     """Return the number of positions that can be filled."""
-    pinned = exchange.option("constraints", "pinned") or {}
+    pinned = exchange.pinned()
     excluded = exchange.blocked() | set(pinned)
     eligible = [c for c in exchange.candidates if c["id"] not in excluded]
     fill, limit = len(eligible), exchange.limit()
@@ -151,7 +157,7 @@ def blocked(exchange: Exchange) -> str | None:
 
 def pinned(exchange: Exchange) -> str | None:
     """Check that every pinned id is at its position, without reasoning."""
-    for item, position in (exchange.option("constraints", "pinned") or {}).items():
+    for item, position in exchange.pinned().items():
         if position >= len(exchange.slate) or exchange.slate[position]["id"] != item:
             return f"{item!r} is not at {position}"
         if exchange.slate[position]["reasoning_steps"]:
@@ -190,7 +196,7 @@ def steps(exchange: Exchange) -> str | None:
 def figures(exchange: Exchange) -> str | None:
     """Check the model's figures: possible ones, and none in a response without the model."""
     names = ("logprob", "entropy", "entropy_after")
-    pins = (exchange.option("constraints", "pinned") or {}).keys()
+    pins = exchange.pinned().keys()
     chosen = [entry for entry in exchange.slate if entry["id"] not in pins]
     values = [entry[name] for entry in chosen for name in names]
     reason = exchange.response["degraded"] and exchange.response["degraded"]["reason"]
