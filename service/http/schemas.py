@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     Tag,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -93,7 +94,10 @@ class PackedNumbers(StrictModel):
     shape: list[Annotated[int, Field(ge=0)]] = Field(
         min_length=1, max_length=2, description="of a vector feature: candidates, width"
     )
-    data: bytes
+    # No format: generators of requests make bytes of `binary`, which JSON cannot hold.
+    data: Annotated[
+        bytes, WithJsonSchema({"type": "string", "description": "bytes, in MessagePack alone"})
+    ]
 
 
 def _column_tag(value: Any) -> str:
