@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def bodies(bundle: Bundle) -> st.SearchStrategy[Any]:
     """Return bodies of /rerank that the document allows; the service can satisfy nearly all."""
     chosen = _candidate_ids(bundle.ids)
     options = _options(bundle.ids)
-    shapes = _candidate_fields(bundle.categories)
+    shapes = _candidate_fields(bundle)
     positions = st.integers(0, 11)  # among the candidates
     pinned = st.dictionaries(positions, st.integers(0, 9), max_size=3)
     blocked = st.lists(positions | NAMES, max_size=4)
@@ -99,14 +100,21 @@ def _runs(ids: Sequence[str]) -> st.SearchStrategy[list[str]]:
     )
 
 
-def _candidate_fields(
-    categories: dict[str, list[str]],
-) -> st.SearchStrategy[list[dict[str, Any]]]:
+def _candidate_fields(bundle: Bundle) -> st.SearchStrategy[list[dict[str, Any]]]:
     """Return groups and inline features for the first candidates."""
+    categories = bundle.categories
+    number = st.none() | st.integers(0, 2000) | st.floats(-1000, 1000)
+    # Of few features, because drawing takes long.
+    numeric: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(bundle.numbers[:3], number)
+    for name, width in [*bundle.vectors.items()][:1]:
+        numeric[name] = st.builds(itertools.repeat, st.floats(-10, 10), st.just(width)).map(list)
     groups = st.dictionaries(st.sampled_from(["author", *categories]), st.sampled_from("abc"))
     inline = st.fixed_dictionaries(
         {},
-        optional={name: st.sampled_from([*words, "?"]) for name, words in categories.items()},
+        optional={
+            **{name: st.sampled_from([*words, "?"]) for name, words in categories.items()},
+            **numeric,
+        },
     )
     fields = st.fixed_dictionaries({}, optional={"groups": groups, "features": inline})
     return st.lists(fields, max_size=12)

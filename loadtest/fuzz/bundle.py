@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ class Bundle:
     """The parts of a bundle that checks and strategies use.
 
     categories: vocabularies by name; values: for each category, the value of each item, for the
-    items whose value the model has a name for.
+    items whose value the model has a name for. numbers, vectors: names of the features that a
+    candidate may have inline; of a vector also its width.
     """
 
     ids: list[str]
     categories: dict[str, list[str]]
     values: dict[str, dict[str, str]]
+    numbers: list[str] = field(default_factory=list)
+    vectors: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
     def items(self) -> frozenset[str]:
@@ -48,7 +51,10 @@ class Bundle:
                 values[feature["name"]] = {item: words[at - 1] for item, at in named if at > 0}
             slot += feature.get("width", 1)
             first += 1 + len(feature.get("vocabulary", ids))
-        return cls(ids, categories, values)
+        inline = [f for f in features if f["of"] in ("item", "candidate") and f["name"] != "score"]
+        numbers = [f["name"] for f in inline if f["kind"] in ("number", "statistic")]
+        vectors = {f["name"]: f["width"] for f in inline if f["kind"] == "vector"}
+        return cls(ids, categories, values, numbers, vectors)
 
     def group(self, candidate: Mapping[str, Any], name: str) -> Any:
         """Return the candidate's value of an attribute, None when it is a group of its own."""

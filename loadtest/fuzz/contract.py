@@ -183,8 +183,20 @@ def _wrong_errors(message: Message, errors: Sequence[Mapping[str, Any]]) -> str 
 def decoded_request(message: Message) -> Any:
     """Return the body of a request. Raises ValueError."""
     if is_msgpack(message.headers):
-        return ormsgpack.unpackb(message.body)
+        return _with_text(ormsgpack.unpackb(message.body))
     return json.loads(message.body)
+
+
+def _with_text(value: Any) -> Any:
+    """Return a value with text in place of bytes, which the document describes as strings."""
+    match value:
+        case bytes():
+            return value.decode("latin-1")
+        case list():
+            return [_with_text(entry) for entry in value]
+        case dict():
+            return {key: _with_text(entry) for key, entry in value.items()}
+    return value
 
 
 def _decoded(response: Response) -> Any:

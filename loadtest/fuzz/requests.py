@@ -20,13 +20,15 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
+from loadtest.fuzz.arrays import bodies_with_arrays, with_arrays
 from loadtest.fuzz.bodies import bodies, mutated
 from loadtest.fuzz.bundle import Bundle
 from loadtest.fuzz.heads import HEADERS, METHODS, accepts, padded, targets
-from loadtest.fuzz.messages import PATHS, Conversation, Manner, Message
+from loadtest.fuzz.messages import MSGPACK, PATHS, Conversation, Manner, Message
 from loadtest.fuzz.variants import FORMS, Optional, packed, with_repeated_key
 
 Conversations = st.SearchStrategy[Conversation]
+PACKED = (("Content-Type", MSGPACK),)
 DISTINCT_TURNS = 3  # a strategy may have few values
 
 
@@ -103,7 +105,7 @@ class FromBundle:
     """Strategies over a bundle, one method for each kind of conversation."""
 
     def __init__(self, bundle: Bundle, optional: Optional) -> None:
-        self._optional = optional
+        self._optional, self._bundle = optional, bundle
         single = bodies(bundle)
         batch = st.fixed_dictionaries({"requests": st.lists(single, min_size=1, max_size=4)})
         # Three of four are single lists.
@@ -114,7 +116,7 @@ class FromBundle:
         weighted = {
             self.valid: 4, self.mutated: 4, self.with_headers: 2, self.with_target: 2,
             self.packed: 1, self.with_padded_head: 2, self.negotiated: 1,
-            self.with_repeated_key: 1, self.twins: 3,
+            self.with_repeated_key: 1, self.twins: 3, self.with_arrays: 1,
         }  # fmt: skip
         manners = (Manner.PIPELINED, Manner.HALF_CLOSED, Manner.CUT, Manner.DEPARTED)
         return {
@@ -153,6 +155,11 @@ class FromBundle:
         return self._alone(
             self._valid().map(lambda message: packed(message, json.loads(message.body)))
         )
+
+    def with_arrays(self) -> Conversations:
+        """Return bodies as MessagePack with arrays of numbers, some of them broken."""
+        posts = self._posts(lambda payload: bodies_with_arrays(payload, self._bundle))
+        return self._alone(posts.map(lambda post: replace(post, headers=PACKED)))
 
     def with_repeated_key(self) -> Conversations:
         """Return bodies in which an object has a key twice."""
@@ -218,6 +225,8 @@ class FromBundle:
             lists = [form(one, self._optional) for one in payload.get("requests", [payload])]
             other = {"requests": lists} if "requests" in payload else lists[0]
             if draw(st.booleans()):
+                lists = [with_arrays(one) for one in lists]
+                other = {"requests": lists} if "requests" in payload else lists[0]
                 return Conversation((first, packed(first, other)), Manner.TWINS)
             return Conversation((first, replace(first, body=_written(other))), Manner.TWINS)
 
