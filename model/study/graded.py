@@ -116,7 +116,7 @@ def fill(
     """Return the cells of every model, one per seed, computing those that the cache lacks."""
     record_setting(cache, config, data["graded"])
     cells: dict[str, list[Cell]] = {model: [] for model in models}
-    pairs = [(model, seed) for seed in seeds for model in models]
+    pairs = [(model, seed) for model in models for seed in seeds]
     for model, seed in tqdm(pairs, "graded", disable=None):
         path = cache / f"{model}-{seed}.npz"
         if not path.exists():
