@@ -277,7 +277,7 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
         "as_of": manifest.as_of,
         "offline_metrics": manifest.offline_metrics,
         "features": [
-            {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required}
+            {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required, "width": f.width}
             for f in session.featuriser.schema.features
         ],
         "training_commit": manifest.training.get("commit"),

@@ -18,7 +18,8 @@ def test_info_has_the_offline_metrics_provider_and_features_of_the_bundle(client
     assert info["offline_metrics"] == session.manifest.offline_metrics
     assert info["as_of"] is None  # the bundle is older than its field
     assert info["provider"] == "CPUExecutionProvider"
-    genres = {"name": "genres", "of": "item", "kind": "categories", "required": False}
+    genres = {"name": "genres", "of": "item", "kind": "categories", "required": False,
+              "width": 5}  # fmt: skip
     assert genres in info["features"]
 
 
