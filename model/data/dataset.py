@@ -7,6 +7,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -65,7 +66,6 @@ class Dataset:
         self.users = _scan_parquet(directory / "users.parquet").collect()
         histories = directory / "histories.parquet"
         self.histories = _scan_parquet(histories) if histories.exists() else None
-        self._by_user = UserLists(self.rows, self.users, self.histories)
         self.moment = read_moment(directory)
         snapshot = read_snapshot(directory, self.moment)
         self.featuriser = fit(schema, self.rows, self.items, self.users, snapshot)
@@ -80,6 +80,10 @@ class Dataset:
         if self.moment is not None:
             digest.update(repr(self.moment).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def _by_user(self) -> UserLists:
+        return UserLists(self.rows, self.users, self.histories)
 
     def impressions(self, splits: Sequence[str], fresh: bool = False) -> Iterator[Impression]:
         """Yield the lists of these splits, user by user, each with its history.

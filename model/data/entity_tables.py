@@ -19,6 +19,7 @@ from model.data.tables import (
     required_rules,
     whole_number,
 )
+from model.data.users import ANONYMOUS
 from service.engine.features.schema import Schema
 
 EXAMPLES = 3  # ids in a message
@@ -84,7 +85,8 @@ def check_matches(
     """
     if files is None or table is None:
         return
-    ids = log.select(key).drop_nulls().unique().collect(engine="streaming")[key].sort()
+    ids = log.select(key).unique().collect(engine="streaming")[key].sort()
+    ids = ids.filter(~ids.str.starts_with(ANONYMOUS))
     kind = key.removesuffix("_id")
     missing = ids.filter(~ids.is_in(table[key].implode()))
     if len(missing) == len(ids):

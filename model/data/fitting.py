@@ -17,6 +17,7 @@ from model.data.chunks import read_chunks
 from model.data.layout import COLUMNS
 from model.data.rates import prior_rate
 from model.data.train_values import numbers_over_time, texts_over_time
+from model.data.users import is_anonymous
 from service.engine.contract import Floats
 from service.engine.features.encoding import (
     ColumnError,
@@ -111,6 +112,8 @@ def _read_log(
                 lists = train_rows.unique("request_id", keep="first", maintain_order=True)
             for feature in group:
                 frame = lists if feature.of in ("context", "user") else train_rows
+                if feature.name == "user_id":
+                    frame = frame.filter(~is_anonymous())
                 fits[feature.name].add(frame[feature.name])
 
 

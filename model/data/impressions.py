@@ -18,6 +18,7 @@ from model.data.ids import find_decimals, id_column
 from model.data.layout import SPLITS
 from model.data.log_checks import LogChecks
 from model.data.log_splits import SplitOptions, split_log
+from model.data.rankable import check_rankable
 from model.data.rejects import Rejects
 from model.data.rules import Report, Rule
 from model.data.scan import ROW, require_agreement, scan_files
@@ -29,6 +30,7 @@ from model.data.tables import (
     required_rules,
     whole_number,
 )
+from model.data.users import count_anonymous, drop_anonymous, name_users
 from service.engine.features.schema import Feature, Schema
 
 # Kinds of the columns that every log may have, beside those of the schema.
@@ -70,11 +72,7 @@ def read_impressions(
     with tqdm(total=4, desc="check rows", disable=None, leave=False) as bar:
         log = _read_rows(checks, schema, features, scratch)
         _advance(bar, "check lists")
-        for column in ("item_id", "position"):
-            log = checks.unique(log, column)
-        single = [name for name in ("user_id", "split") if name in dtypes]
-        contexts = [feature.name for feature in features if feature.of == "context"]
-        log = checks.single(log, "request_id", [*single, *contexts])
+        log = name_users(_check_lists(checks, log, features))
         _advance(bar, "items and users")
         timed = "timestamp" in dtypes
         of_items = read_entity_table(items, "item", schema, timed, scratch, report)
@@ -85,9 +83,12 @@ def read_impressions(
         check_matches(items, log, "item_id", of_items)
         check_matches(users, log, "user_id", of_users)
         requests, moment = split_log(path, _collect_requests(path, log), splitting, timed)
+        count_anonymous(path, requests)
+        check_rankable(path, log, requests, schema.label)
         placed = place_in_time(path, log, requests, moment, timed)
         item_table, item_values = read_entities(placed, schema, "item", of_items)
         user_table, user_values = read_entities(placed, schema, "user", of_users)
+        user_table = drop_anonymous(user_table)
         tables = {"item": item_table, "user": user_table}
         _advance(bar, "done")
     _check_schema_columns(path, schema, dtypes.names(), tables)
@@ -131,6 +132,15 @@ def _read_rows(
     return checks.report.check(checks.files, log, extremes, raw)
 
 
+def _check_lists(checks: LogChecks, log: pl.LazyFrame, features: Sequence[Feature]) -> pl.LazyFrame:
+    """Check that a request has an item and a position once, and one user, split and context."""
+    for column in ("item_id", "position"):
+        log = checks.unique(log, column)
+    single = [name for name in ("user_id", "split") if name in log.collect_schema()]
+    contexts = [feature.name for feature in features if feature.of == "context"]
+    return checks.single(log, "request_id", [*single, *contexts])
+
+
 def _check_users(
     checks: LogChecks, log: pl.LazyFrame, schema: Schema, table: pl.DataFrame | None
 ) -> pl.LazyFrame:
@@ -168,10 +178,18 @@ def _scan_log(path: Files, schema: Schema, scratch: Path) -> pl.LazyFrame:
     """Scan the log, and check that its files have the columns that they must have."""
     kinds = _kinds(schema)
     raw = scan_files(path, kinds, scratch)
-    require_columns(path, raw.collect_schema(), LOG_COLUMNS, "log")
     optional = {feature.name for feature in schema.features if not feature.required}
-    require_agreement(path, kinds, optional - set(BASE_KINDS))
+    optional -= {*BASE_KINDS}
+    if not _needs_users(schema):
+        optional.add("user_id")
+    needed = [name for name in LOG_COLUMNS if name not in optional]
+    require_columns(path, raw.collect_schema(), needed, "log")
+    require_agreement(path, kinds, optional)
     return raw
+
+
+def _needs_users(schema: Schema) -> bool:
+    return any(feature.name == "user_id" and feature.required for feature in schema.features)
 
 
 def _kinds(schema: Schema) -> dict[str, str]:
@@ -192,10 +210,12 @@ def _base_columns(
         decimals: columns of ids that are written with decimals.
     """
     rules: list[Rule] = []
-    columns = {}
+    columns: dict[str, pl.Expr] = {"user_id": pl.lit(None, pl.String)}
     for name in ("request_id", "user_id", "item_id"):
-        id_rules, columns[name] = id_column(name, dtypes[name], name in decimals)
-        rules += id_rules
+        if name in dtypes:
+            required = name != "user_id" or _needs_users(schema)
+            id_rules, columns[name] = id_column(name, dtypes[name], name in decimals, required)
+            rules += id_rules
     low, high = schema.label.range
     label = pl.col("label").cast(pl.Float64, strict=False)
     whole_rule, columns["position"] = whole_number("position", dtypes["position"], pl.Int32)

@@ -8,6 +8,7 @@ from typing import Any
 from model.data.histories import ANSWER, ListColumns
 from model.data.layout import COLUMNS
 from model.data.moment import Moment
+from model.data.users import user_of_request
 from service.engine.features.candidates import CandidateList
 from service.engine.features.schema import Schema
 
@@ -71,7 +72,7 @@ class RequestBuilder:
             ids=rows["item_id"],
             scores=scores,
             features=candidates if any(candidates) else (),
-            user_id=rows["user_id"][0],
+            user_id=user_of_request(rows["user_id"][0]),
             user={name: then.get(name, user.get(name)) for name in self._users} if user else {},
             history=[(item, label) for item, label, *_ in recent],
             context={name: rows[name][0] for name in self._of["context"]},

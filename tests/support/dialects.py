@@ -80,7 +80,11 @@ def _sparse(row: Row, rng: random.Random) -> Row:
 
 
 def _csv(rows: Sequence[Row], dialect: Dialect, delimiter: str, rng: random.Random) -> str:
-    def cell(value: Any) -> Any:
+    decimals, blank = rng.choice(("", "", ".0")), rng.choice(("", "", " ", "\xa0"))
+
+    def cell(name: str, value: Any) -> Any:
+        if name == "item_id":  # as pandas and people write ids
+            return f"{blank}{value}{decimals}{blank}"
         if isinstance(value, list):
             return dialect.list_separator.join(value)
         if isinstance(value, float):
@@ -95,6 +99,6 @@ def _csv(rows: Sequence[Row], dialect: Dialect, delimiter: str, rng: random.Rand
     }
     writer = csv.DictWriter(text, [*rows[0]], **options)
     writer.writeheader()
-    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: cell(name, value) for name, value in row.items()} for row in rows)
     bom = "\ufeff" if dialect.encoding == "utf-8" and rng.random() < 0.3 else ""
     return bom + text.getvalue()

@@ -40,7 +40,7 @@ DIALECTS = (
 TABLES = ("impressions.parquet", "items.parquet", "users.parquet")
 REQUESTS = st.lists(
     st.tuples(
-        st.sampled_from(["ada", "bob", "zoë"]),
+        st.sampled_from(["ada", "bob", "zoë", None]),
         st.integers(0, 3),  # hours, so that times repeat
         st.sampled_from([9, 10, None]),
         st.lists(
@@ -60,6 +60,8 @@ REQUESTS = st.lists(
 
 
 def rows_of(requests):
+    # A user of one list is train, and a log needs a train list with a positive and a negative.
+    requests = [*requests, ("eve", 0, None, [(1, [], None, None), (0, [], None, None)])]
     return [
         {
             "request_id": f"r{number}",
@@ -206,7 +208,7 @@ def test_a_file_without_an_optional_column_has_nulls_and_is_named(place):
     assert rows["price"].to_list() == [3.5, 7.0, None, None]
 
 
-@pytest.mark.parametrize("column", ["user_id", "timestamp", "price"])
+@pytest.mark.parametrize("column", ["item_id", "timestamp", "price"])
 def test_a_file_without_a_column_that_must_be_there_is_an_error(place, column):
     required = SCHEMA.replace("name: price,", "name: price, required: true,")
     (place / "schema.yaml").write_text(required)

@@ -57,7 +57,7 @@ def test_the_next_run_restores_the_data_set_of_a_run_killed_between_moves(shop):
     shutil.copytree(
         out, out.with_name("shop.tmp.old")
     )  # as after a kill between the second move and the deletion
-    shop(LOG.replace("tea,1", "tea,0"))
+    shop(LOG.replace("ink,0", "ink,1").replace("tea,1", "tea,0"))
     assert digest_tree(out) != before
     assert sorted(path.name for path in out.parent.iterdir()) == ["log.csv", "schema.yaml", "shop"]
 
@@ -67,7 +67,7 @@ def test_a_link_to_a_data_set_stays_and_its_target_is_replaced(shop, tmp_path):
     elsewhere = out.rename(tmp_path / "elsewhere")
     out.symlink_to(elsewhere)
     before = digest_tree(elsewhere)
-    shop(LOG.replace("tea,1", "tea,0"))
+    shop(LOG.replace("ink,0", "ink,1").replace("tea,1", "tea,0"))
     assert out.is_symlink()
     assert digest_tree(elsewhere).keys() == before.keys()
     assert digest_tree(elsewhere) != before
