@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from model.data import labels
@@ -65,15 +64,19 @@ def rate_over_time(
     rows = rows.with_columns(is_train.alias(TRAIN))
     for feature in _missing_statistics(schema, source):
         clock = Clock.of(feature, first, moment.as_of)
-        tables = []
-        for frame, of_train in ((events, False), (train, True)):
-            until = clock if of_train else dataclasses.replace(clock, as_of=last)
-            pairs = count_events(frame, ids, clock.bucket)
-            values, counts[feature.name] = rates_over_time(pairs, until, feature.prior_strength)
-            tables.append(_value_table(pairs, values, feature.name, of_train))
-        rows = rows.with_columns(bucket_of(clock.bucket).alias(BUCKET)).join(
-            pl.concat(tables).lazy(), on=["item_id", BUCKET, TRAIN], how="left"
-        )
+        until = dataclasses.replace(clock, as_of=last)
+        strength, keys = feature.prior_strength, ["item_id", BUCKET]
+        pairs = count_events(events, ids, clock.bucket)
+        table = _value_table(pairs, rates_over_time(pairs, until, strength)[0], feature.name)
+        pairs = count_events(train, ids, clock.bucket)
+        values, counts[feature.name] = rates_over_time(pairs, clock, strength)
+        if not moment.ordered:  # else no other list is earlier than a train list
+            of_train = _value_table(pairs, values, feature.name)
+            flags = [(table, False), (of_train, True)]
+            table = pl.concat(t.with_columns(pl.lit(flag).alias(TRAIN)) for t, flag in flags)
+            keys.append(TRAIN)
+        rows = rows.with_columns(bucket_of(clock.bucket).alias(BUCKET))
+        rows = rows.join(table.lazy(), on=keys, how="left")
         items = _with_rates(items, ids, feature, counts[feature.name])
     return RatedTables(items, rows, ids, counts)
 
@@ -82,16 +85,10 @@ def _missing_statistics(schema: Schema, source: Source) -> list[Feature]:
     return [f for f in schema.features if f.kind == "statistic" and f.name not in source.items]
 
 
-def _value_table(pairs: Events, values: Any, name: str, of_train: bool) -> pl.DataFrame:
-    """Return the values of pairs of item and bucket, to join with train rows or with all others."""
-    return pl.DataFrame(
-        {
-            "item_id": pairs.items.gather(pairs.item),
-            BUCKET: pairs.bucket,
-            TRAIN: np.full(len(values), of_train),
-            name: values,
-        }
-    )
+def _value_table(pairs: Events, values: Any, name: str) -> pl.DataFrame:
+    """Return the values of pairs of item and bucket, to join with rows."""
+    items = pairs.items.gather(pairs.item)
+    return pl.DataFrame({"item_id": items, BUCKET: pairs.bucket, name: values})
 
 
 def _with_rates(

@@ -92,6 +92,25 @@ def test_a_row_counts_closed_buckets_before_its_own_and_the_table_all_of_train(
     assert default == pytest.approx(by_hand(events, "new", moment.as_of, bucket, half_life))
 
 
+def test_a_train_row_counts_no_list_that_is_held_out_earlier(shop):
+    log = random_log()
+    numbers = pl.col("request_id").str.slice(1).cast(pl.Int64)
+    held_out = pl.when(numbers % 4 == 0).then(pl.lit("test")).otherwise(pl.lit("train"))
+    out = shop(log.with_columns(split=held_out), DECAYING)
+    rows, moment = pl.read_parquet(out / "impressions.parquet"), read_moment(out)
+    assert moment is not None
+    assert not moment.ordered
+    bucket = 6 * HOUR
+    for row in rows[::11].rows(named=True):
+        start = row["timestamp"] // bucket * bucket
+        counted = rows.filter(pl.col("timestamp") < start)
+        if row["split"] == "train":
+            counted = counted.filter(pl.col("split") == "train")
+        events = counted.select("timestamp", "item_id", "label").rows()
+        expected = by_hand(events, row["item_id"], start, bucket, 36 * HOUR)
+        assert row["rate"] == pytest.approx(expected, abs=1e-9)
+
+
 def test_no_label_of_a_list_or_of_a_later_one_changes_the_statistics_of_its_rows(shop):
     log = random_log()
     late = pl.col("request_id") >= "r40"
