@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Sequence
 from itertools import chain
@@ -122,20 +121,28 @@ def encode_numbers(features: Sequence[Feature], values: Doubles, missing: Mask |
     """
     mean = np.array([[feature.mean] for feature in features])
     std = np.array([[feature.std] for feature in features])
+    logarithmic: list[int] | slice
     logarithmic = [row for row, feature in enumerate(features) if feature.transform == "log"]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         transformed = values
         if logarithmic:
-            transformed = values.copy()
+            if len(logarithmic) == len(features):
+                logarithmic = slice(None)  # a view, where a list makes copies
             part = values[logarithmic]
             if not np.isfinite(part).all():  # the logarithm of -inf would be that of 0
                 raise ColumnError
+            transformed = values.copy(order="K")
             transformed[logarithmic] = np.log1p(np.where(part < 0.0, 0.0, part))
         encoded: Doubles = (transformed - mean) / std
         if logarithmic:
-            magnitude = np.abs(transformed) + np.abs(mean)
-            margin = LOG_ERROR * magnitude[logarithmic] / np.abs(std[logarithmic])
-            _settle(features, logarithmic, values, encoded, margin)
+            part = encoded[logarithmic]
+            margin = np.abs(transformed[logarithmic]) + np.abs(mean[logarithmic])
+            margin *= LOG_ERROR / np.abs(std[logarithmic])
+            unsure = _is_unsure(part, margin)
+            rows = np.arange(len(features))[logarithmic].tolist()
+            for row, column in zip(*(axis.tolist() for axis in unsure.nonzero()), strict=True):
+                value = float(values[rows[row], column])
+                encoded[rows[row], column] = standardise(features[rows[row]], value)
         broken = ~(np.abs(encoded) <= LARGEST)  # as NaN is too
     if missing is not None:
         broken &= ~missing
@@ -144,22 +151,12 @@ def encode_numbers(features: Sequence[Feature], values: Doubles, missing: Mask |
     return encoded
 
 
-def _settle(
-    features: Sequence[Feature],
-    rows: Sequence[int],
-    values: Doubles,
-    encoded: Doubles,
-    margin: Doubles,
-) -> None:
-    """Encode a number again, by itself, if its rounding depends on an error of `margin`."""
-    part = encoded[rows]
-    low, high = (part - margin).astype(np.float32), (part + margin).astype(np.float32)
-    unsure = low.view(np.int32) != high.view(np.int32)  # 0 and -0 are equal, their bits are not
-    unsure |= np.abs(np.abs(part) - LARGEST) <= margin
-    for index, column in zip(*(axis.tolist() for axis in np.nonzero(unsure)), strict=True):
-        feature, value = features[rows[index]], float(values[rows[index], column])
-        if math.isfinite(value):
-            encoded[rows[index], column] = standardise(feature, value)
+def _is_unsure(encoded: Doubles, margin: Doubles) -> Mask:
+    """Tell where an error of `margin` could change the float32, or its distance to LARGEST."""
+    low, high = (encoded - margin).astype(np.float32), (encoded + margin).astype(np.float32)
+    unsure: Mask = low.view(np.int32) != high.view(np.int32)  # 0 and -0 are equal, their bits are not
+    unsure |= np.abs(np.abs(encoded) - LARGEST) <= margin
+    return unsure
 
 
 def z_scores(rows: Floats) -> Floats:
