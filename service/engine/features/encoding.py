@@ -154,7 +154,8 @@ def encode_numbers(features: Sequence[Feature], values: Doubles, missing: Mask |
 def _is_unsure(encoded: Doubles, margin: Doubles) -> Mask:
     """Tell where an error of `margin` could change the float32, or its distance to LARGEST."""
     low, high = (encoded - margin).astype(np.float32), (encoded + margin).astype(np.float32)
-    unsure: Mask = low.view(np.int32) != high.view(np.int32)  # 0 and -0 are equal, their bits are not
+    # As integers, because 0 and -0 are equal but have other bits.
+    unsure: Mask = low.view(np.int32) != high.view(np.int32)
     unsure |= np.abs(np.abs(encoded) - LARGEST) <= margin
     return unsure
 

@@ -6,6 +6,10 @@ import numpy as np
 
 from export.bench.features import FeaturesOptions, cases, measure_features
 from tests.support.bundles import BUNDLE
+from tests.support.runs import ROOT
+
+LOGS = "records of logarithms"
+SHORT = "short list of ids with a history"
 
 
 def test_every_form_of_a_wide_list_gives_the_same_numbers():
@@ -21,3 +25,19 @@ def test_the_report_has_the_time_of_every_case(tmp_path):
     report = json.loads(out.read_text())
     assert report["ms_this"].keys() == cases(5, 4, BUNDLE).keys()
     assert all(ms > 0 for ms in report["ms_this"].values())
+
+
+def test_the_figures_of_the_documentation_are_those_of_the_report():
+    report = json.loads((ROOT / "docs" / "reports" / "features.json").read_text())
+    text = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    now, before = report["ms_this"], report["ms_baseline"]
+    assert report["baseline_commit"] in text
+    for line in (
+        "| records | {:.1f} | {:.1f} |".format(*(each["records"] for each in (before, now))),
+        "logarithms | {:.1f} | {:.1f} |".format(*(each[LOGS] for each in (before, now))),
+        f"| columns | | {now['columns']:.1f} |",
+        f"| arrays | | {now['arrays']:.1f} |",
+        f"| {before['list-relative']:.1f} (records) | {now['list-relative']:.1f} |",
+        "(RankLens) | {:.2f} | {:.2f} |".format(*(each[SHORT] for each in (before, now))),
+    ):
+        assert line in text
