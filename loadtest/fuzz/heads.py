@@ -24,6 +24,7 @@ HEADERS = {
     "Accept": st.sampled_from(["*/*", "text/html", "image/png;q=2"]),
     "Accept-Encoding": st.sampled_from(["gzip", "br;q=x", "*"]),
     "Content-Encoding": st.sampled_from(["gzip", "deflate"]),
+    "Transfer-Encoding": st.sampled_from(["gzip", "gzip, chunked", "identity", "Chunked", ""]),
     "Connection": st.sampled_from(["keep-alive", "close", "Upgrade", "x"]),
     "Upgrade": st.sampled_from(["websocket", "h2c"]),
     "Expect": st.sampled_from(["100-continue", "200"]),

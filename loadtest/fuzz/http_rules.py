@@ -18,7 +18,7 @@ SLACK_BYTES = 256  # over MAX_HEAD_BYTES that a message may have if it completes
 
 STANDARD_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 UNDOCUMENTED = {"/openapi.json": {"GET"}, "/docs": {"GET"}}
-REFUSED_HEAD = (400, 414, 431, 505)  # answered by the protocol, before a route is chosen
+REFUSED_HEAD = (400, 414, 431, 501, 505)  # answered by the protocol, before a route is chosen
 ALIASES = (MSGPACK, "application/x-msgpack", "application/vnd.msgpack")
 
 
@@ -44,10 +44,15 @@ def no_redirect(message: Message, response: Response) -> str | None:
 
 
 def no_server_error(message: Message, response: Response) -> str | None:
-    """Check that no status blames the service, but for methods and versions that it lacks."""
+    """Check that no status blames the service, but for what of HTTP it lacks.
+
+    These are methods, versions, and transfer codings besides chunked.
+    """
     if response.status < 500:
         return None
-    if response.status == 501 and message.method not in STANDARD_METHODS:
+    codings = [value.lower() for value in message.header("transfer-encoding")]
+    unusual = message.method not in STANDARD_METHODS or any(c != "chunked" for c in codings)
+    if response.status == 501 and unusual:
         return None
     if response.status == 505 and message.version not in ("1.0", "1.1"):
         return None
