@@ -16,6 +16,7 @@ from model.data.files import Files
 from model.data.moment import Moment
 
 HOUR = 3_600_000  # ms; a log that spans no more than this is not split by time unless asked
+SECONDS = 10**8, 10**10  # times from 1973 to 2286 in seconds, which are 1970 in milliseconds
 FAR = 0.5  # a gap of more than this share of the log's time sets the lists beyond it apart
 
 
@@ -56,6 +57,8 @@ def split_log(
     """
     times = requests["timestamp"]
     spans = has_time and _integer(times.max()) - _integer(times.min()) > HOUR
+    if has_time and isinstance(path, Files):
+        path.remarks += _remarks_on_times(times)
     kind = options.kind or _default_kind("split" in requests.columns, spans)
     if kind == "column" and "split" not in requests.columns:
         raise DataError(path, "is missing, but --split column reads it", column="split")
@@ -71,6 +74,17 @@ def split_log(
     if has_time and (spans or kind == "time"):
         as_of = _integer(divided.filter(pl.col("split") == "train")["timestamp"].max())
     return divided, Moment(kind, as_of, as_of is not None and _is_ordered(divided))
+
+
+def _remarks_on_times(times: pl.Series) -> list[str]:
+    """Return a remark if the times look like seconds, whose log would seem to span an hour."""
+    latest = _integer(times.max())
+    if not SECONDS[0] <= latest < SECONDS[1]:
+        return []
+    return [
+        f"column timestamp: {latest} is read as milliseconds, {to_iso(latest)}; "
+        "if these are seconds, multiply them by 1000"
+    ]
 
 
 def _default_kind(has_column: bool, spans: bool) -> str:

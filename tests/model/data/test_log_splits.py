@@ -137,3 +137,11 @@ def test_the_command_records_split_and_moment_and_prints_them(tmp_path):
     assert "shop: split time, as of 2023-11-14T22:13:20.000Z\n" in printed
     prepare("impressions", *arguments, "--split", "last-list")
     assert read_moment(tmp_path / "shop") == Moment("last-list", START + DAY // 2, ordered=True)
+
+
+def test_times_that_look_like_seconds_are_remarked_upon(shop):
+    for time, remarked in ((1_700_000_000, True), (1_700_000_000_000, False), (2, False)):
+        log = LOG.replace("ada,1,", f"ada,{time},").replace("ada,2,", f"ada,{time},")
+        summary = (shop(log) / "summary.json").read_text()
+        text = "column timestamp: 1700000000 is read as milliseconds, 1970-01-20T16:13:20.000Z; if"
+        assert (text in summary) == remarked
