@@ -111,7 +111,7 @@ def evaluate(
             changed = [k for k, i in enumerate(block) if carries(i, names)]
             fresh.add(_replace(figures, changed, meter.measure([block[k] for k in changed])))
     if not len(bare):
-        rule = f"must have at least one {split} list with a positive and a negative"
+        rule = f"must have at least one {split} list with {meter.scale.order}"
         raise DataError(data, rule, value=0)
     result: dict[str, Any] = {
         "data": f"{data.parent.name}/{data.name}",

@@ -113,7 +113,7 @@ class Run:
         for name, lists in (("train", self.rankable), ("valid", self.valid)):
             if len(lists) < world_size():
                 rule = (
-                    f"must have at least one {name} list with a positive and a negative for each "
+                    f"must have at least one {name} list with {lists.scale.order} for each "
                     f"of {world_size()} processes; by default the last list of a user is test, the "
                     "one before it valid, and the others train"
                 )

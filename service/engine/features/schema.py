@@ -204,6 +204,11 @@ class LabelScale:
         return self.gain_form in ("linear", "exponential")
 
     @property
+    def order(self) -> str:
+        """Return the description of the labels that give a list a better and a worse order."""
+        return "two different gains" if self.is_graded else "a positive and a negative"
+
+    @property
     def span(self) -> float:
         """Return high - low."""
         return self.range[1] - self.range[0]

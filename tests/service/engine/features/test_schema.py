@@ -1,12 +1,15 @@
 """Feature schemas: refusals by name, and their dictionary form."""
 
+import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
 
+from service.engine.features.featuriser import Featuriser
 from service.engine.features.schema import LabelScale, Schema, SchemaError
-from tests.support.features import SCHEMA
+from tests.support.features import SCHEMA, featuriser
 
 
 @pytest.mark.parametrize(
@@ -131,3 +134,15 @@ def test_a_label_scale_written_as_a_dictionary_reads_back_as_itself(label):
 def test_a_schema_written_as_a_dictionary_reads_back_as_itself():
     schema = Schema.from_dict(SCHEMA)
     assert Schema.from_dict(schema.to_dict()) == schema
+
+
+def test_a_bundles_features_keep_the_label_scale_and_those_without_one_are_binary(tmp_path):
+    before = featuriser()
+    declared = LabelScale((0, 4), "exponential", 1)
+    schema = dataclasses.replace(before.schema, label=declared)
+    Featuriser(schema, before.items).save(tmp_path)
+    assert Featuriser.load(tmp_path).schema.label == declared
+    payload = json.loads((tmp_path / "features.json").read_text(encoding="utf-8"))
+    del payload["label"]
+    (tmp_path / "features.json").write_text(json.dumps(payload), encoding="utf-8")
+    assert Featuriser.load(tmp_path).schema.label == LabelScale()
