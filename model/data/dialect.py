@@ -68,7 +68,7 @@ class Dialect:
         return "\t" if ".tsv" in path.name.lower() else self.delimiter
 
 
-def _open(path: Path) -> BinaryIO:
+def open_binary(path: Path) -> BinaryIO:
     """Open a plain or gzipped file for reading bytes."""
     if path.suffix.lower() == ".gz":
         return io.BufferedReader(gzip.GzipFile(path))
@@ -89,7 +89,7 @@ def decode(path: Path, dialect: Dialect, scratch: Path, ndjson: bool) -> tuple[P
             raise DataError(path, rule, value=dialect.encoding)
         return path, ""
     try:
-        with _open(path) as file:
+        with open_binary(path) as file:
             head = file.read(256)
         if dialect.encoding in UTF_8:
             if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
@@ -100,7 +100,7 @@ def decode(path: Path, dialect: Dialect, scratch: Path, ndjson: bool) -> tuple[P
             return path, f"{path} is UTF-8 and was read as such, not as {dialect.encoding}"
         suffix = "".join(path.suffixes).lower().removesuffix(".gz")
         target = scratch / f"decoded-{len(list(scratch.iterdir()))}{suffix}"
-        with _open(path) as file, target.open("w", encoding="utf-8", newline="") as copy:
+        with open_binary(path) as file, target.open("w", encoding="utf-8", newline="") as copy:
             encoding = "utf-8-sig" if dialect.encoding in UTF_8 else dialect.encoding
             reader = codecs.getreader(encoding)(file)
             while text := reader.read(CHUNK):
@@ -116,7 +116,7 @@ def decode(path: Path, dialect: Dialect, scratch: Path, ndjson: bool) -> tuple[P
 def _is_wide_utf_8(path: Path) -> bool:
     """Return whether a file is valid UTF-8 and has a character outside ASCII."""
     decoder, wide = codecs.getincrementaldecoder("utf-8")(), False
-    with _open(path) as file:
+    with open_binary(path) as file:
         while block := file.read(CHUNK):
             wide = wide or not block.isascii()
             try:
@@ -163,7 +163,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         for batch in lines.select(pl.first()).collect_batches():
             yield from ((line or "").encode() + b"\n" for line in batch.to_series())
         return
-    with _open(path) as file:
+    with open_binary(path) as file:
         yield from file
 
 

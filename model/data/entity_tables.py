@@ -44,7 +44,7 @@ def read_entity_table(
     kinds = {key: "identifier", **{feature.name: feature.kind for feature in features}}
     if timed:
         kinds["timestamp"] = "time"
-    raw = scan_files(path, kinds, scratch)
+    raw = report.readable(path, scan_files(path, kinds, scratch))
     dtypes = raw.collect_schema()
     require_columns(path, dtypes, [key])
     require_agreement(path, kinds, {feature.name for feature in features if not feature.required})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from model.data.dialect import Dialect
 from model.data.errors import DataError
+from model.data.mending import Unreadable
 
 # Format of a file by the end of its name, in lower case.
 FORMATS = {
@@ -55,6 +56,7 @@ class Files:
     counts      rows of each file, filled when the files are scanned, as are the next two
     columns     columns of each file
     remarks     sentences about files and columns that `prepare` prints
+    unreadable  rows that cannot be read, by their number; the table has empty rows in their place
     """
 
     paths: tuple[Path, ...]
@@ -64,6 +66,7 @@ class Files:
     counts: list[int] = field(default_factory=list)
     columns: list[tuple[str, ...]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    unreadable: dict[int, Unreadable] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return shortened(self.arguments)

@@ -64,10 +64,10 @@ def read_impressions(
 
     Raises DataError for rows, columns or files that break a rule.
     """
-    raw = _scan_log(path, schema, scratch)
+    report = Report(rejects)
+    raw = _scan_log(path, schema, scratch, report)
     dtypes = raw.collect_schema()
     features = [f for f in schema.features if f.name in dtypes and f.name not in LOG_COLUMNS]
-    report = Report(rejects)
     checks = LogChecks(path, report, raw)
     with tqdm(total=4, desc="check rows", disable=None, leave=False) as bar:
         log = _read_rows(checks, schema, features, scratch)
@@ -174,17 +174,21 @@ def _without_dropped(path: Files, report: Report, log: pl.LazyFrame, scratch: Pa
     return log
 
 
-def _scan_log(path: Files, schema: Schema, scratch: Path) -> pl.LazyFrame:
+def _scan_log(path: Files, schema: Schema, scratch: Path, report: Report) -> pl.LazyFrame:
     """Scan the log, and check that its files have the columns that they must have."""
     kinds = _kinds(schema)
-    raw = scan_files(path, kinds, scratch)
+    raw = report.readable(path, scan_files(path, kinds, scratch))
     optional = {feature.name for feature in schema.features if not feature.required}
     optional -= {*BASE_KINDS}
     if not _needs_users(schema):
         optional.add("user_id")
     needed = [name for name in LOG_COLUMNS if name not in optional]
-    require_columns(path, raw.collect_schema(), needed, "log")
-    require_agreement(path, kinds, optional)
+    try:
+        require_columns(path, raw.collect_schema(), needed, "log")
+        require_agreement(path, kinds, optional)
+    except DataError:
+        report.raise_first()  # a row that cannot be read may be the reason
+        raise
     return raw
 
 

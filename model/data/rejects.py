@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,20 @@ class Rejects:
 
     def write(self, files: Path | Located, rows: pl.LazyFrame) -> None:
         """Append rows that have ROW, REASON and the columns of the input."""
+        batches = rows.sort(ROW).collect_batches(maintain_order=True)
+        named = (row for batch in batches for row in batch.iter_rows(named=True))
+        self.extend(files, ((row.pop(ROW), row.pop(REASON), row) for row in named))
+
+    def extend(
+        self, files: Path | Located, rows: Iterable[tuple[int, str, Mapping[str, Any]]]
+    ) -> None:
+        """Append the number, the reason and the data of each row."""
         with self.path.open("a", encoding="utf-8") as file:
-            for batch in rows.sort(ROW).collect_batches(maintain_order=True):
-                for row in batch.iter_rows(named=True):
-                    number, reason = row.pop(ROW), row.pop(REASON)
-                    path, place = (
-                        files.locate(number) if isinstance(files, Located) else (files, number)
-                    )
-                    line = {"file": str(path), "row": place, "reason": reason, "data": row}
-                    file.write(_encode(line) + "\n")
-                    self.count += 1
+            for row, reason, data in rows:
+                path, place = files.locate(row) if isinstance(files, Located) else (files, row)
+                line = {"file": str(path), "row": place, "reason": reason, "data": data}
+                file.write(_encode(line) + "\n")
+                self.count += 1
 
 
 def _encode(line: dict[str, Any]) -> str:

@@ -51,7 +51,8 @@ class BrokenRule:
     def lines(self) -> Iterator[str]:
         """Yield the lines of a report."""
         rows = f"{self.count:,} row{'s' if self.count > 1 else ''}"
-        yield f"{self.files}, column {self.column}: {self.text}: {rows}"
+        column = f", column {self.column}" if self.column else ""
+        yield f"{self.files}{column}: {self.text}: {rows}"
         for bad in self.examples:
             file, row = self.files, bad.row
             if isinstance(file, Located):
@@ -72,6 +73,21 @@ class Report:
     rejects: Rejects | None = None
     broken: list[BrokenRule] = field(default_factory=list)
     first: tuple[BrokenRule, BadRow] | None = None
+
+    def readable(self, files: Files, raw: pl.LazyFrame) -> pl.LazyFrame:
+        """Report the rows that could not be read, and return the others."""
+        texts = dict.fromkeys(bad.text for bad in files.unreadable.values())
+        for text in texts:
+            rows = [(row, bad) for row, bad in files.unreadable.items() if bad.text == text]
+            examples = [BadRow(row, text, bad.value) for row, bad in rows[:EXAMPLES]]
+            self._add([BrokenRule(files, "", text, len(rows), examples)])
+        if not texts:
+            return raw
+        if self.rejects is not None:
+            self.rejects.extend(
+                files, ((row, bad.text, bad.data) for row, bad in files.unreadable.items())
+            )
+        return raw.filter(~pl.col(ROW).is_in([*files.unreadable]))
 
     def check(
         self,
@@ -165,7 +181,7 @@ class Report:
                 lines += rule.lines()
             lines.append("--skip-bad-rows FILE drops such rows into a file and goes on")
         raise DataError(
-            broken.files, bad.text, row=bad.row, column=broken.column, value=bad.value,
+            broken.files, bad.text, row=bad.row, column=broken.column or None, value=bad.value,
             report=lines,
         )  # fmt: skip
 
@@ -178,8 +194,8 @@ class Report:
         if self.rejects is not None:
             for rule in broken:
                 if isinstance(rule.files, Files):
-                    text = f"{rule.count:,} rows dropped, column {rule.column}: {rule.text}"
-                    rule.files.remarks.append(text)
+                    column = f", column {rule.column}" if rule.column else ""
+                    rule.files.remarks.append(f"{rule.count:,} rows dropped{column}: {rule.text}")
 
     @staticmethod
     def _examples(

@@ -6,7 +6,7 @@ import glob
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import polars as pl
 from model.data.dialect import Dialect, check_delimiter, decode, find_problem
 from model.data.errors import DataError
 from model.data.files import Files, find_files, format_of, partition_values, shortened
+from model.data.mending import Unreadable, mend
 from service.engine.features.ids import EXACT_FLOATS
 
 ROW = "__row"  # data row, counted from 1 through all files
@@ -33,14 +34,17 @@ _NESTED = r'^(\{("(\\.|[^"\\])*": ?.*)?\}|\[[\[{].*\])$'
 
 @dataclass(frozen=True)
 class _Part:
-    """One file: its lazy rows, the types of its columns, and the number of its rows."""
+    """One file: its lazy rows, the types of its columns, the number of its rows, and bad ones."""
 
     frame: pl.LazyFrame
     dtypes: dict[str, Any]
     count: int
+    unreadable: Mapping[int, Unreadable] = field(default_factory=dict)
 
 
-def scan_files(files: Files, kinds: Mapping[str, str], scratch: Path) -> pl.LazyFrame:
+def scan_files(
+    files: Files, kinds: Mapping[str, str], scratch: Path, mending: bool = True
+) -> pl.LazyFrame:
     """Scan several files as one table, with ROW as its first column.
 
     A column that only some files have is null in the others. Columns of CSV stay text, so that
@@ -48,13 +52,14 @@ def scan_files(files: Files, kinds: Mapping[str, str], scratch: Path) -> pl.Lazy
     of text.
 
     Args:
-        files: counts, columns and remarks are filled here.
+        files: counts, columns, remarks and unreadable rows are filled here.
         kinds: kind of each column that will be read, as in a schema.
         scratch: an existing directory for files that must be decoded first.
+        mending: read on behind rows of text that cannot be read, instead of raising.
 
     Raises DataError for a file that is no table, and if no file has a row.
     """
-    parts = [_open(path, files, kinds, scratch) for path in files.paths]
+    parts = [_open(path, files, kinds, scratch, mending) for path in files.paths]
     files.counts[:] = [part.count for part in parts]
     files.columns[:] = [tuple(part.dtypes) for part in parts]
     if not sum(files.counts):
@@ -77,6 +82,7 @@ def scan_files(files: Files, kinds: Mapping[str, str], scratch: Path) -> pl.Lazy
             for name in columns
         ]
         frames.append(part.frame.select(values).with_row_index(ROW, offset=offset))
+        files.unreadable.update({row + offset - 1: bad for row, bad in part.unreadable.items()})
         offset += part.count
     return frames[0] if len(frames) == 1 else pl.concat(frames)
 
@@ -88,7 +94,7 @@ def scan_file(path: Path) -> pl.LazyFrame:
     """
     if not path.is_file():
         raise DataError(path, "no such file")
-    return scan_files(find_files([path]), {}, path.parent)
+    return scan_files(find_files([path]), {}, path.parent, mending=False)
 
 
 def require_agreement(files: Files, kinds: Mapping[str, str], optional: Collection[str]) -> None:
@@ -129,7 +135,9 @@ def unreadable(files: Files | Path, error: Exception) -> DataError:
     return DataError(files, f"cannot be read ({str(error).splitlines()[0]})")
 
 
-def _open(path: Path, files: Files, kinds: Mapping[str, str], scratch: Path) -> _Part:
+def _open(
+    path: Path, files: Files, kinds: Mapping[str, str], scratch: Path, mending: bool
+) -> _Part:
     """Return one file with its partition columns."""
     kind = format_of(path)
     try:
@@ -139,10 +147,16 @@ def _open(path: Path, files: Files, kinds: Mapping[str, str], scratch: Path) -> 
         else:
             source, remark = decode(path, files.dialect, scratch, kind == "ndjson")
             files.remarks += [remark] if remark else []
-            if kind == "ndjson":
-                part = _scan_ndjson(source, path, kinds)
-            else:
-                part = _scan_csv(source, path, kinds, files.dialect)
+            try:
+                part = _scan_text(source, path, kinds, files.dialect)
+            except pl.exceptions.ComputeError:
+                mended = scratch / f"mended-{len(list(scratch.iterdir()))}.{kind}"
+                delimiter = None if kind == "ndjson" else files.dialect.separator(path)
+                unreadable_rows = mend(source, mended, delimiter) if mending else None
+                if not unreadable_rows:
+                    raise
+                part = _scan_text(mended, path, kinds, files.dialect)
+                part = replace(part, unreadable=unreadable_rows)
     except pl.exceptions.NoDataError:
         return _Part(pl.LazyFrame(), {}, 0)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -155,7 +169,13 @@ def _open(path: Path, files: Files, kinds: Mapping[str, str], scratch: Path) -> 
         pl.lit(value, pl.String).alias(name) for name, value in constants.items()
     )
     dtypes = {**part.dtypes, **dict.fromkeys(constants, pl.String())}
-    return _Part(frame, dtypes, part.count)
+    return replace(part, frame=frame, dtypes=dtypes)
+
+
+def _scan_text(source: Path, path: Path, kinds: Mapping[str, str], dialect: Dialect) -> _Part:
+    if format_of(path) == "ndjson":
+        return _scan_ndjson(source, path, kinds)
+    return _scan_csv(source, path, kinds, dialect)
 
 
 def _count(frame: pl.LazyFrame) -> int:

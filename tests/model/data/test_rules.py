@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 
@@ -132,3 +133,66 @@ def test_a_file_for_bad_rows_destroys_no_other_data(shop, tmp_path, path, rule):
 
 def test_rows_are_not_skipped_unless_asked():
     assert PrepareImpressions.__dataclass_fields__["skip_bad_rows"].default is None
+
+
+def test_rows_that_cannot_be_read_are_reported_with_all_others_or_skipped(shop, tmp_path):
+    lines = LOG.splitlines()
+    lines[2:2] = ["r1,ada,1,2,hat,0,office,7,9,2,3", "r1,ada,1,3,cap,0,office,7,10.5,9"]
+    lines[6] = lines[6].replace("mug,0", "mug,x")
+    with pytest.raises(DataError) as caught:
+        shop("\n".join(lines))
+    first, *report = str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+    assert first == "log.csv, row 2: must have 9 fields, got 11"
+    assert report[1:5] == [
+        "log.csv: must have 9 fields: 2 rows",
+        "  log.csv, row 2: got 11",
+        "  log.csv, row 3: got 10",
+        "log.csv, column label: must be a number: 1 row",
+    ]
+    clean = shop(LOG.replace("r2,ada,2,1,mug,0,,9,10\n", ""))
+    expected = pl.read_parquet(clean / "impressions.parquet")
+    out = shop("\n".join(lines), options=["--skip-bad-rows", tmp_path / "bad.jsonl"])
+    assert pl.read_parquet(out / "impressions.parquet").equals(expected)
+    bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [(line["row"], line["reason"]) for line in bad] == [
+        (2, "must have 9 fields"),
+        (3, "must have 9 fields"),
+        (6, "column label: must be a number"),
+    ]
+    assert bad[0]["data"] == {"fields": lines[2].split(",")}
+
+
+def test_lines_that_are_no_json_are_skipped_by_file_and_row(tmp_path):
+    rows = [json.dumps(row) for row in GOOD.iter_rows(named=True)]
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "1.jsonl").write_text("\n".join(rows[:2]))
+    (tmp_path / "log" / "2.jsonl").write_text("\n".join(["[1]", "", rows[2], "{half", rows[3]]))
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    inputs = ["--log", tmp_path / "log", "--schema", tmp_path / "schema.yaml"]
+    inputs += ["--out", tmp_path / "shop"]
+    with pytest.raises(DataError, match=r"2\.jsonl, row 1: must be a JSON object, got \[1\]"):
+        prepare("impressions", *inputs)
+    prepare("impressions", *inputs, "--skip-bad-rows", tmp_path / "bad.jsonl")
+    assert len(pl.read_parquet(tmp_path / "shop" / "impressions.parquet")) == 4
+    bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [(line["file"][-7:], line["row"], line["data"]) for line in bad] == [
+        ("2.jsonl", 1, {"line": "[1]"}),
+        ("2.jsonl", 3, {"line": "{half"}),
+    ]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_of_another_dialect_that_cannot_be_read_are_skipped(tmp_path, packed):
+    lines = GOOD.with_columns(price=pl.lit("1,5")).write_csv(separator=";").splitlines()
+    lines.insert(1, "a;b;c;d;e;f;g;h;i;j;k")
+    text = "\n".join(lines).encode("cp1252")
+    name = "log.csv.gz" if packed else "log.csv"
+    (tmp_path / name).write_bytes(gzip.compress(text) if packed else text)
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    inputs = ["--log", tmp_path / name, "--schema", tmp_path / "schema.yaml"]
+    options = ["--delimiter", ";", "--decimal", ",", "--encoding", "cp1252"]
+    options += ["--skip-bad-rows", tmp_path / "bad.jsonl", "--out", tmp_path / "shop"]
+    prepare("impressions", *inputs, *options)
+    rows = pl.read_parquet(tmp_path / "shop" / "impressions.parquet")
+    assert rows["price"].to_list() == [1.5] * 4
+    assert json.loads((tmp_path / "bad.jsonl").read_text())["row"] == 1
