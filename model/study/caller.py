@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 class Log:
     """A raw log, and the part of it that is measured.
 
-    path        Parquet: request_id, user_id, timestamp, item_id, label, perhaps item features
+    path        Parquet: request_id, item_id, label, perhaps user_id, timestamp and item features
     data        data set that was prepared from it: says which requests are test, and holds the
                 item features that are in no log, such as statistics
     label       label above which a candidate is liked
@@ -46,7 +46,13 @@ class Log:
         keys = ["request_id", "item_id"]
         rows = rows.join(prepared.select(*keys, *computed), on=keys, how="left")
         tests = set(prepared["request_id"])
-        for _, visits in rows.group_by("user_id", maintain_order=True):
+        if "user_id" not in rows.columns:
+            rows = rows.with_columns(user_id=pl.lit(None, pl.String))
+        # A list without a user is of a user of its own.
+        rows = rows.with_columns(
+            __user=pl.coalesce(pl.col("user_id", "request_id").cast(pl.String))
+        )
+        for _, visits in rows.group_by("user_id", "__user", maintain_order=True):
             answers: list[tuple[int, str, bool]] = []
             lists: list[list[Row]] = [
                 list(listed.iter_rows(named=True))
@@ -110,7 +116,9 @@ def _body(
             candidate["features"] = values
         candidates.append(candidate)
     entries = [{"id": item, "label": float(liked)} for item, liked in history]
-    user = {"id": str(rows[0]["user_id"]), "history": entries}
+    user: dict[str, Any] = {"history": entries}
+    if rows[0]["user_id"] is not None:
+        user["id"] = str(rows[0]["user_id"])
     return {"user": user, "candidates": candidates, "timeout_ms": 30_000}
 
 

@@ -85,6 +85,17 @@ def test_a_caller_sends_the_history_before_each_list_and_features_that_only_the_
     assert all(set(names) <= set(row) for row in listed)
 
 
+def test_a_list_without_a_user_has_no_history(sale, tmp_path):
+    rows = pl.read_parquet(sale.parent / "log.parquet")
+    anonymous = pl.col("user_id").replace("u1", None)
+    rows.with_columns(anonymous).write_parquet(tmp_path / "log.parquet")
+    lists = list(Log(tmp_path / "log.parquet", sale).lists([]))
+    assert {len(history) > 0 for rows, history in lists if rows[0]["user_id"]} == {True}
+    assert {len(history) for rows, history in lists if rows[0]["user_id"] is None} == {0}
+    rows.drop("user_id").write_parquet(tmp_path / "log.parquet")
+    assert all(not history for _, history in Log(tmp_path / "log.parquet", sale).lists([]))
+
+
 def test_a_degraded_response_is_no_measurement(sale, url, monkeypatch):
     log = Log(sale.parent / "log.parquet", sale)
     reply = {"slate": [], "degraded": {"reason": "deadline"}}
