@@ -43,10 +43,18 @@ class PrepareImpressions:
     log: Paths
     """Files of the log, one row per request and candidate: paths, globs or directories of .parquet,
     .csv, .tsv or .jsonl, text also as .gz or .zst."""
-    schema: Path
-    """Feature schema, YAML."""
     out: Path
     """Directory of the data set."""
+    schema: Path | None = None
+    """Feature schema, YAML. Only obp and libsvm have one of their own."""
+    format: Literal["table", "metarank", "obp", "libsvm"] = "table"
+    """Format of the log: the tables of docs/data.md, Metarank's events, Open Bandit's CSV, or
+    LibSVM and LETOR."""
+    interactions: tuple[str, ...] = ()
+    """Of metarank: TYPE=LABEL for each type of interaction that counts. By default all types have
+    the largest label of the schema."""
+    list_gap_ms: int = 100
+    """Of obp: milliseconds between rows of one list."""
     items: Paths = ()
     """Files of item features, likewise."""
     users: Paths = ()
@@ -73,6 +81,7 @@ class PrepareImpressions:
     def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for a bad log or schema."""
         from model.data.dialect import Dialect
+        from model.data.formats.convert import Format
         from model.data.log_splits import SplitOptions
         from model.data.prepare import prepare_impressions
 
@@ -81,8 +90,9 @@ class PrepareImpressions:
             tuple(itertools.chain(*paths)) for paths in (self.log, self.items, self.users)
         )
         splitting = SplitOptions(self.split, self.valid_share, self.test_share)
+        form = Format(self.format, self.interactions, self.list_gap_ms)
         prepare_impressions(
-            log, self.schema, self.out, items, users, splitting, dialect, self.skip_bad_rows
+            log, self.schema, self.out, items, users, splitting, dialect, self.skip_bad_rows, form
         )
         return _print_summaries([self.out])
 

@@ -155,7 +155,7 @@ def find_problem(path: Path, ndjson: bool, dialect: Dialect) -> DataError | None
     return problem
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file; in .zst, bytes that are not UTF-8 become U+FFFD."""
     if path.suffix.lower() == ".zst":
         options: dict[str, Any] = {"has_header": False, "separator": "\x01", "quote_char": None}
@@ -170,7 +170,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _csv_problem(path: Path, dialect: Dialect) -> DataError | None:
     """Find the first row with more fields than the header, or with bytes that are not UTF-8."""
     encoding = "latin-1" if dialect.encoding in UTF_8 else dialect.encoding
-    text = (line.decode(encoding) for line in _lines(path))
+    text = (line.decode(encoding) for line in read_lines(path))
     width = None
     for row, cells in enumerate(csv.reader(text, delimiter=dialect.separator(path))):
         width = len(cells) if width is None else width
@@ -184,7 +184,7 @@ def _csv_problem(path: Path, dialect: Dialect) -> DataError | None:
 
 def _json_problem(path: Path) -> DataError | None:
     """Find the first line that is no JSON object."""
-    lines = (line for line in _lines(path) if line.strip())
+    lines = (line for line in read_lines(path) if line.strip())
     for row, line in enumerate(lines, 1):
         if error := _not_utf_8(path, line, row):
             return error

@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,11 +96,19 @@ def shortened(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + more
 
 
-def find_files(arguments: Sequence[str | Path], dialect: Dialect | None = None) -> Files:
+def find_files(
+    arguments: Sequence[str | Path],
+    dialect: Dialect | None = None,
+    is_table: Callable[[Path], bool] = lambda path: format_of(path) is not None,
+    rule: str = NAMES,
+) -> Files:
     """Find the tables that paths, globs and directories name.
 
     Directories are searched to any depth. Files and directories in them whose names begin with a
     dot or an underscore, as those of unfinished jobs do, count as foreign.
+
+    Args:
+        is_table: whether a file is one by its name; `rule` says so in messages.
 
     Raises DataError for an argument that matches nothing, or for a file that is named twice.
     """
@@ -109,16 +117,16 @@ def find_files(arguments: Sequence[str | Path], dialect: Dialect | None = None) 
     for argument in arguments:
         before = len(tables), len(foreign)
         for path, below in dict.fromkeys(_expand(Path(argument))):
-            readable = format_of(path) is not None
+            readable = is_table(path)
             if below is None and not readable:
-                raise DataError(path, NAMES)
+                raise DataError(path, rule)
             parts = () if below is None else path.relative_to(below).parts
             hidden = any(part.startswith((".", "_")) for part in parts)
             (tables if readable and not hidden else foreign).append(path)
         if len(tables) == before[0]:
             others = [str(path) for path in foreign[before[1] :]]
             received = f"; it holds {shortened(others)}" if others else ", got no file at all"
-            raise DataError(Path(argument), f"must hold a table; {NAMES}{received}")
+            raise DataError(Path(argument), f"must hold a table; {rule}{received}")
     _refuse_repeats(tables)
     tables.sort(key=natural_order)
     names = tuple(map(str, arguments))

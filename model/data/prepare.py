@@ -6,12 +6,14 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from model.data import labels, splits
 from model.data.canonical import file_digests, write_canonical
 from model.data.dialect import Dialect
 from model.data.errors import DataError
-from model.data.files import Files, find_files
+from model.data.files import Files
+from model.data.formats.convert import Format, Tables, convert
 from model.data.impressions import SPLIT_BY_LOG, read_impressions
 from model.data.kuairand import SessionOptions, read_kuairand
 from model.data.log_splits import SplitOptions
@@ -22,6 +24,7 @@ from model.data.rejects import Rejects
 from model.data.replacement import SCRATCH, atomic_replacement
 from model.data.schemas import SCHEMAS, load_schema
 
+TABLES = Format()
 RANKLENS_SPLITS = (splits.warm, splits.cold, splits.metarank)
 
 
@@ -86,66 +89,82 @@ def prepare_kuairand(
 
 def prepare_impressions(
     log: Path | Sequence[Path],
-    schema: Path,
+    schema: Path | None,
     out: Path,
     items: Path | Sequence[Path] | None = None,
     users: Path | Sequence[Path] | None = None,
     splitting: SplitOptions = SPLIT_BY_LOG,
     dialect: Dialect | None = None,
     skip_bad_rows: Path | None = None,
+    form: Format = TABLES,
 ) -> None:
     """Write `out` from a user's log. Raises DataError for an unusable log, table or schema.
 
     Args:
         log: paths, globs and directories; `items` and `users` likewise.
+        schema: may be None for a format that has a schema of its own.
         skip_bad_rows: file for rows that break a rule; without it they are an error.
+        form: format of the log.
     """
-    feature_schema = load_schema(schema)
-    inputs = {
-        role: find_files([names] if isinstance(names, Path) else names, dialect)
+    if schema is not None:
+        load_schema(schema)  # a mistake there is reported before any file is read
+    arguments = {
+        role: [names] if isinstance(names, Path) else names or ()
         for role, names in (("log", log), ("items", items), ("users", users))
-        if names
     }
-    if "log" not in inputs:
-        raise DataError(Path("--log"), "must name at least one file")
+    inputs = form.find(arguments, dialect)
     with atomic_replacement([out]) as (directory,):
         scratch = directory / SCRATCH
         scratch.mkdir()
-        tables = inputs.get("items"), inputs.get("users")
         rejects = None
         if skip_bad_rows is not None:
             rejects = _open_rejects(skip_bad_rows, out, inputs, schema)
+        tables = convert(inputs, schema, form, splitting, scratch)
+        feature_schema = load_schema(tables.schema)
         source = read_impressions(
-            inputs["log"], feature_schema, scratch, *tables, splitting, rejects
-        )
+            tables.log, feature_schema, scratch, tables.items, tables.users, tables.splitting,
+            rejects,
+        )  # fmt: skip
         assert source.moment is not None
         if source.moment.as_of is None:
-            refuse_memory_without_time(feature_schema, schema)
-        names = {role: [Path(name).name for name in f.arguments] for role, f in inputs.items()}
-        provenance = {
-            "arguments": {
-                "source": "impressions",
-                **{role: n[0] if len(n) == 1 else n for role, n in names.items()},
-                "schema": schema.name,
-                "split": source.moment.split,
-                "valid_share": splitting.valid_share,
-                "test_share": splitting.test_share,
-            },
-            "sources": file_digests([*(p for f in inputs.values() for p in f.paths), schema]),
-            "inputs": [line for role, files in inputs.items() for line in files.describe(role)],
-        }
+            refuse_memory_without_time(feature_schema, tables.schema)
+        provenance = _describe_inputs(inputs, tables, form, splitting, source.moment.split)
         if rejects is not None:
             provenance["dropped"] = {f"bad rows, written to {rejects.path}": rejects.count}
-        write_canonical(directory, schema, feature_schema, source, source.requests, provenance)
+        write_canonical(
+            directory, tables.schema, feature_schema, source, source.requests, provenance
+        )
         shutil.rmtree(scratch)
 
 
-def _open_rejects(path: Path, out: Path, inputs: dict[str, Files], schema: Path) -> Rejects:
+def _describe_inputs(
+    inputs: dict[str, Files], tables: Tables, form: Format, splitting: SplitOptions, split: str
+) -> dict[str, Any]:
+    """Return the entries of summary.json about arguments and files."""
+    names = {role: [Path(name).name for name in f.arguments] for role, f in inputs.items()}
+    paths = [path for files in inputs.values() for path in files.paths]
+    return {
+        "arguments": {
+            "source": "impressions",
+            **({} if form == TABLES else {"format": dataclasses.asdict(form)}),
+            **{role: n[0] if len(n) == 1 else n for role, n in names.items()},
+            "schema": tables.schema.name,
+            "split": split,
+            "valid_share": splitting.valid_share,
+            "test_share": splitting.test_share,
+        },
+        "sources": file_digests([*paths, tables.schema]),
+        "inputs": [line for role, files in inputs.items() for line in files.describe(role)],
+    }
+
+
+def _open_rejects(path: Path, out: Path, inputs: dict[str, Files], schema: Path | None) -> Rejects:
     """Return the file for bad rows. Raises DataError if writing it would destroy other data."""
     option, target = Path("--skip-bad-rows"), path.resolve()
     if target.is_relative_to(out.resolve()):
         raise DataError(option, "must lie outside of --out, which is replaced", value=str(path))
-    for other in (schema, *(name for files in inputs.values() for name in files.paths)):
+    read = [name for files in inputs.values() for name in files.paths]
+    for other in read if schema is None else [schema, *read]:
         if other.resolve() == target:
             raise DataError(option, "must not be a file that is read", value=str(path))
     if not target.parent.is_dir() or target.is_dir():

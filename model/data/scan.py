@@ -244,7 +244,7 @@ def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
             _refuse_no_id(source, path, name)
     present = [name for name in schema if name in names or counts[f"has {name}"]]
     lists = {
-        name: _decode_list(pl.col(name))
+        name: decode_list(pl.col(name))
         for name, kind in kinds.items()
         if kind in LISTS and name in present
     }
@@ -265,7 +265,7 @@ def _refuse_no_id(source: Path, path: Path, name: str) -> None:
                 raise DataError(path, NO_ID, row=row, column=name, value=value)
 
 
-def _decode_list(text: pl.Expr) -> pl.Expr:
+def decode_list(text: pl.Expr) -> pl.Expr:
     """Return the list that a JSON text or a `|`-separated text holds."""
     is_json = text.str.contains(_JSON_LIST)
     decoded = pl.when(is_json).then(text).str.json_decode(pl.List(pl.String))

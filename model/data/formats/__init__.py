@@ -1,0 +1,1 @@
+"""Importers of logs in the formats of other projects."""
