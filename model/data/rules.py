@@ -195,7 +195,8 @@ class Report:
             for rule in broken:
                 if isinstance(rule.files, Files):
                     column = f", column {rule.column}" if rule.column else ""
-                    rule.files.remarks.append(f"{rule.count:,} rows dropped{column}: {rule.text}")
+                    rows = f"{rule.count:,} row{'s' if rule.count > 1 else ''}"
+                    rule.files.remarks.append(f"{rows} dropped{column}: {rule.text}")
 
     @staticmethod
     def _examples(
