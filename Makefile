@@ -36,8 +36,12 @@ setup: .venv/.installed ## install everything for development into .venv
 serve: .venv-service/.installed ## serve BUNDLE, or what RERANK_* says, on 127.0.0.1:8000 (no torch)
 	.venv-service/bin/python -m service $(SERVED)
 
+# Work is stolen test by test, so that no process is left with a whole slow module at the end.
 test: lint ## lint, types, then all tests
-	.venv/bin/python -m pytest
+	failed=0; \
+	.venv/bin/python -m pytest -m "not alone" --numprocesses 2 --dist worksteal || failed=1; \
+	.venv/bin/python -m pytest -m alone || failed=1; \
+	exit $$failed
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .

@@ -4,6 +4,7 @@ One thread per process: two cores are shared by tests, servers and child process
 """
 
 import os
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,14 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
 from service.engine.session import Session  # noqa: E402
 from tests.support.bundles import BUNDLE  # noqa: E402
 from tests.support.servers import application, serving  # noqa: E402
+from tests.support.shared import common_root, make_once  # noqa: E402
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Import no module without a test to run alone where only those run: that takes seconds."""
+    if config.option.markexpr != "alone" or collection_path.suffix != ".py":
+        return None
+    return "pytest.mark.alone" not in collection_path.read_text(encoding="utf-8") or None
 
 
 @pytest.fixture(scope="session")
@@ -34,31 +43,44 @@ def items(session):
 
 
 @pytest.fixture(scope="session")
-def warm_ranklens(tmp_path_factory):
-    """The committed RankLens events, prepared: the directory of the warm split."""
-    from tests.support.logs import prepare
-
-    out = tmp_path_factory.mktemp("ranklens")
-    prepare("ranklens", "--out", out)
-    return out / "warm"
+def once(tmp_path_factory):
+    """A function that makes a directory and a result once for all test processes."""
+    return partial(make_once, common_root(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="session")
-def smoke_run(warm_ranklens, tmp_path_factory):
+def warm_ranklens(once):
+    """The committed RankLens events, prepared: the directory of the warm split."""
+    from tests.support.logs import prepare
+
+    def make(out):
+        prepare("ranklens", "--out", out)
+        return out / "warm"
+
+    return once("warm-ranklens", make)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(once, warm_ranklens):
     """A finished training run in miniature: its directory."""
     from model.learning.train import train
     from tests.support.runs import SMOKE
 
-    out = tmp_path_factory.mktemp("run")
-    train(SMOKE, warm_ranklens, out)
-    return out
+    def make(out):
+        train(SMOKE, warm_ranklens, out)
+        return out
+
+    return once("smoke-run", make)
 
 
 @pytest.fixture(scope="session")
-def smoke_bundle(smoke_run, warm_ranklens, tmp_path_factory):
+def smoke_bundle(once, smoke_run, warm_ranklens):
     """The bundle of that run: its directory, and what the export returned."""
     from export import bundle
     from model.learning import checkpoint
 
-    out = tmp_path_factory.mktemp("bundles") / "smoke" / "1"
-    return out, bundle.write(checkpoint.load(smoke_run), out, warm_ranklens)
+    def make(root):
+        out = root / "smoke" / "1"
+        return out, bundle.write(checkpoint.load(smoke_run), out, warm_ranklens)
+
+    return once("smoke-bundles", make)

@@ -150,6 +150,7 @@ def test_an_incomplete_response_is_not_retried(connect):
         assert good.requests == []
 
 
+@pytest.mark.alone
 def test_a_busy_instance_is_tried_again_after_retry_after_if_time_is_left(connect):
     busy = reply(status=503, Retry_After="1")
     with scripted(busy, reversed_slate) as server:
@@ -164,6 +165,7 @@ def test_a_busy_instance_is_tried_again_after_retry_after_if_time_is_left(connec
     assert left[0] - left[1] >= 1000
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("act", [HANG, TRICKLE])
 def test_a_server_that_hangs_or_trickles_ends_a_call_soon_after_the_deadline(connect, act):
     with scripted(act) as server:

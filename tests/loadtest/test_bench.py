@@ -26,6 +26,7 @@ def load_generators():
         yield started
 
 
+@pytest.mark.alone
 def test_several_generators_share_one_rate_and_the_warm_up_is_left_out(load_generators):
     with stub_server() as url:
         result = load_generators.offer(url, BODIES, Load(200, 2.0, warmup=0.5))
@@ -36,6 +37,7 @@ def test_several_generators_share_one_rate_and_the_warm_up_is_left_out(load_gene
     assert (report["steps_used"], report["budget"], report["queue_ms"]) == (7, 3, 0.5)
 
 
+@pytest.mark.alone
 def test_the_delay_of_the_server_is_in_the_latency(load_generators):
     with stub_server(delay_s=0.05) as url:
         result = load_generators.offer(url, BODIES, Load(50, 1.0, warmup=0.2))

@@ -82,6 +82,7 @@ def test_bisection_comes_within_its_precision_from_any_start(truth, start):
     assert rate * 1.04 >= truth or truth == rate == 0.0
 
 
+@pytest.mark.alone
 def test_capacity_of_a_service_is_searched_and_reported_as_a_page(tmp_path, capsys):
     arguments = ["--seconds", "0.4", "--repeats", "1", "--p99-ms", "500", "--out", str(tmp_path)]
     assert run_command("capacity", arguments) in (0, 3)  # 3: the generator was the bottleneck

@@ -55,6 +55,7 @@ def share_slow(samples):
     return np.mean([sample.latency_s > 0.2 for sample in samples])
 
 
+@pytest.mark.alone
 def test_a_pause_shows_in_every_request_that_was_due_in_it_and_a_closed_loop_hides_it():
     body = [b"{}"]
     opened = run(pausing(lambda url: open_loop(url, body, [(200, 2.0)], 0), 1.0))
@@ -121,6 +122,7 @@ def test_a_connection_that_the_service_closed_while_idle_is_not_used_again():
     assert run(play()) == [200, 200, 200]
 
 
+@pytest.mark.alone
 def test_every_request_of_an_overload_gets_a_response_and_is_reported(tmp_path):
     arguments = ["--seconds", "3", "--rest", "2", "--timeout-ms", "500"]
     assert run_command("overload", [*arguments, "--out", str(tmp_path)]) == 0

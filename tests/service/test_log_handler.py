@@ -105,6 +105,7 @@ def test_a_log_pipe_that_nobody_reads_stalls_no_request_and_no_stop(workers):
     os.close(read_end)
 
 
+@pytest.mark.alone
 def test_a_log_that_is_read_late_has_whole_lines_and_the_number_of_missing_ones():
     read_end, write_end = os.pipe()
     with service(write_end) as (process, port), open(read_end, "rb") as log:

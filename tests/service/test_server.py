@@ -20,6 +20,8 @@ from tests.support.bundles import BUNDLE
 from tests.support.commands import command
 from tests.support.processes import poll, total, workers_of
 
+pytestmark = pytest.mark.alone
+
 PATIENT = {"timeout_ms": 60_000}
 
 

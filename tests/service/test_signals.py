@@ -35,6 +35,7 @@ def test_the_signals_of_the_issue_are_among_the_handled_ones():
     assert signal.SIGSEGV not in HANDLED
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("number", sorted(STOP), ids=name_of)
 def test_every_stop_signal_drains(number, workers):
@@ -49,6 +50,7 @@ def test_every_stop_signal_drains(number, workers):
         assert f"{name_of(number)} received, stopping" in server.log.read_text()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_other_signals_are_logged_and_end_no_process(workers):
     with serving(BUNDLE, "--workers", workers) as server:

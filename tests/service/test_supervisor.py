@@ -127,6 +127,7 @@ def test_the_back_off_grows_to_half_a_minute():
     assert [place.fail() for _ in range(9)] == [0, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
+@pytest.mark.alone
 def test_a_worker_is_replaced_without_profile_and_temporary_directory(tmp_path, monkeypatch):
     temporary, profile = tmp_path / "tmp", tmp_path / "profile.json"
     temporary.mkdir()
@@ -181,6 +182,7 @@ def hasty(constant, bundle):
         process.communicate()
 
 
+@pytest.mark.alone
 def test_a_service_without_workers_that_can_start_ends_with_status_2(tmp_path):
     shutil.copytree(BUNDLE, tmp_path / "1")
     with hasty("UNSERVED_S", tmp_path / "1") as server:
@@ -195,6 +197,7 @@ def test_a_service_without_workers_that_can_start_ends_with_status_2(tmp_path):
     assert "manifest.json" in last
 
 
+@pytest.mark.alone
 def test_a_worker_that_hangs_is_killed_and_replaced():
     with hasty("HUNG_S", BUNDLE) as server:
         hung, healthy = workers_of(server)
@@ -206,6 +209,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced():
         assert metric(server, "rerank_worker_restarts_total") == 1
 
 
+@pytest.mark.alone
 def test_a_pause_of_the_whole_service_makes_no_worker_hang():
     with hasty("HUNG_S", BUNDLE) as server:
         processes = [server.process.pid, *workers_of(server)]

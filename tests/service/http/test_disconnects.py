@@ -12,6 +12,8 @@ from tests.support.bodies import body
 from tests.support.fakes import Slow
 from tests.support.servers import fresh
 
+pytestmark = pytest.mark.alone
+
 
 def connect(url):
     address = httpx.URL(url)

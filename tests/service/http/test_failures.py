@@ -69,6 +69,7 @@ class Predictable(Failing):
         return [Timing(b, volume, self.delay_s) for b in (0, 3) for volume in (1, 100)]
 
 
+@pytest.mark.alone
 def test_a_request_that_the_run_under_way_would_make_late_is_answered_at_once(session, items):
     run_s, timeout_s = 2.0, 1.0
     with fresh(Predictable(session, run_s, fail=False), brief_run_ms=0) as url:

@@ -108,6 +108,7 @@ def test_trailers_do_not_become_headers(url, items):
     assert response.headers["x-request-id"] == "head"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("start", [b"GET /", GET + b"X: ", GET], ids=["target", "field", "fields"])
 def test_a_sender_of_megabytes_gets_the_refusal_and_does_not_delay_others(url, start):
     megabyte = fields(64, 16_000) if start is GET else b"a" * (1 << 20)

@@ -91,6 +91,7 @@ def test_a_request_cut_off_by_a_half_close_is_dropped_and_those_before_it_answer
         assert_no_server_error(url, caplog)
 
 
+@pytest.mark.alone
 def test_a_client_that_closes_its_connection_during_the_run_still_cancels_it(session, items):
     slow = Slow(session, 0.4)
     with fresh(slow, max_batch_size=1, brief_run_ms=0) as url:

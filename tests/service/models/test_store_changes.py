@@ -29,6 +29,7 @@ from tests.support.stores import (
 CHANGES = 'rerank_model_changes_total{name="ranklens",outcome="%s"}'
 
 
+@pytest.mark.alone
 def test_a_change_of_serving_json_is_followed_within_a_second(store):
     copy_bundle(store, "ranklens", "2")
     ServingConfig("1").write(store / "ranklens")
