@@ -28,7 +28,7 @@ from tests.support.bundles import BUNDLE
 REPORTS = Path(__file__).parents[2] / "docs" / "reports"
 PEER = Peer("Plain", "plain", "torch_fastapi.txt", "torch", "The standard library's server.")
 OPTIONS = LadderOptions(bundle=BUNDLE, p99_ms=500.0, seconds=0.5, rounds=1)
-SHORT = Durations(turn_s=1.0, alone_s=0.1)
+SHORT = Durations(turn_s=1.0, warm_up_s=0.2, alone_s=0.1)
 COARSE = Bound(500.0, 0.5, 200.0)  # a search that ends soon, at 200 requests per second
 
 
