@@ -59,6 +59,7 @@ def test_a_search_without_any_response_ends_after_the_first_run(load_generators)
     assert "failed" in lines[0]
 
 
+@pytest.mark.alone
 def test_a_search_reports_why_each_rate_does_not_hold(load_generators):
     lines: list[str] = []
     with stub_server(delay_s=0.05) as url:  # no rate keeps this bound, down to one without requests
