@@ -24,7 +24,7 @@ SPLITS = {"train": "train", "vali": "valid", "dev": "valid", "test": "test"}  # 
 VALID_EVERY = 10  # this train list is valid if files are named for train and test only
 RELATIVE = 64  # up to so many features are also compared within their list
 QUERY = ".query"
-LINES_PER_BATCH = 20_000
+LINES_PER_BATCH = 4_000
 FORM = "must be LABEL [qid:LIST] INDEX:VALUE ... [# comment]"
 _LINE = (
     r"^(?<label>\S+)(?:\s+qid:(?<qid>\S+))?(?<features>(?:\s+[^\s:#]+:[^\s:#]+)*)"
