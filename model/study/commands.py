@@ -271,7 +271,7 @@ class Recency:
     half_lives: tuple[str, ...] = ("3d", "30d")
     """Half-lives to measure beside statistics without one."""
     events: Path | None = None
-    """RankLens events, to measure RankLens split by its minutes."""
+    """RankLens events, to measure RankLens with a list a minute."""
     ratings: Path | None = None
     """Ratings of films with times, tab-separated like ml-100k.inter, to measure lists cut from
     them."""

@@ -48,7 +48,7 @@ def report(command: Recency) -> None:
         (case, seed, write, seed) for case, write in CASES.items() for seed in range(command.seeds)
     ]
     if command.events is not None:
-        logs.append(("RankLens by minutes", 0, write_ranklens, command.events))
+        logs.append(("RankLens in order", 0, write_ranklens, command.events))
     if command.ratings is not None:
         logs.append(("ratings", 0, write_ratings, command.ratings))
     rows = []

@@ -141,13 +141,13 @@ def test_ratings_are_cut_into_lists_of_ten_in_order_of_time(tmp_path):
         write_ratings(tmp_path, tmp_path / "broken.tsv")
 
 
-def test_ranklens_becomes_a_log_with_its_times(tmp_path, monkeypatch):
+def test_ranklens_becomes_a_log_of_a_list_a_minute_in_its_order(tmp_path, monkeypatch):
     rows = pl.LazyFrame({"request_id": ["a", "b"], "item_id": ["x", "y"]})
     requests = pl.DataFrame({"request_id": ["b", "a"], "timestamp": [1, 2]})
     source = Source(rows, requests, pl.DataFrame({"item_id": ["x"]}), pl.DataFrame())
     monkeypatch.setattr(drifting_logs, "read_ranklens", lambda *arguments: source)
     write_ranklens(tmp_path, tmp_path / "events")
     log = pl.read_parquet(tmp_path / "log.parquet").sort("request_id")
-    assert log["timestamp"].to_list() == [2, 1]
+    assert log["timestamp"].to_list() == [BEGIN + 60_000, BEGIN]
     assert pl.read_parquet(tmp_path / "items.parquet")["item_id"].to_list() == ["x"]
     assert "like_rate" in (tmp_path / "schema.yaml").read_text()
