@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.data.intervals import format_interval
-from model.study import evaluator_report, report, scale, world_report
+from model.study import evaluator_report, report, scale, world_report, worth
 from model.study.pages import short_commit
 from model.study.plots import colour
 from model.study.variants import NEURAL
@@ -27,6 +27,7 @@ def world_page(payload):
         ("quality", report.page),
         ("evaluator", evaluator_report.page),
         ("scale", scale.page),
+        ("worth", worth.page),
         ("world", world_page),
         ("world_law", world_page),
         ("six_steps/world_law", world_page),
@@ -43,6 +44,7 @@ def test_a_committed_page_is_the_rendering_of_its_json(name, page):
         ("quality", report.write_page, ["best_of_m.png", "entropy.png"]),
         ("evaluator", evaluator_report.write_page, ["evaluator.png"]),
         ("scale", scale.write_page, []),
+        ("worth", worth.write_page, []),
         ("world", lambda out: world_report.write_page(out, "world"), ["world.png"]),
     ],
 )
@@ -65,3 +67,15 @@ def test_an_interval_has_signs_only_if_signed():
 def test_a_short_commit_keeps_the_suffix_dirty():
     assert short_commit("0123456789abcdef-dirty") == "0123456-dirty"
     assert short_commit("unknown") == "unknown"
+
+
+def test_the_committed_worth_is_inside_its_interval_for_every_case_seed_and_caller():
+    rows = json.loads((REPORTS / "worth.json").read_text(encoding="utf-8"))["rows"]
+    keys = {(row["case"], row["seed"], row["caller"]) for row in rows}
+    assert keys == {
+        (case, seed, caller)
+        for case in worth.CASES
+        for seed in range(3)
+        for caller in ("ids only", "fresh")
+    }
+    assert all(row["low"] <= row["measured"] <= row["high"] for row in rows)
