@@ -268,7 +268,7 @@ class Recency:
     """Directory of logs and finished cells."""
     seeds: int = 3
     """Number of seeds of each generated log."""
-    half_lives: tuple[str, ...] = ("3d", "30d")
+    half_lives: tuple[str, ...] = ("1d", "3d", "30d")
     """Half-lives to measure beside statistics without one."""
     events: Path | None = None
     """RankLens events, to measure RankLens with a list a minute."""
