@@ -37,7 +37,9 @@ def mend(source: Path, target: Path, delimiter: str | None) -> dict[int, Unreada
                 copy.writelines(_json_lines(lines, broken))
             else:
                 writer = csv.writer(copy, delimiter=delimiter)
-                writer.writerows(_csv_rows(csv.reader(lines, delimiter=delimiter), broken))
+                # Not strict, all rows behind a quote without its end would be text of one field.
+                rows = csv.reader(lines, delimiter=delimiter, strict=True)
+                writer.writerows(_csv_rows(rows, broken))
     except (csv.Error, EOFError, OSError, UnicodeError):
         return None
     return broken

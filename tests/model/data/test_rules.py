@@ -162,6 +162,14 @@ def test_rows_that_cannot_be_read_are_reported_with_all_others_or_skipped(shop, 
     assert bad[0]["data"] == {"fields": lines[2].split(",")}
 
 
+def test_rows_behind_a_quote_without_its_end_are_not_lost_where_others_are_skipped(shop, tmp_path):
+    lines = LOG.splitlines()
+    lines[1] += ",1,2"
+    lines[2] = f'"{lines[2]}'
+    with pytest.raises(DataError, match="row 1: must have 9 fields, got 11"):
+        shop("\n".join(lines), options=["--skip-bad-rows", tmp_path / "bad.jsonl"])
+
+
 def test_lines_that_are_no_json_are_skipped_by_file_and_row(tmp_path):
     rows = [json.dumps(row) for row in GOOD.iter_rows(named=True)]
     (tmp_path / "log").mkdir()
