@@ -6,6 +6,7 @@ LightGBM's layout has no `qid:`, and beside NAME a file NAME.query with the size
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +26,13 @@ VALID_EVERY = 10  # this train list is valid if files are named for train and te
 RELATIVE = 64  # up to so many features are also compared within their list
 QUERY = ".query"
 LINES_PER_BATCH = 4_000
+MOST_FEATURES = 10_000  # that are read without a schema, as each becomes a column of numbers
 FORM = "must be LABEL [qid:LIST] INDEX:VALUE ... [# comment]"
 _LINE = (
     r"^(?<label>\S+)(?:\s+qid:(?<qid>\S+))?(?<features>(?:\s+[^\s:#]+:[^\s:#]+)*)"
     r"\s*(?:#(?<comment>.*))?$"
 )
+_NAME = re.compile(r"f(0|[1-9][0-9]*)")
 _DOCUMENT = r"docid\s*=\s*(\S+)"
 
 Array = np.ndarray[Any, Any]
@@ -182,8 +185,11 @@ def read_libsvm(
     has_split = None not in splits and "train" in splits
     reader = _Reader(files, splits if has_split else [None] * len(splits))
     summary = reader.summarise()
-    names = [f"f{index}" for index in range(summary.smallest, summary.largest + 1)]
-    reader.names = names if features is None else [name for name in names if name in features]
+    indices = range(summary.smallest, summary.largest + 1)
+    if features is None and len(indices) > MOST_FEATURES:
+        rule = f"must have at most {MOST_FEATURES:,} indices, or a --schema that names some of them"
+        raise DataError(files, rule, value=summary.largest)
+    reader.names = names = _names(indices, features)
     parts: list[Path] = []
     for index in range(len(files.paths)):
         for rows in reader.rows(index):
@@ -195,6 +201,14 @@ def read_libsvm(
         if "valid" not in splits and "test" in splits:
             files.remarks.append(f"every {VALID_EVERY}th train list is valid, as no file is")
     return log, _schema(names, summary.highest), has_split
+
+
+def _names(indices: range, features: Sequence[str] | None) -> list[str]:
+    """Return the columns of these indices that are among the features, or all of them."""
+    if features is None:
+        return [f"f{index}" for index in indices]
+    chosen = {int(match[1]) for name in features if (match := _NAME.fullmatch(name))}
+    return [f"f{index}" for index in sorted(chosen) if index in indices]
 
 
 def _split_of(path: Path) -> str | None:

@@ -273,6 +273,10 @@ def test_sizes_of_lists_in_a_query_file_stand_for_qids(tmp_path, monkeypatch):
             "1 qid:1 1:2\n1 qid:2 1:2\n1 qid:1 1:2\n",
             "rank.txt, row 3, column qid: must have consecutive lines in one file; it",
         ),
+        (
+            "1 qid:1 4000000000:1\n",
+            "rank.txt: must have at most 10,000 indices, or a --schema",
+        ),
         ("# nothing\n", "rank.txt: must have at least one row, got an empty file"),
     ],
 )
@@ -281,6 +285,18 @@ def test_a_broken_line_of_letor_is_an_error(tmp_path, monkeypatch, text, message
     (tmp_path / "rank.txt").write_text(text)
     with pytest.raises(DataError, match=re.escape(message)):
         libsvm("rank.txt")
+
+
+def test_a_schema_chooses_some_of_many_indices(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{n % 2} qid:{n // 2} 2:{n} 4000000000:{n + 1}" for n in range(40)]
+    (tmp_path / "rank.txt").write_text("\n".join(lines))
+    features = "[{name: f4000000000, of: candidate, kind: number}]"
+    (tmp_path / "schema.yaml").write_text(f"name: letor\nfeatures: {features}\n")
+    libsvm("rank.txt", options=("--schema", "schema.yaml"))
+    rows = pl.read_parquet(tmp_path / "letor" / "impressions.parquet")
+    assert sorted(rows["f4000000000"]) == [n + 1.0 for n in range(40)]
+    assert "f2" not in rows.columns
 
 
 def test_sizes_that_do_not_fit_the_lines_are_an_error(tmp_path, monkeypatch):
