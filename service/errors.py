@@ -26,6 +26,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -54,6 +55,8 @@ class FieldError:
             text = json.dumps(self.value, ensure_ascii=False, default=repr)
         except RecursionError:  # nested deeper than Python writes
             text = f"a deeply nested {type(self.value).__name__}"
+        except TypeError:  # a key of bytes or a list, which MessagePack allows
+            text = json.dumps(reprlib.repr(self.value), ensure_ascii=False)
         text = text.encode("utf-8", "replace").decode("utf-8")
         return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "..."
 

@@ -2,6 +2,7 @@
 
 import json
 
+import ormsgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -200,6 +201,15 @@ def test_a_deeply_nested_value_is_truncated_in_the_problem(client):
     error = problem_of(client.post("/rerank", content=content), 422)["errors"][0]
     assert error["field"] == "candidates[0].features.runtime"
     assert len(error["value"]) < 200
+
+
+def test_a_key_of_bytes_in_a_value_is_quoted_in_the_problem(client, items):
+    entry = {"id": items[0], "features": {"runtime": {b"a": 1}}}
+    content = ormsgpack.packb({"candidates": [entry]}, option=ormsgpack.OPT_NON_STR_KEYS)
+    headers = {"Content-Type": "application/msgpack"}
+    error = problem_of(client.post("/rerank", content=content, headers=headers), 422)["errors"][0]
+    assert error["field"] == "candidates[0].features.runtime"
+    assert error["value"] == "\"{b'a': 1}\""
 
 
 @pytest.mark.parametrize(
