@@ -38,6 +38,7 @@ T = TypeVar("T", bound=BaseModel)
 V = TypeVar("V")
 Groups = dict[str, list[str | None]]  # attribute -> a value per candidate
 
+LONGEST_EMPTY = 10_000  # dimension of an array without numbers; others are bounded by their bytes
 MAX_ERRORS = 20  # broken fields that one response names
 MSGPACK = "application/msgpack"
 MSGPACK_NAMES = (MSGPACK, "application/x-msgpack", "application/vnd.msgpack")
@@ -262,6 +263,9 @@ def unpacked(values: list[Any] | PackedNumbers, path: str) -> Column:
     if len(values.data) != size:
         rule = f"{size} bytes, as shape {values.shape} of {values.dtype} has"
         raise InvalidRequest.of(FieldError(f"{path}.data", rule, f"{len(values.data)} bytes"))
+    if not size and max(values.shape) > LONGEST_EMPTY:  # numpy limits it even without bytes
+        rule = f"at most {LONGEST_EMPTY} in each dimension of an empty array"
+        raise InvalidRequest.of(FieldError(f"{path}.shape", rule, values.shape))
     return np.frombuffer(values.data, dtype).reshape(values.shape)
 
 
@@ -276,7 +280,9 @@ def unpacked_scores(
         rule = "one dimension, the candidates"
         raise InvalidRequest.of(FieldError(f"{path}candidates.score.shape", rule, scores.shape))
     for index in np.flatnonzero(~np.isfinite(values)).tolist():
-        error = FieldError(f"{path}candidates.score[{index}]", "a finite number", values[index])
+        error = FieldError(
+            f"{path}candidates.score[{index}]", "a finite number", values[index].item()
+        )
         raise InvalidRequest.of(error)
     return as_plain(values)
 

@@ -113,6 +113,10 @@ def test_scores_and_vectors_of_user_and_context_may_be_arrays():
             {"candidates": ["1"], "context": {"mood": packed([3.0]) | {"data": b""}}},
             "requests[3].context.mood.data",
         ),
+        (
+            {"candidates": ["1"], "context": {"mood": packed([]) | {"shape": [1 << 63, 0]}}},
+            "requests[3].context.mood.shape",
+        ),
     ],
 )
 def test_arrays_outside_of_columns_are_refused_naming_their_field(payload, field):
