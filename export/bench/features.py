@@ -57,6 +57,7 @@ def measure_features(options: FeaturesOptions) -> None:
             turns[name].append(time_tree(tree, options))
     report: dict[str, Any] = {
         "command": "python -m export features",
+        "commit": commit_of(ROOT),
         "cores": os.cpu_count(),
         "load": [round(load, 1) for load in os.getloadavg()],
         "candidates": options.candidates,
@@ -85,8 +86,8 @@ def time_tree(tree: Path, options: FeaturesOptions) -> dict[str, float]:
 
 
 def commit_of(tree: Path) -> str:
-    """Return the abbreviated commit of a checkout."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
+    """Return the abbreviated commit of a checkout, with -dirty where its files differ."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout[:-1]
 
 
