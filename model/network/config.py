@@ -40,6 +40,7 @@ class NetworkConfig:
     heads: PositiveInt = 4  # attention heads; width must divide by it
     encoder_blocks: int = 1  # transformer blocks over the candidates, or over the slate
     dropout: float = 0.2  # on every residual branch and on the network's input
+    input_dropout: Fraction = 0.0  # on the numbers of candidates, for few lists with many numbers
     recurrent: bool = False  # a GRU along the slate before the blocks; of an evaluator only
 
     @field_validator("host")

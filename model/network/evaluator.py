@@ -35,7 +35,9 @@ class Evaluator(nn.Module):
         super().__init__()
         width = config.width
         self.discounted = discounted
-        self.embed = CandidateEmbedding(numbers, vocabulary, width, config.dropout)
+        self.embed = CandidateEmbedding(
+            numbers, vocabulary, width, config.dropout, config.input_dropout
+        )
         self.position = nn.Embedding(positions, width)
         nn.init.normal_(self.position.weight, std=0.02)
         # A GRU reads the previous item directly; attention learns slowly to look there.

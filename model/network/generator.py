@@ -56,7 +56,9 @@ class Generator(nn.Module):
         super().__init__()
         width = config.width
         self.reasoning = reasoning
-        self.embed = CandidateEmbedding(numbers, vocabulary, width, config.dropout)
+        self.embed = CandidateEmbedding(
+            numbers, vocabulary, width, config.dropout, config.input_dropout
+        )
         self.blocks = nn.ModuleList(
             [Block(width, config.heads, config.dropout) for _ in range(config.encoder_blocks)]
         )

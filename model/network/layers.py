@@ -17,7 +17,14 @@ MASKED = -1e9
 class CandidateEmbedding(nn.Module):
     """Embeds numbers [B, N, F] and tokens [B, N, T] as [B, N, D]; token embeddings add up."""
 
-    def __init__(self, numbers: int, vocabulary: int, width: int, dropout: float) -> None:
+    def __init__(
+        self,
+        numbers: int,
+        vocabulary: int,
+        width: int,
+        dropout: float,
+        input_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.project = nn.Linear(numbers, width)
         self.table = nn.Embedding(vocabulary, width, padding_idx=0)
@@ -26,10 +33,11 @@ class CandidateEmbedding(nn.Module):
             self.table.weight[0].zero_()
         self.hidden = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
+        self.input_dropout = nn.Dropout(input_dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, numbers: Tensor, tokens: Tensor) -> Tensor:
-        embedded = self.project(numbers)
+        embedded = self.project(self.input_dropout(numbers))
         if tokens.shape[-1]:
             embedded = embedded + self.dropout(self.table(tokens).sum(dim=2))
         embedded = embedded + self.hidden(self.dropout(functional.gelu(embedded)))

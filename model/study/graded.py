@@ -39,12 +39,12 @@ RANDOM, LAMBDAMART, EGLR, WARM, BINARY = (
 )  # fmt: skip
 # Attempts to rank better, each a change of the configuration alone.
 IDEAS: dict[str, Overrides] = {
+    "no input dropout": {"network": {"input_dropout": 0.0}},
     "dropout 0.4, weight decay 0.5": {
         "network": {"dropout": 0.4},
         "evaluator": {"weight_decay": 0.5},
         "warm_start": {"weight_decay": 0.5},
     },
-    "width 32": {"network": {"width": 32}},
     "five epochs of GRPO at rate 3e-4": {"grpo": {"epochs": 5, "learning_rate": 3e-4}},
 }
 METRICS = ("graded ndcg@10", "graded ndcg@5", "ndcg@10")
