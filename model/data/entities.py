@@ -12,6 +12,7 @@ from model.data.errors import DataError
 from model.data.files import Files
 from model.data.moment import Moment
 from model.data.scan import ROW
+from model.data.source import LOG_COLUMNS
 from model.data.tables import REQUIRED
 from service.engine.features.schema import Schema
 
@@ -196,4 +197,5 @@ def filled_names(schema: Schema, present: Sequence[str], *values: pl.LazyFrame |
     columns = {
         name for frame in values if frame is not None for name in frame.collect_schema().names()
     }
-    return [f.name for f in schema.features if f.name in columns and f.name not in present]
+    columns -= {*LOG_COLUMNS, *present}  # an id may be a feature of its own
+    return [f.name for f in schema.features if f.name in columns]

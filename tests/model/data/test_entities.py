@@ -118,6 +118,19 @@ def test_tables_with_timestamps_are_joined_as_of_each_list(shop):
     assert dataset.featuriser.schema.features[0].vocabulary == ("a", "b")
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_ids_that_are_features_do_not_disturb_the_values_over_time(shop, timed):
+    ids = "".join(f"  - {{name: {of}_id, of: {of}, kind: identifier}}\n" for of in ("item", "user"))
+    items = f"item_id,timestamp,promo\ntea,0,a\ntea,{2 * DAY},b\n"
+    users = f"user_id,timestamp,plan\nada,0,basic\nada,{8 * DAY},gold\n"
+    tables = {"items": items, "users": users} if timed else {}
+    frame = log().drop("promo", "plan") if timed else log()
+    expected = pl.read_parquet(shop(frame, SCHEMA, **tables) / "impressions.parquet")
+    out = shop(frame, SCHEMA + ids, **tables)
+    assert pl.read_parquet(out / "impressions.parquet").equals(expected)
+    assert Dataset(out).featuriser.schema.features[3].vocabulary == ("ink", "tea")
+
+
 def test_an_item_twice_at_one_time_in_a_table_is_reported(shop):
     items = "item_id,timestamp,promo\ntea,5,a\ntea,6,b\ntea,5,c\n"
     rule = "row 3, column timestamp: must occur once per item_id, got 5"
