@@ -75,6 +75,8 @@ def scan_files(
         if not part.count:
             continue
         for name, dtype in part.dtypes.items():
+            if name == ROW:
+                raise DataError(path, "is a name that prepare needs; rename it", column=name)
             if dtype == pl.Boolean != common[name] and kinds.get(name) in (*TEXTS, "categories"):
                 raise DataError(path, NO_ID, column=name, value="Boolean")
         values = [

@@ -333,3 +333,11 @@ def test_files_of_equal_names_have_digests_by_path(place):
     summary = (place / "out" / "summary.json").read_text()
     assert all(f'"day={day}/part.csv": "' in summary for day in (1, 2))
     assert '"log": "day=*"' in summary
+
+
+def test_a_column_that_has_the_name_of_a_helper_is_an_error(place):
+    pl.DataFrame({"__row": [1], "request_id": ["r1"]}).write_parquet(place / "log.parquet")
+    with pytest.raises(
+        DataError, match=r"log\.parquet, column __row: is a name that prepare needs"
+    ):
+        run(log=["log.parquet"])
