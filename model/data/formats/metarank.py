@@ -164,7 +164,9 @@ def _check(files: Files, events: pl.LazyFrame) -> None:
             for name in names
         ),
         Rule("timestamp", "must be milliseconds, or a time such as 2021-11-15T10:00:00Z",
-             of("ranking", _time().is_null())),
+             (_time().is_null() & pl.when(pl.col("event").is_in(["item", "user"]))
+              .then(pl.col("timestamp").is_not_null())
+              .otherwise(pl.col("event") == "ranking")).fill_null(False)),
         Rule("items", "must hold at least one candidate",
              of("ranking", pl.col("items").list.len().fill_null(0) == 0)),
     ]  # fmt: skip
@@ -246,6 +248,11 @@ def _entities(
         ROW, pl.col(owner).alias(f"{owner}_id"), _time().alias("timestamp"), *columns
     )
     timed = rows.select(pl.col("timestamp").is_not_null().all()).collect(engine="streaming").item()
+    if not timed:
+        text = (
+            f"some events {owner} have no timestamp, so the last value of each field always counts"
+        )
+        files.remarks.append(text)
     key = [f"{owner}_id", *(["timestamp"] if timed else [])]
     latest = rows.group_by(key, maintain_order=True).agg(
         pl.col(ROW).last(), *(pl.col(name).drop_nulls().last() for name in names)

@@ -129,6 +129,20 @@ def test_a_broken_event_is_an_error_that_names_its_line(example, changes, messag
         example("### Metarank", change_event(**changes))
 
 
+@pytest.mark.parametrize("event", ["item", "user"])
+def test_events_of_tables_need_times_that_can_be_read_or_else_are_remarked_on(example, event):
+    def edit(time):
+        at = f'"event": "{event}", "id": "e{1 + (event == "user")}", "timestamp": '
+        return lambda name, text: text.replace(f'{at}"1599391467000"', f"{at}{time}")
+
+    row = 1 + (event == "user")
+    with pytest.raises(DataError, match=f"row {row}, column timestamp: must be milliseconds, or"):
+        example("### Metarank", edit('"noon"'))
+    printed = example("### Metarank", edit("null")).splitlines()
+    remark = f"some events {event} have no timestamp, so the last value of each field always counts"
+    assert f"metarank log: {remark}" in printed
+
+
 def test_interactions_without_a_list_and_types_without_a_label_are_counted(example):
     more = (
         '{"event": "interaction", "type": "wish", "item": "ink", "ranking": "r1"}\n'
