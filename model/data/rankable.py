@@ -36,7 +36,7 @@ def check_rankable(
         if rankable:
             continue
         text = f"none of the {total:,} {split} lists has" if total else f"no {split} list has"
-        text += " a positive and a negative"
+        text += f" {scale.order}"
         if split == "train":
             rule = f"must have lists that tell an order, but {text}"
             raise DataError(files, rule, column="label")
