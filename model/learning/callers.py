@@ -40,6 +40,23 @@ def without(impression: Impression, features: Collection[str]) -> Impression:
     return dataclasses.replace(impression, request=request)
 
 
+def sent_values(impression: Impression) -> dict[str, None]:
+    """Return the names of all that this request sends beside the ids of its candidates, in order.
+
+    Features are in backquotes; other names are fields of a request.
+    """
+    request = impression.request
+    fields = {
+        "`score`": any(score is not None for score in request.scores),
+        "user id": request.user_id is not None,
+        "history": bool(request.history),
+    }
+    candidates = {name for entry in request.features for name in entry}
+    owners = (sorted(candidates), request.user, request.context)
+    names = [name for name, is_sent in fields.items() if is_sent]
+    return dict.fromkeys([*names, *(f"`{name}`" for owner in owners for name in owner)])
+
+
 def carries(impression: Impression, features: Collection[str]) -> bool:
     """True if a candidate of the list has an inline value of one of these features."""
     return any(name in entry for entry in impression.request.features for name in features)

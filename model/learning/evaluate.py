@@ -18,7 +18,7 @@ from model.data.errors import DataError
 from model.data.freshness import stale_shares
 from model.data.intervals import excludes_zero
 from model.data.metrics import selecting_metric, slate_metrics
-from model.learning.callers import carries, is_rankable, shuffled, without
+from model.learning.callers import carries, is_rankable, sent_values, shuffled, without
 from model.learning.tally import Tally
 from service.engine.session import Session
 
@@ -26,6 +26,7 @@ Array = np.ndarray[Any, Any]
 # A ranker returns, per list, the chosen candidate indices and the number of reasoning steps.
 Ranker = Callable[[Sequence[Impression]], list[tuple[list[int], int]]]
 
+NO_ITEM_FEATURES = "no item features"  # name of the caller that leaves them to the item table
 BASELINES = ("shown order", "item like rate", "first stage")
 LISTS_AT_ONCE = 32
 LISTS_PER_FEATURE = 1_000  # lists that are ranked once more for each stale feature
@@ -88,10 +89,11 @@ def evaluate(
     Intervals are 95 % intervals over lists, null for too few lists (model.data.intervals).
 
     These figures are those of a caller that sends no item features (`caller`), so that the item
-    table counts. Where the log has item features of the time of a held-out list, `fresh` holds the
-    figures of a caller that sends them too. If both differ by more than noise, `keep_fresh` lists
-    the features that differ from the item table, with the share of rows in which they do and the
-    gain if this feature alone is sent.
+    table counts; `sent` names all that it sends. With a graded gain, `lists` counts the lists of
+    the binary metrics and `graded lists` those of the graded ones. Where the log has item features
+    of the time of a held-out list, `fresh` holds the figures of a caller that sends them too. If
+    both differ by more than noise, `keep_fresh` lists the features that differ from the item table,
+    with the share of rows in which they do and the gain if this feature alone is sent.
 
     Raises DataError for a split without a list that has a positive and a negative.
     """
@@ -101,10 +103,12 @@ def evaluate(
     meter = Meter(session, rank or session_ranker(session))
     bare, fresh = Tally(), Tally()
     item_features = [f.name for f in session.featuriser.schema.features if f.of == "item"]
-    with_item_features = False
+    with_item_features, sent = False, dict[str, None]()
     lists = _rankable(meter, dataset, split, fresh=bool(names))
     while block := list(islice(lists, LISTS_AT_ONCE)):
         requests = [without(i, names) for i in block]
+        for request in requests:
+            sent |= sent_values(request)
         figures = meter.measure(requests)
         bare.add(figures)
         with_item_features |= any(carries(i, item_features) for i in requests)
@@ -117,9 +121,11 @@ def evaluate(
     result: dict[str, Any] = {
         "data": f"{data.parent.name}/{data.name}",
         "split": split,
-        "lists": len(bare),
+        "lists": bare.count("ndcg@10"),
+        **({"graded lists": bare.count(meter.headline)} if meter.scale.is_graded else {}),
         **meter.summary(bare),
-        "caller": "with item features" if with_item_features else "ids only",
+        "caller": "with item features" if with_item_features else NO_ITEM_FEATURES,
+        "sent": ["ids", *sent],
     }
     if names:
         result["fresh"] = {"features": names, **meter.summary(fresh, bare)}
@@ -175,7 +181,7 @@ class Meter:
         """Return the mean of each metric, and its paired gain over each baseline.
 
         Args:
-            bare: figures of requests with ids only, as a further baseline.
+            bare: figures of requests without item features, as a further baseline.
         """
         result: dict[str, Any] = {
             name: tally.mean(name) for name in (*self._metrics, "reasoning_steps")
@@ -186,7 +192,7 @@ class Meter:
                 name: tally.gain(metric, tally[_of(name, metric)]) for name in bases
             }
             if bare is not None:
-                result[f"{metric} gain over"]["ids only"] = tally.gain(metric, bare[metric])
+                result[f"{metric} gain over"][NO_ITEM_FEATURES] = tally.gain(metric, bare[metric])
         return result
 
     @property
@@ -240,7 +246,7 @@ def measure_stale_features(
     gain in the headline metric if a caller sends this feature alone, over a sample of lists.
 
     Args:
-        bare: the headline metric [R] of requests with ids only, in the order of the lists.
+        bare: the headline metric [R] of requests without item features, in the order of the lists.
     """
     shares = stale_shares(dataset, [split], names)
     stale = sorted((n for n in names if shares[n] > STALE), key=lambda n: -shares[n])

@@ -37,6 +37,10 @@ class Tally:
     def __getitem__(self, name: str) -> Array:
         return np.array(self._columns[name])
 
+    def count(self, name: str) -> int:
+        """Return the number of lists that have a figure."""
+        return int((~np.isnan(self[name])).sum())
+
     def mean(self, name: str) -> list[float | None]:
         """Return mean, low and high of a figure over the lists that have it."""
         return over_lists(self[name])

@@ -12,13 +12,16 @@ Ends = Sequence[float | None]  # mean, low, high; null for no interval
 
 def sentences(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield the worth of a bundle, one sentence each, from the result of `evaluate`."""
-    lists, split = metrics["lists"], metrics["split"]
+    split = metrics["split"]
     headlines = [n for n in metrics if n.endswith("ndcg@10") and metrics[n][0] is not None]
-    sent = "ids only" if metrics["caller"] == "ids only" else "the item features of the log"
+    lists = max(_lists(metrics, name) for name in headlines)
+    sent = join(metrics["sent"])
+    if metrics["caller"] == "no item features":
+        sent += ", but no item features,"
     for name in headlines:
         yield (
             f"A caller that sends {sent} gets {_title(name)} {format_interval(metrics[name])} "
-            f"over {lists:,} {split} lists{_gains(metrics[f'{name} gain over'])}."
+            f"over {_lists(metrics, name):,} {split} lists{_gains(metrics[f'{name} gain over'])}."
         )
     if lists < FEWEST:
         yield f"Fewer than {FEWEST} lists are {TOO_FEW}: collect more before you trust a figure."
@@ -34,12 +37,13 @@ def _fresh_sentences(
     features = ", ".join(f"`{name}`" for name in fresh["features"])
     for name in headlines:
         against = dict(fresh[f"{name} gain over"])
-        paired = against.pop("ids only")
+        paired = against.pop("no item features")
         apart = "" if excludes_zero(paired) else ", which is no more than noise"
         yield (
             f"A caller that also sends the values of {features} of the moment gets "
             f"{_title(name)} {format_interval(fresh[name])}{_gains(against)}; "
-            f"the difference from ids only is {format_interval(paired, signed=True)}{apart}."
+            "the difference from the caller without item features is "
+            f"{format_interval(paired, signed=True)}{apart}."
         )
     for entry in metrics.get("keep_fresh", ()):
         (gain,) = (value for name, value in entry.items() if name.endswith(" gain"))
@@ -50,6 +54,17 @@ def _fresh_sentences(
             f"{100 * entry['rows']:.0f} % of rows, and alone it changes NDCG@10 by "
             f"{format_interval(gain, signed=True)} over {entry['lists']:,} lists."
         )
+
+
+def _lists(metrics: Mapping[str, Any], name: str) -> int:
+    """Return the number of lists that have a metric; binary metrics need a positive."""
+    return int(metrics["graded lists" if name.startswith("graded") else "lists"])
+
+
+def join(names: Sequence[str]) -> str:
+    """Return "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _title(metric: str) -> str:

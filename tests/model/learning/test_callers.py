@@ -1,4 +1,4 @@
-"""Evaluation for callers with ids only and for callers with fresh item features."""
+"""Evaluation for callers without item features and for callers with fresh item features."""
 
 import shutil
 import weakref
@@ -51,12 +51,12 @@ def result(sale, bundle):
     return evaluate(bundle, sale, rank=cheapest_first(bundle.featuriser))
 
 
-def test_the_headline_is_the_worth_for_ids_only_and_the_fresh_figure_stands_beside_it(result, sale):
-    assert result["caller"] == "ids only"
+def test_the_headline_is_without_item_features_and_the_fresh_figure_stands_beside_it(result, sale):
+    assert result["caller"] == "no item features"
     assert result["ndcg@10"][0] == pytest.approx(by_hand(sale, "table"), abs=1e-4)
     assert result["fresh"]["ndcg@10"][0] == pytest.approx(by_hand(sale, "fresh"), abs=1e-4)
     assert set(result["fresh"]["features"]) >= {"price", "brand", "tags"}
-    mean, low, high = result["fresh"]["ndcg@10 gain over"]["ids only"]
+    mean, low, high = result["fresh"]["ndcg@10 gain over"]["no item features"]
     assert 0.05 < low < mean < high
     assert mean == pytest.approx(result["fresh"]["ndcg@10"][0] - result["ndcg@10"][0], abs=2e-4)
 
@@ -64,7 +64,7 @@ def test_the_headline_is_the_worth_for_ids_only_and_the_fresh_figure_stands_besi
 def test_every_baseline_is_printed_for_both_callers(result):
     names = {"shown order", "item like rate", "first stage"}
     assert result["ndcg@10 gain over"].keys() == names
-    assert result["fresh"]["ndcg@10 gain over"].keys() == names | {"ids only"}
+    assert result["fresh"]["ndcg@10 gain over"].keys() == names | {"no item features"}
     assert result["fresh"]["ndcg@10 gain over"]["first stage"][1] > 0.1
 
 
@@ -76,7 +76,7 @@ def test_stale_features_are_listed_by_their_gain_with_the_share_of_rows_that_dif
     first, *others = result["keep_fresh"]
     assert first["feature"] == "price"
     assert first["rows"] == pytest.approx(shares["price"], abs=1e-4)
-    assert first["ndcg@10 gain"] == result["fresh"]["ndcg@10 gain over"]["ids only"]
+    assert first["ndcg@10 gain"] == result["fresh"]["ndcg@10 gain over"]["no item features"]
     assert "tags" in [entry["feature"] for entry in others]
     assert "brand" not in [entry["feature"] for entry in others]
     (tags,) = (entry for entry in others if entry["feature"] == "tags")
@@ -85,7 +85,9 @@ def test_stale_features_are_listed_by_their_gain_with_the_share_of_rows_that_dif
 
 def test_the_sentences_name_the_caller_the_figures_and_the_features_to_send(result):
     text = "\n".join(sentences(result))
-    assert f"A caller that sends ids only gets NDCG@10 {result['ndcg@10'][0]:.4f} [" in text
+    sent = "A caller that sends ids, `score`, user id and history, but no item features, gets "
+    assert f"{sent}NDCG@10 {result['ndcg@10'][0]:.4f} [" in text
+    assert result["sent"] == ["ids", "`score`", "user id", "history"]
     assert f"gets NDCG@10 {result['fresh']['ndcg@10'][0]:.4f} [" in text
     assert "Send `price` or keep it fresh: it differs from the item table in" in text
     assert "`tags` alone is of no use" in text
@@ -97,7 +99,7 @@ def test_a_difference_within_the_noise_names_no_feature(sale, bundle):
         return [(np.argsort(i.request.ids)[:LENGTH].tolist(), 0) for i in impressions]
 
     result = evaluate(bundle, sale, rank=in_order_of_ids)
-    assert result["fresh"]["ndcg@10 gain over"]["ids only"] == [0.0, 0.0, 0.0]
+    assert result["fresh"]["ndcg@10 gain over"]["no item features"] == [0.0, 0.0, 0.0]
     assert "keep_fresh" not in result
     assert any("no more than noise" in line for line in sentences(result))
 
@@ -134,7 +136,10 @@ def test_graded_figures_stand_beside_binary_ones(sale, tmp_path):
         order = np.argsort(price, kind="stable")[:LENGTH]
         best = np.sort(gains)[::-1] @ weight
         values.append(gains[order] @ weight[:LENGTH] / best)
-    assert result["lists"] == len(values)
+    assert result["graded lists"] == len(values) > result["lists"]
+    text = "\n".join(sentences(result))
+    assert f"over {result['lists']} test lists" in text
+    assert f"over {len(values)} test lists" in text
     assert result["graded ndcg@10"][0] == pytest.approx(np.mean(values), abs=1e-4)
     assert result["ndcg@10"][0] != result["graded ndcg@10"][0]
     assert result["graded ndcg@10 gain over"].keys() == result["ndcg@10 gain over"].keys()
@@ -175,7 +180,7 @@ def test_few_lists_are_called_too_few_to_tell(sale, bundle, tmp_path):
     assert any("Fewer than 30 lists are too few to tell" in line for line in sentences(result))
 
 
-def test_without_features_a_list_is_the_one_that_a_caller_with_ids_only_sends(sale):
+def test_without_features_a_list_is_the_one_that_a_caller_without_item_features_sends(sale):
     dataset = Dataset(sale)
     names = dataset.fresh_features(["test"])
     fresh, bare = (list(dataset.impressions(["test"], fresh)) for fresh in (True, False))
