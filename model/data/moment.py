@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.data.errors import DataError
+
 SUMMARY, RECORD = "summary.json", "time"  # file and key of the record
 
 
@@ -33,10 +35,16 @@ class Moment:
 
 
 def read_moment(directory: Path) -> Moment | None:
-    """Return the record of a data set; None for one that has none, such as RankLens."""
+    """Return the record of a data set; None for one that has none, such as RankLens.
+
+    Raises DataError for a record that cannot be read.
+    """
     try:
         summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+        record = summary.get(RECORD)
+        return None if record is None else Moment(**record)
     except FileNotFoundError:
         return None
-    record = summary.get(RECORD)
-    return None if record is None else Moment(**record)
+    except (AttributeError, TypeError, ValueError) as error:
+        rule = f"cannot be read ({error}); write the data set again with `python -m model prepare`"
+        raise DataError(directory / SUMMARY, rule, column=RECORD) from None

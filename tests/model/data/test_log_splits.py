@@ -145,3 +145,10 @@ def test_times_that_look_like_seconds_are_remarked_upon(shop):
         summary = (shop(log) / "summary.json").read_text()
         text = "column timestamp: 1700000000 is read as milliseconds, 1970-01-20T16:13:20.000Z; if"
         assert (text in summary) == remarked
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"time": 3}', '{"time": {"split": "time"}}'])
+def test_a_record_that_cannot_be_read_is_an_error_that_names_its_file(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=r"summary\.json, column time: cannot be read \("):
+        read_moment(tmp_path)
