@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.features.encoding import Column
+from service.engine.features.encoding import Column, ColumnError
 from service.engine.features.ids import read_id
 
 
@@ -46,12 +46,18 @@ class CandidateList:
         """True if any inline features of candidates are present."""
         return bool(self.features or self.columns)
 
-    def table(self) -> tuple[Sequence[str], Sequence[Collection[Any]]]:
-        """Return the names of the features in records, and each candidate's values or None."""
+    def table(self, allowed: Collection[str]) -> tuple[Sequence[str], Sequence[Collection[Any]]]:
+        """Return the names of the features in records, and each candidate's values or None.
+
+        Raises ColumnError if candidates have different names, not all of them `allowed`, because
+        a table of names that each candidate chose would be far larger than its request.
+        """
         names = list(map(tuple, self.features))
         if not names or names.count(names[0]) == len(names):
             return names[0] if names else (), [record.values() for record in self.features]
         every = tuple(dict.fromkeys(chain.from_iterable(names)))
+        if not all(name in allowed for name in every):
+            raise ColumnError
         return every, [tuple(map(record.get, every)) for record in self.features]
 
     def by_candidate(self) -> Sequence[Mapping[str, Any]]:

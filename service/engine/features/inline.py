@@ -111,7 +111,7 @@ class InlineFeatures:
         if scores is not None:
             numeric = numeric - {"score"}
         if candidates.features:
-            blocks, others = _read_records(candidates, numeric)
+            blocks, others = _read_records(candidates, self._allowed, numeric)
         else:
             columns = candidates.columns.items()
             listed = {name: column for name, column in columns if name in numeric}
@@ -188,13 +188,13 @@ class InlineFeatures:
 
 
 def _read_records(
-    candidates: CandidateList, numeric: Collection[str]
+    candidates: CandidateList, allowed: Collection[str], numeric: Collection[str]
 ) -> tuple[list[Block], dict[str, Column]]:
     """Return the `numeric` features of records as a block, and every other one as a column.
 
     Records are read candidate by candidate, as they lie in memory. Raises ColumnError.
     """
-    names, cells = candidates.table()
+    names, cells = candidates.table(allowed)
     chosen = [index for index, name in enumerate(names) if name in numeric]
     others: dict[str, Column] = {}
     if len(chosen) < len(names):

@@ -2,6 +2,7 @@
 
 import math
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -219,3 +220,19 @@ def test_a_list_in_columns_is_written_as_records():
         {"id": "a", "features": {"price": 1.5, "genre": "x"}},
         {"id": "b", "features": {"price": 2.5}},
     ]
+
+
+def test_names_that_every_candidate_invents_are_refused_in_memory_of_the_size_of_the_request():
+    count = 300
+    records = [{f"{row} {name}": 0.5 for name in range(50)} for row in range(count)]
+    candidates = CandidateList(ids=list(map(str, range(count))), features=records)
+    featuriser = featuriser_of(Feature("n", "candidate", "number"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FeatureError, match="not a feature of the schema") as raised:
+            featuriser.transform(candidates)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert raised.value.path == "candidates[0].features.0 0"
+    assert peak < 8 << 20
