@@ -102,7 +102,7 @@ RULES = {
         {*DATA, *NETWORK, "model.learning", "service.engine.session"},
     ),
     # It checks the evaluation, so it shares nothing with it.
-    "model.study.caller": ({"polars"}, set()),
+    "model.study.caller": ({"polars", "yaml"}, set()),
     "model.__main__": ({"tyro"}, {"model", "service.engine"}),
     "export": (
         {"torch", "onnxruntime", "numpy", "tqdm", "tyro"},

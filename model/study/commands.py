@@ -230,13 +230,14 @@ class Worth:
     url: str | None = None
     """Measure this running service, and print NDCG@10 and the number of lists as JSON."""
     log: Path | None = None
-    """Raw log in Parquet whose lists are sent to --url."""
+    """Raw log in Parquet whose lists are sent to --url. Default: the lists of --data."""
     data: Path | None = None
-    """Data set that was prepared from --log; its test lists are measured."""
+    """Data set that was prepared from the log; its test lists are measured. Features of candidate,
+    user and context are always sent."""
     send: tuple[str, ...] = ()
-    """Item features that are sent to --url with each candidate. Default: ids alone."""
-    liked_above: float = 0.5
-    """Label of --log above which a candidate is liked."""
+    """Item features that are sent to --url with each candidate. Default: none."""
+    liked_above: float | None = None
+    """Label of the log above which a candidate is liked. Default: by the label of the schema."""
     page_only: bool = False
     """Write the page again from the JSON in --out, without training or measuring."""
     smoke: bool = False
@@ -251,8 +252,8 @@ class Worth:
 
         if self.url is None:
             return 0 if report(self) else 1
-        if self.log is None or self.data is None:
-            print("worth: --url needs --log and --data", file=sys.stderr)
+        if self.data is None:
+            print("worth: --url needs --data", file=sys.stderr)
             return 2
         print(json.dumps(measure(Log(self.log, self.data, self.liked_above), self.url, self.send)))
         return 0

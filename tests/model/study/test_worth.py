@@ -1,7 +1,10 @@
 """The check of the printed worth: a caller over HTTP, and the report."""
 
+import io
 import json
 import threading
+import urllib.error
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -14,6 +17,7 @@ from model.study import worth
 from model.study.caller import Log, measure
 from model.study.commands import Worth
 from model.study.moving_items import write_changing_items, write_fading_items
+from tests.support.logs import prepare
 from tests.support.sales import LENGTH, in_place_of_a_session, write_sale
 
 
@@ -71,7 +75,7 @@ def test_a_caller_measures_what_evaluate_prints_for_either_kind(sale, url):
 
 def test_a_caller_sends_the_history_before_each_list_and_features_that_only_the_data_set_has(sale):
     log = Log(sale.parent / "log.parquet", sale)
-    rows = pl.read_parquet(log.path)
+    rows = pl.read_parquet(sale.parent / "log.parquet")
     columns = pl.read_parquet(sale / "impressions.parquet").columns
     names = ["price", *({"like_rate"} & set(columns))]
     tests = list(log.lists(names))
@@ -150,3 +154,78 @@ def test_the_report_has_a_row_per_case_seed_and_caller_and_resumes(tmp_path, mon
 def test_a_command_that_fails_is_named_with_its_last_line(tmp_path):
     with pytest.raises(worth.CommandError, match=r"python -m model evaluate .*status 2, evaluate:"):
         worth.run("model", "evaluate", "--bundle", tmp_path / "none")
+
+
+RATED = """
+name: rated
+label: {range: [0, 4], gain: exponential, positive: 3}
+features:
+  - {name: genre, of: item, kind: category}
+  - {name: score, of: candidate, kind: number}
+  - {name: age, of: candidate, kind: number}
+  - {name: city, of: user, kind: category}
+  - {name: hour, of: context, kind: category}
+"""
+RATED_LOG = """request_id,user_id,timestamp,position,item_id,label,genre,score,age,city,hour
+r1,7,0,0,1,4,a,.5,1,rome,9
+r1,7,0,1,2,1,b,.25,2,rome,9
+r2,7,9000000,0,2,3,b,.75,,rome,10
+r2,7,9000000,1,1,0,a,.5,4,rome,10
+"""
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("rated")
+    (directory / "schema.yaml").write_text(RATED)
+    (directory / "log.csv").write_text(RATED_LOG)
+    prepare("impressions", "--log", directory / "log.csv", "--schema", directory / "schema.yaml",
+            "--split", "last-list", "--out", directory / "data")  # fmt: skip
+    frame = pl.read_csv(directory / "log.csv").with_columns(pl.col("item_id").cast(pl.Float64))
+    frame.write_parquet(directory / "log.parquet")
+    return directory
+
+
+@pytest.mark.parametrize("log", ["log.parquet", None])
+def test_a_caller_sends_score_features_and_scaled_labels_whatever_the_ids_are(
+    rated, log, monkeypatch
+):
+    sent = []
+
+    def answer(_url, bodies):
+        sent.extend(bodies)
+        yield from ([0, 1] for _ in bodies)
+
+    monkeypatch.setattr("model.study.caller._rerank", answer)
+    result = measure(Log(rated / log if log else None, rated / "data"), "http://localhost")
+    assert (result["lists"], result["liked"]) == (1, "label >= 3")
+    (body,) = sent
+    assert body["user"] == {
+        "id": "7",
+        "features": {"city": "rome"},
+        "history": [{"id": "1", "label": 1.0}, {"id": "2", "label": 0.25}],
+    }
+    assert body["context"] == {"hour": "10"}
+    assert sorted(body["candidates"], key=lambda entry: entry["id"]) == [
+        {"id": "1", "score": 0.5, "features": {"age": 4.0}},
+        {"id": "2", "score": 0.75},
+    ]
+
+
+def test_a_log_that_is_no_parquet_or_has_fractions_as_ids_is_refused(rated, tmp_path):
+    with pytest.raises(ValueError, match=r"log.csv: must be Parquet; leave --log out"):
+        measure(Log(rated / "log.csv", rated / "data"), "http://localhost")
+    frame = pl.read_parquet(rated / "log.parquet").with_columns(pl.col("item_id") + 0.5)
+    frame.write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(ValueError, match=r"column item_id: must be text or whole numbers"):
+        measure(Log(tmp_path / "log.parquet", rated / "data"), "http://localhost")
+
+
+def test_the_detail_of_a_refusal_is_in_the_error(rated, monkeypatch):
+    def refuse(*_arguments, **_options):
+        problem = io.BytesIO(json.dumps({"detail": "requests.0.user: must be an object"}).encode())
+        raise urllib.error.HTTPError("", 422, "Unprocessable Entity", Message(), problem)
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(OSError, match=r"HTTP Error 422: .*: requests.0.user: must be an object"):
+        measure(Log(None, rated / "data"), "http://localhost")
