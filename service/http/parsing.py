@@ -38,7 +38,6 @@ T = TypeVar("T", bound=BaseModel)
 V = TypeVar("V")
 Groups = dict[str, list[str | None]]  # attribute -> a value per candidate
 
-LONGEST_EMPTY = 10_000  # dimension of an array without numbers; others are bounded by their bytes
 MAX_ERRORS = 20  # broken fields that one response names
 MSGPACK = "application/msgpack"
 MSGPACK_NAMES = (MSGPACK, "application/x-msgpack", "application/vnd.msgpack")
@@ -263,9 +262,6 @@ def unpacked(values: list[Any] | PackedNumbers, path: str) -> Column:
     if len(values.data) != size:
         rule = f"{size} bytes, as shape {values.shape} of {values.dtype} has"
         raise InvalidRequest.of(FieldError(f"{path}.data", rule, f"{len(values.data)} bytes"))
-    if not size and max(values.shape) > LONGEST_EMPTY:  # numpy limits it even without bytes
-        rule = f"at most {LONGEST_EMPTY} in each dimension of an empty array"
-        raise InvalidRequest.of(FieldError(f"{path}.shape", rule, values.shape))
     return np.frombuffer(values.data, dtype).reshape(values.shape)
 
 

@@ -91,7 +91,8 @@ class PackedNumbers(StrictModel):
     """An array of numbers as bytes (`bin` of MessagePack): little-endian, row after row."""
 
     dtype: Literal["float32", "float64"]
-    shape: list[Annotated[int, Field(ge=0)]] = Field(
+    # Without numbers, a shape of any size would cost the client nothing.
+    shape: list[Annotated[int, Field(ge=1)]] = Field(
         min_length=1, max_length=2, description="of a vector feature: candidates, width"
     )
     # No format: generators of requests make bytes of `binary`, which JSON cannot hold.

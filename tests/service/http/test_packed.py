@@ -115,7 +115,11 @@ def test_scores_and_vectors_of_user_and_context_may_be_arrays():
         ),
         (
             {"candidates": ["1"], "context": {"mood": packed([]) | {"shape": [1 << 63, 0]}}},
-            "requests[3].context.mood.shape",
+            "requests[3].context.mood.shape[1]",
+        ),
+        (
+            {"candidates": {"id": ["1"], "features": {"f": packed([]) | {"shape": [1, 0]}}}},
+            "candidates.features.f.shape[1]",
         ),
     ],
 )
