@@ -29,7 +29,7 @@ def tls_proxy(url, certificate, key):
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    address, connections = httpx.URL(url), []
+    address, connections, writers = httpx.URL(url), [], []
 
     async def pump(reader, writer):
         with contextlib.suppress(OSError):
@@ -40,7 +40,9 @@ def tls_proxy(url, certificate, key):
 
     async def forward(reader, writer):
         connections.append(writer.get_extra_info("peername"))
+        writers.append(writer)
         far_reader, far_writer = await asyncio.open_connection(address.host, address.port)
+        writers.append(far_writer)
         await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
 
     loop = asyncio.new_event_loop()
@@ -56,6 +58,8 @@ def tls_proxy(url, certificate, key):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()  # a cancelled pump leaves its writer open
 
     server = run(asyncio.start_server(forward, "127.0.0.1", 0, ssl=context))
     try:
