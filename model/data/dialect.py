@@ -141,9 +141,13 @@ def check_delimiter(path: Path, columns: list[str], separator: str) -> None:
 
 
 def decimal_hint(value: object, dialect: Dialect) -> str:
-    """Return a hint if a value that should be a number has a decimal comma, else an empty text."""
-    comma = isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value)
-    return "; for decimal commas pass --decimal ," if comma and dialect.decimal == "." else ""
+    """Return a hint if a value that should be a number has the wrong mark, else an empty text."""
+    if not isinstance(value, str):
+        return ""
+    if dialect.decimal == ",":
+        hint = "; with --decimal , a point is no part of a number, not even between thousands"
+        return hint if "." in value else ""
+    return "; for decimal commas pass --decimal ," if _DECIMAL_COMMA.fullmatch(value) else ""
 
 
 def find_problem(path: Path, ndjson: bool, dialect: Dialect) -> DataError | None:

@@ -23,6 +23,14 @@ from model.data.users import ANONYMOUS
 from service.engine.features.schema import Schema
 
 EXAMPLES = 3  # ids in a message
+DECIMAL_REASON = "the ids of one are written with decimals"
+# Patterns whose removal from ids, in lower case, makes those of log and table equal.
+REASONS = (
+    ("^$", "they differ in upper and lower case"),
+    (r"[.,]0+$", DECIMAL_REASON),
+    (r"^0+", "the ids of one begin with zeros"),
+    (r"^\D+", "the ids of one have a prefix"),
+)
 TIME = "__time"  # time of a list, or from which on the values of a table's row hold
 
 
@@ -49,7 +57,7 @@ def read_entity_table(
     require_columns(path, dtypes, [key])
     require_agreement(path, kinds, {feature.name for feature in features if not feature.required})
     decimals = find_decimals(path, raw, kinds)
-    rules, read = id_column(key, dtypes[key], key in decimals)
+    rules, read = id_column(key, dtypes[key], key in decimals, files=path)
     columns = [pl.col(ROW), read.alias(key)]
     unique, once = key, "must occur once per file"
     if timed and "timestamp" in dtypes:
@@ -92,7 +100,7 @@ def check_matches(
     if len(missing) == len(ids):
         others = table[key].unique().sort()
         rule = f"must have ids of the log, but has none of its {len(ids):,} {kind}s; the log has "
-        rule += f"{_examples(ids)}, the table {_examples(others)}"
+        rule += f"{_examples(ids)}, the table {_examples(others)}{_difference(ids, others, files)}"
         raise DataError(files, rule, column=key)
     if len(missing):
         share = 1.0 - len(missing) / len(ids)
@@ -100,6 +108,20 @@ def check_matches(
             f"{100.0 * share:.1f} % of the log's {len(ids):,} {kind}s are in the table; not, "
             f"for example, {_examples(missing)}"
         )
+
+
+def _difference(ids: pl.Series, others: pl.Series, files: Files) -> str:
+    """Return the likely reason why two columns of ids have none in common, or an empty text."""
+    for pattern, reason in REASONS:
+        plain, other = (
+            values.str.strip_chars().str.replace(pattern, "").str.to_lowercase()
+            for values in (ids, others)
+        )
+        if plain.is_in(other.implode()).any():
+            comma = reason == DECIMAL_REASON and files.dialect.decimal == "."
+            advice = "; for decimal commas pass --decimal ," if comma else ""
+            return f"; {reason}{advice}"
+    return ""
 
 
 def _examples(ids: pl.Series) -> str:

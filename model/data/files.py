@@ -68,6 +68,16 @@ class Files:
     remarks: list[str] = field(default_factory=list)
     unreadable: dict[int, Unreadable] = field(default_factory=dict)
 
+    @property
+    def decimal_comma(self) -> bool:
+        """True if text of numbers may have a decimal comma."""
+        return self.dialect.decimal == "," and any(map(_is_delimited, self.paths))
+
+    @property
+    def decimal_point(self) -> bool:
+        """True if text of numbers may have a decimal point: that of JSON lines always has one."""
+        return self.dialect.decimal == "." or not all(map(_is_delimited, self.paths))
+
     def __str__(self) -> str:
         return shortened(self.arguments)
 
@@ -88,6 +98,10 @@ class Files:
             if names:
                 yield f"{role}: {len(names):,} {text}: {shortened([str(name) for name in names])}"
         yield from (f"{role}: {remark}" for remark in self.remarks)
+
+
+def _is_delimited(path: Path) -> bool:
+    return format_of(path) in ("csv", "tsv")
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,30 +17,41 @@ BLANK = "must be an id, neither null nor blank"
 INEXACT = "must be below 2^{}, beyond which floats do not hold every whole number"
 # Text by which many tools write a column of whole numbers that has nulls.
 DECIMALS = r"\.0+$"
-WHOLE = r"^-?(?:0|[1-9][0-9]*)(?:\.0+)?$"
+# With decimal commas, .000 may end a whole number with points between thousands.
+COMMA_DECIMALS = r"(?:,0+|\.0{1,2})$"
+WHOLE = r"^-?(?:0|[1-9][0-9]*)(?:{})?$"
 SAMPLE = 1000  # rows that must look like whole numbers before all rows are read
 
 
 def id_column(
-    column: str, dtype: Any, decimals: bool = False, required: bool = True
+    column: str,
+    dtype: Any,
+    decimals: bool = False,
+    required: bool = True,
+    files: Path | Files | None = None,
 ) -> tuple[list[Rule], pl.Expr]:
     """Return the rules for an id column, and its value as text; null where it is null or blank.
 
     Args:
         decimals: the text holds whole numbers with decimals (see find_decimals).
         required: refuse null and blank.
+        files: the input, whose dialect says how decimals are written.
     """
     value, violated = read_text(pl.col(column), dtype)
     rules = [Rule(column, TEXT, violated)]
+    ending = _decimals(files)
     if dtype.is_float() or decimals:
-        number = pl.col(column).cast(pl.Float64, strict=False).abs()
+        text = pl.col(column)
+        if decimals:
+            text = text.str.replace_all(",", ".", literal=True)
+        number = text.cast(pl.Float64, strict=False).abs()
         bits = 24 if dtype == pl.Float32 else EXACT_FLOATS.bit_length() - 1
-        written = dtype.is_float() or _strip(pl.col(column)).str.contains(DECIMALS)
+        written = dtype.is_float() or _strip(pl.col(column)).str.contains(ending)
         inexact = (number.is_finite() & (number >= 2.0**bits) & written).fill_null(False)
         rules.insert(0, Rule(column, INEXACT.format(bits), inexact))
     value = _strip(value)
     if decimals:
-        value = value.str.replace(DECIMALS, "").replace("-0", "0")
+        value = value.str.replace(ending, "").replace("-0", "0")
     if required:
         rules.append(id_rule(column, value))
     return rules, pl.when(value != "").then(value)
@@ -49,6 +61,12 @@ def id_rule(column: str, value: pl.Expr | None = None) -> Rule:
     """Return the rule that an id, by default the column cast to text, is neither null nor blank."""
     text = _strip(pl.col(column)) if value is None else value
     return Rule(column, BLANK, text.fill_null("") == "")
+
+
+def _decimals(files: Path | Files | None) -> str:
+    """Return the pattern of the decimals of a whole number."""
+    comma = isinstance(files, Files) and files.decimal_comma
+    return COMMA_DECIMALS if comma else DECIMALS
 
 
 def _strip(value: pl.Expr) -> pl.Expr:
@@ -84,9 +102,10 @@ def find_decimals(files: Files, frame: pl.LazyFrame, kinds: Mapping[str, str]) -
         kinds: kind of each column.
     """
     single = [name for name, kind in kinds.items() if kind in ("identifier", "category")]
-    written = _columns_of_decimals(frame, single)
+    written = _columns_of_decimals(frame, single, _decimals(files))
+    example = "1,0" if files.decimal_comma and not files.decimal_point else "1.0"
     for name in sorted(written):
-        text = f"column {name} has whole numbers with decimals, such as 1.0"
+        text = f"column {name} has whole numbers with decimals, such as {example}"
         if kinds[name] == "identifier":
             files.remarks.append(f"{text}; they are read as 1")
         else:
@@ -94,18 +113,19 @@ def find_decimals(files: Files, frame: pl.LazyFrame, kinds: Mapping[str, str]) -
     return {name for name in written if kinds[name] == "identifier"}
 
 
-def _columns_of_decimals(frame: pl.LazyFrame, columns: Sequence[str]) -> set[str]:
+def _columns_of_decimals(frame: pl.LazyFrame, columns: Sequence[str], decimals: str) -> set[str]:
     dtypes = frame.collect_schema()
+    rule = WHOLE.format(decimals.removesuffix("$"))
     names = [name for name in columns if name in dtypes and dtypes[name] == pl.String]
     for rows in (frame.head(SAMPLE), frame):
         if not names:
             return set()
         texts = {name: _strip(pl.col(name)) for name in names}
         whole = [
-            ((text == "") | text.str.contains(WHOLE)).fill_null(True).all().alias(name)
+            ((text == "") | text.str.contains(rule)).fill_null(True).all().alias(name)
             for name, text in texts.items()
         ]
-        some = [text.str.contains(DECIMALS).any().alias(f"some {n}") for n, text in texts.items()]
+        some = [text.str.contains(decimals).any().alias(f"some {n}") for n, text in texts.items()]
         (flags,) = rows.select(*whole, *some).collect(engine="streaming").to_dicts()
         names = [name for name in names if flags[name]]
     return {name for name in names if flags[f"some {name}"]}

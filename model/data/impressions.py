@@ -25,6 +25,7 @@ from model.data.scan import ROW, require_agreement, scan_files
 from model.data.source import LOG_COLUMNS, Source
 from model.data.tables import (
     COMPUTED,
+    decimal_text,
     feature_column,
     require_columns,
     required_rules,
@@ -116,7 +117,7 @@ def _read_rows(
         if feature.kind == "statistic":
             raise DataError(checks.files, COMPUTED, column=feature.name)
     decimals = find_decimals(checks.files, raw, _kinds(schema))
-    rules, columns = _base_columns(schema, dtypes, decimals)
+    rules, columns = _base_columns(checks.files, schema, dtypes, decimals)
     for feature in features:
         of_feature, columns[feature.name] = feature_column(
             checks.files, feature, dtypes[feature.name], feature.name in decimals
@@ -206,7 +207,7 @@ def _advance(bar: Any, name: str) -> None:
 
 
 def _base_columns(
-    schema: Schema, dtypes: pl.Schema, decimals: Collection[str]
+    files: Files, schema: Schema, dtypes: pl.Schema, decimals: Collection[str]
 ) -> tuple[list[Rule], dict[str, pl.Expr]]:
     """Return the rules and values of the columns that every log has.
 
@@ -218,10 +219,12 @@ def _base_columns(
     for name in ("request_id", "user_id", "item_id"):
         if name in dtypes:
             required = name != "user_id" or _needs_users(schema)
-            id_rules, columns[name] = id_column(name, dtypes[name], name in decimals, required)
+            id_rules, columns[name] = id_column(
+                name, dtypes[name], name in decimals, required, files
+            )
             rules += id_rules
     low, high = schema.label.range
-    label = pl.col("label").cast(pl.Float64, strict=False)
+    label = decimal_text(pl.col("label"), dtypes["label"], files).cast(pl.Float64, strict=False)
     whole_rule, columns["position"] = whole_number("position", dtypes["position"], pl.Int32)
     columns["label"] = ((label - low) / (high - low)).cast(pl.Float32)
     rules += [

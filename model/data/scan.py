@@ -185,7 +185,7 @@ def _count(frame: pl.LazyFrame) -> int:
 
 
 def _scan_csv(source: Path, path: Path, kinds: Mapping[str, str], dialect: Dialect) -> _Part:
-    """Scan a CSV as text; decimal commas become points, and lists of another separator lists."""
+    """Scan a CSV as text, so that errors quote it; lists of another separator become lists."""
     separator = dialect.separator(path)
     frame = pl.scan_csv(source, infer_schema=False, separator=separator, glob=False)
     dtypes: dict[str, Any] = dict(frame.collect_schema())
@@ -197,8 +197,6 @@ def _scan_csv(source: Path, path: Path, kinds: Mapping[str, str], dialect: Diale
         if name not in dtypes:
             continue
         value: pl.Expr = pl.when(pl.col(name) != "").then(pl.col(name))  # an empty text in quotes
-        if dialect.decimal == "," and kind in NUMBERS:
-            value = value.str.replace_all(",", ".", literal=True)
         if dialect.list_separator != "|" and kind in LISTS:
             value = split_parts(value, dialect.list_separator)
             dtypes[name] = pl.List(pl.String)

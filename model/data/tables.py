@@ -64,6 +64,19 @@ def whole_number(column: str, dtype: pl.DataType, to: Any) -> tuple[Rule, pl.Exp
     return Rule(column, "must be a whole number", violated), value
 
 
+def decimal_text(value: pl.Expr, dtype: Any, files: Path | Files) -> pl.Expr:
+    """Return the text of numbers with a decimal point, null where it has the wrong decimal mark.
+
+    With a decimal comma, a point is refused: 1.234 may well be 1234.
+    """
+    if dtype != pl.String or not isinstance(files, Files) or not files.decimal_comma:
+        return value
+    text = value.str.replace_all(",", ".", literal=True)
+    if files.decimal_point:
+        return text
+    return pl.when(~value.str.contains(".", literal=True)).then(text)
+
+
 def feature_column(
     path: Path | Files, feature: Feature, dtype: pl.DataType, decimals: bool = False
 ) -> tuple[list[Rule], pl.Expr]:
@@ -83,7 +96,7 @@ def feature_column(
     if isinstance(dtype, pl.Array):
         column = column.arr.to_list()
     if feature.kind == "identifier":
-        return id_column(feature.name, dtype, decimals, required=False)
+        return id_column(feature.name, dtype, decimals, required=False, files=path)
     if feature.kind == "categories" and is_list:
         element, other = read_text(pl.element(), inner)
         expression = column.list.eval(element.drop_nulls())
@@ -95,12 +108,14 @@ def feature_column(
             expression = split_parts(expression, "|")
     elif feature.kind == "vector":
         numbers = column if is_list else split_parts(column.cast(pl.String), "|")
-        expression = numbers.list.eval(pl.element().cast(DTYPES["vector"].inner, strict=False))
+        element = decimal_text(pl.element(), inner or dtype, path)
+        expression = numbers.list.eval(element.cast(DTYPES["vector"].inner, strict=False))
         rule = f"must hold {feature.width} finite numbers"
         good = expression.list.eval(pl.element().is_finite().fill_null(False)).list.all()
         violated = column.is_not_null() & ((expression.list.len() != feature.width) | ~good)
     else:
-        expression = column.cast(DTYPES[feature.kind], strict=False)
+        number = decimal_text(column, dtype, path)
+        expression = number.cast(DTYPES[feature.kind], strict=False)
         rule = "must be a finite number"
         violated = column.is_not_null() & ~expression.is_finite().fill_null(False)
     rules = [Rule(feature.name, rule, violated.fill_null(False))]

@@ -16,7 +16,7 @@ from model.data.formats.imported import Imported, write_table
 from model.data.ids import id_rule
 from model.data.rules import Rule, check_rows
 from model.data.scan import ROW, require_agreement, scan_files
-from model.data.tables import require_columns
+from model.data.tables import decimal_text, require_columns
 
 COLUMNS = {
     "timestamp": "time",
@@ -46,7 +46,7 @@ def read_open_bandit(files: Files, gap: int, scratch: Path) -> Imported:
     require_agreement(files, dict.fromkeys(names.names()[1:], "category"), ())
     time, place, click = _read_time(pl.col("timestamp")), pl.col("position"), pl.col("click")
     place = place.cast(pl.Int32, strict=False)
-    click = click.cast(pl.Float64, strict=False)
+    click = decimal_text(click, names["click"], files).cast(pl.Float64, strict=False)
     rules = [
         id_rule("item_id"),
         Rule("timestamp", f"must be a time such as {EXAMPLE}", time.is_null()),

@@ -149,7 +149,8 @@ def test_a_boolean_column_beside_one_of_text_is_no_id(tmp_path):
 
 
 def test_a_table_without_an_id_of_the_log_is_refused_with_examples_of_both(shop):
-    rule = "has none of its 4 items; the log has 'ink', 'mug', 'pen', the table 'INK', 'PEN'"
+    rule = "has none of its 4 items; the log has 'ink', 'mug', 'pen', the table 'INK', 'PEN'; "
+    rule += "they differ in upper and lower case"
     with pytest.raises(DataError, match=rf"items\.csv, column item_id: must have ids .* {rule}"):
         shop(items="item_id,genres\nPEN,x\nINK,y\n")
     with pytest.raises(DataError, match=r"users\.csv, column user_id: must have ids of the log"):
@@ -165,3 +166,47 @@ def test_a_partial_match_is_printed_as_a_share(shop, tmp_path):
     share = "items: 50.0 % of the log's 4 items are in the table; not, for example, 'mug', 'tea'"
     assert f"{tmp_path / 'shop'} {share}" in lines
     assert not any("users are in the table" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("1,0", "the ids of one are written with decimals; for decimal commas pass --decimal ,"),
+        ("01", "the ids of one begin with zeros"),
+        ("item-1", "the ids of one have a prefix"),
+        ("9", "the table '9'"),
+    ],
+)
+def test_a_table_without_an_id_of_the_log_is_refused_with_the_likely_reason(shop, table, reason):
+    with pytest.raises(DataError) as error:
+        shop(NUMBERED.write_csv(), items=f'item_id,genres\n"{table}",x\n')
+    assert reason in str(error.value)
+
+
+def test_whole_ids_with_decimal_commas_are_read_as_whole_numbers_and_named(tmp_path):
+    log = NUMBERED.with_columns(IDS.str.replace("^(.*)$", "${1},0"), price=pl.lit("1,5"))
+    (tmp_path / "log.csv").write_text(log.write_csv(separator=";"))
+    (tmp_path / "items.csv").write_text("item_id;genres\n1;x\n")
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    inputs = ["--log", tmp_path / "log.csv", "--schema", tmp_path / "schema.yaml"]
+    inputs += ["--items", tmp_path / "items.csv", "--delimiter", ";", "--decimal", ","]
+    printed = prepare("impressions", *inputs, "--out", tmp_path / "shop")
+    assert "item_id has whole numbers with decimals, such as 1,0; they are read as 1" in printed
+    rows = pl.read_parquet(tmp_path / "shop" / "impressions.parquet")
+    assert rows["item_id"].to_list() == NUMBERED["item_id"].to_list()
+
+
+@pytest.mark.parametrize("price", ["1.234", "1.234,50", "8.00"])
+def test_a_point_is_no_decimal_mark_beside_decimal_commas_and_is_quoted(tmp_path, price):
+    log = GOOD.with_columns(price=pl.Series(["1,5", "-2,25e1", "3", price]))
+    (tmp_path / "log.csv").write_text(log.write_csv(separator=";"))
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    inputs = ["--log", tmp_path / "log.csv", "--schema", tmp_path / "schema.yaml"]
+    inputs += ["--delimiter", ";", "--decimal", ",", "--out", tmp_path / "shop"]
+    hint = "must be a finite number; with --decimal , a point is no part of a number, not even"
+    with pytest.raises(DataError, match=rf"row 4, column price: {hint} .*, got '{price}'"):
+        prepare("impressions", *inputs)
+    prepare("impressions", *inputs, "--skip-bad-rows", tmp_path / "bad.jsonl")
+    assert json.loads((tmp_path / "bad.jsonl").read_text())["data"]["price"] == price
+    rows = pl.read_parquet(tmp_path / "shop" / "impressions.parquet")
+    assert rows["price"].to_list() == [1.5, -22.5, 3.0]
