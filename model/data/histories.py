@@ -21,7 +21,8 @@ class HistoryWindow:
     Lists are added in order of time. A list that is not train sees the latest answers before it. A
     train list sees other train lists only: the latest answers before it, then, as room remains, the
     earliest after it. Otherwise the first lists of a user would be trained with shorter histories
-    than those that serving meets.
+    than those that serving meets. Columns besides item and label are None for the answers after it,
+    because a rate at that time counts the labels of this list.
 
     Args:
         limit: most answers of a history.
@@ -48,7 +49,9 @@ class HistoryWindow:
         elif columns["split"][0] == "train":
             start = self._train_count + len(columns["item_id"])
             room = self._limit - len(self._train)
-            return [*self._train, *self._first[start : start + room]]
+            later = self._first[start : start + room]
+            unrated = [None] * (len(self._names) - len(ANSWER))
+            return [*self._train, *((item, label, *unrated) for item, label, *_ in later)]
         return list(self._before)
 
     def add(self, columns: ListColumns) -> None:

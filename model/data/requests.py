@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from model.data.histories import ANSWER, ListColumns
@@ -76,5 +77,15 @@ class RequestBuilder:
             user={name: then.get(name, user.get(name)) for name in self._users} if user else {},
             history=[(item, label) for item, label, *_ in recent],
             context={name: rows[name][0] for name in self._of["context"]},
-            history_rates=[rate for _, _, *rates in recent for rate in rates],
+            history_rates=self._rates(rows, recent),
         )
+
+    def _rates(self, rows: ListColumns, recent: Sequence[tuple[Any, ...]]) -> list[float]:
+        """Return the rate of each answer of a train list; the list's mean where it has none."""
+        if not recent or len(recent[0]) == len(ANSWER):
+            return []
+        rates = [rate for _, _, rate in recent]
+        if None not in rates:
+            return rates
+        mean = fmean(rate for rate in rows[self._train_answer[-1]] if rate is not None)
+        return [mean if rate is None else rate for rate in rates]

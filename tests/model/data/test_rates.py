@@ -154,6 +154,24 @@ def test_the_history_of_a_train_list_has_the_rates_at_its_answers(shop):
     assert all(not i.request.history_rates for i in Dataset(out).impressions(["test"]))
 
 
+def test_the_labels_of_a_train_list_do_not_enter_its_own_request(shop):
+    """Its user's later answers have no rates of their time, which would count these labels."""
+    log = random_log().with_columns(split=pl.lit("train"))
+    late = pl.col("request_id") >= "r70"
+    log = log.with_columns(split=pl.when(late).then(pl.lit("test")).otherwise("split"))
+    turned = log.with_columns(
+        label=pl.when(pl.col("request_id") == "r05").then(1 - pl.col("label")).otherwise("label")
+    )
+    requests = [
+        {i.request_id: i.request for i in Dataset(shop(frame, DECAYING)).impressions(["train"])}
+        for frame in (log, turned)
+    ]
+    first, second = requests
+    assert len(first["r05"].history_rates) == len(first["r05"].history) > 0
+    assert first["r05"] == second["r05"]
+    assert first["r10"] != second["r10"]  # a later list of the same user
+
+
 def test_surprises_in_train_lists_use_the_rates_at_the_answers(shop):
     dataset = Dataset(shop(random_log(), DECAYING))
     impression = [*dataset.impressions(["train"])][-1]
