@@ -145,7 +145,9 @@ def test_deep_supervision_mixes_the_losses_before_and_after_reasoning():
         labels = (torch.rand(32, N) < 0.3).float()
         numbers, tokens = torch.randn(32, N, 6), torch.randint(0, 20, (32, N, 3))
         mask = torch.ones(32, N, dtype=torch.bool)
-        batch = SimpleNamespace(numbers=numbers, tokens=tokens, mask=mask, labels=labels)
+        batch = SimpleNamespace(
+            numbers=numbers, tokens=tokens, mask=mask, labels=labels, gains=labels
+        )
         torch.manual_seed(4)  # seeds logged_order
         return policy.supervised_loss(batch, S).item()
 
