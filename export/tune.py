@@ -74,7 +74,8 @@ def tune(options: TuneOptions) -> dict[str, Any]:
     available = cores()
     measured: list[dict[str, Any]] = []
     counts = sorted({1, 2, available // 2, available} - {0})
-    for threads in tqdm([count for count in counts if count <= available], "threads"):
+    fitting = [count for count in counts if count <= available]
+    for threads in tqdm(fitting, "threads", disable=None):
         for spinning in (False, True) if threads > 1 else (False,):
             measured += measure(options, threads, spinning)
     best = min(row["ms_p99"] for row in measured)

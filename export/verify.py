@@ -88,7 +88,7 @@ def verify(trained: Trained, bundle: Path, requests: RequestSampler) -> dict[str
         for name in (GENERATOR, STATIC, EVALUATOR)
     }
     agreement, began = Agreement(), time.monotonic()
-    for number, case in enumerate(tqdm(cases(trained), "verify", leave=False)):
+    for number, case in enumerate(tqdm(cases(trained), "verify", disable=None, leave=False)):
         rows = random_rows(trained, requests, case, seed=number)
         expected = decode_torch(trained, rows)
         feeds = {name: tensor.numpy() for name, tensor in tensors_of(trained, rows).items()}

@@ -149,7 +149,7 @@ def write_capacity(options: Capacity, command_line: str) -> int:
         with (
             target_url(options, adaptive_budget=str(options.adaptive_budget).lower()) as url,
             generators(options.generators) as load_generators,
-            tqdm(desc="runs", unit="") as bar,
+            tqdm(desc="runs", unit="", disable=None) as bar,
         ):
 
             def progress(text: str) -> None:

@@ -72,7 +72,7 @@ def grow(options: Growth) -> int:
     rows = {} if options.fresh else earlier_rows(path, head)
     options.out.mkdir(parents=True, exist_ok=True)
     with generators(1) as load_generators:
-        for point in tqdm(chosen, unit="point"):
+        for point in tqdm(chosen, unit="point", disable=None):
             if (point.dimension, point.value) in rows:
                 continue
             with serving(

@@ -73,7 +73,7 @@ class Comparison:
                 if number >= len(rounds[server[0]])]  # fmt: skip
         with generators(1) as sending:
             expected = self.expected_responses()
-            for name, peer in (bar := tqdm(left, unit="search")):
+            for name, peer in (bar := tqdm(left, unit="search", disable=None)):
                 bar.set_postfix_str(name)
                 rounds[name].append(self.search(sending, name, peer, expected))
                 self.progress.save()

@@ -1,5 +1,6 @@
 """The checkout: sizes, pins, help, versions, and links between documents."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -107,3 +108,14 @@ def test_every_hook_of_a_commit_runs_a_program_of_the_environment():
         for hook in repository["hooks"]:
             assert hook["language"] == "system"
             assert hook["entry"].startswith(".venv/bin/")
+
+
+def test_no_progress_bar_is_drawn_where_stderr_is_no_terminal():
+    bars = []
+    for path in tracked():
+        if path.suffix == ".py" and path != Path(__file__):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in ("tqdm", "trange"):
+                    bars.append((path.name, {k.arg: ast.unparse(k.value) for k in node.keywords}))
+    assert len(bars) > 15
+    assert [name for name, options in bars if "None" not in options.get("disable", "")] == []

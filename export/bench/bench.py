@@ -67,7 +67,7 @@ def bench(options: BenchOptions) -> None:
     variants = Variants(Config.load(options.config))
     Manifest.read(options.bundle)  # fail here, before ten minutes are spent on the rest
     rows: list[dict[str, Any]] = []
-    for group in tqdm(plan(options.smoke), "bench"):
+    for group in tqdm(plan(options.smoke), "bench", disable=None):
         rows += measure(variants, group, SMOKE_SECONDS if options.smoke else options.seconds)
     began = time.perf_counter()
     session = Session.load(options.bundle)

@@ -137,7 +137,7 @@ def random_row(session: Session, draw: np.random.Generator, randomise: bool) -> 
 def agree(cpu: Session, gpu: Session, batches: Sequence[Sequence[Row]]) -> Agreement:
     """Rank the same batches by both sessions and compare. Raises CudaError."""
     agreement = Agreement()
-    for rows in tqdm(batches, "compare"):
+    for rows in tqdm(batches, "compare", disable=None):
         for row, one, other in zip(rows, cpu.run(rows), gpu.run(rows), strict=True):
             agreement.add(row, one, other)
     if agreement.ties > MAX_TIES * agreement.slates:
@@ -155,7 +155,7 @@ def times(bundle: Path, cpu: Session, seconds: float) -> list[dict[str, Any]]:
     single = open_graph(bundle / GENERATOR, 1, "cpu", packed=False)
     threaded = open_graph(bundle / GENERATOR, cores(), "cpu", packed=False)
     rows = []
-    for size in tqdm(SIZES, "time"):
+    for size in tqdm(SIZES, "time", disable=None):
         for batch in BATCHES:
             feeds = collate(rows_of(cpu, batch, size), positions)
             began = time.perf_counter()

@@ -115,7 +115,7 @@ def send_and_check(
             os.cpu_count(), _prepare, (document, bundle)
         ) as pool,
         asyncio.Runner() as runner,
-        tqdm(total=count, unit="request", mininterval=1.0) as progress,
+        tqdm(total=count, unit="request", mininterval=1.0, disable=None) as progress,
     ):
         for (kind, _, size), conversations in zip(tasks, pool.imap(_draw, tasks), strict=True):
             for outcome in runner.run(send_all(url, conversations)):

@@ -161,7 +161,7 @@ class Dataset:
         total = shape[0]
         name = f"features {'+'.join(splits)}"
         lists = islice(self.impressions(splits, fresh), total)
-        impressions = iter(tqdm(lists, name, total, leave=False))
+        impressions = iter(tqdm(lists, name, total, disable=None, leave=False))
         for start in range(0, total, LISTS_PER_BLOCK):
             block = Arrays.zeros(min(LISTS_PER_BLOCK, total - start), *shape[1:])
             for row, impression in enumerate(islice(impressions, len(block.mask))):

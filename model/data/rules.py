@@ -53,13 +53,15 @@ class BrokenRule:
         rows = f"{self.count:,} row{'s' if self.count > 1 else ''}"
         column = f", column {self.column}" if self.column else ""
         yield f"{self.files}{column}: {self.text}: {rows}"
+        details = {""}
         for bad in self.examples:
             file, row = self.files, bad.row
             if isinstance(file, Located):
                 file, row = file.locate(row)
             detail = bad.text.removeprefix(self.text)
             received = "" if bad.value is ABSENT else f" got {quote(bad.value)}"
-            yield f"  {file}, row {row}:{received}{detail}"
+            yield f"  {file}, row {row}:{received}{'' if detail in details else detail}"
+            details.add(detail)  # a hint that repeats
 
 
 @dataclass

@@ -52,11 +52,29 @@ def require_unique(
         raise DataError(path, rule, row=row[ROW], column=key[-1], value=row[key[-1]])
 
 
+def read_time(text: pl.Expr) -> pl.Expr:
+    """Return the time in ms from digits or ISO 8601 text, in UTC by default; null for other text.
+
+    Text is a date, or a date and a time that are separated by T or a blank.
+    """
+    iso = text.str.strip_chars().str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
+    iso = iso.str.replace("Z$", "+00:00").str.replace(r"([+-]\d\d)$", "${1}:00")
+    form = "%Y-%m-%dT%H:%M:%S%.f"
+    zoned = iso.str.to_datetime(f"{form}%:z", strict=False, time_unit="ms")
+    plain = iso.str.to_datetime(form, strict=False, time_unit="ms")
+    day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms"))
+    numbers = text.cast(pl.Int64, strict=False)
+    return pl.coalesce(numbers, *(time.dt.epoch("ms") for time in (zoned, plain, day)))
+
+
 def whole_number(column: str, dtype: pl.DataType, to: Any) -> tuple[Rule, pl.Expr]:
     """Return the rule that `column` holds whole numbers (or times for timestamp), and its value."""
     if column == "timestamp" and dtype.is_temporal():
         value = pl.col(column).cast(pl.Datetime("ms")).dt.epoch("ms")
         return Rule(column, "must be a time", value.is_null()), value
+    if column == "timestamp" and dtype == pl.String:
+        value = read_time(pl.col(column))
+        return Rule(column, "must be a whole number of ms, or ISO 8601", value.is_null()), value
     value = pl.col(column).cast(to, strict=False)
     violated = value.is_null()
     if dtype.is_float():

@@ -232,7 +232,8 @@ def _replace(
 
 def _rankable(meter: Meter, dataset: Dataset, split: str, fresh: bool) -> Iterator[Impression]:
     """Yield the lists of a split that have a better and a worse order."""
-    for impression in tqdm(dataset.impressions([split], fresh), f"evaluate {split}", leave=False):
+    lists = dataset.impressions([split], fresh)
+    for impression in tqdm(lists, f"evaluate {split}", disable=None, leave=False):
         if is_rankable(impression, meter.scale):
             yield impression
 

@@ -305,7 +305,7 @@ class Run:
         size, steps = stage.settings.batch, stage.steps
         sums: Metrics = {}
         title = f"{stage.name} {epoch + 1}/{stage.settings.epochs}"
-        bar = tqdm(range(steps), title, leave=False, disable=rank() > 0)
+        bar = tqdm(range(steps), title, leave=False, disable=True if rank() else None)
         for step in bar:
             for group in optimizer.param_groups:
                 group["lr"] = stage.learning_rate(epoch, step)

@@ -32,7 +32,7 @@ def run_waves(waves: Sequence[tuple[str, Sequence[Callable[[], Any]]]]) -> None:
         try:
             for name, jobs in waves:
                 futures = [pool.submit(job) for job in jobs]
-                for future in tqdm(as_completed(futures), name, len(futures)):
+                for future in tqdm(as_completed(futures), name, len(futures), disable=None):
                     future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -314,6 +314,7 @@ def validate(model: type[T], payload: Any, path: str = "") -> T:
         raise InvalidRequest.of(*errors) from None
 
 
+LABEL_SCALE = "a label of the log scaled to 0..1 by the label range of GET /info"
 RULES = {
     "extra_forbidden": "unknown field",
     "missing": "required",
@@ -346,6 +347,8 @@ def rule_of(
     if kind == "too_long":
         limit = context["max_length"]
         return "at most one entry" if limit == 1 else f"at most {limit} entries"
+    if location[-1:] == ("label",) and kind == "less_than_equal":
+        return f"{message}: {LABEL_SCALE}"
     return RULES.get(kind, message)
 
 

@@ -260,7 +260,7 @@ def alternatives(
 def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
     """Render `GET /info`: the default model, its limits and offline metrics, and versions."""
     session = fleet.models[fleet.default_name()].active.session
-    manifest = session.manifest
+    manifest, scale = session.manifest, session.featuriser.schema.label
     return {
         "model": {"name": manifest.name, "version": manifest.version},
         "models": {name: model.config.active for name, model in fleet.models.items()},
@@ -275,6 +275,11 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
             "recommend": manifest.recommend_temperature,
         },
         "as_of": manifest.as_of,
+        "label": {
+            "range": scale.range,
+            "gain": scale.gain_form or "binary",
+            "positive": scale.positive,
+        },
         "offline_metrics": manifest.offline_metrics,
         "features": [
             {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required, "width": f.width}

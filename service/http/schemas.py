@@ -44,7 +44,7 @@ class HistoryEntry(StrictModel):
 
     id: Id
     label: float | None = Field(
-        1.0, ge=0, le=1, description="from 1, liked, to 0, displayed and passed over"
+        1.0, ge=0, le=1, description="scaled label, from 1, liked, to 0, displayed and passed over"
     )
 
 

@@ -79,7 +79,7 @@ class Layout:
         for value in values:
             if value is None:
                 entries: Sequence[Any] = ()
-            elif feature.kind != "categories":
+            elif feature.kind != "categories" or (feature.width == 1 and isinstance(value, str)):
                 entries = (value,)
             elif isinstance(value, (list, tuple)):
                 entries = value[: feature.width]

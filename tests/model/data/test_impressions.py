@@ -95,7 +95,11 @@ SAME = "must be the same in all rows of a request"
         ("label", "", "row 2, column label: must be a number, got null"),
         ("label", "nan", "row 2, column label: must be a number, got 'nan'"),
         ("label", "yes", "row 2, column label: must be a number, got 'yes'"),
-        ("timestamp", "noon", "row 2, column timestamp: must be a whole number, got 'noon'"),
+        (
+            "timestamp",
+            "noon",
+            "row 2, column timestamp: must be a whole number of ms, or ISO 8601, got 'noon'",
+        ),
         ("price", "inf", "row 2, column price: must be a finite number, got 'inf'"),
         ("price", "cheap", "row 2, column price: must be a finite number, got 'cheap'"),
         ("price", "1,2", "row 2: must have 9 fields, got 10"),
@@ -279,3 +283,18 @@ def test_an_item_twice_in_the_item_table_is_reported(shop):
         DataError, match=r"items\.csv, row 3, column item_id: must occur once per file, got 'a'"
     ):
         shop(items="item_id,genres\na,x\nb,y\na,z\n")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2023-11-14 22:13:20", "2023-11-14T22:13:20.000Z"],
+        ["2023-11-14T23:13:20+01:00", "2023-11-14 21:13:20-01"],
+        ["1700000000000", " 2023-11-14T22:13:20 "],
+    ],
+)
+def test_a_time_is_milliseconds_or_iso_text_that_is_utc_without_an_offset(shop, times):
+    log = pl.read_csv(LOG.encode(), infer_schema=False)
+    log = log.with_columns(timestamp=pl.Series([*times, *times]))
+    rows = pl.read_parquet(shop(log.write_csv()) / "impressions.parquet")
+    assert rows["timestamp"].unique().to_list() == [1_700_000_000_000]

@@ -204,3 +204,12 @@ def test_rows_of_another_dialect_that_cannot_be_read_are_skipped(tmp_path, packe
     rows = pl.read_parquet(tmp_path / "shop" / "impressions.parquet")
     assert rows["price"].to_list() == [1.5] * 4
     assert json.loads((tmp_path / "bad.jsonl").read_text())["row"] == 1
+
+
+def test_a_hint_that_repeats_is_printed_once_per_column(shop):
+    log = GOOD.with_columns(price=pl.lit("3,5"))
+    with pytest.raises(DataError) as error:
+        shop(log.write_csv())
+    _, report = str(error.value).split("\n", 1)
+    assert report.count("got '3,5'") == 4
+    assert report.count("pass --decimal ,") == 1

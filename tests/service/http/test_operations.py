@@ -17,6 +17,7 @@ def test_info_has_the_offline_metrics_provider_and_features_of_the_bundle(client
     info = client.get("/info").json()
     assert info["offline_metrics"] == session.manifest.offline_metrics
     assert info["as_of"] is None  # the bundle is older than its field
+    assert info["label"] == {"range": [0.0, 1.0], "gain": "binary", "positive": None}
     assert info["provider"] == "CPUExecutionProvider"
     genres = {"name": "genres", "of": "item", "kind": "categories", "required": False,
               "width": 5}  # fmt: skip

@@ -112,7 +112,7 @@ REFUSED = [
     (
         {"candidates": [{"id": "a"}], "user": {"history": [{"id": "b", "label": 2}]}},
         "user.history[0].label",
-        "less than or equal to 1",
+        "less than or equal to 1: a label of the log scaled to 0..1 by the label range",
         "2",
     ),
     (
