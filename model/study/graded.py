@@ -28,16 +28,19 @@ from model.learning.train import Run
 from model.network.config import Config
 from model.study import baselines
 from model.study.commands import Graded, cache_directory, command_line, report_directory
+from model.study.first_stage import first_stage, is_made_from
 from model.study.graded_log import draw_lists, read_example, write_log
 from model.study.grid import load, record_setting, save
 from model.study.pages import provenance, render
 from model.study.variants import Overrides
 
 Array = np.ndarray[Any, Any]
-RANDOM, LAMBDAMART, EGLR, WARM, BINARY = (
+RANDOM, LAMBDAMART, EGLR, WARM, BINARY, BEHIND = (
     "random order", "LambdaMART", "EGLR", "EGLR before GRPO", "EGLR, gains of 0 and 1",
+    "EGLR behind a first stage",
 )  # fmt: skip
-# Attempts to rank better, each a change of the configuration alone.
+# Attempts to rank better, each a change of the configuration alone. BEHIND changes the data: it
+# adds LambdaMART's score, out of fold in train lists, as one more number (model.study.first_stage).
 IDEAS: dict[str, Overrides] = {
     "no input dropout": {"network": {"input_dropout": 0.0}},
     "dropout 0.4, weight decay 0.5": {
@@ -61,7 +64,7 @@ def report(command: Graded) -> None:
         config = Config.load(command.config)
         seeds = range(1 if command.smoke else command.seeds)
         data = prepare(command, cache)
-        ideas = list(IDEAS)[: 1 if command.smoke else None]
+        ideas = [next(iter(IDEAS))] if command.smoke else [BEHIND, *IDEAS]
         config = config.smoke() if command.smoke else config
         cells = fill(config, [RANDOM, LAMBDAMART, WARM, EGLR, BINARY, *ideas], data, cache, seeds)
         log = "LightGBM's ranking example" if command.data else f"drawn with seed {command.draw}"
@@ -142,7 +145,8 @@ def run(
         return [(model, _cell(slate, test, began))]
     directory = cache / "run"
     shutil.rmtree(directory, ignore_errors=True)
-    dataset = data["binary" if model == BINARY else "graded"]
+    dataset = _dataset_of(model, data, cache)
+    ranked = dataset.lists(["test"]).take(test.rows)  # the same lists in every data set
     sections = config.to_json()
     for section, fields in IDEAS.get(model, {}).items():
         sections[section] |= fields
@@ -150,10 +154,20 @@ def run(
     cells = []
     if model in (EGLR, WARM):
         training.run(stop_before="grpo")
-        cells.append((WARM, _cell(_slates(training, test), test, began)))
+        cells.append((WARM, _cell(_slates(training, ranked), test, began)))
         model = EGLR
     training.run()
-    return [*cells, (model, _cell(_slates(training, test), test, began))]
+    return [*cells, (model, _cell(_slates(training, ranked), test, began))]
+
+
+def _dataset_of(model: str, data: Mapping[str, Dataset], cache: Path) -> Dataset:
+    """Return the data set that a model learns from."""
+    if model != BEHIND:
+        return data["binary" if model == BINARY else "graded"]
+    scored, origin = cache / "first stage", data["graded"].directory
+    if not is_made_from(scored, origin):
+        first_stage(origin, scored)
+    return Dataset(scored)
 
 
 def _slates(training: Run, lists: Lists) -> Array:
@@ -204,7 +218,7 @@ def page(payload: Mapping[str, Any]) -> str:
         "graded.md.jinja",
         **{key: payload[key] for key in ("made", "log", "seeds", "lists")},
         rows=[rows[name] for name in (RANDOM, LAMBDAMART, WARM, EGLR, BINARY)],
-        ideas=[rows[name] for name in IDEAS if name in rows],
+        ideas=[rows[name] for name in (BEHIND, *IDEAS) if name in rows],
         over_lambdamart=f"over {LAMBDAMART}",
         over_eglr=f"over {EGLR}",
         headline=HEADLINE,
