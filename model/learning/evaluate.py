@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -48,7 +49,7 @@ def http_ranker(url: str, attempts: int = 5) -> Ranker:
     """Rank through a running service; a call with a degraded response is repeated.
 
     The model did not produce a degraded response: the machine stalled longer than the server's
-    deadline. Raises OSError when the service does not respond, or degrades every attempt.
+    deadline. Raises OSError when the service does not respond, refuses, or degrades every attempt.
     """
 
     def rank(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
@@ -57,8 +58,12 @@ def http_ranker(url: str, attempts: int = 5) -> Ranker:
             f"{url}/rerank/batch", json.dumps({"requests": bodies}).encode(), method="POST"
         )
         for _ in range(attempts):
-            with urllib.request.urlopen(request, timeout=60) as response:
-                responses = json.load(response)["responses"]
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    responses = json.load(response)["responses"]
+            except urllib.error.HTTPError as error:
+                problem = error.read().decode("utf-8", "replace")
+                raise OSError(f"{url}: {error}: {problem[:500]}") from None
             degraded = {r["degraded"]["reason"] for r in responses if r["degraded"]}
             if not degraded:
                 break

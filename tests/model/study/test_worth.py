@@ -227,5 +227,7 @@ def test_the_detail_of_a_refusal_is_in_the_error(rated, monkeypatch):
         raise urllib.error.HTTPError("", 422, "Unprocessable Entity", Message(), problem)
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(OSError, match=r"HTTP Error 422: .*requests.0.user: must be an object"):
+        http_ranker("http://localhost")([])
     with pytest.raises(OSError, match=r"HTTP Error 422: .*: requests.0.user: must be an object"):
         measure(Log(None, rated / "data"), "http://localhost")
