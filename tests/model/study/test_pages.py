@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.data.intervals import format_interval
-from model.study import evaluator_report, report, scale, world_report, worth
+from model.study import evaluator_report, report, scale, scale_evaluate, world_report, worth
 from model.study.pages import short_commit
 from model.study.plots import colour
 from model.study.variants import NEURAL
@@ -44,6 +44,7 @@ def test_a_committed_page_is_the_rendering_of_its_json(name, page):
         ("quality", report.write_page, ["best_of_m.png", "entropy.png"]),
         ("evaluator", evaluator_report.write_page, ["evaluator.png"]),
         ("scale", scale.write_page, []),
+        ("scale_evaluate", scale_evaluate.write_page, []),
         ("worth", worth.write_page, []),
         ("world", lambda out: world_report.write_page(out, "world"), ["world.png"]),
     ],
