@@ -62,7 +62,8 @@ def http_ranker(url: str, attempts: int = 5) -> Ranker:
                 with urllib.request.urlopen(request, timeout=60) as response:
                     responses = json.load(response)["responses"]
             except urllib.error.HTTPError as error:
-                problem = error.read().decode("utf-8", "replace")
+                with error:
+                    problem = error.read().decode("utf-8", "replace")
                 raise OSError(f"{url}: {error}: {problem[:500]}") from None
             degraded = {r["degraded"]["reason"] for r in responses if r["degraded"]}
             if not degraded:

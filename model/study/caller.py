@@ -239,7 +239,8 @@ def _rerank(url: str, bodies: Sequence[dict[str, Any]]) -> Iterator[list[int]]:
         with urllib.request.urlopen(call, timeout=60) as response:
             answers = json.load(response)["responses"]
     except urllib.error.HTTPError as error:
-        raise OSError(f"{url}: {error}: {_detail(error)}") from None
+        with error:
+            raise OSError(f"{url}: {error}: {_detail(error)}") from None
     for body, answer in zip(bodies, answers, strict=True):
         if answer["degraded"]:
             raise OSError(f"{url}: degraded ({answer['degraded']['reason']}); the machine is busy")
