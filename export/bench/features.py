@@ -7,6 +7,7 @@ of this project, so that it can time an older one too.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -124,7 +125,25 @@ def cases(candidates: int, numbers: int, bundle: Path) -> dict[str, Callable[[],
     else:
         packed = CandidateList(ids=ids, features=records)
     lists["list-relative"] = (featuriser_of(names, relative=True), packed)
-    return {name: partial(one.transform, of) for name, (one, of) in lists.items()}
+    runs = {name: partial(one.transform, of) for name, (one, of) in lists.items()}
+    broken = {name: column.copy() for name, column in arrays.items()}
+    broken[names[-1]][-1] = np.nan
+    last = {**records[-1], names[-1]: math.nan}
+    refused = {"records": CandidateList(ids=ids, features=[*records[:-1], last])}
+    if "columns" in lists:
+        listed = {name: column.tolist() for name, column in broken.items()}
+        refused["columns"] = CandidateList(ids=ids, columns=listed)
+        refused["arrays"] = CandidateList(ids=ids, columns=broken)
+    return runs | {f"{form}, refused": partial(refuse, plain, of) for form, of in refused.items()}
+
+
+def refuse(featuriser: Featuriser, candidates: CandidateList) -> None:
+    """Featurise a list whose last number breaks the schema. Raises AssertionError if it passes."""
+    try:
+        featuriser.transform(candidates)
+    except ValueError:
+        return
+    raise AssertionError("the list must break the schema, but was accepted")
 
 
 def featuriser_of(names: Sequence[str], **fields_of_each: Any) -> Featuriser:

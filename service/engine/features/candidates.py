@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -59,6 +59,16 @@ class CandidateList:
         if not all(name in allowed for name in every):
             raise ColumnError
         return every, [tuple(map(record.get, every)) for record in self.features]
+
+    def part(self, start: int, stop: int) -> CandidateList:
+        """Return the list of the candidates start to stop alone."""
+        return replace(
+            self,
+            ids=self.ids[start:stop],
+            scores=self.scores[start:stop],
+            features=self.features[start:stop],
+            columns={name: values[start:stop] for name, values in self.columns.items()},
+        )
 
     def by_candidate(self) -> Sequence[Mapping[str, Any]]:
         """Return the inline features of each candidate, in Python's types; none at all without."""

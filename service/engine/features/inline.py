@@ -35,8 +35,8 @@ Rows = slice | npt.NDArray[np.int64]  # of the candidates with a value
 class InlineFeatures:
     """Overwrites the rows of candidates by their inline features.
 
-    Columns are checked as a whole. Only if that fails, the first value that breaks the schema is
-    searched for, candidate by candidate.
+    Columns are checked as a whole. Only if that fails, the first candidate that breaks the schema
+    is searched for, by halves of the list.
     """
 
     def __init__(self, layout: Layout, kernels: Sequence[str]) -> None:
@@ -68,7 +68,7 @@ class InlineFeatures:
         try:
             self._fill(candidates, numbers, tokens, kernels)
         except (ColumnError, FeatureError):
-            self._refuse_first(candidates)
+            self._refuse_first(candidates, numbers, tokens)
             raise
 
     def _fill(
@@ -161,30 +161,52 @@ class InlineFeatures:
             numbers[rows, self._layout.columns(feature)] = vectors
         return vectors
 
-    def _refuse_first(self, candidates: CandidateList) -> None:
-        """Raise FeatureError for the first value that breaks the schema, candidate by candidate."""
-        records = candidates.by_candidate()
-        scored = "score" in self._of_candidates
-        for position in range(len(candidates.ids)):
-            values = dict(records[position]) if records else {}
-            score = candidates.scores[position] if scored and candidates.scores else None
-            if score is not None:
-                values["score"] = score
-            for name in self._required:
-                if values.get(name) is None:
-                    raise FeatureError(candidate_path(position, name, True), REQUIRED, None)
-            for name, value in values.items():
-                feature = self._allowed.get(name)
-                if feature is None:
-                    path = candidate_path(position, name, False)
-                    raise FeatureError(path, "not a feature of the schema", value)
-                path = candidate_path(position, name, score is not None)
-                if feature.slots:
-                    self._layout.encode_tokens(feature, [value], path)
-                elif feature.kind in NUMBER_KINDS:
-                    encode_number(feature, value, path)
-                else:
-                    encode_vector(feature, value, path)
+    def _refuse_first(self, candidates: CandidateList, numbers: Floats, tokens: Integers) -> None:
+        """Raise FeatureError for the first value that breaks the schema, candidate by candidate.
+
+        Each half is checked by column, so the search costs about as much as one check of the list:
+        a refusal must not cost more than a response. It overwrites `numbers` and `tokens`.
+        """
+        start, stop = 0, len(candidates.ids)
+        while stop - start > 1:
+            middle = (start + stop) // 2
+            try:
+                rows = slice(start, middle)
+                self._fill(candidates.part(start, middle), numbers[rows], tokens[rows], [])
+            except (ColumnError, FeatureError):
+                stop = middle
+            else:
+                start = middle
+        if start < stop:
+            self._refuse(candidates.part(start, stop), start)
+
+    def _refuse(self, candidate: CandidateList, position: int) -> None:
+        """Raise FeatureError for the first value of one candidate that breaks the schema.
+
+        Args:
+            candidate: a list of that candidate alone.
+            position: its index in the request, for the path.
+        """
+        records, scores = candidate.by_candidate(), candidate.scores
+        values = dict(records[0]) if records else {}
+        score = scores[0] if scores and "score" in self._of_candidates else None
+        if score is not None:
+            values["score"] = score
+        for name in self._required:
+            if values.get(name) is None:
+                raise FeatureError(candidate_path(position, name, True), REQUIRED, None)
+        for name, value in values.items():
+            feature = self._allowed.get(name)
+            if feature is None:
+                path = candidate_path(position, name, False)
+                raise FeatureError(path, "not a feature of the schema", value)
+            path = candidate_path(position, name, score is not None)
+            if feature.slots:
+                self._layout.encode_tokens(feature, [value], path)
+            elif feature.kind in NUMBER_KINDS:
+                encode_number(feature, value, path)
+            else:
+                encode_vector(feature, value, path)
 
 
 def _read_records(

@@ -2,6 +2,7 @@
 
 import math
 import struct
+import sys
 import tracemalloc
 from typing import Any
 
@@ -129,6 +130,66 @@ def test_the_first_broken_value_of_many_is_named_in_records_and_columns(value, r
         assert raised.value.path == "candidates[17].features.n29"
         assert rule in raised.value.rule
         assert raised.value.value is value
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_first_of_several_broken_values_is_named_by_candidate_and_then_by_column(data):
+    features = [Feature(f"n{index}", "candidate", "number") for index in range(3)]
+    features += [
+        Feature("look", "candidate", "vector", width=2),
+        Feature("tag", "candidate", "category"),
+    ]
+    names = [feature.name for feature in features]
+    count = data.draw(st.integers(1, 9))
+    table: dict[str, Any] = {name: [0.5] * count for name in names[:3]}
+    table |= {"look": [[1.0, 2.0]] * count, "tag": ["x"] * count}
+    broken: dict[str, Any] = {"look": [1.0], "tag": 0.5}
+    places = st.tuples(st.integers(0, count - 1), st.sampled_from(names))
+    chosen = data.draw(st.lists(places, min_size=1, max_size=4))
+    for row, name in chosen:
+        table[name][row] = broken.get(name, math.nan)
+    first = min(chosen, key=lambda place: (place[0], names.index(place[1])))
+    ids = [str(row) for row in range(count)]
+    records = [dict(zip(names, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    arrays = {name: np.array(table[name]) for name in names[:3]}
+    for candidates in (
+        CandidateList(ids, features=records),
+        CandidateList(ids, columns=table),
+        CandidateList(ids, columns=table | arrays),
+    ):
+        with pytest.raises(FeatureError) as raised:
+            featuriser_of(*features).transform(candidates)
+        assert raised.value.path == f"candidates[{first[0]}].features.{first[1]}"
+
+
+@pytest.mark.parametrize("form", ["records", "columns", "arrays"])
+def test_a_broken_value_is_searched_for_in_fewer_calls_than_the_list_has_values(form):
+    count, width = 100, 100
+    features = [Feature(f"n{index}", "candidate", "number") for index in range(width)]
+    values = np.ones((width, count))
+    values[-1, -1] = math.nan
+    names = [feature.name for feature in features]
+    ids = list(map(str, range(count)))
+    columns: dict[str, Any] = dict(
+        zip(names, values if form == "arrays" else values.tolist(), strict=True)
+    )
+    candidates = CandidateList(ids, columns=columns)
+    if form == "records":
+        candidates = CandidateList(ids, features=candidates.by_candidate())
+    featuriser, calls = featuriser_of(*features), 0
+
+    def count_call(_frame, event, _argument):
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count_call)
+    try:
+        with pytest.raises(FeatureError, match=r"candidates\[99\]\.features\.n99: a finite number"):
+            featuriser.transform(candidates)
+    finally:
+        sys.setprofile(None)
+    assert calls < count * width / 2
 
 
 def test_a_required_feature_that_one_candidate_lacks_is_named():
