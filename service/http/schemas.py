@@ -12,6 +12,7 @@ from pydantic import (
     Tag,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -22,7 +23,21 @@ Text = Annotated[str, Field(max_length=256)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 # For lists without a bound of their own: each invalid entry costs time before the refusal.
 MAX_ENTRIES = Field(max_length=10_000)
-Features = dict[str, Any]  # checked against the bundle's feature schema, not here
+
+
+def _without_copy(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Return an object of string keys as it is; pydantic would copy it key by key."""
+    if type(value) is not dict:
+        return validate(value)
+    try:
+        "".join(value)  # the fastest way to see that every key is text
+    except TypeError:
+        return validate(value)
+    return value
+
+
+# Values are checked against the bundle's feature schema, not here.
+Features = Annotated[dict[str, Any], WrapValidator(_without_copy)]
 Form = Literal["records", "ids", "columns"]  # of the candidates
 # Tags of unions in pydantic's error locations; no keys of a body.
 RECORDS, IDS, COLUMNS, ENTRY, ID, VALUES, PACKED = TAGS = (

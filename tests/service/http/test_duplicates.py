@@ -1,13 +1,14 @@
 """Repeated keys of a JSON body: refused where the values differ, wherever they are."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
-from service.http.duplicates import MAX_PARTS, RULE
+from service.http.duplicates import MAX_PARTS, RULE, refuse_repeated_keys
 from service.http.parsing import decode
 from tests.support.bodies import problem_of
 
@@ -68,9 +69,28 @@ def test_a_repeated_key_in_a_very_large_body_is_refused_without_its_name(client)
     assert (error["field"], error["rule"]) == ("body", "no key twice in one object")
 
 
+@pytest.mark.parametrize("form", ["records", "columns"])
+def test_a_wide_body_is_not_encoded_again_unless_a_string_has_a_colon(form):
+    records = [{"id": str(row), "features": dict.fromkeys(NAMES, 0.5)} for row in range(50)]
+    columns = {"id": list(map(str, range(50))), "features": dict.fromkeys(NAMES, [0.5] * 50)}
+    body = {"user": {"id": "u"}, "candidates": records if form == "records" else columns}
+    peaks = []
+    for request_id in ("r1", "shop:r1"):
+        content = json.dumps({"request_id": request_id, **body}).encode()
+        payload = decode(content, {})
+        tracemalloc.start()
+        refuse_repeated_keys(content, payload)
+        peaks.append(tracemalloc.get_traced_memory()[1] / len(content))
+        tracemalloc.stop()
+    assert peaks[0] < 0.1
+    assert peaks[1] > 0.5
+
+
+NAMES = [f"number_{index}" for index in range(50)]
+KEYS = st.sampled_from(["a", "b", ":", "features"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text('a:"\\é', max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(st.sampled_from("ab:"), inner)),
+    lambda inner: st.lists(inner, max_size=3) | st.lists(st.tuples(KEYS, inner)),
     max_leaves=8,
 )
 

@@ -8,8 +8,10 @@ import ormsgpack
 import pytest
 from starlette.datastructures import Headers
 
-from service.http.parsing import MSGPACK
+from service.errors import InvalidRequest
+from service.http.parsing import MSGPACK, featuriser_input, validate
 from service.http.responses import JsonResponse, MsgpackResponse, response_class
+from service.http.schemas import RerankRequest
 from tests.support.bodies import problem_of
 from tests.support.servers import fresh
 
@@ -253,3 +255,26 @@ def test_messagepack_is_smaller_than_json_and_counted_in_metrics(session, items)
     name = 'rerank_requests_total{model="ranklens",outcome="%s",variant="active",version="1"} %s'
     assert name % ("ok", "2.0") in text
     assert name % ("client_error", "1.0") in text
+
+
+def test_features_are_validated_without_a_copy():
+    features, context = {"price": 1.0}, {"hour": "9"}
+    record = {"id": "1", "features": features}
+    request = validate(RerankRequest, {"candidates": [record], "context": context})
+    assert request.context is context
+    assert featuriser_input(request, "")[0].features[0] is features
+
+
+@pytest.mark.parametrize(
+    ("features", "field", "rule"),
+    [
+        ({"price": 1.0, 7: 1.0}, "candidates[0].features[7]", "a string"),
+        ([1.0], "candidates[0].features", "an object"),
+        ("price", "candidates[0].features", "an object"),
+    ],
+)
+def test_features_that_are_no_object_of_string_keys_are_refused(features, field, rule):
+    with pytest.raises(InvalidRequest) as raised:
+        validate(RerankRequest, {"candidates": [{"id": "1", "features": features}]})
+    (error,) = raised.value.errors
+    assert (error.field, error.rule) == (field, rule)
