@@ -23,7 +23,7 @@ def load_schema(path: Path) -> Schema:
         raise DataError(path, "must be a mapping with name and features", value=payload)
     try:
         schema = Schema.from_dict(payload)
-    except (SchemaError, TypeError, ValueError, AttributeError) as error:
+    except SchemaError as error:
         raise DataError(path, str(error)) from None
     for feature in schema.features:
         is_id = (feature.name, feature.of) in (("item_id", "item"), ("user_id", "user"))

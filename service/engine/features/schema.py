@@ -22,6 +22,7 @@ TRANSFORMS = ("none", "log")
 GAINS = ("binary", "linear", "exponential")
 GRADES = 31  # widest range of labels whose gain may be exponential, as in LightGBM
 WHOLE, FINITE, POSITIVE = "a whole number above 0", "a finite number", "a finite number above 0"
+TEXT, TEXTS = "a text", "a list of texts"
 
 
 class SchemaError(ValueError):
@@ -33,6 +34,10 @@ def is_finite(value: object, above: float = -math.inf) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return above < value and abs(value) <= sys.float_info.max
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and set(map(type, value)) <= {str}
 
 
 def _is_whole(value: object) -> bool:
@@ -77,7 +82,7 @@ class Feature:
     def __post_init__(self) -> None:
         numeric = self.kind in NUMBER_KINDS
         for name, rule, valid in (
-            ("name", "a text", isinstance(self.name, str) and self.name != ""),
+            ("name", TEXT, isinstance(self.name, str) and self.name != ""),
             *(
                 (name, f"one of {', '.join(allowed)}", getattr(self, name) in allowed)
                 for name, allowed in (("of", OWNERS), ("kind", KINDS), ("transform", TRANSFORMS))
@@ -89,7 +94,12 @@ class Feature:
             ("min_count", WHOLE, _is_whole(self.min_count)),
             ("width", WHOLE, _is_whole(self.width)),
             ("default", FINITE, not numeric or self.default is None or is_finite(self.default)),
-            ("prior_strength", POSITIVE, is_finite(self.prior_strength, above=0)),
+            *(
+                (name, POSITIVE, is_finite(getattr(self, name), 0))
+                for name in ("prior_strength", "std")
+            ),
+            ("mean", FINITE, is_finite(self.mean)),
+            ("vocabulary", TEXTS, _is_texts(self.vocabulary)),
             *(
                 (name, DURATION, getattr(self, name) is None or is_duration(getattr(self, name)))
                 for name in ("bucket", "half_life")
@@ -145,6 +155,10 @@ class History:
         # 0 would mean no entry in training, but every entry when serving, by the slice [-0:].
         if not _is_whole(self.limit):
             raise SchemaError(f"history.limit: must be {WHOLE}, got {self.limit!r}")
+        if not _is_texts(self.kernels):
+            raise SchemaError(f"history.kernels: must be {TEXTS}, got {self.kernels!r}")
+        if not isinstance(self.rate, str | None):
+            raise SchemaError(f"history.rate: must be {TEXT}, got {self.rate!r}")
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,7 @@ class LabelScale:
             object.__setattr__(self, "gain_form", self.gain_form or "binary")
 
     @classmethod
-    def from_dict(cls, payload: Mapping[str, Any]) -> LabelScale:
+    def from_dict(cls, payload: Any) -> LabelScale:
         """Build the scale from the entry `label` of a schema. Raises SchemaError."""
         _refuse_unknown(payload, {"range", "gain", "positive"}, "label")
         return cls(payload.get("range", (0.0, 1.0)), payload.get("gain"), payload.get("positive"))
@@ -257,6 +271,8 @@ class Schema:
     label: LabelScale = BINARY
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str | int | float):  # YAML reads 2026 as a number
+            raise SchemaError(f"schema.name: must be {TEXT}, got {self.name!r}")
         names = [feature.name for feature in self.features]
         for name in names:
             if names.count(name) > 1:
@@ -274,26 +290,31 @@ class Schema:
             raise SchemaError(f"history.rate: must name a statistic, got {rate!r}")
 
     @classmethod
-    def from_dict(cls, payload: Mapping[str, Any]) -> Schema:
-        """Build a schema from parsed YAML or JSON. Raises SchemaError naming the field."""
+    def from_dict(cls, payload: Any) -> Schema:
+        """Build a schema from parsed YAML or JSON. Raises SchemaError for any other form."""
         _refuse_unknown(payload, {"name", "features", "history", "label"}, "schema")
-        history = payload.get("history") or {}
+        if "name" not in payload:
+            raise SchemaError("schema.name: required")
+        entries, history, label = (
+            empty if payload.get(field) is None else payload[field]
+            for field, empty in (("features", []), ("history", {}), ("label", {}))
+        )
+        if not isinstance(entries, list | tuple):
+            raise SchemaError(f"features: must be a list of features, got {entries!r}")
         _refuse_unknown(history, {item.name for item in dataclasses.fields(History)}, "history")
         features = []
-        for index, entry in enumerate(payload.get("features") or ()):
+        for index, entry in enumerate(entries):
             fields = {item.name for item in dataclasses.fields(Feature)}
             _refuse_unknown(entry, fields, f"features[{index}]")
             for required in ("name", "of", "kind"):
                 if required not in entry:
                     raise SchemaError(f"features[{index}].{required}: required")
-            features.append(Feature(**{**entry, "vocabulary": tuple(entry.get("vocabulary", ()))}))
-        if "name" not in payload:
-            raise SchemaError("schema.name: required")
+            features.append(Feature(**_with_tuple(entry, "vocabulary")))
         return cls(
             name=payload["name"],
             features=tuple(features),
-            history=History(**{**history, "kernels": tuple(history.get("kernels", ()))}),
-            label=LabelScale.from_dict(payload.get("label") or {}),
+            history=History(**_with_tuple(history, "kernels")),
+            label=LabelScale.from_dict(label),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -316,7 +337,15 @@ class Schema:
         }
 
 
-def _refuse_unknown(payload: Mapping[str, Any], fields: set[str], path: str) -> None:
+def _with_tuple(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return fields with the list `name` as a tuple; anything else is refused by its class."""
+    listed = fields.get(name, ())
+    return {**fields, name: tuple(listed) if isinstance(listed, list) else listed}
+
+
+def _refuse_unknown(payload: object, fields: set[str], path: str) -> None:
+    if not isinstance(payload, Mapping):
+        raise SchemaError(f"{path}: must be a mapping of names to values, got {payload!r}")
     for key in payload:
         if key not in fields:
             raise SchemaError(

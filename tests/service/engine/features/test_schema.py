@@ -1,15 +1,21 @@
 """Feature schemas: refusals by name, and their dictionary form."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.engine.features.featuriser import Featuriser
 from service.engine.features.schema import LabelScale, Schema, SchemaError
 from tests.support.features import SCHEMA, featuriser
+
+PRICE = {"name": "price", "of": "candidate", "kind": "number"}
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,67 @@ def test_an_impossible_feature_is_refused_naming_it_and_the_rule(change, message
     feature = {"name": "f", "of": "item", "kind": "number", **change}
     with pytest.raises(SchemaError, match=message):
         Schema.from_dict({"name": "s", "features": [feature]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": 5}, "label: must be a mapping of names to values, got 5"),
+        ({"features": 3}, "features: must be a list of features, got 3"),
+        ({"features": {}}, "features: must be a list of features, got {}"),
+        ({"features": [5]}, "features[0]: must be a mapping of names to values, got 5"),
+        ({"history": [1]}, "history: must be a mapping of names to values, got [1]"),
+        ({"history": {"rate": [1]}}, "history.rate: must be a text, got [1]"),
+        ({"history": {"kernels": "x"}}, "history.kernels: must be a list of texts, got 'x'"),
+        ({"history": {"kernels": [[]]}}, "history.kernels: must be a list of texts, got ([],)"),
+        ({"name": None}, "schema.name: must be a text, got None"),
+        ({"features": [{**PRICE, "vocabulary": 3}]}, "features.price.vocabulary: must be a list"),
+        ({"features": [{**PRICE, "vocabulary": [3]}]}, "list of texts, got (3,)"),
+        ({"features": [{**PRICE, "mean": "3"}]}, "price.mean: must be a finite number, got '3'"),
+        ({"features": [{**PRICE, "std": 0}]}, "price.std: must be a finite number above 0, got 0"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_naming_field_rule_and_value(change, message):
+    with pytest.raises(SchemaError, match=re.escape(message)):
+        Schema.from_dict({**SCHEMA, **change})
+
+
+def with_anything_in_place_of_one_field(payload, anything):
+    """Return payloads that have any JSON in place of any part of `payload`, at any depth."""
+    places = [anything]
+    if isinstance(payload, dict):
+        for key, value in payload.items():
+            inner = with_anything_in_place_of_one_field(value, anything)
+            places.append(inner.map(lambda v, key=key: {**payload, key: v}))
+    elif isinstance(payload, list):
+        for index, value in enumerate(payload):
+            inner = with_anything_in_place_of_one_field(value, anything)
+            places.append(inner.map(lambda v, i=index: [*payload[:i], v, *payload[i + 1 :]]))
+    return st.one_of(places)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["x", "", "3d"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=4,
+)
+FULL = {
+    "name": "s",
+    "label": {"range": [0, 4], "gain": "linear", "positive": 1},
+    "history": {"limit": 4, "kernels": ["genres"], "rate": "rate"},
+    "features": [
+        {"name": "rate", "of": "item", "kind": "statistic", "bucket": "1h", "half_life": "3d"},
+        {"name": "genres", "of": "item", "kind": "categories", "width": 2, "vocabulary": ["x"]},
+        {**PRICE, "transform": "log", "mean": 1.0, "std": 2.0, "default": 1, "relative": True},
+    ],
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(with_anything_in_place_of_one_field(FULL, ANYTHING))
+def test_any_json_is_a_schema_or_a_schema_error(payload):
+    with contextlib.suppress(SchemaError):
+        assert Schema.from_dict(payload).to_dict()["features"] is not None
 
 
 def test_history_kernels_and_rate_must_name_features_of_their_kind():
