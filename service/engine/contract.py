@@ -63,6 +63,7 @@ EVALUATOR_OUTPUTS: Table = {
     "utility": (np.float32, ("R",)),
 }
 
+IDS_SUFFIXES = ("text.npy", "ends.npy", "hashes.npy", "order.npy")
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"  # of the manifest's bytes, which itself vouches for every other file
 GENERATOR = "generator.onnx"  # the gated form: a branch skips steps that no slate needs

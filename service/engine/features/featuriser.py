@@ -31,7 +31,9 @@ from service.engine.features.encoding import (
     z_scores,
 )
 from service.engine.features.history import HistoryKernels, history_width
+from service.engine.features.id_index import HeldIds, Ids
 from service.engine.features.inline import InlineFeatures
+from service.engine.features.item_arrays import ItemArrays, with_last_row
 from service.engine.features.layout import RELATIVE, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
@@ -42,26 +44,48 @@ class ItemTable:
     """The item features of every known item, encoded; I items.
 
     numbers float32 [I, P] (P number and statistic features of items, standardised),
-    tokens int64 [I, Q] (their token slots), vectors name -> float32 [I, width].
+    tokens int [I, Q] (their token slots), vectors name -> float32 [I, width].
     """
 
-    ids: tuple[str, ...]
+    ids: Sequence[str]
+    numbers: Floats
+    tokens: npt.NDArray[Any]
+    vectors: Mapping[str, Floats]
+
+
+@dataclass(slots=True)
+class EncodedList:
+    """The features of one list in the places of a layout.
+
+    numbers float32 [N, F]; tokens int64 [N, T]; index int64 [N]: row of each candidate in the item
+    table; inline: names of the item features that the request gave.
+    """
+
     numbers: Floats
     tokens: Integers
-    vectors: Mapping[str, Floats]
+    index: Integers
+    inline: Sequence[str]
 
 
 class Featuriser:
     """A fitted schema with its item table, the columns of each feature and the row of each item."""
 
-    def __init__(self, schema: Schema, items: ItemTable, snapshot: Snapshot | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        items: ItemTable,
+        snapshot: Snapshot | None = None,
+        arrays: ItemArrays | None = None,
+    ) -> None:
+        """arrays: of the same items, over a layout with the items last; by default, they are
+        built from `items` over one in the order of the schema.
+        """
         self.schema = schema
-        self.items = items
         self.snapshot = snapshot  # not read for requests
-        self._index_of = {item: index for index, item in enumerate(items.ids)}
-        self._layout = layout = Layout(schema)
-        self.numbers_width = layout.numbers_width + history_width(schema.history)
-        self.tokens_width, self.vocabulary_size = layout.tokens_width, layout.vocabulary_size
+        items_last = arrays is not None
+        self._layout = layout = Layout(schema, history_width(schema.history), items_last)
+        self.numbers_width, self.tokens_width = layout.numbers_width, layout.tokens_width
+        self.vocabulary_size = layout.vocabulary_size
         self._features_of = {
             owner: {feature.name: feature for feature in schema.features if feature.of == owner}
             for owner in OWNERS
@@ -71,81 +95,119 @@ class Featuriser:
             for owner, features in self._features_of.items()
         }
         self._inline = InlineFeatures(layout, schema.history.kernels)
-        self._build_templates()
+        self._default_numbers, self._default_tokens = self._defaults()
+        self._ids = items.ids if isinstance(items.ids, Ids) else HeldIds(items.ids)
+        self._items = arrays = self._with_unknown(items) if arrays is None else arrays
+        vectors = {name: rows[:-1] for name, rows in arrays.vectors.items()}
+        # Views: the table and the arrays share their memory.
+        self.items = ItemTable(self._ids, arrays.numbers[:-1], arrays.tokens[:-1], vectors)
         self._history = HistoryKernels(
             schema.history.limit,
             [self._kernel_rows(layout.features[name]) for name in schema.history.kernels],
             self._expected_labels(schema.history.rate),
-            layout.numbers_width,
+            layout.history,
             schema.label,
         )
 
-    def _build_templates(self) -> None:
-        """Lay out the item table as whole rows, so that a list costs one gather per array.
-
-        Row I, the last, is of unknown items.
-        """
-        count = len(self.items.ids)
-        numbers = np.zeros((count + 1, self.numbers_width), np.float32)
-        tokens = np.zeros((count + 1, self.tokens_width), np.int64)
-        for feature in self.schema.features:  # defaults first; the table overwrites them
+    def _defaults(self) -> tuple[Floats, Integers]:
+        """Return numbers [F] and tokens [T] of an unknown item in a request of ids alone."""
+        layout = self._layout
+        numbers = np.zeros((1, layout.numbers_width), np.float32)
+        tokens = np.zeros((1, layout.tokens_width), np.int64)
+        for feature in self.schema.features:
             self._write(feature, feature.default, numbers, tokens, slice(None), feature.name)
-        layout, number, slot = self._layout, 0, 0
-        for feature in self._features_of["item"].values():
-            if feature.kind in NUMBER_KINDS:
-                numbers[:count, layout.column[feature.name]] = self.items.numbers[:, number]
-                number += 1
-            elif feature.slots:
-                source = self.items.tokens[:, slot : slot + feature.slots]
-                tokens[:count, layout.slots(feature)] = source
-                slot += feature.slots
-                if feature.name == "item_id":
-                    tokens[count, layout.slots(feature)] = layout.first_token["item_id"]
-            elif feature.input:
-                numbers[:count, layout.columns(feature)] = self.items.vectors[feature.name]
-        self._numbers_of, self._tokens_of = numbers, tokens
+        item_id = layout.features.get("item_id")
+        if item_id is not None and item_id.slots and item_id.of == "item":
+            tokens[:, layout.slots(item_id)] = layout.first_token["item_id"]
+        return numbers[0], tokens[0]
+
+    def _with_unknown(self, items: ItemTable) -> ItemArrays:
+        """Return the item table with a last row of the defaults, for unknown items."""
+        layout, features = self._layout, self._features_of["item"].values()
+        columns = [layout.column[f.name] for f in features if f.kind in NUMBER_KINDS]
+        slots = [slot for f in features if f.slots for slot in layout.slot_range(f)]
+        vectors = {
+            f.name: with_last_row(items.vectors[f.name], encode_vector(f, f.default, f.name))
+            for f in features
+            if f.kind == "vector"
+        }
+        return ItemArrays(
+            layout,
+            with_last_row(items.numbers, self._default_numbers[columns]),
+            with_last_row(items.tokens, self._default_tokens[slots]),
+            vectors,
+        )
 
     def _expected_labels(self, rate: str | None) -> Floats:
         """Return each item's expected label by the statistic `rate`, float32 [I + 1]; else 0.5."""
         if rate is None:
             return np.full(len(self.items.ids) + 1, 0.5, np.float32)
         feature = self._layout.features[rate]
-        logit = self._numbers_of[:, self._layout.column[rate]] * feature.std
+        logit = self._items.numbers[:, self._items.place[rate]] * feature.std
         return np.asarray(1.0 / (1.0 + np.exp(-(logit + feature.mean))), np.float32)
 
     def _kernel_rows(self, feature: Feature) -> Floats:
         """Return unit vectors float32 [I + 1, width] whose inner products are the kernel."""
         if feature.kind == "vector":
-            rows = np.zeros((len(self.items.ids) + 1, feature.width), np.float32)
-            rows[:-1] = self.items.vectors[feature.name]
+            rows = np.array(self._items.vectors[feature.name])
+            rows[-1] = 0.0
         else:
-            rows = self._layout.bag(feature, self._tokens_of[:, self._layout.slots(feature)])
+            places = [self._items.slot_of[slot] for slot in self._layout.slot_range(feature)]
+            rows = self._layout.bag(feature, self._items.tokens[:, places].astype(np.int64))
         return unit_rows(rows)
 
     def transform(self, candidates: CandidateList) -> tuple[Floats, Integers]:
         """Return numbers float32 [N, F] and tokens int64 [N, T] of one candidate list.
 
-        Raises FeatureError for an inline feature that is unknown, of the wrong type, or missing
-        though required.
+        Columns and slots are in the order of the schema. Raises FeatureError for an inline feature
+        that is unknown, of the wrong type, or missing though required.
         """
-        unknown = len(self.items.ids)
-        index_of = self._index_of
-        index = np.array([index_of.get(item, unknown) for item in candidates.ids], np.int64)
-        numbers, tokens = self._numbers_of.take(index, axis=0), self._tokens_of.take(index, axis=0)
+        encoded = self._encode(candidates, every_item_feature=True)
+        return encoded.numbers, encoded.tokens
+
+    def _encode(self, candidates: CandidateList, every_item_feature: bool) -> EncodedList:
+        """Return the features of a list in the places of the layout.
+
+        Features of items that the request does not give, and no column compares, are left out
+        unless `every_item_feature` is true. Raises FeatureError.
+        """
+        layout, count = self._layout, len(candidates.ids)
+        index, index_of = self._find(candidates)
+        numbers = np.empty((count, layout.numbers_width), np.float32)
+        tokens = np.empty((count, layout.tokens_width), np.int64)
+        numbers[:], tokens[:] = self._default_numbers, self._default_tokens
+        if every_item_feature or candidates.inline:
+            self._items.write(index, numbers, tokens)
+        else:
+            self._items.write_compared(index, numbers)
         history = self._history.recent(candidates.history, index_of)
         kernels = [rows[index] for rows in self._history.tables] if history else []
         user = candidates.user
-        if candidates.user_id is not None and "user_id" in self._layout.features:
+        if candidates.user_id is not None and "user_id" in layout.features:
             user = {**user, "user_id": candidates.user_id}
         self._fill("user", user, "user.features", numbers, tokens, slice(None))
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
-        self._inline.fill(candidates, numbers, tokens, kernels)
-        if self._layout.relative:
+        inline = self._inline.fill(candidates, numbers, tokens, kernels)
+        if layout.relative:
             self._fill_relative(numbers)
         if history:
             expected = self._history.expected_then(candidates, index_of)
             self._history.fill(history, numbers, index, kernels, expected)
-        return numbers, tokens
+        return EncodedList(numbers, tokens, index, inline)
+
+    def _find(self, candidates: CandidateList) -> tuple[Integers, Mapping[str, int]]:
+        """Return the row of each candidate, int64 [N], and the rows of the items of the history.
+
+        Row I is that of an unknown item; the mapping has no unknown items.
+        """
+        if isinstance(self._ids, HeldIds):
+            return self._ids.find(candidates.ids), self._ids.position_of
+        recent = candidates.history[-self.schema.history.limit :]
+        past = [item for item, _ in recent]
+        rows = self._ids.find([*candidates.ids, *past])
+        count, unknown = len(candidates.ids), len(self._ids)
+        pairs = zip(past, rows[count:].tolist(), strict=True)
+        return rows[:count], {item: row for item, row in pairs if row < unknown}
 
     def _fill_relative(self, numbers: Floats) -> None:
         """Write the list-relative columns of `numbers` in place, all of them at once."""
@@ -199,7 +261,7 @@ class Featuriser:
 
     def count_unknown(self, ids: Sequence[str]) -> int:
         """Return the number of ids that the item table lacks."""
-        return len(ids) - sum(map(self._index_of.__contains__, ids))
+        return int(np.count_nonzero(self._ids.find(ids) == len(self._ids)))
 
     def groups(self, name: str, tokens: Integers) -> list[str | None]:
         """Return each candidate's value of a category or identifier, None if it has no known value.

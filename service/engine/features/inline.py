@@ -51,8 +51,8 @@ class InlineFeatures:
 
     def fill(
         self, candidates: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Floats]
-    ) -> None:
-        """Write the features of candidates in place.
+    ) -> list[str]:
+        """Write the features of candidates in place; return the names of those of items.
 
         Args:
             candidates: N candidates.
@@ -64,17 +64,21 @@ class InlineFeatures:
         required.
         """
         if not (candidates.inline or self._of_candidates):
-            return
+            return []
         try:
-            self._fill(candidates, numbers, tokens, kernels)
+            names = self._fill(candidates, numbers, tokens, kernels)
         except (ColumnError, FeatureError):
             self._refuse_first(candidates, numbers, tokens)
             raise
+        return [name for name in names if self._allowed[name].of == "item"]
 
     def _fill(
         self, candidates: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Floats]
-    ) -> None:
-        """Raise ColumnError or FeatureError, without its path, if any value breaks its schema."""
+    ) -> list[str]:
+        """Write the features and return their names.
+
+        Raises ColumnError or FeatureError, without its path, if any value breaks its schema.
+        """
         blocks, columns = self._blocks(candidates)
         complete = {name for name, values in columns.items() if not _has_gaps(values)}
         for names, values, missing in blocks:
@@ -94,6 +98,7 @@ class InlineFeatures:
                 if feature.slots:
                     vectors = self._layout.bag(feature, tokens[rows, self._layout.slots(feature)])
                 kernels[self._kernels[name]][rows] = unit_rows(vectors)
+        return [*columns, *chain.from_iterable(names for names, _, _ in blocks)]
 
     def _feature(self, name: str) -> Feature:
         """Return a feature of items or candidates. Raises ColumnError."""

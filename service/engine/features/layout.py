@@ -9,6 +9,7 @@ import numpy as np
 
 from service.engine.contract import Floats, Integers
 from service.engine.features.encoding import FeatureError
+from service.engine.features.id_index import HeldIds, Ids
 from service.engine.features.ids import BLANKS, read_id
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
 
@@ -19,37 +20,56 @@ class Layout:
     """The place of every feature of a schema in `numbers` and `tokens`.
 
     column, slot: first column or slot of a feature. first_token: its out-of-vocabulary token.
-    relative: (column, first list-relative column) of each list-relative number. numbers_width:
-    columns before those of the history.
+    relative: (column, first list-relative column) of each list-relative number. history: first
+    column of the history. numbers_width, tokens_width: number of columns and slots.
+
+    Columns are in the order of the schema; with `items_last` those that depend on the request come
+    before those of items alone, `request_numbers` and `request_tokens` in number, and each group
+    keeps its order. number_order, token_order: the place of each column and slot in the order of
+    the schema.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, history_width: int = 0, items_last: bool = False) -> None:
         self.features = {feature.name: feature for feature in schema.features}
         self.column: dict[str, int] = {}
         self.slot: dict[str, int] = {}
         self.first_token: dict[str, int] = {}
         self.relative: list[tuple[int, int]] = []
-        self._tokens: dict[str, dict[str, int]] = {}
-        token, slot, column = 1, 0, 0
+        self._vocabularies: dict[str, Ids] = {}
+        of_item: list[bool] = []  # for each column: it belongs to an item alone
+        slot_of_item: list[bool] = []
+        token = 1
         for feature in schema.features:
             if feature.slots:
                 self.first_token[feature.name] = token
-                self._tokens[feature.name] = {
-                    value: token + 1 + index for index, value in enumerate(feature.vocabulary)
-                }
-                token += 1 + len(feature.vocabulary)
-                self.slot[feature.name] = slot
-                slot += feature.slots
-            elif feature.kind in NUMBER_KINDS:
-                self.column[feature.name] = column
-                column += 1
+                words = feature.vocabulary
+                ids = words if isinstance(words, Ids) else HeldIds(words)
+                self._vocabularies[feature.name] = ids
+                token += 1 + len(words)
+                self.slot[feature.name] = len(slot_of_item)
+                slot_of_item += [feature.of == "item"] * feature.slots
+            elif feature.kind in NUMBER_KINDS or feature.input:
+                self.column[feature.name] = column = len(of_item)
+                width = feature.width if feature.kind == "vector" else 1
+                of_item += [feature.of == "item"] * width
                 if feature.relative:
-                    self.relative.append((column - 1, column))
-                    column += RELATIVE
-            elif feature.input:
-                self.column[feature.name] = column
-                column += feature.width
-        self.numbers_width, self.tokens_width, self.vocabulary_size = column, slot, token
+                    self.relative.append((column, column + 1))
+                    of_item += [False] * RELATIVE
+        self.history = len(of_item)
+        of_item += [False] * history_width
+        self.numbers_width, self.tokens_width = len(of_item), len(slot_of_item)
+        self.vocabulary_size = token
+        self.request_numbers, self.request_tokens = of_item.count(False), slot_of_item.count(False)
+        self.number_order = _order(of_item, items_last)
+        self.token_order = _order(slot_of_item, items_last)
+        self._move(np.argsort(self.number_order).tolist(), np.argsort(self.token_order).tolist())
+
+    def _move(self, column_at: Sequence[int], slot_at: Sequence[int]) -> None:
+        """Replace each column and slot by its new place."""
+        self.column = {name: column_at[column] for name, column in self.column.items()}
+        self.slot = {name: slot_at[slot] for name, slot in self.slot.items()}
+        self.relative = [(column_at[c], column_at[first]) for c, first in self.relative]
+        self.history = column_at[self.history] if self.history < len(column_at) else self.history
 
     def columns(self, feature: Feature) -> slice:
         """Return the columns of a vector that is an input of the network."""
@@ -60,6 +80,11 @@ class Layout:
         """Return the token slots of a feature."""
         start = self.slot[feature.name]
         return slice(start, start + feature.slots)
+
+    def slot_range(self, feature: Feature) -> range:
+        """Return the numbers of the token slots of a feature."""
+        start = self.slot[feature.name]
+        return range(start, start + feature.slots)
 
     def bag(self, feature: Feature, tokens: Integers) -> Floats:
         """Return 0 or 1 per known value, float32 [R, vocabulary], of tokens int64 [R, width]."""
@@ -74,9 +99,10 @@ class Layout:
 
         None has the token 0, an unknown value the feature's first token. Raises FeatureError.
         """
-        vocabulary, first = self._tokens[feature.name], self.first_token[feature.name]
-        rows = []
-        for value in values:
+        words, first = self._vocabularies[feature.name], self.first_token[feature.name]
+        tokens = np.zeros((len(values), feature.slots), np.int64)
+        texts, rows, slots = [], [], []
+        for row, value in enumerate(values):
             if value is None:
                 entries: Sequence[Any] = ()
             elif feature.kind != "categories" or (feature.width == 1 and isinstance(value, str)):
@@ -85,7 +111,6 @@ class Layout:
                 entries = value[: feature.width]
             else:
                 raise FeatureError(path, "a list of strings", value)
-            row = [0] * feature.slots
             for slot, entry in enumerate(entries):
                 try:  # text is read as it is, and a number as an id
                     text = entry if isinstance(entry, str) else read_id(entry)
@@ -95,6 +120,16 @@ class Layout:
                     text = text.strip(BLANKS)
                     if not text:  # as in a log, where blank is null
                         continue
-                row[slot] = vocabulary.get(text, first)
-            rows.append(row)
-        return np.array(rows, np.int64).reshape(len(rows), feature.slots)
+                texts.append(text)
+                rows.append(row)
+                slots.append(slot)
+        if texts:
+            positions = words.find(texts)
+            positions[positions == len(words)] = -1
+            tokens[rows, slots] = positions + (first + 1)
+        return tokens
+
+
+def _order(of_item: Sequence[bool], items_last: bool) -> list[int]:
+    """Return the columns of the schema's order, with `items_last` those of items last."""
+    return sorted(range(len(of_item)), key=lambda column: items_last and of_item[column])

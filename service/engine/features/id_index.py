@@ -1,0 +1,163 @@
+"""Find the positions of ids in a table, by a dictionary or in memory-mapped arrays."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from service.engine.contract import IDS_SUFFIXES, Integers
+from service.engine.features.flat_files import read_array, write_array
+
+# Below this many ids a dictionary of strings takes little memory, and it is faster.
+DICTIONARY_SIZE = 100_000
+IDS_PER_BLOCK = 4096  # ids decoded at a time
+
+Array = npt.NDArray[Any]
+
+
+class Ids(Sequence[str]):
+    """Distinct ids by position, and positions by id."""
+
+    @abstractmethod
+    def find(self, ids: Sequence[str]) -> Integers:
+        """Return the position of each id, int64 [N]; len(self) for an id that is not held."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self._text(at) for at in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._text(index % len(self))
+
+    @abstractmethod
+    def _text(self, position: int) -> str:
+        """Return the id at a position from 0 to len(self) - 1."""
+
+
+class HeldIds(Ids):
+    """Ids in a tuple of strings with a dictionary."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._ids = tuple(ids)
+        self.position_of = {item: position for position, item in enumerate(self._ids)}
+
+    def find(self, ids: Sequence[str]) -> Integers:
+        position_of, missing = self.position_of, len(self._ids)
+        return np.array([position_of.get(item, missing) for item in ids], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def _text(self, position: int) -> str:
+        return self._ids[position]
+
+
+class MappedIds(Ids):
+    """Ids in flat arrays that may be memory-mapped; I ids.
+
+    text    uint8, all ids in UTF-8, one after the other
+    ends    int64 [I + 1]; id i is text[ends[i] : ends[i + 1]]
+    hashes  uint32 [I], the CRC-32 of every id, ascending
+    order   uint32 [I], the position of the id with each hash
+    """
+
+    def __init__(self, text: Array, ends: Array, hashes: Array, order: Array) -> None:
+        self._text_of, self._ends, self._hashes, self._order = text, ends, hashes, order
+
+    def find(self, ids: Sequence[str]) -> Integers:
+        encoded = [_encode(item) for item in ids]
+        hashes = np.fromiter(map(crc32, encoded), np.uint32, len(encoded))
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        starts = np.cumsum(lengths) - lengths
+        text = np.frombuffer(b"".join(encoded), np.uint8)
+        count = len(self._hashes)
+        positions = np.full(len(encoded), count, np.int64)
+        place = self._hashes.searchsorted(hashes).astype(np.int64)
+        pending = np.arange(len(encoded))
+        while len(pending):  # the ids of one hash are compared one after the other
+            pending = pending[place[pending] < count]
+            pending = pending[self._hashes[place[pending]] == hashes[pending]]
+            candidates = self._order[place[pending]].astype(np.int64)
+            equal = self._equal(candidates, text, starts[pending], lengths[pending])
+            positions[pending[equal]] = candidates[equal]
+            pending = pending[~equal]
+            place[pending] += 1
+        return positions
+
+    def _equal(
+        self, candidates: Integers, text: Array, starts: Integers, lengths: Integers
+    ) -> npt.NDArray[np.bool_]:
+        """Compare the ids at positions [M] with the slices of `text`, byte by byte."""
+        begins = self._ends[candidates]
+        equal: npt.NDArray[np.bool_] = self._ends[candidates + 1] - begins == lengths
+        alike = equal.nonzero()[0]
+        sizes = lengths[alike]
+        within = np.arange(int(sizes.sum())) - (np.cumsum(sizes) - sizes).repeat(sizes)
+        ours = self._text_of[begins[alike].repeat(sizes) + within]
+        differs = ours != text[starts[alike].repeat(sizes) + within]
+        equal[alike.repeat(sizes)[differs]] = False
+        return equal
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), IDS_PER_BLOCK):
+            ends = self._ends[start : start + IDS_PER_BLOCK + 1]
+            block, offset = self._text_of[ends[0] : ends[-1]].tobytes(), int(ends[0])
+            for begin, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+                yield _decode(block[begin - offset : end - offset])
+
+    def _text(self, position: int) -> str:
+        begin, end = self._ends[position : position + 2].tolist()
+        return _decode(self._text_of[begin:end].tobytes())
+
+
+def write_ids(directory: Path, name: str, ids: Sequence[str]) -> None:
+    """Write ids as the flat files `name`.* of MappedIds. Raises ValueError for a repeated id."""
+    encoded = [_encode(item) for item in ids]
+    if len(set(encoded)) < len(encoded):
+        ((repeated, times),) = Counter(ids).most_common(1)
+        rule = f"ids must be distinct, {repeated!r} stands {times} times"
+        raise ValueError(f"{directory / name}: {rule}")
+    hashes = np.fromiter(map(crc32, encoded), np.uint32, len(encoded))
+    order = hashes.argsort(kind="stable")
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    arrays = (
+        np.frombuffer(b"".join(encoded), np.uint8),
+        np.append(np.zeros(1, np.int64), lengths.cumsum()),
+        hashes[order],
+        order.astype(np.uint32),
+    )
+    for suffix, array in zip(IDS_SUFFIXES, arrays, strict=True):
+        write_array(directory / f"{name}.{suffix}", array)
+
+
+def read_ids(directory: Path, name: str) -> Ids:
+    """Map the files of `write_ids`; few ids are held in a dictionary instead."""
+    ids = MappedIds(*(read_array(directory / f"{name}.{suffix}") for suffix in IDS_SUFFIXES))
+    return HeldIds(list(ids)) if len(ids) < DICTIONARY_SIZE else ids
+
+
+def _encode(item: str) -> bytes:
+    return item.encode("utf-8", "surrogatepass")
+
+
+def _decode(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")

@@ -1,0 +1,69 @@
+"""The encoded features of items, in the columns and slots of a layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.engine.contract import Floats, Integers
+from service.engine.features.layout import Layout
+from service.engine.features.schema import NUMBER_KINDS
+
+Array = npt.NDArray[Any]
+
+
+class ItemArrays:
+    """Features of I items, and in a last row those of an unknown item.
+
+    numbers  float32 [I + 1, P], number and statistic features
+    tokens   int32 or int64 [I + 1, Q], token slots
+    vectors  name -> float32 [I + 1, width]
+
+    The arrays may be memory-mapped, so rows are taken by index and no array is copied.
+    """
+
+    def __init__(
+        self, layout: Layout, numbers: Floats, tokens: Array, vectors: Mapping[str, Floats]
+    ) -> None:
+        self.numbers, self.tokens, self.vectors = numbers, tokens, vectors
+        features = [feature for feature in layout.features.values() if feature.of == "item"]
+        number_features = [f.name for f in features if f.kind in NUMBER_KINDS]
+        columns = [layout.column[name] for name in number_features]
+        slots = [slot for f in features if f.slots for slot in layout.slot_range(f)]
+        self.place = {name: place for place, name in enumerate(number_features)}
+        self.slot_of = {slot: place for place, slot in enumerate(slots)}
+        self._columns, self._slots = _as_slice(columns), _as_slice(slots)
+        self._inputs = [
+            (layout.columns(f), vectors[f.name]) for f in features if f.kind == "vector" and f.input
+        ]
+        compared = {source for source, _ in layout.relative}
+        self._sources = [(p, column) for p, column in enumerate(columns) if column in compared]
+
+    def write(self, index: Integers, numbers: Floats, tokens: Integers) -> None:
+        """Write the features of items at rows `index` [N] to numbers [N, F] and tokens [N, T]."""
+        if self.numbers.shape[1]:
+            numbers[:, self._columns] = self.numbers.take(index, axis=0)
+        if self.tokens.shape[1]:
+            tokens[:, self._slots] = self.tokens.take(index, axis=0)
+        for columns, rows in self._inputs:
+            numbers[:, columns] = rows.take(index, axis=0)
+
+    def write_compared(self, index: Integers, numbers: Floats) -> None:
+        """Write only the numbers that are compared within the list."""
+        for place, column in self._sources:
+            numbers[:, column] = self.numbers[index, place]
+
+
+def _as_slice(numbers: Sequence[int]) -> slice | list[int]:
+    """Return consecutive numbers as a slice, which is faster to write to."""
+    if not numbers or list(numbers) != list(range(numbers[0], numbers[0] + len(numbers))):
+        return list(numbers)
+    return slice(numbers[0], numbers[0] + len(numbers))
+
+
+def with_last_row(rows: Array, last: Array) -> Array:
+    """Return rows [I, width] and a last one, [I + 1, width] of the dtype of `rows`."""
+    return np.concatenate([rows, np.asarray(last, rows.dtype)[None]])
