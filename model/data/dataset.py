@@ -18,7 +18,7 @@ from model.data.errors import DataError
 from model.data.fitting import fit
 from model.data.histories import HistoryWindow
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
-from model.data.moment import read_moment
+from model.data.moment import AGAIN, read_moment
 from model.data.rated_rows import read_snapshot
 from model.data.requests import RequestBuilder
 from model.data.schemas import load_schema
@@ -67,11 +67,15 @@ class Dataset:
         histories = directory / "histories.parquet"
         self.histories = _scan_parquet(histories) if histories.exists() else None
         self.moment = read_moment(directory)
-        snapshot = read_snapshot(directory, self.moment)
+        snapshot = read_snapshot(directory, self.moment, len(self.items))
         self.featuriser = fit(schema, self.rows, self.items, self.users, snapshot)
 
     def digest(self) -> str:
-        """Return the SHA-256 over all files; a training run stores it to recognise its data."""
+        """Return the SHA-256 over the files that training reads; a run recognises its data by it.
+
+        statistics.parquet is left out: it follows from the other files, no training reads it, and
+        runs that began without it go on only with their digest. Its totals are in the moment.
+        """
         digest = hashlib.sha256()
         names = ["schema.yaml", "impressions.parquet", "items.parquet", "users.parquet"]
         for name in names + ([] if self.histories is None else ["histories.parquet"]):
@@ -190,5 +194,5 @@ def _scan_parquet(path: Path) -> pl.LazyFrame:
         frame = pl.scan_parquet(path)
         frame.collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(path, f"cannot be read ({str(error).splitlines()[0]})") from None
+        raise DataError(path, f"cannot be read ({str(error).splitlines()[0]}); {AGAIN}") from None
     return frame

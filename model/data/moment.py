@@ -12,6 +12,7 @@ from typing import Any
 from model.data.errors import DataError
 
 SUMMARY, RECORD = "summary.json", "time"  # file and key of the record
+AGAIN = "write the data set again with `python -m model prepare`"
 
 
 @dataclass(frozen=True)
@@ -46,5 +47,5 @@ def read_moment(directory: Path) -> Moment | None:
     except FileNotFoundError:
         return None
     except (AttributeError, TypeError, ValueError) as error:
-        rule = f"cannot be read ({error}); write the data set again with `python -m model prepare`"
+        rule = f"cannot be read ({error}); {AGAIN}"
         raise DataError(directory / SUMMARY, rule, column=RECORD) from None

@@ -11,7 +11,7 @@ import polars as pl
 
 from model.data import labels
 from model.data.errors import DataError
-from model.data.moment import Moment
+from model.data.moment import AGAIN, RECORD, SUMMARY, Moment
 from model.data.rates import (
     Clock,
     Events,
@@ -154,17 +154,34 @@ def write_counts(
     return dataclasses.replace(moment, statistics=totals)
 
 
-def read_snapshot(directory: Path, moment: Moment | None) -> Snapshot | None:
-    """Return what `write_counts` wrote; None for a data set without a record of its moment."""
+def read_snapshot(directory: Path, moment: Moment | None, items: int) -> Snapshot | None:
+    """Return what `write_counts` wrote; None for a data set without a record of its moment.
+
+    Args:
+        items: number of rows of items.parquet.
+
+    Raises DataError for counts that cannot be read, or that another table or no record belongs to.
+    """
+    path = directory / COUNTS
     if moment is None:
+        if path.exists():
+            rule = f"must have the key {RECORD}, as there is {COUNTS}; {AGAIN}"
+            raise DataError(directory / SUMMARY, rule)
         return None
-    statistics = {}
-    if moment.statistics:
-        table = pl.read_parquet(directory / COUNTS)
+    if not moment.statistics:
+        return Snapshot(moment.as_of, {})
+    try:
+        table = pl.read_parquet(path)
         statistics = {
             name: StatisticCounts(
                 table[f"shows.{name}"].to_numpy(), table[f"likes.{name}"].to_numpy(), **totals
             )
             for name, totals in moment.statistics.items()
         }
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(path, f"cannot be read ({str(error).splitlines()[0]}); {AGAIN}") from None
+    if len(table) != items:
+        raise DataError(
+            path, f"must have the {items:,} rows of items.parquet; {AGAIN}", value=len(table)
+        )
     return Snapshot(moment.as_of, statistics)

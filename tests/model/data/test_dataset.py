@@ -136,6 +136,48 @@ def test_a_truncated_file_is_reported_by_its_name(log, tmp_path, name):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda out: (out / "statistics.parquet").unlink(),
+            r"statistics\.parquet: cannot be read \(",
+        ),
+        (
+            lambda out: (out / "statistics.parquet").write_bytes(b"PAR1"),
+            r"statistics\.parquet: cannot be read \(",
+        ),
+        (
+            lambda out: pl.DataFrame({"item_id": ["tea"]}).write_parquet(
+                out / "statistics.parquet"
+            ),
+            r"statistics\.parquet: cannot be read \(.*like_rate",
+        ),
+        (
+            lambda out: keep_rows(out / "statistics.parquet", 1),
+            r"statistics\.parquet: must have the 4 rows of items\.parquet; .*, got 1",
+        ),
+        (lambda out: (out / "summary.json").unlink(), r"summary\.json: must have the key time, as"),
+        (lambda out: (out / "items.parquet").unlink(), r"items\.parquet: cannot be read \("),
+    ],
+)
+def test_a_half_prepared_data_set_is_reported_by_its_file_and_the_command(shop, change, message):
+    out = shop()
+    change(out)
+    with pytest.raises(DataError, match=message) as raised:
+        Dataset(out)
+    assert "write the data set again with `python -m model prepare`" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def drop_columns(path):
+    pl.read_parquet(path).select("item_id").write_parquet(path)
+
+
+def keep_rows(path, count):
+    pl.read_parquet(path).head(count).write_parquet(path)
+
+
 def test_an_error_while_featurising_leaves_no_arrays(tmp_path, monkeypatch):
     write_log(tmp_path / "data", ROWS, ITEMS)
     broken = Dataset(tmp_path / "data", memory=0)
