@@ -17,6 +17,7 @@ from model.data.files import Files, format_of, shortened
 from model.data.formats.imported import Imported, write_table
 from model.data.rules import Rule, check_rows
 from model.data.scan import LISTS, NUMBERS, ROW, decode_list, unreadable
+from service.engine.features.ids import BLANKS
 from service.engine.features.schema import Feature, Schema
 
 KINDS = ("item", "user", "ranking", "interaction")
@@ -24,6 +25,7 @@ KINDS = ("item", "user", "ranking", "interaction")
 _FIELDS = pl.List(pl.Struct({"name": pl.String, "value": pl.String}))
 _CANDIDATES = pl.List(pl.Struct({"id": pl.String, "relevancy": pl.String, "fields": _FIELDS}))
 _TEXTS = ("event", "id", "timestamp", "item", "user", "session", "ranking", "type")
+_IDS = ("id", "item", "user", "session", "ranking")
 _EVENT: dict[str, Any] = {
     **dict.fromkeys(_TEXTS, pl.String), "fields": _FIELDS, "items": _CANDIDATES,
 }  # fmt: skip
@@ -101,7 +103,8 @@ def _scan(files: Files, scratch: Path) -> pl.LazyFrame:
         source, _ = decode(path, files.dialect, scratch, ndjson=True)
         parsed = scratch / f"events-{index}.parquet"
         try:
-            pl.scan_ndjson(glob.escape(str(source)), schema=_EVENT).sink_parquet(parsed)
+            read = pl.scan_ndjson(glob.escape(str(source)), schema=_EVENT)
+            read.with_columns(_plain_ids()).sink_parquet(parsed)
         except pl.exceptions.PolarsError as error:
             only = Files((path,), (str(path),), files.dialect)
             raise _find_misshapen(source, path) or unreadable(only, error) from None
@@ -112,6 +115,19 @@ def _scan(files: Files, scratch: Path) -> pl.LazyFrame:
     if not sum(files.counts):
         raise DataError(files, "must have at least one row, got an empty file")
     return pl.concat(frames)
+
+
+def _plain_ids() -> list[pl.Expr]:
+    """Return the ids of events without the blanks around them, before any of them are joined.
+
+    A blank user is none, so that the session counts.
+    """
+    ids = {name: pl.col(name).str.strip_chars(BLANKS) for name in _IDS}
+    for name in ("user", "session"):
+        ids[name] = pl.when(ids[name] != "").then(ids[name])
+    candidate = pl.element().struct.with_fields(pl.field("id").str.strip_chars(BLANKS))
+    ids["items"] = pl.col("items").list.eval(candidate)
+    return [value.alias(name) for name, value in ids.items()]
 
 
 def _find_misshapen(source: Path, path: Path) -> DataError | None:

@@ -62,6 +62,24 @@ def test_metarank_events_become_lists_with_labels_of_their_types_and_features(ex
     ]
 
 
+def test_blanks_around_the_ids_of_metarank_events_do_not_count(example, tmp_path):
+    example("### Metarank")
+    expected = pl.read_parquet(tmp_path / "metarank" / "impressions.parquet")
+
+    def blank(name, text):
+        for old, new in (
+            ('"item": "tea"', '"item": "tea "'),
+            ('{"id": "ink"', '{"id": " ink"'),
+            ('"id": "r2"', '"id": " r2"'),
+            ('"user": "ada", "items"', '"session": "ada", "user": "\\t", "items"'),
+        ):
+            text = text.replace(old, new) if name == "events.jsonl" else text
+        return text
+
+    example("### Metarank", blank)
+    assert pl.read_parquet(tmp_path / "metarank" / "impressions.parquet").equals(expected)
+
+
 RANKLENS_FIELDS = """
 name: r
 features:
