@@ -29,6 +29,7 @@ _JSON_LIST = rf"^\[({_SCALAR}(, ?{_SCALAR})*)?\]$"
 # Text that polars may have made of a JSON boolean or of a float with more digits than it holds.
 _NO_ID = r"^(true|false|-?\d{16,})$"
 NO_ID = f"must be text or a whole number, and below {EXACT_FLOATS} if it is a float"
+_BOOLEANS = {"true": "1", "false": "0"}
 _NESTED = r'^(\{("(\\.|[^"\\])*": ?.*)?\}|\[[\[{].*\])$'
 
 
@@ -243,13 +244,21 @@ def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
         if counts.get(f"no id {name}"):
             _refuse_no_id(source, path, name)
     present = [name for name in schema if name in names or counts[f"has {name}"]]
-    lists = {
-        name: decode_list(pl.col(name))
-        for name, kind in kinds.items()
-        if kind in LISTS and name in present
+    values = {
+        name: _json_value(pl.col(name), kind) for name, kind in kinds.items() if name in present
     }
-    dtypes = {name: pl.List(pl.String) if name in lists else pl.String() for name in present}
-    return _Part(frame.select(present).with_columns(**lists), dtypes, counts[ROW])
+    dtypes = {
+        name: pl.List(pl.String) if kinds.get(name) in LISTS else pl.String() for name in present
+    }
+    return _Part(frame.select(present).with_columns(**values), dtypes, counts[ROW])
+
+
+def _json_value(text: pl.Expr, kind: str) -> pl.Expr:
+    """Return a value from its text in a line of JSON; of numbers, true is 1, as in Parquet."""
+    value = decode_list(text) if kind in LISTS else text
+    if kind == "vector":
+        return value.list.eval(pl.element().replace(_BOOLEANS))
+    return value.replace(_BOOLEANS) if kind in NUMBERS else value
 
 
 def _refuse_no_id(source: Path, path: Path, name: str) -> None:
