@@ -21,6 +21,14 @@ from model.data.errors import DataError
 DELIMITERS = (",", ";", "\t", "|")
 UTF_8 = ("utf-8", "utf-8-sig")
 CHUNK = 1 << 20  # characters that are decoded at once
+CARRIAGE_RETURNS = (
+    "has lines that end with a carriage return alone; write them with line feeds, as by "
+    "`tr '\\r' '\\n'`"
+)
+STRAY_QUOTE = (
+    "has a quote that begins a field and does not end it; double each quote in a field and put "
+    "quotes around it"
+)
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 
 
@@ -126,11 +134,15 @@ def _is_wide_utf_8(path: Path) -> bool:
     return wide
 
 
-def check_delimiter(path: Path, columns: list[str], separator: str) -> None:
-    """Raise DataError for a header that has one column and looks delimited by another character."""
+def check_header(path: Path, columns: list[str], separator: str) -> None:
+    """Raise DataError for a header that looks delimited or ended by another character."""
+    if any("\r" in name for name in columns):
+        raise DataError(path, CARRIAGE_RETURNS)
     if len(columns) != 1:
         return
     (header,) = columns
+    if "\n" in header:
+        raise DataError(path, STRAY_QUOTE, column="header", value=header.splitlines()[0])
     counts = {mark: header.count(mark) for mark in DELIMITERS if mark != separator}
     mark = max(counts, key=lambda key: counts[key])
     if counts[mark]:
@@ -172,17 +184,32 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def _csv_problem(path: Path, dialect: Dialect) -> DataError | None:
-    """Find the first row with more fields than the header, or with bytes that are not UTF-8."""
+    """Find the first row with stray quotes, too many fields, or bytes that are not UTF-8."""
     encoding = "latin-1" if dialect.encoding in UTF_8 else dialect.encoding
-    text = (line.decode(encoding) for line in read_lines(path))
-    width = None
-    for row, cells in enumerate(csv.reader(text, delimiter=dialect.separator(path))):
-        width = len(cells) if width is None else width
-        if len(cells) > width:
-            return DataError(path, f"must have {width} fields", row=row, value=len(cells))
-        for cell in cells if dialect.encoding in UTF_8 else ():
-            if error := _not_utf_8(path, cell.encode("latin-1"), row):
-                return error
+    lines: list[bytes] = []  # of the row under way
+
+    def text() -> Iterator[str]:
+        for line in read_lines(path):
+            lines.append(line)
+            yield line.decode(encoding)
+
+    width, row = None, 0
+    rows = csv.reader(text(), delimiter=dialect.separator(path), strict=True)
+    try:
+        for row, cells in enumerate(rows):
+            width = len(cells) if width is None else width
+            if len(cells) > width:
+                return DataError(path, f"must have {width} fields", row=row, value=len(cells))
+            for cell in cells if dialect.encoding in UTF_8 else ():
+                if error := _not_utf_8(path, cell.encode("latin-1"), row):
+                    return error
+            lines.clear()
+    except csv.Error:
+        if not lines:
+            return None
+        first = lines[0].decode("utf-8" if encoding == "latin-1" else encoding, "replace")
+        number = None if width is None else row + 1
+        return DataError(path, STRAY_QUOTE, row=number, value=first.rstrip("\r\n"))
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from model.data.dialect import Dialect, check_delimiter, decode, find_problem
+from model.data.dialect import CARRIAGE_RETURNS, Dialect, check_header, decode, find_problem
 from model.data.errors import DataError
 from model.data.files import Files, find_files, format_of, partition_values, shortened
 from model.data.mending import Unreadable, mend
@@ -156,10 +156,12 @@ def _open(
                 mended = scratch / f"mended-{len(list(scratch.iterdir()))}.{kind}"
                 delimiter = None if kind == "ndjson" else files.dialect.separator(path)
                 unreadable_rows = mend(source, mended, delimiter) if mending else None
-                if not unreadable_rows:
+                if unreadable_rows is None:
                     raise
                 part = _scan_text(mended, path, kinds, files.dialect)
                 part = replace(part, unreadable=unreadable_rows)
+                if not unreadable_rows:
+                    files.remarks.append(f"{path} has quotes within fields, which are read as text")
     except pl.exceptions.NoDataError:
         return _Part(pl.LazyFrame(), {}, 0)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -190,7 +192,7 @@ def _scan_csv(source: Path, path: Path, kinds: Mapping[str, str], dialect: Diale
     separator = dialect.separator(path)
     frame = pl.scan_csv(source, infer_schema=False, separator=separator, glob=False)
     dtypes: dict[str, Any] = dict(frame.collect_schema())
-    check_delimiter(path, list(dtypes), separator)
+    check_header(path, list(dtypes), separator)
     # A scan of some columns would accept rows with too many fields, so all columns are read once.
     counts = frame.select(pl.len().alias(ROW), pl.all().count()).collect(engine="streaming")
     count = int(counts[ROW].item())
@@ -217,6 +219,8 @@ def _scan_ndjson(source: Path, path: Path, kinds: Mapping[str, str]) -> _Part:
             try:
                 names.update(dict.fromkeys(dict(json.loads(line))))
             except (ValueError, TypeError) as error:
+                if "\r" in line.strip():
+                    raise DataError(path, CARRIAGE_RETURNS) from None
                 raise pl.exceptions.ComputeError(str(error)) from None
     schema = dict.fromkeys([*names, *kinds], pl.String())
     frame = pl.scan_ndjson(glob.escape(str(source)), schema=schema).with_row_index(ROW, offset=1)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import polars as pl
 import pytest
 
 from model.data.errors import DataError
 from tests.support.logs import LOG, SCHEMA, prepare
+
+QUOTE = "has a quote that begins a field and does not end it; double each quote"
+CARRIAGE_RETURN = "has lines that end with a carriage return alone"
+LINES = "\n".join(
+    json.dumps(dict(zip(LOG.splitlines()[0].split(","), row.split(","), strict=True)))
+    for row in LOG.splitlines()[1:]
+)
 
 
 @pytest.fixture
@@ -21,6 +31,46 @@ def read(tmp_path):
         return pl.read_parquet(tmp_path / "out" / "impressions.parquet"), printed
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "row"),
+    [
+        ("0,mug,0", '0,"mug,0', 4),
+        ("1,ink,0", '1,"ink,0', 2),
+        ("r1,ada,1,1,ink", '"r1,ada,1,1,ink', 2),
+        ("1,ink,0", '1,"in"k,0', 2),
+        ("request_id", '"request_id', None),
+    ],
+)
+def test_a_quote_that_does_not_end_its_field_is_an_error_of_file_and_row(read, old, new, row):
+    content = LOG.replace("1,mug", "0,mug").replace("0,pen", "1,pen").replace(old, new)
+    place = "log.csv, column header" if row is None else f"log.csv, row {row}"
+    for options in ((), ("--skip-bad-rows", "/dev/null")):
+        with pytest.raises(DataError, match=re.escape(f"{place}: {QUOTE}")) as raised:
+            read("log.csv", content, *options)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("items", [("ink", '9"'), ("ink", 'i"n"k'), ("ink", 'in"k')])
+def test_a_quote_within_a_field_is_text(read, items):
+    old, new = items
+    expected = [item.replace(old, new) for item in ("tea", "ink", "pen", "mug")]
+    content = LOG.replace(f",{old},", f",{new},")
+    for text in (content, content.replace(",mug,", ',mu"g,')):
+        rows, printed = read("log.csv", text)
+        expected[-1] = 'mu"g' if 'mu"g' in text else "mug"
+        assert rows["item_id"].to_list() == expected
+    assert "log.csv has quotes within fields, which are read as text" in printed
+
+
+@pytest.mark.parametrize(("name", "content"), [("log.csv", LOG), ("log.jsonl", LINES)])
+def test_lines_that_end_with_carriage_returns_alone_are_refused_and_with_line_feeds_read(
+    read, name, content
+):
+    with pytest.raises(DataError, match=rf"{re.escape(name)}: {CARRIAGE_RETURN}"):
+        read(name, content.replace("\n", "\r"))
+    assert len(read(name, content.replace("\n", "\r\n"))[0]) == 4
 
 
 def test_booleans_are_the_same_labels_and_numbers_in_lines_of_json_as_in_parquet(read, tmp_path):
