@@ -11,7 +11,7 @@ import math
 import random
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ import yaml
 
 HISTORY = 128  # answers of a user that a caller remembers
 LISTS_PER_CALL = 16
+LABEL_DIGITS = 5  # of labels of a data set, which are float32
 IDS = ("request_id", "item_id", "user_id")
 Row = Mapping[str, Any]
 
@@ -70,10 +71,39 @@ class Log:
         _, comparison, bound = self.rule.split()
         return label >= float(bound) if comparison == ">=" else label > float(bound)
 
+    @property
+    def is_graded(self) -> bool:
+        """True if the schema declares a gain of more than two values."""
+        return (self.schema.get("label") or {}).get("gain") in ("linear", "exponential")
+
+    def gain(self, label: float) -> float:
+        """Return the gain of a label of the log, 0..1; of ungraded labels 1 for a like."""
+        if not self.is_graded:
+            return float(self.is_liked(label))
+        low, high = self.range
+        if self.schema["label"]["gain"] == "linear":
+            return (label - low) / (high - low)
+        return float((2.0 ** (label - low) - 1.0) / (2.0 ** (high - low) - 1.0))
+
+    def histories(self, requests: Collection[str]) -> dict[str, list[tuple[str, float]]] | None:
+        """Return the stored answers before each request; None for a data set that stores none.
+
+        A request without entries has no history then.
+        """
+        path = self.data / "histories.parquet"
+        if not path.exists():
+            return None
+        rows = pl.scan_parquet(path).filter(pl.col("request_id").is_in(list(requests))).collect()
+        stored: dict[str, list[tuple[str, float]]] = {}
+        for request, item, label in rows.select("request_id", "item_id", "label").iter_rows():
+            stored.setdefault(request, []).append((item, label))
+        return stored
+
     def lists(self, features: Sequence[str]) -> Iterator[tuple[list[Row], list[tuple[str, float]]]]:
         """Yield the rows of each test list, and what its user answered before, oldest first.
 
-        An answer is the label, scaled to 0..1 by the range of the schema.
+        An answer is the label, scaled to 0..1 by the range of the schema. A data set that stores
+        histories has them from there, as `train` and `evaluate` do.
 
         Args:
             features: item features that the rows must have.
@@ -81,10 +111,12 @@ class Log:
         prepared = _with_text_ids(pl.read_parquet(self.data / "impressions.parquet"), self.data)
         low, high = self.range
         if self.path is None:
-            rows = prepared.with_columns(label=pl.col("label") * (high - low) + low)
+            label = pl.col("label").cast(pl.Float64) * (high - low) + low
+            rows = prepared.with_columns(label=label.round(LABEL_DIGITS))
         else:
             rows = self._read_log(self.path, prepared, features)
         tests = set(prepared.filter(split="test")["request_id"])
+        stored = self.histories(tests)
         if "user_id" not in rows.columns:
             rows = rows.with_columns(user_id=pl.lit(None, pl.String))
         # A list without a user is of a user of its own; its id in a data set begins with a blank.
@@ -99,8 +131,10 @@ class Log:
             ]
             for listed in sorted(lists, key=_time):
                 time = _time(listed)
-                if listed[0]["request_id"] in tests:
+                if (request := listed[0]["request_id"]) in tests:
                     before = [(item, label) for at, item, label in answers if at < time]
+                    if stored is not None:
+                        before = stored.get(request, [])
                     yield listed, before[-HISTORY:]
                 scaled = [(row["item_id"], (row["label"] - low) / (high - low)) for row in listed]
                 answers += [(time, item, label) for item, label in scaled]
@@ -163,9 +197,10 @@ def _time(rows: Sequence[Row]) -> int:
 
 
 def measure(log: Log, url: str, features: Sequence[str] = (), seed: int = 0) -> dict[str, Any]:
-    """Return NDCG@10 over the test lists that have a like and a candidate without.
+    """Return NDCG@10 over the test lists whose gains differ; the binary one needs a like.
 
     Sent are user, history, and the features of candidate, user and context that the data set has.
+    With a graded gain, graded NDCG@10 and the number of its lists come too.
 
     Args:
         url: base URL of a running service.
@@ -177,30 +212,37 @@ def measure(log: Log, url: str, features: Sequence[str] = (), seed: int = 0) -> 
     """
     draw = random.Random(seed)
     values: list[float] = []
+    graded: list[float] = []
     bodies: list[dict[str, Any]] = []
-    likes: list[list[bool]] = []
+    listed_labels: list[list[float]] = []
 
     def send() -> None:
-        for slate, liked in zip(_rerank(url, bodies), likes, strict=True):
-            values.append(_ndcg([liked[position] for position in slate], sum(liked)))
+        for slate, labels in zip(_rerank(url, bodies), listed_labels, strict=True):
+            liked = [float(log.is_liked(label)) for label in labels]
+            if any(liked):
+                values.append(_ndcg(slate, liked))
+            graded.append(_ndcg(slate, [log.gain(label) for label in labels]))
         bodies.clear()
-        likes.clear()
+        listed_labels.clear()
 
     for rows, history in log.lists(features):
         listed = draw.sample(rows, len(rows))
-        liked = [log.is_liked(row["label"]) for row in listed]
-        if 0 < sum(liked) < len(liked):
+        labels = [row["label"] for row in listed]
+        if len({log.gain(label) for label in labels}) > 1:
             bodies.append(_body(log, listed, history, features))
-            likes.append(liked)
+            listed_labels.append(labels)
         if len(bodies) == LISTS_PER_CALL:
             send()
     if bodies:
         send()
-    if not values:
-        raise ValueError(f"{log.data}: no test list has both a label that is {log.rule} and others")
+    if not graded:
+        both = "two different gains" if log.is_graded else f"a label that is {log.rule} and others"
+        raise ValueError(f"{log.data}: no test list has {both}")
+    of_grades = {"graded ndcg@10": math.fsum(graded) / len(graded), "graded lists": len(graded)}
     return {
-        "ndcg@10": math.fsum(values) / len(values),
+        "ndcg@10": math.fsum(values) / len(values) if values else None,
         "lists": len(values),
+        **(of_grades if log.is_graded else {}),
         "liked": log.rule,
         "item features sent": list(features),
     }
@@ -257,8 +299,9 @@ def _detail(error: urllib.error.HTTPError) -> str:
         return body[:200]
 
 
-def _ndcg(liked: Sequence[bool], likes: int) -> float:
-    """Return NDCG@10 of a slate from best to worst, in a list with so many likes."""
+def _ndcg(slate: Sequence[int], gains: Sequence[float]) -> float:
+    """Return NDCG@10 of a slate, places from best to worst, in a list with these gains."""
     discounts = [1.0 / math.log2(place + 2) for place in range(10)]
-    gained = sum(discount for discount, like in zip(discounts, liked, strict=False) if like)
-    return gained / sum(discounts[: min(likes, 10)])
+    gained = sum(d * gains[place] for d, place in zip(discounts, slate, strict=False))
+    ideal = sum(d * gain for d, gain in zip(discounts, sorted(gains, reverse=True), strict=False))
+    return gained / ideal

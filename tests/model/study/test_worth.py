@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import threading
 import urllib.error
 from email.message import Message
@@ -199,6 +200,7 @@ def test_a_caller_sends_score_features_and_scaled_labels_whatever_the_ids_are(
     monkeypatch.setattr("model.study.caller._rerank", answer)
     result = measure(Log(rated / log if log else None, rated / "data"), "http://localhost")
     assert (result["lists"], result["liked"]) == (1, "label >= 3")
+    assert (result["graded lists"], 0 < result["graded ndcg@10"] <= 1) == (1, True)
     (body,) = sent
     assert body["user"] == {
         "id": "7",
@@ -210,6 +212,59 @@ def test_a_caller_sends_score_features_and_scaled_labels_whatever_the_ids_are(
         {"id": "1", "score": 0.5, "features": {"age": 4.0}},
         {"id": "2", "score": 0.75},
     ]
+
+
+def test_a_caller_sends_the_stored_histories_of_a_data_set_that_has_them(rated, tmp_path):
+    data = shutil.copytree(rated / "data", tmp_path / "data")
+    entries = {"item_id": ["2", "9"], "label": [0.5, 1.0]}
+    for request, expected in (("r2", [("2", 0.5), ("9", 1.0)]), ("r1", [])):
+        frame = pl.DataFrame({"request_id": [request] * 2, **entries})
+        frame = frame.cast({"label": pl.Float32})
+        frame.write_parquet(data / "histories.parquet")
+        ((_, history),) = Log(None, data).lists([])
+        assert history == expected
+        (impression,) = Dataset(data).impressions(["test"])
+        assert list(impression.request.history) == expected
+
+
+@pytest.mark.parametrize("gain", ["exponential", "linear"])
+def test_a_caller_measures_the_graded_figures_that_evaluate_prints(tmp_path, monkeypatch, gain):
+    draw = np.random.default_rng(0)
+    requests, length = 60, 6
+    rows = requests * length
+    frame = pl.DataFrame({
+        "request_id": np.repeat([f"r{number}" for number in range(requests)], length),
+        "user_id": np.repeat([f"u{number // 2}" for number in range(requests)], length),
+        "timestamp": np.repeat(np.arange(requests), length) * 60_000,
+        "position": np.tile(np.arange(length), requests),
+        "item_id": draw.permuted(np.tile(np.arange(length), (requests, 1)), axis=1).ravel(),
+        "label": draw.choice([0, 0, 1, 2, 3], rows),
+    })  # fmt: skip
+    frame.write_csv(tmp_path / "log.csv")
+    (tmp_path / "schema.yaml").write_text(
+        f"name: g\nlabel: {{range: [0, 3], gain: {gain}, positive: 2}}\n"
+        "features:\n  - {name: like_rate, of: item, kind: statistic}\n"
+    )
+    prepare("impressions", "--log", tmp_path / "log.csv", "--schema", tmp_path / "schema.yaml",
+            "--split", "last-list", "--out", tmp_path / "data")  # fmt: skip
+
+    def by_id(_url, bodies):
+        for body in bodies:
+            ids = [candidate["id"] for candidate in body["candidates"]]
+            yield np.argsort(ids, kind="stable")[:LENGTH].tolist()
+
+    def rank(lists):
+        orders = (np.argsort(one.request.ids, kind="stable") for one in lists)
+        return [(order[:LENGTH].tolist(), 0) for order in orders]
+
+    monkeypatch.setattr("model.study.caller._rerank", by_id)
+    data = Dataset(tmp_path / "data")
+    measured = measure(Log(None, tmp_path / "data"), "http://localhost")
+    printed = evaluate(in_place_of_a_session(data.featuriser), tmp_path / "data", rank=rank)
+    assert measured["graded lists"] == printed["graded lists"]
+    assert measured["lists"] == printed["lists"] < printed["graded lists"]
+    for name in ("ndcg@10", "graded ndcg@10"):
+        assert measured[name] == pytest.approx(printed[name][0], abs=1e-4)
 
 
 def test_a_log_that_is_no_parquet_or_has_fractions_as_ids_is_refused(rated, tmp_path):
