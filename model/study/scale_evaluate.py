@@ -56,7 +56,10 @@ def report(command: Scale) -> None:
     out.mkdir(parents=True, exist_ok=True)
     made = provenance(command_line("scale", command))
     setting = {"candidates": CANDIDATES, "rows_at_once": ROWS_PER_CHUNK, "block": LISTS_AT_ONCE}
-    sizes = []
+    path = out / "scale_evaluate.json"
+    # Sizes that this run does not measure stay as they are, with the commit that made them.
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    sizes = {entry["test_lists"]: entry for entry in earlier}
     try:
         bundle = make_bundle(Config.load(command.config), scratch)
         for tests in command.test_lists:
@@ -65,9 +68,9 @@ def report(command: Scale) -> None:
             figures = in_process(rank_all, bundle, data)
             measured = figures.pop("result")
             entry = {"test_lists": tests, "rankable": measured["lists"], **figures}
-            sizes.append({**entry, "made": made, "setting": setting})
-            text = json.dumps(sizes, indent=1) + "\n"
-            (out / "scale_evaluate.json").write_text(text, encoding="utf-8")
+            sizes[tests] = {**entry, "made": made, "setting": setting}
+            text = json.dumps([sizes[size] for size in sorted(sizes)], indent=1) + "\n"
+            path.write_text(text, encoding="utf-8")
             write_page(out)
             shutil.rmtree(data)
     finally:

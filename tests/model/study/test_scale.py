@@ -34,7 +34,8 @@ def test_the_page_of_the_evaluation_has_a_row_for_each_number_of_test_lists(tmp_
 
     monkeypatch.setattr(scale_evaluate, "make_bundle", lambda *_: tmp_path / "bundle")
     monkeypatch.setattr(scale_evaluate, "in_process", in_process)
-    Scale(test_lists=(40, 300), out=tmp_path / "out", cache=tmp_path / "cache").execute()
+    for sizes in ((300,), (40,)):  # the second run keeps what the first one measured
+        Scale(test_lists=sizes, out=tmp_path / "out", cache=tmp_path / "cache").execute()
     page = (tmp_path / "out" / "scale_evaluate.md").read_text()
     assert "| 40 | 39 | 2 | 20 | 250 MB |\n| 300 | 299 | 2 | 150 | 250 MB |" in page
     assert list((tmp_path / "cache").iterdir()) == []
