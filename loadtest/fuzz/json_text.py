@@ -73,11 +73,20 @@ def wrong_field(field: str, payload: Any) -> str | None:
         except (LookupError, TypeError):
             return f"{field!r} leads through {step!r}, which the body does not have"
     last = steps[-1] if steps else None
-    if isinstance(last, int) and not (isinstance(value, list) and last < len(value)):
+    if isinstance(last, int) and last >= _length(value):
         return f"{field!r} names entry {last}, which the body does not have"
     if isinstance(last, str) and not isinstance(value, dict):
         return f"{field!r} names {last!r} of what is no object"
     return None
+
+
+def _length(value: Any) -> int:
+    """Return the number of entries of a list or of an array of MessagePack, else 0."""
+    if isinstance(value, dict):
+        value = value.get("shape")
+        length = value[0] if isinstance(value, list) and value else 0
+        return length if isinstance(length, int) else 0
+    return len(value) if isinstance(value, list) else 0
 
 
 def _is_plain(value: Any) -> bool:

@@ -152,10 +152,14 @@ def test_a_key_with_two_values_is_ambiguous(text, key):
         ("slate_size", True),
         ("header X-Request-Timeout-Ms", True),
         ("body", True),
+        ("context.packed[1]", True),
+        ("context.packed[2]", False),
+        ("context.broken[0]", False),
     ],
 )
 def test_the_path_of_an_error_must_lead_through_the_body(field, right):
-    payload = {"candidates": ["1", "1"], "user": {"features": {}}}
+    context = {"packed": {"shape": [2], "data": b"12345678"}, "broken": {"shape": [None]}}
+    payload = {"candidates": ["1", "1"], "user": {"features": {}}, "context": context}
     assert (wrong_field(field, payload) is None) == right
 
 
