@@ -43,7 +43,10 @@ def build(config: Config, featuriser: Featuriser, positions: int) -> tuple[Gener
     generator = Generator(config.network, *columns, config.slate_length, config.reasoning)
     discounted = config.utility == "discounted"
     network = config.evaluator_network or config.network
-    return generator, Evaluator(network, *columns, positions, discounted)
+    evaluator = Evaluator(network, *columns, positions, discounted)
+    for embedding in (generator.embed, evaluator.embed):
+        embedding.table.sparse = featuriser.vocabulary_size >= config.sparse_vocabulary
+    return generator, evaluator
 
 
 def write(directory: Path, state: RunState, tensors: dict[str, Tensor]) -> None:

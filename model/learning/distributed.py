@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from model.learning.optimizer import sparse_parameters
+
 T = TypeVar("T")
 
 
@@ -43,10 +45,15 @@ def all_reduce_gradients(module: nn.Module) -> None:
     """Replace each gradient by its sum over all ranks; a parameter without any keeps None."""
     if not distributed.is_initialized():
         return
-    parameters = list(module.parameters())
+    tables = sparse_parameters(module)
+    for table in tables:
+        table.grad = _sum_of_rows(table)
+    parameters = [p for p in module.parameters() if not any(p is table for table in tables)]
+    if not parameters:
+        return
     flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     # The reasoning token has no gradient on a rank where no row reasoned.
-    present = parameters[0].new_tensor([p.grad is not None for p in parameters])
+    present = flat[0].new_tensor([p.grad is not None for p in parameters])
     summed = all_reduce(torch.cat([present, *(gradient.flatten() for gradient in flat)]))
     sizes = [parameter.numel() for parameter in parameters]
     for parameter, ranks_with_gradient, gradient in zip(
@@ -56,6 +63,30 @@ def all_reduce_gradients(module: nn.Module) -> None:
         strict=True,
     ):
         parameter.grad = gradient.view_as(parameter) if ranks_with_gradient else None
+
+
+def _sum_of_rows(table: Tensor) -> Tensor:
+    """Return the sum over all ranks of the sparse gradients of a table [V, D], coalesced."""
+    gradient = table.grad
+    if gradient is None:
+        gradient = torch.zeros_like(table, layout=torch.sparse_coo)
+    gradient = gradient.coalesce()
+    rows, values = gather_rows(gradient.indices()[0]), gather_rows(gradient.values())
+    return torch.sparse_coo_tensor(rows[None], values, table.shape).coalesce()
+
+
+def gather_rows(part: Tensor) -> Tensor:
+    """Concatenate parts [r, ...] of any number of rows, in the order of the ranks, to [R, ...]."""
+    if not distributed.is_initialized():
+        return part
+    sizes = torch.zeros(world_size(), dtype=torch.int64, device=part.device)
+    sizes[rank()] = len(part)
+    counts = all_reduce(sizes).tolist()
+    padded = part.new_zeros(max(counts), *part.shape[1:])
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(parts, padded)
+    return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=True)])
 
 
 def all_gather(part: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from model.data.lists import Lists
 from model.learning.distributed import all_reduce, all_reduce_gradients
+from model.learning.optimizer import clip_gradients
 from model.network.config import Config
 from model.network.controls import control_gate
 from model.network.evaluator import Evaluator, discount
@@ -194,5 +195,5 @@ def descend(optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     all_reduce_gradients(module)
-    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    clip_gradients(module, 1.0)
     optimizer.step()

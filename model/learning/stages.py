@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model.data.lists import Lists
 from model.learning.accelerator import Accelerator
+from model.learning.optimizer import RowAdamW
 from model.learning.policy import Batch, descend
 from model.learning.state import Metrics
 from model.network.config import GrpoConfig, StageConfig
@@ -37,12 +37,10 @@ class Stage:
     update: Update
     validate: Validate
 
-    def optimizer(self) -> Optimizer:
-        """Return a fresh AdamW over the module's parameters."""
-        return torch.optim.AdamW(
-            self.module.parameters(),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
+    def optimizer(self) -> RowAdamW:
+        """Return a fresh optimizer over the module's parameters."""
+        return RowAdamW(
+            self.module.parameters(), self.settings.learning_rate, self.settings.weight_decay
         )
 
     def learning_rate(self, epoch: int, step: int) -> float:

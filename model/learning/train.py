@@ -278,6 +278,7 @@ class Run:
         for epoch in range(state.epoch, stage.settings.epochs):
             began = time.monotonic()
             sums = self._train_epoch(stage, optimizer, epoch)
+            optimizer.decay_rows()
             if calibrates:
                 # Entropies fall while the generator learns. A threshold measured after each epoch
                 # lets the same share of positions reason in training and in service.

@@ -119,6 +119,8 @@ class Config:
     slate_length: PositiveInt = 10  # K, positions decoded
     max_candidates: PositiveInt = 500  # longest list the exported graph accepts
     train_lists: int | None = None  # use only the first so many training requests (smoke runs)
+    # Number of tokens from which a step updates only the embeddings of its batch, not the table.
+    sparse_vocabulary: PositiveInt = 50_000
     network: NetworkConfig = NetworkConfig()
     evaluator_network: NetworkConfig | None = None
     reasoning: ReasoningConfig = ReasoningConfig()
