@@ -105,7 +105,8 @@ def write_graphs(trained: Trained, directory: Path) -> None:
 
 def manifest_of(trained: Trained, out: Path) -> Manifest:
     """Describe the bundle; offline metrics and file hashes are added later."""
-    config, features = trained.config, trained.featuriser
+    config, features, state = trained.config, trained.featuriser, trained.state
+    origin = {} if state.continued_from is None else {"continued_from": state.continued_from}
     as_of = None if features.snapshot is None else features.snapshot.as_of
     return Manifest(
         name=out.parent.name,
@@ -120,10 +121,11 @@ def manifest_of(trained: Trained, out: Path) -> Manifest:
         tokens=features.tokens_width,
         offline_metrics={},
         training={
-            "commit": trained.state.commit,
-            "config": trained.config.to_json(),
-            "seconds": round(trained.state.seconds),
-            "validation": trained.state.validation,
+            "commit": state.commit,
+            "config": config.to_json(),
+            "seconds": round(state.seconds),
+            "validation": state.validation,
+            **origin,
         },
         as_of=None if as_of is None else to_iso(as_of),
     )

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from model.data.errors import DataError
 from model.data.fitting import fit
+from model.data.growth import grow
 from model.data.histories import HistoryWindow
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
 from model.data.moment import AGAIN, read_moment
@@ -27,6 +28,7 @@ from model.data.user_lists import UserLists
 from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError
 from service.engine.features.featuriser import Featuriser
+from service.engine.features.schema import Schema
 
 LISTS_PER_BLOCK = 1024  # lists featurised before they are copied or written
 MEMORY_LIMIT = 128 << 20  # bytes of arrays per split; RankLens' train split takes 92 MB
@@ -49,16 +51,21 @@ class Dataset:
     Items and users are held in memory. The log is read in chunks. Arrays of a split that take more
     than `memory` bytes are written to files beside the data set.
 
+    With the `earlier` schema of a checkpoint, numbers are normalised as there and vocabularies
+    grow (model.data.growth).
+
     Raises DataError if the directory holds no data set or a broken file, FeatureError if an item
-    breaks the schema.
+    breaks the schema, SchemaError if the schema differs from `earlier`.
     """
 
-    def __init__(self, directory: Path, memory: int = MEMORY_LIMIT) -> None:
+    def __init__(
+        self, directory: Path, memory: int = MEMORY_LIMIT, earlier: Schema | None = None
+    ) -> None:
         if not (directory / "schema.yaml").exists():
             raise DataError(
                 directory, "holds no data set; write one with `python -m model prepare`"
             )
-        self.directory, self.memory = directory, memory
+        self.directory, self.memory, self._earlier = directory, memory, earlier
         self._featurised: dict[tuple[str | int | None, ...], Lists] = {}
         schema = load_schema(directory / "schema.yaml")
         self.rows = _scan_parquet(directory / "impressions.parquet")
@@ -68,7 +75,7 @@ class Dataset:
         self.histories = _scan_parquet(histories) if histories.exists() else None
         self.moment = read_moment(directory)
         snapshot = read_snapshot(directory, self.moment, len(self.items))
-        self.featuriser = fit(schema, self.rows, self.items, self.users, snapshot)
+        self.featuriser = fit(schema, self.rows, self.items, self.users, snapshot, earlier)
 
     def digest(self) -> str:
         """Return the SHA-256 over the files that training reads; a run recognises its data by it.
@@ -153,6 +160,8 @@ class Dataset:
         if total * sum(array.nbytes for array in Arrays.zeros(1, *shape[1:])) <= self.memory:
             return build_in_memory(shape, blocks)
         key = hashlib.sha256(f"{self.digest()} {limit}{' fresh' if fresh else ''}".encode())
+        if self._earlier is not None:
+            key.update(repr(self.featuriser.schema).encode())
         for path in _code_files():
             key.update(path.read_bytes())
         cache = self.directory.with_name(f"{self.directory.name}.arrays")
@@ -183,7 +192,7 @@ class Dataset:
 
 def _code_files() -> list[Path]:
     """Return the modules that make the arrays; a change to one of them invalidates the cache."""
-    makers = (Dataset, fit, UserLists, HistoryWindow, numbers_over_time, RequestBuilder)
+    makers = (Dataset, fit, grow, UserLists, HistoryWindow, numbers_over_time, RequestBuilder)
     modules = [Path(inspect.getfile(maker)) for maker in makers]
     return [*modules, *sorted(Path(inspect.getfile(Featuriser)).parent.glob("*.py"))]
 

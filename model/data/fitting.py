@@ -14,6 +14,7 @@ import polars as pl
 
 from model.data import labels
 from model.data.chunks import read_chunks
+from model.data.growth import grow
 from model.data.layout import COLUMNS
 from model.data.rates import prior_rate
 from model.data.train_values import numbers_over_time, texts_over_time
@@ -43,13 +44,16 @@ def fit(
     items: pl.DataFrame,
     users: pl.DataFrame,
     snapshot: Snapshot | None = None,
+    earlier: Schema | None = None,
 ) -> Featuriser:
     """Return a featuriser with means, deviations and vocabularies of the train split alone.
+
+    With an `earlier` fitted schema, means and deviations are its own, and vocabularies grow.
 
     In a data set with a snapshot, values of items and users that train rows carry inline count
     too. Without one only those of the tables do, as for RankLens.
 
-    Raises FeatureError if an item breaks the fitted schema.
+    Raises FeatureError if an item breaks the fitted schema, SchemaError for another `earlier` one.
     """
     train = rows.lazy().filter(pl.col("split") == "train")
 
@@ -92,7 +96,7 @@ def fit(
                 gain = train.select(labels.gain(schema.label).mean()).collect(engine="streaming")
                 mean = float(np.clip(gain.item(), 1e-3, 1.0 - 1e-3))
             fitted[-1] = dataclasses.replace(fitted[-1], default=math.log(mean / (1.0 - mean)))
-    complete = dataclasses.replace(schema, features=tuple(fitted))
+    complete = grow(dataclasses.replace(schema, features=tuple(fitted)), earlier)
     return Featuriser(complete, _encode_items(complete, items), snapshot)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -71,11 +72,21 @@ def write(directory: Path, state: RunState, tensors: dict[str, Tensor]) -> None:
 
 def read(directory: Path) -> tuple[RunState, dict[str, Tensor]]:
     """Return state and tensors as last saved. Raises CheckpointError when there are none."""
+    payload = _read_payload(directory)
+    return RunState.from_json(payload), load_file(directory / payload["tensors"])
+
+
+def read_state(directory: Path) -> RunState:
+    """Return the state as last saved. Raises CheckpointError when there is none."""
+    return RunState.from_json(_read_payload(directory))
+
+
+def _read_payload(directory: Path) -> dict[str, Any]:
     path = directory / CHECKPOINT
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; train first, e.g. with make train")
-    payload = json.loads(path.read_text(encoding="utf-8"))
-    return RunState.from_json(payload), load_file(directory / payload["tensors"])
+    payload: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return payload
 
 
 def load(directory: Path) -> Trained:

@@ -10,9 +10,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from model.network.config import Config
 
 START = tyro.conf.create_mutex_group(required=False)
 
@@ -21,13 +24,16 @@ START = tyro.conf.create_mutex_group(required=False)
 class Train:
     """Train evaluator and generator, or resume an interrupted run; torchrun shares the work."""
 
-    config: Path
-    """Training configuration, YAML. model/network/config.py lists its fields and their defaults,
-    model/configs has examples."""
     data: Path
     """Canonical data set, as `python -m model prepare` writes it."""
     out: Path
     """Directory of this run."""
+    config: Path | None = None
+    """Training configuration, YAML. model/network/config.py lists its fields and their defaults,
+    model/configs has examples. Required without --from, which has the checkpoint's by default."""
+    epochs: int | None = None
+    """Replaces the epochs of every stage. Default with --from and without --config: a quarter of
+    those of the checkpoint's configuration."""
     smoke: bool = False
     """Run a miniature, for tests."""
     seed: int | None = None
@@ -43,6 +49,9 @@ class Train:
     """Finished run on the same data whose evaluator is reused."""
     plug_into: Annotated[Path | None, START] = None
     """Finished run, of a plain host for example, to continue with GRPO under this configuration."""
+    continue_from: Annotated[Path | None, START, tyro.conf.arg(name="from", metavar="PATH")] = None
+    """Finished run to continue on other data of the same schema: weights and normalisation stay,
+    and vocabularies grow."""
 
     def execute(self) -> int:
         """Train, and print threshold, seconds and validation metrics as JSON."""
@@ -51,22 +60,40 @@ class Train:
         from model.learning.accelerator import open_accelerator
         from model.learning.distributed import rank
         from model.learning.train import train
-        from model.network.config import Config
 
         # One thread is as fast as two at this size (python -m model throughput), and its sums, and
         # so the weights, do not depend on the number of cores.
         torch.set_num_threads(1)
-        config = Config.load(self.config).override(self.seed, self.budget)
-        if self.smoke:
-            config = config.smoke()
-        plug_in = self.plug_into is not None
-        start = self.plug_into if plug_in else self.start_from
+        config = self._configuration()
+        start = self.plug_into or self.start_from or self.continue_from
+        plug_in, continued = self.plug_into is not None, self.continue_from is not None
         with open_accelerator(self.device, self.precision) as accelerator:
-            state = train(config, self.data, self.out, start, accelerator, plug_in).to_json()
+            run = train(
+                config, self.data, self.out, start, accelerator, plug_in, continued=continued
+            )
             if not rank():
+                state = run.to_json()
                 keys = ("threshold", "seconds", "validation")
                 print(json.dumps({key: state[key] for key in keys}, indent=1))
         return 0
+
+    def _configuration(self) -> Config:
+        """Return the configuration with the options applied. Raises ConfigError."""
+        from model.learning.checkpoint import CHECKPOINT, read_state
+        from model.learning.continuation import shortened
+        from model.network.config import Config, ConfigError
+
+        resumes = (self.out / CHECKPOINT).exists()
+        if self.config is not None:
+            config = Config.load(self.config)
+        elif self.continue_from is None:
+            raise ConfigError("--config: required without --from; model/configs has examples")
+        elif resumes:  # the checkpoint that it continues may be gone
+            return read_state(self.out).config
+        else:
+            config = shortened(read_state(self.continue_from).config)
+        config = config.override(self.seed, self.budget, self.epochs)
+        return config.smoke() if self.smoke else config
 
 
 @dataclass(frozen=True)

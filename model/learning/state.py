@@ -35,6 +35,8 @@ class RunState:
     validation: dict[str, Metrics] = field(default_factory=dict)  # stage or "final" -> metrics
     config: Config
     shared_seconds: float | None = None  # of the evaluator's stage; absent until it is finished
+    continued_from: dict[str, Any] | None = None  # run, data, data_digest and commit; else absent
+    drift: dict[str, float] | None = None  # PSI of each feature since that run; else absent
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> RunState:
@@ -44,10 +46,11 @@ class RunState:
         return cls(**(values | {"config": Config.from_json(payload["config"])}))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the inverse of `from_json`, without `shared_seconds` where it is absent."""
+        """Return the inverse of `from_json`, without the last three fields where they are None."""
         payload = dataclasses.asdict(self)
-        if self.shared_seconds is None:
-            del payload["shared_seconds"]
+        for name in ("shared_seconds", "continued_from", "drift"):
+            if payload[name] is None:
+                del payload[name]
         return payload
 
     def begin(self, stage: str) -> None:

@@ -26,12 +26,14 @@ from tqdm import tqdm
 
 from model.data.dataset import Dataset
 from model.data.errors import DataError
-from model.learning import checkpoint
+from model.learning import checkpoint, drift
 from model.learning.accelerator import Accelerator
 from model.learning.checkpoint import CheckpointError
+from model.learning.continuation import open_data, take_over
 from model.learning.distributed import all_reduce, broadcast, rank, shard, world_size
 from model.learning.grpo import Grpo
 from model.learning.policy import Batch, Policy, evaluator_loss
+from model.learning.reuse import reuse
 from model.learning.stages import Stage, epoch_seed, supervised_stage
 from model.learning.state import DONE, STAGES, Metrics, RunState, current_commit
 from model.learning.validation import Validation
@@ -51,8 +53,13 @@ class Run:
         accelerator: Accelerator | None = None,
         plug_in: bool = False,
         reward_model: RewardModel | None = None,
+        continued: bool = False,
     ) -> None:
-        dataset = Dataset(data) if isinstance(data, Path) else data
+        positions = 0
+        if isinstance(data, Path):
+            dataset, positions = open_data(data, directory, start if continued else None)
+        else:
+            dataset = data
         self.config, self.directory, self.data = config, directory, dataset.directory
         self.accelerator = accelerator or Accelerator()
         self.device = self.accelerator.device
@@ -61,9 +68,8 @@ class Run:
         self.featuriser = dataset.featuriser
         self._read_lists(dataset)
         torch.manual_seed(config.seed)
-        self.generator, self.evaluator = checkpoint.build(
-            config, self.featuriser, self.train.longest
-        )
+        positions = max(positions, self.train.longest)
+        self.generator, self.evaluator = checkpoint.build(config, self.featuriser, positions)
         self.generator.to(self.device)
         self.evaluator.to(self.device)
         # It rewards the generator and selects the epoch.
@@ -76,7 +82,7 @@ class Run:
         self.copies: dict[str, dict[str, Tensor]] = {}
         self.state = RunState(
             config=config,
-            positions=self.train.longest,
+            positions=positions,
             data=self.data.as_posix(),
             data_digest=dataset.digest(),
             commit=current_commit(),
@@ -85,8 +91,11 @@ class Run:
         self._writer: SummaryWriter | None = None
         if (directory / checkpoint.CHECKPOINT).exists():
             self._resume()
+        elif start is not None and continued:
+            schema = self.featuriser.schema
+            take_over(start, self.state, schema, self.train, self.generator, self.evaluator)
         elif start is not None:
-            self._start_from(start, plug_in)
+            reuse(start, plug_in, self.state, self.generator, self.evaluator)
         elif reward_model is not None:
             self.state.stage, self.state.shared_seconds = "warm_start", 0.0
         if not rank():
@@ -120,8 +129,10 @@ class Run:
                 raise DataError(self.data, rule, value=len(lists))
 
     def _write_features_and_log(self) -> None:
-        """Save the featuriser, and cut the log to the epochs that the checkpoint holds."""
+        """Save featuriser and distributions; cut the log to the epochs of the checkpoint."""
         self.featuriser.save(self.directory)
+        if not (self.directory / drift.FILE).exists():
+            drift.save(self.directory, drift.count_rows(self.train, self.featuriser.schema))
         log = self.directory / "metrics.jsonl"
         text = log.read_text(encoding="utf-8") if log.exists() else ""
         lines = text.splitlines()[: self.state.lines]
@@ -151,45 +162,6 @@ class Run:
             if kind not in ("generator", "evaluator", "optimizer"):
                 self.copies.setdefault(kind, {})[name] = tensor
         self._optimizer_state = {k: v for k, v in tensors.items() if k.startswith("optimizer.")}
-
-    def _start_from(self, start: Path, plug_in: bool) -> None:
-        """Take over the evaluator of a run on the same data; to plug in, its generator too."""
-        state, tensors = checkpoint.read(start)
-        if state.data_digest != self.state.data_digest:
-            # That evaluator may have learned from lists that are held out in this data set, and
-            # its tokens may stand for other words.
-            raise CheckpointError(
-                f"{start}: holds a run on other data ({state.data}, digest {state.data_digest}) "
-                f"than {self.data} (digest {self.state.data_digest}); start from a run on this data"
-            )
-        if state.shared_seconds is None:
-            raise CheckpointError(
-                f"{start}: its evaluator is not finished; run its train command again"
-            )
-        checkpoint.restore(self.evaluator, tensors, "evaluator.")
-        self.state.stage = "warm_start"
-        self.state.seconds = self.state.shared_seconds = state.shared_seconds
-        if "evaluator" in state.validation:
-            self.state.validation["evaluator"] = state.validation["evaluator"]
-        if plug_in:
-            self._plug_into(start, state, tensors)
-
-    def _plug_into(self, start: Path, state: RunState, tensors: dict[str, Tensor]) -> None:
-        """Take over a finished generator and continue with GRPO.
-
-        With another budget the embeddings of reasoning steps stay as initialised.
-        """
-        if state.stage != DONE or state.config.network != self.config.network:
-            raise CheckpointError(
-                f"{start}: --plug-into needs a finished run with {self.config.network}, got stage "
-                f"{state.stage!r} with {state.config.network}"
-            )
-        if state.config.reasoning.budget != self.config.reasoning.budget:
-            initial = self.generator.state_dict()["reason_step.weight"]
-            tensors["generator.reason_step.weight"] = initial
-        checkpoint.restore(self.generator, tensors, "generator.")
-        self.state.stage = "grpo"
-        self.state.seconds = state.seconds
 
     def run(self, stop_before: str = DONE) -> RunState:
         """Train the stages that are left, in order; stop before the stage `stop_before`."""
@@ -251,7 +223,7 @@ class Run:
         self.evaluator.eval()
         if "reference" not in self.copies:
             self._keep("reference", self.generator)
-        reference = checkpoint.build(self.config, self.featuriser, self.train.longest)[0].eval()
+        reference = checkpoint.build(self.config, self.featuriser, self.state.positions)[0].eval()
         reference.to(self.device).load_state_dict(self.copies["reference"])
         grpo = Grpo(settings, self.policy, reference, self.reward_model, self.accelerator)
         return Stage(
@@ -272,8 +244,10 @@ class Run:
         calibrates = stage.module is self.generator
         if calibrates and state.epoch == 0:
             self.calibrate()
-        if state.best is None and stage.name == "grpo":
-            state.best = broadcast(stage.validate())[0]  # no epoch may improve on the start
+        if state.best is None and (stage.name == "grpo" or state.continued_from is not None):
+            state.best, validation = broadcast(stage.validate())  # no epoch may improve on it
+            if state.continued_from is not None:
+                state.validation[stage.name] = validation
             self._keep("best", stage.module)
         for epoch in range(state.epoch, stage.settings.epochs):
             began = time.monotonic()
@@ -378,15 +352,18 @@ def train(
     accelerator: Accelerator | None = None,
     plug_in: bool = False,
     reward_model: RewardModel | None = None,
+    continued: bool = False,
 ) -> RunState:
     """Train, or finish training, in `directory`.
 
     Args:
-        start: a finished run whose evaluator is taken over.
+        start: a finished run on the same data whose evaluator is taken over.
         plug_in: take over the generator of `start` too, and continue with GRPO and this
             configuration's reasoning.
         reward_model: replaces the evaluator, which then is not trained.
+        continued: `start` is a finished run on any data; all its weights are taken over.
 
     Raises CheckpointError when `start` does not fit, or `directory` holds another run.
     """
-    return Run(config, data, directory, start, accelerator, plug_in, reward_model).run()
+    run = Run(config, data, directory, start, accelerator, plug_in, reward_model, continued)
+    return run.run()

@@ -149,13 +149,21 @@ class Config:
         """Return the inverse of `from_json`."""
         return dataclasses.asdict(self)
 
-    def override(self, seed: int | None = None, budget: int | None = None) -> Config:
-        """Replace the seed and the reasoning budget unless they are None. Raises ConfigError."""
+    def override(
+        self, seed: int | None = None, budget: int | None = None, epochs: int | None = None
+    ) -> Config:
+        """Replace seed, reasoning budget and every stage's epochs unless they are None.
+
+        Raises ConfigError.
+        """
         payload = self.to_json()
         if seed is not None:
             payload["seed"] = seed
         if budget is not None:
             payload["reasoning"]["budget"] = budget
+        if epochs is not None:
+            for stage in ("evaluator", "warm_start", "grpo"):
+                payload[stage]["epochs"] = epochs
         return self.from_json(payload)
 
     def smoke(self) -> Config:

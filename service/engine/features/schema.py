@@ -133,6 +133,11 @@ class Feature:
         """Number of token columns."""
         return self.width if self.kind == "categories" else int(self.kind in TOKEN_KINDS)
 
+    @property
+    def values(self) -> int:
+        """Number of values that have a token of their own."""
+        return len(self.vocabulary)
+
     def transform_value(self, value: float) -> float:
         """Return the value after `transform`, before standardising."""
         return math.log1p(max(value, 0.0)) if self.transform == "log" else value
