@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from model.data import labels, statistics
+from model.data.collisions import count_collisions, describe_collisions
 from model.data.dataset import Dataset
 from model.data.encodable import check_encodable
 from model.data.layout import COLUMNS, SPLITS
@@ -76,6 +77,9 @@ def write_canonical(
         "users": len(source.users),
         "ignored_columns": source.ignored,
     }
+    hashed = count_collisions(directory, schema)
+    if hashed:
+        summary["buckets"] = hashed
     if schema.label.gain_form is None and labels.has_grades(
         pl.scan_parquet(directory / "impressions.parquet")
     ):
@@ -169,6 +173,7 @@ def summary_lines(directory: Path) -> Iterator[str]:
         yield f"{directory}: split {moment['split']}, as of {to_iso(moment['as_of'])}"
     if summary["ignored_columns"]:
         yield f"{directory}: not in the schema: {', '.join(summary['ignored_columns'])}"
+    yield from (f"{directory}: {line}" for line in describe_collisions(summary.get("buckets", {})))
     if "middle_label" in summary:
         yield (
             f"{directory}: labels have more than two values and schema.yaml declares no "

@@ -138,6 +138,8 @@ class _PartialFit:
     def add(self, column: pl.Series) -> None:
         """Add the values of a chunk; nulls do not count."""
         column = column.drop_nulls()
+        if self._feature.buckets is not None:
+            return  # values are hashed
         if self._feature.slots:
             values = column.explode() if column.dtype.is_nested() else column
             self._counts.update(map(str, values.drop_nulls().to_list()))

@@ -77,9 +77,12 @@ def earlier_tokens(schema: Schema, earlier: Schema) -> Integers:
             continue
         first, start = layout.first_token[feature.name], before.first_token[feature.name]
         tokens[first] = start
+        place = first + 1
+        if feature.buckets is not None:
+            tokens[place : place + feature.buckets] = np.arange(feature.buckets) + (start + 1)
+            continue
         values = before.features[feature.name].vocabulary
         index_of = {value: start + 1 + index for index, value in enumerate(values)}
-        place = first + 1
         tokens[place : place + len(feature.vocabulary)] = [
             index_of.get(value, ABSENT) for value in feature.vocabulary
         ]

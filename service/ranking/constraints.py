@@ -93,6 +93,8 @@ def group_values(
     except KeyError:
         if values is None:
             rule = "a category of the model's schema, or a key of candidates[].groups"
+            if featuriser.is_hashed(attribute):
+                rule = "a key of candidates[].groups, because the model has buckets of its values"
             raise ConstraintError("constraints.max_per_group", rule, attribute) from None
         return values
     inline = inputs.values(attribute)

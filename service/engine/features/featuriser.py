@@ -266,14 +266,20 @@ class Featuriser:
     def groups(self, name: str, tokens: Integers) -> list[str | None]:
         """Return each candidate's value of a category or identifier, None if it has no known value.
 
-        tokens: int64 [N, T] from `transform`. Raises KeyError for any other feature.
+        tokens: int64 [N, T] from `transform`. Raises KeyError for any other feature, and for one
+        with buckets, whose values are not kept.
         """
         slot, first = self._layout.slot[name], self._layout.first_token[name]
         feature = self._layout.features[name]
-        if feature.slots != 1:
+        if feature.slots != 1 or feature.buckets is not None:
             raise KeyError(name)
         numbers = (tokens[:, slot] - (first + 1)).tolist()
         return [feature.vocabulary[number] if number >= 0 else None for number in numbers]
+
+    def is_hashed(self, name: str) -> bool:
+        """True for a feature of the schema with buckets."""
+        feature = self._layout.features.get(name)
+        return feature is not None and feature.buckets is not None
 
     def column(self, name: str) -> int:
         """Return the column of `numbers` that holds a number or statistic, standardised."""

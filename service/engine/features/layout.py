@@ -9,6 +9,7 @@ import numpy as np
 
 from service.engine.contract import Floats, Integers
 from service.engine.features.encoding import FeatureError
+from service.engine.features.hashing import Buckets
 from service.engine.features.id_index import HeldIds, Ids
 from service.engine.features.ids import BLANKS, read_id
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
@@ -35,16 +36,14 @@ class Layout:
         self.slot: dict[str, int] = {}
         self.first_token: dict[str, int] = {}
         self.relative: list[tuple[int, int]] = []
-        self._vocabularies: dict[str, Ids] = {}
+        self._vocabularies: dict[str, Ids | Buckets] = {}
         of_item: list[bool] = []  # for each column: it belongs to an item alone
         slot_of_item: list[bool] = []
         token = 1
         for feature in schema.features:
             if feature.slots:
                 self.first_token[feature.name] = token
-                words = feature.vocabulary
-                ids = words if isinstance(words, Ids) else HeldIds(words)
-                self._vocabularies[feature.name] = ids
+                self._vocabularies[feature.name] = words = _words(feature)
                 token += 1 + len(words)
                 self.slot[feature.name] = len(slot_of_item)
                 slot_of_item += [feature.of == "item"] * feature.slots
@@ -97,7 +96,8 @@ class Layout:
     def encode_tokens(self, feature: Feature, values: Sequence[Any], path: str) -> Integers:
         """Return tokens int64 [R, slots] of R values.
 
-        None has the token 0, an unknown value the feature's first token. Raises FeatureError.
+        None has the token 0, an unknown value the feature's first token, and with buckets none is
+        unknown. Raises FeatureError.
         """
         words, first = self._vocabularies[feature.name], self.first_token[feature.name]
         tokens = np.zeros((len(values), feature.slots), np.int64)
@@ -128,6 +128,14 @@ class Layout:
             positions[positions == len(words)] = -1
             tokens[rows, slots] = positions + (first + 1)
         return tokens
+
+
+def _words(feature: Feature) -> Ids | Buckets:
+    """Return the values of a feature by position, or its buckets."""
+    if feature.buckets is not None:
+        return Buckets(feature.buckets)
+    words = feature.vocabulary
+    return words if isinstance(words, Ids) else HeldIds(words)
 
 
 def _order(of_item: Sequence[bool], items_last: bool) -> list[int]:

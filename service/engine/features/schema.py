@@ -60,6 +60,8 @@ class Feature:
     input         false, of a vector: feeds history kernels only, not the network
     bucket        of a statistic over time: the width of its time buckets, such as 6h
     half_life     of a statistic over time: a show counts half after it, such as 3d
+    buckets       of an identifier or category: values share so many tokens by their hash
+                  (features.hashing), so that none is unknown and no vocabulary is kept
     """
 
     name: str
@@ -75,6 +77,7 @@ class Feature:
     prior_strength: float = 10.0
     bucket: str | None = None
     half_life: str | None = None
+    buckets: int | None = None
     mean: float = 0.0
     std: float = 1.0
     vocabulary: tuple[str, ...] = ()
@@ -124,9 +127,22 @@ class Feature:
             if getattr(self, name) is not None and self.kind != "statistic":
                 rule = f"must be absent from a {self.kind}, got {getattr(self, name)!r}"
                 raise SchemaError(f"features.{self.name}.{name}: {rule}")
+        if self.buckets is not None:
+            self._check_buckets()
         if not self.input and (self.kind != "vector" or self.of != "item"):
             kind = f"{self.kind} of {self.of}" if self.kind == "vector" else self.kind
             raise SchemaError(f"features.{self.name}.input: must be true for a {kind}, got false")
+
+    def _check_buckets(self) -> None:
+        for name, rule, valid in (
+            ("buckets", f"absent from a {self.kind}", self.kind in ("identifier", "category")),
+            ("buckets", WHOLE, _is_whole(self.buckets)),
+            ("min_count", "1 with buckets", self.min_count == 1),
+            ("vocabulary", "empty with buckets", not self.vocabulary),
+        ):
+            if not valid:
+                value = getattr(self, name)
+                raise SchemaError(f"features.{self.name}.{name}: must be {rule}, got {value!r}")
 
     @property
     def slots(self) -> int:
@@ -135,8 +151,8 @@ class Feature:
 
     @property
     def values(self) -> int:
-        """Number of values that have a token of their own."""
-        return len(self.vocabulary)
+        """Number of tokens of values, without that of unknown values."""
+        return len(self.vocabulary) if self.buckets is None else self.buckets
 
     def transform_value(self, value: float) -> float:
         """Return the value after `transform`, before standardising."""
