@@ -166,8 +166,9 @@ def z_scores(rows: Floats) -> Floats:
     # Without mean() and std(), whose overhead dominates on a short list.
     count = exact.shape[-1]
     exact -= np.add.reduce(exact, axis=-1, keepdims=True) / count
-    deviation = np.sqrt(np.add.reduce(exact * exact, axis=-1, keepdims=True) / count)
-    return np.asarray(exact / (deviation + 1e-6), np.float32)
+    deviation = np.sqrt(np.vecdot(exact, exact) / count)
+    deviation += 1e-6
+    return np.asarray(exact / deviation[..., None], np.float32)
 
 
 def relative_ranks(rows: Floats) -> Floats:
@@ -191,9 +192,3 @@ def relative_ranks(rows: Floats) -> Floats:
     twice[order] = (starts + stops)[first.cumsum() - 1]
     twice = twice.reshape(height, count) - np.arange(0, 2 * height * count, 2 * count)[:, None]
     return np.asarray((twice - count) / count, np.float32)
-
-
-def unit_rows(rows: Floats) -> Floats:
-    """Scale each row of [rows, width] to length 1; a zero row stays zero."""
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(norm, 1e-9), np.float32)

@@ -27,13 +27,18 @@ from service.engine.features.encoding import (
     encode_number,
     encode_vector,
     relative_ranks,
-    unit_rows,
     z_scores,
 )
-from service.engine.features.history import HistoryKernels, history_width
+from service.engine.features.history import (
+    HistoryKernels,
+    PreparedHistory,
+    history_width,
+    sigmoid,
+)
 from service.engine.features.id_index import HeldIds, Ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays, with_last_row
+from service.engine.features.kernels import Kernel, TokenKernel, VectorKernel
 from service.engine.features.layout import RELATIVE, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
@@ -102,10 +107,8 @@ class Featuriser:
         # Views: the table and the arrays share their memory.
         self.items = ItemTable(self._ids, arrays.numbers[:-1], arrays.tokens[:-1], vectors)
         self._history = HistoryKernels(
-            schema.history.limit,
-            [self._kernel_rows(layout.features[name]) for name in schema.history.kernels],
-            self._expected_labels(schema.history.rate),
-            layout.history,
+            [self._kernel(layout.features[name]) for name in schema.history.kernels],
+            self._expected_labels,
             schema.label,
         )
 
@@ -138,23 +141,28 @@ class Featuriser:
             vectors,
         )
 
-    def _expected_labels(self, rate: str | None) -> Floats:
-        """Return each item's expected label by the statistic `rate`, float32 [I + 1]; else 0.5."""
+    def _expected_labels(self, rows: Integers) -> Floats:
+        """Return the expected label of items by the statistic `history.rate`, float32 [R]."""
+        rate = self.schema.history.rate
         if rate is None:
-            return np.full(len(self.items.ids) + 1, 0.5, np.float32)
+            return np.full(len(rows), 0.5, np.float32)
         feature = self._layout.features[rate]
-        logit = self._items.numbers[:, self._items.place[rate]] * feature.std
-        return np.asarray(1.0 / (1.0 + np.exp(-(logit + feature.mean))), np.float32)
+        return sigmoid(
+            self._items.numbers[rows, self._items.place[rate]] * feature.std + feature.mean
+        )
 
-    def _kernel_rows(self, feature: Feature) -> Floats:
-        """Return unit vectors float32 [I + 1, width] whose inner products are the kernel."""
+    def _kernel(self, feature: Feature) -> Kernel:
+        """Return the history kernel of an item feature, over its raw rows of the item table."""
         if feature.kind == "vector":
-            rows = np.array(self._items.vectors[feature.name])
-            rows[-1] = 0.0
-        else:
-            places = [self._items.slot_of[slot] for slot in self._layout.slot_range(feature)]
-            rows = self._layout.bag(feature, self._items.tokens[:, places].astype(np.int64))
-        return unit_rows(rows)
+            return VectorKernel(self._items.vectors[feature.name])
+        layout = self._layout
+        start = self._items.slot_of[layout.slot[feature.name]]
+        return TokenKernel(
+            self._items.tokens,
+            slice(start, start + feature.slots),
+            layout.first_token[feature.name],
+            len(feature.vocabulary),
+        )
 
     def transform(self, candidates: CandidateList) -> tuple[Floats, Integers]:
         """Return numbers float32 [N, F] and tokens int64 [N, T] of one candidate list.
@@ -172,7 +180,7 @@ class Featuriser:
         unless `every_item_feature` is true. Raises FeatureError.
         """
         layout, count = self._layout, len(candidates.ids)
-        index, index_of = self._find(candidates)
+        index = self._ids.find(candidates.ids)
         numbers = np.empty((count, layout.numbers_width), np.float32)
         tokens = np.empty((count, layout.tokens_width), np.int64)
         numbers[:], tokens[:] = self._default_numbers, self._default_tokens
@@ -180,44 +188,65 @@ class Featuriser:
             self._items.write(index, numbers, tokens)
         else:
             self._items.write_compared(index, numbers)
-        history = self._history.recent(candidates.history, index_of)
-        kernels = [rows[index] for rows in self._history.tables] if history else []
+        history = self._prepare_history(candidates)
+        kernels = [] if history is None else self._history.take(index, len(self._ids))
         user = candidates.user
         if candidates.user_id is not None and "user_id" in layout.features:
             user = {**user, "user_id": candidates.user_id}
         self._fill("user", user, "user.features", numbers, tokens, slice(None))
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
         inline = self._inline.fill(candidates, numbers, tokens, kernels)
-        if layout.relative:
-            self._fill_relative(numbers)
-        if history:
-            expected = self._history.expected_then(candidates, index_of)
-            self._history.fill(history, numbers, index, kernels, expected)
+        columns = None if history is None else self._history.compare(history, kernels, index)
+        self._fill_compared(numbers, columns)
         return EncodedList(numbers, tokens, index, inline)
 
-    def _find(self, candidates: CandidateList) -> tuple[Integers, Mapping[str, int]]:
-        """Return the row of each candidate, int64 [N], and the rows of the items of the history.
+    def _prepare_history(self, candidates: CandidateList) -> PreparedHistory | None:
+        """Return the user's half of the last entries whose items are in the table, None for none.
 
-        Row I is that of an unknown item; the mapping has no unknown items.
+        An entry is compared with the rate of its item, or with that at its answer if the list has
+        `history_rates`.
         """
-        if isinstance(self._ids, HeldIds):
-            return self._ids.find(candidates.ids), self._ids.position_of
-        recent = candidates.history[-self.schema.history.limit :]
-        past = [item for item, _ in recent]
-        rows = self._ids.find([*candidates.ids, *past])
-        count, unknown = len(candidates.ids), len(self._ids)
-        pairs = zip(past, rows[count:].tolist(), strict=True)
-        return rows[:count], {item: row for item, row in pairs if row < unknown}
+        if not (candidates.history and len(self._history)):
+            return None
+        limit = self.schema.history.limit
+        items, answers = zip(*candidates.history[-limit:], strict=True)
+        rows, labels = self._ids.find(items), np.array(answers, np.float32)
+        rates = np.array(candidates.history_rates[-limit:], np.float32)
+        in_table = rows < len(self._ids)
+        if not in_table.all():
+            rows, labels = rows[in_table], labels[in_table]
+            rates = rates[in_table] if len(rates) else rates
+        return (
+            self._history.prepare(rows, labels, rates if len(rates) else None)
+            if len(rows)
+            else None
+        )
 
-    def _fill_relative(self, numbers: Floats) -> None:
-        """Write the list-relative columns of `numbers` in place, all of them at once."""
-        relative = self._layout.relative
+    def _fill_compared(self, numbers: Floats, history: Floats | None) -> None:
+        """Write the columns of the history and all list-relative ones to `numbers`, in place.
+
+        history: columns [W, N] from `HistoryKernels.compare`.
+        """
+        relative, count = self._layout.relative, len(self._layout.relative)
+        if not relative and history is None:
+            return
+        compared = 0 if history is None else len(self._history.compared)
         # Each column a contiguous row: for few of them the numpy calls cost more than the work.
-        values = np.array([numbers[:, source] for source, _ in relative])
-        best = values.max(axis=1, keepdims=True, initial=-np.inf)
-        columns = np.array([z_scores(values), relative_ranks(values), values - best])
-        for number, (_, target) in enumerate(relative):
-            numbers[:, target : target + RELATIVE] = columns[:, number].T
+        rows = np.empty((count + compared, len(numbers)), np.float32)
+        for row, (source, _) in zip(rows, relative, strict=False):
+            row[:] = numbers[:, source]
+        if history is not None:
+            rows[count:] = history[self._history.compared]
+        standard = z_scores(rows)
+        if relative:
+            values = rows[:count]
+            best = values.max(axis=1, keepdims=True, initial=-np.inf)
+            columns = np.array([standard[:count], relative_ranks(values), values - best])
+            for number, (_, target) in enumerate(relative):
+                numbers[:, target : target + RELATIVE] = columns[:, number].T
+        if history is not None:
+            history[self._history.standardised] = standard[count:]
+            numbers[:, self._layout.history : self._layout.history + len(history)] = history.T
 
     def _fill(
         self,

@@ -1,138 +1,191 @@
-"""Columns that compare a user's history with each candidate, by kernels over item features."""
+"""Columns that compare a user's history with each candidate, by kernels over item features.
+
+The user's half of these columns depends on the history alone.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from service.engine.contract import Floats, Integers
-from service.engine.features.candidates import CandidateList
-from service.engine.features.encoding import z_scores
+from service.engine.features.kernels import Encoded, Entries, Kernel, lengths
 from service.engine.features.schema import History, LabelScale
 
 JOINT = 10  # columns over all kernels together
 RIDGE = 8.0  # of the kernel ridge regression, in units of an item's similarity to itself
 NEAREST = 10  # most similar history entries that are averaged
+SHARES = np.full(NEAREST, 1.0 / NEAREST, np.float32)
 
 
 def history_width(history: History) -> int:
-    """Return the number of columns that `HistoryKernels.fill` writes."""
+    """Return the number of columns that `HistoryKernels.compare` returns."""
     # Per kernel: sum, mean and z-score of the mean; then the columns of all kernels together.
     return 3 * len(history.kernels) + JOINT if history.kernels else 0
 
 
-class HistoryKernels:
-    """Writes the history columns of a candidate list; I items.
+@dataclass(frozen=True)
+class PreparedHistory:
+    """The user's half of the history columns; H entries, the positive ones first.
 
-    tables: per kernel, unit vectors float32 [I + 1, width] whose inner products are the kernel;
-    rate: float32 [I + 1], the expected target of each item; first_column: of the history columns;
-    scale: of the labels in a history.
+    positives  number of positive entries
+    by_time    int64 [H], the positions of the entries in the order of their time
+    surprise   float32 [H], target minus its expectation
+    ridge      float32 [H], weights of a ridge regression of the surprises in the mean kernel
+    rows       int64 [H + 1], table rows in ascending order, equal ones by time, behind a -1
+    repeats    float32 [2, H + 1], the target of each of these rows, and 1 minus it
+    entries    per kernel, the entries
+    """
+
+    positives: int
+    by_time: Integers
+    surprise: Floats
+    ridge: Floats
+    rows: Integers
+    repeats: Floats
+    entries: Sequence[Entries]
+
+
+class HistoryKernels:
+    """Computes the history columns of a candidate list; K kernels.
+
+    compared: the columns that are also standardised within the list; standardised: their places.
     """
 
     def __init__(
         self,
-        limit: int,
-        tables: Sequence[Floats],
-        rate: Floats,
-        first_column: int,
+        kernels: Sequence[Kernel],
+        expected: Callable[[Integers], Floats],
         scale: LabelScale,
     ) -> None:
-        self.tables, self._scale = tables, scale
-        self._limit, self._rate, self._first_column = limit, rate, first_column
-
-    def recent(
-        self, history: Sequence[tuple[str, float]], index_of: Mapping[str, int]
-    ) -> list[tuple[int, float]]:
-        """Return table row and label of the last `limit` entries whose items are in the table."""
-        if not (history and self.tables):
-            return []
-        recent = history[-self._limit :]
-        return [(index_of[item], label) for item, label in recent if item in index_of]
-
-    def expected_then(
-        self, candidates: CandidateList, index_of: Mapping[str, int]
-    ) -> Floats | None:
-        """Return the expected target of each entry of `recent` at the time of its answer.
-
-        float32 [H], or None unless the list has `history_rates`.
-        """
-        if not candidates.history_rates:
-            return None
-        entries = zip(candidates.history, candidates.history_rates, strict=True)
-        rates = [rate for (item, _), rate in [*entries][-self._limit :] if item in index_of]
-        return np.asarray(1.0 / (1.0 + np.exp(-np.array(rates, np.float32))))
-
-    def fill(
-        self,
-        recent: Sequence[tuple[int, float]],
-        numbers: Floats,
-        index: Integers,
-        kernels: list[Floats],
-        expected: Floats | None = None,
-    ) -> None:
-        """Write the surprises of a history, regressed onto each candidate, to `numbers` [N, F].
+        """Compare by kernels over item features.
 
         Args:
-            recent: table row and label of each entry, from `recent`; H entries.
-            numbers: columns to write to.
-            index: table row of each candidate, int64 [N].
-            kernels: per kernel, unit vectors of the candidates, float32 [N, width].
-            expected: target of each entry, float32 [H]; None: by its item's rate.
+            kernels: these kernels.
+            expected: returns the expected targets float32 [H] of items by their rows int64 [H].
+            scale: scale of the labels in a history.
         """
-        rows = np.array([row for row, _ in recent], np.int64)
-        labels = np.array([label for _, label in recent], np.float32)
-        surprise = self._scale.target(labels) - (self._rate[rows] if expected is None else expected)
-        column = self._first_column
-        compared = []  # columns that are also standardised within the list
-        to_history = np.zeros((len(index), len(rows)), np.float32)
-        among_history = np.zeros((len(rows), len(rows)), np.float32)
-        for candidates, table in zip(kernels, self.tables, strict=True):
-            past = table[rows]
-            similarity = candidates @ past.T  # [N, H]
-            to_history += similarity / len(kernels)
-            among_history += (past @ past.T) / len(kernels)
-            total = similarity @ surprise
-            numbers[:, column] = total / math.sqrt(len(rows))
-            compared.append(total / (np.abs(similarity).sum(axis=1) + 1.0))
-            column += 3
-        # All entries together: a ridge regression in the mean of the kernels, ...
-        among_history[np.diag_indices(len(rows))] += RIDGE
-        ridge = to_history @ np.linalg.solve(among_history, surprise)
-        # ... and the entries most similar to each candidate.
-        nearest = np.argpartition(-to_history, min(NEAREST, len(rows)) - 1, axis=1)[:, :NEAREST]
-        near = np.take_along_axis(to_history, nearest, axis=1)
-        echo = (near * surprise[nearest]).sum(axis=1)
-        liked = self._scale.is_positive(labels)
-        compared += [ridge, echo]
-        standard = z_scores(np.array(compared, np.float32))
-        for kernel in range(len(kernels)):
-            place = self._first_column + 3 * kernel
-            numbers[:, place + 1], numbers[:, place + 2] = compared[kernel], standard[kernel]
-        for values in (
-            ridge,
-            standard[-2],
-            near.mean(axis=1),
-            echo,
-            standard[-1],
-            to_history[:, liked].max(axis=1, initial=0.0),
-            to_history[:, ~liked].max(axis=1, initial=0.0),
-        ):
-            numbers[:, column] = values
-            column += 1
-        self._fill_repeats(recent, numbers, index, column)
-        numbers[:, column + 2] = math.log1p(len(rows)) / 4.0
+        self._kernels, self._expected, self._scale = kernels, expected, scale
+        joint = 3 * len(kernels)
+        self.compared = np.array([*range(1, joint, 3), joint, joint + 3])
+        self.standardised = self.compared + 1
 
-    def _fill_repeats(
-        self, recent: Sequence[tuple[int, float]], numbers: Floats, index: Integers, column: int
-    ) -> None:
-        """Write the target of each candidate that the history holds, and 1 minus it, in place."""
-        latest = dict(recent)  # the most recent label of an item counts
-        for position, row in enumerate(index.tolist()):
-            if row in latest:
-                target = latest[row]
-                if self._scale.gain_form is not None:
-                    target = float(self._scale.target(target))
-                numbers[position, column] = target
-                numbers[position, column + 1] = 1.0 - target
+    def __len__(self) -> int:
+        return len(self._kernels)
+
+    def prepare(
+        self, rows: Integers, labels: Floats, rates: Floats | None = None
+    ) -> PreparedHistory:
+        """Return the user's half of H entries, at least one.
+
+        Args:
+            rows: row of each entry in the item table, int64 [H].
+            labels: float32 [H].
+            rates: log-odds of each entry's expected target at its answer, float32 [H]; None: those
+                of its item in the table.
+        """
+        expected = self._expected(rows) if rates is None else sigmoid(rates)
+        return self._prepare(rows, labels, expected)
+
+    def _prepare(self, rows: Integers, labels: Floats, expected: Floats) -> PreparedHistory:
+        targets, liked = self._scale.target(labels), self._scale.is_positive(labels)
+        by_row, order = rows.argsort(kind="stable"), (~liked).argsort(kind="stable")
+        repeats = np.zeros((2, len(rows) + 1), np.float32)
+        repeats[0, 1:] = targets[by_row]
+        np.subtract(1.0, repeats[0, 1:], out=repeats[1, 1:])
+        surprise, ordered = (targets - expected)[order], rows[order]
+        entries = [kernel.entries(kernel.take(ordered, None)) for kernel in self._kernels]
+        # One product of all unit vectors below each other is the sum of the kernels.
+        stacked = np.concatenate([each.units for each in entries])
+        among = stacked.T @ stacked
+        among /= len(entries)
+        among.ravel()[:: len(rows) + 1] += RIDGE
+        return PreparedHistory(
+            positives=int(np.count_nonzero(liked)),
+            by_time=order.argsort(),
+            surprise=surprise,
+            ridge=np.linalg.solve(among, surprise),
+            rows=np.concatenate([[-1], rows[by_row]]),
+            repeats=repeats,
+            entries=entries,
+        )
+
+    def take(self, index: Integers, items: int) -> list[Encoded]:
+        """Return each kernel's raw rows of candidates.
+
+        Args:
+            index: row of each candidate in the item table, int64 [N]; `items` if unknown.
+            items: number of items in the table.
+        """
+        unknown = (index == items).nonzero()[0]
+        positions = unknown if len(unknown) else None
+        return [kernel.take(index, positions) for kernel in self._kernels]
+
+    def compare(self, history: PreparedHistory, rows: Sequence[Encoded], index: Integers) -> Floats:
+        """Return the history columns float32 [3 K + JOINT, N], the standardised ones unset.
+
+        Args:
+            history: from `prepare`.
+            rows: per kernel, raw rows of the candidates, from `take`.
+            index: row of each candidate in the item table, int64 [N].
+        """
+        similarity = self._similarities(history, rows)
+        kernels, count, size = similarity.shape
+        columns = np.empty((3 * kernels + JOINT, count), np.float32)
+        totals = similarity @ history.surprise
+        to_history = np.add.reduce(similarity, axis=0)
+        to_history /= kernels
+        weights = np.abs(similarity, out=similarity) @ np.ones(size, np.float32)
+        weights += 1.0
+        np.divide(totals, math.sqrt(size), out=columns[0 : 3 * kernels : 3])
+        np.divide(totals, weights, out=columns[1 : 3 * kernels : 3])
+        joint = columns[3 * kernels :]
+        # All entries together: a ridge regression in the mean of the kernels, ...
+        np.matmul(to_history, history.ridge, out=joint[0])
+        # ... and the entries most similar to each candidate.
+        joint[2], joint[3] = _nearest(to_history, history)
+        liked, passed = to_history[:, : history.positives], to_history[:, history.positives :]
+        np.maximum.reduce(liked, axis=1, initial=0.0, out=joint[5])
+        np.maximum.reduce(passed, axis=1, initial=0.0, out=joint[6])
+        place = history.rows.searchsorted(index, "right") - 1  # of equal rows the last
+        joint[7:9] = history.repeats.take(place, axis=1) * (history.rows.take(place) == index)
+        joint[9] = math.log1p(size) / 4.0
+        return columns
+
+    def _similarities(self, history: PreparedHistory, rows: Sequence[Encoded]) -> Floats:
+        """Return the similarity of N raw rows to H entries by each of K kernels, [K, N, H]."""
+        shape = len(rows), len(rows[0]), len(history.surprise)
+        products, squares = np.empty(shape, np.float32), np.empty(shape[:2], np.float32)
+        parts = zip(self._kernels, rows, history.entries, products, squares, strict=True)
+        for kernel, raw, entries, product, square in parts:
+            kernel.compare(raw, entries, product, square)
+        products /= lengths(squares)[:, :, None]
+        return products
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Return probabilities float32 of the same shape."""
+    return np.asarray(1.0 / (1.0 + np.exp(-logits)), np.float32)
+
+
+def _nearest(similarity: Floats, history: PreparedHistory) -> tuple[Floats, Floats]:
+    """Return the mean similarity of the nearest entries of each row, and their echo, both [N].
+
+    The echo is the sum of their surprises, each times its similarity. similarity: float32 [N, H].
+    """
+    first = similarity.shape[1] - NEAREST
+    if first <= 0:
+        return similarity.mean(axis=1), similarity @ history.surprise
+    nearest = np.partition(similarity, first, axis=1)[:, first:]
+    chosen = similarity >= nearest[:, :1]
+    echo = (similarity * chosen) @ history.surprise
+    if np.count_nonzero(chosen) > len(chosen) * NEAREST:
+        # Others are as near as the last one. Bundles have learnt the choice of argpartition.
+        tied = np.count_nonzero(chosen, axis=1) > NEAREST
+        rows, surprise = similarity[tied][:, history.by_time], history.surprise[history.by_time]
+        places = np.argpartition(-rows, NEAREST - 1, axis=1)[:, :NEAREST]
+        echo[tied] = np.vecdot(np.take_along_axis(rows, places, axis=1), surprise[places])
+    return nearest @ SHARES, echo

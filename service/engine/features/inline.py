@@ -21,8 +21,8 @@ from service.engine.features.encoding import (
     encode_vector,
     encode_vectors,
     read_numbers,
-    unit_rows,
 )
+from service.engine.features.kernels import Encoded
 from service.engine.features.layout import Layout
 from service.engine.features.schema import NUMBER_KINDS, Feature
 
@@ -50,7 +50,7 @@ class InlineFeatures:
         self._kernels = {name: index for index, name in enumerate(kernels)}
 
     def fill(
-        self, candidates: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Floats]
+        self, candidates: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Encoded]
     ) -> list[str]:
         """Write the features of candidates in place; return the names of those of items.
 
@@ -58,7 +58,7 @@ class InlineFeatures:
             candidates: N candidates.
             numbers: float32 [N, F].
             tokens: int64 [N, T].
-            kernels: per history kernel, unit vectors float32 [N, width]; empty without a history.
+            kernels: per history kernel, raw rows [N, width]; empty without a history.
 
         Raises FeatureError for a feature that is unknown, of the wrong type, or missing though
         required.
@@ -73,7 +73,7 @@ class InlineFeatures:
         return [name for name in names if self._allowed[name].of == "item"]
 
     def _fill(
-        self, candidates: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Floats]
+        self, candidates: CandidateList, numbers: Floats, tokens: Integers, kernels: list[Encoded]
     ) -> list[str]:
         """Write the features and return their names.
 
@@ -92,12 +92,9 @@ class InlineFeatures:
             if len(column) != len(numbers):
                 raise ColumnError(name)
             feature = self._feature(name)
-            vectors = self._write_column(feature, column, numbers, tokens)
+            rows, encoded = self._write_column(feature, column, numbers, tokens)
             if kernels and name in self._kernels:
-                rows, _ = _present(column)
-                if feature.slots:
-                    vectors = self._layout.bag(feature, tokens[rows, self._layout.slots(feature)])
-                kernels[self._kernels[name]][rows] = unit_rows(vectors)
+                kernels[self._kernels[name]][rows] = encoded
         return [*columns, *chain.from_iterable(names for names, _, _ in blocks)]
 
     def _feature(self, name: str) -> Feature:
@@ -154,17 +151,17 @@ class InlineFeatures:
 
     def _write_column(
         self, feature: Feature, values: Column, numbers: Floats, tokens: Integers
-    ) -> Floats:
-        """Write tokens or vectors; return the vectors, float32 [R, width]."""
+    ) -> tuple[Rows, Encoded]:
+        """Write tokens or vectors; return their rows, and themselves [R, width]."""
         rows, present = _present(values)
         if feature.slots:
             encoded = self._layout.encode_tokens(feature, as_plain(present), feature.name)
             tokens[rows, self._layout.slots(feature)] = encoded
-            return np.zeros((0, 0), np.float32)
+            return rows, encoded
         vectors = encode_vectors(feature, present)
         if feature.input:
             numbers[rows, self._layout.columns(feature)] = vectors
-        return vectors
+        return rows, vectors
 
     def _refuse_first(self, candidates: CandidateList, numbers: Floats, tokens: Integers) -> None:
         """Raise FeatureError for the first value that breaks the schema, candidate by candidate.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.contract import Floats, Integers
+from service.engine.contract import Integers
 from service.engine.features.encoding import FeatureError
 from service.engine.features.hashing import Buckets
 from service.engine.features.id_index import HeldIds, Ids
@@ -84,14 +84,6 @@ class Layout:
         """Return the numbers of the token slots of a feature."""
         start = self.slot[feature.name]
         return range(start, start + feature.slots)
-
-    def bag(self, feature: Feature, tokens: Integers) -> Floats:
-        """Return 0 or 1 per known value, float32 [R, vocabulary], of tokens int64 [R, width]."""
-        index = tokens - (self.first_token[feature.name] + 1)
-        bag = np.zeros((len(tokens), len(feature.vocabulary)), np.float32)
-        rows, slots = np.nonzero(index >= 0)
-        bag[rows, index[rows, slots]] = 1.0
-        return bag
 
     def encode_tokens(self, feature: Feature, values: Sequence[Any], path: str) -> Integers:
         """Return tokens int64 [R, slots] of R values.
