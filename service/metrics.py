@@ -93,6 +93,12 @@ class Metrics:
             "rerank_unknown_candidates",
             "Candidates whose id the item table lacks; a rising share is a wrong id space.",
         )
+        histories = self._counter(
+            "rerank_history_cache",
+            "Histories looked up in the cache of prepared ones, by result: hit, miss.",
+            ("result",),
+        )
+        self._histories = {True: histories.labels("hit"), False: histories.labels("miss")}
         self.degraded = self._counter(
             "rerank_degraded",
             "Responses with the initial ranking, by reason: deadline, overload, model_error; or "
@@ -182,6 +188,10 @@ class Metrics:
     ) -> Gauge:
         """Define a gauge; mode combines the values of live workers."""
         return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=mode)
+
+    def count_history_lookup(self, hit: bool) -> None:
+        """Count a lookup in the cache of prepared histories."""
+        self._histories[hit].inc()
 
     def page(self) -> bytes:
         """Render all metrics in Prometheus's text format, combined over workers."""

@@ -171,6 +171,13 @@ class Settings(BaseSettings):
         description="Maximum history entries of a request. The model reads only its own limit of "
         "them.",
     )
+    history_cache_mb: float = Field(
+        16.0,
+        ge=0,
+        le=65536,
+        description="Megabytes of prepared histories that each loaded bundle keeps in each worker. "
+        "Raise it if more users return within minutes than fit. 0: none.",
+    )
     timeout_ms: float = Field(
         1000.0,
         gt=0,

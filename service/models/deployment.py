@@ -82,6 +82,8 @@ def deploy(session: Session, settings: Settings, metrics: Metrics) -> Deployment
     except ModelError as error:
         manifest = session.manifest
         raise BundleError(f"{manifest.name}/{manifest.version}: warm-up: {error}") from error
+    cache_bytes = int(settings.history_cache_mb * 2**20)
+    session.featuriser.cache_histories(cache_bytes, metrics.count_history_lookup)
     forecast = Forecast(timings)
     return Deployment(session, Batcher(session, metrics, settings, forecast), forecast)
 

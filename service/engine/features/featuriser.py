@@ -12,7 +12,7 @@ No row depends on the position of its candidate in the list.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from service.engine.features.history import (
     history_width,
     sigmoid,
 )
+from service.engine.features.history_cache import HistoryCache
 from service.engine.features.id_index import HeldIds, Ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays, with_last_row
@@ -111,6 +112,20 @@ class Featuriser:
             self._expected_labels,
             schema.label,
         )
+
+    @property
+    def history_cache(self) -> HistoryCache[PreparedHistory] | None:
+        """The cache of prepared histories, None unless `cache_histories` was called."""
+        return self._history.cache
+
+    def cache_histories(self, max_bytes: int, on_lookup: Callable[[bool], None]) -> None:
+        """Keep the user's half of recent histories, for serving.
+
+        Args:
+            max_bytes: limit of the cache; 0 keeps none.
+            on_lookup: is called with true for each history in the cache, and false for each other.
+        """
+        self._history.cache = HistoryCache(max_bytes, on_lookup) if max_bytes else None
 
     def _defaults(self) -> tuple[Floats, Integers]:
         """Return numbers [F] and tokens [T] of an unknown item in a request of ids alone."""

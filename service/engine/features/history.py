@@ -1,6 +1,7 @@
 """Columns that compare a user's history with each candidate, by kernels over item features.
 
-The user's half of these columns depends on the history alone.
+The user's half of these columns depends on the history alone: it is prepared once per history and
+may be cached.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.contract import Floats, Integers
+from service.engine.features.history_cache import HistoryCache
 from service.engine.features.kernels import Encoded, Entries, Kernel, lengths
 from service.engine.features.schema import History, LabelScale
 
@@ -48,11 +50,18 @@ class PreparedHistory:
     repeats: Floats
     entries: Sequence[Entries]
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays in bytes."""
+        arrays = self.by_time, self.surprise, self.ridge, self.rows, self.repeats
+        return sum(a.nbytes for a in arrays) + sum(each.nbytes for each in self.entries)
+
 
 class HistoryKernels:
     """Computes the history columns of a candidate list; K kernels.
 
     compared: the columns that are also standardised within the list; standardised: their places.
+    cache: None unless histories are kept.
     """
 
     def __init__(
@@ -72,6 +81,7 @@ class HistoryKernels:
         joint = 3 * len(kernels)
         self.compared = np.array([*range(1, joint, 3), joint, joint + 3])
         self.standardised = self.compared + 1
+        self.cache: HistoryCache[PreparedHistory] | None = None
 
     def __len__(self) -> int:
         return len(self._kernels)
@@ -85,10 +95,18 @@ class HistoryKernels:
             rows: row of each entry in the item table, int64 [H].
             labels: float32 [H].
             rates: log-odds of each entry's expected target at its answer, float32 [H]; None: those
-                of its item in the table.
+                of its item in the table. Only without rates is the result cached.
         """
-        expected = self._expected(rows) if rates is None else sigmoid(rates)
-        return self._prepare(rows, labels, expected)
+        if rates is not None:
+            return self._prepare(rows, labels, sigmoid(rates))
+        if self.cache is None:
+            return self._prepare(rows, labels, self._expected(rows))
+        key = rows.tobytes() + labels.tobytes()
+        prepared = self.cache.get(key)
+        if prepared is None:
+            prepared = self._prepare(rows, labels, self._expected(rows))
+            self.cache.put(key, prepared)
+        return prepared
 
     def _prepare(self, rows: Integers, labels: Floats, expected: Floats) -> PreparedHistory:
         targets, liked = self._scale.target(labels), self._scale.is_positive(labels)

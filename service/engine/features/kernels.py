@@ -30,6 +30,11 @@ class Entries:
     units: Floats
     tokens: Encoded | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays in bytes."""
+        return self.units.nbytes + (0 if self.tokens is None else self.tokens.nbytes)
+
 
 class VectorKernel:
     """The cosine of vectors; an item without a vector is similar to none."""
