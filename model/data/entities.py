@@ -71,23 +71,44 @@ def read_entities(
     in_log = [f.name for f in features if f.name in log_columns and f.name not in in_table]
     entities = _latest_in_log(log, key, in_log)
     changes: list[tuple[str, pl.LazyFrame]] = []
-    if table is not None:
-        latest = table
-        if TIME in table.columns:
-            latest = _latest_in_table(table, key, in_table, log.cutoff)
-            changes += [(name, table.lazy()) for name in in_table]
-        entities = entities.join(latest, on=key, how="full", coalesce=True)
+    if table is not None and TIME in table.columns:
+        changes += [(name, table.lazy()) for name in in_table]
     if log.moment.as_of is not None and owner == "item":
         changes += [(name, log.rows) for name in in_log]
-    kept = [feature.name for feature in features if feature.name in entities.columns]
-    for name in (f.name for f in features if f.required and f.name in kept):
+    entities = complete_entities(log, schema, owner, entities, table)
+    return entities, _values_at_lists(log, key, changes)
+
+
+def complete_entities(
+    log: LogInTime,
+    schema: Schema,
+    owner: str,
+    entities: pl.DataFrame,
+    table: pl.DataFrame | None,
+) -> pl.DataFrame:
+    """Return the entities of the log with those of the caller's table, by id.
+
+    Args:
+        entities: `owner`_id and features that the log alone gives.
+
+    Raises DataError for an entity of the log without a required feature.
+    """
+    key = f"{owner}_id"
+    if table is not None:
+        names = [name for name in table.columns if name not in (key, TIME)]
+        if TIME in table.columns:
+            table = _latest_in_table(table, key, names, log.cutoff)
+        entities = entities.join(table, on=key, how="full", coalesce=True)
+    features = [f for f in schema.features if f.of == owner and f.name in entities.columns]
+    kept = [feature for feature in features if feature.name != key]
+    for name in (feature.name for feature in kept if feature.required):
         missing = entities.filter(pl.col(name).is_null())[key]
         rows = log.rows.filter(pl.col(key).is_in(missing.implode())).select(ROW, key)
         for row, entity in rows.head(1).collect().iter_rows():
             raise DataError(
                 log.path, f"{REQUIRED}, but {owner} {entity!r} has none", row=row, column=name
             )
-    return entities.select(key, *kept).sort(key), _values_at_lists(log, key, changes)
+    return entities.select(key, *(feature.name for feature in kept)).sort(key)
 
 
 def _latest_in_log(log: LogInTime, key: str, names: Sequence[str]) -> pl.DataFrame:
@@ -148,14 +169,14 @@ def _values_at_lists(
         if ORDER in observed.collect_schema().names():  # of lists at the same time, the last counts
             observed = observed.sort(ORDER).unique([key, TIME], keep="last", maintain_order=True)
         history = observed.select(key, TIME, name).sort(TIME, key).collect(engine="streaming")
-        of_rows = _value_at(rows, key, name, history, log.cutoff).lazy()
+        of_rows = value_at(rows, key, name, history, log.cutoff).lazy()
         values = (
             of_rows if values is None else values.join(of_rows, on=where, how="full", coalesce=True)
         )
     return values
 
 
-def _value_at(
+def value_at(
     rows: pl.DataFrame, key: str, name: str, history: pl.DataFrame, cutoff: int | None
 ) -> pl.DataFrame:
     """Return the rows with their latest value of `history` at or before their time.

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from model.data.rules import Rule
+from model.data.scan import ROW
 from service.engine.features.encoding import LARGEST
 from service.engine.features.schema import NUMBER_KINDS, Feature
 
@@ -78,13 +78,16 @@ def extreme_rules(
     """Yield a rule for each numeric feature that `rows` has: no value is absurd.
 
     A sample of every few rows, always the same ones, tells the range of a column.
+
+    Args:
+        rows: with ROW, in any order.
     """
     names = set(rows.collect_schema().names())
     numeric = [f for f in features if f.kind in NUMBER_KINDS and f.name in names]
     step = max(1, row_count // SAMPLE)
     for start in range(0, len(numeric), COLUMNS):
         part = numeric[start : start + COLUMNS]
-        sample: Any = rows.select(feature.name for feature in part).gather_every(step)
+        sample = rows.filter((pl.col(ROW) - 1) % step == 0).select(feature.name for feature in part)
         columns = sample.collect(engine="streaming")
         spreads = []
         for feature in part:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import polars as pl
+
 from model.data.dialect import Dialect
 from model.data.errors import DataError
 from model.data.mending import Unreadable
@@ -53,10 +55,12 @@ class Files:
     arguments   paths, globs and directories as the command line names them
     dialect     dialect of the text files
     foreign     files of directories and globs that are no tables, and are not read
-    counts      rows of each file, filled when the files are scanned, as are the next two
+    counts      rows of each file, filled when the files are scanned, as are the rest
     columns     columns of each file
     remarks     sentences about files and columns that `prepare` prints
     unreadable  rows that cannot be read, by their number; the table has empty rows in their place
+    frames      lazy rows, numbered through; a large Parquet file has several frames
+    frame_rows  rows of each frame
     """
 
     paths: tuple[Path, ...]
@@ -67,6 +71,8 @@ class Files:
     columns: list[tuple[str, ...]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     unreadable: dict[int, Unreadable] = field(default_factory=dict)
+    frames: list[pl.LazyFrame] = field(default_factory=list)
+    frame_rows: list[int] = field(default_factory=list)
 
     @property
     def decimal_comma(self) -> bool:

@@ -11,6 +11,7 @@ from model.data.files import Files
 from model.data.rules import BadRow, Report
 from model.data.scan import ROW
 from model.data.tables import REQUIRED
+from service.engine.features.schema import Feature, Schema
 
 ONCE = "must occur once per request"
 
@@ -102,3 +103,34 @@ class LogChecks:
         """Return the number of a row, with its file if there are several."""
         path, number = self.files.locate(row)
         return f"row {number}" if len(self.files.paths) == 1 else f"{path}, row {number}"
+
+
+def check_lists(checks: LogChecks, log: pl.LazyFrame, features: Sequence[Feature]) -> pl.LazyFrame:
+    """Check that a request has an item and a position once, and one user, split and context."""
+    for column in ("item_id", "position"):
+        log = checks.unique(log, column)
+    single = [name for name in ("user_id", "split") if name in log.collect_schema()]
+    contexts = [feature.name for feature in features if feature.of == "context"]
+    return checks.single(log, "request_id", [*single, *contexts])
+
+
+def check_users(
+    checks: LogChecks, log: pl.LazyFrame, schema: Schema, table: pl.DataFrame | None
+) -> pl.LazyFrame:
+    """Check that users have one value of each feature in the log, and the required ones at all.
+
+    Values may be null, but must agree otherwise, because a list would see the value of another
+    time.
+    """
+    in_table = [] if table is None else table.columns
+    features = [f for f in schema.features if f.of == "user" and f.name != "user_id"]
+    present = log.collect_schema().names()
+    in_log = [f.name for f in features if f.name in present and f.name not in in_table]
+    log = checks.single(log, "user_id", in_log, nulls=False, hint=", or be of: context")
+    for feature in features:
+        source = log if feature.name in in_log else None
+        if table is not None and feature.name in in_table:
+            source = table.lazy()
+        if feature.required and source is not None:
+            log = checks.required(log, "user_id", feature.name, source)
+    return log

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import itertools
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,50 @@ class SplitOptions:
             raise DataError(Path("--valid-share"), rule, value=self.valid_share)
 
 
+@dataclass(frozen=True)
+class Division:
+    """The rule by which the lists of a log, or of one of its shards, are divided.
+
+    kind         time, last-list, user or column
+    options      with the shares
+    first, last  times of the first and the last list of the log in ms
+    valid, test  users held out, for the kind user
+    """
+
+    kind: str
+    options: SplitOptions
+    first: int
+    last: int
+    valid: Sequence[str] = ()
+    test: Sequence[str] = ()
+
+    def apply(self, requests: pl.DataFrame) -> pl.DataFrame:
+        """Return requests with a column `split`.
+
+        Args:
+            requests: user_id, timestamp and perhaps split, by time and then as in the file, with
+                all lists of their users.
+        """
+        if self.kind == "column":
+            return requests
+        requests = requests.drop("split", strict=False)
+        if self.kind == "time":
+            shares = self.options.valid_share, self.options.test_share
+            return splits.by_share_of_time(requests, *shares, self.first, self.last)
+        if self.kind == "user":
+            return splits.by_users(requests, self.valid, self.test)
+        return splits.warm(requests)
+
+
+@dataclass(frozen=True)
+class SplitTimes:
+    """Number of lists of one split, and times of its first and last list in ms."""
+
+    lists: int
+    first: int
+    last: int
+
+
 def split_log(
     path: Path | Files, requests: pl.DataFrame, options: SplitOptions, has_time: bool
 ) -> tuple[pl.DataFrame, Moment]:
@@ -56,29 +101,76 @@ def split_log(
     Raises DataError for a split that the log does not allow or that leaves a needed split empty.
     """
     times = requests["timestamp"]
-    spans = has_time and _integer(times.max()) - _integer(times.min()) > HOUR
+    ends = _integer(times.min()), _integer(times.max())
+    division = choose_division(path, options, "split" in requests.columns, has_time, *ends)
+    if division.kind == "user":
+        shares = options.valid_share, options.test_share
+        valid, test = splits.held_out_users(requests["user_id"], *shares)
+        division = replace(division, valid=valid, test=test)
+    divided = division.apply(requests)
+    grouped = divided.group_by("split").agg(
+        pl.len(), first=pl.col("timestamp").min(), last=pl.col("timestamp").max()
+    )
+    of_splits = {split: SplitTimes(*numbers) for split, *numbers in grouped.iter_rows()}
+    return divided, moment_of(path, division, of_splits, has_time, lambda: divided)
+
+
+def choose_division(
+    path: Path | Files,
+    options: SplitOptions,
+    has_column: bool,
+    has_time: bool,
+    first: int,
+    last: int,
+) -> Division:
+    """Return the division of a log by its options; the users of the kind user are left out.
+
+    Args:
+        has_column: the log has a column `split`.
+        first: time of the first list; `last` likewise.
+
+    Raises DataError for a split that the log does not allow.
+    """
     if has_time and isinstance(path, Files):
-        path.remarks += _remarks_on_times(times)
-    kind = options.kind or _default_kind("split" in requests.columns, spans)
-    if kind == "column" and "split" not in requests.columns:
+        path.remarks += _remarks_on_times(last)
+    kind = options.kind or _default_kind(has_column, has_time and last - first > HOUR)
+    if kind == "column" and not has_column:
         raise DataError(path, "is missing, but --split column reads it", column="split")
     if kind == "time" and not has_time:
         raise DataError(path, "is missing, but --split time reads it", column="timestamp")
-    divided = requests if kind == "column" else _divide(requests, kind, options)
-    counts = {name: int((divided["split"] == name).sum()) for name in ("train", "valid", "test")}
+    return Division(kind, options, first, last)
+
+
+def moment_of(
+    path: Path | Files,
+    division: Division,
+    of_splits: Mapping[str, SplitTimes],
+    has_time: bool,
+    requests: Callable[[], pl.DataFrame],
+) -> Moment:
+    """Return the moment of the train split of a log that was divided.
+
+    Args:
+        requests: reads request_id and timestamp of all lists by time, for an error.
+
+    Raises DataError if a needed split is empty.
+    """
+    kind = division.kind
+    counts = {
+        name: of_splits[name].lists if name in of_splits else 0
+        for name in ("train", "valid", "test")
+    }
     if kind == "column" and not counts["train"]:
         raise DataError(path, "must have at least one request of split train", column="split")
     if kind in ("time", "user") and not all(counts.values()):
-        raise _empty_split(path, divided, kind, counts)
-    as_of = None
-    if has_time and (spans or kind == "time"):
-        as_of = _integer(divided.filter(pl.col("split") == "train")["timestamp"].max())
-    return divided, Moment(kind, as_of, as_of is not None and _is_ordered(divided))
+        raise _empty_split(path, requests, kind, counts)
+    spans = division.last - division.first > HOUR
+    as_of = of_splits["train"].last if has_time and (spans or kind == "time") else None
+    return Moment(kind, as_of, as_of is not None and _is_ordered(of_splits))
 
 
-def _remarks_on_times(times: pl.Series) -> list[str]:
+def _remarks_on_times(latest: int) -> list[str]:
     """Return a remark if the times look like seconds, whose log would seem to span an hour."""
-    latest = _integer(times.max())
     if not SECONDS[0] <= latest < SECONDS[1]:
         return []
     return [
@@ -93,27 +185,18 @@ def _default_kind(has_column: bool, spans: bool) -> str:
     return "time" if spans else "last-list"
 
 
-def _divide(requests: pl.DataFrame, kind: str, options: SplitOptions) -> pl.DataFrame:
-    shares = options.valid_share, options.test_share
-    requests = requests.drop("split", strict=False)
-    if kind == "time":
-        return splits.by_share_of_time(requests, *shares)
-    return splits.cold(requests, *shares) if kind == "user" else splits.warm(requests)
-
-
-def _is_ordered(requests: pl.DataFrame) -> bool:
+def _is_ordered(of_splits: Mapping[str, SplitTimes]) -> bool:
     """True if all train lists precede all valid lists, and these all test lists."""
-    ends: list[tuple[Any, Any]] = [
-        (times.min(), times.max())
-        for name in ("train", "valid", "test")
-        if len(times := requests.filter(pl.col("split") == name)["timestamp"])
-    ]
-    others = requests["split"].is_in(["train", "valid", "test"]).all()
-    return others and all(before[1] < after[0] for before, after in itertools.pairwise(ends))
+    present = [of_splits[name] for name in ("train", "valid", "test") if name in of_splits]
+    others = len(present) == len(of_splits)
+    return others and all(before.last < after.first for before, after in pairwise(present))
 
 
 def _empty_split(
-    path: Path | Files, requests: pl.DataFrame, kind: str, counts: dict[str, int]
+    path: Path | Files,
+    requests: Callable[[], pl.DataFrame],
+    kind: str,
+    counts: dict[str, int],
 ) -> DataError:
     """Return an error with the counts, and the outlier that stretches the time of the log."""
     got = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -124,7 +207,7 @@ def _empty_split(
     return DataError(
         path,
         f"--split time must leave no split empty; it has {got} lists; "
-        f"{_outlier(requests) or advice}",
+        f"{_outlier(requests()) or advice}",
         column="timestamp",
     )
 

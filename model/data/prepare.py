@@ -18,6 +18,7 @@ from model.data.impressions import SPLIT_BY_LOG, read_impressions
 from model.data.kuairand import SessionOptions, read_kuairand
 from model.data.log_splits import SplitOptions
 from model.data.movielens import read_movielens
+from model.data.opened_log import open_log
 from model.data.ranklens import read_ranklens
 from model.data.rated_rows import refuse_memory_without_time
 from model.data.rejects import Rejects
@@ -121,10 +122,8 @@ def prepare_impressions(
             rejects = _open_rejects(skip_bad_rows, out, inputs, schema)
         tables = convert(inputs, schema, form, splitting, scratch)
         feature_schema = load_schema(tables.schema)
-        source = read_impressions(
-            tables.log, feature_schema, scratch, tables.items, tables.users, tables.splitting,
-            rejects,
-        )  # fmt: skip
+        opened = open_log(tables.log, feature_schema, scratch, rejects)
+        source = read_impressions(opened, scratch, tables.items, tables.users, tables.splitting)
         assert source.moment is not None
         if source.moment.as_of is None:
             refuse_memory_without_time(feature_schema, tables.schema)

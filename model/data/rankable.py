@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from model.data import labels
@@ -30,7 +32,21 @@ def check_rankable(
     lists = rows.group_by("request_id").agg((gain.min() < gain.max()).alias("rankable"))
     of_split = lists.join(requests.lazy().select("request_id", "split"), on="request_id")
     counted = of_split.group_by("split").agg(pl.len(), pl.col("rankable").sum())
-    counts = {split: pair for split, *pair in counted.collect(engine="streaming").iter_rows()}
+    counts = {
+        split: (total, rankable)
+        for split, total, rankable in counted.collect(engine="streaming").iter_rows()
+    }
+    note_rankable(files, counts, scale)
+
+
+def note_rankable(files: Files, counts: Mapping[str, tuple[int, int]], scale: LabelScale) -> None:
+    """Note splits without a list that has two different gains.
+
+    Args:
+        counts: number of lists of each split, and of those with two different gains.
+
+    Raises DataError if train has no such list.
+    """
     for split in ("train", *NEEDED_BY):
         total, rankable = counts.get(split, (0, 0))
         if rankable:

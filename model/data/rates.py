@@ -8,7 +8,9 @@ that came later, enters it. Counts of buckets add up, and with a half-life they 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,11 @@ class Clock:
             return cls(to_ms(feature.bucket), half_life, as_of)
         limit = min((as_of - first) / BUCKETS, half_life / BUCKETS_PER_HALF_LIFE)
         return cls(max(w for w in WIDTHS if w <= max(limit, WIDTHS[0])), half_life, as_of)
+
+    def span(self, bucket: int) -> tuple[int, int]:
+        """Return the times at which a bucket begins and ends; the last one ends at the moment."""
+        start = bucket * self.bucket
+        return start, min(start + self.bucket, self.as_of)
 
     def decay(self, elapsed: Any) -> Any:
         """Return the weight of a count after `elapsed` ms, a number or float64 [n]."""
@@ -94,7 +101,7 @@ def bucket_of(width: int) -> pl.Expr:
     return pl.col("timestamp") // width
 
 
-class _Totals:
+class _Counts:
     """Decaying counts of some items: each pair of counts is as of its own time."""
 
     def __init__(self, size: int, clock: Clock) -> None:
@@ -114,35 +121,67 @@ class _Totals:
         self.time[index] = time
 
 
+@dataclass(frozen=True)
+class Totals:
+    """Counts of all items in each of B buckets, by bucket."""
+
+    bucket: npt.NDArray[np.int64]  # [B]
+    shows: Floats  # [B]
+    likes: Floats  # [B]
+
+    @classmethod
+    def of(cls, events: Events) -> Totals:
+        """Return the totals of events that hold all items."""
+        runs = [*_runs(events.bucket)]
+        return cls(
+            np.array([events.bucket[run.start] for run in runs], np.int64),
+            np.array([events.shows[run].sum() for run in runs]),
+            np.array([events.likes[run].sum() for run in runs]),
+        )
+
+
+def _runs(bucket: npt.NDArray[np.int64]) -> Iterator[slice]:
+    """Yield the rows of each bucket."""
+    starts = np.flatnonzero(np.diff(bucket, prepend=bucket[:1] - 1)).tolist()
+    for first, last in pairwise([*starts, len(bucket)]):
+        yield slice(first, last)
+
+
 def rates_over_time(
-    events: Events, clock: Clock, strength: float
+    events: Events, clock: Clock, strength: float, totals: Totals | None = None
 ) -> tuple[Floats, StatisticCounts]:
     """Return the value of each pair from closed buckets before its own, float64 [E], and the end.
 
         logit((likes + s * p0) / (shows + s)), s = strength, p0 = likes / shows of all items
 
     The second result holds the counts as of `clock.as_of`, by the numbers of the items.
+
+    Args:
+        totals: of all items, if the events hold some of them only.
     """
     values = np.zeros(len(events.item))
-    of_item, of_all = _Totals(len(events.items), clock), _Totals(1, clock)
-    starts = np.flatnonzero(np.diff(events.bucket, prepend=events.bucket[:1] - 1))
-    for first, last in zip(starts, [*starts[1:], len(events.bucket)], strict=True):
-        run = slice(int(first), int(last))
-        item = events.item[run]
-        start = int(events.bucket[first]) * clock.bucket
+    of_item, of_all = _Counts(len(events.items), clock), _Counts(1, clock)
+    every = Totals.of(events) if totals is None else totals
+    priors = {}
+    for bucket, all_shows, all_likes in zip(
+        every.bucket.tolist(), every.shows, every.likes, strict=True
+    ):
+        start, end = clock.span(bucket)
+        before_shows, before_likes = of_all.at(slice(None), start)
+        priors[bucket] = prior_rate(float(before_likes[0]), float(before_shows[0]))
+        of_all.add(slice(None), end, all_shows, all_likes)
+    for run in _runs(events.bucket):
+        item, bucket = events.item[run], int(events.bucket[run.start])
+        start, end = clock.span(bucket)
         shows, likes = of_item.at(item, start)
-        all_shows, all_likes = of_all.at(slice(None), start)
-        prior = prior_rate(float(all_likes[0]), float(all_shows[0]))
-        values[run] = log_odds(likes, shows, prior, strength)
-        end = min(start + clock.bucket, clock.as_of)  # the last bucket ends at the moment
+        values[run] = log_odds(likes, shows, priors[bucket], strength)
         of_item.add(item, end, events.shows[run], events.likes[run])
-        of_all.add(slice(None), end, events.shows[run].sum(), events.likes[run].sum())
     everything = np.arange(len(events.items))
     shows, likes = of_item.at(everything, clock.as_of)
-    all_shows, all_likes = of_all.at(slice(None), clock.as_of)
+    end_shows, end_likes = of_all.at(slice(None), clock.as_of)
     half_life = None if math.isinf(clock.half_life) else int(clock.half_life)
-    totals = float(all_shows[0]), float(all_likes[0])
-    return values, StatisticCounts(shows, likes, *totals, clock.bucket, half_life)
+    ends = float(end_shows[0]), float(end_likes[0])
+    return values, StatisticCounts(shows, likes, *ends, clock.bucket, half_life)
 
 
 def prior_rate(likes: float, shows: float) -> float:

@@ -19,6 +19,7 @@ from model.data.mending import Unreadable, mend
 from service.engine.features.ids import EXACT_FLOATS
 
 ROW = "__row"  # data row, counted from 1 through all files
+ROWS_PER_FRAME = 1 << 23  # of one Parquet file
 SNIFFED = 1000  # rows of a JSON file that are searched for names of columns
 LISTS = ("categories", "vector")
 NUMBERS = ("number", "statistic", "vector")
@@ -53,7 +54,7 @@ def scan_files(
     of text.
 
     Args:
-        files: counts, columns, remarks and unreadable rows are filled here.
+        files: counts, columns, remarks, frames and unreadable rows are filled here.
         kinds: kind of each column that will be read, as in a schema.
         scratch: an existing directory for files that must be decoded first.
         mending: read on behind rows of text that cannot be read, instead of raising.
@@ -71,7 +72,7 @@ def scan_files(
         name: _common_type([part.dtypes[name] for part in full if name in part.dtypes])
         for name in columns
     }
-    frames, offset = [], 1
+    offset = 1
     for path, part in zip(files.paths, parts, strict=True):
         if not part.count:
             continue
@@ -84,10 +85,15 @@ def scan_files(
             _convert(name, part.dtypes.get(name, pl.Null()), common[name], kinds).alias(name)
             for name in columns
         ]
-        frames.append(part.frame.select(values).with_row_index(ROW, offset=offset))
+        # A slice of text would be found by reading all text before it.
+        step = ROWS_PER_FRAME if format_of(path) == "parquet" else part.count
+        for start in range(0, part.count, step):
+            frame = part.frame.slice(start, step) if part.count > step else part.frame
+            files.frames.append(frame.select(values).with_row_index(ROW, offset=offset + start))
+            files.frame_rows.append(min(step, part.count - start))
         files.unreadable.update({row + offset - 1: bad for row, bad in part.unreadable.items()})
         offset += part.count
-    return frames[0] if len(frames) == 1 else pl.concat(frames)
+    return files.frames[0] if len(files.frames) == 1 else pl.concat(files.frames)
 
 
 def scan_file(path: Path) -> pl.LazyFrame:

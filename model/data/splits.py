@@ -6,6 +6,8 @@ the file, and returns them with a column `split`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import polars as pl
 
@@ -40,15 +42,26 @@ def cold(
 
     Earlier lists of these users are history. All lists of other users are train.
     """
-    users = np.array(sorted(set(requests["user_id"])), dtype=object)
-    order = np.random.default_rng(COLD_SEED).permutation(len(users))
-    first = round(test_share * len(users))
-    second = first + round(valid_share * len(users))
-    test, valid = users[order[:first]].tolist(), users[order[first:second]].tolist()
+    return by_users(requests, *held_out_users(requests["user_id"], valid_share, test_share))
+
+
+def held_out_users(
+    users: Iterable[str], valid_share: float, test_share: float
+) -> tuple[list[str], list[str]]:
+    """Draw the users of valid and those of test, whose order in `users` does not matter."""
+    every = np.array(sorted(set(users)), dtype=object)
+    order = np.random.default_rng(COLD_SEED).permutation(len(every))
+    first = round(test_share * len(every))
+    second = first + round(valid_share * len(every))
+    return every[order[first:second]].tolist(), every[order[:first]].tolist()
+
+
+def by_users(requests: pl.DataFrame, valid: Sequence[str], test: Sequence[str]) -> pl.DataFrame:
+    """Make the last lists of these users valid and test, and their earlier lists history."""
     last = pl.int_range(pl.len()).over("user_id") == pl.len().over("user_id") - 1
     user = pl.col("user_id")
     split = (
-        pl.when(~user.is_in(test + valid))
+        pl.when(~user.is_in([*test, *valid]))
         .then(pl.lit("train"))
         .when(~last)
         .then(pl.lit("history"))
@@ -77,18 +90,22 @@ def metarank(requests: pl.DataFrame) -> pl.DataFrame:
     return requests.with_columns(split.alias("split"))
 
 
-def by_share_of_time(requests: pl.DataFrame, valid_share: float, test_share: float) -> pl.DataFrame:
+def by_share_of_time(
+    requests: pl.DataFrame, valid_share: float, test_share: float, first: int, last: int
+) -> pl.DataFrame:
     """Make the last `test_share` of the time test, the `valid_share` before valid, the rest train.
 
     A list belongs to the split of its timestamp, so no train list is later than a valid or test
     list. The shares are of the time between the first list and the last, not of the lists.
+
+    Args:
+        first: time of the first list of the log in ms; `last` likewise.
     """
-    time = pl.col("timestamp")
-    first, last = time.min(), time.max()
+    time, span = pl.col("timestamp"), last - first
     split = (
-        pl.when(time >= last - test_share * (last - first))
+        pl.when(time >= pl.lit(last - test_share * span, pl.Float64))
         .then(pl.lit("test"))
-        .when(time >= last - (valid_share + test_share) * (last - first))
+        .when(time >= pl.lit(last - (valid_share + test_share) * span, pl.Float64))
         .then(pl.lit("valid"))
         .otherwise(pl.lit("train"))
     )

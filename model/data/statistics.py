@@ -47,33 +47,48 @@ def like_counts(train: pl.LazyFrame, scale: LabelScale = BINARY) -> pl.DataFrame
     )
 
 
-def like_rates(counts: pl.DataFrame, prior_strength: float) -> tuple[pl.DataFrame, float]:
+def like_rates(
+    counts: pl.DataFrame, prior_strength: float, totals: pl.DataFrame | None = None
+) -> tuple[pl.DataFrame, float]:
     """Return the log-odds of each item's smoothed like rate over all folds, as serving uses them.
 
         logit((likes + s * p0) / (shows + s)), s = prior_strength, p0 = the mean over all shows
 
     Returns (item_id str, value f64), and logit(p0), which is the value of an item without shows.
+
+    Args:
+        totals: shows and likes of all items, if `counts` holds some of them only.
     """
-    totals = counts.group_by("item_id", maintain_order=True).agg(pl.col("shows", "likes").sum())
-    prior = _prior(pl.col("likes").sum(), pl.col("shows").sum())
-    value = _log_odds(pl.col("likes"), pl.col("shows"), prior, prior_strength)
-    unseen = counts.select((prior / (1.0 - prior)).log()).item()
-    return totals.select("item_id", value.alias("value")), float(unseen)
+    of_item = counts.group_by("item_id", maintain_order=True).agg(pl.col("shows", "likes").sum())
+    every = counts if totals is None else totals
+    prior = every.select(_prior(pl.col("likes").sum(), pl.col("shows").sum()).alias("prior"))
+    (p0,) = prior["prior"]
+    value = _log_odds(pl.col("likes"), pl.col("shows"), pl.lit(p0), prior_strength)
+    unseen = prior.select((pl.col("prior") / (1.0 - pl.col("prior"))).log()).item()
+    return of_item.select("item_id", value.alias("value")), float(unseen)
 
 
-def out_of_fold_like_rates(counts: pl.DataFrame, prior_strength: float) -> pl.DataFrame:
+def out_of_fold_like_rates(
+    counts: pl.DataFrame, prior_strength: float, totals: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Return the same log-odds for each item and fold, computed from the other folds alone.
 
     Likes, shows and p0 all leave the fold out, so no label of a list enters the values that this
     list is trained with. Returns item_id str, fold i32, value f64.
+
+    Args:
+        totals: fold, shows and likes of all items, if `counts` holds some of them only.
     """
     columns = ("shows", "likes")
-    of_item = [pl.col(c).sum().over("item_id") - pl.col(c) for c in columns]
-    of_fold = [pl.col(c).sum() - pl.col(c).sum().over("fold") for c in columns]
-    shows, likes = of_item
-    prior = _prior(of_fold[1], of_fold[0])
+    shows, likes = (pl.col(c).sum().over("item_id") - pl.col(c) for c in columns)
+    of_fold = (counts if totals is None else totals).group_by("fold").agg(pl.col(columns).sum())
+    others = of_fold.select(
+        "fold", *((pl.col(c).sum() - pl.col(c)).alias(f"__{c}") for c in columns)
+    )
+    prior = _prior(pl.col("__likes"), pl.col("__shows"))
     value = _log_odds(likes, shows, prior, prior_strength)
-    return counts.select("item_id", "fold", value.alias("value"))
+    joined = counts.join(others, on="fold", how="left", maintain_order="left")
+    return joined.select("item_id", "fold", value.alias("value"))
 
 
 def _prior(likes: pl.Expr, shows: pl.Expr) -> pl.Expr:

@@ -21,9 +21,8 @@ def is_anonymous(column: str = "user_id") -> pl.Expr:
     return pl.col(column).str.starts_with(ANONYMOUS)
 
 
-def count_anonymous(files: Files, requests: pl.DataFrame) -> None:
+def note_anonymous(files: Files, count: int) -> None:
     """Note the number of lists without a user, if there are any."""
-    count = requests.select(is_anonymous().sum()).item()
     if count:
         files.remarks.append(f"{count:,} lists have no user_id; each is a user of its own")
 

@@ -11,6 +11,7 @@ import pytest
 
 from model.data.errors import DataError
 from model.data.extremes import extreme_rules
+from model.data.scan import ROW
 from service.engine.features.schema import Feature
 from tests.support.logs import LOG, SCHEMA
 
@@ -44,7 +45,7 @@ HONEST = (
 
 
 def absurd(values, transform):
-    rows = pl.DataFrame({"x": values}).lazy()
+    rows = pl.DataFrame({"x": values}).with_row_index(ROW, offset=1).lazy()
     feature = Feature("x", "candidate", "number", transform=transform)
     rules = list(extreme_rules(rows, [feature], len(values)))
     broken = [rows.filter(rule.violated).collect()["x"].to_list() for rule in rules]
