@@ -85,6 +85,8 @@ RULES = {
     "service.http": (SERVING | {"httptools"}, {"service"}),
     "model": (set(), {"model", *CONTRACT}),
     "model.data": ({"numpy", "polars", "torch", "scipy", "yaml", "tqdm", "tyro"}, DATA),
+    # Nothing else of the project trains or prepares on Ray, which is installed apart.
+    "model.data.shards.ray_engine": ({"ray"}, {"model.data.shards.engines"}),
     "model.network": ({"numpy", "torch", "yaml", "pydantic", "pydantic_core"}, NETWORK),
     "model.learning": ({"numpy", "torch", "safetensors", "tqdm"}, {*DATA, *NETWORK}),
     # Offline metrics come from the code that serves.
@@ -240,6 +242,7 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("service.ranking.observer", "from service.http import responses"),
         ("service.http.api", "from model.learning import train"),
         ("model.data.dataset", "from model.network import config"),
+        ("model.data.shards.driver", "import ray"),
         ("model.network.hosts", "from model.data.lists import Lists"),
         ("model.network.hosts", "import polars"),
         ("model.learning.train", "from model.study import grid"),

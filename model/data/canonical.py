@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from model.data import labels, statistics
 from model.data.collisions import count_collisions, describe_collisions
 from model.data.dataset import Dataset
 from model.data.encodable import check_encodable
-from model.data.layout import COLUMNS, SPLITS
+from model.data.layout import COLUMNS, IMPRESSIONS, SPLITS
 from model.data.log_splits import to_iso
 from model.data.moment import RECORD
 from model.data.rated_rows import (
@@ -52,9 +54,46 @@ def write_canonical(
     items, rows, counts = _fit_statistics(schema, source, requests)
     names = rows.collect_schema().names()
     inline = [f.name for f in schema.features if f.name in names and f.name not in COLUMNS]
+    impressions = directory / IMPRESSIONS
     rows.sort(ORDER_COLUMN, "position").select(*COLUMNS, *inline).sink_parquet(
-        directory / "impressions.parquet", row_group_size=1 << 18
+        impressions, row_group_size=1 << 18
     )
+    counted = SplitCounts(
+        _split_counts(impressions, schema.label),
+        labels.has_grades(pl.scan_parquet(impressions)),
+    )
+    if source.histories is not None:
+        source.histories.write_parquet(directory / "histories.parquet")
+    finished = dataclasses.replace(source, items=items)
+    write_tables(directory, schema_path, schema, finished, counts, counted, provenance)
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Numbers of each split for summary.json, and whether labels have more than two values."""
+
+    splits: dict[str, dict[str, int]]
+    has_grades: bool
+
+
+def write_tables(
+    directory: Path,
+    schema_path: Path,
+    schema: Schema,
+    source: Source,
+    counts: RatedCounts,
+    counted: SplitCounts,
+    provenance: dict[str, Any],
+) -> None:
+    """Write all files beside the impressions, which lie in the directory, and fit the schema.
+
+    Args:
+        source: items with statistics, and users.
+        counts: shows and likes behind the statistics.
+
+    Raises DataError or FeatureError if the schema cannot be fitted to the data.
+    """
+    items = source.items
     item_names = [f.name for f in schema.features if f.name in items.columns]
     item_columns = ["item_id", *(name for name in item_names if name != "item_id")]
     items.sort("item_id").select(item_columns).write_parquet(directory / "items.parquet")
@@ -62,8 +101,6 @@ def write_canonical(
     user_names = [name for name in of_user if name in source.users.columns]
     user_columns = ["user_id", *(name for name in user_names if name != "user_id")]
     source.users.select(user_columns).write_parquet(directory / "users.parquet")
-    if source.histories is not None:
-        source.histories.write_parquet(directory / "histories.parquet")
     moment = source.moment
     if moment is not None:
         moment = write_counts(directory, items, counts, moment)
@@ -72,7 +109,7 @@ def write_canonical(
         "name": schema.name,
         **provenance,
         **({} if moment is None else {RECORD: moment.to_json()}),
-        "splits": _split_counts(directory / "impressions.parquet", schema.label),
+        "splits": counted.splits,
         "items": len(items),
         "users": len(source.users),
         "ignored_columns": source.ignored,
@@ -80,15 +117,13 @@ def write_canonical(
     hashed = count_collisions(directory, schema)
     if hashed:
         summary["buckets"] = hashed
-    if schema.label.gain_form is None and labels.has_grades(
-        pl.scan_parquet(directory / "impressions.parquet")
-    ):
+    if schema.label.gain_form is None and counted.has_grades:
         summary["middle_label"] = sum(schema.label.range) / 2.0
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     (directory / "summary.json").write_text(text, encoding="utf-8")
     dataset = Dataset(directory)  # fits the schema, so that a misfit fails before training starts
     fitted = dataset.featuriser.schema
-    check_encodable("impressions.parquet", dataset.rows, fitted, ["request_id", "item_id"])
+    check_encodable(IMPRESSIONS, dataset.rows, fitted, ["request_id", "item_id"])
     check_encodable("users.parquet", dataset.users.lazy(), fitted, ["user_id"])
 
 

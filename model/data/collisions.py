@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from model.data.shard_files import impression_files
 from service.engine.features.hashing import Buckets
 from service.engine.features.schema import Feature, Schema
 
@@ -37,10 +38,9 @@ def count_collisions(directory: Path, schema: Schema) -> dict[str, dict[str, int
 
 
 def _distinct(directory: Path, feature: Feature) -> list[str]:
-    files = [directory / "impressions.parquet"]
+    frames = [pl.scan_parquet(impression_files(directory))]
     if feature.of in TABLES:
-        files.append(directory / TABLES[feature.of])
-    frames = [pl.scan_parquet(file) for file in files]
+        frames.append(pl.scan_parquet(directory / TABLES[feature.of]))
     columns = [
         frame.select(pl.col(feature.name).cast(pl.String)).drop_nulls().unique()
         for frame in frames

@@ -77,6 +77,14 @@ class PrepareImpressions:
     skip_bad_rows: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write rows that break a rule to this file, JSON lines with their reasons, and go on without
     them. By default they are an error."""
+    shards: int | None = None
+    """Number of shards. By default a log of up to 4 million rows is prepared as one file, and a
+    longer one has a shard for each million rows."""
+    engine: Literal["local", "ray"] = "local"
+    """Where shards are prepared: in processes of this machine, or on Ray."""
+    workers: int | None = None
+    """Number of processes that prepare shards. By default one for each processor; a Ray cluster
+    has its own."""
 
     def execute(self) -> int:
         """Write the data set and print a summary. Raises DataError for a bad log or schema."""
@@ -84,6 +92,7 @@ class PrepareImpressions:
         from model.data.formats.convert import Format
         from model.data.log_splits import SplitOptions
         from model.data.prepare import prepare_impressions
+        from model.data.shards.options import ShardOptions
 
         dialect = Dialect(self.delimiter, self.encoding, self.decimal, self.list_separator)
         log, items, users = (
@@ -91,9 +100,11 @@ class PrepareImpressions:
         )
         splitting = SplitOptions(self.split, self.valid_share, self.test_share)
         form = Format(self.format, self.interactions, self.list_gap_ms)
+        sharding = ShardOptions(self.engine, self.workers, self.shards)
         prepare_impressions(
-            log, self.schema, self.out, items, users, splitting, dialect, self.skip_bad_rows, form
-        )
+            log, self.schema, self.out, items, users, splitting, dialect, self.skip_bad_rows, form,
+            sharding,
+        )  # fmt: skip
         return _print_summaries([self.out])
 
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import polars as pl
@@ -18,11 +18,13 @@ from model.data.errors import DataError
 from model.data.fitting import fit
 from model.data.growth import grow
 from model.data.histories import HistoryWindow
+from model.data.layout import IMPRESSIONS, SHARDS
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
 from model.data.moment import AGAIN, read_moment
 from model.data.rated_rows import read_snapshot
 from model.data.requests import RequestBuilder
 from model.data.schemas import load_schema
+from model.data.shard_files import impression_files, read_shards
 from model.data.train_values import numbers_over_time
 from model.data.user_lists import UserLists
 from service.engine.features.candidates import CandidateList
@@ -68,11 +70,12 @@ class Dataset:
         self.directory, self.memory, self._earlier = directory, memory, earlier
         self._featurised: dict[tuple[str | int | None, ...], Lists] = {}
         schema = load_schema(directory / "schema.yaml")
-        self.rows = _scan_parquet(directory / "impressions.parquet")
-        self.items = _scan_parquet(directory / "items.parquet").collect()
-        self.users = _scan_parquet(directory / "users.parquet").collect()
+        self.shards = read_shards(directory)
+        self.rows = _scan_parquet(impression_files(directory))
+        self.items = _scan_parquet([directory / "items.parquet"]).collect()
+        self.users = _scan_parquet([directory / "users.parquet"]).collect()
         histories = directory / "histories.parquet"
-        self.histories = _scan_parquet(histories) if histories.exists() else None
+        self.histories = _scan_parquet([histories]) if histories.exists() else None
         self.moment = read_moment(directory)
         snapshot = read_snapshot(directory, self.moment, len(self.items))
         self.featuriser = fit(schema, self.rows, self.items, self.users, snapshot, earlier)
@@ -84,7 +87,9 @@ class Dataset:
         runs that began without it go on only with their digest. Its totals are in the moment.
         """
         digest = hashlib.sha256()
-        names = ["schema.yaml", "impressions.parquet", "items.parquet", "users.parquet"]
+        # The list of the shards holds the digests of their files.
+        rows = SHARDS if self.shards else IMPRESSIONS
+        names = ["schema.yaml", rows, "items.parquet", "users.parquet"]
         for name in names + ([] if self.histories is None else ["histories.parquet"]):
             with (self.directory / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -93,8 +98,10 @@ class Dataset:
         return digest.hexdigest()
 
     @cached_property
-    def _by_user(self) -> UserLists:
-        return UserLists(self.rows, self.users, self.histories)
+    def _by_user(self) -> list[UserLists]:
+        """Return readers of the lists, one for each shard, or one for the only file."""
+        shards = [shard.scan(self.directory) for shard in self.shards] or [self.rows]
+        return [UserLists(rows, self.users, self.histories) for rows in shards]
 
     def impressions(self, splits: Sequence[str], fresh: bool = False) -> Iterator[Impression]:
         """Yield the lists of these splits, user by user, each with its history.
@@ -111,7 +118,8 @@ class Dataset:
         builder = RequestBuilder(schema, names, self.moment, fresh)
         ordered = self.moment is not None and self.moment.ordered
         limit, train_answer = schema.history.limit, builder.answer_columns("train")
-        for one in self._by_user.lists(splits, limit, ordered, train_answer):
+        shards = (s.lists(splits, limit, ordered, train_answer) for s in self._by_user)
+        for one in chain.from_iterable(shards):
             columns, split = one.columns, one.columns["split"][0]
             width = len(builder.answer_columns(split))
             request = builder.build(columns, one.user, [answer[:width] for answer in one.history])
@@ -124,7 +132,8 @@ class Dataset:
             rows.filter(pl.col("split").is_in(splits))
             .select("request_id", "user_id")
             .unique("request_id", keep="first", maintain_order=True)
-            for rows in self._by_user.frames(splits, "request_id", "user_id", "timestamp", "split")
+            for shard in self._by_user
+            for rows in shard.frames(splits, "request_id", "user_id", "timestamp", "split")
         ]
         none = pl.DataFrame(schema={"request_id": pl.String, "user_id": pl.String})
         return pl.concat([none, *ids])
@@ -151,7 +160,8 @@ class Dataset:
 
     def _featurise(self, splits: Sequence[str], limit: int | None, fresh: bool) -> Lists:
         """Build the arrays in memory, or above `self.memory` bytes in files beside the data set."""
-        users = self._by_user.table.filter(pl.col("split").is_in(splits))
+        users = pl.concat(shard.table for shard in self._by_user)
+        users = users.filter(pl.col("split").is_in(splits))
         total = int(users["lists"].sum())
         total = min(total, limit or total)
         longest = int(users.select(pl.col("longest").max()).item() or 0)
@@ -197,11 +207,12 @@ def _code_files() -> list[Path]:
     return [*modules, *sorted(Path(inspect.getfile(Featuriser)).parent.glob("*.py"))]
 
 
-def _scan_parquet(path: Path) -> pl.LazyFrame:
+def _scan_parquet(paths: list[Path]) -> pl.LazyFrame:
     """Scan a table. Reading the schema at once detects a truncated file."""
-    try:
-        frame = pl.scan_parquet(path)
-        frame.collect_schema()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(path, f"cannot be read ({str(error).splitlines()[0]}); {AGAIN}") from None
-    return frame
+    for path in paths:
+        try:
+            pl.scan_parquet(path).collect_schema()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            rule = f"cannot be read ({str(error).splitlines()[0]}); {AGAIN}"
+            raise DataError(path, rule) from None
+    return pl.scan_parquet(paths)

@@ -2,9 +2,14 @@
 
 COLUMNS = ("request_id", "user_id", "timestamp", "position", "item_id", "label", "split")
 SPLITS = ("train", "valid", "test", "history")
+IMPRESSIONS = "impressions.parquet"
+# The impressions of a data set in shards: their list, and the directory of their files.
+SHARDS, SHARD_FILES = "shards.json", "impressions"
 FILES = (
     "schema.yaml",
-    "impressions.parquet",
+    IMPRESSIONS,
+    SHARDS,
+    SHARD_FILES,
     "histories.parquet",
     "items.parquet",
     "users.parquet",

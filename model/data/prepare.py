@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from model.data import labels, splits
-from model.data.canonical import file_digests, write_canonical
+from model.data.canonical import file_digests, write_canonical, write_tables
 from model.data.dialect import Dialect
 from model.data.errors import DataError
 from model.data.files import Files
@@ -24,8 +25,14 @@ from model.data.rated_rows import refuse_memory_without_time
 from model.data.rejects import Rejects
 from model.data.replacement import SCRATCH, atomic_replacement
 from model.data.schemas import SCHEMAS, load_schema
+from model.data.shards.driver import prepare_shards
+from model.data.shards.options import ShardOptions
+from model.data.shards.unfinished import Unfinished
+from model.data.source import Source
+from service.engine.features.schema import Schema
 
 TABLES = Format()
+BY_ROWS = ShardOptions()
 RANKLENS_SPLITS = (splits.warm, splits.cold, splits.metarank)
 
 
@@ -98,6 +105,7 @@ def prepare_impressions(
     dialect: Dialect | None = None,
     skip_bad_rows: Path | None = None,
     form: Format = TABLES,
+    sharding: ShardOptions = BY_ROWS,
 ) -> None:
     """Write `out` from a user's log. Raises DataError for an unusable log, table or schema.
 
@@ -106,6 +114,7 @@ def prepare_impressions(
         schema: may be None for a format that has a schema of its own.
         skip_bad_rows: file for rows that break a rule; without it they are an error.
         form: format of the log.
+        sharding: engine, workers and number of shards.
     """
     if schema is not None:
         load_schema(schema)  # a mistake there is reported before any file is read
@@ -123,17 +132,50 @@ def prepare_impressions(
         tables = convert(inputs, schema, form, splitting, scratch)
         feature_schema = load_schema(tables.schema)
         opened = open_log(tables.log, feature_schema, scratch, rejects)
-        source = read_impressions(opened, scratch, tables.items, tables.users, tables.splitting)
-        assert source.moment is not None
-        if source.moment.as_of is None:
-            refuse_memory_without_time(feature_schema, tables.schema)
-        provenance = _describe_inputs(inputs, tables, form, splitting, source.moment.split)
-        if rejects is not None:
-            provenance["dropped"] = {f"bad rows, written to {rejects.path}": rejects.count}
-        write_canonical(
-            directory, tables.schema, feature_schema, source, source.requests, provenance
-        )
+        describe = partial(_describe, inputs, tables, form, splitting, rejects)
+        shards = sharding.count_shards(sum(tables.log.counts))
+        if shards is None:
+            source = read_impressions(opened, scratch, tables.items, tables.users, tables.splitting)
+            provenance = describe(source, feature_schema)
+            write_canonical(
+                directory, tables.schema, feature_schema, source, source.requests, provenance
+            )
+        else:
+            options = arguments, splitting, dialect, form, skip_bad_rows
+            unfinished = Unfinished(directory, [*inputs.values()], tables.schema, options)
+            of_caller = {"item": tables.items, "user": tables.users}
+            with unfinished.stages(sharding, shards) as stages:
+                prepared = prepare_shards(
+                    directory, opened, of_caller, tables.splitting, shards, stages, scratch
+                )
+                provenance = describe(prepared.source, feature_schema)
+                write_tables(
+                    directory, tables.schema, feature_schema, prepared.source, prepared.counts,
+                    prepared.split_counts, provenance,
+                )  # fmt: skip
         shutil.rmtree(scratch)
+
+
+def _describe(
+    inputs: dict[str, Files],
+    tables: Tables,
+    form: Format,
+    splitting: SplitOptions,
+    rejects: Rejects | None,
+    source: Source,
+    schema: Schema,
+) -> dict[str, Any]:
+    """Return the entries of summary.json about arguments, files and dropped rows.
+
+    Raises DataError for a statistic that needs times which the log lacks.
+    """
+    assert source.moment is not None
+    if source.moment.as_of is None:
+        refuse_memory_without_time(schema, tables.schema)
+    provenance = _describe_inputs(inputs, tables, form, splitting, source.moment.split)
+    if rejects is not None:
+        provenance["dropped"] = {f"bad rows, written to {rejects.path}": rejects.count}
+    return provenance
 
 
 def _describe_inputs(

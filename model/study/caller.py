@@ -108,7 +108,9 @@ class Log:
         Args:
             features: item features that the rows must have.
         """
-        prepared = _with_text_ids(pl.read_parquet(self.data / "impressions.parquet"), self.data)
+        shards = sorted((self.data / "impressions").glob("*.parquet"))
+        prepared = pl.read_parquet(shards or [self.data / "impressions.parquet"])
+        prepared = _with_text_ids(prepared, self.data)
         low, high = self.range
         if self.path is None:
             label = pl.col("label").cast(pl.Float64) * (high - low) + low

@@ -144,6 +144,8 @@ def with_scores(dataset: Dataset, scored: dict[str, tuple[Lists, Array]]) -> pl.
         .with_columns(index)
         .join(table, on=["request_id", "__index"], how="left", maintain_order="left")
     )
+    if dataset.shards:  # whose rows are in the order of time in each shard alone
+        joined = joined.sort("timestamp", "request_id", "position")
     return joined.drop("__index")
 
 

@@ -145,7 +145,7 @@ def test_a_user_of_many_rows_is_read_in_parts_with_the_same_lists(busy, monkeypa
     monkeypatch.setattr(chunks, "ROWS_PER_CHUNK", 333)
     monkeypatch.setattr(user_lists, "ROWS_PER_BLOCK", 50)
     parts = Dataset(busy)
-    assert len(list(parts._by_user.frames(["train"]))) > 30
+    assert len(list(parts._by_user[0].frames(["train"]))) > 30
     assert list(parts.impressions(["train", "test"])) == whole
     assert parts.requests(["train", "test"]).equals(requests)
 

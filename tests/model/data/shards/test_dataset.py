@@ -1,0 +1,72 @@
+"""Data sets in shards are read, featurised and trained on like those in one file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from model.data.dataset import Dataset
+from model.data.errors import DataError
+from tests.support.shards import random_log
+
+SPLITS = ["train", "valid", "test"]
+
+
+@pytest.fixture
+def pair(prepare):
+    """Data sets of one log in one file and in three shards."""
+    log = random_log()
+    return Dataset(prepare("one", log)), Dataset(prepare("three", log, 3))
+
+
+def by_request(dataset):
+    return {impression.request_id: impression for impression in dataset.impressions(SPLITS)}
+
+
+def test_every_list_has_the_request_and_labels_of_one_file(pair):
+    one, three = map(by_request, pair)
+    assert len(three.keys()) == 120
+    assert one == three
+
+
+def test_every_list_has_the_arrays_of_one_file_but_for_rounding(pair):
+    arrays = []
+    for dataset in pair:
+        lists = dataset.lists(["train"])
+        order = np.argsort(dataset.requests(["train"])["request_id"].to_numpy())
+        arrays.append(lists.read(order))
+    for one, three in zip(*arrays, strict=True):
+        np.testing.assert_allclose(one, three, rtol=1e-6, atol=1e-6)
+    assert not np.allclose(arrays[0].numbers, arrays[1].numbers[::-1], rtol=1e-6, atol=1e-6)
+
+
+def test_the_fitted_schema_differs_only_by_rounding(pair):
+    for one, three in zip(*(d.featuriser.schema.features for d in pair), strict=True):
+        assert one.vocabulary == three.vocabulary
+        assert one.mean == pytest.approx(three.mean, rel=1e-12)
+        assert one.std == pytest.approx(three.std, rel=1e-12)
+
+
+def test_requests_stand_in_the_order_of_lists(pair):
+    for dataset in pair:
+        ids = [impression.request_id for impression in dataset.impressions(SPLITS)]
+        assert dataset.requests(SPLITS)["request_id"].to_list() == ids
+
+
+def test_the_digest_follows_the_rows(prepare, tmp_path):
+    log = random_log()
+    first = Dataset(prepare("first", log, 3)).digest()
+    assert Dataset(prepare("again", log, 3)).digest() == first
+    (tmp_path / "log.parquet").unlink()
+    other = log.with_columns(price=log["price"] + 1.0)
+    assert Dataset(prepare("other", other, 3)).digest() != first
+
+
+def test_a_broken_list_of_shards_and_a_missing_file_are_named(prepare):
+    directory = prepare("out", random_log(), 3)
+    (directory / "impressions" / "00001-000.parquet").rename(directory / "elsewhere")
+    with pytest.raises(DataError, match=r"00001-000\.parquet: cannot be read"):
+        Dataset(directory)
+    (directory / "shards.json").write_text(json.dumps({"shards": [{"files": []}]}))
+    with pytest.raises(DataError, match=r"shards\.json: cannot be read .*`python -m model prepare"):
+        Dataset(directory)
