@@ -39,7 +39,7 @@ from service.engine.features.history_cache import HistoryCache
 from service.engine.features.id_index import HeldIds, Ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays, with_last_row
-from service.engine.features.kernels import Kernel, TokenKernel, VectorKernel
+from service.engine.features.kernels import Kernel, KernelStack, TokenKernel, VectorKernel
 from service.engine.features.layout import RELATIVE, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
@@ -108,7 +108,10 @@ class Featuriser:
         # Views: the table and the arrays share their memory.
         self.items = ItemTable(self._ids, arrays.numbers[:-1], arrays.tokens[:-1], vectors)
         self._history = HistoryKernels(
-            [self._kernel(layout.features[name]) for name in schema.history.kernels],
+            KernelStack(
+                [self._kernel(layout.features[name]) for name in schema.history.kernels],
+                len(self._ids),
+            ),
             self._expected_labels,
             schema.label,
         )
@@ -204,14 +207,15 @@ class Featuriser:
         else:
             self._items.write_compared(index, numbers)
         history = self._prepare_history(candidates)
-        kernels = [] if history is None else self._history.take(index, len(self._ids))
+        overwritten = history is not None and candidates.inline
+        kernels = self._history.take(index) if overwritten else []
         user = candidates.user
         if candidates.user_id is not None and "user_id" in layout.features:
             user = {**user, "user_id": candidates.user_id}
         self._fill("user", user, "user.features", numbers, tokens, slice(None))
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
         inline = self._inline.fill(candidates, numbers, tokens, kernels)
-        columns = None if history is None else self._history.compare(history, kernels, index)
+        columns = None if history is None else self._history.compare(history, index, kernels)
         self._fill_compared(numbers, columns)
         return EncodedList(numbers, tokens, index, inline)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from service.engine.contract import Floats, Integers
 from service.engine.features.history_cache import HistoryCache
-from service.engine.features.kernels import Encoded, Entries, Kernel, lengths
+from service.engine.features.kernels import Encoded, KernelStack
 from service.engine.features.schema import History, LabelScale
 
 JOINT = 10  # columns over all kernels together
@@ -39,7 +40,8 @@ class PreparedHistory:
     ridge      float32 [H], weights of a ridge regression of the surprises in the mean kernel
     rows       int64 [H + 1], table rows in ascending order, equal ones by time, behind a -1
     repeats    float32 [2, H + 1], the target of each of these rows, and 1 minus it
-    entries    per kernel, the entries
+    units      per kernel, the unit vectors of the entries as columns, float32 [M, H]
+    tokens     per kernel, the tokens of the rows of `units`, None where they are fixed
     """
 
     positives: int
@@ -48,13 +50,15 @@ class PreparedHistory:
     ridge: Floats
     rows: Integers
     repeats: Floats
-    entries: Sequence[Entries]
+    units: Sequence[Floats]
+    tokens: Sequence[Encoded | None]
 
     @property
     def nbytes(self) -> int:
         """Size of the arrays in bytes."""
-        arrays = self.by_time, self.surprise, self.ridge, self.rows, self.repeats
-        return sum(a.nbytes for a in arrays) + sum(each.nbytes for each in self.entries)
+        arrays: list[Encoded] = [self.by_time, self.surprise, self.ridge, self.rows, self.repeats]
+        arrays += [*self.units, *(each for each in self.tokens if each is not None)]
+        return sum(array.nbytes for array in arrays)
 
 
 class HistoryKernels:
@@ -66,14 +70,14 @@ class HistoryKernels:
 
     def __init__(
         self,
-        kernels: Sequence[Kernel],
+        kernels: KernelStack,
         expected: Callable[[Integers], Floats],
         scale: LabelScale,
     ) -> None:
         """Compare by kernels over item features.
 
         Args:
-            kernels: these kernels.
+            kernels: K kernels.
             expected: returns the expected targets float32 [H] of items by their rows int64 [H].
             scale: scale of the labels in a history.
         """
@@ -114,12 +118,13 @@ class HistoryKernels:
         repeats = np.zeros((2, len(rows) + 1), np.float32)
         repeats[0, 1:] = targets[by_row]
         np.subtract(1.0, repeats[0, 1:], out=repeats[1, 1:])
-        surprise, ordered = (targets - expected)[order], rows[order]
-        entries = [kernel.entries(kernel.take(ordered, None)) for kernel in self._kernels]
+        surprise = (targets - expected)[order]
+        units, tokens = self._kernels.of_history(rows[order])
+        ends = [0, *accumulate(each.shape[1] for each in units)]
         # One product of all unit vectors below each other is the sum of the kernels.
-        stacked = np.concatenate([each.units for each in entries])
+        stacked = np.concatenate([each.T for each in units])
         among = stacked.T @ stacked
-        among /= len(entries)
+        among /= len(units)
         among.ravel()[:: len(rows) + 1] += RIDGE
         return PreparedHistory(
             positives=int(np.count_nonzero(liked)),
@@ -128,29 +133,30 @@ class HistoryKernels:
             ridge=np.linalg.solve(among, surprise),
             rows=np.concatenate([[-1], rows[by_row]]),
             repeats=repeats,
-            entries=entries,
+            units=[stacked[start:end] for start, end in pairwise(ends)],
+            tokens=tokens,
         )
 
-    def take(self, index: Integers, items: int) -> list[Encoded]:
-        """Return each kernel's raw rows of candidates.
+    def take(self, index: Integers) -> list[Encoded]:
+        """Return each kernel's raw rows of candidates, to be overwritten by inline features."""
+        return self._kernels.take(index)
 
-        Args:
-            index: row of each candidate in the item table, int64 [N]; `items` if unknown.
-            items: number of items in the table.
-        """
-        unknown = (index == items).nonzero()[0]
-        positions = unknown if len(unknown) else None
-        return [kernel.take(index, positions) for kernel in self._kernels]
-
-    def compare(self, history: PreparedHistory, rows: Sequence[Encoded], index: Integers) -> Floats:
+    def compare(self, history: PreparedHistory, index: Integers, rows: Sequence[Encoded]) -> Floats:
         """Return the history columns float32 [3 K + JOINT, N], the standardised ones unset.
 
         Args:
             history: from `prepare`.
-            rows: per kernel, raw rows of the candidates, from `take`.
             index: row of each candidate in the item table, int64 [N].
+            rows: per kernel, raw rows of the candidates; none at all: those of the table.
         """
-        similarity = self._similarities(history, rows)
+        if rows:
+            units = self._kernels.of_rows(rows, history.tokens)
+        else:
+            units = self._kernels.of_items(index, history.tokens)
+        shape = len(units), len(index), len(history.surprise)
+        similarity = np.empty(shape, np.float32)
+        for each, of_history, out in zip(units, history.units, similarity, strict=True):
+            np.matmul(each, of_history, out=out)
         kernels, count, size = similarity.shape
         columns = np.empty((3 * kernels + JOINT, count), np.float32)
         totals = similarity @ history.surprise
@@ -172,16 +178,6 @@ class HistoryKernels:
         joint[7:9] = history.repeats.take(place, axis=1) * (history.rows.take(place) == index)
         joint[9] = math.log1p(size) / 4.0
         return columns
-
-    def _similarities(self, history: PreparedHistory, rows: Sequence[Encoded]) -> Floats:
-        """Return the similarity of N raw rows to H entries by each of K kernels, [K, N, H]."""
-        shape = len(rows), len(rows[0]), len(history.surprise)
-        products, squares = np.empty(shape, np.float32), np.empty(shape[:2], np.float32)
-        parts = zip(self._kernels, rows, history.entries, products, squares, strict=True)
-        for kernel, raw, entries, product, square in parts:
-            kernel.compare(raw, entries, product, square)
-        products /= lengths(squares)[:, :, None]
-        return products
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -1,12 +1,14 @@
 """Kernels over item features: the similarity of each candidate to each entry of a history.
 
 A kernel reads raw rows of the item table, which may be mapped from a file, at the time of a
-request. It keeps no matrix of its own over items or over the vocabulary.
+request. It keeps no matrix over all items or over the vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,23 +19,7 @@ from service.engine.contract import Floats, Integers
 Encoded = npt.NDArray[Any]  # vectors float32 [R, width], or tokens [R, width] of any integer type
 
 SMALL = 64  # a vocabulary up to this size has a column for each value
-
-
-@dataclass(frozen=True)
-class Entries:
-    """H entries of a history as one kernel compares them.
-
-    units: float32 [M, H], their unit vectors as columns; tokens: of a kernel over a vocabulary that
-    is not small, the token of each row but the first, ascending, and a sentinel above all tokens.
-    """
-
-    units: Floats
-    tokens: Encoded | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the arrays in bytes."""
-        return self.units.nbytes + (0 if self.tokens is None else self.tokens.nbytes)
+KEPT_BYTES = 8 << 20  # of unit vectors of recent items
 
 
 class VectorKernel:
@@ -42,32 +28,32 @@ class VectorKernel:
     def __init__(self, table: Floats) -> None:
         """table: raw vectors float32 [I + 1, width]."""
         self._table = table
+        self.columns: int | None = table.shape[1]
 
-    def take(self, index: Integers, unknown: Integers | None) -> Encoded:
+    def take(self, index: Integers, unknown: Integers) -> Encoded:
         """Return the vectors float32 [R, width] of items by their rows int64 [R].
 
-        unknown: positions of unknown items, whose vectors are zero; None for none.
+        unknown: positions of unknown items, whose vectors are zero.
         """
         rows = self._table[index]
-        if unknown is not None:
+        if len(unknown):
             rows[unknown] = 0.0
         return rows
 
-    def entries(self, rows: Encoded) -> Entries:
-        """Return the entries of a history from their vectors."""
-        # Contiguous, because a product with a transposed view is slower.
-        return Entries(np.divide(rows.T, lengths(np.vecdot(rows, rows)), order="C"))
+    def tokens(self, rows: Encoded) -> Encoded | None:
+        """Return None: a column does not stand for a token."""
+        return None
 
-    def compare(self, rows: Encoded, entries: Entries, products: Floats, squares: Floats) -> None:
-        """Write the products [R, H] of vectors with entries, and the squared lengths [R]."""
-        np.matmul(rows, entries.units, out=products)
-        np.vecdot(rows, rows, out=squares)
+    def units(self, rows: Encoded, tokens: Encoded | None) -> Floats:
+        """Return the unit vectors float32 [R, width] of raw rows."""
+        return np.asarray(rows / _lengths(np.vecdot(rows, rows)))
 
 
 class TokenKernel:
     """The cosine of sets of tokens: the shared ones over the root of the product of their numbers.
 
-    Unless the vocabulary is small, only tokens of the history have a column.
+    Unless the vocabulary is small, only tokens of the history have a column. The first column is
+    empty.
     """
 
     def __init__(self, table: Encoded, slots: slice, first: int, size: int) -> None:
@@ -79,37 +65,32 @@ class TokenKernel:
             first: its out-of-vocabulary token, below those of the vocabulary; 0 is no token.
             size: size of the vocabulary.
         """
-        self._table, self._first, self._size = table[:, slots], first, size
+        self._table, self._first = table[:, slots], first
         self._ones = np.ones(self._table.shape[1], np.float32)
+        self.columns = size + 1 if size <= SMALL else None
 
-    def take(self, index: Integers, unknown: Integers | None) -> Encoded:
+    def take(self, index: Integers, unknown: Integers) -> Encoded:
         """Return the tokens [R, width] of items by their rows int64 [R].
 
         unknown: not read, because the table has a row of an unknown item.
         """
         return self._table[index]
 
-    def entries(self, rows: Encoded) -> Entries:
-        """Return the entries of a history from their tokens."""
-        tokens = None
-        if self._size > SMALL:
-            sentinel = np.array([np.iinfo(rows.dtype).max], rows.dtype)
-            tokens = np.concatenate([np.unique(rows[rows > self._first]), sentinel])
-        bag, squares = self._bag(rows, tokens)
-        return Entries(np.divide(bag.T, lengths(squares), order="C"), tokens)
+    def tokens(self, rows: Encoded) -> Encoded | None:
+        """Return the tokens that have a column when compared with these rows of a history.
 
-    def compare(self, rows: Encoded, entries: Entries, products: Floats, squares: Floats) -> None:
-        """Write the products [R, H] of tokens with entries, and the squared lengths [R]."""
-        bag, squares[:] = self._bag(rows, entries.tokens)
-        np.matmul(bag, entries.units, out=products)
-
-    def _bag(self, rows: Encoded, tokens: Encoded | None) -> tuple[Floats, Floats]:
-        """Return 1 in the column of each token, float32 [R, M], and the squared lengths [R].
-
-        The first column is empty. The squared length is the number of distinct tokens.
+        Ascending, with a sentinel above all tokens; None for all of a small vocabulary.
         """
+        if self.columns is not None:
+            return None
+        sentinel = np.array([np.iinfo(rows.dtype).max], rows.dtype)
+        return np.concatenate([np.unique(rows[rows > self._first]), sentinel])
+
+    def units(self, rows: Encoded, tokens: Encoded | None) -> Floats:
+        """Return the unit vectors float32 [R, M] of raw rows, in the columns of tokens."""
         if tokens is None:
-            width, column = self._size + 1, np.maximum(rows - self._first, 0)
+            assert self.columns is not None
+            width, column = self.columns, np.maximum(rows - self._first, 0)
         else:
             width, column = len(tokens), tokens.searchsorted(rows)
             column = np.where(tokens.take(column) == rows, column + 1, 0)
@@ -117,8 +98,9 @@ class TokenKernel:
         flat = np.zeros(len(rows) * width, np.float32)
         flat[column] = 1.0
         flat[::width] = 0.0  # of tokens without a column
-        bag = flat.reshape(len(rows), width)
-        return bag, np.vecdot(bag, bag) if tokens is None else self._count(rows)
+        units = flat.reshape(len(rows), width)
+        units /= _lengths(np.vecdot(units, units) if tokens is None else self._count(rows))
+        return units
 
     def _count(self, rows: Encoded) -> Floats:
         """Return the number of distinct tokens of the vocabulary in each row, float32 [R]."""
@@ -133,7 +115,104 @@ class TokenKernel:
 Kernel = VectorKernel | TokenKernel
 
 
-def lengths(squares: Floats) -> Floats:
-    """Return float32 lengths from their squares, above 0 so that zeros stay zeros if divided."""
+class KernelStack:
+    """K kernels over the same items. Threads may share it.
+
+    Unit vectors with fixed columns are kept for recent items, up to KEPT_BYTES.
+    """
+
+    def __init__(self, kernels: Sequence[Kernel], items: int) -> None:
+        """items: size I of the item table; its row I is that of an unknown item."""
+        self._kernels, self._items = kernels, items
+        self._fixed = [number for number, k in enumerate(kernels) if k.columns is not None]
+        ends = np.cumsum([0, *(kernels[number].columns or 0 for number in self._fixed)]).tolist()
+        self._places = [slice(*pair) for pair in pairwise(ends)]
+        self._kept = RecentRows(self._fixed_units, ends[-1], items + 1)
+
+    def __len__(self) -> int:
+        return len(self._kernels)
+
+    def take(self, index: Integers) -> list[Encoded]:
+        """Return the raw rows of items by each kernel; index: int64 [R], I if unknown."""
+        unknown = (index == self._items).nonzero()[0]
+        return [kernel.take(index, unknown) for kernel in self._kernels]
+
+    def of_history(self, index: Integers) -> tuple[list[Floats], list[Encoded | None]]:
+        """Return the unit vectors of H entries by each kernel, [H, M] each, and their tokens."""
+        none = np.zeros(0, np.int64)
+        tokens = [
+            None if kernel.columns is not None else kernel.tokens(kernel.take(index, none))
+            for kernel in self._kernels
+        ]
+        return self.of_items(index, tokens), tokens
+
+    def of_items(self, index: Integers, tokens: Sequence[Encoded | None]) -> list[Floats]:
+        """Return the unit vectors of R items by each kernel, to compare with a history.
+
+        Args:
+            index: rows of the item table, int64 [R].
+            tokens: per kernel, those of the history.
+        """
+        kept = self._kept.take(index)
+        units = [kept] * len(self._kernels)
+        for number, place in zip(self._fixed, self._places, strict=True):
+            units[number] = kept[:, place]
+        for number, kernel in enumerate(self._kernels):
+            if kernel.columns is None:
+                raw = kernel.take(index, np.zeros(0, np.int64))
+                units[number] = kernel.units(raw, tokens[number])
+        return units
+
+    def of_rows(self, raw: Sequence[Encoded], tokens: Sequence[Encoded | None]) -> list[Floats]:
+        """Return the unit vectors of raw rows by each kernel, to compare with a history."""
+        kernels = zip(self._kernels, raw, tokens, strict=True)
+        return [kernel.units(rows, each) for kernel, rows, each in kernels]
+
+    def _fixed_units(self, index: Integers) -> Floats:
+        unknown = (index == self._items).nonzero()[0]
+        kernels = [self._kernels[number] for number in self._fixed]
+        return np.concatenate([k.units(k.take(index, unknown), None) for k in kernels], axis=1)
+
+
+class RecentRows:
+    """Rows that are computed once and kept until another index takes their place."""
+
+    def __init__(self, compute: Callable[[Integers], Floats], width: int, count: int) -> None:
+        """Keep rows.
+
+        Args:
+            compute: returns the rows float32 [R, width] of some indices int64 [R].
+            width: their width.
+            count: number of indices, from 0.
+        """
+        self._compute = compute
+        self._places = max(1, min(count, KEPT_BYTES // (4 * max(1, width))))
+        self._rows = np.empty((self._places, width), np.float32)
+        self._index = np.full(self._places, -1)  # of each row
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
+    def take(self, index: Integers) -> Floats:
+        """Return the rows of some indices, float32 [R, width]."""
+        if not self._rows.shape[1]:
+            return np.empty((len(index), 0), np.float32)
+        place = index % self._places
+        with self._lock:
+            absent = self._index.take(place) != index
+            rows = self._rows.take(place, axis=0)
+        if absent.any():
+            rows[absent] = computed = self._compute(index[absent])
+            with self._lock:
+                self._index[place[absent]], self._rows[place[absent]] = index[absent], computed
+        return rows
+
+
+def _lengths(squares: Floats) -> Floats:
+    """Return lengths float32 [R, 1] from squares [R], above 0: zeros stay zeros if divided."""
     roots = np.sqrt(squares)
-    return np.maximum(roots, np.float32(1e-9), out=roots)
+    return np.maximum(roots, np.float32(1e-9), out=roots)[:, None]

@@ -1,5 +1,6 @@
 """The cache of prepared histories: equal columns, its bounds, threads, and its use."""
 
+import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,6 +95,13 @@ def test_threads_get_the_columns_of_their_own_history():
         columns = [numbers for numbers, _ in pool.map(shared.transform, lists)]
     assert all(map(np.array_equal, columns, expected))
     assert shared.history_cache.nbytes <= 3 * (OVERHEAD + 400)
+
+
+def test_a_pickled_featuriser_gives_the_same_columns():
+    one = featuriser()
+    each = CandidateList(ids=["a", "b"], history=[("a", 1.0)])
+    expected = one.transform(each)[0]
+    assert np.array_equal(pickle.loads(pickle.dumps(one)).transform(each)[0], expected)
 
 
 def test_the_service_counts_hits_and_misses(session, items):

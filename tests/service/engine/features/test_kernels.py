@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.engine.features import kernels
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.schema import Schema
@@ -140,6 +141,20 @@ def test_a_candidate_as_near_to_many_entries_echoes_ten_of_them():
     surprise = 1.0 - 1.0 / (1.0 + math.exp(1.0))
     assert columns[6] == pytest.approx([10 * surprise] * 2, rel=1e-5)
     assert columns[6] != pytest.approx([15 * surprise] * 2, rel=1e-5)
+
+
+def test_items_that_take_turns_in_one_place_keep_their_rows(monkeypatch):
+    computed = []
+
+    def compute(index):
+        computed.append(index.tolist())
+        return np.stack([index, index], axis=1).astype(np.float32)
+
+    monkeypatch.setattr(kernels, "KEPT_BYTES", 3 * 2 * 4)
+    rows = kernels.RecentRows(compute, width=2, count=10)
+    for index in ([0, 1], [3, 1, 3], [0, 3, 6], [6]):
+        assert rows.take(np.array(index))[:, 0].tolist() == index
+    assert computed == [[0, 1], [3, 3], [0, 6]]  # of 0, 3 and 6, which share a place, one is kept
 
 
 def test_no_array_of_items_times_vocabulary_is_ever_made():
