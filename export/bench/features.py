@@ -1,4 +1,4 @@
-"""Time the featuriser over wide lists in each form of a request (`python -m export features`).
+"""Time the featuriser over wide lists and over histories (`python -m export features`).
 
 Run as a script, the module times the featuriser of the tree on PYTHONPATH and imports nothing else
 of this project, so that it can time an older one too.
@@ -25,20 +25,21 @@ from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.schema import Schema
 
 ROOT = Path(__file__).parents[2]
-HISTORY = 48  # entries of the short list's history
-SHORT = 50  # candidates of the short list
+HISTORY = 48  # entries of a history
+SHORT, LONG = 50, 500  # candidates of lists of ids
+CACHE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class FeaturesOptions:
-    """Time the featuriser over wide lists: records, columns and arrays (half a minute)."""
+    """Time the featuriser over wide lists and over lists of ids with a history (a minute)."""
 
     candidates: int = 200
     """Candidates of a wide list."""
     numbers: int = 300
     """Inline numbers per candidate of a wide list."""
     bundle: Path = Path("bundles/ranklens/1")
-    """Bundle whose featuriser is timed on a short list of ids with a history."""
+    """Bundle whose featuriser is timed on lists of ids with a history."""
     out: Path = Path("docs/reports/features.json")
     """File for the report."""
     turns: int = 5
@@ -63,6 +64,8 @@ def measure_features(options: FeaturesOptions) -> None:
         "load": [round(load, 1) for load in os.getloadavg()],
         "candidates": options.candidates,
         "numbers": options.numbers,
+        "history": HISTORY,
+        "history_bytes": history_bytes(options.bundle),
     }
     if options.baseline:
         report["baseline_commit"] = commit_of(options.baseline)
@@ -95,10 +98,6 @@ def commit_of(tree: Path) -> str:
 def cases(candidates: int, numbers: int, bundle: Path) -> dict[str, Callable[[], Any]]:
     """Return the cases that the tree on PYTHONPATH supports."""
     draw = np.random.default_rng(0)
-    served = Featuriser.load(bundle)
-    items = served.items.ids
-    past = [(item, float(index % 3 == 0)) for index, item in enumerate(items[-HISTORY:])]
-    short = CandidateList(ids=items[:SHORT], history=past)
     values = draw.exponential(size=(candidates, numbers)).round(6)
     names = [f"number_{index}" for index in range(numbers)]
     # Numbers lie in memory in the order of the body, as a parser leaves them.
@@ -108,8 +107,7 @@ def cases(candidates: int, numbers: int, bundle: Path) -> dict[str, Callable[[],
     arrays = dict(zip(names, np.ascontiguousarray(values.T, np.float32), strict=True))
     ids = [str(index) for index in range(candidates)]
     plain = featuriser_of(names)
-    lists = {
-        "short list of ids with a history": (served, short),
+    lists = lists_of_ids(bundle) | {
         "records": (plain, CandidateList(ids=ids, features=records)),
         "records of logarithms": (
             featuriser_of(names, transform="log"),
@@ -146,6 +144,38 @@ def refuse(featuriser: Featuriser, candidates: CandidateList) -> None:
     raise AssertionError("the list must break the schema, but was accepted")
 
 
+def lists_of_ids(bundle: Path) -> dict[str, tuple[Featuriser, CandidateList]]:
+    """Return short and long lists of a bundle's items, without and with a history."""
+    served, cached = Featuriser.load(bundle), Featuriser.load(bundle)
+    caches = hasattr(cached, "cache_histories")
+    if caches:
+        cached.cache_histories(CACHE_BYTES, lambda hit: None)
+    lists = {}
+    for name, size in (("short", SHORT), ("long", LONG)):
+        with_history = list_with_history(served, size)
+        lists[f"{name} list of ids"] = served, CandidateList(ids=with_history.ids)
+        lists[f"{name} list of ids with a history"] = served, with_history
+        if caches:
+            lists[f"{name} list of ids with a cached history"] = cached, with_history
+    return lists
+
+
+def list_with_history(featuriser: Featuriser, size: int) -> CandidateList:
+    """Return the first items as candidates, for a user who answered the last ones."""
+    items = list(featuriser.items.ids)
+    past = [(item, float(index % 3 == 0)) for index, item in enumerate(items[-HISTORY:])]
+    return CandidateList(ids=items[:size], history=past)
+
+
+def history_bytes(bundle: Path) -> int:
+    """Return the bytes that one history takes in the cache."""
+    featuriser = Featuriser.load(bundle)
+    featuriser.cache_histories(CACHE_BYTES, lambda hit: None)
+    featuriser.transform(list_with_history(featuriser, SHORT))
+    assert featuriser.history_cache is not None
+    return featuriser.history_cache.nbytes
+
+
 def featuriser_of(names: Sequence[str], **fields_of_each: Any) -> Featuriser:
     """Return a featuriser of inline numbers, without items."""
     number = {"of": "candidate", "kind": "number", "mean": 0.5, "std": 0.3, **fields_of_each}
@@ -171,6 +201,9 @@ def median_milliseconds(run: Callable[[], Any], seconds: float) -> float:
 def main(arguments: Sequence[str]) -> None:
     """Print the median CPU milliseconds of each case as JSON."""
     candidates, numbers, bundle, seconds = arguments
+    # Freed at once: the allocator of a process that has read its models keeps memory, where that of
+    # a fresh one returns it to the system after each long list.
+    np.ones(1 << 23)
     every = cases(int(candidates), int(numbers), Path(bundle))
     print(json.dumps({n: median_milliseconds(run, float(seconds)) for n, run in every.items()}))
 
