@@ -36,10 +36,11 @@ class Stage:
     steps: int  # updates per epoch
     update: Update
     validate: Validate
+    optimizer_type: type[RowAdamW] = RowAdamW
 
     def optimizer(self) -> RowAdamW:
         """Return a fresh optimizer over the module's parameters."""
-        return RowAdamW(
+        return self.optimizer_type(
             self.module.parameters(), self.settings.learning_rate, self.settings.weight_decay
         )
 

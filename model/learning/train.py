@@ -131,7 +131,7 @@ class Run:
     def _write_features_and_log(self) -> None:
         """Save featuriser and distributions; cut the log to the epochs of the checkpoint."""
         self.featuriser.save(self.directory)
-        if not (self.directory / drift.FILE).exists():
+        if not self.state.saves or not (self.directory / drift.FILE).exists():
             drift.save(self.directory, drift.count_rows(self.train, self.featuriser.schema))
         log = self.directory / "metrics.jsonl"
         text = log.read_text(encoding="utf-8") if log.exists() else ""

@@ -172,12 +172,27 @@ class Throughput:
     """Number of timed rounds."""
     batch: int | None = None
     """Requests per round. Default: as the configuration says."""
+    items: tuple[int, ...] = ()
+    """Measure instead all stages on generated logs of so many item ids, with the whole table and
+    with rows of it updated, compare laws and starts of the table, and write
+    catalogue_training.json."""
+    out: Path | None = None
+    """With --items: directory of the report. Default: docs/reports, with --smoke
+    build/smoke/reports."""
+    cache: Path | None = None
+    """With --items: scratch directory, left empty. Default: build/identifiers, with --smoke
+    build/smoke/identifiers."""
+    smoke: bool = False
+    """With --items: run a miniature, for tests."""
 
     def execute(self) -> int:
         """Print the measurement."""
-        from model.study.throughput import report
+        from model.study import identifiers, throughput
 
-        report(self)
+        if self.items:
+            identifiers.report(self)
+        else:
+            throughput.report(self)
         return 0
 
 

@@ -54,7 +54,7 @@ def train_briefly(config: Config, data: Path, directory: Path) -> dict[str, floa
     for describe in (run.evaluator_stage, run.warm_start_stage, run.grpo_stage):
         stage = describe()
         size, lists = stage.settings.batch, stage.lists
-        optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-4)
+        optimizer = stage.optimizer()
         order = np.random.default_rng(0).permutation(len(lists))
         began = time.perf_counter()
         for step in range(BATCHES):

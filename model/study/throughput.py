@@ -24,7 +24,9 @@ WARM_UP = 2  # rounds before the timed ones
 
 def time_rounds(stage: Stage, rounds: int) -> tuple[list[float], list[tuple[str, float]]]:
     """Return the seconds of each round, and the five most expensive operators with their share."""
-    optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-6)
+    optimizer = stage.optimizer()
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-6
     size, lists = stage.settings.batch, stage.lists
     batches = [Batch(lists, slice(at, at + size)) for at in range(0, len(lists) - size, size)]
     seconds = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.learning import checkpoint, stages
+from model.learning import checkpoint
 from model.learning.optimizer import RowAdamW, clip_gradients
 from model.learning.train import Run
 from tests.support.runs import SMOKE, tensors_of
@@ -86,20 +86,16 @@ def evaluator_of(directory):
 
 
 def test_the_evaluator_of_a_small_vocabulary_has_the_bits_of_torch_adamw(
-    smoke_run, warm_ranklens, tmp_path, monkeypatch
+    smoke_run, warm_ranklens, tmp_path
 ):
     rows = dataclasses.replace(SMOKE, sparse_vocabulary=1)
     Run(rows, warm_ranklens, tmp_path / "rows", None).run(stop_before="warm_start")
 
-    class Plain(torch.optim.AdamW):
-        def __init__(self, parameters, lr, weight_decay):
-            super().__init__(parameters, lr=lr, weight_decay=weight_decay)
+    class Plain(RowAdamW):
+        step = torch.optim.AdamW.step
 
-        def decay_rows(self):
-            """Do nothing, as every step decays all parameters."""
-
-    monkeypatch.setattr(stages, "RowAdamW", Plain)
-    Run(SMOKE, warm_ranklens, tmp_path / "plain", None).run(stop_before="warm_start")
+    plain = Run(SMOKE, warm_ranklens, tmp_path / "plain", None)
+    plain.train_stage(dataclasses.replace(plain.evaluator_stage(), optimizer_type=Plain))
     expected, run = evaluator_of(tmp_path / "plain"), evaluator_of(smoke_run)
     assert all(torch.equal(run[name], value) for name, value in expected.items())
     table = evaluator_of(tmp_path / "rows")["evaluator.embed.table.weight"]
