@@ -11,6 +11,7 @@ from loadtest import page
 from loadtest.commands import Bench
 from loadtest.errors import MISSED, PASSED, VOID
 from loadtest.generators import generators
+from loadtest.history_cache import CacheCounts
 from loadtest.results import Load, RateResult, described, machine
 from loadtest.target import scenario_of, target_url, with_settings
 
@@ -23,12 +24,15 @@ def bench(options: Bench, command_line: str) -> int:
     """
     scenario = scenario_of(options)
     results: list[RateResult] = []
+    hits: float | None = None
     interrupt: KeyboardInterrupt | None = None
     try:
         with target_url(options) as url, generators(options.generators) as load_generators:
+            counts = CacheCounts.of(url)
             for number, rate in enumerate(options.rate):
                 load = Load(rate, options.seconds, options.warmup, seed=number)
                 results.append(load_generators.offer(url, scenario, load))
+            hits = CacheCounts.of(url).share_since(counts)
     except KeyboardInterrupt as error:
         if not results:
             raise
@@ -39,6 +43,7 @@ def bench(options: Bench, command_line: str) -> int:
         "scenario": options.scenario,
         "candidates": options.candidates,
         "workers": options.workers if options.url is None else None,
+        "history_cache_hits": hits,
         "interrupted": interrupt is not None,
         "runs": [result.report() for result in results],
     }

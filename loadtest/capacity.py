@@ -16,6 +16,7 @@ from loadtest import page
 from loadtest.commands import Capacity
 from loadtest.errors import PASSED, VOID
 from loadtest.generators import Generators, generators
+from loadtest.history_cache import CacheCounts
 from loadtest.results import Load, RateResult, described, machine
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
@@ -143,6 +144,7 @@ def write_capacity(options: Capacity, command_line: str) -> int:
     After an interrupt the finished runs and searches are written. Raises KeyboardInterrupt then.
     """
     bound, searched = Bound(options.p99_ms), CapacityResult()
+    hits: float | None = None
     scenario = scenario_of(options)
     interrupt: KeyboardInterrupt | None = None
     try:
@@ -151,6 +153,7 @@ def write_capacity(options: Capacity, command_line: str) -> int:
             generators(options.generators) as load_generators,
             tqdm(desc="runs", unit="", disable=None) as bar,
         ):
+            counts = CacheCounts.of(url)
 
             def progress(text: str) -> None:
                 bar.set_postfix_str(text)
@@ -160,6 +163,7 @@ def write_capacity(options: Capacity, command_line: str) -> int:
                 load_generators, url, scenario, bound, options.seconds, options.repeats,
                 progress=progress, result=searched,
             )  # fmt: skip
+            hits = CacheCounts.of(url).share_since(counts)
     except KeyboardInterrupt as error:
         if not searched.runs:
             raise
@@ -172,6 +176,7 @@ def write_capacity(options: Capacity, command_line: str) -> int:
         "workers": options.workers if options.url is None else None,
         "adaptive_budget": options.adaptive_budget if options.url is None else None,
         "p99_ms": bound.p99_ms,
+        "history_cache_hits": hits,
         "interrupted": interrupt is not None,
         **searched.report(),
         "runs": [run.report() for run in searched.runs],

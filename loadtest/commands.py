@@ -17,7 +17,7 @@ from loadtest.errors import UsageError
 from loadtest.validation import require_not_negative, require_positive
 
 ScenarioName = Literal[
-    "ids", "history", "inline", "mixed", "constraints", "explain", "batch", "bad"
+    "ids", "history", "returning", "inline", "mixed", "constraints", "explain", "batch", "bad"
 ]  # fmt: skip
 Dimension = Literal["candidates", "slate length", "budget", "workers", "body"]
 
@@ -340,12 +340,14 @@ class Soak:
 class Cpu:
     """Measure CPU time per request inside the graph's run and outside of it.
 
-    One closed-loop client, ids alone, every reasoning step taken. CPU time of the process comes
+    One closed-loop client, every reasoning step taken. CPU time of the process comes
     from the kernel, that of the run from `rerank_inference_cpu_seconds_total`.
     """
 
     bundle: Path = Path("bundles/ranklens/1")
     """Bundle to serve."""
+    scenario: Literal["ids", "history", "returning"] = "ids"
+    """Ids alone, with 48 answers that no request repeats, or with histories that return."""
     candidates: int = 50
     """Candidates per list."""
     requests: int = 2000

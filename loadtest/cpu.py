@@ -13,19 +13,24 @@ import numpy as np
 
 from loadtest.commands import Cpu
 from loadtest.errors import PASSED
+from loadtest.history_cache import CacheCounts
 from loadtest.results import hardware
-from loadtest.scenarios import item_ids
+from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import Server, ServerError, serving
+from loadtest.target import require_candidates
 
 TURNS = 5
 
 
 def measure_cpu(options: Cpu) -> int:
     """Measure and write the report. Raises ServerError for a failed request."""
-    ids = item_ids(options.bundle)[: options.candidates]
+    catalogue = Catalogue.of(options.bundle)
+    require_candidates(options.candidates, catalogue, options.bundle)
+    every_step = RequestOptions(options.candidates, entropy_threshold=-1)
+    requests = scenario(options.scenario, catalogue, every_step)
     try:
         with serving(options.bundle, adaptive_budget="false") as server:
-            report = measure(server, ids, options)
+            report = measure(server, requests, options)
     except httpx.HTTPError as error:
         raise ServerError(f"{type(error).__name__}: {error}") from error
     options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
@@ -33,15 +38,16 @@ def measure_cpu(options: Cpu) -> int:
     return PASSED
 
 
-def measure(server: Server, ids: list[str], options: Cpu) -> dict[str, Any]:
+def measure(server: Server, requests: Scenario, options: Cpu) -> dict[str, Any]:
     """Return milliseconds per request: mean, least and greatest of the turns."""
-    body = json.dumps({"candidates": ids, "reasoning": {"entropy_threshold": -1}}).encode()
     turns = []
+    counts = CacheCounts.of(server.url)
     with httpx.Client(base_url=server.url) as client:
         for turn in range(TURNS + 1):
             before = cpu_seconds(server, client)
-            for _ in range(options.requests):
-                client.post("/rerank", content=body).raise_for_status()
+            for number in range(turn * options.requests, (turn + 1) * options.requests):
+                body = requests.bodies[number % len(requests.bodies)]
+                client.post(requests.path, content=body).raise_for_status()
             total, inside = (
                 1e3 * (end - begin) / options.requests
                 for begin, end in zip(before, cpu_seconds(server, client), strict=True)
@@ -52,6 +58,8 @@ def measure(server: Server, ids: list[str], options: Cpu) -> dict[str, Any]:
     return {
         "command": "python -m loadtest cpu",
         "machine": hardware(),
+        "scenario": options.scenario,
+        "history_cache_hits": CacheCounts.of(server.url).share_since(counts),
         "candidates": options.candidates,
         **{
             name: [round(float(np.mean(v)), 4), round(min(v), 4), round(max(v), 4)]

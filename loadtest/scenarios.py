@@ -17,6 +17,7 @@ from loadtest.errors import UsageError
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 HISTORY = 48  # ratings in a user's history
+MARK = 0.123456789  # a label that a body of its own number replaces
 LISTS = 8  # in a batch call
 SIZES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # of mixed lists, weighted by Zipf's law
 
@@ -88,8 +89,44 @@ class Scenario:
 
     def packed(self) -> Scenario:
         """Return the same requests as MessagePack."""
-        bodies = [ormsgpack.packb(json.loads(body)) for body in self.bodies]
+        if isinstance(self.bodies, NumberedBodies):
+            bodies: Sequence[bytes] = self.bodies.packed()
+        else:
+            bodies = [ormsgpack.packb(json.loads(body)) for body in self.bodies]
         return dataclasses.replace(self, bodies=bodies, media_type=MSGPACK)
+
+
+class NumberedBodies(Sequence[bytes]):
+    """Bodies whose MARK is another number whenever one is read, so that no history returns."""
+
+    def __init__(self, bodies: Sequence[bytes], write: Callable[[float], bytes]) -> None:
+        """write: returns a number of 9 digits in as many bytes as any other."""
+        self._bodies, self._write = bodies, write
+        self._places = [body.index(write(MARK)) for body in bodies]
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        body, place = self._bodies[index], self._places[index]
+        number = self._write(random.randrange(1, 10**9) / 1e9)
+        return body[:place] + number + body[place + len(number) :]
+
+    def packed(self) -> NumberedBodies:
+        """Return the same bodies as MessagePack."""
+        return NumberedBodies([ormsgpack.packb(json.loads(b)) for b in self._bodies], packed_number)
+
+
+def json_number(number: float) -> bytes:
+    """Return a number below 1 as JSON text."""
+    return f"{number:.9f}".encode()
+
+
+def packed_number(number: float) -> bytes:
+    """Return a number as MessagePack."""
+    return ormsgpack.packb(number)
 
 
 Make = Callable[[Catalogue, RequestOptions, random.Random], dict[str, Any]]
@@ -117,6 +154,13 @@ def history(catalogue: Catalogue, options: RequestOptions, draw: random.Random) 
     past = draw.sample(catalogue.ids, min(HISTORY, len(catalogue.ids)))
     ratings = [{"id": item, "label": draw.randint(0, 1)} for item in past]
     return ids_only(catalogue, options, draw) | {"user": {"history": ratings}}
+
+
+def distinct(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
+    """Return the same with a MARK, for NumberedBodies."""
+    body = history(catalogue, options, draw)
+    body["user"]["history"][0]["label"] = MARK
+    return body
 
 
 def inline(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> dict[str, Any]:
@@ -186,7 +230,7 @@ def bad(catalogue: Catalogue, options: RequestOptions, draw: random.Random) -> d
 
 
 MAKERS: dict[str, Make] = {
-    "ids": ids_only, "history": history, "inline": inline, "mixed": mixed,
+    "ids": ids_only, "history": distinct, "returning": history, "inline": inline, "mixed": mixed,
     "constraints": constrained, "explain": explained, "batch": batch, "bad": bad,
 }  # fmt: skip
 
@@ -194,9 +238,15 @@ MAKERS: dict[str, Make] = {
 def scenario(
     name: str, catalogue: Catalogue, options: RequestOptions, count: int = 64, seed: int = 0
 ) -> Scenario:
-    """Return `count` bodies of a kind, the same for the same seed. Raises KeyError for its name."""
+    """Return `count` bodies of a kind, the same for the same seed. Raises KeyError for its name.
+
+    Only bodies of `history` differ in a label each time that they are read.
+    """
     draw, make = random.Random(seed), MAKERS[name]
+    bodies: Sequence[bytes]
     bodies = [json.dumps(make(catalogue, options, draw)).encode() for _ in range(count)]
+    if make is distinct:
+        bodies = NumberedBodies(bodies, json_number)
     path = "/rerank/batch" if name == "batch" else "/rerank"
     return Scenario(name, path, bodies, (422,) if name == "bad" else (200,))
 

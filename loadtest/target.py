@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from loadtest.commands import Target
 from loadtest.errors import UsageError
@@ -25,12 +26,15 @@ def target_url(options: Target, **settings: object) -> Iterator[str]:
 def scenario_of(options: Target) -> Scenario:
     """Return the scenario of the options. Raises UsageError when the bundle does not fit."""
     catalogue = Catalogue.of(options.bundle)
-    limit = min(len(catalogue.ids), catalogue.longest)
-    if not 1 <= options.candidates <= limit:
-        raise UsageError(
-            f"--candidates: 1 to {limit} for {options.bundle}, got {options.candidates}"
-        )
+    require_candidates(options.candidates, catalogue, options.bundle)
     return scenario(options.scenario, catalogue, RequestOptions(options.candidates))
+
+
+def require_candidates(candidates: int, catalogue: Catalogue, bundle: Path) -> None:
+    """Raise UsageError for lists that are longer than the bundle's items or its limit."""
+    limit = min(len(catalogue.ids), catalogue.longest)
+    if not 1 <= candidates <= limit:
+        raise UsageError(f"--candidates: 1 to {limit} for {bundle}, got {candidates}")
 
 
 def with_settings(command_line: str, options: Target) -> str:

@@ -144,9 +144,12 @@ def test_every_request_of_an_overload_gets_a_response_and_is_reported(tmp_path):
 
 def test_cpu_time_inside_and_outside_the_run_is_reported(tmp_path):
     out = tmp_path / "cpu.json"
-    assert run_command("cpu", ["--requests", "50", "--out", str(out)]) == 0
+    arguments = ["--requests", "50", "--scenario", "returning", "--out", str(out)]
+    assert run_command("cpu", arguments) == 0
     report = json.loads(out.read_text())
     assert report["inside_ms"][0] > 0 < report["outside_ms"][0]
+    # Six turns, and only the first request of each of 64 users misses.
+    assert report["history_cache_hits"] == pytest.approx(1 - 64 / 300, abs=1e-4)
 
 
 def test_the_interval_of_a_slope_excludes_0_only_for_growth():

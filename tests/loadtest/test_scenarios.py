@@ -3,9 +3,11 @@
 import httpx
 import pytest
 
+from loadtest.history_cache import CacheCounts
 from loadtest.scenarios import MAKERS, Catalogue, RequestOptions, scenario
 from tests.support.bundles import BUNDLE
 from tests.support.servers import fresh
+from tests.support.stub_servers import stub_server, unused_url
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,26 @@ def test_the_service_answers_each_scenario_as_expected(session, catalogue, name)
             if response.status_code == 200:
                 responses = response.json().get("responses", [response.json()])
                 assert [each["degraded"] for each in responses] == [None] * len(responses)
+
+
+def test_no_history_of_the_history_scenario_returns(session, catalogue):
+    shares = {}
+    for name in ("ids", "history", "returning"):
+        requests = scenario(name, catalogue, RequestOptions(5), count=4)
+        with fresh(session) as base:
+            before = CacheCounts.of(base)
+            for each in (requests, requests, requests.packed(), requests.packed()):
+                for body in each.bodies:
+                    headers = {"Content-Type": each.media_type}
+                    httpx.post(f"{base}/rerank", content=body, headers=headers).raise_for_status()
+            shares[name] = CacheCounts.of(base).share_since(before)
+    assert shares == {"ids": None, "history": 0.0, "returning": 0.75}
+
+
+def test_a_service_without_the_metric_has_no_share():
+    with stub_server() as url, unused_url() as unused:
+        counts = [CacheCounts.of(each) for each in (url, unused)]
+    assert [each.share_since(CacheCounts()) for each in counts] == [None, None]
 
 
 def test_packed_bodies_get_the_same_slates(session, catalogue):
