@@ -10,6 +10,7 @@ import polars as pl
 from model.data.entity_tables import TIME
 from model.data.errors import DataError
 from model.data.files import Files
+from model.data.log_values import values_in_log
 from model.data.moment import Moment
 from model.data.scan import ROW
 from model.data.source import LOG_COLUMNS
@@ -158,16 +159,19 @@ def _values_at_lists(
     """
     columns = log.rows.collect_schema().names()
     where = [key, TIME, TRAIN]
-    values: pl.LazyFrame | None = None
+    in_log = [name for name, source in changes if source is log.rows]
+    values = None
+    if in_log and log.cutoff is not None:
+        values = values_in_log(log.rows, key, in_log, (TIME, ORDER, TRAIN), log.cutoff)
     for name, source in changes:
+        if source is log.rows:
+            continue
         lacking = log.rows.filter(pl.col(name).is_null()) if name in columns else log.rows
         rows = lacking.select(where).unique().collect(engine="streaming").sort(where)
         if rows.is_empty():
             continue
         observed = source.join(rows.lazy().select(key).unique(), on=key, how="semi")
         observed = observed.drop_nulls(name)
-        if ORDER in observed.collect_schema().names():  # of lists at the same time, the last counts
-            observed = observed.sort(ORDER).unique([key, TIME], keep="last", maintain_order=True)
         history = observed.select(key, TIME, name).sort(TIME, key).collect(engine="streaming")
         of_rows = value_at(rows, key, name, history, log.cutoff).lazy()
         values = (
