@@ -33,6 +33,7 @@ from service.engine.features.featuriser import Featuriser
 from service.engine.features.schema import Schema
 
 LISTS_PER_BLOCK = 1024  # lists featurised before they are copied or written
+BYTES_PER_BLOCK = 128 << 20  # of their arrays; wide lists have fewer in a block
 MEMORY_LIMIT = 128 << 20  # bytes of arrays per split; RankLens' train split takes 92 MB
 
 
@@ -180,13 +181,15 @@ class Dataset:
     def _blocks(
         self, splits: Sequence[str], shape: tuple[int, int, int, int], fresh: bool
     ) -> Iterator[Arrays]:
-        """Yield the arrays of up to LISTS_PER_BLOCK lists at a time."""
+        """Yield the arrays of up to LISTS_PER_BLOCK lists and BYTES_PER_BLOCK at a time."""
         total = shape[0]
         name = f"features {'+'.join(splits)}"
         lists = islice(self.impressions(splits, fresh), total)
         impressions = iter(tqdm(lists, name, total, disable=None, leave=False))
-        for start in range(0, total, LISTS_PER_BLOCK):
-            block = Arrays.zeros(min(LISTS_PER_BLOCK, total - start), *shape[1:])
+        per_list = sum(array.nbytes for array in Arrays.zeros(1, *shape[1:]))
+        height = max(1, min(LISTS_PER_BLOCK, BYTES_PER_BLOCK // max(per_list, 1)))
+        for start in range(0, total, height):
+            block = Arrays.zeros(min(height, total - start), *shape[1:])
             for row, impression in enumerate(islice(impressions, len(block.mask))):
                 size = len(impression.labels)
                 try:

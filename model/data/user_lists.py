@@ -20,7 +20,8 @@ from model.data.histories import (
     first_answers,
 )
 
-ROWS_PER_BLOCK = 1 << 16  # rows that are Python objects at the same time, if a list has no more
+# Rows, and values of these rows, that are Python objects at the same time, if a list has no more.
+ROWS_PER_BLOCK, CELLS_PER_BLOCK = 1 << 16, 1 << 21
 NUMBER = "__number"  # of a user, in order of appearance; no feature has a name like it
 
 
@@ -46,14 +47,19 @@ class UserLists:
     """Reads impressions by user and then by time, scanning the file once per chunk of users.
 
     Sorting the file by user would need memory for the whole log. A chunk is a group of consecutive
-    users that have about ROWS_PER_CHUNK rows together. A user with more rows is read in several
-    frames, each with a scan of its own.
+    users that have about as many rows together as a log of this width has in a chunk. A user with
+    more rows is read in several frames, each with a scan of its own.
     """
 
     def __init__(
         self, rows: pl.LazyFrame, users: pl.DataFrame, histories: pl.LazyFrame | None
     ) -> None:
         self._rows, self._users, self._histories = rows, users, histories
+
+    @cached_property
+    def _height(self) -> int:
+        """Number of rows of a chunk."""
+        return chunks.rows_per_chunk(self._rows)
 
     @cached_property
     def table(self) -> pl.DataFrame:
@@ -71,9 +77,7 @@ class UserLists:
             joined = pl.concat([*merged, requests.drop("request_id")], how="diagonal")
             merged = [joined.group_by("user_id", "split", maintain_order=True).agg(totals)]
         users = merged[0].group_by("user_id", maintain_order=True).agg(pl.col("rows").sum())
-        users = users.select(
-            "user_id", chunk=(pl.col("rows").cum_sum() - 1) // chunks.ROWS_PER_CHUNK
-        )
+        users = users.select("user_id", chunk=(pl.col("rows").cum_sum() - 1) // self._height)
         return users.join(merged[0], on="user_id", how="left", maintain_order="left")
 
     def frames(self, splits: Sequence[str], *names: str) -> Iterator[pl.DataFrame]:
@@ -91,8 +95,8 @@ class UserLists:
         """Yield the rows of one chunk of users, which has at most one user of many rows."""
         totals = table.group_by("user_id", maintain_order=True).agg(pl.col("rows").sum())
         users = totals.with_row_index(NUMBER)
-        many = users.filter(pl.col("rows") > chunks.ROWS_PER_CHUNK)
-        few = users.filter(pl.col("rows") <= chunks.ROWS_PER_CHUNK).select(NUMBER, "user_id")
+        many = users.filter(pl.col("rows") > self._height)
+        few = users.filter(pl.col("rows") <= self._height).select(NUMBER, "user_id")
         place = many[NUMBER].item() if len(many) else len(users)
         for part in (few.filter(pl.col(NUMBER) < place), None, few.filter(pl.col(NUMBER) > place)):
             if part is None:
@@ -140,9 +144,10 @@ class UserLists:
             size: number of first answers in train that a frame has of each user.
         """
         frame = None
+        height = min(ROWS_PER_BLOCK, CELLS_PER_BLOCK // chunks.cells_per_row(self._rows))
         for rows in self.frames(splits):
             frame = self._frame(rows, size, names, frame)
-            for start, stop in _blocks(equal_runs(rows["request_id"])):
+            for start, stop in _blocks(equal_runs(rows["request_id"]), height):
                 block = rows[start:stop]
                 columns = {column.name: column.to_list() for column in block.iter_columns()}
                 for first, last in equal_runs(block["request_id"]):
@@ -170,7 +175,7 @@ class UserLists:
 
 
 def _frames_of_user(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """Yield the rows of one user by time, about ROWS_PER_CHUNK at a time."""
+    """Yield the rows of one user by time, about a chunk at a time."""
     times = rows.select("timestamp").collect(engine="streaming")["timestamp"]
     if times.is_sorted():
         yield from (frame for frame in chunks.read_chunks(rows) if len(frame))
@@ -178,11 +183,11 @@ def _frames_of_user(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
         yield rows.collect(engine="streaming").sort("timestamp", maintain_order=True)
 
 
-def _blocks(runs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Join consecutive runs to blocks of about ROWS_PER_BLOCK rows."""
+def _blocks(runs: Sequence[tuple[int, int]], height: int) -> Iterator[tuple[int, int]]:
+    """Join consecutive runs to blocks of about `height` rows."""
     start = 0
     for _, stop in runs:
-        if stop - start >= ROWS_PER_BLOCK:
+        if stop - start >= height:
             yield start, stop
             start = stop
     if runs and start < runs[-1][1]:

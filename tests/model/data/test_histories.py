@@ -1,6 +1,7 @@
 """Histories of the lists of a data set."""
 
 import random
+import shutil
 import tracemalloc
 
 import polars as pl
@@ -180,3 +181,29 @@ def test_memory_does_not_grow_with_the_lists_of_a_user(busy, monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak < 700_000  # all rows as Python objects take 4 MB
+
+
+def test_rows_held_at_once_are_fewer_in_a_wide_log_with_the_same_lists(busy, tmp_path, monkeypatch):
+    wide = shutil.copytree(busy, tmp_path / "wide")
+    names = [f"n{index}" for index in range(100)]
+    schema = (wide / "schema.yaml").read_text()
+    lines = [f"  - {{name: {name}, of: candidate, kind: number}}\n" for name in names]
+    (wide / "schema.yaml").write_text(schema + "".join(lines))
+    rows = pl.read_parquet(busy / "impressions.parquet").head(3_000)
+    numbers = [(pl.col("position") * index / 7).alias(name) for index, name in enumerate(names)]
+    rows.with_columns(numbers).write_parquet(wide / "impressions.parquet")
+    whole = [one.request_id for one in Dataset(wide).impressions(["train"])]
+    monkeypatch.setattr(chunks, "CELLS_PER_CHUNK", 60_000)
+    monkeypatch.setattr(user_lists, "CELLS_PER_BLOCK", 6_000)
+    data = Dataset(wide)
+    heights = [len(frame) for frame in data._by_user[0].frames(["train"])]
+    assert max(heights) * 100 <= 60_000 < 3_000 * 100
+    lists = data.impressions(["train"])
+    first = [next(lists).request_id]
+    tracemalloc.start()
+    try:
+        assert first + [one.request_id for one in lists] == whole
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_500_000  # all values as Python objects take 10 MB
