@@ -5,28 +5,45 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tqdm import tqdm
+
+
+def begin_worker() -> None:
+    """Let this worker end at once on Ctrl-C, and as soon as its parent is gone.
+
+    A worker with Python's handler of SIGINT would return KeyboardInterrupt as the result of its
+    job and begin the next one. A worker whose parent was killed would finish its job, and then wait
+    for another one for ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def run_waves(waves: Sequence[tuple[str, Sequence[Callable[[], Any]]]]) -> None:
     """Run the jobs of each named wave, one per core at a time; a wave needs the one before it.
 
     Ctrl-C terminates the running jobs, and the first failing job raises at once; neither lets a
-    waiting job begin.
+    waiting job begin. If this process is killed, its workers end too.
     """
     widest = max(len(jobs) for _, jobs in waves)
     pool = ProcessPoolExecutor(
         min(widest, os.cpu_count() or 1),
         # Not by fork: polars keeps threads that a forked child lacks.
         multiprocessing.get_context("spawn"),
-        # A worker with Python's handler would return KeyboardInterrupt as the result of its job
-        # and begin the next one.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_DFL),
+        initializer=begin_worker,
     )
     with pool:
         try:

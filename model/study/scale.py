@@ -26,6 +26,7 @@ from model.learning.train import Run
 from model.network.config import Config
 from model.study.commands import Scale, cache_directory, command_line, report_directory
 from model.study.pages import provenance, render
+from model.study.pool import begin_worker
 from model.study.random_log import CANDIDATES, LISTS_PER_USER, write_log
 
 BATCHES = 40  # per stage
@@ -77,7 +78,7 @@ def measure_phase(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
 def in_process(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """Measure a task in a new process. It is spawned, because polars deadlocks after a fork."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=begin_worker) as pool:
         return pool.submit(measure_phase, task, *arguments).result()
 
 
