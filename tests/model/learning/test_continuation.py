@@ -21,22 +21,14 @@ from service.engine.features.layout import Layout
 from tests.support.runs import SMOKE, tensors_of
 
 CONFIG = dataclasses.replace(SMOKE, grpo=dataclasses.replace(SMOKE.grpo, epochs=1))
-LOG = {"items": 100, "rows": 5000, "valid": 40}
 TABLE = "evaluator.embed.table.weight"
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    out = tmp_path_factory.mktemp("log") / "log"
-    write_identifier_log(out, **LOG)
-    return out
 
 
 @pytest.fixture(scope="module")
 def later_log(tmp_path_factory):
     """A log of 100 items of which 50 are new, with an hour that is always late."""
     out = tmp_path_factory.mktemp("later") / "log"
-    write_identifier_log(out, first=50, **LOG)
+    write_identifier_log(out, items=100, rows=5000, first=50, valid=40)
     rows = pl.read_parquet(out / "impressions.parquet")
     rows.with_columns(hour=pl.lit("23")).write_parquet(out / "impressions.parquet")
     return out

@@ -80,36 +80,31 @@ def test_the_norm_of_sparse_and_dense_gradients_together_is_clipped(largest):
         assert torch.allclose(dense, rows, rtol=1e-5)
 
 
-def evaluator_of(directory):
-    tensors = tensors_of(directory)
-    return {name: value for name, value in tensors.items() if name.startswith("evaluator.")}
-
-
-def test_the_evaluator_of_a_small_vocabulary_has_the_bits_of_torch_adamw(
-    smoke_run, warm_ranklens, tmp_path
-):
-    rows = dataclasses.replace(SMOKE, sparse_vocabulary=1)
-    Run(rows, warm_ranklens, tmp_path / "rows", None).run(stop_before="warm_start")
-
+def test_a_run_over_a_small_vocabulary_has_the_bits_of_torch_adamw(log, tmp_path):
     class Plain(RowAdamW):
         step = torch.optim.AdamW.step
 
-    plain = Run(SMOKE, warm_ranklens, tmp_path / "plain", None)
-    plain.train_stage(dataclasses.replace(plain.evaluator_stage(), optimizer_type=Plain))
-    expected, run = evaluator_of(tmp_path / "plain"), evaluator_of(smoke_run)
-    assert all(torch.equal(run[name], value) for name, value in expected.items())
-    table = evaluator_of(tmp_path / "rows")["evaluator.embed.table.weight"]
-    assert not torch.equal(table, expected["evaluator.embed.table.weight"])
+    tables = {}
+    for name, optimizer, tokens in (
+        ("plain", Plain, SMOKE.sparse_vocabulary),
+        ("run", RowAdamW, SMOKE.sparse_vocabulary),
+        ("rows", RowAdamW, 1),
+    ):
+        config = dataclasses.replace(SMOKE, sparse_vocabulary=tokens)
+        run = Run(config, log, tmp_path / name, None)
+        run.train_stage(dataclasses.replace(run.evaluator_stage(), optimizer_type=optimizer))
+        tables[name] = tensors_of(tmp_path / name)
+    assert all(torch.equal(tables["run"][name], value) for name, value in tables["plain"].items())
+    table = "evaluator.embed.table.weight"
+    assert not torch.equal(tables["rows"][table], tables["plain"][table])
 
 
-def test_a_run_with_sparse_gradients_resumes_to_the_same_weights(
-    warm_ranklens, tmp_path, monkeypatch
-):
+def test_a_run_with_sparse_gradients_resumes_to_the_same_weights(log, tmp_path, monkeypatch):
     stage = dataclasses.replace(SMOKE.evaluator, epochs=2)
     config = dataclasses.replace(SMOKE, sparse_vocabulary=1, evaluator=stage)
-    whole = Run(config, warm_ranklens, tmp_path / "whole", None)
+    whole = Run(config, log, tmp_path / "whole", None)
     whole.run(stop_before="warm_start")
-    interrupted = Run(config, warm_ranklens, tmp_path / "parts", None)
+    interrupted = Run(config, log, tmp_path / "parts", None)
     save = interrupted._save
 
     def save_and_stop(optimizer=None):
@@ -121,6 +116,6 @@ def test_a_run_with_sparse_gradients_resumes_to_the_same_weights(
         interrupted.run()
     _, tensors = checkpoint.read(tmp_path / "parts")
     assert tensors["optimizer.2.exp_avg_sq"].shape == tensors["evaluator.embed.table.weight"].shape
-    Run(config, warm_ranklens, tmp_path / "parts", None).run(stop_before="warm_start")
+    Run(config, log, tmp_path / "parts", None).run(stop_before="warm_start")
     expected, resumed = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "parts")
     assert all(torch.equal(resumed[name], value) for name, value in expected.items())
