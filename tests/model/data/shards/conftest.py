@@ -13,7 +13,8 @@ from tests.support.shards import SCHEMA
 def prepare(tmp_path):
     """Return a function that prepares a log and returns the directory of the data set."""
 
-    def write(name, log, shards=None, schema=SCHEMA, split=None, workers=1, **options):
+    def write(name, log, shards=None, schema=SCHEMA, split=None, workers=1,
+              engine="local", **options):  # fmt: skip
         paths = {"log": tmp_path / "log.parquet"}
         for role in ("items", "users"):
             if role in options:
@@ -24,7 +25,7 @@ def prepare(tmp_path):
         (tmp_path / "schema.yaml").write_text(schema)
         prepare_impressions(
             schema=tmp_path / "schema.yaml", out=tmp_path / name, splitting=SplitOptions(split),
-            sharding=ShardOptions("local", workers, shards), **paths, **options,
+            sharding=ShardOptions(engine, workers, shards), **paths, **options,
         )  # fmt: skip
         return tmp_path / name
 
