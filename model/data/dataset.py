@@ -19,7 +19,7 @@ from model.data.fitting import fit
 from model.data.growth import grow
 from model.data.histories import HistoryWindow
 from model.data.layout import IMPRESSIONS, SHARDS
-from model.data.lists import Arrays, Lists, build_in_files, build_in_memory
+from model.data.lists import Arrays, Lists, build_in_files, build_in_memory, join_files
 from model.data.moment import AGAIN, read_moment
 from model.data.rated_rows import read_snapshot
 from model.data.requests import RequestBuilder
@@ -55,21 +55,25 @@ class Dataset:
     than `memory` bytes are written to files beside the data set.
 
     With the `earlier` schema of a checkpoint, numbers are normalised as there and vocabularies
-    grow (model.data.growth).
+    grow (model.data.growth). A `featuriser` that was fitted on the same data is not fitted again.
 
     Raises DataError if the directory holds no data set or a broken file, FeatureError if an item
     breaks the schema, SchemaError if the schema differs from `earlier`.
     """
 
     def __init__(
-        self, directory: Path, memory: int = MEMORY_LIMIT, earlier: Schema | None = None
+        self,
+        directory: Path,
+        memory: int = MEMORY_LIMIT,
+        earlier: Schema | None = None,
+        featuriser: Featuriser | None = None,
     ) -> None:
         if not (directory / "schema.yaml").exists():
             raise DataError(
                 directory, "holds no data set; write one with `python -m model prepare`"
             )
         self.directory, self.memory, self._earlier = directory, memory, earlier
-        self._featurised: dict[tuple[str | int | None, ...], Lists] = {}
+        self._featurised: dict[tuple[str | int | range | None, ...], Lists] = {}
         schema = load_schema(directory / "schema.yaml")
         self.shards = read_shards(directory)
         self.rows = _scan_parquet(impression_files(directory))
@@ -79,7 +83,9 @@ class Dataset:
         self.histories = _scan_parquet([histories]) if histories.exists() else None
         self.moment = read_moment(directory)
         snapshot = read_snapshot(directory, self.moment, len(self.items))
-        self.featuriser = fit(schema, self.rows, self.items, self.users, snapshot, earlier)
+        self.featuriser = featuriser or fit(
+            schema, self.rows, self.items, self.users, snapshot, earlier
+        )
 
     def digest(self) -> str:
         """Return the SHA-256 over the files that training reads; a run recognises its data by it.
@@ -104,7 +110,9 @@ class Dataset:
         shards = [shard.scan(self.directory) for shard in self.shards] or [self.rows]
         return [UserLists(rows, self.users, self.histories) for rows in shards]
 
-    def impressions(self, splits: Sequence[str], fresh: bool = False) -> Iterator[Impression]:
+    def impressions(
+        self, splits: Sequence[str], fresh: bool = False, shards: Sequence[int] | None = None
+    ) -> Iterator[Impression]:
         """Yield the lists of these splits, user by user, each with its history.
 
         The history is the entry of histories.parquet if the data set has that file, else it is
@@ -114,13 +122,15 @@ class Dataset:
             fresh: a list that is not train carries the item features that the log had at its time.
                 By default it carries none, like a request with ids alone, and the item table
                 counts. In a data set without a record of its moment they are always carried.
+            shards: numbers of the shards to read; by default all.
         """
         schema, names = self.featuriser.schema, self.rows.collect_schema().names()
         builder = RequestBuilder(schema, names, self.moment, fresh)
         ordered = self.moment is not None and self.moment.ordered
         limit, train_answer = schema.history.limit, builder.answer_columns("train")
-        shards = (s.lists(splits, limit, ordered, train_answer) for s in self._by_user)
-        for one in chain.from_iterable(shards):
+        readers = self._by_user if shards is None else [self._by_user[n] for n in shards]
+        lists = (reader.lists(splits, limit, ordered, train_answer) for reader in readers)
+        for one in chain.from_iterable(lists):
             columns, split = one.columns, one.columns["split"][0]
             width = len(builder.answer_columns(split))
             request = builder.build(columns, one.user, [answer[:width] for answer in one.history])
@@ -150,41 +160,90 @@ class Dataset:
         present = rows.select(pl.col(names).is_not_null().any()).collect(engine="streaming")
         return [name for name in names if present[name].item()]
 
-    def lists(self, splits: Sequence[str], limit: int | None = None, fresh: bool = False) -> Lists:
-        """Featurise the lists of these splits, or the first `limit` of them; results are cached."""
-        key = (*splits, limit, fresh)
+    def lists(
+        self,
+        splits: Sequence[str],
+        limit: int | None = None,
+        fresh: bool = False,
+        shards: range | None = None,
+    ) -> Lists:
+        """Featurise the lists of these splits, or the first `limit` of them; results are cached.
+
+        Args:
+            fresh: as for `impressions`.
+            shards: numbers of the shards to read; by default all.
+        """
+        key = (*splits, limit, fresh, shards)
         if key not in self._featurised:
-            lists = self._featurise(splits, limit, fresh)
+            every = range(max(1, len(self.shards)))
+            lists = self._featurise(splits, limit, fresh, every if shards is None else shards)
             scale = self.featuriser.schema.label
             self._featurised[key] = dataclasses.replace(lists, scale=scale)
         return self._featurised[key]
 
-    def _featurise(self, splits: Sequence[str], limit: int | None, fresh: bool) -> Lists:
+    def _featurise(
+        self, splits: Sequence[str], limit: int | None, fresh: bool, shards: range
+    ) -> Lists:
         """Build the arrays in memory, or above `self.memory` bytes in files beside the data set."""
-        users = pl.concat(shard.table for shard in self._by_user)
-        users = users.filter(pl.col("split").is_in(splits))
-        total = int(users["lists"].sum())
-        total = min(total, limit or total)
-        longest = int(users.select(pl.col("longest").max()).item() or 0)
-        shape = total, longest, self.featuriser.numbers_width, self.featuriser.tokens_width
-        blocks = self._blocks(splits, shape, fresh)
-        if total * sum(array.nbytes for array in Arrays.zeros(1, *shape[1:])) <= self.memory:
-            return build_in_memory(shape, blocks)
-        key = hashlib.sha256(f"{self.digest()} {limit}{' fresh' if fresh else ''}".encode())
+        sizes = self._sizes(splits)
+        counts, room = [], limit or sum(lists for lists, _ in sizes)
+        for shard in shards:
+            counts.append(min(sizes[shard][0], room))
+            room -= counts[-1]
+        longest = max(longest for _, longest in sizes)  # of all shards, so that their arrays fit
+        widths = longest, self.featuriser.numbers_width, self.featuriser.tokens_width
+        per_list = sum(array.nbytes for array in Arrays.zeros(1, *widths))
+        if sum(counts) * per_list <= self.memory:
+            shape = sum(counts), *widths
+            return build_in_memory(shape, self._blocks(splits, shape, fresh, shards))
+        digest = self._arrays_digest(limit, fresh)
+        cache = self.directory.with_name(f"{self.directory.name}.arrays")
+        path = cache / f"{'+'.join(splits)}-{digest}"
+        if not self.shards:
+            shape = counts[0], *widths
+            return build_in_files(path, shape, self._blocks(splits, shape, fresh, shards))
+        parts = []
+        for shard, count in zip(shards, counts, strict=True):
+            if count:
+                # A directory for each shard, with a lock of its own: processes build it side by
+                # side, and a limit that ends in this shard has a name of its own.
+                place = path / f"{shard:05d}-{count}" / "arrays"
+                shape = count, *widths
+                blocks = self._blocks(splits, shape, fresh, range(shard, shard + 1))
+                parts.append(build_in_files(place, shape, blocks))
+        return join_files(parts)
+
+    def _sizes(self, splits: Sequence[str]) -> list[tuple[int, int]]:
+        """Return the number of lists and the longest one of these splits, for each shard."""
+        if self.shards:
+            of_shards = [[s.splits[n] for n in splits if n in s.splits] for s in self.shards]
+            return [
+                (
+                    sum(size.lists for size in sizes),
+                    max((size.longest for size in sizes), default=0),
+                )
+                for sizes in of_shards
+            ]
+        table = self._by_user[0].table.filter(pl.col("split").is_in(splits))
+        return [(int(table["lists"].sum()), int(table.select(pl.col("longest").max()).item() or 0))]
+
+    def _arrays_digest(self, limit: int | None, fresh: bool) -> str:
+        """Return the digest of everything that decides the values of arrays."""
+        of_limit = None if self.shards else limit
+        key = hashlib.sha256(f"{self.digest()} {of_limit}{' fresh' if fresh else ''}".encode())
         if self._earlier is not None:
             key.update(repr(self.featuriser.schema).encode())
         for path in _code_files():
             key.update(path.read_bytes())
-        cache = self.directory.with_name(f"{self.directory.name}.arrays")
-        return build_in_files(cache / f"{'+'.join(splits)}-{key.hexdigest()[:16]}", shape, blocks)
+        return key.hexdigest()[:16]
 
     def _blocks(
-        self, splits: Sequence[str], shape: tuple[int, int, int, int], fresh: bool
+        self, splits: Sequence[str], shape: tuple[int, int, int, int], fresh: bool, shards: range
     ) -> Iterator[Arrays]:
-        """Yield the arrays of up to LISTS_PER_BLOCK lists and BYTES_PER_BLOCK at a time."""
+        """Yield the arrays of some shards, up to LISTS_PER_BLOCK and BYTES_PER_BLOCK at a time."""
         total = shape[0]
         name = f"features {'+'.join(splits)}"
-        lists = islice(self.impressions(splits, fresh), total)
+        lists = islice(self.impressions(splits, fresh, shards), total)
         impressions = iter(tqdm(lists, name, total, disable=None, leave=False))
         per_list = sum(array.nbytes for array in Arrays.zeros(1, *shape[1:]))
         height = max(1, min(LISTS_PER_BLOCK, BYTES_PER_BLOCK // max(per_list, 1)))

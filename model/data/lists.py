@@ -54,16 +54,42 @@ class MappedFile:
         return np.asarray(np.load(self.path, mmap_mode="r"))[rows]
 
 
+class JoinedFiles:
+    """Several .npy files indexed by row like one array; a read opens the files of its rows only."""
+
+    def __init__(self, parts: Sequence[MappedFile]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Integers) -> Array:
+        places = np.searchsorted(self._ends, rows, side="right")
+        values: Array | None = None
+        for place in np.unique(places):
+            index = np.flatnonzero(places == place)
+            start = self._ends[place - 1] if place else 0
+            part = self._parts[place][rows[index] - start]
+            if values is None:
+                values = np.empty((len(rows), *part.shape[1:]), part.dtype)
+            values[index] = part
+        return self._parts[0][rows] if values is None else values
+
+
 @dataclass(frozen=True, repr=False)
 class Lists:
     """A selection of rows of arrays that several `Lists` may share; arrays are read on access."""
 
-    arrays: Mapping[str, Array | MappedFile]  # by the fields of Arrays
+    arrays: Mapping[str, Array | MappedFile | JoinedFiles]  # by the fields of Arrays
     rows: Integers  # selected rows, int64 [R]
     scale: LabelScale = BINARY  # of the labels
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array | MappedFile], scale: LabelScale = BINARY) -> Lists:
+    def of(
+        cls, arrays: Mapping[str, Array | MappedFile | JoinedFiles], scale: LabelScale = BINARY
+    ) -> Lists:
         """Return a selection of all rows."""
         return cls(arrays, np.arange(len(arrays["mask"])), scale)
 
@@ -149,6 +175,12 @@ def build_in_files(
             _write(unfinished, shape, blocks)
             unfinished.rename(directory)
     return Lists.of({name: MappedFile(directory / f"{name}.npy") for name in Arrays._fields})
+
+
+def join_files(parts: Sequence[Lists]) -> Lists:
+    """Return the lists of several directories that `build_in_files` wrote, in their order."""
+    files = {name: [part.arrays[name] for part in parts] for name in Arrays._fields}
+    return Lists.of({name: JoinedFiles(of_parts) for name, of_parts in files.items()})  # type: ignore[arg-type]
 
 
 def _write(directory: Path, shape: tuple[int, int, int, int], blocks: Iterable[Arrays]) -> None:

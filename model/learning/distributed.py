@@ -33,6 +33,14 @@ def shard(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.array_split(rows, world_size())[rank()]
 
 
+def disjoint_shards(count: int) -> range | None:
+    """Return the shards of a data set that this rank trains on, every world-size-th one.
+
+    None for one process, or if there are fewer shards than ranks: every rank then has all lists.
+    """
+    return range(rank(), count, world_size()) if 1 < world_size() <= count else None
+
+
 def all_reduce(value: Tensor) -> Tensor:
     """Return the sum of a tensor over all ranks; no gradient flows through it."""
     if distributed.is_initialized():

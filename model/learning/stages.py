@@ -6,12 +6,16 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model.data.lists import Lists
 from model.learning.accelerator import Accelerator
+from model.learning.distributed import all_gather, shard
 from model.learning.optimizer import RowAdamW
 from model.learning.policy import Batch, descend
 from model.learning.state import Metrics
@@ -27,6 +31,7 @@ class Stage:
 
     `update` makes one or more gradient steps on a batch; its metrics add up over all processes.
     `validate` returns the score that selects the epoch, higher is better, and metrics to log.
+    With `disjoint` lists, other ranks have others.
     """
 
     name: str  # of state.STAGES
@@ -37,6 +42,15 @@ class Stage:
     update: Update
     validate: Validate
     optimizer_type: type[RowAdamW] = RowAdamW
+    disjoint: bool = False
+
+    def rows(self, order: np.ndarray[Any, Any], step: int) -> np.ndarray[Any, Any]:
+        """Return the numbers of this rank's lists in a batch, by the order of an epoch."""
+        size = self.settings.batch
+        if self.disjoint:
+            part = len(shard(np.arange(size)))
+            return np.take(order, range(step * part, (step + 1) * part), mode="wrap")
+        return shard(np.take(order, range(step * size, (step + 1) * size), mode="wrap"))
 
     def optimizer(self) -> RowAdamW:
         """Return a fresh optimizer over the module's parameters."""
@@ -61,6 +75,7 @@ def supervised_stage(
     loss_of: Callable[[Batch], Tensor],
     validate: Validate,
     accelerator: Accelerator,
+    disjoint: bool = False,
 ) -> Stage:
     """Describe a stage that descends a loss, as many batches per epoch as the lists fill."""
 
@@ -71,8 +86,9 @@ def supervised_stage(
         descend(optimizer, module, loss)
         return {"loss": loss.item()}
 
-    steps = max(1, len(lists) // settings.batch)
-    return Stage(name, module, settings, lists, steps, update, validate)
+    total = int(all_gather(torch.tensor([len(lists)])).sum()) if disjoint else len(lists)
+    steps = max(1, total // settings.batch)
+    return Stage(name, module, settings, lists, steps, update, validate, disjoint=disjoint)
 
 
 def epoch_seed(seed: int, stage: str, epoch: int) -> int:

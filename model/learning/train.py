@@ -30,7 +30,15 @@ from model.learning import checkpoint, drift
 from model.learning.accelerator import Accelerator
 from model.learning.checkpoint import CheckpointError
 from model.learning.continuation import open_data, take_over
-from model.learning.distributed import all_reduce, broadcast, rank, shard, world_size
+from model.learning.distributed import (
+    all_gather,
+    all_reduce,
+    broadcast,
+    disjoint_shards,
+    rank,
+    shard,
+    world_size,
+)
 from model.learning.grpo import Grpo
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.reuse import reuse
@@ -115,12 +123,20 @@ class Run:
         The evaluator learns from every list, the generator from those with a positive and a
         negative; each is validated on lists of the kind that it learns from.
         """
-        self.train = dataset.lists(["train"], self.config.train_lists)
+        limit = self.config.train_lists
+        shards = disjoint_shards(len(dataset.shards))
+        self.disjoint = shards is not None
+        if limit is not None and self.disjoint:
+            limit = len(shard(np.arange(limit)))
+        self.train = dataset.lists(["train"], limit, shards=shards)
         self.all_valid = dataset.lists(["valid"], self.config.train_lists)
         self.valid = self.all_valid.rankable()
         self.rankable = self.train.rankable()
         for name, lists in (("train", self.rankable), ("valid", self.valid)):
-            if len(lists) < world_size():
+            few = len(lists) < world_size()
+            if self.disjoint and name == "train":  # every rank must raise
+                few = bool((all_gather(torch.tensor([len(lists)])) == 0).any())
+            if few:
                 rule = (
                     f"must have at least one {name} list with {lists.scale.order} for each "
                     f"of {world_size()} processes; by default the last list of a user is test, the "
@@ -202,6 +218,7 @@ class Run:
             lambda batch: evaluator_loss(self.evaluator, batch, self.config.slate_length),
             self.validation.evaluator_score,
             self.accelerator,
+            self.disjoint,
         )
 
     def warm_start_stage(self) -> Stage:
@@ -215,6 +232,7 @@ class Run:
             lambda batch: self.policy.supervised_loss(batch, budget),
             self.validation.generator_score,
             self.accelerator,
+            self.disjoint,
         )
 
     def grpo_stage(self) -> Stage:
@@ -234,6 +252,7 @@ class Run:
             settings.samples_per_epoch,
             grpo.update,
             self.validation.generator_score,
+            disjoint=self.disjoint,
         )
 
     def train_stage(self, stage: Stage) -> None:
@@ -274,18 +293,17 @@ class Run:
     def _train_epoch(self, stage: Stage, optimizer: Optimizer, epoch: int) -> Metrics:
         """Make the updates of one epoch; returns the means of their metrics."""
         seed = epoch_seed(self.config.seed, stage.name, epoch)
-        # Every rank draws the same order, but dropout and samples of its own.
+        # Every rank draws an order by the same seed, but dropout and samples by its own.
         torch.manual_seed(seed + rank())
         order = np.random.default_rng(seed).permutation(len(stage.lists))
-        size, steps = stage.settings.batch, stage.steps
+        steps = stage.steps
         sums: Metrics = {}
         title = f"{stage.name} {epoch + 1}/{stage.settings.epochs}"
         bar = tqdm(range(steps), title, leave=False, disable=True if rank() else None)
         for step in bar:
             for group in optimizer.param_groups:
                 group["lr"] = stage.learning_rate(epoch, step)
-            rows = range(step * size, (step + 1) * size)
-            batch = Batch(stage.lists, shard(np.take(order, rows, mode="wrap")), self.device)
+            batch = Batch(stage.lists, stage.rows(order, step), self.device)
             for name, value in stage.update(optimizer, batch).items():
                 sums[name] = sums.get(name, 0.0) + value / steps
             scale = world_size() * steps / (step + 1)

@@ -183,8 +183,8 @@ def test_an_error_while_featurising_leaves_no_arrays(tmp_path, monkeypatch):
     broken = Dataset(tmp_path / "data", memory=0)
     impressions = broken.impressions
 
-    def breaks(splits, fresh):
-        for number, impression in enumerate(impressions(splits, fresh)):
+    def breaks(splits, fresh, shards):
+        for number, impression in enumerate(impressions(splits, fresh, shards)):
             assert number < 50, "planted"
             yield impression
 
