@@ -9,7 +9,8 @@ from tests.support.bundles import BUNDLE
 from tests.support.runs import ROOT
 
 LOGS = "records of logarithms"
-SHORT = "short list of ids with a history"
+IDS, HISTORY = "list of ids", "list of ids with a history"
+CACHED = "list of ids with a cached history"
 
 
 def test_every_form_of_a_wide_list_gives_the_same_numbers():
@@ -38,6 +39,15 @@ def test_the_figures_of_the_documentation_are_those_of_the_report():
         f"| columns | | {now['columns']:.1f} |",
         f"| arrays | | {now['arrays']:.1f} |",
         f"| {before['list-relative']:.1f} (records) | {now['list-relative']:.1f} |",
-        "(RankLens) | {:.2f} | {:.2f} |".format(*(each[SHORT] for each in (before, now))),
+        f"A\nhistory of {report['history']} entries takes {report['history_bytes'] / 1e3:.0f} kB",
+        *(
+            f"| {size} ids, history of {report['history']} | {before[f'{name} {HISTORY}']:.2f} | "
+            f"{now[f'{name} {HISTORY}']:.2f} | {now[f'{name} {CACHED}']:.2f} |"
+            for size, name in ((50, "short"), (500, "long"))
+        ),
+        *(
+            f"| {size} ids | {before[f'{name} {IDS}']:.2f} | {now[f'{name} {IDS}']:.2f} |"
+            for size, name in ((50, "short"), (500, "long"))
+        ),
     ):
         assert line in text
