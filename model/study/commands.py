@@ -276,7 +276,7 @@ class Worth:
 
 @dataclass(frozen=True)
 class Recency:
-    """Compare laws of statistics on logs that change with time, by NDCG@10; resumes."""
+    """Compare laws of statistics, or splits, on logs that change with time by NDCG@10; resumes."""
 
     out: Path = Path("docs/reports/recency.json")
     """Figures, JSON."""
@@ -286,6 +286,8 @@ class Recency:
     """Number of seeds of each generated log."""
     half_lives: tuple[str, ...] = ("1d", "3d", "30d")
     """Half-lives to measure beside statistics without one."""
+    splits: tuple[str, ...] = ()
+    """Splits to measure in place of laws of statistics: time, last-list, user."""
     events: Path | None = None
     """RankLens events, to measure RankLens with a list a minute."""
     ratings: Path | None = None

@@ -1,7 +1,8 @@
-"""Compare laws of statistics: out of fold, as of each row, and with half-lives.
+"""Compare laws of statistics: out of fold, as of each row, and with half-lives; or splits.
 
-Every law is measured on the same split of the same log, by the order of the like rate and by a
-LambdaMART on all features, for callers that send ids only and for callers that send fresh values.
+Every law is measured on the same split of the same log, or every split with the same law, by the
+order of the like rate and by a LambdaMART on all features, for callers that send ids only and for
+callers that send fresh values.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ CASES: dict[str, Write] = {
     **DRIFTING,
 }
 OUT_OF_FOLD, AS_OF = "out of fold", "as of"
+TIME = "time"
 
 
 def report(command: Recency) -> None:
-    """Measure every case, seed and law that is not cached; print and write the figures."""
+    """Measure every case, seed, law and split that is not cached; print and write the figures."""
     logs: list[tuple[str, int, Write, Any]] = [
         (case, seed, write, seed) for case, write in CASES.items() for seed in range(command.seeds)
     ]
@@ -54,15 +56,18 @@ def report(command: Recency) -> None:
     rows = []
     for case, seed, write, argument in logs:
         scratch = command.cache / case.replace(" ", "-") / str(seed)
-        for law in (OUT_OF_FOLD, AS_OF, *command.half_lives):
-            cached = scratch / f"{law.replace(' ', '-')}.json"
+        for law, split in laws_and_splits(command):
+            name = law if split == TIME else f"{law} {split}"
+            cached = scratch / f"{name.replace(' ', '-')}.json"
             if not cached.exists():
                 if not (scratch / "log.parquet").exists():
                     write(scratch, argument)
-                figures = measure_law(scratch, law, seed)
+                figures = measure_law(scratch, law, seed, split)
                 cached.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
             figures = json.loads(cached.read_text(encoding="utf-8"))
-            row = {"case": case, "seed": seed, "law": law, **figures}
+            if figures is None:
+                continue
+            row = {"case": case, "seed": seed, "law": law, "split": split, **figures}
             print(line(row), flush=True)
             rows.append(row)
     made = provenance(command_line("recency", command))
@@ -71,29 +76,42 @@ def report(command: Recency) -> None:
     command.out.write_text(text, encoding="utf-8")
 
 
+def laws_and_splits(command: Recency) -> list[tuple[str, str]]:
+    """Return the laws, all on the split by time, or the splits that the command names."""
+    if command.splits:
+        return [(AS_OF, split) for split in command.splits]
+    return [(law, TIME) for law in (OUT_OF_FOLD, AS_OF, *command.half_lives)]
+
+
 def line(row: dict[str, Any]) -> str:
     """Return one line about the gains over the shown order in NDCG@10."""
     figures = ", ".join(
         f"{name} {format_interval(gain, signed=True)}" for name, gain in row["gain"].items()
     )
-    return f"{row['case']} seed {row['seed']}, {row['law']}: {figures}"
+    split = "" if row["split"] == TIME else f", {row['split']} split"
+    return f"{row['case']} seed {row['seed']}, {row['law']}{split}: {figures}"
 
 
-def measure_law(scratch: Path, law: str, seed: int) -> dict[str, Any]:
-    """Prepare a log with one law of statistics, split by time, and return figures of its rankers.
+def measure_law(scratch: Path, law: str, seed: int, split: str = TIME) -> dict[str, Any] | None:
+    """Prepare a log with one law of statistics and one split, and return figures of its rankers.
+
+    Returns None for a log that the split leaves without valid lists, as the split last-list does
+    where users have one list each.
 
     Args:
         scratch: directory with log.parquet, schema.yaml and perhaps items.parquet.
         law: `out of fold`, `as of`, or a half-life.
     """
-    data = scratch / law.replace(" ", "-")
+    data = scratch / f"{law} {split}".replace(" ", "-")
     items = scratch / "items.parquet"
     schema = with_half_life(scratch / "schema.yaml", law)
     log, table = scratch / "log.parquet", items if items.exists() else None
-    prepare_impressions(log, schema, data, table, splitting=SplitOptions("time"))
+    prepare_impressions(log, schema, data, table, splitting=SplitOptions(split))
     if law == OUT_OF_FOLD:
         replace_by_out_of_fold(data)
-    figures = measure(Dataset(data), seed)
+    dataset = Dataset(data)
+    present = dataset.rows.select(pl.col("split").unique()).collect()["split"]
+    figures = measure(dataset, seed) if "valid" in present else None
     shutil.rmtree(data)
     return figures
 

@@ -74,6 +74,24 @@ def test_every_law_is_measured_once_and_read_from_the_cache_afterwards(
     assert capsys.readouterr().out.splitlines() == printed
 
 
+def test_splits_are_measured_in_place_of_laws_where_they_leave_valid_lists(
+    in_miniature, tmp_path, monkeypatch, capsys
+):
+    def write_single(directory, seed):
+        write_tiny(directory, seed)
+        rows = pl.read_parquet(directory / "log.parquet")
+        rows.with_columns(user_id="request_id").write_parquet(directory / "log.parquet")
+
+    monkeypatch.setattr(recency, "CASES", {"tiny": write_tiny, "single": write_single})
+    out, splits = tmp_path / "splits.json", ("time", "last-list")
+    Recency(out, tmp_path / "cache", seeds=1, splits=splits).execute()
+    rows = json.loads(out.read_text())["rows"]
+    of_rows = [(row["case"], row["law"], row["split"]) for row in rows]
+    assert of_rows == [("tiny", "as of", split) for split in splits] + [("single", "as of", "time")]
+    assert "tiny seed 0, as of, last-list split: " in capsys.readouterr().out
+    assert rows[0]["lists"] != rows[1]["lists"]
+
+
 def test_out_of_fold_values_replace_those_of_train_rows_only(tmp_path):
     write_tiny(tmp_path, 0)
     data = prepared(tmp_path, tmp_path / "schema.yaml").directory
