@@ -166,7 +166,10 @@ def moment_of(
         raise _empty_split(path, requests, kind, counts)
     spans = division.last - division.first > HOUR
     as_of = of_splits["train"].last if has_time and (spans or kind == "time") else None
-    return Moment(kind, as_of, as_of is not None and _is_ordered(of_splits))
+    moment = Moment(kind, as_of, as_of is not None and _is_ordered(of_splits))
+    if isinstance(path, Files) and as_of is not None and not moment.ordered:
+        path.remarks += _remarks_on_later_labels(of_splits, kind, as_of)
+    return moment
 
 
 def _remarks_on_times(latest: int) -> list[str]:
@@ -176,6 +179,20 @@ def _remarks_on_times(latest: int) -> list[str]:
     return [
         f"column timestamp: {latest} is read as milliseconds, {to_iso(latest)}; "
         "if these are seconds, multiply them by 1000"
+    ]
+
+
+def _remarks_on_later_labels(
+    of_splits: Mapping[str, SplitTimes], kind: str, as_of: int
+) -> list[str]:
+    """Return a remark if a table of items would count labels that come after a test list."""
+    if "test" not in of_splits or of_splits["test"].first >= as_of:
+        return []
+    first = to_iso(of_splits["test"].first)
+    return [
+        f"with --split {kind}, test lists from {first} on are ranked with item tables as of "
+        f"{to_iso(as_of)}, which know later values and labels; --split time measures what a "
+        "deployed model meets"
     ]
 
 

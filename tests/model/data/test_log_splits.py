@@ -139,6 +139,22 @@ def test_the_command_records_split_and_moment_and_prints_them(tmp_path):
     assert read_moment(tmp_path / "shop") == Moment("last-list", START + DAY // 2, ordered=True)
 
 
+@pytest.mark.parametrize(
+    ("split", "remarked"), [("last-list", True), ("user", True), ("time", False)]
+)
+def test_test_lists_before_the_moment_of_the_item_table_are_remarked_upon(
+    tmp_path, split, remarked
+):
+    rows = [f"r{n},u{n // 3},{START + n * DAY},0,tea,{n % 2},,3,9" for n in range(60)]
+    rows += [f"r{n},u{n // 3},{START + n * DAY},1,ink,{1 - n % 2},,3,9" for n in range(60)]
+    (tmp_path / "log.csv").write_text("\n".join([LOG.splitlines()[0], *rows]))
+    (tmp_path / "schema.yaml").write_text("name: shop\nfeatures: []\n")
+    inputs = ("--log", tmp_path / "log.csv", "--schema", tmp_path / "schema.yaml")
+    printed = prepare("impressions", *inputs, "--split", split, "--out", tmp_path / "shop")
+    assert (f"with --split {split}, test lists from 20" in printed) == remarked
+    assert ("are ranked with item tables as of 20" in printed) == remarked
+
+
 def test_times_that_look_like_seconds_are_remarked_upon(shop):
     for time, remarked in ((1_700_000_000, True), (1_700_000_000_000, False), (2, False)):
         log = LOG.replace("ada,1,", f"ada,{time},").replace("ada,2,", f"ada,{time},")
