@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,22 @@ from export.cases import RequestSampler
 from export.golden import golden
 from export.graph.compose import compose, compose_evaluator
 from export.graph.lower import ComposeError
+from export.place import building_beside
 from export.verify import verify
 from model.data.log_splits import to_iso
 from model.learning.checkpoint import Trained
 from model.learning.evaluate import evaluate
 from service.engine.contract import (
     EVALUATOR,
-    FEATURES,
     GENERATOR,
     GOLDEN,
-    ITEMS,
-    MANIFEST,
-    SEAL,
+    NETWORKS,
     STATIC,
-    STATISTICS,
     BundleError,
     Manifest,
 )
+from service.engine.features.item_half import Weights
+from service.engine.features.row_featuriser import write_rows
 from service.engine.session import Session
 
 
@@ -43,20 +40,14 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     Returns the verification and the offline metrics. Raises VerificationError or BundleError, and
     leaves `out` as it was.
     """
-    refuse_foreign_files(out)
     if trained.config.reasoning.gate != "entropy":
         raise BundleError(
             f"reasoning.gate: only 'entropy' is served, got {trained.config.reasoning.gate!r}"
         )
-    requests = RequestSampler(data)
-    building = out.parent / f".{out.name}.building"
-    replaced = out.parent / f".{out.name}.replaced"
-    for leftover in (building, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
+    with building_beside(out) as building:
+        requests = RequestSampler(data)
         write_graphs(trained, building)
-        trained.featuriser.save(building)
+        write_items(trained, building)
         (building / GOLDEN).write_text(
             json.dumps(golden(trained, requests)) + "\n", encoding="utf-8"
         )
@@ -65,32 +56,12 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
         session = Session.load(building)
         metrics = evaluate(session, data)
         dataclasses.replace(manifest, offline_metrics=metrics).write(building)
-        if out.exists():
-            os.replace(out, replaced)  # a rename, so that a reader of `out` gets a whole bundle
-        os.replace(building, out)
-    finally:
-        for leftover in (building, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
     return {"verification": verification, "offline_metrics": metrics}
-
-
-def refuse_foreign_files(out: Path) -> None:
-    """Raise BundleError if `out` holds a file that no bundle has."""
-    bundle_files = {
-        *(MANIFEST, SEAL, GENERATOR, STATIC, EVALUATOR, FEATURES, ITEMS, STATISTICS, GOLDEN)
-    }
-    foreign = sorted({path.name for path in out.iterdir()} - bundle_files) if out.exists() else []
-    if foreign:
-        raise BundleError(
-            f"{out}: holds {foreign[0]!r}, which is no file of a bundle; "
-            "choose a new directory or a bundle to replace"
-        )
 
 
 def write_graphs(trained: Trained, directory: Path) -> None:
     """Compose both forms of the generator and the evaluator. Raises BundleError."""
-    features = trained.featuriser
-    columns = features.numbers_width, features.tokens_width, trained.config.slate_length
+    columns = trained.featuriser.request_columns, trained.config.slate_length
     try:
         graphs = {
             GENERATOR: compose(trained.generator, *columns, gated=True),
@@ -101,6 +72,20 @@ def write_graphs(trained: Trained, directory: Path) -> None:
         raise BundleError(str(error)) from error
     for name, model in graphs.items():
         (directory / name).write_bytes(model.SerializeToString())
+
+
+def write_items(trained: Trained, directory: Path) -> None:
+    """Write the schema, the item table and the item rows of both networks."""
+    networks = (trained.generator.embed, trained.evaluator.embed)
+    weights = {
+        network: Weights(
+            module.project.weight.detach().numpy().T, module.table.weight.detach().numpy()
+        )
+        for network, module in zip(NETWORKS, networks, strict=True)
+    }
+    write_rows(directory, trained.featuriser, weights)
+    if trained.featuriser.snapshot is not None:
+        trained.featuriser.snapshot.save(directory)
 
 
 def manifest_of(trained: Trained, out: Path) -> Manifest:
@@ -117,8 +102,9 @@ def manifest_of(trained: Trained, out: Path) -> Manifest:
         reason_temperature=config.reasoning.reason_temperature,
         recommend_temperature=config.reasoning.recommend_temperature,
         max_candidates=config.max_candidates,
-        numbers=features.numbers_width,
-        tokens=features.tokens_width,
+        numbers=len(features.request_columns),
+        width=trained.generator.embed.project.out_features,
+        items=len(features.items.ids),
         offline_metrics={},
         training={
             "commit": state.commit,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from service.engine import constraints
 from service.engine.contract import BundleError
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row, SlateSampling
+
+Featurise = Callable[[CandidateList], dict[str, Any]]
 
 # Entropy thresholds in nats, below and above every entropy.
 EVERY_STEP, NO_STEP = -1.0, 1e9
@@ -78,32 +82,61 @@ class RequestSampler:
         )
 
 
-def random_rows(trained: Trained, requests: RequestSampler, case: Case, seed: int) -> list[Row]:
-    """Return a batch of featurised random requests.
+def random_rows(
+    trained: Trained,
+    requests: RequestSampler,
+    case: Case,
+    seed: int,
+    featurise: Featurise | None = None,
+) -> list[Row]:
+    """Return a batch of featurised random requests, the same for the same seed.
 
     The first list has the case's size, the others at most that. Every other row is randomised.
+
+    Args:
+        featurise: as in `row_of`.
     """
     draw = np.random.default_rng(seed)
     rows = []
     for index in range(case.batch):
         size = case.size if index == 0 else int(draw.integers(1, case.size + 1))
         candidates = requests.draw(size, draw)
-        row = row_of(trained, candidates, case.budget, case.threshold)
+        row = row_of(trained, candidates, case.budget, case.threshold, featurise)
         if index % 2:
             row = randomised(row, list(candidates.ids), row.slate_size, draw)
         rows.append(row)
     return rows
 
 
-def row_of(trained: Trained, candidates: CandidateList, budget: int, threshold: float) -> Row:
-    """Featurise a request for a full, unconstrained slate at the configured temperatures."""
-    numbers, tokens = trained.featuriser.transform(candidates)
+def row_of(
+    trained: Trained,
+    candidates: CandidateList,
+    budget: int,
+    threshold: float,
+    featurise: Featurise | None = None,
+) -> Row:
+    """Featurise a request for a full, unconstrained slate at the configured temperatures.
+
+    Args:
+        featurise: returns the fields of a row for a bundle's graph; by default, the row has whole
+            numbers and tokens, as torch reads them.
+    """
+    if featurise is None:
+        numbers, tokens = trained.featuriser.transform(candidates)
+        features: dict[str, Any] = {"numbers": numbers, "tokens": tokens}
+    else:
+        features = featurise(candidates)
     size, reasoning = len(candidates.ids), trained.config.reasoning
     positions = min(size, trained.config.slate_length)
     return Row(
-        numbers, tokens, positions, budget, threshold, reasoning.reason_temperature,
-        reasoning.recommend_temperature, constraints.SlateConstraints.none(size, positions),
-    )  # fmt: skip
+        slate_size=positions,
+        budget=budget,
+        entropy_threshold=threshold,
+        reason_temperature=reasoning.reason_temperature,
+        recommend_temperature=reasoning.recommend_temperature,
+        constraints=constraints.SlateConstraints.none(size, positions),
+        **features,
+    )
 
 
 def randomised(row: Row, ids: list[str], positions: int, draw: np.random.Generator) -> Row:

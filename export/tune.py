@@ -21,8 +21,6 @@ import onnxruntime as ort
 from tqdm import tqdm
 
 from export.bench.measure import cores, timed
-from export.cases import EVERY_STEP
-from service.engine.constraints import SlateConstraints
 from service.engine.contract import Manifest
 from service.engine.rows import Row
 from service.engine.session import Session
@@ -48,19 +46,10 @@ class TuneOptions:
 
 def rows_of(session: Session, batch: int, candidates: int) -> list[Row]:
     """Return a batch of random lists; the time of a run does not depend on their content."""
-    manifest, draw = session.manifest, np.random.default_rng(0)
-    size = min(candidates, manifest.max_candidates)
-    positions = min(manifest.slate_length, size)
-    row = Row(
-        draw.standard_normal((size, manifest.numbers)).astype(np.float32),
-        np.zeros((size, manifest.tokens), np.int64),
-        positions,
-        manifest.budget,
-        EVERY_STEP,  # the case that must keep the budget
-        manifest.reason_temperature,
-        manifest.recommend_temperature,
-        SlateConstraints.none(size, positions),
-    )
+    draw = np.random.default_rng(0)
+    blank = session.blank_row(min(candidates, session.manifest.max_candidates))
+    numbers = draw.standard_normal(blank.numbers.shape).astype(np.float32)
+    row = dataclasses.replace(blank, numbers=numbers)  # every step is the case to keep the budget
     return [dataclasses.replace(row) for _ in range(batch)]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from tqdm import tqdm
 from export.cases import RequestSampler, cases, random_rows
 from model.learning.checkpoint import Trained
 from model.network.reasoning import ConstraintTensors, Decoded, EntropyGate, decode, noisy_argmax
-from service.engine.collate import collate
-from service.engine.contract import EVALUATOR, GENERATOR, INPUTS, OUTPUTS, STATIC
+from service.engine.collate import collate, padded
+from service.engine.contract import EVALUATOR, GENERATOR, OUTPUTS, STATIC
+from service.engine.features.row_featuriser import RowFeaturiser
 from service.engine.graph import open_graph
 from service.engine.rows import Row, Slate
+from service.engine.session import features_of
 
 LOGPROB_TOLERANCE = 1e-4  # of log-probabilities, entropies (nats) and utilities
 # Two choices closer than this are a tie for float32: either is right.
@@ -87,18 +90,25 @@ def verify(trained: Trained, bundle: Path, requests: RequestSampler) -> dict[str
         name: open_graph(bundle / name, 1, "cpu", packed=name != GENERATOR)
         for name in (GENERATOR, STATIC, EVALUATOR)
     }
+    featuriser = RowFeaturiser.load(bundle)
+    served = partial(features_of, featuriser)
     agreement, began = Agreement(), time.monotonic()
     for number, case in enumerate(tqdm(cases(trained), "verify", disable=None, leave=False)):
         rows = random_rows(trained, requests, case, seed=number)
         expected = decode_torch(trained, rows)
-        feeds = {name: tensor.numpy() for name, tensor in tensors_of(trained, rows).items()}
+        served_rows = random_rows(trained, requests, case, number, served)
+        feeds = collate(served_rows, trained.config.slate_length)
         for form in (GENERATOR, STATIC):
-            outputs = graphs[form].run(NAMES, {name: feeds[name] for name in INPUTS})
+            outputs = graphs[form].run(NAMES, feeds)
             for index, row in enumerate(each_slate(rows)):
                 slate = Slate(*(output[index, : row.slate_size] for output in outputs))
                 place = f"{form}, {case}, row {index}"
                 agreement.add(compare(expected, index, row, slate, place), place)
-        difference = compare_evaluators(trained, graphs[EVALUATOR], feeds, expected.slate)
+        encoded = [row.encoded for row in served_rows if row.encoded is not None]
+        of_evaluator = [featuriser.rows(one, "evaluator") for one in encoded]
+        feeds["rows"] = padded(of_evaluator, feeds["mask"].shape[1])
+        tensors = tensors_of(trained, rows)
+        difference = compare_evaluators(trained, graphs[EVALUATOR], feeds, tensors, expected.slate)
         agreement.largest_difference = max(agreement.largest_difference, difference)
     if agreement.ties > agreement.slates * MAX_TIES:
         raise VerificationError(
@@ -141,18 +151,25 @@ def decode_torch(trained: Trained, rows: list[Row]) -> Decoded:
 
 
 def compare_evaluators(
-    trained: Trained, graph: Any, feeds: dict[str, np.ndarray[Any, Any]], slate: torch.Tensor
+    trained: Trained,
+    graph: Any,
+    feeds: Mapping[str, np.ndarray[Any, Any]],
+    tensors: Mapping[str, torch.Tensor],
+    slate: torch.Tensor,
 ) -> float:
     """Return the largest difference of the utilities of slates int64 [R, K].
 
+    Args:
+        feeds: the graph's inputs, with the evaluator's rows.
+        tensors: the same lists as torch reads them.
+
     Raises VerificationError above the tolerance.
     """
-    inputs = {name: feeds[name] for name in ("numbers", "tokens", "list")}
+    inputs = {name: feeds[name] for name in ("rows", "numbers", "list")}
     (utility,) = graph.run(["utility"], {**inputs, "slate": slate.numpy()})
-    numbers, tokens, lists = (torch.from_numpy(array) for array in inputs.values())
     with torch.no_grad():
-        embedded = trained.evaluator.embed(numbers, tokens)
-        expected = trained.evaluator.utility(embedded[lists], slate)
+        embedded = trained.evaluator.embed(tensors["numbers"], tensors["tokens"])
+        expected = trained.evaluator.utility(embedded[tensors["list"]], slate)
     difference = float(np.abs(utility - expected.numpy()).max())
     if not difference <= LOGPROB_TOLERANCE:  # NaN fails too
         raise VerificationError(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ormsgpack
 
+from loadtest.bundle_files import read_item_ids
 from loadtest.errors import UsageError
 
 JSON, MSGPACK = "application/json", "application/msgpack"
@@ -23,17 +24,22 @@ SIZES = (10, 20, 30, 50, 75, 100, 150, 200, 300, 500)  # of mixed lists, weighte
 
 
 def read_bundle(bundle: Path, name: str) -> Any:
-    """Return a JSON file of a bundle, or the arrays of an .npz file. Raises UsageError."""
-    path = bundle / name
+    """Return a JSON file of a bundle. Raises UsageError."""
+    with naming(bundle, name):
+        return json.loads((bundle / name).read_text("utf-8"))
+
+
+@contextmanager
+def naming(bundle: Path, name: str) -> Iterator[None]:
+    """Raise UsageError naming bundle and file where the body cannot read the file."""
     try:
-        if name.endswith(".npz"):
-            with np.load(path, allow_pickle=False) as table:
-                return dict(table)
-        return json.loads(path.read_text("utf-8"))
+        yield
     except FileNotFoundError:
         problem = "is missing"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         problem = f"cannot be read: {error}"
+    else:
+        return
     raise UsageError(
         f"--bundle: {bundle}: {name} {problem}; name a bundle's directory, as bundles/ranklens/1"
     )
@@ -41,8 +47,9 @@ def read_bundle(bundle: Path, name: str) -> Any:
 
 def item_ids(bundle: Path) -> list[str]:
     """Return the ids of all items of a bundle. Raises UsageError for a directory that is none."""
-    ids: list[str] = read_bundle(bundle, "items.npz")["ids"].tolist()
-    return ids
+    read_bundle(bundle, "manifest.json")
+    with naming(bundle, "the table of items"):
+        return read_item_ids(bundle)
 
 
 @dataclass(frozen=True)

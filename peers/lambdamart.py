@@ -77,6 +77,7 @@ def lists_of(request: ParsedRequest) -> Lists:
 def create_app() -> FastAPI:
     """Return the application of one worker."""
     work, ranker = Work(parse_options(__doc__).bundle), load_or_fit(DATA, FITTED)
+    work.whole_features = True
     return application(lambda content: handle(work, ranker, content))
 
 

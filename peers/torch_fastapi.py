@@ -24,6 +24,8 @@ class TorchWork(Work):
     Slates and steps are the graph's; log-probabilities and entropies differ in the last digits.
     """
 
+    whole_features = True
+
     def __init__(self, bundle: Path, directory: Path) -> None:
         """Load both. Raises BundleError, or CheckpointError if nothing was trained."""
         super().__init__(bundle)

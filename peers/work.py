@@ -28,7 +28,12 @@ class ParsedRequest:
 
 
 class Work:
-    """The service's own code for a request, without the server around it."""
+    """The service's own code for a request, without the server around it.
+
+    whole_features: rows have all numbers and tokens of a list, for a model that is not the graph.
+    """
+
+    whole_features = False
 
     def __init__(self, bundle: Path, threads: int = 1) -> None:
         """Load a bundle and set the process up as the service does. Raises BundleError."""
@@ -45,7 +50,8 @@ class Work:
         reasoning = body.reasoning
         budget = reasoning.budget if reasoning else None
         threshold = reasoning.entropy_threshold if reasoning else None
-        row = self.session.row(candidates, body.slate_size, budget, threshold)
+        featurise = self.session.whole_row if self.whole_features else self.session.row
+        row = featurise(candidates, body.slate_size, budget, threshold)
         return ParsedRequest(candidates, row)
 
     def run(self, requests: Sequence[ParsedRequest]) -> list[Slate]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from export.bench.measure import Size, feeds_of, flops, gemm_throughput, timed
 from export.bench.report import write, write_page
-from export.bench.variants import NUMBERS, OTHERS, TOKENS, VOCABULARY, Run, Variants, quantise
+from export.bench.variants import OTHERS, REQUEST_NUMBERS, Run, Variants, quantise
 from model.data.dataset import Dataset
 from model.network.config import Config
 from service.engine.collate import collate
@@ -165,7 +165,7 @@ def floors(variants: Variants) -> list[dict[str, Any]]:
     throughput = gemm_throughput()
     rows = []
     for batch in (1, 32):
-        feeds = feeds_of(Size(batch), NUMBERS, TOKENS, VOCABULARY, 10)
+        feeds = feeds_of(Size(batch), REQUEST_NUMBERS, variants.width, 10)
         count = flops(variants.model("static", 3, 10), feeds)
         rows.append({"batch": batch, "flops": count, "gemm_flops_per_s": round(throughput),
                      "ms": round(1e3 * count / throughput, 4)})  # fmt: skip

@@ -39,7 +39,7 @@ class FeaturesOptions:
     numbers: int = 300
     """Inline numbers per candidate of a wide list."""
     bundle: Path = Path("bundles/ranklens/1")
-    """Bundle whose featuriser is timed on lists of ids with a history."""
+    """Bundle, relative to each checkout, whose featuriser is timed on lists of ids."""
     out: Path = Path("docs/reports/features.json")
     """File for the report."""
     turns: int = 5
@@ -77,7 +77,7 @@ def measure_features(options: FeaturesOptions) -> None:
 
 def time_tree(tree: Path, options: FeaturesOptions) -> dict[str, float]:
     """Return the median CPU milliseconds of each case in a process over `tree`."""
-    arguments = [options.candidates, options.numbers, options.bundle.absolute(), options.seconds]
+    arguments = [options.candidates, options.numbers, options.bundle, options.seconds]
     run = subprocess.run(
         [sys.executable, __file__, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
@@ -123,7 +123,9 @@ def cases(candidates: int, numbers: int, bundle: Path) -> dict[str, Callable[[],
     else:
         packed = CandidateList(ids=ids, features=records)
     lists["list-relative"] = (featuriser_of(names, relative=True), packed)
-    runs = {name: partial(one.transform, of) for name, (one, of) in lists.items()}
+    runs: dict[str, Callable[[], Any]] = {
+        name: partial(featurise, one, of) for name, (one, of) in lists.items()
+    }
     broken = {name: column.copy() for name, column in arrays.items()}
     broken[names[-1]][-1] = np.nan
     last = {**records[-1], names[-1]: math.nan}
@@ -144,9 +146,26 @@ def refuse(featuriser: Featuriser, candidates: CandidateList) -> None:
     raise AssertionError("the list must break the schema, but was accepted")
 
 
+def load_served(bundle: Path) -> Featuriser:
+    """Load the featuriser of a bundle."""
+    if (bundle / "items.npz").exists():  # of contract 2
+        return Featuriser.load(bundle)
+    from service.engine.features.row_featuriser import RowFeaturiser  # older trees lack it
+
+    return RowFeaturiser.load(bundle)
+
+
+def featurise(featuriser: Featuriser, candidates: CandidateList) -> Any:
+    """Return the arrays of a list that the service makes of it."""
+    of_rows: Any = featuriser  # by its methods, because older trees lack the class
+    if hasattr(of_rows, "encode"):
+        return of_rows.rows(of_rows.encode(candidates), "generator")
+    return featuriser.transform(candidates)
+
+
 def lists_of_ids(bundle: Path) -> dict[str, tuple[Featuriser, CandidateList]]:
     """Return short and long lists of a bundle's items, without and with a history."""
-    served, cached = Featuriser.load(bundle), Featuriser.load(bundle)
+    served, cached = load_served(bundle), load_served(bundle)
     caches = hasattr(cached, "cache_histories")
     if caches:
         cached.cache_histories(CACHE_BYTES, lambda hit: None)
@@ -169,7 +188,7 @@ def list_with_history(featuriser: Featuriser, size: int) -> CandidateList:
 
 def history_bytes(bundle: Path) -> int:
     """Return the bytes that one history takes in the cache."""
-    featuriser = Featuriser.load(bundle)
+    featuriser = load_served(bundle)
     featuriser.cache_histories(CACHE_BYTES, lambda hit: None)
     featuriser.transform(list_with_history(featuriser, SHORT))
     assert featuriser.history_cache is not None

@@ -30,16 +30,32 @@ class Size:
     share: float = 1.0
 
 
-def feeds_of(
-    size: Size, numbers: int, tokens: int, vocabulary: int, positions: int
-) -> dict[str, Array]:
-    """Return random lists as the graph's inputs; rows that reason are spread over the batch."""
+def whole_lists(size: Size, numbers: int, tokens: int, vocabulary: int) -> dict[str, Array]:
+    """Return random lists as torch reads them: all numbers, tokens and mask."""
+    draw = np.random.default_rng(0)
+    b, n = size.batch, size.candidates
+    return {
+        "numbers": draw.standard_normal((b, n, numbers)).astype(np.float32),
+        "tokens": draw.integers(0, vocabulary, (b, n, tokens)),
+        "mask": np.ones((b, n), np.bool_),
+    }
+
+
+def feeds_of(size: Size, numbers: int, width: int, positions: int) -> dict[str, Array]:
+    """Return random lists as the graph's inputs; rows that reason are spread over the batch.
+
+    Args:
+        size: lists, candidates and the share that reasons.
+        numbers: columns that depend on the request.
+        width: that of the item rows.
+        positions: K of the graph.
+    """
     draw = np.random.default_rng(0)
     b, n = size.batch, size.candidates
     reasons = np.floor(np.arange(1, b + 1) * size.share) > np.floor(np.arange(b) * size.share)
     return {
+        "rows": draw.standard_normal((b, n, width)).astype(np.float32),
         "numbers": draw.standard_normal((b, n, numbers)).astype(np.float32),
-        "tokens": draw.integers(0, vocabulary, (b, n, tokens)),
         "mask": np.ones((b, n), np.bool_),
         "list": np.arange(b),
         "length": np.full(b, min(positions, n)),

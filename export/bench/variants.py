@@ -19,7 +19,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from export.bench.measure import Array, Size, feeds_of
+from export.bench.measure import Array, Size, feeds_of, whole_lists
 from export.graph.compose import compose
 from model.network.config import Config
 from model.network.generator import Generator
@@ -29,6 +29,7 @@ from service.engine.graph import open_graph
 
 NAMES = list(OUTPUTS)[:5]
 NUMBERS, TOKENS, VOCABULARY = 121, 21, 3000  # columns and tokens as RankLens has them
+REQUEST_NUMBERS = 34  # of these columns, those that depend on the request
 # onnxruntime options in which a form differs from the service, which runs "static" and "gated".
 OPTIONS: dict[str, dict[str, Any]] = {
     "static": {},
@@ -70,7 +71,7 @@ class Variants:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.width = config, config.network.width
         self.notes: dict[str, str] = {}
         self.scratch = tempfile.TemporaryDirectory()
         self.generators: dict[tuple[int, int], Generator] = {}
@@ -90,7 +91,8 @@ class Variants:
     def model(self, form: str, budget: int, positions: int) -> onnx.ModelProto:
         """Compose a form of the graph."""
         generator = self.generator(budget, positions)
-        return compose(generator, NUMBERS, TOKENS, positions, gated=form.startswith("gated"))
+        columns = range(NUMBERS - REQUEST_NUMBERS, NUMBERS)
+        return compose(generator, columns, positions, gated=form.startswith("gated"))
 
     def session(self, form: str, budget: int, positions: int) -> ort.InferenceSession:
         """Open a form of the graph as the service does, with one thread."""
@@ -110,19 +112,20 @@ class Variants:
 
     def run(self, variant: str, size: Size, positions: int) -> Run:
         """Return one call of a variant, ready to be timed. Raises ValueError for another name."""
-        feeds = feeds_of(size, NUMBERS, TOKENS, VOCABULARY, positions)
+        feeds = feeds_of(size, REQUEST_NUMBERS, self.width, positions)
         if variant in ("gated", "static int8", *OPTIONS):
             session = self.session(variant, size.budget, positions)
             return lambda: session.run(NAMES, feeds)
+        whole = feeds | whole_lists(size, NUMBERS, TOKENS, VOCABULARY)
         if variant == "torch eager":
-            return self.eager(size.budget, positions, feeds)
+            return self.eager(size.budget, positions, whole)
         if variant == "plain unrolled export":
             session = self.exported(size.budget, positions)
-            arrays = {name: feeds[name] for name in ("numbers", "tokens", "mask")}
-            arrays["threshold"] = feeds["entropy_threshold"]
+            arrays = {name: whole[name] for name in ("numbers", "tokens", "mask")}
+            arrays["threshold"] = whole["entropy_threshold"]
             return lambda: session.run(None, arrays)
         if variant == "torch.compile":
-            return self.compiled(size.budget, positions, feeds)
+            return self.compiled(size.budget, positions, whole)
         if variant == "OpenVINO":
             request = self.openvino(size.budget, positions)
             return lambda: request.infer(feeds)
@@ -160,7 +163,9 @@ class Variants:
         key = "plain unrolled export", budget, positions
         if key not in self.sessions:
             module = Unrolled(self.generator(budget, positions), positions, 0.7)
-            feeds = feeds_of(Size(2, 12), NUMBERS, TOKENS, VOCABULARY, positions)
+            size = Size(2, 12)
+            feeds = feeds_of(size, REQUEST_NUMBERS, self.width, positions)
+            feeds |= whole_lists(size, NUMBERS, TOKENS, VOCABULARY)
             names = ("numbers", "tokens", "mask", "entropy_threshold")
             inputs = tuple(torch.from_numpy(feeds[name]) for name in names)
             axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}

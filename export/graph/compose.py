@@ -7,13 +7,15 @@ graphs require.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from export.graph.graph import Graph, Values
 from export.graph.lower import ComposeError, evaluator_likes
-from export.graph.steps import StepKinds
+from export.graph.steps import LIST_INPUTS, StepKinds
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
 from model.network.layers import MASKED
@@ -54,11 +56,13 @@ class Loop:
     is taken; none_taken bool [R, 1, 1, S], all false.
     """
 
-    def __init__(self, generator: Generator, slate_length: int, gated: bool) -> None:
+    def __init__(
+        self, generator: Generator, columns: Sequence[int], slate_length: int, gated: bool
+    ) -> None:
         self.g, self.generator, self.gated = Graph(), generator, gated
         self.slate_length = slate_length
         self.budget = generator.reasoning.budget
-        self.kinds = StepKinds(self.g, generator)
+        self.kinds = StepKinds(self.g, generator, columns)
         self.values: Values = {}
 
     def compose(self) -> None:
@@ -95,7 +99,7 @@ class Loop:
     def prepare(self) -> None:
         """Encode the lists, spread them over the slates, unpack their inputs for all steps."""
         g, k = self.g, self.slate_length
-        lists = g.call("Encode", "encode", {name: name for name in ("numbers", "tokens", "mask")})
+        lists = g.call("Encode", "encode", {name: name for name in LIST_INPUTS})
         per_slate = {name: g.op("Gather", lists[name], "list") for name in self.kinds.memory}
 
         def scalar(name: str) -> str:  # [R] -> [R, 1, 1, 1]
@@ -225,13 +229,13 @@ class Loop:
 
 
 def compose(
-    generator: Generator, numbers: int, tokens: int, slate_length: int, gated: bool
+    generator: Generator, columns: Sequence[int], slate_length: int, gated: bool
 ) -> onnx.ModelProto:
     """Return the unrolled graph with the contract's inputs and outputs; B, N and R are dynamic.
 
-    numbers, tokens: columns F and T of the featuriser. Raises ComposeError for a host without a
-    lowering and for the generator of an ablation control: only the paper's token, added to the
-    state, is served.
+    columns: those of the featuriser that depend on the request. Raises ComposeError for a host
+    without a lowering and for the generator of an ablation control: only the paper's token, added
+    to the state, is served.
     """
     reasoning = generator.reasoning
     for name, served in (("token", "aggregate"), ("update", "add")):
@@ -239,23 +243,24 @@ def compose(
             raise ComposeError(
                 f"reasoning.{name}: only {served!r} is served, got {getattr(reasoning, name)!r}"
             )
-    loop = Loop(generator, slate_length, gated)
+    loop = Loop(generator, columns, slate_length, gated)
     loop.compose()
-    fixed = {"F": numbers, "T": tokens, "K": slate_length}
+    width = generator.embed.project.out_features
+    fixed = {"F": len(columns), "D": width, "K": slate_length}
     return loop.g.model("eglr", infos(INPUTS, fixed), infos(OUTPUTS, fixed))
 
 
 def compose_evaluator(
-    evaluator: Evaluator, numbers: int, tokens: int, slate_length: int
+    evaluator: Evaluator, columns: Sequence[int], slate_length: int
 ) -> onnx.ModelProto:
     """Return the evaluator's graph over finished slates: like-probabilities and utility."""
     g = Graph()
-    likes, utility = evaluator_likes(
-        g, evaluator, slate_length, *("numbers", "tokens", "list", "slate")
-    )
+    inputs = {name: name for name in EVALUATOR_INPUTS}
+    likes, utility = evaluator_likes(g, evaluator, columns, slate_length, inputs)
     g.output("likes", likes)
     g.output("utility", utility)
-    fixed = {"F": numbers, "T": tokens, "K": slate_length}
+    width = evaluator.embed.project.out_features
+    fixed = {"F": len(columns), "D": width, "K": slate_length}
     return g.model("evaluator", infos(EVALUATOR_INPUTS, fixed), infos(EVALUATOR_OUTPUTS, fixed))
 
 

@@ -5,6 +5,8 @@ Axes: B lists (of the evaluator: slates), R slates, N candidates, L items, D wid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -46,11 +48,25 @@ def residual_gemms(g: Graph, name: str, module: nn.Sequential, norm: str, x: str
     return g.op("Add", x, outer)
 
 
-def embed(g: Graph, name: str, module: CandidateEmbedding, numbers: str, tokens: str) -> str:
-    """numbers [B, N, F], tokens [B, N, T] -> [B, N, D]."""
-    x = linear(g, f"{name}.project", module.project, numbers)
-    rows = g.op("Gather", g.weight(f"{name}.table", module.table.weight), tokens)
-    x = g.op("Add", x, g.op("ReduceSum", rows, g.constant([2]), keepdims=0))
+def embed(
+    g: Graph,
+    name: str,
+    module: CandidateEmbedding,
+    rows: str,
+    numbers: str,
+    columns: Sequence[int],
+) -> str:
+    """Item rows [B, N, D], numbers [B, N, F] -> [B, N, D].
+
+    columns: those of the module that `numbers` has; the others are in the rows.
+    """
+    project = module.project
+    if columns:
+        weight = project.weight[:, list(columns)]
+        x = dense(g, f"{name}.project", weight, project.bias, numbers)
+        x = g.op("Add", x, rows)
+    else:
+        x = g.op("Add", rows, g.weight(f"{name}.project.bias", project.bias))
     x = g.op("Add", x, linear(g, f"{name}.hidden", module.hidden, g.op("Gelu", x)))
     return layer_norm(g, f"{name}.norm", module.norm, x)
 

@@ -11,7 +11,7 @@ Axes: B lists, R slates, N candidates, D width, H heads, L tokens read so far.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -36,6 +36,7 @@ from export.graph.layers import (
 from model.network.evaluator import Evaluator, discount
 from model.network.generator import Generator
 from model.network.hosts import HOSTS, Glimpse, GruHost, Host, PointerHost, TransformerHost
+from service.engine.contract import EVALUATOR_INPUTS
 
 
 class ComposeError(ValueError):
@@ -229,7 +230,13 @@ def lowering_of(g: Graph, host: Host) -> Lowering:
 
 
 def encode(
-    g: Graph, generator: Generator, host: Lowering, numbers: str, tokens: str, mask: str
+    g: Graph,
+    generator: Generator,
+    columns: Sequence[int],
+    host: Lowering,
+    rows: str,
+    numbers: str,
+    mask: str,
 ) -> Values:
     """Return everything that depends on the list alone, and the host's memory.
 
@@ -237,7 +244,7 @@ def encode(
     projection is multiplied into the keys. thoughts [B, 1, N, D]: the reasoning token's projection
     of every candidate, which commutes with averaging them. items [B * N, D]: item tokens.
     """
-    x = embed(g, "embed", generator.embed, numbers, tokens)
+    x = embed(g, "embed", generator.embed, rows, numbers, columns)
     bias = bias_of(g, g.op("Unsqueeze", mask, g.constant([1, 2])))
     for number, module in enumerate(generator.blocks):
         x = block(g, f"blocks.{number}", module, x, bias)
@@ -269,17 +276,16 @@ def encode(
 def evaluator_likes(
     g: Graph,
     evaluator: Evaluator,
+    columns: Sequence[int],
     slate_length: int,
-    numbers: str,
-    tokens: str,
-    rows: str,
-    slate: str,
+    inputs: Mapping[str, str],
 ) -> tuple[str, str]:
-    """Slates int64 [R, K] (-1: no item) of lists `rows` int64 [R] -> likes [R, K], utility [R]."""
-    x = embed(g, "embed", evaluator.embed, numbers, tokens)
+    """Return likes [R, K] and utility [R] of slates; `inputs` names those of the contract."""
+    rows, numbers, lists, slate = (inputs[name] for name in EVALUATOR_INPUTS)
+    x = embed(g, "embed", evaluator.embed, rows, numbers, columns)
     width = evaluator.position.embedding_dim
-    size = g.op("Shape", numbers, start=1, end=2)
-    offset = g.op("Unsqueeze", g.op("Mul", rows, size), g.constant([1]))
+    size = g.op("Shape", rows, start=1, end=2)
+    offset = g.op("Unsqueeze", g.op("Mul", lists, size), g.constant([1]))
     index = g.op("Add", g.op("Max", slate, g.constant(0)), offset)
     x = g.op("Gather", g.op("Reshape", x, g.constant([-1, width])), index)
     places = torch.arange(slate_length).clamp(max=evaluator.position.num_embeddings - 1)

@@ -5,6 +5,8 @@ Axes: R slates, N candidates, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnx import TensorProto
 
 from export.graph.graph import Graph, Values
@@ -12,16 +14,19 @@ from export.graph.lower import encode, lowering_of
 from model.network.generator import Generator
 from model.network.layers import MASKED
 
+LIST_INPUTS = ("rows", "numbers", "mask")
+
 
 class StepKinds:
     """The step kinds of one generator, which `define` enters into a graph.
 
     `memory` and `state` name the tensors that a step reads per list and per slate. The keys of the
-    other values are explained at export.graph.compose.Loop.
+    other values are explained at export.graph.compose.Loop. `columns` are those of the generator's
+    embedding that depend on the request.
     """
 
-    def __init__(self, g: Graph, generator: Generator) -> None:
-        self.g, self.generator = g, generator
+    def __init__(self, g: Graph, generator: Generator, columns: Sequence[int]) -> None:
+        self.g, self.generator, self.columns = g, generator, columns
         self.host = lowering_of(g, generator.host)
         self.memory = ("keys", "prior", "thoughts", *self.host.memory_parts)
         self.state = tuple(self.host.state_types)
@@ -29,7 +34,7 @@ class StepKinds:
     def define(self, slate_length: int) -> None:
         """Enter the functions Encode, Start, Choose, Pick, Reason and Recommend."""
         g, host_parts = self.g, (*self.host.memory_parts, *self.state)
-        g.function("Encode", ("numbers", "tokens", "mask"), self.encode)
+        g.function("Encode", LIST_INPUTS, self.encode)
         g.function("Start", ("like", "everyone", *self.host.memory_parts), self.start)
         g.function("Choose", ("hidden", "keys", "prior"), self.choose)
         g.function("Pick", ("logits", "scale", "noise", "pinned", "free"), self.pick)
@@ -40,9 +45,9 @@ class StepKinds:
             read = ("item", "offset", "place", "items", "everyone", "spent")
             g.function("Recommend", (*read, "group", "quota", "prior", *host_parts), self.recommend)
 
-    def encode(self, numbers: str, tokens: str, mask: str) -> Values:
+    def encode(self, rows: str, numbers: str, mask: str) -> Values:
         """Compute everything that depends on the list alone."""
-        return encode(self.g, self.generator, self.host, numbers, tokens, mask)
+        return encode(self.g, self.generator, self.columns, self.host, rows, numbers, mask)
 
     def start(self, like: str, **values: str) -> Values:
         """Read the start token; `like` [R] gives the number of slates."""

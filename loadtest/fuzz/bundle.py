@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from loadtest.bundle_files import read_item_ids, read_item_tokens, read_vocabularies
 from loadtest.fuzz.ids import canonical
 
 
@@ -36,21 +35,21 @@ class Bundle:
 
     @classmethod
     def read(cls, directory: Path) -> Bundle:
-        """Read features.json and items.npz. Raises OSError or KeyError for no bundle."""
-        features = json.loads((directory / "features.json").read_text("utf-8"))["features"]
-        with np.load(directory / "items.npz", allow_pickle=False) as table:
-            ids, tokens = table["ids"].tolist(), table["tokens"]
+        """Read the schema and the items. Raises OSError, ValueError or KeyError for no bundle."""
+        payload = json.loads((directory / "features.json").read_text("utf-8"))
+        features, ids = payload["features"], read_item_ids(directory)
+        tokens = read_item_tokens(directory)
         categories, values, slot, first = {}, {}, 0, 1
-        for feature in features:
-            if feature["kind"] not in ("identifier", "category", "categories"):
+        for feature, words in zip(features, read_vocabularies(directory, payload), strict=True):
+            if words is None:
                 continue
             if feature["kind"] == "category" and feature["of"] == "item":
                 # The first token stands for every value without a name, 0 for a missing one.
                 named = zip(ids, (tokens[:, slot] - first).tolist(), strict=True)
-                words = categories[feature["name"]] = feature["vocabulary"]
+                categories[feature["name"]] = words
                 values[feature["name"]] = {item: words[at - 1] for item, at in named if at > 0}
-            slot += feature.get("width", 1)
-            first += 1 + len(feature.get("vocabulary", ids))
+            slot += feature.get("width", 1) if feature["of"] == "item" else 0
+            first += 1 + len(words)
         inline = [f for f in features if f["of"] in ("item", "candidate") and f["name"] != "score"]
         numbers = [f["name"] for f in inline if f["kind"] in ("number", "statistic")]
         vectors = {f["name"]: f["width"] for f in inline if f["kind"] == "vector"}

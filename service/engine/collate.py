@@ -25,14 +25,9 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
     positions: K of the graph. A sampled row takes as many slates as it samples.
     """
     longest = max(len(row.numbers) for row in rows)
-    count, first = len(rows), rows[0]
+    count = len(rows)
     slates = [row.sampling.slates if row.sampling else 1 for row in rows]
     total, sampled = sum(slates), any(row.sampling for row in rows)
-    if count == 1:
-        numbers, tokens = first.numbers[None], first.tokens[None]
-    else:
-        numbers = np.zeros((count, longest, first.numbers.shape[1]), np.float32)
-        tokens = np.zeros((count, longest, first.tokens.shape[1]), np.int64)
     mask = np.zeros((count, longest), np.bool_)
     noise = np.zeros((total, positions, longest if sampled else 1), np.float32)
     pinned = np.full((count, positions), -1, np.int64)
@@ -41,8 +36,6 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
     start = 0
     for index, row in enumerate(rows):
         size = len(row.numbers)
-        if count > 1:
-            numbers[index, :size], tokens[index, :size] = row.numbers, row.tokens
         mask[index, :size] = True
         pinned[index, : row.slate_size] = row.constraints.pinned
         group[index, :size] = row.constraints.group
@@ -61,8 +54,7 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
         return values if total == count else values[lists]
 
     return {
-        "numbers": numbers,
-        "tokens": tokens,
+        **list_inputs(rows, longest),
         "mask": mask,
         "list": lists,
         "length": per_slate("slate_size", np.int64),
@@ -75,6 +67,28 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
         "group": group,
         "quota": quota,
     }
+
+
+def list_inputs(rows: Sequence[Row], longest: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the inputs that embed lists, padded to the longest of them."""
+    inputs: dict[str, Sequence[np.ndarray[Any, Any]]] = {"numbers": [row.numbers for row in rows]}
+    item_rows = [row.rows for row in rows if row.rows is not None]
+    if item_rows:
+        inputs = {"rows": item_rows, **inputs}
+    else:
+        inputs["tokens"] = [row.tokens for row in rows]
+    return {name: padded(arrays, longest) for name, arrays in inputs.items()}
+
+
+def padded(arrays: Sequence[np.ndarray[Any, Any]], longest: int) -> np.ndarray[Any, Any]:
+    """Return arrays [N, width] of different N as one, [B, longest, width], with zeros."""
+    first = arrays[0]
+    if len(arrays) == 1:
+        return first[None]
+    joined = np.zeros((len(arrays), longest, first.shape[1]), first.dtype)
+    for index, array in enumerate(arrays):
+        joined[index, : len(array)] = array
+    return joined
 
 
 def decode(

@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime as ort
 
 from service.engine.buckets import BATCHES, SIZES, bucket
-from service.engine.contract import INPUTS, OUTPUTS
+from service.engine.contract import INPUTS, OLD_LIST_INPUTS, OUTPUTS
 
 T = TypeVar("T")
 Array = np.ndarray[Any, Any]
@@ -75,8 +75,8 @@ def pad(feeds: Mapping[str, Array], shape: Shape, slate_length: int) -> dict[str
     axes = {"B": shape.lists, "R": shape.slates, "N": shape.size, "K": slate_length}
     axes["G"] = shape.size if shape.sampled else 1
     padded = {}
-    for name, (dtype, names) in INPUTS.items():
-        feed = feeds[name]
+    for name, feed in feeds.items():
+        dtype, names = INPUTS.get(name) or OLD_LIST_INPUTS[name]
         dims = tuple(axes.get(axis, feed.shape[i]) for i, axis in enumerate(names))
         fill = {"pinned": -1, "group": -1, "reason_temperature": 1, "recommend_temperature": 1}
         array = np.full(dims, fill.get(name, 0), dtype)

@@ -8,6 +8,7 @@ import numpy as np
 
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import Floats, Integers
+from service.engine.features.layout import EncodedList
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class SlateSampling:
 class Row:
     """One featurised candidate list and its options.
 
-    numbers float32 [N, F]; tokens int64 [N, T]; budget: reasoning steps per position;
-    entropy_threshold in nats. Without sampling the slate is the greedy one.
+    numbers float32 [N, F]; budget: reasoning steps per position; entropy_threshold in nats. Without
+    sampling the slate is the greedy one. unknown: candidates that the item table lacks.
+
+    rows float32 [N, D] are the generator's item rows, and `encoded` is what those of the evaluator
+    are made from. A bundle of the old contract has tokens int64 [N, T] in their place.
     """
 
     numbers: Floats
@@ -42,6 +46,9 @@ class Row:
     constraints: SlateConstraints
     sampling: SlateSampling | None = None
     explain: bool = False
+    rows: Floats | None = None
+    encoded: EncodedList | None = None
+    unknown: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,36 +5,39 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from service.engine.collate import SLATE_OUTPUTS, ModelError, collate, decode
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import (
+    CONTRACT_VERSION,
     EVALUATOR,
-    EVALUATOR_INPUTS,
     EVALUATOR_OUTPUTS,
     FEATURES,
     GENERATOR,
     GOLDEN,
-    INPUTS,
-    ITEMS,
+    NETWORKS,
     OUTPUTS,
     STATIC,
     BundleError,
-    Floats,
-    Integers,
     Manifest,
+    inputs_of,
 )
 from service.engine.cuda import CudaRunner, on_device, warm_up_sizes
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
+from service.engine.features.row_featuriser import RowFeaturiser
 from service.engine.graph import check_signature, open_graph
 from service.engine.rows import Row, Slate, SlateSampling, Timing
+
+GENERATOR_ROWS, EVALUATOR_ROWS = NETWORKS
+EVERY_STEP = -1.0  # a threshold below every entropy, nats
 
 
 class Session:
@@ -58,7 +61,12 @@ class Session:
 
     @classmethod
     def load(
-        cls, directory: Path, threads: int = 1, provider: str = "cpu", spinning: bool = False
+        cls,
+        directory: Path,
+        threads: int = 1,
+        provider: str = "cpu",
+        spinning: bool = False,
+        digest_of: Callable[[Path], str] | None = None,
     ) -> Session:
         """Verify every file and the graphs' signatures, then replay the golden requests.
 
@@ -68,35 +76,24 @@ class Session:
                 fastest (python -m export tune).
             provider: cpu, which runs the gated form, or cuda, which runs the static one.
             spinning: let idle threads spin between runs.
+            digest_of: returns the SHA-256 of a file (Manifest.verify_files).
 
         Raises:
             BundleError: names the file and both values, or the provider that is missing.
         """
         manifest = Manifest.read(directory)
-        manifest.verify_files(directory)
-        try:
-            featuriser = Featuriser.load(directory)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(
-                f"{directory}: {FEATURES} or {ITEMS} does not load ({error})"
-            ) from error
-        for name in ("numbers", "tokens"):
-            width = getattr(featuriser, f"{name}_width")
-            if width != getattr(manifest, name):
-                raise BundleError(
-                    f"{directory}: the featuriser makes {width} columns of {name}, "
-                    f"but the manifest says {getattr(manifest, name)}"
-                )
-        graphs = []
-        for name, inputs, outputs in (
-            (STATIC if provider == "cuda" else GENERATOR, INPUTS, OUTPUTS),
-            (EVALUATOR, EVALUATOR_INPUTS, EVALUATOR_OUTPUTS),
+        manifest.verify_files(directory, digest_of)
+        featuriser = load_featuriser(directory, manifest)
+        graphs, inputs = [], inputs_of(manifest.contract_version)
+        for name, of_graph, outputs in (
+            (STATIC if provider == "cuda" else GENERATOR, inputs[0], OUTPUTS),
+            (EVALUATOR, inputs[1], EVALUATOR_OUTPUTS),
         ):
             capture = name == STATIC  # not the evaluator, which runs on any number of slates
             packed = name != GENERATOR
             path = directory / name
             graphs.append(open_graph(path, threads, provider, spinning, capture, packed))
-            check_signature(directory / name, graphs[-1], inputs, outputs)
+            check_signature(path, graphs[-1], of_graph, outputs)
         session = cls(manifest, featuriser, *graphs)
         session.replay_golden(json.loads((directory / GOLDEN).read_text(encoding="utf-8")))
         return session
@@ -117,8 +114,24 @@ class Session:
 
         The row has no constraints. Raises FeatureError for inline features that break the schema.
         """
+        return self._row(
+            features_of(self.featuriser, candidates), slate_size, budget, entropy_threshold
+        )
+
+    def whole_row(
+        self,
+        candidates: CandidateList,
+        slate_size: int | None = None,
+        budget: int | None = None,
+        entropy_threshold: float | None = None,
+    ) -> Row:
+        """Return the same row with numbers [N, F] and tokens [N, T] of items and request.
+
+        The graph of a bundle of item rows does not read it; other models do.
+        """
         numbers, tokens = self.featuriser.transform(candidates)
-        return self._row(numbers, tokens, slate_size, budget, entropy_threshold)
+        features = {"numbers": numbers, "tokens": tokens}
+        return self._row(features, slate_size, budget, entropy_threshold)
 
     def placeholder_row(
         self,
@@ -129,23 +142,24 @@ class Session:
     ) -> Row:
         """Return the same row without features, for a list that will not be run."""
         count = len(candidates.ids)
-        numbers, tokens = np.zeros((count, 0), np.float32), np.zeros((count, 0), np.int64)
-        return self._row(numbers, tokens, slate_size, budget, entropy_threshold)
+        features = {
+            "numbers": np.zeros((count, 0), np.float32),
+            "tokens": np.zeros((count, 0), np.int64),
+            "unknown": self.featuriser.count_unknown(candidates.ids),
+        }
+        return self._row(features, slate_size, budget, entropy_threshold)
 
     def _row(
         self,
-        numbers: Floats,
-        tokens: Integers,
+        features: Mapping[str, Any],
         slate_size: int | None,
         budget: int | None,
         entropy_threshold: float | None,
     ) -> Row:
-        manifest, count = self.manifest, len(numbers)
+        manifest, count = self.manifest, len(features["numbers"])
         longest = min(manifest.slate_length, count)
         size = longest if slate_size is None else slate_size
         return Row(
-            numbers=numbers,
-            tokens=tokens,
             slate_size=size,
             budget=manifest.budget if budget is None else budget,
             entropy_threshold=(
@@ -154,7 +168,29 @@ class Session:
             reason_temperature=manifest.reason_temperature,
             recommend_temperature=manifest.recommend_temperature,
             constraints=SlateConstraints.none(count, size),
+            **features,
         )
+
+    def blank_row(self, candidates: int) -> Row:
+        """Return a row of zeros that takes every step, for timing."""
+        manifest = self.manifest
+        features: dict[str, Any] = {
+            "numbers": np.zeros((candidates, manifest.numbers), np.float32),
+            "tokens": np.zeros((candidates, manifest.tokens or 0), np.int64),
+        }
+        if manifest.width is not None:
+            features["rows"] = np.zeros((candidates, manifest.width), np.float32)
+        return self._row(features, None, None, EVERY_STEP)
+
+    def groups(self, name: str, row: Row) -> list[str | None]:
+        """Return each candidate's value of a category or identifier, None if it has no known value.
+
+        Raises KeyError for any other feature.
+        """
+        featuriser, tokens = self.featuriser, row.tokens
+        if isinstance(featuriser, RowFeaturiser) and row.encoded is not None:
+            tokens = featuriser.tokens(row.encoded)
+        return featuriser.groups(name, tokens)
 
     def run(self, rows: Sequence[Row]) -> list[Slate]:
         """Decode one slate per row in a single padded run.
@@ -170,16 +206,29 @@ class Session:
             logits = outputs.pop() if explained else None
             utility = None
             if any(row.sampling for row in rows):
-                slates = {
-                    "slate": outputs[0],
-                    **{n: feeds[n] for n in ("numbers", "tokens", "list")},
-                }
-                (utility,) = self._evaluate(["utility"], slates)
+                (utility,) = self._evaluate(
+                    ["utility"], self._evaluator_feeds(rows, feeds) | {"slate": outputs[0]}
+                )
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
             raise ModelError(f"the graph failed: {error}") from error
         finally:
             self.graph_cpu_s += time.thread_time() - began
         return decode(rows, outputs, logits, utility)
+
+    def _evaluator_feeds(
+        self, rows: Sequence[Row], feeds: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the inputs of the evaluator but its slates; lists without sampling are blank."""
+        featuriser = self.featuriser
+        if not isinstance(featuriser, RowFeaturiser):
+            return {name: feeds[name] for name in ("numbers", "tokens", "list")}
+        shape = (*feeds["numbers"].shape[:2], featuriser.halves[EVALUATOR_ROWS].width)
+        item_rows = np.zeros(shape, np.float32)
+        for index, row in enumerate(rows):
+            if row.sampling and row.encoded is not None:
+                of_list = featuriser.rows(row.encoded, EVALUATOR_ROWS)
+                item_rows[index, : len(of_list)] = of_list
+        return {"rows": item_rows, "numbers": feeds["numbers"], "list": feeds["list"]}
 
     def replay_golden(self, golden: Sequence[Mapping[str, Any]]) -> None:
         """Raise BundleError for the first golden request whose slate or steps differ."""
@@ -204,26 +253,12 @@ class Session:
         is captured.
         """
         manifest = self.manifest
-
-        def blank(count: int) -> Row:
-            size = min(manifest.slate_length, count)
-            return Row(
-                np.zeros((count, manifest.numbers), np.float32),
-                np.zeros((count, manifest.tokens), np.int64),
-                size,
-                manifest.budget,
-                -1.0,
-                manifest.reason_temperature,
-                manifest.recommend_temperature,
-                SlateConstraints.none(count, size),
-            )
-
-        row, budgets = blank(list_size), {0, manifest.budget}
+        row, budgets = self.blank_row(list_size), {0, manifest.budget}
         self.run([dataclasses.replace(row, sampling=SlateSampling(2, seed=0), explain=True)])
         if self.provider == "CUDAExecutionProvider":
             budgets = {manifest.budget}
             for lists, count in warm_up_sizes(max(batch_sizes), manifest.max_candidates):
-                self.run([blank(count)] * lists)
+                self.run([self.blank_row(count)] * lists)
         timings = []
         for budget in sorted(budgets):
             for batch in sorted(set(batch_sizes)):
@@ -235,3 +270,50 @@ class Session:
                     times.append(time.monotonic() - began)
                 timings.append(Timing(budget, batch * list_size, min(times)))
         return timings
+
+
+def features_of(featuriser: Featuriser, candidates: CandidateList) -> dict[str, Any]:
+    """Return the fields of a row that come from its candidate list. Raises FeatureError."""
+    if not isinstance(featuriser, RowFeaturiser):
+        numbers, tokens = featuriser.transform(candidates)
+        unknown = featuriser.count_unknown(candidates.ids)
+        return {"numbers": numbers, "tokens": tokens, "unknown": unknown}
+    encoded = featuriser.encode(candidates)
+    return {
+        "numbers": encoded.numbers[:, : featuriser.request_width],
+        "tokens": encoded.tokens,
+        "rows": featuriser.rows(encoded, GENERATOR_ROWS),
+        "encoded": encoded,
+        "unknown": featuriser.unknown_in(encoded),
+    }
+
+
+def load_featuriser(directory: Path, manifest: Manifest) -> Featuriser:
+    """Load the featuriser of a bundle. Raises BundleError unless it has the manifest's widths."""
+    try:
+        if manifest.contract_version == CONTRACT_VERSION:
+            featuriser: Featuriser = RowFeaturiser.load(directory)
+        else:
+            featuriser = Featuriser.load(directory)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{directory}: {FEATURES} or the item table does not load ({error})"
+        ) from error
+    if isinstance(featuriser, RowFeaturiser):
+        widths = {
+            "columns of numbers": (featuriser.request_width, manifest.numbers),
+            "columns of item rows": (featuriser.halves[GENERATOR_ROWS].width, manifest.width),
+            "items": (len(featuriser.items.ids), manifest.items),
+        }
+    else:
+        widths = {
+            "columns of numbers": (featuriser.numbers_width, manifest.numbers),
+            "columns of tokens": (featuriser.tokens_width, manifest.tokens),
+        }
+    for name, (width, expected) in widths.items():
+        if width != expected:
+            raise BundleError(
+                f"{directory}: the featuriser makes {width} {name}, "
+                f"but the manifest says {expected}"
+            )
+    return featuriser

@@ -8,9 +8,9 @@ from service.engine import constraints
 from service.engine.constraints import ConstraintError, SlateConstraints
 from service.engine.contract import Manifest
 from service.engine.features.candidates import CandidateList
-from service.engine.features.featuriser import Featuriser
 from service.engine.features.ids import as_sent
 from service.engine.rows import Row
+from service.engine.session import Session
 from service.errors import FieldError, InvalidRequest
 from service.ranking.request import RankingRequest, RequestedConstraints
 
@@ -51,7 +51,7 @@ def resolve_constraints(
     stated: RequestedConstraints,
     longest: int,
     row: Row,
-    featuriser: Featuriser,
+    session: Session,
 ) -> tuple[int, SlateConstraints]:
     """Return the slate's size and its rules.
 
@@ -62,7 +62,7 @@ def resolve_constraints(
     """
     groups = None
     if stated.limit is not None:
-        groups = group_values(stated.limit[0], stated, request.inputs, row, featuriser)
+        groups = group_values(stated.limit[0], stated, request.inputs, row, session)
     return constraints.resolve(
         request.inputs.ids,
         request.slate_size,
@@ -79,7 +79,7 @@ def group_values(
     stated: RequestedConstraints,
     inputs: CandidateList,
     row: Row,
-    featuriser: Featuriser,
+    session: Session,
 ) -> Sequence[str | None]:
     """Return each candidate's group as text, so that values are equal whatever their source.
 
@@ -89,11 +89,11 @@ def group_values(
     """
     values = stated.groups.get(attribute)
     try:
-        categories = featuriser.groups(attribute, row.tokens)
+        categories = session.groups(attribute, row)
     except KeyError:
         if values is None:
             rule = "a category of the model's schema, or a key of candidates[].groups"
-            if featuriser.is_hashed(attribute):
+            if session.featuriser.is_hashed(attribute):
                 rule = "a key of candidates[].groups, because the model has buckets of its values"
             raise ConstraintError("constraints.max_per_group", rule, attribute) from None
         return values

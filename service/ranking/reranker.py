@@ -91,8 +91,7 @@ class Reranker:
             field, value = request.field(error.path), as_sent(error.value)
             broken = FieldError(field, error.rule, value)
             raise InvalidRequest.of(broken) from None
-        unknown = deployment.session.featuriser.count_unknown(inputs.ids)
-        return PreparedList(request, row, deployment, variant, shed, unknown)
+        return PreparedList(request, row, deployment, variant, shed, row.unknown)
 
     async def rank(self, lists: Sequence[PreparedList], timeline: Timeline) -> list[Decision]:
         """Return one decision per list, in order.
@@ -146,7 +145,7 @@ def apply_options(request: RankingRequest, row: Row, deployment: Deployment) -> 
     if request.constraints is not None:
         longest = min(len(request.inputs.ids), deployment.manifest.slate_length)
         changes["slate_size"], changes["constraints"] = resolve_constraints(
-            request, request.constraints, longest, row, deployment.session.featuriser
+            request, request.constraints, longest, row, deployment.session
         )
     if request.explain:
         changes["explain"] = True

@@ -11,9 +11,10 @@ from model.network.config import NetworkConfig, ReasoningConfig
 from model.network.generator import Generator
 from model.network.reasoning import ConstraintTensors, EntropyGate, decode, noisy_argmax
 from service.engine import constraints
-from service.engine.contract import INPUTS, OUTPUTS
+from service.engine.contract import OLD_CONTRACT, OUTPUTS, inputs_of
 
 K, S, F, T, V = 4, 2, 7, 3, 50
+OF_ITEMS, OF_REQUEST = [1, 4, 5], [0, 2, 3, 6]  # columns of the numbers
 NAMES = list(OUTPUTS)[:5]
 FORMS = ("gated", "static")
 CLOSE = 2e-5
@@ -28,12 +29,26 @@ def shake(module, seed):
     return module.eval()
 
 
-def open_model(model, threads=1):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, disabled_optimizers=["SkipLayerNormFusion"]
-    )
+class FoldingSession:
+    """A graph that is fed with whole numbers and tokens, which it folds into item rows first."""
+
+    def __init__(self, model, embedding, threads=1):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, disabled_optimizers=["SkipLayerNormFusion"]
+        )
+        self._embedding = embedding
+
+    def run(self, names, feeds):
+        with torch.no_grad():
+            weight = self._embedding.project.weight[:, OF_ITEMS]
+            numbers = torch.from_numpy(feeds["numbers"])[..., OF_ITEMS]
+            rows = numbers @ weight.T
+            rows += self._embedding.table(torch.from_numpy(feeds["tokens"])).sum(2)
+        others = {name: array for name, array in feeds.items() if name != "tokens"}
+        folded = {"rows": rows.numpy(), "numbers": feeds["numbers"][..., OF_REQUEST]}
+        return self._session.run(names, others | folded)
 
 
 @functools.cache
@@ -42,8 +57,9 @@ def build(host, seed=0, budget=S):
     torch.manual_seed(seed)
     network = NetworkConfig(host=host, width=16, heads=1 + seed % 2)  # both are lowered
     generator = shake(Generator(network, F, V, K, ReasoningConfig(budget=budget)), seed)
-    models = {form: compose(generator, F, T, K, gated=form == "gated") for form in FORMS}
-    return generator, {form: open_model(model) for form, model in models.items()}, models
+    models = {form: compose(generator, OF_REQUEST, K, gated=form == "gated") for form in FORMS}
+    embedding = generator.embed
+    return generator, {form: FoldingSession(models[form], embedding) for form in FORMS}, models
 
 
 def random_feeds(seed, lists, constrained=True):
@@ -87,7 +103,8 @@ def random_feeds(seed, lists, constrained=True):
             feeds["pinned"][row, :length] = row_constraints.pinned
             feeds["group"][row, :size], feeds["group"][row, size:] = row_constraints.group, -1
             feeds["quota"][row, :size] = row_constraints.quota
-    return {name: feeds[name].astype(INPUTS[name][0]) for name in INPUTS}, resolved
+    inputs = inputs_of(OLD_CONTRACT)[0]
+    return {name: feeds[name].astype(inputs[name][0]) for name in inputs}, resolved
 
 
 def decode_torch(generator, feeds):

@@ -46,6 +46,10 @@ class CandidateList:
         """True if any inline features of candidates are present."""
         return bool(self.features or self.columns)
 
+    def names(self) -> set[str]:
+        """Return the names of the inline features."""
+        return set(self.columns).union(*self.features)
+
     def table(self, allowed: Collection[str]) -> tuple[Sequence[str], Sequence[Collection[Any]]]:
         """Return the names of the features in records, and each candidate's values or None.
 

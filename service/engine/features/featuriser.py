@@ -39,8 +39,9 @@ from service.engine.features.history_cache import HistoryCache
 from service.engine.features.id_index import HeldIds, Ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays, with_last_row
+from service.engine.features.item_files import ItemFiles
 from service.engine.features.kernels import Kernel, KernelStack, TokenKernel, VectorKernel
-from service.engine.features.layout import RELATIVE, Layout
+from service.engine.features.layout import RELATIVE, EncodedList, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
 
@@ -59,20 +60,6 @@ class ItemTable:
     vectors: Mapping[str, Floats]
 
 
-@dataclass(slots=True)
-class EncodedList:
-    """The features of one list in the places of a layout.
-
-    numbers float32 [N, F]; tokens int64 [N, T]; index int64 [N]: row of each candidate in the item
-    table; inline: names of the item features that the request gave.
-    """
-
-    numbers: Floats
-    tokens: Integers
-    index: Integers
-    inline: Sequence[str]
-
-
 class Featuriser:
     """A fitted schema with its item table, the columns of each feature and the row of each item."""
 
@@ -81,15 +68,16 @@ class Featuriser:
         schema: Schema,
         items: ItemTable,
         snapshot: Snapshot | None = None,
+        layout: Layout | None = None,
         arrays: ItemArrays | None = None,
     ) -> None:
-        """arrays: of the same items, over a layout with the items last; by default, they are
-        built from `items` over one in the order of the schema.
+        """layout, arrays: the places of all features, and the same items in these places; by
+        default, they are built for the order of the schema.
         """
         self.schema = schema
-        self.snapshot = snapshot  # not read for requests
-        items_last = arrays is not None
-        self._layout = layout = Layout(schema, history_width(schema.history), items_last)
+        self._snapshot = snapshot
+        layout = layout or Layout(schema, history_width(schema.history))
+        self._layout = layout
         self.numbers_width, self.tokens_width = layout.numbers_width, layout.tokens_width
         self.vocabulary_size = layout.vocabulary_size
         self._features_of = {
@@ -179,7 +167,7 @@ class Featuriser:
             self._items.tokens,
             slice(start, start + feature.slots),
             layout.first_token[feature.name],
-            len(feature.vocabulary),
+            len(layout.vocabularies[feature.name]),
         )
 
     def transform(self, candidates: CandidateList) -> tuple[Floats, Integers]:
@@ -194,18 +182,21 @@ class Featuriser:
     def _encode(self, candidates: CandidateList, every_item_feature: bool) -> EncodedList:
         """Return the features of a list in the places of the layout.
 
-        Features of items that the request does not give, and no column compares, are left out
-        unless `every_item_feature` is true. Raises FeatureError.
+        Unless `every_item_feature` is true, the features of items are left out that the request
+        does not give and no column compares. Raises FeatureError.
         """
         layout, count = self._layout, len(candidates.ids)
         index = self._ids.find(candidates.ids)
         numbers = np.empty((count, layout.numbers_width), np.float32)
         tokens = np.empty((count, layout.tokens_width), np.int64)
         numbers[:], tokens[:] = self._default_numbers, self._default_tokens
-        if every_item_feature or candidates.inline:
+        if every_item_feature:
             self._items.write(index, numbers, tokens)
         else:
             self._items.write_compared(index, numbers)
+            if candidates.inline:  # values that a request leaves out are those of the table
+                names = candidates.names() & self._features_of["item"].keys()
+                self._items.write_features(index, numbers, tokens, names)
         history = self._prepare_history(candidates)
         overwritten = history is not None and candidates.inline
         kernels = self._history.take(index) if overwritten else []
@@ -307,6 +298,11 @@ class Featuriser:
         else:
             encode_vector(feature, value, path)
 
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The moment of the item table and the counts of its statistics; no request reads it."""
+        return self._snapshot
+
     def count_unknown(self, ids: Sequence[str]) -> int:
         """Return the number of ids that the item table lacks."""
         return int(np.count_nonzero(self._ids.find(ids) == len(self._ids)))
@@ -321,8 +317,9 @@ class Featuriser:
         feature = self._layout.features[name]
         if feature.slots != 1 or feature.buckets is not None:
             raise KeyError(name)
-        numbers = (tokens[:, slot] - (first + 1)).tolist()
-        return [feature.vocabulary[number] if number >= 0 else None for number in numbers]
+        slot = self._layout.token_order[slot]
+        words, numbers = self.vocabulary(name), (tokens[:, slot] - (first + 1)).tolist()
+        return [words[number] if number >= 0 else None for number in numbers]
 
     def is_hashed(self, name: str) -> bool:
         """True for a feature of the schema with buckets."""
@@ -331,7 +328,33 @@ class Featuriser:
 
     def column(self, name: str) -> int:
         """Return the column of `numbers` that holds a number or statistic, standardised."""
-        return self._layout.column[name]
+        return self._layout.number_order[self._layout.column[name]]
+
+    def vocabulary(self, name: str) -> Ids:
+        """Return the values of a feature with tokens, none of one with buckets."""
+        words = self._layout.vocabularies[name]
+        return words if isinstance(words, Ids) else HeldIds(())
+
+    @property
+    def request_columns(self) -> list[int]:
+        """The columns of `numbers` that depend on the request, in ascending order."""
+        layout = self._layout
+        items = (f for f in layout.features.values() if f.of == "item" and f.name in layout.column)
+        of_items = {layout.number_order[c] for f in items for c in layout.column_range(f)}
+        return [column for column in range(self.numbers_width) if column not in of_items]
+
+    def files(self) -> ItemFiles:
+        """Return the schema and the item table as a bundle of item rows keeps them."""
+        vocabularies, items = self._layout.vocabularies, self._items
+        left_out = {
+            feature.name: words
+            for feature in self.schema.features
+            if isinstance(words := vocabularies.get(feature.name), Ids)
+            and len(words) != len(feature.vocabulary)
+        }
+        return ItemFiles(
+            self.schema, left_out, self._ids, items.numbers, items.tokens, items.vectors
+        )
 
     def save(self, directory: Path) -> None:
         """Write `features.json`, `items.npz` (no pickle), and `statistics.npz` of a snapshot."""

@@ -25,3 +25,11 @@ def read_array(path: Path) -> npt.NDArray[Any]:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path.name}: {error}") from None
+
+
+def create_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Create a file of zeros and map it for writing."""
+    if 0 in shape:  # which cannot be mapped
+        write_array(path, np.zeros(shape, dtype))
+        return np.zeros(shape, dtype)
+    return np.asarray(np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape))

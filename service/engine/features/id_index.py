@@ -139,7 +139,7 @@ def write_ids(directory: Path, name: str, ids: Sequence[str]) -> None:
     hashes = np.fromiter(map(crc32, encoded), np.uint32, len(encoded))
     order = hashes.argsort(kind="stable")
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    arrays = (
+    arrays: tuple[Array, ...] = (
         np.frombuffer(b"".join(encoded), np.uint8),
         np.append(np.zeros(1, np.int64), lengths.cumsum()),
         hashes[order],

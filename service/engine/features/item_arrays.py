@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,13 @@ class ItemArrays:
         self.place = {name: place for place, name in enumerate(number_features)}
         self.slot_of = {slot: place for place, slot in enumerate(slots)}
         self._columns, self._slots = _as_slice(columns), _as_slice(slots)
-        self._inputs = [
-            (layout.columns(f), vectors[f.name]) for f in features if f.kind == "vector" and f.input
-        ]
+        self._column_of = dict(zip(number_features, columns, strict=True))
+        self._slots_of = {f.name: list(layout.slot_range(f)) for f in features if f.slots}
+        self._inputs = {
+            f.name: (layout.columns(f), vectors[f.name])
+            for f in features
+            if f.kind == "vector" and f.input
+        }
         compared = {source for source, _ in layout.relative}
         self._sources = [(p, column) for p, column in enumerate(columns) if column in compared]
 
@@ -46,10 +50,28 @@ class ItemArrays:
         """Write the features of items at rows `index` [N] to numbers [N, F] and tokens [N, T]."""
         if self.numbers.shape[1]:
             numbers[:, self._columns] = self.numbers.take(index, axis=0)
+        for columns, rows in self._inputs.values():
+            numbers[:, columns] = rows.take(index, axis=0)
+        self.write_tokens(index, tokens)
+
+    def write_tokens(self, index: Integers, tokens: Integers) -> None:
+        """Write only the tokens."""
         if self.tokens.shape[1]:
             tokens[:, self._slots] = self.tokens.take(index, axis=0)
-        for columns, rows in self._inputs:
-            numbers[:, columns] = rows.take(index, axis=0)
+
+    def write_features(
+        self, index: Integers, numbers: Floats, tokens: Integers, names: Iterable[str]
+    ) -> None:
+        """Write only these features of items."""
+        for name in names:
+            if name in self.place:
+                numbers[:, self._column_of[name]] = self.numbers[index, self.place[name]]
+            elif name in self._slots_of:
+                places = [self.slot_of[slot] for slot in self._slots_of[name]]
+                tokens[:, self._slots_of[name]] = self.tokens[index[:, None], places]
+            elif name in self._inputs:
+                columns, rows = self._inputs[name]
+                numbers[:, columns] = rows.take(index, axis=0)
 
     def write_compared(self, index: Integers, numbers: Floats) -> None:
         """Write only the numbers that are compared within the list."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from service.engine.contract import Integers
+from service.engine.contract import Floats, Integers
 from service.engine.features.encoding import FeatureError
 from service.engine.features.hashing import Buckets
 from service.engine.features.id_index import HeldIds, Ids
@@ -17,12 +19,27 @@ from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
 RELATIVE = 3  # columns of a list-relative number: z-score, rank, distance from the best
 
 
+@dataclass(slots=True)
+class EncodedList:
+    """The features of one list in the places of a layout.
+
+    numbers float32 [N, F]; tokens int64 [N, T]; index int64 [N]: row of each candidate in the item
+    table; inline: names of the features of items that the request gave.
+    """
+
+    numbers: Floats
+    tokens: Integers
+    index: Integers
+    inline: Sequence[str]
+
+
 class Layout:
     """The place of every feature of a schema in `numbers` and `tokens`.
 
     column, slot: first column or slot of a feature. first_token: its out-of-vocabulary token.
-    relative: (column, first list-relative column) of each list-relative number. history: first
-    column of the history. numbers_width, tokens_width: number of columns and slots.
+    vocabularies: the values of each feature with tokens. relative: (column, first list-relative
+    column) of each list-relative number. history: first column of the history. numbers_width,
+    tokens_width: number of columns and slots.
 
     Columns are in the order of the schema; with `items_last` those that depend on the request come
     before those of items alone, `request_numbers` and `request_tokens` in number, and each group
@@ -30,20 +47,28 @@ class Layout:
     the schema.
     """
 
-    def __init__(self, schema: Schema, history_width: int = 0, items_last: bool = False) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        history_width: int = 0,
+        items_last: bool = False,
+        vocabularies: Mapping[str, Ids] = MappingProxyType({}),
+    ) -> None:
+        """vocabularies: those that the schema's features leave out, by name."""
         self.features = {feature.name: feature for feature in schema.features}
         self.column: dict[str, int] = {}
         self.slot: dict[str, int] = {}
         self.first_token: dict[str, int] = {}
         self.relative: list[tuple[int, int]] = []
-        self._vocabularies: dict[str, Ids | Buckets] = {}
+        self.vocabularies: dict[str, Ids | Buckets] = {}
         of_item: list[bool] = []  # for each column: it belongs to an item alone
         slot_of_item: list[bool] = []
         token = 1
         for feature in schema.features:
             if feature.slots:
                 self.first_token[feature.name] = token
-                self._vocabularies[feature.name] = words = _words(feature)
+                words = vocabularies.get(feature.name) or _words(feature)
+                self.vocabularies[feature.name] = words
                 token += 1 + len(words)
                 self.slot[feature.name] = len(slot_of_item)
                 slot_of_item += [feature.of == "item"] * feature.slots
@@ -70,6 +95,11 @@ class Layout:
         self.relative = [(column_at[c], column_at[first]) for c, first in self.relative]
         self.history = column_at[self.history] if self.history < len(column_at) else self.history
 
+    def column_range(self, feature: Feature) -> range:
+        """Return the numbers of the columns of a number or of a vector that is an input."""
+        start = self.column[feature.name]
+        return range(start, start + (feature.width if feature.kind == "vector" else 1))
+
     def columns(self, feature: Feature) -> slice:
         """Return the columns of a vector that is an input of the network."""
         start = self.column[feature.name]
@@ -91,7 +121,7 @@ class Layout:
         None has the token 0, an unknown value the feature's first token, and with buckets none is
         unknown. Raises FeatureError.
         """
-        words, first = self._vocabularies[feature.name], self.first_token[feature.name]
+        words, first = self.vocabularies[feature.name], self.first_token[feature.name]
         tokens = np.zeros((len(values), feature.slots), np.int64)
         texts, rows, slots = [], [], []
         for row, value in enumerate(values):
@@ -126,8 +156,7 @@ def _words(feature: Feature) -> Ids | Buckets:
     """Return the values of a feature by position, or its buckets."""
     if feature.buckets is not None:
         return Buckets(feature.buckets)
-    words = feature.vocabulary
-    return words if isinstance(words, Ids) else HeldIds(words)
+    return HeldIds(feature.vocabulary)
 
 
 def _order(of_item: Sequence[bool], items_last: bool) -> list[int]:

@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.bench.measure import Size, cores, feeds_of, flops, gemm_throughput, timed
+from export.bench.measure import (
+    Size,
+    cores,
+    feeds_of,
+    flops,
+    gemm_throughput,
+    timed,
+    whole_lists,
+)
 from export.graph.compose import compose
 from model.network.config import NetworkConfig, ReasoningConfig
 from model.network.generator import Generator
@@ -15,7 +23,7 @@ from model.network.reasoning import EntropyGate, decode, greedy
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 8), (0.5, 16), (1.0, 32)])
 def test_the_feeds_have_the_given_share_of_rows_that_reason(share, count):
-    feeds = feeds_of(Size(32, share=share), 7, 3, 50, 10)
+    feeds = feeds_of(Size(32, share=share), 7, 64, 10)
     assert (feeds["entropy_threshold"] < 0).sum() == count
 
 
@@ -23,9 +31,10 @@ def test_the_feeds_have_the_given_share_of_rows_that_reason(share, count):
 def test_floating_point_operations_are_those_that_torch_counts_beside_the_hoisted_ones(host):
     network = NetworkConfig(host=host, width=32, heads=4)
     generator = Generator(network, 7, 50, 5, ReasoningConfig(budget=2)).eval()
-    feeds = feeds_of(Size(4, 20, budget=2), 7, 3, 50, 5)
-    count = flops(compose(generator, 7, 3, 5, gated=False), feeds)
-    lists = [torch.from_numpy(feeds[name]) for name in ("numbers", "tokens", "mask")]
+    size = Size(4, 20, budget=2)
+    feeds = feeds_of(size, 7, 32, 5)
+    count = flops(compose(generator, range(7), 5, gated=False), feeds)
+    lists = [torch.from_numpy(array) for array in whole_lists(size, 7, 3, 50).values()]
     threshold, budget = (torch.from_numpy(feeds[n]) for n in ("entropy_threshold", "budget"))
     with FlopCounterMode(display=False) as counter:
         gate = EntropyGate(threshold, budget)
@@ -37,8 +46,8 @@ def test_floating_point_operations_are_those_that_torch_counts_beside_the_hoiste
 
 def test_a_batch_twice_as_large_takes_twice_the_operations():
     generator = Generator(NetworkConfig(width=32), 7, 50, 4, ReasoningConfig(budget=1)).eval()
-    model = compose(generator, 7, 3, 4, gated=False)
-    one, two = (flops(model, feeds_of(Size(b, 20, budget=1), 7, 3, 50, 4)) for b in (4, 8))
+    model = compose(generator, range(7), 4, gated=False)
+    one, two = (flops(model, feeds_of(Size(b, 20, budget=1), 7, 32, 4)) for b in (4, 8))
     assert two == 2 * one
 
 

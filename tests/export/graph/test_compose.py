@@ -12,20 +12,18 @@ from export.graph.lower import ComposeError
 from model.network.config import NetworkConfig, ReasoningConfig
 from model.network.generator import Generator
 from model.network.hosts import HOSTS
-from service.engine.contract import INPUTS
 from tests.support.graphs import (
     FORMS,
     NAMES,
     F,
+    FoldingSession,
     K,
     S,
-    T,
     V,
     assert_same,
     build,
     decode_torch,
     is_clear,
-    open_model,
     random_feeds,
 )
 
@@ -54,7 +52,7 @@ def test_neither_padding_nor_batch_neighbours_nor_threads_change_a_slate(seed, l
     feeds, _ = random_feeds(seed, lists)
     assume(is_clear(generator, feeds))
     together = {form: sessions[form].run(NAMES, feeds) for form in FORMS}
-    threaded = open_model(models["gated"], threads=2).run(NAMES, feeds)
+    threaded = FoldingSession(models["gated"], generator.embed, 2).run(NAMES, feeds)
     assert_same(threaded, together["gated"])
     for row in range(lists):
         size = int(feeds["mask"][row].sum())
@@ -85,7 +83,7 @@ def test_several_slates_of_a_list_share_its_encoding_and_keep_their_own_noise():
     draw = np.random.default_rng(0)
     many = {name: feeds[name] for name in ("numbers", "tokens", "mask")}
     lists = np.array([0, 1, 1, 1])
-    many |= {name: feeds[name][lists] for name in INPUTS if name not in many}
+    many |= {name: feeds[name][lists] for name in feeds if name not in many}
     many["noise"] = draw.gumbel(size=many["noise"].shape).astype(np.float32)
     many["list"] = lists
     flat = many | {name: feeds[name][lists] for name in ("numbers", "tokens", "mask")}
@@ -145,7 +143,7 @@ def test_nothing_in_the_static_form_keeps_a_cuda_graph_from_being_captured(host)
 def test_a_control_is_not_composed(field):
     generator = Generator(NetworkConfig(width=16, heads=2), F, V, K, ReasoningConfig(**field))
     with pytest.raises(ComposeError, match=rf"reasoning\.{next(iter(field))}: only"):
-        compose(generator, F, T, K, gated=True)
+        compose(generator, range(F), K, gated=True)
 
 
 def test_a_plain_host_has_no_reasoning_in_its_graph():

@@ -18,7 +18,9 @@ from tests.support.graphs import (
     CLOSE,
     FORMS,
     NAMES,
+    OF_REQUEST,
     F,
+    FoldingSession,
     K,
     T,
     V,
@@ -26,7 +28,6 @@ from tests.support.graphs import (
     build,
     decode_torch,
     is_clear,
-    open_model,
     random_feeds,
     shake,
 )
@@ -68,7 +69,7 @@ def test_the_evaluators_graph_and_module_agree_on_short_and_full_slates(recurren
     feeds["numbers"] = np.resize(feeds["numbers"], (3, 5, F))
     feeds["tokens"] = np.resize(feeds["tokens"], (3, 5, T))
     inputs = {"numbers": feeds["numbers"], "tokens": feeds["tokens"], "list": lists}
-    session = open_model(compose_evaluator(evaluator, F, T, K))
+    session = FoldingSession(compose_evaluator(evaluator, OF_REQUEST, K), evaluator.embed)
     likes, utility = session.run(["likes", "utility"], {**inputs, "slate": slate})
     with torch.no_grad():
         embedded = evaluator.embed(*map(torch.from_numpy, (feeds["numbers"], feeds["tokens"])))
@@ -91,7 +92,7 @@ def test_a_host_without_a_lowering_is_refused_by_its_name(name, monkeypatch):
         f"host {name or 'MlpHost'}: has no lowering; add it to LOWERINGS in export/graph/lower.py"
     )
     with pytest.raises(ComposeError, match=f"^{re.escape(message)}$"):
-        compose(generator, F, T, K, gated=True)
+        compose(generator, range(F), K, gated=True)
 
 
 def test_every_host_has_a_lowering():
