@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import sys
+from functools import partial
 from multiprocessing.connection import Connection
 
 import uvicorn
@@ -14,10 +15,12 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from service.engine.contract import BundleError
+from service.engine.digests import Digests
 from service.http.api import create_app
 from service.http.protocol import Protocol
 from service.http.security import KeysError
 from service.metrics import Metrics
+from service.models.deployment import hash_files
 from service.models.fleet import Fleet
 from service.settings import Settings
 from service.shared_values import SharedValues
@@ -42,7 +45,8 @@ def serve(settings: Settings) -> None:
     raise_descriptor_limit()
     if settings.workers > 1:
         shared = SharedValues.create(settings.workers)
-        supervisor = Supervisor(run_worker, settings, listener, shared, Metrics(shared))
+        main = partial(run_worker, digests=hash_files(settings))
+        supervisor = Supervisor(main, settings, listener, shared, Metrics(shared))
         log_address(listener, f"{settings.workers} workers")
         supervisor.run()
         return
@@ -59,12 +63,16 @@ def run_worker(
     shared: SharedValues,
     slot: int,
     failure: Connection,
+    digests: Digests,
 ) -> None:
-    """Serve as one of several workers; send the supervisor the reason if that is impossible."""
+    """Serve as one of several workers; send the supervisor the reason if that is impossible.
+
+    digests: of files that the supervisor has read, and that no worker has to read again.
+    """
     configure(settings)
     handle(exit_if_stopped)
     try:
-        app, _ = application(settings, shared, slot)
+        app, _ = application(settings, shared, slot, digests)
     except Exception as error:
         reason = failure_reason(error)
         if reason == "internal":
@@ -84,19 +92,23 @@ def failure_reason(error: Exception) -> str:
 
 
 def application(
-    settings: Settings, shared: SharedValues | None = None, slot: int = 0
+    settings: Settings,
+    shared: SharedValues | None = None,
+    slot: int = 0,
+    digests: Digests | None = None,
 ) -> tuple[FastAPI, Fleet]:
     """Load and warm the models and build the application over them.
 
     Args:
         shared: The values of all processes of the service, for one of several workers.
         slot: The worker's slot among them.
+        digests: Of files that the supervisor has read.
     """
     # A thread that loads a model holds the interpreter for this long at a time. The default, 5 ms,
     # would be added to every tenth response during a load.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     metrics = Metrics(shared, slot)
-    fleet = Fleet.load(settings, metrics)
+    fleet = Fleet.load(settings, metrics, digests)
 
     def on_start(app: FastAPI) -> None:
         def drain() -> None:

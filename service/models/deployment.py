@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -13,9 +14,11 @@ from service.batching.batcher import Batcher
 from service.batching.budget import Forecast
 from service.engine.collate import ModelError
 from service.engine.contract import BundleError, Manifest
+from service.engine.digests import Digests
 from service.engine.session import Session
 from service.metrics import Metrics
 from service.models.store import ServingConfig
+from service.models.versions import scan_store
 from service.settings import Settings
 
 WARM_UP_LIST = 50  # candidates of the lists of warm-up
@@ -57,10 +60,36 @@ class ServedModel:
         return self.deployments[self.config.active]
 
 
-def load_session(directory: Path, settings: Settings) -> Session:
+def hash_files(settings: Settings) -> Digests:
+    """Return the digests of all files of the bundles that the settings serve at first.
+
+    A bundle that cannot be read is left to the worker that loads it, which gives the reason.
+    """
+    digests = Digests()
+    with contextlib.suppress(BundleError, OSError):
+        for directory in first_bundles(settings):
+            with contextlib.suppress(BundleError, OSError):
+                Manifest.read(directory).verify_files(directory, digests)
+    return digests
+
+
+def first_bundles(settings: Settings) -> list[Path]:
+    """Return the directories that a start loads. Raises BundleError or OSError."""
+    if settings.models is None:
+        return [settings.bundle]
+    return [
+        settings.models / name / version
+        for name in scan_store(settings.models).models
+        for version in sorted(ServingConfig.read(settings.models / name).versions())
+    ]
+
+
+def load_session(directory: Path, settings: Settings, digests: Digests | None = None) -> Session:
     """Load one bundle, verify it and replay its golden requests. Raises BundleError."""
     try:
-        session = Session.load(directory, settings.threads, settings.provider, settings.spinning)
+        session = Session.load(
+            directory, settings.threads, settings.provider, settings.spinning, digests
+        )
     except BundleError:
         raise
     except Exception as error:  # a file can have the right hash and any content

@@ -18,6 +18,7 @@ from typing import Any
 
 from service.batching.batcher import Batcher
 from service.engine.contract import MANIFEST, BundleError
+from service.engine.digests import Digests
 from service.engine.session import Session
 from service.errors import FieldError, InvalidRequest, NotReady
 from service.metrics import Metrics
@@ -40,8 +41,15 @@ OUTCOMES = ("changed", "refused", "rolled_back")
 class Fleet:
     """All models of one process; `start` and `close` need a running event loop."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, store: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        store: Path | None = None,
+        digests: Digests | None = None,
+    ) -> None:
         self._settings, self._metrics, self._store = settings, metrics, store
+        self._digests = digests or Digests()
         self.models: dict[str, ServedModel] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._looks: set[asyncio.Task[None]] = set()
@@ -54,11 +62,14 @@ class Fleet:
         self._loader = ThreadPoolExecutor(1, "loading", initializer=initializer)
 
     @classmethod
-    def load(cls, settings: Settings, metrics: Metrics) -> Fleet:
-        """Load the store of the settings, or their one bundle. Raises BundleError."""
+    def load(cls, settings: Settings, metrics: Metrics, digests: Digests | None = None) -> Fleet:
+        """Load the store of the settings, or their one bundle. Raises BundleError.
+
+        digests: of files that the supervisor has read.
+        """
         if settings.models is None:
-            return cls.of(load_session(settings.bundle, settings), settings, metrics)
-        fleet = cls(settings, metrics, settings.models)
+            return cls.of(load_session(settings.bundle, settings, digests), settings, metrics)
+        fleet = cls(settings, metrics, settings.models, digests)
         names = fleet._models_in(settings.models)
         if not names:
             raise BundleError(
@@ -321,7 +332,7 @@ class Fleet:
     def _load_version(self, name: str, version: str) -> Deployment:
         assert self._store is not None
         return deploy(
-            load_session(self._store / name / version, self._settings),
+            load_session(self._store / name / version, self._settings, self._digests),
             self._settings,
             self._metrics,
         )
