@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,21 +20,20 @@ import onnxruntime as ort
 import torch
 from tqdm import tqdm
 
+from export.agreement import agree
 from export.bench.measure import cores, median, timed
 from export.bench.pages import render
 from export.cases import EVERY_STEP, NO_STEP, randomised
 from export.tune import rows_of
-from export.verify import LOGPROB_TOLERANCE
 from service.engine.collate import collate
 from service.engine.contract import GENERATOR, OUTPUTS, STATIC
 from service.engine.cuda import CudaRunner, shape_of
 from service.engine.features.candidates import CandidateList
 from service.engine.graph import open_graph
-from service.engine.rows import Row, Slate
+from service.engine.rows import Row
 from service.engine.session import Session
 
 BATCHES, SIZES = (1, 4, 16, 64), (24, 50, 100, 500)
-MAX_TIES = 0.01  # share of the slates that may differ
 NAMES = list(OUTPUTS)[:5]
 
 
@@ -52,60 +51,6 @@ class CudaOptions:
     """Time for each batch and list size."""
     page_only: bool = False
     """Write cuda.md again from the cuda.json in --out, without measuring."""
-
-
-class CudaError(RuntimeError):
-    """The GPU ranks otherwise than the CPU."""
-
-
-@dataclass
-class Agreement:
-    """Slates that both devices ranked, how many differ, and the largest difference of figures."""
-
-    slates: int = 0
-    sampled: int = 0
-    ties: int = 0
-    largest_difference: float = 0.0  # of log-probabilities and entropies, nats
-
-    def add(self, row: Row, cpu: Slate, gpu: Slate) -> None:
-        """Count one pair. Raises CudaError if they differ and no decision was that close."""
-        self.slates += 1
-        self.sampled += row.sampling is not None
-        differ = (cpu.indices != gpu.indices) | (cpu.steps != gpu.steps)
-        if differ.any():
-            first = int(np.flatnonzero(differ)[0])
-            if not row.sampling and closeness(row, cpu, first) > LOGPROB_TOLERANCE:
-                raise CudaError(
-                    f"position {first} of a list of {len(row.numbers)}: "
-                    f"{cpu.indices.tolist()} after {cpu.steps.tolist()} steps on the CPU, "
-                    f"{gpu.indices.tolist()} after {gpu.steps.tolist()} on the GPU"
-                )
-            self.ties += 1
-            return
-        for name in ("logprob", "entropy_before", "entropy_after"):
-            one, other = getattr(cpu, name), getattr(gpu, name)
-            differences = np.abs(one - other)
-            at = int(differences.argmax())  # a NaN counts as the largest
-            difference = float(differences[at])
-            if not difference <= LOGPROB_TOLERANCE:  # NaN fails too
-                raise CudaError(
-                    f"position {at} of a list of {len(row.numbers)}: {name} is {one[at]:.6f} on "
-                    f"the CPU and {other[at]:.6f} on the GPU; may differ by {LOGPROB_TOLERANCE}, "
-                    f"got {difference:.2e}"
-                )
-            self.largest_difference = max(self.largest_difference, difference)
-
-
-def closeness(row: Row, slate: Slate, position: int) -> float:
-    """Return the distance of a position's nearest decision, choice or gate, from the other outcome.
-
-    It is meaningless for a sampled slate, which has noise on its choices.
-    """
-    assert slate.logits is not None
-    top = np.sort(slate.logits[position])[-2:]
-    before, after = slate.entropy_before[position], slate.entropy_after[position]
-    gates = [abs(float(h) - row.entropy_threshold) for h in (before, after)] if row.budget else []
-    return min([float(top[-1] - top[0]) if len(top) > 1 else np.inf, *gates])
 
 
 def random_batches(session: Session, count: int, seed: int = 0) -> list[list[Row]]:
@@ -132,19 +77,6 @@ def random_row(session: Session, draw: np.random.Generator, randomise: bool) -> 
     if randomise:
         row = randomised(row, ids, row.slate_size, draw)
     return dataclasses.replace(row, explain=True)
-
-
-def agree(cpu: Session, gpu: Session, batches: Sequence[Sequence[Row]]) -> Agreement:
-    """Rank the same batches by both sessions and compare. Raises CudaError."""
-    agreement = Agreement()
-    for rows in tqdm(batches, "compare", disable=None):
-        for row, one, other in zip(rows, cpu.run(rows), gpu.run(rows), strict=True):
-            agreement.add(row, one, other)
-    if agreement.ties > MAX_TIES * agreement.slates:
-        raise CudaError(
-            f"{agreement.ties} of {agreement.slates} slates differ, at most {MAX_TIES:.0%} may"
-        )
-    return agreement
 
 
 def times(bundle: Path, cpu: Session, seconds: float) -> list[dict[str, Any]]:
@@ -195,14 +127,19 @@ def page(report: dict[str, Any]) -> str:
 
 
 def check(options: CudaOptions) -> dict[str, Any]:
-    """Compare, time, write and return the report. Raises CudaError, or BundleError with no GPU."""
+    """Compare, time, write and return the report.
+
+    Raises DisagreementError, or BundleError without a GPU.
+    """
     open_s, sessions = {}, {}
     for provider in ("cuda", "cpu"):
         began = time.perf_counter()
         sessions[provider] = Session.load(options.bundle, provider=provider)
         open_s[provider] = round(time.perf_counter() - began, 2)
     cpu = sessions["cpu"]
-    agreement = agree(cpu, sessions["cuda"], random_batches(cpu, options.batches))
+    agreement = agree(
+        {"the CPU": cpu, "the GPU": sessions["cuda"]}, random_batches(cpu, options.batches)
+    )
     report = {
         "command": f"python -m export cuda --batches {options.batches} "
         f"--seconds {options.seconds:g}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -13,13 +14,15 @@ from pathlib import Path
 from service.batching.batcher import Batcher
 from service.batching.budget import Forecast
 from service.engine.collate import ModelError
-from service.engine.contract import BundleError, Manifest
+from service.engine.contract import OLD_CONTRACT, BundleError, Manifest
 from service.engine.digests import Digests
 from service.engine.session import Session
 from service.metrics import Metrics
 from service.models.store import ServingConfig
 from service.models.versions import scan_store
 from service.settings import Settings
+
+logger = logging.getLogger("service")
 
 WARM_UP_LIST = 50  # candidates of the lists of warm-up
 
@@ -95,6 +98,11 @@ def load_session(directory: Path, settings: Settings, digests: Digests | None = 
     except Exception as error:  # a file can have the right hash and any content
         raise BundleError(f"{directory}: does not load ({error!r})") from error
     manifest, path = session.manifest, f"{directory.parent.name}/{directory.name}"
+    if manifest.contract_version == OLD_CONTRACT:
+        logger.warning(
+            "%s: contract %d is deprecated, the next minor version may not load it; rewrite the "
+            "bundle with `python -m export upgrade`", directory, OLD_CONTRACT,
+        )  # fmt: skip
     if settings.models is not None and f"{manifest.name}/{manifest.version}" != path:
         raise BundleError(
             f"{directory}: the manifest says {manifest.name}/{manifest.version}; "

@@ -8,12 +8,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from export.agreement import DisagreementError, agree, closeness
 from export.bench.cuda import (
-    CudaError,
     CudaOptions,
-    agree,
     check,
-    closeness,
     page,
     random_batches,
     write,
@@ -47,7 +45,7 @@ def other(cpu):
 
 
 def test_sessions_that_rank_alike_agree(cpu, other, batches):
-    agreement = agree(cpu, other, batches)
+    agreement = agree({"the CPU": cpu, "the GPU": other}, batches)
     assert agreement.slates == sum(map(len, batches)) > 50
     assert agreement.sampled > 5
     assert agreement.ties <= agreement.slates / 100
@@ -60,15 +58,15 @@ def test_sessions_that_rank_alike_agree(cpu, other, batches):
 def test_a_session_with_other_feeds_does_not_agree(cpu, other, batches, name, message):
     run = other._run
     other._run = lambda names, feeds: run(names, {**feeds, name: feeds[name] * 0.7})
-    with pytest.raises(CudaError, match=message):
-        agree(cpu, other, batches)
+    with pytest.raises(DisagreementError, match=message):
+        agree({"the CPU": cpu, "the GPU": other}, batches)
 
 
 def test_more_than_one_in_a_hundred_sampled_slates_may_not_differ(cpu, other, batches):
     run = other._run
     other._run = lambda names, feeds: run(names, {**feeds, "noise": feeds["noise"][:, :, ::-1]})
-    with pytest.raises(CudaError, match="at most 1% may"):
-        agree(cpu, other, batches)
+    with pytest.raises(DisagreementError, match="at most 1% may"):
+        agree({"the CPU": cpu, "the GPU": other}, batches)
 
 
 def test_other_log_probabilities_of_the_same_slates_are_refused(cpu, other, batches):
@@ -79,8 +77,9 @@ def test_other_log_probabilities_of_the_same_slates_are_refused(cpu, other, batc
                 for n, a in zip(names, run(names, feeds), strict=True)]  # fmt: skip
 
     other._run = shifted
-    with pytest.raises(CudaError, match=r"position \d+ of a list of \d+: logprob is .*, got 1\.0"):
-        agree(cpu, other, batches)
+    message = r"position \d+ of a list of \d+: logprob is .*, got 1\.0"
+    with pytest.raises(DisagreementError, match=message):
+        agree({"the CPU": cpu, "the GPU": other}, batches)
 
 
 def test_a_decision_is_as_close_as_its_nearest_choice_or_gate(cpu, batches):

@@ -1,0 +1,95 @@
+"""Rewrite a bundle of the old contract with item rows (`python -m export upgrade`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.agreement import agree
+from export.draws import random_batches, random_lists
+from export.graph.split import SplitError, split_file
+from export.place import building_beside
+from service.engine.contract import (
+    CONTRACT_VERSION,
+    EVALUATOR,
+    GENERATOR,
+    GOLDEN,
+    NETWORKS,
+    OLD_CONTRACT,
+    STATIC,
+    BundleError,
+)
+from service.engine.features.featuriser import Featuriser
+from service.engine.features.item_half import Weights
+from service.engine.features.row_featuriser import write_rows
+from service.engine.session import Session
+
+BATCHES = 200  # random batches that the old and the new bundle rank
+
+
+@dataclass(frozen=True)
+class UpgradeOptions:
+    """Rewrite a bundle of contract 2 as one of contract 3, which ranks alike."""
+
+    bundle: Path
+    """Bundle of contract 2."""
+    out: Path
+    """Bundle to write, bundles/NAME/VERSION; may be the same."""
+    batches: int = BATCHES
+    """Random batches of 1 to 8 lists on which both bundles are compared."""
+
+
+def upgrade(options: UpgradeOptions) -> dict[str, Any]:
+    """Write the bundle and return how far both agree.
+
+    Raises BundleError for a bundle that is none of the old contract, and DisagreementError if the
+    new one ranks otherwise; `out` is then left as it was.
+    """
+    old = Session.load(options.bundle)
+    manifest = old.manifest
+    if manifest.contract_version != OLD_CONTRACT:
+        raise BundleError(
+            f"--bundle: {options.bundle}: contract_version must be {OLD_CONTRACT}, got "
+            f"{manifest.contract_version}; the bundle needs no upgrade"
+        )
+    with building_beside(options.out) as building:
+        width = write_upgraded(options.bundle, building)
+        featuriser = old.featuriser
+        dataclasses.replace(
+            manifest,
+            name=options.out.parent.name,
+            version=options.out.name,
+            contract_version=CONTRACT_VERSION,
+            numbers=len(featuriser.request_columns),
+            tokens=None,
+            width=width,
+            items=len(featuriser.items.ids),
+        ).write(building)
+        new = Session.load(building)  # replays the golden requests
+        lists = random_lists(old, options.batches, seed=0)
+        rows, again = (random_batches(session, lists, seed=0) for session in (old, new))
+        return dataclasses.asdict(agree({"the old bundle": old, "the new one": new}, rows, again))
+
+
+def write_upgraded(bundle: Path, directory: Path) -> int:
+    """Write every file but the manifest, and return the width of the generator's item rows.
+
+    Raises BundleError for graphs of another kind.
+    """
+    featuriser = Featuriser.load(bundle)
+    weights: dict[str, Weights] = {}
+    for name in (GENERATOR, STATIC, EVALUATOR):
+        try:
+            content, embedding = split_file(bundle / name, featuriser.request_columns)
+        except SplitError as error:
+            raise BundleError(f"{bundle / name}: {error}") from error
+        network = NETWORKS[name == EVALUATOR]
+        weights[network] = Weights(embedding.projection, embedding.table)
+        (directory / name).write_bytes(content)
+    write_rows(directory, featuriser, weights)
+    if featuriser.snapshot is not None:
+        featuriser.snapshot.save(directory)
+    (directory / GOLDEN).write_bytes((bundle / GOLDEN).read_bytes())
+    return int(weights[NETWORKS[0]].embeddings.shape[1])
