@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.engine.contract import Manifest
 from service.engine.session import Session
 from tests.support.servers import fresh
 
@@ -59,7 +60,11 @@ def test_every_path_of_the_openapi_document_still_has_its_methods(url):
         assert set(methods) - paths[path].keys() == set(), path
 
 
-def test_the_committed_bundle_has_the_hashes_of_the_first_version():
-    for name in ("manifest.json", "manifest.sha256"):
-        committed = ROOT / "bundles" / "ranklens" / "1" / name
-        assert committed.read_bytes() == (BUNDLE / name).read_bytes()
+def test_the_committed_bundle_is_that_of_the_first_version_with_item_rows():
+    committed, frozen = (
+        Manifest.read(directory) for directory in (ROOT / "bundles" / "ranklens" / "1", BUNDLE)
+    )
+    assert (committed.contract_version, frozen.contract_version) == (3, 2)
+    for field in ("slate_length", "budget", "entropy_threshold", "offline_metrics", "training"):
+        assert getattr(committed, field) == getattr(frozen, field)
+    assert committed.files["golden.json"] == frozen.files["golden.json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -275,12 +276,18 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
             "recommend": manifest.recommend_temperature,
         },
         "as_of": manifest.as_of,
+        "item_table": {
+            "items": len(session.featuriser.items.ids),
+            "bytes": manifest.table_bytes,
+            "age_s": age_of(manifest.as_of),
+        },
         "label": {
             "range": scale.range,
             "gain": scale.gain_form or "binary",
             "positive": scale.positive,
         },
         "offline_metrics": manifest.offline_metrics,
+        "metrics_of": manifest.metrics_of,
         "features": [
             {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required, "width": f.width}
             for f in session.featuriser.schema.features
@@ -290,6 +297,13 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
         "max_batch_size": settings.max_batch_size,
         "versions": {"onnxruntime": onnxruntime.__version__, "fastapi": fastapi.__version__},
     }
+
+
+def age_of(moment: str | None) -> int | None:
+    """Return the seconds since a moment in ISO 8601, None without one."""
+    if moment is None:
+        return None
+    return round((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
 def served_models(fleet: Fleet) -> dict[str, Any]:

@@ -180,7 +180,9 @@ def test_a_missing_bundle_is_named_with_its_missing_file(name, tmp_path, capsys)
     out = tmp_path / "out"
     assert run_command(name, ["--bundle", str(bundle), "--out", str(out)]) == 2
     errors = capsys.readouterr().err
-    assert f"loadtest {name}: --bundle: {bundle}: items.npz is missing; name a bundle's" in errors
+    assert (
+        f"loadtest {name}: --bundle: {bundle}: manifest.json is missing; name a bundle's" in errors
+    )
 
 
 @pytest.mark.parametrize("name", ["bench", "capacity"])

@@ -28,7 +28,7 @@ def admin_client(store):
     Checks at the end that no response contained the key.
     """
     copy_bundle(store, "ranklens", "2")
-    (copy_bundle(store, "ranklens", "3") / "items.npz").write_bytes(b"no")
+    (copy_bundle(store, "ranklens", "3") / "items.numbers.npy").write_bytes(b"no")
     ServingConfig("1").write(store / "ranklens")
     transcript = []
     with store_server(store, watch_s=0) as (client, _):
@@ -204,7 +204,7 @@ def test_a_rollback_undoes_the_latest_change_of_another_worker(admin_client, sto
     response = assert_problem(
         admin_request(admin_client, "POST", f"{ROUTE}/rollback"), 409, "conflict"
     )
-    assert "items.npz" in response["detail"]
+    assert "items.numbers.npy" in response["detail"]
     assert served_version(admin_client) == "2"
 
 

@@ -42,14 +42,13 @@ def test_a_limit_on_a_category_of_the_model_holds(client, session, items):
     limited = client.post("/rerank", json=payload).raise_for_status().json()
     for result, unique in ((free, False), (limited, True)):
         row = session.row(CandidateList(ids=[entry["id"] for entry in result["slate"]]))
-        directors = [d for d in session.featuriser.groups("director", row.tokens) if d]
+        directors = [d for d in session.groups("director", row) if d]
         assert (len(directors) == len(set(directors))) == unique
 
 
 def named_directors(session, items):
     """Return ids by director, for directors that the model knows by name."""
-    tokens = session.row(CandidateList(ids=items)).tokens
-    directors = session.featuriser.groups("director", tokens)
+    directors = session.groups("director", session.row(CandidateList(ids=items)))
     by_director: dict[str, list[str]] = {}
     for item, director in zip(items, directors, strict=True):
         if director is not None:

@@ -1,10 +1,20 @@
 """Health, info, OpenAPI and metrics endpoints."""
 
-import httpx
+from datetime import UTC, datetime, timedelta
 
+import httpx
+import pytest
+
+from service.http.responses import age_of
 from service.http.schemas import EXAMPLE, RerankRequest
 from tests.support.bodies import body
+from tests.support.bundles import BUNDLE
 from tests.support.servers import fresh
+
+# Ids, features and the rows of two networks, from the files of the committed bundle.
+TABLE_BYTES = sum(
+    path.stat().st_size for pattern in ("items.*", "*.rows.npy") for path in BUNDLE.glob(pattern)
+)
 
 
 def test_health_endpoints_report_a_live_and_ready_service(client):
@@ -17,11 +27,20 @@ def test_info_has_the_offline_metrics_provider_and_features_of_the_bundle(client
     info = client.get("/info").json()
     assert info["offline_metrics"] == session.manifest.offline_metrics
     assert info["as_of"] is None  # the bundle is older than its field
+    assert info["item_table"] == {"items": 2520, "bytes": TABLE_BYTES, "age_s": None}
+    assert info["metrics_of"] is None
     assert info["label"] == {"range": [0.0, 1.0], "gain": "binary", "positive": None}
     assert info["provider"] == "CPUExecutionProvider"
     genres = {"name": "genres", "of": "item", "kind": "categories", "required": False,
               "width": 5}  # fmt: skip
     assert genres in info["features"]
+
+
+def test_the_age_of_an_item_table_is_that_of_its_moment():
+    assert age_of(None) is None
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    assert age_of(hour_ago.isoformat()) == pytest.approx(3600, abs=5)
+    assert (age_of("2001-09-09T01:46:40.000Z") or 0) > 7e8
 
 
 def test_the_examples_of_the_openapi_document_are_accepted(client):

@@ -45,7 +45,7 @@ def test_a_change_of_serving_json_is_followed_within_a_second(store):
 
 
 def flipped(directory):
-    path = directory / "items.npz"
+    path = directory / "generator.rows.npy"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
@@ -64,7 +64,7 @@ def no_golden(directory):
 
 
 def no_table(directory):
-    (directory / "items.npz").write_bytes(b"PK\x03\x04 and no more")
+    (directory / "items.numbers.npy").write_bytes(b"\x93NUMPY and no more")
     update_hashes(directory)
 
 
