@@ -2,6 +2,8 @@
 
 python -m export --checkpoint DIR --out bundles/NAME/VERSION
 
+python -m export upgrade  rewrite a bundle of contract 2 as one of contract 3
+
 python -m export bench    time every form of the graph (ten minutes)
 
 python -m export tune     measure how this machine serves a bundle best
@@ -9,6 +11,8 @@ python -m export tune     measure how this machine serves a bundle best
 python -m export cuda     compare the GPU with the CPU, and time both
 
 python -m export features time the featuriser over wide lists
+
+python -m export catalogue measure a bundle of a million items
 
 Each command lists its options with --help.
 """
@@ -26,10 +30,13 @@ from typing import Annotated, Any
 import tyro
 
 from export import bundle
+from export.agreement import DisagreementError
 from export.bench.bench import BenchOptions, bench
-from export.bench.cuda import CudaError, CudaOptions, check, write_page
+from export.bench.catalogue import CatalogueOptions, measure_catalogue
+from export.bench.cuda import CudaOptions, check, write_page
 from export.bench.features import FeaturesOptions, measure_features
 from export.tune import TuneError, TuneOptions, tune
+from export.upgrade import UpgradeOptions, upgrade
 from export.verify import VerificationError
 from model.data.errors import DataError
 from model.data.options import refuse_repeats
@@ -45,7 +52,7 @@ REFUSALS = (
     FeatureError,
     VerificationError,
     TuneError,
-    CudaError,
+    DisagreementError,
     OSError,
 )
 
@@ -74,6 +81,11 @@ def run_export(options: ExportOptions) -> None:
     print(*sentences(outcome["offline_metrics"]), sep="\n", file=sys.stderr)
 
 
+def run_upgrade(options: UpgradeOptions) -> None:
+    """Rewrite a bundle, and print how far the old and the new one agree."""
+    print(json.dumps(upgrade(options), indent=1))
+
+
 def run_tune(options: TuneOptions) -> None:
     """Measure, write the profile, and print the settings that it chooses."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +102,12 @@ def run_cuda(options: CudaOptions) -> None:
 
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "upgrade": (UpgradeOptions, run_upgrade),
     "bench": (BenchOptions, bench),
     "tune": (TuneOptions, run_tune),
     "cuda": (CudaOptions, run_cuda),
     "features": (FeaturesOptions, measure_features),
+    "catalogue": (CatalogueOptions, measure_catalogue),
 }
 
 

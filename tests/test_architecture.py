@@ -116,6 +116,12 @@ RULES = {
         {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "jinja2", "numpy", "tqdm"},
         {"export", "model.data.dataset", *NETWORK, "service.engine"},
     ),
+    # Its bundles hold random weights of a trained run's shape.
+    "export.bench.catalogue_bundle": (
+        {"torch", "numpy"},
+        {"export", "model.learning.checkpoint", "model.learning.state", *NETWORK,
+         "service.engine"},
+    ),
     "loadtest": (
         {"locust", "httpx", "httptools", "numpy", "hypothesis", "schemathesis", "requests",
          "jinja2", "jsonschema_rs", "matplotlib", "orjson", "ormsgpack", "tqdm", "tyro"},

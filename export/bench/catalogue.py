@@ -1,0 +1,237 @@
+"""Measure bundles of large catalogues: size, start, memory of workers and latency.
+
+`python -m export catalogue` writes a bundle of random items with an identifier, and serves it with
+one and two workers. With --baseline it does the same with an older checkout, in turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from export.bench import catalogue_bundle
+from export.bench.features import ROOT, commit_of
+
+LISTS = (20, 500)  # candidates of the timed lists
+START_S = 120.0
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class CatalogueOptions:
+    """Measure the bundle of a large catalogue: size, start, memory, latency (minutes)."""
+
+    items: int = 1_000_000
+    """Items of the catalogue, each with an identifier of its own."""
+    config: Path = Path("model/configs/served.yaml")
+    """Training configuration whose networks get random weights; relative to each checkout."""
+    scratch: Path = Path("build/catalogue")
+    """Directory for the bundles, which are removed at the end."""
+    out: Path = Path("docs/reports/catalogue_rows.json")
+    """File for the report."""
+    requests: int = 300
+    """Timed requests of each size and checkout."""
+    baseline: Path | None = None
+    """Checkout of another commit, which is measured in turns with this one."""
+
+
+def measure_catalogue(options: CatalogueOptions) -> None:
+    """Measure, write the report, and print it."""
+    trees = {"this": ROOT} | ({"baseline": options.baseline} if options.baseline else {})
+    rows: list[dict[str, Any]] = []
+    shutil.rmtree(options.scratch, ignore_errors=True)
+    try:
+        bundles = {name: options.scratch.absolute() / name / "catalogue" / "1" for name in trees}
+        for name, tree in tqdm(trees.items(), "write", disable=None):
+            rows.append(write_bundle(name, tree, bundles[name], options))
+        for workers in (1, 2):
+            for name, tree in tqdm(trees.items(), f"start {workers}", disable=None):
+                rows.append(measure_start(name, tree, bundles[name], workers, options.items))
+        rows += measure_latency(trees, bundles, options)
+    finally:
+        shutil.rmtree(options.scratch, ignore_errors=True)
+    report: dict[str, Any] = {
+        "command": f"python -m export catalogue --items {options.items}",
+        "commits": {name: commit_of(tree) for name, tree in trees.items()},
+        "cores": os.cpu_count(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "rows": rows,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=1))
+
+
+def environment_of(tree: Path) -> dict[str, str]:
+    """Return the environment of a process over a checkout."""
+    return {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+
+
+def write_bundle(
+    name: str, tree: Path, directory: Path, options: CatalogueOptions
+) -> dict[str, Any]:
+    """Write the bundle by the code of a checkout; return its row of the report."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    began = time.perf_counter()
+    script = [sys.executable, "-P", catalogue_bundle.__file__]
+    arguments = [str(options.config), str(options.items), str(directory)]
+    run = subprocess.run(
+        [*script, *arguments],
+        env=environment_of(tree), cwd=tree, check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    peak = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    return {
+        "case": name, "items": options.items, "stage": "write bundle",
+        "seconds": round(seconds, 1), "peak_mb": round(peak * 1024 / MB),
+        "bundle_mb": round(json.loads(run.stdout)["bytes"] / MB),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def serving(
+    tree: Path, bundle: Path, workers: int
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Serve a bundle by the code of a checkout; yield the process and its port once it is ready."""
+    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--workers", str(workers)],
+        env={**environment_of(tree), "RERANK_TIMEOUT_MS": "60000"},
+        cwd=tree, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process, wait_until_ready(process, workers)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], workers: int) -> int:
+    """Return the port when every worker serves. Raises OSError after START_S seconds."""
+    assert process.stderr is not None
+    end, port, lines = time.monotonic() + START_S, 0, []
+    while not port and process.poll() is None and time.monotonic() < end:
+        line = process.stderr.readline().decode()
+        lines.append(line)
+        match = re.search(r"http://[\d.]+:(\d+)", line)
+        port = int(match[1]) if match else 0
+    while port and time.monotonic() < end:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            page = get(port, "/metrics")
+            serving_workers = re.search(r"^rerank_workers (\d+)", page, re.MULTILINE)
+            if serving_workers and int(serving_workers[1]) == workers:
+                return port
+        time.sleep(0.02)
+    raise OSError(f"the service did not start: {''.join(lines)}")
+
+
+def get(port: int, path: str) -> str:
+    """Return the body of a page."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+
+
+def measure_start(name: str, tree: Path, bundle: Path, workers: int, items: int) -> dict[str, Any]:
+    """Start the service twice and return the row of the second start, with a warm page cache.
+
+    Memory is measured after lists of all over the catalogue were ranked, and is the largest of all
+    workers: anonymous in private_mb, mapped files and others in shared_mb.
+    """
+    for _ in range(2):
+        began = time.perf_counter()
+        with serving(tree, bundle, workers) as (process, port):
+            seconds = time.perf_counter() - began
+            for seed in range(40):
+                rank(port, body_of(items, LISTS[1], seed))
+            memory = [memory_of(pid) for pid in workers_of(process.pid)]
+    return {
+        "case": name, "items": items, "stage": f"serve, {workers} workers",
+        "seconds": round(seconds, 2),
+        "private_mb": round(max(anonymous for anonymous, _ in memory) / MB),
+        "shared_mb": round(max(others for _, others in memory) / MB),
+    }  # fmt: skip
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the processes that answer: the children that serve, or the process itself."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    children = [int(child) for child in path.read_text().split()]
+    serving_children = [
+        child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    return serving_children or [pid]
+
+
+def memory_of(pid: int) -> tuple[int, int]:
+    """Return the anonymous bytes of a process, and its other resident ones."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    sizes = {
+        key: 1024 * int(value)
+        for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
+    }
+    return sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"]
+
+
+def body_of(items: int, candidates: int, seed: int) -> bytes:
+    """Return the body of a request with random ids."""
+    draw = random.Random(seed)
+    numbers = draw.sample(range(items), candidates)
+    ids = [catalogue_bundle.item_id(number) for number in numbers]
+    return json.dumps({"candidates": ids, "context": {"hour": "day"}}).encode()
+
+
+def rank(port: int, body: bytes, connection: http.client.HTTPConnection | None = None) -> None:
+    """Rank one list. Raises OSError for any answer but 200."""
+    channel = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    channel.request("POST", "/rerank", body, {"Content-Type": "application/json"})
+    response = channel.getresponse()
+    content = response.read()
+    if response.status != 200:
+        raise OSError(f"/rerank: status {response.status}: {content[:500]!r}")
+    if connection is None:
+        channel.close()
+
+
+def measure_latency(
+    trees: dict[str, Path], bundles: dict[str, Path], options: CatalogueOptions
+) -> list[dict[str, Any]]:
+    """Return the median latency of each list size, the checkouts in turns."""
+    times: dict[tuple[str, int], list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        connections = {}
+        for name, tree in trees.items():
+            _, port = stack.enter_context(serving(tree, bundles[name], 1))
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connections[name] = stack.enter_context(contextlib.closing(connection)), port
+        for seed in tqdm(range(options.requests), "latency", disable=None):
+            for size in LISTS:
+                body = body_of(options.items, size, seed)
+                for name, (connection, port) in connections.items():
+                    began = time.perf_counter()
+                    rank(port, body, connection)
+                    times.setdefault((name, size), []).append(time.perf_counter() - began)
+    return [
+        {
+            "case": name, "items": options.items, "stage": f"rank {size} candidates",
+            "p50_ms": round(1e3 * float(np.median(seconds)), 2),
+        }
+        for (name, size), seconds in times.items()
+    ]  # fmt: skip
