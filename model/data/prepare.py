@@ -11,6 +11,7 @@ from typing import Any
 
 from model.data import labels, splits
 from model.data.canonical import file_digests, write_canonical, write_tables
+from model.data.chunks import cells_per_row
 from model.data.dialect import Dialect
 from model.data.errors import DataError
 from model.data.files import Files
@@ -133,7 +134,8 @@ def prepare_impressions(
         feature_schema = load_schema(tables.schema)
         opened = open_log(tables.log, feature_schema, scratch, rejects)
         describe = partial(_describe, inputs, tables, form, splitting, rejects)
-        shards = sharding.count_shards(sum(tables.log.counts))
+        width = cells_per_row(opened.read(opened.good))
+        shards = sharding.count_shards(sum(tables.log.counts), width)
         if shards is None:
             source = read_impressions(opened, scratch, tables.items, tables.users, tables.splitting)
             provenance = describe(source, feature_schema)

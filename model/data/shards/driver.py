@@ -34,7 +34,7 @@ from model.data.shard_files import Shard, ShardFile, SplitSize, write_shards
 from model.data.shards import counts, items, output, parts, requests
 from model.data.shards.broken import BrokenRows, broken_requests, broken_users
 from model.data.shards.exchange import addresses
-from model.data.shards.options import ROWS_PER_PARTITION
+from model.data.shards.options import count_partitions, rows_per_piece
 from model.data.shards.plan import Piece, Plan
 from model.data.shards.stages import Stages
 from model.data.shards.totals import fold_lists, merge_totals, rate_items
@@ -80,7 +80,7 @@ def prepare_shards(
     note_order(files, opened.timed)
     has_column = "split" in log.columns
     division = choose_division(files, splitting, has_column, opened.timed, first, last)
-    divided = _divide(stages, [*collected], division, shards)
+    divided = _divide(stages, [*collected], division, log)
     moment = _moment(opened, division, divided)
     note_anonymous(files, sum(result["anonymous"] for result in results))
     summed = _sum_splits([result["splits"] for result in divided.values()])
@@ -153,9 +153,10 @@ def _collect(stages: Stages, name: str, log: parts.DealtLog) -> dict[Path, Any]:
 
 
 def _divide(
-    stages: Stages, lists: Sequence[Path], division: Division, shards: int
+    stages: Stages, lists: Sequence[Path], division: Division, log: parts.DealtLog
 ) -> dict[Path, Any]:
     """Divide the lists of all shards; users that are held out are drawn here."""
+    shards = log.shards
     divisions = [division] * shards
     if division.kind == "user":
         shares = division.options.valid_share, division.options.test_share
@@ -170,7 +171,8 @@ def _divide(
             )
             for shard in range(shards)
         ]
-    tasks = {path.name: (path, rule) for path, rule in zip(lists, divisions, strict=True)}
+    tasks = {path.name: (path, rule, rows_per_piece(log.cells))
+             for path, rule in zip(lists, divisions, strict=True)}  # fmt: skip
     results = stages.run("divide", requests.divide, tasks)
     return {stages.path("divide", name): result for name, result in results.items()}
 
@@ -249,7 +251,7 @@ def _plan(
         lacking=lacking,
         inline=inline,
         pieces=len(pieces),
-        partitions=-(-rows // ROWS_PER_PARTITION),
+        partitions=count_partitions(rows, len(item_features)),
     )
     return plan, pieces
 

@@ -9,11 +9,12 @@ from typing import Literal
 
 from model.data.errors import DataError
 
-ROWS_IN_ONE_FILE = 4_000_000  # a log of no more rows is prepared as one file
 ROWS_PER_SHARD = 1_000_000
+CELLS_PER_SHARD = 1 << 24  # values of 8 bytes; a wide log has fewer rows in a shard
+SHARDS_IN_ONE_FILE = 4  # a log of no more rows than such shards have is prepared as one file
+SHARDS_PER_PIECE = 2  # rows of an output file; a shard has several if it is larger
 ROWS_PER_PART = 1 << 23  # input rows that one task deals
-ROWS_PER_PIECE = 1 << 21  # rows of one output file; a shard has more if one of its users has
-ROWS_PER_PARTITION = 1 << 22  # rows that are merged into one partition of the items
+CELLS_PER_PARTITION = 1 << 24  # values that are merged into one partition of the items
 
 EngineName = Literal["local", "ray"]
 
@@ -40,8 +41,28 @@ class ShardOptions:
         """Return the number of worker processes."""
         return self.workers or len(os.sched_getaffinity(0))
 
-    def count_shards(self, rows: int) -> int | None:
-        """Return the number of shards of a log, None for a log that is prepared as one file."""
+    def count_shards(self, rows: int, cells: int) -> int | None:
+        """Return the number of shards of a log, None for a log that is prepared as one file.
+
+        Args:
+            cells: values of 8 bytes in a row.
+        """
         if self.shards is not None:
             return self.shards
-        return None if rows <= ROWS_IN_ONE_FILE else -(-rows // ROWS_PER_SHARD)
+        shards = -(-rows // rows_per_shard(cells))
+        return None if shards <= SHARDS_IN_ONE_FILE else shards
+
+
+def rows_per_shard(cells: int) -> int:
+    """Return the rows of a shard whose rows have so many values of 8 bytes."""
+    return max(1, min(ROWS_PER_SHARD, CELLS_PER_SHARD // cells))
+
+
+def rows_per_piece(cells: int) -> int:
+    """Return the rows of an output file, likewise."""
+    return SHARDS_PER_PIECE * rows_per_shard(cells)
+
+
+def count_partitions(rows: int, item_features: int) -> int:
+    """Return the partitions of the items of a log whose rows hold features of items."""
+    return -(-rows * (8 + 4 * item_features) // CELLS_PER_PARTITION)

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from model.data.chunks import cells_per_row
 from model.data.opened_log import OpenedLog
 from model.data.scan import ROW, ROWS_PER_FRAME
 from model.data.shards.exchange import TO, address
@@ -26,6 +27,7 @@ class DealtLog:
     dropped  file with ROW of rows that break a rule, None if none does
     schema   of the features
     shards   their number
+    cells    values of 8 bytes in a row
     """
 
     parts: tuple[Path, ...]
@@ -33,6 +35,7 @@ class DealtLog:
     dropped: Path | None
     schema: Schema
     shards: int
+    cells: int
 
     @property
     def timed(self) -> bool:
@@ -91,5 +94,6 @@ def deal(directory: Path, part: pl.LazyFrame, shards: int) -> None:
 
 def dealt_log(parts: Sequence[Path], log: OpenedLog, shards: int) -> DealtLog:
     """Return the log that parts were dealt into."""
-    columns = name_users(log.read(log.good)).collect_schema()
-    return DealtLog(tuple(parts), dict(columns), None, log.schema, shards)
+    rows = name_users(log.read(log.good))
+    columns = dict(rows.collect_schema())
+    return DealtLog(tuple(parts), columns, None, log.schema, shards, cells_per_row(rows))

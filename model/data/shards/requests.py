@@ -11,7 +11,6 @@ import polars as pl
 from model.data import labels
 from model.data.log_splits import Division
 from model.data.scan import ROW
-from model.data.shards.options import ROWS_PER_PIECE
 from model.data.shards.parts import DealtLog
 from model.data.users import is_anonymous
 
@@ -97,10 +96,14 @@ def _users(rows: pl.LazyFrame, log: DealtLog) -> pl.DataFrame:
     )
 
 
-def divide(directory: Path, collected: Path, division: Division) -> dict[str, Any]:
-    """Write the lists of a shard with their splits and pieces, and return counts of each split."""
+def divide(directory: Path, collected: Path, division: Division, piece_rows: int) -> dict[str, Any]:
+    """Write the lists of a shard with their splits and pieces, and return counts of each split.
+
+    Args:
+        piece_rows: rows of a piece.
+    """
     lists = division.apply(pl.read_parquet(collected / REQUESTS))
-    piece = (pl.col("rows").cum_sum() - 1) // ROWS_PER_PIECE
+    piece = (pl.col("rows").cum_sum() - 1) // piece_rows
     lists = lists.with_columns(piece.cast(pl.UInt32).alias(PIECE))
     # A long list may reach over the end of a piece and leave a number out.
     lists = lists.with_columns(pl.col(PIECE).rank("dense") - 1)

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from model.data.scan import ROW
-from model.data.shards import driver, parts, requests
+from model.data.shards import options, parts, requests
 from tests.support.logs import digest_tree
 from tests.support.shards import ITEMS, SCHEMA, differences, random_log
 
@@ -81,9 +81,9 @@ def test_the_sizes_of_tasks_change_nothing_but_the_files(prepare, monkeypatch):
     log = random_log()
     one = prepare("one", log)
     whole = prepare("whole", log, 2)
-    monkeypatch.setattr(requests, "ROWS_PER_PIECE", 60)
     monkeypatch.setattr(requests, "ROWS_AT_ONCE", 70)
-    monkeypatch.setattr(driver, "ROWS_PER_PARTITION", 100)
+    monkeypatch.setattr(options, "ROWS_PER_SHARD", 30)
+    monkeypatch.setattr(options, "CELLS_PER_PARTITION", 1000)
     monkeypatch.setattr(parts, "ROWS_PER_PART", 150)
     monkeypatch.setattr("model.data.scan.ROWS_PER_FRAME", 130)
     small = prepare("small", log, 2)

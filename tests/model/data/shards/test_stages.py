@@ -170,6 +170,7 @@ def test_numbers_below_one_are_refused():
 
 
 def test_only_longer_logs_have_shards_by_default():
-    assert ShardOptions().count_shards(4_000_000) is None
-    assert ShardOptions().count_shards(4_000_001) == 5
-    assert ShardOptions(shards=2).count_shards(10) == 2
+    assert ShardOptions().count_shards(4_000_000, 16) is None
+    assert ShardOptions().count_shards(4_000_001, 16) == 5
+    assert ShardOptions().count_shards(4_000_000, 160) == 39
+    assert ShardOptions(shards=2).count_shards(10, 16) == 2
