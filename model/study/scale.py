@@ -21,12 +21,12 @@ import torch
 
 from model.data.chunks import ROWS_PER_CHUNK
 from model.data.dataset import LISTS_PER_BLOCK, MEMORY_LIMIT, Dataset
+from model.data.workers import begin_worker
 from model.learning.policy import Batch
 from model.learning.train import Run
 from model.network.config import Config
 from model.study.commands import Scale, cache_directory, command_line, report_directory
 from model.study.pages import provenance, render
-from model.study.pool import begin_worker
 from model.study.random_log import CANDIDATES, LISTS_PER_USER, write_log
 
 BATCHES = 40  # per stage

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +13,7 @@ from typing import Any, Protocol
 
 from model.data.errors import DataError
 from model.data.shards.options import ShardOptions
+from model.data.workers import begin_worker
 
 THREADS = "POLARS_MAX_THREADS"
 Task = tuple[Any, ...]  # the arguments of one call
@@ -83,29 +82,24 @@ class LocalEngine:
 
 @contextmanager
 def _open_pool(workers: int) -> Iterator[LocalEngine]:
-    """Yield a pool whose processes share the processors, and end with this process."""
-    before = os.environ.get(THREADS)
+    """Yield a pool whose processes share the processors, and end with this process.
+
+    If the block fails, they end at once; tasks that they were at run again.
+    """
+    before, others = os.environ.get(THREADS), multiprocessing.active_children()
     os.environ[THREADS] = str(max(1, len(os.sched_getaffinity(0)) // workers))
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
     try:
         yield LocalEngine(pool)
+    except BaseException:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if before is None:
             del os.environ[THREADS]
         else:
             os.environ[THREADS] = before
-
-
-def _begin_worker() -> None:
-    """End this worker on Ctrl-C without a traceback, and when its parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
