@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
-from model.data.commands import Prepare
+from model.data.commands import Featurise, Prepare
 from model.data.options import refuse_repeats
 from model.learning.commands import Evaluate, Train
 from model.study.commands import (
@@ -28,6 +28,7 @@ from service.engine.contract import BundleError
 
 Command = (
     Annotated[Prepare, subcommand("prepare")]
+    | Annotated[Featurise, subcommand("featurise")]
     | Annotated[FirstStage, subcommand("first-stage")]
     | Annotated[Train, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]

@@ -181,6 +181,35 @@ class Prepare:
         return self.source.execute()
 
 
+@dataclass(frozen=True)
+class Featurise:
+    """Featurise a data set in shards ahead of training, which then only reads (docs/data.md)."""
+
+    data: Path
+    """Canonical data set, as `python -m model prepare` writes it."""
+    splits: tuple[str, ...] = ("train", "valid")
+    """Splits to featurise, as `train` reads them."""
+    engine: Literal["local", "ray"] = "local"
+    """Where shards are featurised: in processes of this machine, or on Ray."""
+    workers: int | None = None
+    """Number of processes. By default one for each processor; a Ray cluster has its own."""
+
+    def execute(self) -> int:
+        """Write the arrays that are not there yet, and print the number of lists."""
+        from model.data.errors import DataError
+        from model.data.layout import SPLITS
+        from model.data.shards.featurise import featurise
+        from model.data.shards.options import ShardOptions
+
+        for split in self.splits:
+            if split not in SPLITS:
+                rule = f"must be some of {', '.join(SPLITS)}"
+                raise DataError(Path("--splits"), rule, value=split)
+        lists = featurise(self.data, self.splits, ShardOptions(self.engine, self.workers))
+        print(f"{self.data}: arrays of {lists:,} lists ({', '.join(self.splits)})")
+        return 0
+
+
 def _print_summaries(directories: Sequence[Path]) -> int:
     from model.data.canonical import summary_lines
 

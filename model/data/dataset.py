@@ -87,6 +87,11 @@ class Dataset:
             schema, self.rows, self.items, self.users, snapshot, earlier
         )
 
+    @property
+    def arrays(self) -> Path:
+        """Return the directory of arrays in files, beside the data set."""
+        return self.directory.with_name(f"{self.directory.name}.arrays")
+
     def digest(self) -> str:
         """Return the SHA-256 over the files that training reads; a run recognises its data by it.
 
@@ -193,12 +198,10 @@ class Dataset:
         longest = max(longest for _, longest in sizes)  # of all shards, so that their arrays fit
         widths = longest, self.featuriser.numbers_width, self.featuriser.tokens_width
         per_list = sum(array.nbytes for array in Arrays.zeros(1, *widths))
-        if sum(counts) * per_list <= self.memory:
+        path = self.arrays / f"{'+'.join(splits)}-{self._arrays_digest(limit, fresh)}"
+        if sum(counts) * per_list <= self.memory and not path.exists():
             shape = sum(counts), *widths
             return build_in_memory(shape, self._blocks(splits, shape, fresh, shards))
-        digest = self._arrays_digest(limit, fresh)
-        cache = self.directory.with_name(f"{self.directory.name}.arrays")
-        path = cache / f"{'+'.join(splits)}-{digest}"
         if not self.shards:
             shape = counts[0], *widths
             return build_in_files(path, shape, self._blocks(splits, shape, fresh, shards))

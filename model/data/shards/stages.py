@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +46,48 @@ class Stages:
         names = [name for name, result in results.items() if result is None]
         calls = [(function, self.path(stage, name), tasks[name]) for name in names]
         done = len(tasks) - len(names)
-        with tqdm(total=len(tasks), initial=done, desc=stage, disable=None, leave=False) as bar:
-            try:
-                for index, result in self._engine.map(run_task, calls):
-                    results[names[index]] = result
-                    done += 1
-                    bar.update()
-            except (OSError, pl.exceptions.PolarsError) as error:
-                if not is_full(error):
-                    raise
-                rule = f"must have room for the shards, but the disk is full at stage {stage}; "
-                raise self._interruption(rule + "free some space", done, len(tasks)) from None
-            except WorkerDied as error:
-                rule = f"cannot go on: at stage {stage} {error}, most often for lack of memory; "
-                rule += "pass fewer --workers"
-                raise self._interruption(rule, done, len(tasks)) from None
+        ended = run_calls(self._engine, stage, self._output, run_task, calls, done, len(tasks))
+        for index, result in ended:
+            results[names[index]] = result
         return {name: result["value"] for name, result in results.items() if result is not None}
 
-    def _interruption(self, rule: str, done: int, total: int) -> Interruption:
-        kept = f"{done} of {total} tasks of this stage, and all stages before it, are kept"
-        return Interruption(self._output, f"{rule} and run the same command again ({kept})")
+
+def run_calls(
+    engine: Engine,
+    stage: str,
+    output: Path,
+    function: Callable[..., Any],
+    tasks: Sequence[Task],
+    done: int,
+    total: int,
+) -> Iterator[tuple[int, Any]]:
+    """Yield the index of each task with its result, as they end.
+
+    Args:
+        output: for errors.
+        done: tasks of the stage that ended before; `total` counts them too.
+
+    Raises Interruption if a disk is full or a worker dies.
+    """
+    with tqdm(total=total, initial=done, desc=stage, disable=None, leave=False) as bar:
+        try:
+            for index, result in engine.map(function, tasks):
+                done += 1
+                bar.update()
+                yield index, result
+        except (OSError, pl.exceptions.PolarsError) as error:
+            if not is_full(error):
+                raise
+            rule = f"must have room for the shards, but the disk is full at stage {stage}; "
+            raise _interruption(output, rule + "free some space", done, total) from None
+        except WorkerDied as error:
+            rule = f"cannot go on: at stage {stage} {error}, most often for lack of memory; "
+            raise _interruption(output, rule + "pass fewer --workers", done, total) from None
+
+
+def _interruption(output: Path, rule: str, done: int, total: int) -> Interruption:
+    kept = f"{done} of {total} tasks of this stage, and all stages before it, are kept"
+    return Interruption(output, f"{rule} and run the same command again ({kept})")
 
 
 def run_task(function: Callable[..., Any], path: Path, task: Task) -> dict[str, Any]:

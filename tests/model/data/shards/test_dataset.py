@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from model.data.commands import Featurise
 from model.data.dataset import Dataset
 from model.data.errors import DataError
+from model.data.shards.featurise import featurise
+from model.data.shards.options import ShardOptions
 from tests.support.shards import random_log
 
 SPLITS = ["train", "valid", "test"]
@@ -70,3 +73,25 @@ def test_a_broken_list_of_shards_and_a_missing_file_are_named(prepare):
     (directory / "shards.json").write_text(json.dumps({"shards": [{"files": []}]}))
     with pytest.raises(DataError, match=r"shards\.json: cannot be read .*`python -m model prepare"):
         Dataset(directory)
+
+
+def test_training_finds_the_arrays_that_featurise_wrote(prepare, monkeypatch):
+    directory = prepare("out", random_log(), 3)
+    held = Dataset(directory).lists(["train"])
+    assert featurise(directory, ["train", "valid"], ShardOptions(workers=1)) == 108
+    assert not (directory.with_name("out.arrays") / "featuriser").exists()
+    monkeypatch.setattr(Dataset, "impressions", None)  # nothing is featurised again
+    found_again = Dataset(directory).lists(["train"])
+    for stored, fresh in zip(found_again.read(slice(None)), held.read(slice(None)), strict=True):
+        np.testing.assert_array_equal(stored, fresh)
+
+
+def test_one_file_is_featurised_too(prepare):
+    directory = prepare("out", random_log())
+    assert featurise(directory, ["valid"], ShardOptions(workers=1)) == 12
+    assert len([*directory.with_name("out.arrays").glob("valid-*/labels.npy")]) == 1
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"--splits: must be some of train, .*, got 'dev'"):
+        Featurise(tmp_path, splits=("dev",)).execute()
