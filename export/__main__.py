@@ -2,6 +2,8 @@
 
 python -m export --checkpoint DIR --out bundles/NAME/VERSION
 
+python -m export items    bring new and changed items into a bundle, without training
+
 python -m export upgrade  rewrite a bundle of contract 2 as one of contract 3
 
 python -m export bench    time every form of the graph (ten minutes)
@@ -35,6 +37,7 @@ from export.bench.bench import BenchOptions, bench
 from export.bench.catalogue import CatalogueOptions, measure_catalogue
 from export.bench.cuda import CudaOptions, check, write_page
 from export.bench.features import FeaturesOptions, measure_features
+from export.items import ItemsOptions, update_items
 from export.tune import TuneError, TuneOptions, tune
 from export.upgrade import UpgradeOptions, upgrade
 from export.verify import VerificationError
@@ -66,7 +69,7 @@ class ExportOptions:
     out: Path
     """Bundle to write, bundles/NAME/VERSION."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """Data set for the offline metrics; by default the one that the checkpoint was trained on."""
+    """Data set of the items and the offline metrics; by default the one of the training."""
 
 
 def run_export(options: ExportOptions) -> None:
@@ -79,6 +82,11 @@ def run_export(options: ExportOptions) -> None:
     outcome = bundle.write(trained, options.out, data)
     print(json.dumps(outcome, indent=1))
     print(*sentences(outcome["offline_metrics"]), sep="\n", file=sys.stderr)
+
+
+def run_items(options: ItemsOptions) -> None:
+    """Write a bundle with new and changed items, and print their numbers."""
+    print(json.dumps(update_items(options), indent=1))
 
 
 def run_upgrade(options: UpgradeOptions) -> None:
@@ -102,6 +110,7 @@ def run_cuda(options: CudaOptions) -> None:
 
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "items": (ItemsOptions, run_items),
     "upgrade": (UpgradeOptions, run_upgrade),
     "bench": (BenchOptions, bench),
     "tune": (TuneOptions, run_tune),

@@ -13,6 +13,8 @@ from export.graph.compose import compose, compose_evaluator
 from export.graph.lower import ComposeError
 from export.place import building_beside
 from export.verify import verify
+from model.data.dataset import Dataset
+from model.data.item_updates import with_items_of
 from model.data.log_splits import to_iso
 from model.learning.checkpoint import Trained
 from model.learning.evaluate import evaluate
@@ -35,15 +37,16 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
 
     Args:
         out: NAME/VERSION of the bundle: a new directory, or a bundle to replace.
-        data: Data set of the random requests and the offline metrics.
+        data: Data set of the random requests and the offline metrics, whose items the bundle gets.
 
-    Returns the verification and the offline metrics. Raises VerificationError or BundleError, and
-    leaves `out` as it was.
+    Returns the verification and the offline metrics. Raises VerificationError, BundleError, or
+    DataError for a data set of another schema, and leaves `out` as it was.
     """
     if trained.config.reasoning.gate != "entropy":
         raise BundleError(
             f"reasoning.gate: only 'entropy' is served, got {trained.config.reasoning.gate!r}"
         )
+    trained = with_items(trained, data)
     with building_beside(out) as building:
         requests = RequestSampler(data)
         write_graphs(trained, building)
@@ -57,6 +60,16 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
         metrics = evaluate(session, data)
         dataclasses.replace(manifest, offline_metrics=metrics).write(building)
     return {"verification": verification, "offline_metrics": metrics}
+
+
+def with_items(trained: Trained, data: Path) -> Trained:
+    """Return the networks over the items of a data set, if it is not the one of their training.
+
+    Raises DataError if its schema differs.
+    """
+    if Dataset(data, featuriser=trained.featuriser).digest() == trained.state.data_digest:
+        return trained
+    return dataclasses.replace(trained, featuriser=with_items_of(trained.featuriser, data))
 
 
 def write_graphs(trained: Trained, directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ from service.engine.features.schema import NUMBER_KINDS, Feature
 from service.engine.rows import Row
 from service.engine.session import Session
 
-UNKNOWN_SHARE, INLINE_SHARE = 0.05, 0.3
+UNKNOWN_SHARE, INLINE_SHARE, FAVOURED_SHARE = 0.05, 0.3, 0.3
 LONGEST_HISTORY = 48
 
 
 class BundleSampler:
     """Draws requests with known and unknown items, histories and values of every feature."""
 
-    def __init__(self, featuriser: Featuriser) -> None:
+    def __init__(self, featuriser: Featuriser, favoured: Sequence[str] = ()) -> None:
+        """favoured: ids of the item table that a part of the candidates are taken from."""
+        self._favoured = favoured
         self._featuriser, self._items = featuriser, featuriser.items.ids
         self._of = {
             owner: [f for f in featuriser.schema.features if f.of == owner and f.name != "user_id"]
@@ -34,7 +37,10 @@ class BundleSampler:
         """Draw `size` distinct candidates and all that a request may send with them."""
         unknown = int(draw.binomial(size, UNKNOWN_SHARE))
         unknown = max(unknown, size - len(self._items))
-        ids = [*self._draw_items(size - unknown, draw), *(f"unknown-{i}" for i in range(unknown))]
+        count = min(len(self._favoured), int(FAVOURED_SHARE * size))
+        places = draw.choice(max(1, len(self._favoured)), count, replace=False).tolist()
+        ids = [*(self._favoured[place] for place in places), *self._draw_items(size, draw)]
+        ids = [*dict.fromkeys(ids)][: size - unknown] + [f"unknown-{i}" for i in range(unknown)]
         draw.shuffle(ids)
         past = self._draw_items(int(draw.integers(0, LONGEST_HISTORY)), draw)
         inline = draw.random() < INLINE_SHARE

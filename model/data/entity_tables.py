@@ -35,7 +35,13 @@ TIME = "__time"  # time of a list, or from which on the values of a table's row 
 
 
 def read_entity_table(
-    path: Files | None, owner: str, schema: Schema, timed: bool, scratch: Path, report: Report
+    path: Files | None,
+    owner: str,
+    schema: Schema,
+    timed: bool,
+    scratch: Path,
+    report: Report,
+    computed: bool = False,
 ) -> pl.DataFrame | None:
     """Read a table of items or users; None without files.
 
@@ -44,6 +50,7 @@ def read_entity_table(
 
     Args:
         timed: the log has times; without them those of the table mean nothing.
+        computed: the table may hold statistics, which `prepare` computes.
     """
     if path is None:
         return None
@@ -67,7 +74,7 @@ def read_entity_table(
         unique, once = "timestamp", f"must occur once per {key}"
     for feature in features:
         if feature.name in dtypes:
-            if feature.kind == "statistic":
+            if feature.kind == "statistic" and not computed:
                 raise DataError(path, COMPUTED, column=feature.name)
             of_feature, expression = feature_column(
                 path, feature, dtypes[feature.name], feature.name in decimals

@@ -97,7 +97,7 @@ def fit(
                 mean = float(np.clip(gain.item(), 1e-3, 1.0 - 1e-3))
             fitted[-1] = dataclasses.replace(fitted[-1], default=math.log(mean / (1.0 - mean)))
     complete = grow(dataclasses.replace(schema, features=tuple(fitted)), earlier)
-    return Featuriser(complete, _encode_items(complete, items), snapshot)
+    return Featuriser(complete, encode_items(Layout(complete), items), snapshot)
 
 
 def _read_log(
@@ -175,13 +175,17 @@ def transformed(feature: Feature, column: pl.Series) -> Doubles:
     return pl.Series(np.where(numbers < 0.0, 0.0, numbers)).log1p().to_numpy()
 
 
-def _encode_items(schema: Schema, items: pl.DataFrame) -> ItemTable:
+def encode_items(layout: Layout, items: pl.DataFrame, file: str = "items.parquet") -> ItemTable:
     """Encode every item, column by column, as features of a request are.
+
+    Args:
+        layout: of a fitted schema.
+        items: item_id and features; a feature without a column has its default.
+        file: name of the table in errors.
 
     Raises FeatureError for the first item that breaks the schema.
     """
-    layout = Layout(schema)
-    item_features = [feature for feature in schema.features if feature.of == "item"]
+    item_features = [feature for feature in layout.features.values() if feature.of == "item"]
     number_features = [feature for feature in item_features if feature.kind in NUMBER_KINDS]
     numbers = np.zeros((len(items), len(number_features)), np.float32)
     tokens, vectors = [np.zeros((len(items), 0), np.int64)], {}
@@ -196,7 +200,7 @@ def _encode_items(schema: Schema, items: pl.DataFrame) -> ItemTable:
             elif feature.kind == "vector":
                 vectors[feature.name] = _encode_vectors(feature, _column(items, feature))
     except (ColumnError, FeatureError):
-        _refuse_first_item(layout, item_features, items)
+        _refuse_first_item(layout, item_features, items, file)
         raise
     ids = tuple(items["item_id"].to_list())
     return ItemTable(ids, numbers, np.concatenate(tokens, axis=1), vectors)
@@ -234,7 +238,9 @@ def _encode_vectors(feature: Feature, column: pl.Series) -> Floats:
     return rows
 
 
-def _refuse_first_item(layout: Layout, features: Sequence[Feature], items: pl.DataFrame) -> None:
+def _refuse_first_item(
+    layout: Layout, features: Sequence[Feature], items: pl.DataFrame, file: str
+) -> None:
     """Raise FeatureError for the first item that breaks the schema."""
     groups = [
         [f for f in features if f.kind in NUMBER_KINDS],
@@ -245,7 +251,7 @@ def _refuse_first_item(layout: Layout, features: Sequence[Feature], items: pl.Da
         for feature in chain.from_iterable(groups):
             entry = item.get(feature.name)
             value = feature.default if entry is None else entry
-            path = f"items.parquet[{item['item_id']!r}].{feature.name}"
+            path = f"{file}[{item['item_id']!r}].{feature.name}"
             if feature.slots:
                 layout.encode_tokens(feature, [value], path)
             elif feature.kind == "vector":

@@ -303,6 +303,15 @@ class Featuriser:
         """The moment of the item table and the counts of its statistics; no request reads it."""
         return self._snapshot
 
+    @property
+    def layout(self) -> Layout:
+        """The places of all features."""
+        return self._layout
+
+    def find(self, ids: Sequence[str]) -> Integers:
+        """Return the row of each id in the item table, int64 [N]; len(items.ids) if it lacks it."""
+        return self._ids.find(ids)
+
     def count_unknown(self, ids: Sequence[str]) -> int:
         """Return the number of ids that the item table lacks."""
         return int(np.count_nonzero(self._ids.find(ids) == len(self._ids)))

@@ -91,6 +91,43 @@ class ItemHalf:
         write_array(path["columns.npy"], columns)
         write_array(path["embeddings.npy"], embeddings)
 
+    def write_updated(
+        self,
+        directory: Path,
+        network: str,
+        layout: Layout,
+        items: ItemArrays,
+        before: Integers,
+        after: Integers,
+    ) -> None:
+        """Write the rows of this network for a table with new and changed items.
+
+        A changed item keeps the embedding of its id; a new one has that of an unknown id.
+
+        Args:
+            directory: the new bundle.
+            network: its name.
+            layout: layout of the new bundle.
+            items: its items; those that are not updated come first, as here.
+            before: row of each updated item here, int64 [U]; -1 for a new one.
+            after: its row in `items`.
+        """
+        path = {name: directory / f"{network}.{name}" for name in NETWORK_SUFFIXES}
+        rows = create_array(path["rows.npy"], (len(items.numbers), self.width), np.float32)
+        unknown = len(self.rows) - 1
+        rows[:unknown], rows[-1] = self.rows[:-1], self.rows[-1]
+        half = ItemHalf(layout, items, rows, self._columns, self._embeddings)
+        for start in range(0, len(after), ROWS_PER_BLOCK):
+            index = after[start : start + ROWS_PER_BLOCK]
+            folded = half.fold(index)
+            if self._words is not None:
+                source = before[start : start + ROWS_PER_BLOCK]
+                source = np.where(source < 0, unknown, source)
+                folded += self.rows[source] - self.fold(source)
+            rows[index] = folded
+        write_array(path["columns.npy"], self._columns)
+        write_array(path["embeddings.npy"], self._embeddings)
+
     def fold(self, index: Integers) -> Doubles:
         """Return the rows of items [M] without the embedding of their item_id, float64 [M, D]."""
         layout = self._layout

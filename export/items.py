@@ -1,0 +1,246 @@
+"""Bring new and changed items into a bundle without training (`python -m export items`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.agreement import closeness
+from export.draws import BundleSampler
+from export.golden import GOLDEN_MARGIN, TRIES
+from export.place import building_beside
+from export.verify import VerificationError
+from model.data.dialect import Dialect
+from model.data.errors import DataError
+from model.data.item_updates import ItemUpdates, read_item_updates
+from model.data.log_splits import to_iso
+from model.data.options import Paths
+from service.engine.contract import (
+    CONTRACT_VERSION,
+    EVALUATOR,
+    GENERATOR,
+    GOLDEN,
+    NETWORKS,
+    STATIC,
+    BundleError,
+    Integers,
+    Manifest,
+)
+from service.engine.features.id_index import HeldIds
+from service.engine.features.row_featuriser import RowFeaturiser, open_files
+from service.engine.features.schema import NUMBER_KINDS
+from service.engine.features.snapshot import Snapshot, StatisticCounts
+from service.engine.rows import Row
+from service.engine.session import Session
+
+GOLDEN_REQUESTS = 8
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ItemsOptions:
+    """Write a bundle with new and changed items, and the weights of another bundle."""
+
+    bundle: Path
+    """Bundle whose weights and other items stay."""
+    items: Paths
+    """Files of items with item_id and features, as of `prepare impressions`: paths, globs or
+    directories of .parquet, .csv, .tsv or .jsonl. A feature without a column stays as it is."""
+    out: Path
+    """Bundle to write, bundles/NAME/VERSION."""
+    as_of: str | None = None
+    """Moment of the values in ISO 8601; by default that of the bundle."""
+    delimiter: str = ","
+    """Character between the fields of a .csv; a .tsv always has tabs."""
+    encoding: str = "utf-8"
+    """Encoding of text files, such as cp1252, latin-1 or utf-16."""
+    decimal: str = "."
+    """Decimal mark of numbers in .csv and .tsv, a point or a comma."""
+    list_separator: str = "|"
+    """Character between the values of a list in one field of a .csv or .tsv."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Rows of updated items: in the bundle, -1 for a new one, and in the new table; U items."""
+
+    before: Integers
+    after: Integers
+
+
+def update_items(options: ItemsOptions) -> dict[str, Any]:
+    """Write the bundle and return the number of new, changed and all items.
+
+    Raises BundleError for a bundle of another contract or a damaged one, DataError and FeatureError
+    for items that break the schema; `out` is then left as it was.
+    """
+    began = time.monotonic()
+    manifest = Manifest.read(options.bundle)
+    if manifest.contract_version != CONTRACT_VERSION:
+        raise BundleError(
+            f"--bundle: {options.bundle}: contract_version must be {CONTRACT_VERSION}, got "
+            f"{manifest.contract_version}; rewrite it with `python -m export upgrade`"
+        )
+    manifest.verify_files(options.bundle)
+    as_of = manifest.as_of if options.as_of is None else read_moment(options.as_of)
+    dialect = Dialect(options.delimiter, options.encoding, options.decimal, options.list_separator)
+    old = RowFeaturiser.load(options.bundle)
+    paths = tuple(itertools.chain(*options.items))
+    updates = read_item_updates(paths, dialect, old.schema, old.layout)
+    origin = manifest.metrics_of or f"{manifest.name}/{manifest.version}"
+    with building_beside(options.out) as building:
+        places = write_items(old, updates, building)
+        for name in (GENERATOR, STATIC, EVALUATOR):
+            shutil.copyfile(options.bundle / name, building / name)
+        (building / GOLDEN).write_text("[]\n", encoding="utf-8")
+        changed = dataclasses.replace(
+            manifest,
+            name=options.out.parent.name,
+            version=options.out.name,
+            items=len(old.items.ids) + int((places.before < 0).sum()),
+            as_of=as_of,
+            metrics_of=origin,
+        )
+        changed.write(building)
+        golden = golden_requests(Session.load(building), updates.table.ids)
+        (building / GOLDEN).write_text(json.dumps(golden) + "\n", encoding="utf-8")
+        changed.write(building)
+        Session.load(building)  # replays them
+    return {
+        "new": int((places.before < 0).sum()),
+        "changed": int((places.before >= 0).sum()),
+        "items": changed.items,
+        "features": list(updates.names),
+        "ignored": list(updates.ignored),
+        "as_of": as_of,
+        "metrics_of": origin,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def read_moment(text: str) -> str:
+    """Return a moment in ISO 8601, in UTC by default. Raises DataError for other text."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise DataError(Path("--as-of"), "must be a time in ISO 8601", value=text) from None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return to_iso(round(1000 * moment.timestamp()))
+
+
+def write_items(old: RowFeaturiser, updates: ItemUpdates, directory: Path) -> Places:
+    """Write item features and rows with the updates; new items come behind the others."""
+    files, count = old.files(), len(old.items.ids)
+    before = old.find(updates.table.ids)
+    is_new = before == count
+    after = before.copy()
+    after[is_new] = count + np.arange(int(is_new.sum()))
+    before = np.where(is_new, -1, before)
+    places = Places(before, after)
+    updated = {name: is_new | (name in updates.names) for name in old.layout.features}
+    numbers = grown(files.numbers, int(is_new.sum()))
+    tokens = grown(files.tokens, int(is_new.sum()))
+    vectors = {name: grown(rows, int(is_new.sum())) for name, rows in files.vectors.items()}
+    number, slot = 0, 0
+    for feature in (f for f in old.schema.features if f.of == "item"):
+        rows = updated[feature.name].nonzero()[0]
+        if feature.kind in NUMBER_KINDS:
+            numbers[after[rows], number] = updates.table.numbers[rows, number]
+            number += 1
+        elif feature.slots:
+            of_feature = slice(slot, slot + feature.slots)
+            tokens[after[rows], of_feature] = updates.table.tokens[rows, of_feature]
+            slot += feature.slots
+        else:
+            vectors[feature.name][after[rows]] = updates.table.vectors[feature.name][rows]
+    ids = [*old.items.ids, *(updates.table.ids[int(row)] for row in is_new.nonzero()[0])]
+    changed = dataclasses.replace(
+        files, ids=HeldIds(ids), numbers=numbers, tokens=tokens, vectors=vectors
+    )
+    changed.write(directory)
+    _, layout, arrays = open_files(directory)
+    for network in NETWORKS:
+        half = old.halves[network]
+        half.write_updated(directory, network, layout, arrays, places.before, places.after)
+    write_snapshot(old, updates, int(is_new.sum()), directory)
+    return places
+
+
+def grown(rows: Array, more: int) -> Array:
+    """Return rows [I + 1, width] with `more` copies of the last one behind them."""
+    return np.concatenate([rows, rows[-1:].repeat(more, axis=0)])
+
+
+def write_snapshot(old: RowFeaturiser, updates: ItemUpdates, more: int, directory: Path) -> None:
+    """Write the counts of statistics with zeros for new items.
+
+    They are left out if the updates bring statistics, because these are of other counts.
+    """
+    snapshot = old.snapshot
+    statistics = {f.name for f in old.schema.features if f.kind == "statistic"}
+    if snapshot is None or statistics & set(updates.names):
+        return
+    counts: dict[str, StatisticCounts] = {
+        name: dataclasses.replace(
+            each,
+            shows=np.append(each.shows, np.zeros(more)),
+            likes=np.append(each.likes, np.zeros(more)),
+        )
+        for name, each in snapshot.statistics.items()
+    }
+    Snapshot(snapshot.as_of, counts).save(directory)
+
+
+def golden_requests(session: Session, favoured: Sequence[str]) -> list[dict[str, Any]]:
+    """Return random requests with their slates and steps, none of which rounding can change.
+
+    Args:
+        favoured: ids that a part of the candidates are taken from.
+
+    Raises VerificationError if too few of the requests drawn are clear of ties.
+    """
+    draw, sampler = np.random.default_rng(2603), BundleSampler(session.featuriser, favoured)
+    longest = min(60, session.manifest.max_candidates)
+    entries: list[dict[str, Any]] = []
+    for _ in range(TRIES * GOLDEN_REQUESTS):
+        candidates = sampler.draw(int(draw.integers(1, longest + 1)), draw)
+        row = session.row(candidates)
+        if not is_clear_of_ties(session, row):
+            continue
+        (slate,) = session.run([row])
+        entries.append(
+            {
+                "request": candidates.to_json(),
+                "slate": [candidates.ids[index] for index in slate.indices.tolist()],
+                "steps": slate.steps.tolist(),
+            }
+        )
+        if len(entries) == GOLDEN_REQUESTS:
+            return entries
+    raise VerificationError(
+        f"golden requests: {len(entries)} of {TRIES * GOLDEN_REQUESTS} drawn are clear of ties, "
+        f"{GOLDEN_REQUESTS} are needed"
+    )
+
+
+def is_clear_of_ties(session: Session, row: Row) -> bool:
+    """Return true if rounding can change no choice and no gate of this list, at any budget."""
+    for budget in range(row.budget + 1):
+        capped = dataclasses.replace(row, budget=budget, explain=True)
+        (slate,) = session.run([capped])
+        decided = range(min(row.slate_size, len(row.numbers) - 1))
+        if any(closeness(capped, slate, position) < GOLDEN_MARGIN for position in decided):
+            return False
+    return True
