@@ -103,6 +103,8 @@ RULES = {
          "safetensors", "jinja2"},
         {*DATA, *NETWORK, "model.learning", "service.engine.session"},
     ),
+    # Compared with the way that `prepare` deals, where it is installed.
+    "model.study.dealing": ({"polars", "duckdb"}, {"model.data.shards.exchange"}),
     # It checks the evaluation, so it shares nothing with it.
     "model.study.caller": ({"polars", "yaml"}, set()),
     "model.__main__": ({"tyro"}, {"model", "service.engine"}),

@@ -210,16 +210,26 @@ class Scale:
     """Sizes of the logs in rows; each size is measured in turn."""
     test_lists: tuple[int, ...] = ()
     """Measure instead the evaluation of a bundle on so many test lists, for scale_evaluate.md."""
+    shards: bool = False
+    """Measure instead the preparation of raw logs of --rows rows in shards, for catalogue.md."""
+    featurised: tuple[int, ...] = ()
+    """With --shards: sizes of logs in rows that are featurised, too."""
+    engine: Literal["local", "ray"] = "local"
+    """With --shards: engine of `prepare` and `featurise`."""
+    workers: int | None = None
+    """With --shards: their number of processes. Default: one for each processor."""
     page_only: bool = False
     """Write page and plots again from the JSON in --out, without training or measuring."""
     smoke: bool = False
     """Run a miniature, for tests."""
 
     def execute(self) -> int:
-        """Write scale.md and scale.json, or scale_evaluate.md and scale_evaluate.json."""
-        from model.study import scale, scale_evaluate
+        """Write scale.md, scale_evaluate.md or catalogue.md with its JSON file."""
+        from model.study import scale, scale_evaluate, scale_shards
 
-        if self.test_lists:
+        if self.shards:
+            scale_shards.report(self)
+        elif self.test_lists:
             scale_evaluate.report(self)
         else:
             scale.report(self)

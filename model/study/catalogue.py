@@ -1,0 +1,125 @@
+"""Write docs/reports/catalogue.md from every catalogue_*.json, with what 4 billion rows would take.
+
+Each file has `rows` of {case, items, rows, stage, ...} and the command that made them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.study.pages import render
+
+FIRST_COLUMNS = ("case", "rows", "items", "stage")
+HIDDEN = ("users", "workers", "load", "commit", "log_mb", "data_mb", "main_mb", "unfinished_mb")
+TARGET = 4_000_000_000
+PROCESSORS = 128  # of the cluster that the page computes for
+# Stages whose tasks run on workers; the command itself does the others.
+PARALLEL = ("deal", "collect", "divide", "count", "merge", "write", "featurise")
+Row = Mapping[str, Any]
+
+
+def write_page(out: Path) -> None:
+    """Write catalogue.md from the catalogue_*.json below `out`."""
+    reports = {
+        path.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(out.glob("catalogue_*.json"))
+    }
+    sections = [_section(name, report) for name, report in reports.items()]
+    shards = reports.get("catalogue_shards.json", {"rows": []})["rows"]
+    estimate = estimate_target(shards) if any(row["rows"] for row in shards) else None
+    page = render("catalogue.md.jinja", sections=sections, estimate=estimate, loads=_loads(shards))
+    (out / "catalogue.md").write_text(page, encoding="utf-8")
+
+
+def _section(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one file as a table of text."""
+    made, rows = report.get("made", report), report["rows"]
+    keys = dict.fromkeys(key for row in rows for key in row if key not in HIDDEN)
+    columns = [key for key in FIRST_COLUMNS if key in keys]
+    columns += [key for key in keys if key not in columns]
+    commits = {row["commit"]: None for row in rows if "commit" in row} or report.get("commits", {})
+    return {
+        "file": name,
+        "command": made["command"],
+        "commits": [str(commit) for commit in (
+            commits.values() if isinstance(report.get("commits"), dict) else commits)],
+        "columns": columns,
+        "cells": [[_text(row.get(column)) for column in columns] for row in rows],
+    }  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _loads(rows: Sequence[Row]) -> list[float]:
+    loads = sorted({row["load"] for row in rows if "load" in row})
+    return [loads[0], loads[-1]] if loads else []
+
+
+def estimate_target(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the time, memory and disk of TARGET rows, from the measured sizes in proportion.
+
+    With several sizes, the difference of the largest and the smallest one counts, so that work
+    that does not grow with the log is left out.
+    """
+    prepared = [row for row in rows if row["case"] == "prepare, local"]
+    featurised = [row for row in rows if row["case"] == "featurise" and row["stage"] != "fit"]
+    stages = [*_stages(prepared), *_stages(featurised)]
+    growth = _slope(_largest(prepared, "main_mb")) if prepared else 0.0
+    large = max((row["rows"] for row in prepared), default=0)
+    workers = {row["workers"] for row in rows if row.get("workers")}
+    disk = {
+        name: _slope(_largest(prepared, f"{name}_mb")) * TARGET / 1e6 if prepared else 0.0
+        for name in ("log", "data", "unfinished")
+    }
+    return {
+        "target": TARGET,
+        "processors": PROCESSORS,
+        "workers": max(workers, default=1),
+        "stages": stages,
+        "hours": sum(stage["hours"] for stage in stages),
+        "cluster_hours": sum(stage["cluster_hours"] for stage in stages),
+        "main_gb": growth * TARGET / 1e3,
+        "peak_mb": max(_largest(prepared, "peak_mb").get(large, 0.0), 0.0) if prepared else 0.0,
+        "largest": large,
+        "disk_tb": disk,
+    }
+
+
+def _stages(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Yield each stage with its seconds per million rows, and its hours for TARGET rows."""
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        of_stage = [row for row in rows if row["stage"] == stage]
+        workers = of_stage[-1].get("workers") or 1
+        seconds = _slope({row["rows"]: row["seconds"] for row in of_stage})
+        hours = seconds * TARGET / 3600.0
+        share = workers / PROCESSORS if stage in PARALLEL else 1.0
+        yield {
+            "stage": stage,
+            "on_workers": stage in PARALLEL,
+            "per_million": seconds * 1e6,
+            "hours": hours,
+            "cluster_hours": hours * share,
+        }
+
+
+def _largest(rows: Sequence[Row], column: str) -> dict[int, float]:
+    """Return the largest value of a column over all stages, for each size."""
+    sizes: dict[int, float] = {}
+    for row in rows:
+        sizes[row["rows"]] = max(sizes.get(row["rows"], 0.0), row[column])
+    return sizes
+
+
+def _slope(values: Mapping[int, float]) -> float:
+    """Return the growth per row between the smallest and the largest size, at least 0."""
+    small, large = min(values), max(values)
+    if small == large:
+        return values[large] / large
+    return max(0.0, (values[large] - values[small]) / (large - small))

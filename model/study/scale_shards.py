@@ -1,0 +1,167 @@
+"""Measure preparation in shards on long logs and write docs/reports/catalogue_shards.json.
+
+The commands of the project run as processes of their own. Stages are told by the files that they
+write, and memory is that of all processes together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.data.shards.options import ROWS_PER_SHARD
+from model.study import dealing
+from model.study.catalogue import write_page
+from model.study.commands import Scale, cache_directory, command_line, report_directory
+from model.study.long_log import write_long_log
+from model.study.pages import provenance
+from model.study.process_memory import StageMemory, watch
+from model.study.scale import in_process
+
+USERS, ITEMS = 1_000_000, 1_000_000
+FILE = "catalogue_shards.json"
+STAGES = ("deal", "collect", "divide", "folds", "count", "merge", "write")
+Row = dict[str, Any]
+
+
+def stage_of_prepare(out: Path) -> Callable[[], str]:
+    """Return a function that tells the stage of `prepare --out OUT` by the files that exist."""
+    unfinished, temporary = (out.with_name(f"{out.name}.{end}") for end in ("unfinished", "tmp"))
+
+    def stage() -> str:
+        if (temporary / "summary.json").exists():
+            return "fit"
+        if (temporary / "shards.json").exists():
+            return "tables"
+        return next((s for s in reversed(STAGES) if (unfinished / s).is_dir()), "check rows")
+
+    return stage
+
+
+def measure_prepare(directory: Path, out: Path, command: Scale, shards: int) -> list[Row]:
+    """Prepare a long log, and return a row for each stage."""
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    stage_of, disk = stage_of_prepare(out), [0]
+
+    def stage() -> str:
+        name = stage_of()
+        if name in ("tables", "fit") and not disk[0]:  # all tasks have ended
+            disk[0] = _megabytes(unfinished)
+        return name
+
+    arguments = [
+        "--log", directory / "log", "--items", directory / "items.parquet",
+        "--schema", directory / "schema.yaml", "--out", out, "--engine", command.engine,
+        "--shards", shards,
+        *([] if command.workers is None else ["--workers", command.workers]),
+    ]  # fmt: skip
+    run = [sys.executable, "-m", "model", "prepare", "impressions", *map(str, arguments)]
+    rows = _rows(f"prepare, {command.engine}", watch(run, stage))
+    return [{**row, "unfinished_mb": disk[0]} for row in rows]
+
+
+def measure_featurise(data: Path, command: Scale) -> list[Row]:
+    """Featurise a data set in shards, and return a row for each stage."""
+    arrays = data.with_name(f"{data.name}.arrays")
+
+    def stage() -> str:
+        return "featurise" if any(arrays.glob("train-*")) else "fit"
+
+    workers = [] if command.workers is None else ["--workers", str(command.workers)]
+    run = [sys.executable, "-m", "model", "featurise", "--data", str(data), *workers]
+    return _rows("featurise", watch([*run, "--engine", command.engine], stage))
+
+
+def _rows(case: str, stages: Sequence[StageMemory]) -> list[Row]:
+    return [
+        {
+            "case": case,
+            "stage": stage.stage,
+            "seconds": round(stage.seconds, 1),
+            "peak_mb": round(stage.peak_mb),
+            "main_mb": round(stage.main_mb),
+        }
+        for stage in stages
+    ]
+
+
+def measure_dealing(directory: Path) -> list[Row]:
+    """Deal a log by every way, each in a process of its own, and return a row for each."""
+    rows = []
+    for name, deal in dealing.WAYS.items():
+        if name == "duckdb" and importlib.util.find_spec("duckdb") is None:
+            continue
+        out = directory / "dealt"
+        figures = in_process(deal, directory / "log", out, dealing.SHARDS)
+        rows.append(
+            {
+                "case": "deal only",
+                "stage": name,
+                "seconds": round(figures["seconds"], 1),
+                "peak_mb": round(figures["peak"]),
+                "disk_mb": _megabytes(out),
+            }
+        )
+        shutil.rmtree(out)
+    return rows
+
+
+def _megabytes(path: Path) -> int:
+    """Return the size of all files below a directory, which may be removed meanwhile."""
+    total = 0
+    for place, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return round(total / 1e6)
+
+
+def measure(command: Scale, rows: int, scratch: Path) -> list[Row]:
+    """Measure one log; `scratch` is left empty."""
+    directory = scratch / f"long-{rows}"
+    shutil.rmtree(directory, ignore_errors=True)
+    users, items = (max(100, min(count, rows)) for count in (USERS, ITEMS))
+    try:
+        write_long_log(directory, rows, users, items)
+        data = directory / "data"
+        measured = measure_prepare(directory, data, command, max(2, -(-rows // ROWS_PER_SHARD)))
+        if rows not in command.rows:
+            measured = []
+        if rows == min(command.rows, default=0):
+            measured += measure_dealing(directory)
+        if rows in command.featurised:
+            measured += measure_featurise(data, command)
+        sizes = {"log_mb": _megabytes(directory / "log"), "data_mb": _megabytes(data)}
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    common = {"rows": rows, "items": items, "users": users, "workers": command.workers, **sizes}
+    return [{**row, **common} for row in measured]
+
+
+def report(command: Scale) -> None:
+    """Measure each size, and write JSON and page after each; rows of other sizes are kept."""
+    out = report_directory(command.out, command.smoke)
+    if command.page_only:
+        write_page(out)
+        return
+    cache = cache_directory(command.cache, command.smoke, "scale")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / FILE
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    for size in sorted({*command.rows, *command.featurised}):
+        made = provenance(command_line("scale", command))
+        load = round(os.getloadavg()[0], 1)
+        measured = [{**row, "load": load, "commit": made["commit"]}
+                    for row in measure(command, size, cache)]  # fmt: skip
+        cases = {(row["case"], row["rows"]) for row in measured}
+        rows = [row for row in rows if (row["case"], row["rows"]) not in cases] + measured
+        text = json.dumps({"made": made, "rows": rows}, indent=1) + "\n"
+        path.write_text(text, encoding="utf-8")
+        write_page(out)
