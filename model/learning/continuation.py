@@ -27,7 +27,7 @@ from service.engine.features.layout import Layout
 from service.engine.features.schema import Schema, SchemaError
 
 EPOCHS_SHARE = 4  # a continued run makes a quarter of the epochs of its configuration
-NOISE = 0.02  # deviation of new rows of the token table from the mean of the old ones
+NOISE = 0.02  # deviation of new rows of the token table from that of an unknown value
 TABLE, POSITIONS = "embed.table.weight", "evaluator.position.weight"
 
 
@@ -132,7 +132,7 @@ def _refuse_other_shape(start: Path, earlier: Config, config: Config) -> None:
 
 
 def grown_table(table: Tensor, tokens: Integers, schema: Schema) -> Tensor:
-    """Return the table [V, D] of a grown schema: old rows by value, new ones near their mean.
+    """Return the table [V, D] of a grown schema: old rows by value, new ones near unknown values.
 
     Args:
         table: token embeddings of the earlier schema.
@@ -143,11 +143,10 @@ def grown_table(table: Tensor, tokens: Integers, schema: Schema) -> Tensor:
     for feature in schema.features:
         if not feature.slots:
             continue
-        first = layout.first_token[feature.name]
-        rows = torch.arange(first + 1, first + 1 + feature.values)
-        new, old = rows[places[rows] == ABSENT], rows[places[rows] != ABSENT]
-        centre = grown[old].mean(dim=0) if len(old) else grown[first]
-        grown[new] = centre + NOISE * torch.randn(len(new), table.shape[1])
+        unknown = layout.first_token[feature.name]
+        rows = torch.arange(unknown + 1, unknown + 1 + feature.values)
+        new = rows[places[rows] == ABSENT]
+        grown[new] = grown[unknown] + NOISE * torch.randn(len(new), table.shape[1])
     return grown
 
 

@@ -122,12 +122,13 @@ def train_by_start(
     run = Run(config, data, directory, base, continued=True)
     schema = run.featuriser.schema
     table = run.evaluator.embed.table.weight.data
-    centres = {
-        "unknown value": table[Layout(schema).first_token["item_id"]].clone(),
-        "zero": torch.zeros(table.shape[1]),
-    }
-    if start in centres:
-        new = torch.from_numpy(earlier_tokens(schema, read_schema(base)) == ABSENT)
+    new = torch.from_numpy(earlier_tokens(schema, read_schema(base)) == ABSENT)
+    layout = Layout(schema)
+    first = layout.first_token["item_id"] + 1
+    of_items = slice(first, first + layout.features["item_id"].values)
+    held = table[of_items][~new[of_items]]
+    centres = {"mean of the feature": held.mean(dim=0), "zero": torch.zeros(table.shape[1])}
+    if start in centres:  # else that of a continued run
         table[new] = centres[start] + NOISE * torch.randn(int(new.sum()), table.shape[1])
     stage = run.evaluator_stage()
     before, _ = stage.validate()
