@@ -33,7 +33,7 @@ def test_parsing_loads_no_package_that_is_slow_to_import():
     [
         ([], "Expected one of {prepare, "),
         (["trian"], "Unrecognized options: trian"),
-        (["train"], "--config PATH"),
+        (["train"], "--data PATH"),
         ([*TRAIN, "--start-from", "a", "--plug-into", "b"], "not allowed together"),
         ([*TRAIN, "--no-smoke"], "Unrecognized options: --no-smoke"),
         ([*TRAIN, "--device", "tpu"], "invalid choice 'tpu'"),
