@@ -25,6 +25,7 @@ name: shop
 features:
   - {name: item_id, of: item, kind: identifier, buckets: 64}
   - {name: user_id, of: user, kind: identifier, buckets: 8}
+  - {name: brand, of: item, kind: category, buckets: 16}
   - {name: length, of: item, kind: number}
   - {name: hour, of: context, kind: category}
 """
@@ -37,9 +38,12 @@ def prepared(tmp_path_factory):
     write_identifier_log(root / "raw", items=100, rows=5000)
     log = root / "log.parquet"
     pl.read_parquet(root / "raw" / "impressions.parquet").drop("split").write_parquet(log)
+    items = pl.read_parquet(root / "raw" / "items.parquet")
+    brands = pl.Series("brand", [f"b{number % 7}" for number in range(len(items))])
+    items.with_columns(brands).write_parquet(root / "items.parquet")
     (root / "shop.yaml").write_text(SCHEMA)
     printed = prepare(
-        "impressions", "--log", log, "--items", root / "raw" / "items.parquet",
+        "impressions", "--log", log, "--items", root / "items.parquet",
         "--schema", root / "shop.yaml", "--out", root / "shop", "--split", "time",
     )  # fmt: skip
     return root / "shop", printed
@@ -80,9 +84,9 @@ def test_prepare_prints_and_stores_the_values_that_share_a_bucket(prepared):
 
 def test_a_hashed_data_set_and_its_run_keep_no_vocabulary(prepared, run):
     featuriser = Dataset(prepared[0]).featuriser
-    assert [feature.vocabulary for feature in featuriser.schema.features[:2]] == [(), ()]
-    hours = len(featuriser.schema.features[3].vocabulary)
-    assert featuriser.vocabulary_size == 1 + (1 + 64) + (1 + 8) + (1 + hours)
+    assert [feature.vocabulary for feature in featuriser.schema.features[:3]] == [()] * 3
+    hours = len(featuriser.schema.features[4].vocabulary)
+    assert featuriser.vocabulary_size == 1 + (1 + 64) + (1 + 8) + (1 + 16) + (1 + hours)
     assert len(tensors_of(run)["generator.embed.table.weight"]) == featuriser.vocabulary_size
     assert "i0000001" not in (run / "features.json").read_text()
 
@@ -95,6 +99,24 @@ def test_the_served_bundle_ranks_by_the_hash_of_any_user(url):
         assert len(results[user]["slate"]) == 4
     again = rerank(url, user={"id": "u0001"}, context={"hour": "3"}).json()
     assert again["slate"] == results["u0001"]["slate"]
+
+
+def test_an_inline_value_has_the_bucket_of_the_same_value_in_the_item_table(url):
+    def slate(shift):
+        candidates = [
+            {"id": f"i{number:07d}", "features": {"brand": f"b{(number + shift) % 7}"}}
+            for number in range(8)
+        ]
+        return logprobs(rerank(url, candidates=candidates))
+
+    def logprobs(response):
+        slate = response.raise_for_status().json()["slate"]
+        return [(entry["id"], entry["logprob"]) for entry in slate]
+
+    expected, same, other = logprobs(rerank(url)), slate(0), slate(1)
+    assert [entry[0] for entry in same] == [entry[0] for entry in expected]
+    assert [entry[1] for entry in same] == pytest.approx([entry[1] for entry in expected], abs=1e-4)
+    assert other[0][1] != pytest.approx(expected[0][1], abs=1e-4)
 
 
 def test_a_limit_per_hashed_value_needs_groups_of_the_request(url):
