@@ -10,10 +10,11 @@ from model.data import labels
 from model.data.entities import ORDER, TRAIN
 from model.data.entity_tables import TIME
 from model.data.rated_rows import BUCKET
-from model.data.shards.exchange import TO, addresses, write_addressed
+from model.data.shards.exchange import addresses, write_addressed
 from model.data.shards.plan import FOLD, Piece, Plan
 
 ITEMS, FOLDS, TOTALS = "items.parquet", "folds.parquet", "totals"
+ITEM = "__item"  # number of an item among those of the piece
 FROM = "__from"  # number of the piece that a row comes from
 GAIN = "__gain"
 COUNTS = ("shows", "likes", "train_shows", "train_likes")
@@ -51,12 +52,14 @@ def count(directory: Path, plan: Plan, piece: Piece) -> None:
     names = dict.fromkeys([*plan.item_features, *(f for f in plan.lacking if f in features)])
     columns = "request_id", "item_id", ORDER, TIME, TRAIN, FOLD
     rows = plan.rows(piece).select(*columns, gain, *names).collect(engine="streaming").sort(ORDER)
-    ids = rows.select(pl.col("item_id").unique().sort())["item_id"]
-    partitions = pl.DataFrame({"item_id": ids, TO: addresses(ids, plan.partitions)})
+    ids = rows["item_id"].unique().sort()
+    partitions = addresses(ids, plan.partitions)
+    numbers = pl.DataFrame({"item_id": ids}).with_row_index(ITEM)
+    rows = rows.join(numbers, on="item_id", maintain_order="left").drop("item_id")
 
     def write(table: pl.DataFrame, name: str) -> None:
-        addressed = table.join(partitions, on="item_id", how="left", maintain_order="left")
-        write_addressed(addressed, directory / name, plan.partitions)
+        of_rows = [ids.gather(table[ITEM]), partitions.gather(table[ITEM])]
+        write_addressed(table.drop(ITEM).with_columns(of_rows), directory / name, plan.partitions)
 
     write(_latest_values(rows, plan), ITEMS)
     for width in plan.widths():
@@ -65,17 +68,17 @@ def count(directory: Path, plan: Plan, piece: Piece) -> None:
         totals = events.group_by(BUCKET).agg(pl.col(COUNTS).sum()).sort(BUCKET)
         totals.write_parquet(directory / f"{TOTALS}-{events_name(width)}")
     if plan.folds and plan.statistics:
-        train = rows.drop_nulls(FOLD).group_by("item_id", pl.col(FOLD).alias("fold"))
+        train = rows.drop_nulls(FOLD).group_by(ITEM, pl.col(FOLD).alias("fold"))
         folds = train.agg(shows=pl.len().cast(pl.Int64), likes=pl.col(GAIN).sum())
-        folds = folds.sort("item_id", "fold")
+        folds = folds.sort(ITEM, "fold")
         write(folds.with_columns(pl.lit(piece.number, pl.UInt32).alias(FROM)), FOLDS)
         totals = folds.group_by("fold").agg(pl.col("shows", "likes").sum()).sort("fold")
         totals.write_parquet(directory / f"{TOTALS}-{FOLDS}")
     for name in plan.lacking:
-        values = rows.select("item_id", TIME, "request_id", name).drop_nulls(name)
+        values = rows.select(ITEM, TIME, "request_id", name).drop_nulls(name)
         write(values, history_name(name, plan))
-        queries = rows.filter(pl.col(name).is_null()).select("item_id", TIME, TRAIN).unique()
-        queries = queries.sort("item_id", TIME, TRAIN)
+        queries = rows.filter(pl.col(name).is_null()).select(ITEM, TIME, TRAIN).unique()
+        queries = queries.sort(ITEM, TIME, TRAIN)
         numbered = queries.with_columns(pl.lit(piece.number, pl.UInt32).alias(FROM))
         write(numbered, queries_name(name, plan))
 
@@ -102,19 +105,19 @@ def _latest_values(rows: pl.DataFrame, plan: Plan) -> pl.DataFrame:
             for column, source in zip(first_columns(name), sources, strict=True):
                 value = pl.col(source.format(name)).filter(held).first()
                 aggregates.append(value.alias(column))
-    return rows.group_by("item_id", maintain_order=True).agg(aggregates).sort("item_id")
+    return rows.group_by(ITEM, maintain_order=True).agg(aggregates).sort(ITEM)
 
 
 def _count_events(rows: pl.DataFrame) -> pl.DataFrame:
-    """Count shows and likes by item and BUCKET, of all lists and of the train lists."""
+    """Count shows and likes by ITEM and BUCKET, of all lists and of the train lists."""
     gain = pl.col(GAIN).cast(pl.Float64)
     return (
-        rows.group_by("item_id", BUCKET)
+        rows.group_by(ITEM, BUCKET)
         .agg(
             shows=pl.len().cast(pl.Float64),
             likes=gain.sum(),
             train_shows=pl.col(TRAIN).sum().cast(pl.Float64),
             train_likes=gain.filter(pl.col(TRAIN)).sum(),
         )
-        .sort("item_id", BUCKET)
+        .sort(ITEM, BUCKET)
     )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from model.data import statistics
@@ -27,6 +28,7 @@ from model.data.shards.counts import (
 from model.data.shards.exchange import TO, read_addressed, write_addressed
 from model.data.shards.plan import Plan
 
+ITEM, PAIR = "__item", "__pair"  # numbers of an item, and of an item in a bucket
 TRAIN_VALUE = "__train {}"  # value of a statistic in train rows
 LIKES = "likes.parquet"  # counts behind the statistics
 
@@ -103,39 +105,45 @@ def _rate(
     Args:
         of_all: counts of all items by bucket.
     """
-    pairs = partial.group_by("item_id", BUCKET).agg(pl.col(COUNTS).sum())
-    ids = pairs["item_id"].unique().sort()
-    numbers = pl.DataFrame({"item_id": ids}).with_row_index("__item")
-    pairs = pairs.join(numbers, on="item_id").sort(BUCKET, "__item")
-    of_train = pairs.filter(pl.col("train_shows") > 0.0)
+    ids = partial["item_id"].unique().sort()
+    numbers = pl.DataFrame({"item_id": ids}).with_row_index(ITEM)
+    partial = partial.join(numbers, on="item_id").drop("item_id").sort(BUCKET, ITEM)
+    partial = partial.with_columns(pl.struct(BUCKET, ITEM).rle_id().alias(PAIR))
+    pairs = partial.group_by(PAIR, maintain_order=True).agg(
+        pl.col(ITEM, BUCKET).first(), pl.col(COUNTS).sum()
+    )
+    in_train = pl.col("train_shows") > 0.0
+    of_train = pairs.filter(in_train)
     ends = pl.DataFrame({"item_id": ids})
-    train_values = of_train.select("item_id", BUCKET)
+    values: list[pl.Series] = []
     for feature in plan.statistics:
         clock = plan.clocks()[feature.name]
         if clock.bucket != width:
             continue
         until, strength = dataclasses.replace(clock, as_of=plan.last), feature.prior_strength
         every = _events(pairs, ids, ""), until, strength, _totals(of_all, "")
-        pairs = pairs.with_columns(pl.Series(feature.name, rates_over_time(*every)[0]))
         trained = _events(of_train, ids, "train_"), clock, strength, _totals(of_all, "train_")
-        values, counts = rates_over_time(*trained)
-        train_values = train_values.with_columns(
-            pl.Series(TRAIN_VALUE.format(feature.name), values)
-        )
+        train_rates, counts = rates_over_time(*trained)
+        of_pairs = np.full(len(pairs), np.nan)
+        of_pairs[pairs.select(in_train).to_series().to_numpy()] = train_rates
+        values += [
+            pl.Series(feature.name, rates_over_time(*every)[0]),
+            pl.Series(TRAIN_VALUE.format(feature.name), of_pairs).fill_nan(None),
+        ]
         ends = ends.with_columns(
             pl.Series(f"shows.{feature.name}", counts.shows),
             pl.Series(f"likes.{feature.name}", counts.likes),
         )
-    keys = ["item_id", BUCKET]
-    values_of = pairs.drop(*COUNTS, "__item").join(train_values, on=keys, how="left")
-    sent = partial.select(*keys, pl.col(FROM).alias(TO))
-    return sent.join(values_of, on=keys, how="left").sort(TO, *keys), ends
+    sent = partial.select(pl.col(FROM).alias(TO), ITEM, BUCKET)
+    sent = sent.with_columns(column.gather(partial[PAIR]) for column in values)
+    sent = sent.sort(TO, ITEM, BUCKET)
+    return sent.with_columns(ids.gather(sent[ITEM]).alias("item_id")).drop(ITEM), ends
 
 
 def _events(pairs: pl.DataFrame, ids: pl.Series, prefix: str) -> Events:
     return Events(
         ids,
-        pairs["__item"].cast(pl.Int64).to_numpy(),
+        pairs[ITEM].cast(pl.Int64).to_numpy(),
         pairs[BUCKET].to_numpy(),
         pairs[f"{prefix}shows"].to_numpy(),
         pairs[f"{prefix}likes"].to_numpy(),
