@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -52,3 +53,13 @@ WAYS: dict[str, Callable[[Path, Path, int], None]] = {
     "polars sort": deal_by_sort,
     "duckdb": deal_by_duckdb,
 }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Deal a log by the way that the first argument names, from the second into the third."""
+    way, log, out = arguments
+    WAYS[way](Path(log), Path(out), SHARDS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

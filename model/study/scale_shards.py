@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,30 @@ from model.study.commands import Scale, cache_directory, command_line, report_di
 from model.study.long_log import write_long_log
 from model.study.pages import provenance
 from model.study.process_memory import StageMemory, watch
-from model.study.scale import in_process
 
 USERS, ITEMS = 1_000_000, 1_000_000
 FILE = "catalogue_shards.json"
-STAGES = ("deal", "collect", "divide", "folds", "count", "merge", "write")
+TASKS = ("deal", "collect", "divide", "folds", "count", "merge", "write")
 Row = dict[str, Any]
 
 
 def stage_of_prepare(out: Path) -> Callable[[], str]:
-    """Return a function that tells the stage of `prepare --out OUT` by the files that exist."""
+    """Return a function that tells the stage of `prepare --out OUT` by the files that exist.
+
+    A stage that has begun is not left for an earlier one, when files are removed at the end.
+    """
     unfinished, temporary = (out.with_name(f"{out.name}.{end}") for end in ("unfinished", "tmp"))
+    files = {
+        **{stage: unfinished / stage for stage in TASKS},
+        "tables": temporary / "shards.json",
+        "fit": temporary / "summary.json",
+    }
+    reached = [0]
 
     def stage() -> str:
-        if (temporary / "summary.json").exists():
-            return "fit"
-        if (temporary / "shards.json").exists():
-            return "tables"
-        return next((s for s in reversed(STAGES) if (unfinished / s).is_dir()), "check rows")
+        present = [place for place, path in enumerate(files.values(), 1) if path.exists()]
+        reached[0] = max(reached[0], *present, 0)
+        return ("check rows", *files)[reached[0]]
 
     return stage
 
@@ -95,20 +102,13 @@ def _rows(case: str, stages: Sequence[StageMemory]) -> list[Row]:
 def measure_dealing(directory: Path) -> list[Row]:
     """Deal a log by every way, each in a process of its own, and return a row for each."""
     rows = []
-    for name, deal in dealing.WAYS.items():
+    for name in dealing.WAYS:
         if name == "duckdb" and importlib.util.find_spec("duckdb") is None:
             continue
         out = directory / "dealt"
-        figures = in_process(deal, directory / "log", out, dealing.SHARDS)
-        rows.append(
-            {
-                "case": "deal only",
-                "stage": name,
-                "seconds": round(figures["seconds"], 1),
-                "peak_mb": round(figures["peak"]),
-                "disk_mb": _megabytes(out),
-            }
-        )
+        run = [sys.executable, "-m", "model.study.dealing", name]
+        watched = watch([*run, str(directory / "log"), str(out)], partial(str, name))
+        rows += [{**row, "disk_mb": _megabytes(out)} for row in _rows("deal only", watched)]
         shutil.rmtree(out)
     return rows
 

@@ -6,15 +6,13 @@ import polars as pl
 import pytest
 
 from model.data.shards.exchange import TO
-from model.study import dealing, scale_shards
+from model.study import dealing
 from model.study.catalogue import TARGET, estimate_target, write_page
 from model.study.commands import Scale
 from model.study.long_log import write_long_log
-from model.study.scale import measure_phase
 
 
-def test_every_stage_of_prepare_and_featurise_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(scale_shards, "in_process", measure_phase)
+def test_every_stage_of_prepare_and_featurise_is_measured(tmp_path):
     command = Scale(
         shards=True, rows=(3000,), featurised=(3000,), workers=1, out=tmp_path / "out",
         cache=tmp_path / "cache",
@@ -23,6 +21,8 @@ def test_every_stage_of_prepare_and_featurise_is_measured(tmp_path, monkeypatch)
     report = json.loads((tmp_path / "out" / "catalogue_shards.json").read_text())
     cases = {row["case"] for row in report["rows"]}
     assert cases == {"prepare, local", "deal only", "featurise"}
+    stages = [row["stage"] for row in report["rows"] if row["case"] == "prepare, local"]
+    assert len(stages) == len(set(stages)) > 1
     assert all(row["seconds"] >= 0 and row["peak_mb"] > 0 for row in report["rows"])
     page = (tmp_path / "out" / "catalogue.md").read_text()
     row = next(row for row in report["rows"] if row["stage"] == "polars partitions")
