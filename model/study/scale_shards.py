@@ -26,6 +26,7 @@ from model.study.pages import provenance
 from model.study.process_memory import StageMemory, watch
 
 USERS, ITEMS = 1_000_000, 1_000_000
+DEALT = 10_000_000  # rows of the largest log that is dealt by every way
 FILE = "catalogue_shards.json"
 TASKS = ("deal", "collect", "divide", "folds", "count", "merge", "write")
 Row = dict[str, Any]
@@ -134,7 +135,7 @@ def measure(command: Scale, rows: int, scratch: Path) -> list[Row]:
         measured = measure_prepare(directory, data, command, max(2, -(-rows // ROWS_PER_SHARD)))
         if rows not in command.rows:
             measured = []
-        if rows == min(command.rows, default=0):
+        if rows == max((size for size in command.rows if size <= DEALT), default=0):
             measured += measure_dealing(directory)
         if rows in command.featurised:
             measured += measure_featurise(data, command)

@@ -12,6 +12,7 @@ from model.data.errors import DataError
 ROWS_PER_SHARD = 1_000_000
 CELLS_PER_SHARD = 1 << 24  # values of 8 bytes; a wide log has fewer rows in a shard
 SHARDS_IN_ONE_FILE = 4  # a log of no more rows than such shards have is prepared as one file
+SHARDS = 500  # at most; those of a longer log have more rows, in several pieces
 SHARDS_PER_PIECE = 2  # rows of an output file; a shard has several if it is larger
 ROWS_PER_PART = 1 << 23  # input rows that one task deals
 CELLS_PER_PARTITION = 1 << 24  # values that are merged into one partition of the items
@@ -50,7 +51,7 @@ class ShardOptions:
         if self.shards is not None:
             return self.shards
         shards = -(-rows // rows_per_shard(cells))
-        return None if shards <= SHARDS_IN_ONE_FILE else shards
+        return None if shards <= SHARDS_IN_ONE_FILE else min(shards, SHARDS)
 
 
 def rows_per_shard(cells: int) -> int:

@@ -1,12 +1,13 @@
 """The measurement of long logs in miniature, and what its page computes."""
 
 import json
+import shutil
 
 import polars as pl
 import pytest
 
 from model.data.shards.exchange import TO
-from model.study import dealing
+from model.study import dealing, scale_shards
 from model.study.catalogue import TARGET, estimate_target, write_page
 from model.study.commands import Scale
 from model.study.long_log import write_long_log
@@ -22,12 +23,23 @@ def test_every_stage_of_prepare_and_featurise_is_measured(tmp_path):
     cases = {row["case"] for row in report["rows"]}
     assert cases == {"prepare, local", "deal only", "featurise"}
     stages = [row["stage"] for row in report["rows"] if row["case"] == "prepare, local"]
-    assert len(stages) == len(set(stages)) > 1
+    assert len(stages) == len(set(stages))
     assert all(row["seconds"] >= 0 and row["peak_mb"] > 0 for row in report["rows"])
     page = (tmp_path / "out" / "catalogue.md").read_text()
     row = next(row for row in report["rows"] if row["stage"] == "polars partitions")
     assert f"| deal only | 3,000 | 3,000 | polars partitions | {row['seconds']}" in page
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_stages_of_prepare_follow_its_files_and_never_go_back(tmp_path):
+    stage = scale_shards.stage_of_prepare(tmp_path / "out")
+    reached = [stage()]
+    for name in ("unfinished/deal", "unfinished/merge", "tmp/shards.json", "tmp/summary.json"):
+        (tmp_path / f"out.{name}").mkdir(parents=True)
+        reached.append(stage())
+    shutil.rmtree(tmp_path / "out.tmp")
+    reached.append(stage())
+    assert reached == ["check rows", "deal", "merge", "tables", "fit", "fit"]
 
 
 def row(rows, stage, seconds, main_mb, case="prepare, local"):

@@ -173,4 +173,5 @@ def test_only_longer_logs_have_shards_by_default():
     assert ShardOptions().count_shards(4_000_000, 16) is None
     assert ShardOptions().count_shards(4_000_001, 16) == 5
     assert ShardOptions().count_shards(4_000_000, 160) == 39
+    assert ShardOptions().count_shards(4_000_000_000, 16) == 500
     assert ShardOptions(shards=2).count_shards(10, 16) == 2
