@@ -1,7 +1,8 @@
 """Measure bundles of large catalogues: size, start, memory of workers and latency.
 
-`python -m export catalogue` writes a bundle of random items with an identifier, and serves it with
-one and two workers. With --baseline it does the same with an older checkout, in turns.
+`python -m export catalogue` writes a bundle of random items with an identifier, serves it with one
+and two workers, brings in new and changed items, and swaps the bundle while it serves. With
+--baseline the first two are done with an older checkout too, in turns.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from export.bench.features import ROOT, commit_of
 
 LISTS = (20, 500)  # candidates of the timed lists
 START_S = 120.0
+UPDATES = 10_000  # items that are new, and as many that are changed
 MB = 1e6
 
 
@@ -64,6 +66,8 @@ def measure_catalogue(options: CatalogueOptions) -> None:
             for name, tree in tqdm(trees.items(), f"start {workers}", disable=None):
                 rows.append(measure_start(name, tree, bundles[name], workers, options.items))
         rows += measure_latency(trees, bundles, options)
+        rows.append(bring_in_items(bundles["this"], options))
+        rows.append(measure_swap(bundles["this"], options.items))
     finally:
         shutil.rmtree(options.scratch, ignore_errors=True)
     report: dict[str, Any] = {
@@ -106,10 +110,13 @@ def write_bundle(
 
 @contextlib.contextmanager
 def serving(
-    tree: Path, bundle: Path, workers: int
+    tree: Path, bundle: Path, workers: int, source: str = "--bundle"
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Serve a bundle by the code of a checkout; yield the process and its port once it is ready."""
-    command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"]
+    """Serve a bundle by the code of a checkout; yield the process and its port once it is ready.
+
+    source: --bundle, or --models for a store.
+    """
+    command = [sys.executable, "-m", "service", source, str(bundle), "--port", "0"]
     process = subprocess.Popen(
         [*command, "--workers", str(workers)],
         env={**environment_of(tree), "RERANK_TIMEOUT_MS": "60000"},
@@ -188,6 +195,48 @@ def memory_of(pid: int) -> tuple[int, int]:
         for key, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
     }
     return sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"]
+
+
+def bring_in_items(bundle: Path, options: CatalogueOptions) -> dict[str, Any]:
+    """Write version 2 with as many new as changed items, and return the row of the report."""
+    draw, table = random.Random(0), bundle.parent / "changes.csv"
+    count = min(UPDATES, options.items // 2)
+    ids = [catalogue_bundle.item_id(n) for n in draw.sample(range(options.items), count)]
+    ids += [f"new-{number:06d}" for number in range(count)]
+    lines = [f"{item},{draw.gauss(0, 1):.4f},brand-{draw.randrange(500):03d}\n" for item in ids]
+    table.write_text("item_id,price,brand\n" + "".join(lines), encoding="ascii")
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "export", "items", "--bundle", str(bundle)]
+    arguments = ["--items", str(table), "--out", str(bundle.parent / "2")]
+    run = [*command, *arguments]
+    subprocess.run(run, env=environment_of(ROOT), cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    seconds = round(time.perf_counter() - began, 1)
+    stage = f"bring in {count:,} new and {count:,} changed items"
+    return {"case": "this", "items": options.items, "stage": stage, "seconds": seconds}
+
+
+def measure_swap(bundle: Path, items: int) -> dict[str, Any]:
+    """Return memory before and after the service swapped version 1 for version 2."""
+    model = bundle.parent
+    (model / "changes.csv").unlink()
+    (model / "serving.json").write_text('{"active": "1"}')
+    memory = []
+    with serving(ROOT, model.parent, 1, "--models") as (process, port):
+        for version in ("1", "2"):
+            (model / "serving.json").write_text(json.dumps({"active": version}))
+            end = time.monotonic() + START_S
+            while json.loads(get(port, "/info"))["model"]["version"] != version:
+                if time.monotonic() > end:
+                    raise OSError(f"{model}: version {version} was not served in {START_S:g} s")
+                time.sleep(0.05)
+            for seed in range(40):
+                rank(port, body_of(items, LISTS[1], seed))
+            memory.append(memory_of(process.pid))
+    return {
+        "case": "this", "items": items, "stage": "swap version 1 for 2",
+        "private_mb_before": round(memory[0][0] / MB), "private_mb": round(memory[1][0] / MB),
+        "shared_mb": round(memory[1][1] / MB),
+    }  # fmt: skip
 
 
 def body_of(items: int, candidates: int, seed: int) -> bytes:
