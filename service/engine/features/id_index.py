@@ -79,40 +79,36 @@ class MappedIds(Ids):
 
     def __init__(self, text: Array, ends: Array, hashes: Array, order: Array) -> None:
         self._text_of, self._ends, self._hashes, self._order = text, ends, hashes, order
+        self._bytes: memoryview = text.data
 
     def find(self, ids: Sequence[str]) -> Integers:
+        if not len(self):
+            return np.zeros(len(ids), np.int64)
         encoded = [_encode(item) for item in ids]
         hashes = np.fromiter(map(crc32, encoded), np.uint32, len(encoded))
-        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        starts = np.cumsum(lengths) - lengths
-        text = np.frombuffer(b"".join(encoded), np.uint8)
-        count = len(self._hashes)
-        positions = np.full(len(encoded), count, np.int64)
-        place = self._hashes.searchsorted(hashes).astype(np.int64)
-        pending = np.arange(len(encoded))
-        while len(pending):  # the ids of one hash are compared one after the other
-            pending = pending[place[pending] < count]
-            pending = pending[self._hashes[place[pending]] == hashes[pending]]
-            candidates = self._order[place[pending]].astype(np.int64)
-            equal = self._equal(candidates, text, starts[pending], lengths[pending])
-            positions[pending[equal]] = candidates[equal]
-            pending = pending[~equal]
-            place[pending] += 1
+        places = self._hashes.searchsorted(hashes)
+        positions = self._order.take(places, mode="clip").astype(np.int64)
+        equal = self._equal(positions, encoded)
+        for index in [index for index, same in enumerate(equal) if not same]:
+            positions[index] = self._search(encoded[index], int(hashes[index]), int(places[index]))
         return positions
 
-    def _equal(
-        self, candidates: Integers, text: Array, starts: Integers, lengths: Integers
-    ) -> npt.NDArray[np.bool_]:
-        """Compare the ids at positions [M] with the slices of `text`, byte by byte."""
-        begins = self._ends[candidates]
-        equal: npt.NDArray[np.bool_] = self._ends[candidates + 1] - begins == lengths
-        alike = equal.nonzero()[0]
-        sizes = lengths[alike]
-        within = np.arange(int(sizes.sum())) - (np.cumsum(sizes) - sizes).repeat(sizes)
-        ours = self._text_of[begins[alike].repeat(sizes) + within]
-        differs = ours != text[starts[alike].repeat(sizes) + within]
-        equal[alike.repeat(sizes)[differs]] = False
-        return equal
+    def _search(self, item: bytes, value: int, place: int) -> int:
+        """Return the position of an id of this hash, from a place on; len(self) for none."""
+        while place < len(self) and self._hashes[place] == value:
+            position = self._order[place : place + 1].astype(np.int64)
+            if self._equal(position, [item])[0]:
+                return int(position[0])
+            place += 1
+        return len(self)
+
+    def _equal(self, positions: Integers, encoded: Sequence[bytes]) -> list[bool]:
+        """Compare the ids at positions [N] with others, byte by byte."""
+        begins, ends = self._ends.take(positions).tolist(), self._ends.take(positions + 1).tolist()
+        text = self._bytes
+        return [
+            text[begin:end] == item for begin, end, item in zip(begins, ends, encoded, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self._hashes)
