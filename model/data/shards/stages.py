@@ -78,16 +78,26 @@ def run_calls(
         except (OSError, pl.exceptions.PolarsError) as error:
             if not is_full(error):
                 raise
-            rule = f"must have room for the shards, but the disk is full at stage {stage}; "
-            raise _interruption(output, rule + "free some space", done, total) from None
+            raise full_disk(output, stage, _describe_kept(done, total)) from None
         except WorkerDied as error:
             rule = f"cannot go on: at stage {stage} {error}, most often for lack of memory; "
-            raise _interruption(output, rule + "pass fewer --workers", done, total) from None
+            rule += "pass fewer --workers and run the same command again "
+            raise Interruption(output, f"{rule}({_describe_kept(done, total)})") from None
 
 
-def _interruption(output: Path, rule: str, done: int, total: int) -> Interruption:
-    kept = f"{done} of {total} tasks of this stage, and all stages before it, are kept"
-    return Interruption(output, f"{rule} and run the same command again ({kept})")
+def _describe_kept(done: int, total: int) -> str:
+    return f"{done} of {total} tasks of this stage, and all stages before it, are kept"
+
+
+def full_disk(output: Path, stage: str, kept: str) -> Interruption:
+    """Return the error of a disk without space.
+
+    Args:
+        kept: clause about the work that is not lost.
+    """
+    rule = f"must have room for the shards, but the disk is full at stage {stage}; "
+    rule += f"free some space and run the same command again ({kept})"
+    return Interruption(output, rule)
 
 
 def run_task(function: Callable[..., Any], path: Path, task: Task) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from model.data.errors import DataError
 from model.data.files import Files
 from model.data.shards.engines import open_engine
 from model.data.shards.options import ShardOptions
-from model.data.shards.stages import Interruption, Stages
+from model.data.shards.stages import Interruption, Stages, full_disk, is_full
 
 KEY = "key"  # file with the digest of everything that decides the results
 CODE = Path(__file__).parents[1]
@@ -66,6 +66,10 @@ class Unfinished:
                 yield Stages(self._path, engine, self._output)
         except Interruption:
             raise
+        except (OSError, pl.exceptions.PolarsError) as error:
+            if not is_full(error):
+                raise
+            raise full_disk(self._output, "tables", "the finished stages are kept") from None
         except DataError:
             shutil.rmtree(self._path)
             raise

@@ -133,6 +133,16 @@ def test_a_full_disk_is_named_with_a_way_out(tmp_path):
         stages.run("deal", fill_disk, {"a": ()})
 
 
+def test_a_disk_that_fills_up_between_the_stages_is_named_too(run, tmp_path, monkeypatch):
+    def fill(*_):
+        raise pl.exceptions.ComputeError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("model.data.prepare.write_tables", fill)
+    with pytest.raises(Interruption, match=r"disk is full at stage tables; .*stages are kept"):
+        run("out")
+    assert (tmp_path / "out.unfinished").is_dir()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_error_of_polars_about_a_full_disk_is_recognised():
     with pytest.raises((OSError, pl.exceptions.PolarsError)) as caught:
