@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         """Close the connection and never use it again."""
         self.usable = False
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()  # `close` waits for unsent bytes, even after the loop's end
 
 
 class Pool:

@@ -34,6 +34,7 @@ class Client:
         self._host, port = url.removeprefix("http://").split(":")
         self._port = int(port)
         self._stream: Stream | None = None
+        self._unsent: list[asyncio.WriteTransport] = []
 
     async def hold(self, outcome: Outcome) -> None:
         """Hold a conversation and fill its outcome."""
@@ -58,8 +59,20 @@ class Client:
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._stream is not None:
-            self._stream[1].close()
+            transport = self._stream[1].transport
+            transport.close()
+            if transport.get_write_buffer_size():
+                self._unsent.append(transport)
             self._stream = None
+
+    def end(self) -> None:
+        """Close the connection and drop what earlier ones could not send.
+
+        A transport with unsent bytes would outlive the event loop, and its socket with it.
+        """
+        self.close()
+        for transport in self._unsent:
+            transport.abort()
 
     async def _in_turn(self, outcome: Outcome) -> bool:
         """Send each message after the response to the one before it; return True to keep it."""
@@ -87,7 +100,7 @@ async def _work(url: str, queue: Iterator[Outcome]) -> None:
     client = Client(url)
     for outcome in queue:
         await client.hold(outcome)
-    client.close()
+    client.end()
 
 
 async def _together(
