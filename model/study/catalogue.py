@@ -14,6 +14,7 @@ from model.study.pages import render
 
 FIRST_COLUMNS = ("case", "rows", "items", "stage")
 HIDDEN = ("users", "workers", "load", "commit", "log_mb", "data_mb", "main_mb", "unfinished_mb")
+LARGE = 100.0  # numbers from here on have no decimals
 TARGET = 4_000_000_000
 PROCESSORS = 128  # of the cluster that the page computes for
 # Stages whose tasks run on workers; the command itself does the others.
@@ -40,21 +41,28 @@ def _section(name: str, report: Mapping[str, Any]) -> dict[str, Any]:
     keys = dict.fromkeys(key for row in rows for key in row if key not in HIDDEN)
     columns = [key for key in FIRST_COLUMNS if key in keys]
     columns += [key for key in keys if key not in columns]
-    commits = {row["commit"]: None for row in rows if "commit" in row} or report.get("commits", {})
     return {
         "file": name,
         "command": made["command"],
-        "commits": [str(commit) for commit in (
-            commits.values() if isinstance(report.get("commits"), dict) else commits)],
+        "commits": _commits(report, made),
         "columns": columns,
         "cells": [[_text(row.get(column)) for column in columns] for row in rows],
-    }  # fmt: skip
+    }
+
+
+def _commits(report: Mapping[str, Any], made: Mapping[str, Any]) -> list[str]:
+    """Return the commits that the figures of a file come from, each once."""
+    of_rows = [row["commit"] for row in report["rows"] if "commit" in row]
+    of_file = [*report.get("commits", {}).values(), *([made["commit"]] if "commit" in made else [])]
+    return [*dict.fromkeys(of_rows or of_file)]
 
 
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
+    if isinstance(value, float) and abs(value) < LARGE:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
 def _loads(rows: Sequence[Row]) -> list[float]:
@@ -71,7 +79,7 @@ def estimate_target(rows: Sequence[Row]) -> dict[str, Any]:
     prepared = [row for row in rows if row["case"] == "prepare, local"]
     featurised = [row for row in rows if row["case"] == "featurise" and row["stage"] != "fit"]
     stages = [*_stages(prepared), *_stages(featurised)]
-    growth = _slope(_largest(prepared, "main_mb")) if prepared else 0.0
+    memory = _largest(prepared, "main_mb")
     large = max((row["rows"] for row in prepared), default=0)
     workers = {row["workers"] for row in rows if row.get("workers")}
     disk = {
@@ -85,7 +93,8 @@ def estimate_target(rows: Sequence[Row]) -> dict[str, Any]:
         "stages": stages,
         "hours": sum(stage["hours"] for stage in stages),
         "cluster_hours": sum(stage["cluster_hours"] for stage in stages),
-        "main_gb": growth * TARGET / 1e3,
+        # In one size, the part that does not grow with the rows is unknown.
+        "main_gb": _slope(memory) * TARGET / 1e3 if len(memory) > 1 else None,
         "peak_mb": max(_largest(prepared, "peak_mb").get(large, 0.0), 0.0) if prepared else 0.0,
         "largest": large,
         "disk_tb": disk,

@@ -27,7 +27,7 @@ def test_every_stage_of_prepare_and_featurise_is_measured(tmp_path):
     assert all(row["seconds"] >= 0 and row["peak_mb"] > 0 for row in report["rows"])
     page = (tmp_path / "out" / "catalogue.md").read_text()
     row = next(row for row in report["rows"] if row["stage"] == "polars partitions")
-    assert f"| deal only | 3,000 | 3,000 | polars partitions | {row['seconds']}" in page
+    assert f"| deal only | 3,000 | 3,000 | polars partitions | {row['seconds']:.3g} |" in page
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -71,6 +71,11 @@ def test_the_page_extrapolates_the_growth_between_two_sizes(tmp_path):
     page = (tmp_path / "catalogue.md").read_text()
     assert "| this | 5 | serve | 42 |" in page
     assert "| merge | workers | 2.00 | 2.2 | 0.0 |" in page
+    assert "- **Commit**: 1111111." in page
+    assert "Memory of the command" in page
+    (tmp_path / "catalogue_shards.json").write_text(json.dumps({"made": made, "rows": rows[:2]}))
+    write_page(tmp_path)
+    assert "Memory of the command" not in (tmp_path / "catalogue.md").read_text()
 
 
 def test_a_page_without_long_logs_computes_nothing(tmp_path):
