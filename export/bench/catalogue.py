@@ -280,8 +280,8 @@ def measure_latency(
             _, port = stack.enter_context(serving(tree, bundles[name], 1))
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             connections[name] = stack.enter_context(contextlib.closing(connection)), port
-        for seed in tqdm(range(options.requests), "latency", disable=None):
-            for size in LISTS:
+        for size in LISTS:
+            for seed in tqdm(range(options.requests), f"rank {size}", disable=None):
                 body = body_of(options.items, size, seed)
                 # Each is first in turn, and finds the caches full of the other's data.
                 order = list(connections.items())[:: 1 if seed % 2 else -1]
