@@ -73,5 +73,25 @@ def test_the_workers_of_the_report_share_the_table(figures):
     assert swap["private_mb"] < swap["private_mb_before"] + 100
 
 
+def test_the_figures_of_the_documentation_are_those_of_the_report(figures):
+    text = (REPORT.parents[1] / "inference.md").read_text(encoding="utf-8")
+    for name, stage, field, digits in (
+        ("bundle, MB", "write bundle", "bundle_mb", 0),
+        ("anonymous memory of a worker, MB", "serve, 2 workers", "private_mb", 0),
+        ("its mapped files, which workers share, MB", "serve, 2 workers", "shared_mb", 0),
+        ("ready, one worker, s", "serve, 1 workers", "seconds", 1),
+        ("ready, two workers, s", "serve, 2 workers", "seconds", 1),
+        ("p50 of 20 candidates, ms", "rank 20 candidates", "p50_ms", 2),
+        ("p50 of 500 candidates, ms", "rank 500 candidates", "p50_ms", 2),
+    ):
+        values = (figures[case, stage][field] for case in ("baseline", "this"))
+        assert f"| {name} | {' | '.join(f'{v:.{digits}f}' for v in values)} |" in text
+
+
+def test_workers_are_ready_in_five_seconds_in_the_report(figures):
+    for workers in (1, 2):
+        assert figures["this", f"serve, {workers} workers"]["seconds"] <= 5
+
+
 def test_new_items_take_less_than_a_minute_in_the_report(figures):
     assert figures["this", "bring in 10,000 new and 10,000 changed items"]["seconds"] <= 60
