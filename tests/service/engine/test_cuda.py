@@ -15,7 +15,7 @@ from service.engine.features.candidates import CandidateList
 from service.engine.graph import open_graph
 from service.engine.rows import SlateSampling
 from service.engine.session import Session
-from tests.support.bundles import BUNDLE
+from tests.support.bundles import BUNDLE, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +147,15 @@ def test_the_cuda_provider_is_the_only_one_so_that_no_graph_falls_back():
     ((_, plain),) = CudaRunner.providers(capture=False)
     assert plain["enable_cuda_graph"] == "0"
     assert int(options["gpu_mem_limit"]) > 0
+
+
+def test_feeds_of_the_old_contract_are_padded_and_bound_too(items):
+    old = ROOT / "tests" / "frozen" / "bundles" / "ranklens" / "1"
+    session, static = Session.load(old), open_graph(old / STATIC, 1, "cpu")
+    positions = session.manifest.slate_length
+    feeds = collate([session.row(CandidateList(ids=items[:9]))], positions)
+    assert "tokens" in feeds
+    names = list(OUTPUTS)
+    bound = CudaRunner(static, positions, device="cpu").run(names, feeds)
+    for one, other in zip(bound, static.run(names, feeds), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
