@@ -79,12 +79,14 @@ class Worker:
 
     def has_ended(self) -> bool:
         """Follow the heartbeats of one tick; kill the process if they have stopped."""
-        if self.process.exitcode is not None:
-            return True
+        ended = self.process.exitcode is not None
+        # Read after the exit code: a worker that served for less than a tick has served.
         beats = self._slot.beats if self._slot.pid == self.pid else 0
         if beats != self._beats:
             self.served_since = self.served_since or time.monotonic()
             self._silent_ticks = 0
+        if ended:
+            return True
         # Counted in ticks: a machine that was suspended does not make its workers hang.
         self._silent_ticks += 1
         self._beats = beats

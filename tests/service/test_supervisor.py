@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ import httpx
 import pytest
 
 from loadtest.server import serving
-from service.supervisor import Place
+from service.settings import Settings
+from service.shared_values import SharedValues
+from service.supervisor import Place, Worker
 from tests.support.bundles import BUNDLE, ROOT
 from tests.support.processes import metric, poll, total, workers_of
 
@@ -125,6 +128,27 @@ def test_a_replacement_that_cannot_start_ends_no_other_worker(tmp_path, name, re
 def test_the_back_off_grows_to_half_a_minute():
     place = Place(slot=1)
     assert [place.fail() for _ in range(9)] == [0, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def die_after_a_beat(settings, listener, shared, slot, sender):
+    shared.slots[slot].open()
+    shared.slots[slot].beat()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_before_a_beat(settings, listener, shared, slot, sender):
+    shared.slots[slot].open()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("main", "served"), [(die_after_a_beat, True), (die_before_a_beat, False)])
+def test_a_worker_that_dies_within_a_tick_of_its_first_heartbeat_has_served(main, served):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker = Worker(main, Settings(), listener, SharedValues.create(1), slot=1)
+        worker.process.join()
+        assert worker.has_ended()
+        assert (worker.served_since is not None) == served
+        assert worker.end() == ("killed", "SIGKILL")
 
 
 @pytest.mark.alone
