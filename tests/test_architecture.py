@@ -61,7 +61,11 @@ RULES = {
     "service.errors": (set(), set()),
     "service.engine": ({"numpy", "onnxruntime"}, set()),
     "service.engine.contract": ({"numpy"}, set()),
-    "service.engine.constraints": ({"numpy"}, {"service.engine.contract"}),
+    "service.engine.constraints": (
+        {"numpy"},
+        {"service.engine.contract", "service.engine.intent"},
+    ),
+    "service.engine.intent": ({"numpy"}, {"service.engine.contract"}),
     "service.engine.features": ({"numpy"}, {"service.engine.contract"}),
     "service.batching": (
         set(),

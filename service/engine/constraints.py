@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from service.engine.contract import Floats, Integers
+from service.engine.intent import SlateIntent
 
 
 class ConstraintError(ValueError):
@@ -64,16 +65,28 @@ class SlateConstraints:
                     return f"{count} candidates of one group, at most {quota:g}"
         return None
 
-    def initial_ranking(self, slate_size: int) -> list[int]:
-        """Return candidate indices in initial-ranking order, as far as the constraints allow."""
+    def initial_ranking(self, slate_size: int, intent: SlateIntent | None = None) -> list[int]:
+        """Return candidate indices in initial-ranking order, as far as the constraints allow.
+
+        With an intent each position gets the candidate of the highest -ln(1 + initial rank) plus
+        adjustment: the discount of the rank stands for the logits that are missing.
+        """
         quota, chosen, slate = self.quota.copy(), set(self.pinned.tolist()), list[int]()
+        ranks = -np.log1p(np.arange(len(quota), dtype=np.float32))
+        kept = intent.first() if intent else None
         for position in range(slate_size):
             item = int(self.pinned[position])
             if item < 0:
-                item = next(i for i, q in enumerate(quota.tolist()) if q > 0 and i not in chosen)
+                order: Sequence[int] = range(len(quota))
+                if intent is not None and kept is not None:
+                    scores = ranks + intent.boosts() + intent.diversity(kept)
+                    order = np.argsort(-scores, kind="stable").tolist()
+                item = next(i for i in order if quota[i] > 0 and i not in chosen)
             chosen.add(item)
             quota[self.group == self.group[item]] -= 1
             slate.append(item)
+            if intent is not None and kept is not None:
+                kept = intent.after(kept, item)
         return slate
 
 

@@ -46,6 +46,15 @@ INPUTS: Table = {
     # A candidate may be chosen while fewer than its quota of its group are chosen; 0: never.
     "quota": (np.float32, ("R", "N")),
 }
+# Optional inputs of the generator's graph, all or none (service.engine.intent): A attributes and V
+# values, at least one of each, padded by weight 0 and zeros. Contract 2 has none of them.
+INTENT_INPUTS: Table = {
+    "boost": (np.float32, ("R", "H")),  # nats; H is N, or 1 where no slate has boosts
+    "values": (np.float32, ("B", "A", "N", "V")),  # of the values that candidates share
+    "alone": (np.float32, ("B", "A", "N")),  # of the others; 1 without values and at padding
+    "diversity_weight": (np.float32, ("R", "A")),
+    "retained": (np.float32, ("R", "A")),  # 1 - decay
+}
 # Graph outputs. `slate` holds candidate indices, -1 past the slate's length. A pinned position is
 # no choice: its log-probability and entropies are 0.
 OUTPUTS: Table = {

@@ -9,6 +9,7 @@ import numpy as np
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import Floats, Integers
 from service.engine.features.layout import EncodedList
+from service.engine.intent import SlateIntent
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Row:
     """One featurised candidate list and its options.
 
     numbers float32 [N, F]; budget: reasoning steps per position; entropy_threshold in nats. Without
-    sampling the slate is the greedy one. unknown: candidates that the item table lacks.
+    sampling the slate is the greedy one. unknown: candidates that the item table lacks. intent: is
+    added to the logits, None for none; only for a session that `supports_intent`.
 
     rows float32 [N, D] are the generator's item rows, and `encoded` is what those of the evaluator
     are made from. A bundle of the old contract has tokens int64 [N, T] in their place.
@@ -49,6 +51,7 @@ class Row:
     rows: Floats | None = None
     encoded: EncodedList | None = None
     unknown: int = 0
+    intent: SlateIntent | None = None
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,17 @@ from service.engine.contract import (
     FEATURES,
     GENERATOR,
     GOLDEN,
+    INTENT_INPUTS,
     NETWORKS,
     OUTPUTS,
     STATIC,
     BundleError,
+    Integers,
     Manifest,
     inputs_of,
 )
 from service.engine.cuda import CudaRunner, on_device, warm_up_sizes
+from service.engine.features.attributes import groups_of, values_of
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
 from service.engine.features.row_featuriser import RowFeaturiser
@@ -41,7 +44,10 @@ EVERY_STEP = -1.0  # a threshold below every entropy, nats
 
 
 class Session:
-    """A verified bundle, ready to run; on the CPU `run` is thread-safe and releases the GIL."""
+    """A verified bundle, ready to run; on the CPU `run` is thread-safe and releases the GIL.
+
+    supports_intent: rows may have an intent, because the graph has the inputs for it.
+    """
 
     def __init__(
         self,
@@ -53,6 +59,8 @@ class Session:
         self.manifest = manifest
         self.featuriser = featuriser
         self._generator, self._evaluator = generator, evaluator
+        names = {value.name for value in generator.get_inputs()}
+        self.supports_intent = INTENT_INPUTS.keys() <= names
         self.graph_cpu_s = 0.0  # CPU seconds of all runs so far
         self._run, self._evaluate = generator.run, evaluator.run
         if self.provider == "CUDAExecutionProvider":
@@ -187,10 +195,20 @@ class Session:
 
         Raises KeyError for any other feature.
         """
-        featuriser, tokens = self.featuriser, row.tokens
-        if isinstance(featuriser, RowFeaturiser) and row.encoded is not None:
-            tokens = featuriser.tokens(row.encoded)
-        return featuriser.groups(name, tokens)
+        return groups_of(self.featuriser, name, self._tokens(row))
+
+    def values(self, name: str, row: Row) -> list[tuple[str, ...]]:
+        """Return each candidate's distinct known values of a category, categories or identifier.
+
+        Raises KeyError for any other feature.
+        """
+        return values_of(self.featuriser, name, self._tokens(row))
+
+    def _tokens(self, row: Row) -> Integers:
+        """Return tokens int64 [N, T] of items and request, in the order of the schema."""
+        if isinstance(self.featuriser, RowFeaturiser) and row.encoded is not None:
+            return self.featuriser.tokens(row.encoded)
+        return row.tokens
 
     def run(self, rows: Sequence[Row]) -> list[Slate]:
         """Decode one slate per row in a single padded run.

@@ -316,20 +316,6 @@ class Featuriser:
         """Return the number of ids that the item table lacks."""
         return int(np.count_nonzero(self._ids.find(ids) == len(self._ids)))
 
-    def groups(self, name: str, tokens: Integers) -> list[str | None]:
-        """Return each candidate's value of a category or identifier, None if it has no known value.
-
-        tokens: int64 [N, T] from `transform`. Raises KeyError for any other feature, and for one
-        with buckets, whose values are not kept.
-        """
-        slot, first = self._layout.slot[name], self._layout.first_token[name]
-        feature = self._layout.features[name]
-        if feature.slots != 1 or feature.buckets is not None:
-            raise KeyError(name)
-        slot = self._layout.token_order[slot]
-        words, numbers = self.vocabulary(name), (tokens[:, slot] - (first + 1)).tolist()
-        return [words[number] if number >= 0 else None for number in numbers]
-
     def is_hashed(self, name: str) -> bool:
         """True for a feature of the schema with buckets."""
         feature = self._layout.features.get(name)

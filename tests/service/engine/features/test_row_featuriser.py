@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from service.engine.contract import ITEM_WORDS, NETWORKS
 from service.engine.features import id_index, item_files
+from service.engine.features.attributes import groups_of
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.id_index import MappedIds
@@ -96,7 +97,7 @@ def test_an_inline_item_id_takes_the_embedding_of_that_item(tmp_path):
     expected = weights["generator"].embeddings[plain.transform(sent)[1][:, 0]]
     np.testing.assert_allclose(rows.rows(rows.encode(sent), "generator"), expected, atol=1e-6)
     assert rows.halves["generator"]._embeddings.shape[0] == 1  # the rows alone hold those of ids
-    assert rows.groups("item_id", rows.tokens(rows.encode(sent))) == [
+    assert groups_of(rows, "item_id", rows.tokens(rows.encode(sent))) == [
         ITEMS[3], None, ITEMS[0], ITEMS[1], ITEMS[2],
     ]  # fmt: skip
 
@@ -155,7 +156,7 @@ def test_a_vocabulary_in_files_encodes_as_one_in_the_schema(tmp_path, monkeypatc
     assert "w5" not in (tmp_path / "features.json").read_text()
     sent = CandidateList([*ITEMS[4:], UNKNOWN], user_id="w7", columns={"brand": ["w1", "?"] * 3})
     np.testing.assert_array_equal(rows.transform(sent)[1], plain.transform(sent)[1])
-    assert rows.groups("brand", rows.transform(sent)[1]) == ["w1", None] * 3
+    assert groups_of(rows, "brand", rows.transform(sent)[1]) == ["w1", None] * 3
 
 
 def no_items(slots):

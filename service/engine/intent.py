@@ -1,0 +1,148 @@
+"""Intent about a slate: diversity and boosts, which are added to the logits of its choices.
+
+At each position the logit of candidate i at temperature 1 gets
+
+    boost_i + sum over attributes a of weight_a * ln f_a(i)
+
+    f_a(i) = sum over the values v of i of u_iv * retained_a ^ (items of the slate so far with v)
+
+u is 1 (law "sum") or 1 / number of values of i (law "mean"). Pinned items count, and a candidate
+without values has f = 1. With the law "sum" a candidate of many values is favoured from the first
+position on. f is floored at `FLOOR`, so that its logarithm is finite.
+
+Axes: K positions, N candidates, A attributes, V values that candidates of the list share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from service.engine.contract import Floats
+
+FLOOR = 1e-30  # of f; smaller values underflow in float32
+MAX_SHARED_VALUES = 1024  # of one attribute of a list: bounds the memory of a run
+
+
+class IntentError(ValueError):
+    """A diversity term that is refused: its number `term`, `rule` and `value`."""
+
+    def __init__(self, term: int, rule: str, value: object) -> None:
+        super().__init__(f"diversity[{term}]: {rule}, got {value!r}")
+        self.term, self.rule, self.value = term, rule, value
+
+
+@dataclass(frozen=True)
+class DiversityTerm:
+    """Diversity by one attribute: its name, weight (nats), decay in (0, 1), and law of u."""
+
+    name: str
+    weight: float
+    decay: float
+    law: Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class SlateIntent:
+    """The intent of one list as the graph reads it (service.engine.contract); A may be 0.
+
+    boost float32 [N], or None for zeros; values float32 [A, N, V]: u of the values that at least
+    two candidates share; alone float32 [A, N]: sum of u of the others, 1 for a candidate without
+    values; weight, retained float32 [A]: retained is 1 - decay.
+    """
+
+    boost: Floats | None
+    values: Floats
+    alone: Floats
+    weight: Floats
+    retained: Floats
+
+    def first(self) -> Floats:
+        """Return the state of an empty slate: float32 [A, V], the retained share of each value."""
+        return np.ones((len(self.values), self.values.shape[2]), np.float32)
+
+    def after(self, kept: Floats, item: int) -> Floats:
+        """Return the state float32 [A, V] after candidate `item` was put into the slate."""
+        return kept * np.where(self.values[:, item] > 0, self.retained[:, None], np.float32(1))
+
+    def diversity(self, kept: Floats) -> Floats:
+        """Return the diversity term float32 [N] of each candidate's logit, nats."""
+        share = np.einsum("anv,av->an", self.values, kept) + self.alone
+        bonus: Floats = self.weight @ np.log(np.maximum(share, np.float32(FLOOR)))
+        return bonus
+
+    def boosts(self) -> Floats:
+        """Return the boost float32 [N] of each candidate."""
+        if self.boost is None:
+            return np.zeros(self.alone.shape[1], np.float32)
+        return self.boost
+
+    def adjustment(self, slate: Sequence[int]) -> Floats:
+        """Return float32 [K, N]: boost and diversity of every candidate before each position."""
+        kept, rows = self.first(), [np.zeros((0, len(self.boosts())), np.float32)]
+        for item in slate:
+            rows.append((self.boosts() + self.diversity(kept))[None])
+            kept = self.after(kept, item)
+        return np.concatenate(rows)
+
+
+def build_intent(
+    terms: Sequence[DiversityTerm],
+    values_of: Sequence[Sequence[Sequence[Hashable]]],
+    boosts: Floats | None = None,
+) -> SlateIntent:
+    """Return the intent of one list; terms of weight 0 are left out.
+
+    Args:
+        terms: the diversity terms.
+        values_of: for each term the distinct values of each candidate.
+        boosts: float32 [N]; must be there if there are no terms.
+
+    Raises IntentError for a term with more than `MAX_SHARED_VALUES` values that candidates share.
+    """
+    size = len(values_of[0] if boosts is None else boosts)
+    used = [number for number, term in enumerate(terms) if term.weight != 0]
+    parts = [_split(number, terms[number], values_of[number]) for number in used]
+    width = max((values.shape[1] for values, _ in parts), default=0)
+    values = np.zeros((len(used), size, width), np.float32)
+    alone = np.ones((len(used), size), np.float32)
+    for place, (shared, rest) in enumerate(parts):
+        values[place, :, : shared.shape[1]], alone[place] = shared, rest
+    return SlateIntent(
+        boosts if boosts is not None and boosts.any() else None,
+        values,
+        alone,
+        np.array([terms[number].weight for number in used], np.float32),
+        np.array([1 - terms[number].decay for number in used], np.float32),
+    )
+
+
+def _split(
+    number: int, term: DiversityTerm, values_of: Sequence[Sequence[Hashable]]
+) -> tuple[Floats, Floats]:
+    """Return u of the shared values, float32 [N, V], and `alone` float32 [N] of one term.
+
+    Values of the same candidates are counted alike, so they share a column. Raises IntentError.
+    """
+    holders: dict[Hashable, list[int]] = {}
+    for candidate, values in enumerate(values_of):
+        for value in values:
+            holders.setdefault(value, []).append(candidate)
+    columns = Counter(tuple(members) for members in holders.values() if len(members) > 1)
+    if len(columns) > MAX_SHARED_VALUES:
+        rule = f"at most {MAX_SHARED_VALUES} values that several candidates share"
+        raise IntentError(number, rule, len(columns))
+    shared = np.zeros((len(values_of), len(columns)), np.float32)
+    for column, (members, count) in enumerate(columns.items()):
+        shared[list(members), column] = count
+    counts: Floats = np.array([len(values) for values in values_of], np.float32)
+    alone: Floats = np.where(counts > 0, counts - shared.sum(axis=1), np.float32(1))
+    if term.law == "mean":
+        divisor: Floats = np.maximum(counts, np.float32(1))
+        shared /= divisor[:, None]
+        alone /= divisor
+    return shared, alone
