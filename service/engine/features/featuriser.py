@@ -22,13 +22,8 @@ import numpy.typing as npt
 
 from service.engine.contract import FEATURES, ITEMS, STATISTICS, Floats, Integers
 from service.engine.features.candidates import CandidateList
-from service.engine.features.encoding import (
-    FeatureError,
-    encode_number,
-    encode_vector,
-    relative_ranks,
-    z_scores,
-)
+from service.engine.features.compared import ComparedColumns
+from service.engine.features.encoding import FeatureError, encode_number, encode_vector
 from service.engine.features.history import (
     HistoryKernels,
     PreparedHistory,
@@ -41,7 +36,7 @@ from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays, with_last_row
 from service.engine.features.item_files import ItemFiles
 from service.engine.features.kernels import Kernel, KernelStack, TokenKernel, VectorKernel
-from service.engine.features.layout import RELATIVE, EncodedList, Layout
+from service.engine.features.layout import EncodedList, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
 
@@ -103,6 +98,7 @@ class Featuriser:
             self._expected_labels,
             schema.label,
         )
+        self._compared = ComparedColumns(layout, self._history)
 
     @property
     def history_cache(self) -> HistoryCache[PreparedHistory] | None:
@@ -207,7 +203,7 @@ class Featuriser:
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
         inline = self._inline.fill(candidates, numbers, tokens, kernels)
         columns = None if history is None else self._history.compare(history, index, kernels)
-        self._fill_compared(numbers, columns)
+        self._compared.fill(numbers, columns)
         return EncodedList(numbers, tokens, index, inline)
 
     def _prepare_history(self, candidates: CandidateList) -> PreparedHistory | None:
@@ -221,42 +217,14 @@ class Featuriser:
         limit = self.schema.history.limit
         items, answers = zip(*candidates.history[-limit:], strict=True)
         rows, labels = self._ids.find(items), np.array(answers, np.float32)
-        rates = np.array(candidates.history_rates[-limit:], np.float32)
+        rates = None
+        if len(candidates.history_rates):
+            rates = np.array(candidates.history_rates[-limit:], np.float32)
         in_table = rows < len(self._ids)
         if not in_table.all():
             rows, labels = rows[in_table], labels[in_table]
-            rates = rates[in_table] if len(rates) else rates
-        return (
-            self._history.prepare(rows, labels, rates if len(rates) else None)
-            if len(rows)
-            else None
-        )
-
-    def _fill_compared(self, numbers: Floats, history: Floats | None) -> None:
-        """Write the columns of the history and all list-relative ones to `numbers`, in place.
-
-        history: columns [W, N] from `HistoryKernels.compare`.
-        """
-        relative, count = self._layout.relative, len(self._layout.relative)
-        if not relative and history is None:
-            return
-        compared = 0 if history is None else len(self._history.compared)
-        # Each column a contiguous row: for few of them the numpy calls cost more than the work.
-        rows = np.empty((count + compared, len(numbers)), np.float32)
-        for row, (source, _) in zip(rows, relative, strict=False):
-            row[:] = numbers[:, source]
-        if history is not None:
-            rows[count:] = history[self._history.compared]
-        standard = z_scores(rows)
-        if relative:
-            values = rows[:count]
-            best = values.max(axis=1, keepdims=True, initial=-np.inf)
-            columns = np.array([standard[:count], relative_ranks(values), values - best])
-            for number, (_, target) in enumerate(relative):
-                numbers[:, target : target + RELATIVE] = columns[:, number].T
-        if history is not None:
-            history[self._history.standardised] = standard[count:]
-            numbers[:, self._layout.history : self._layout.history + len(history)] = history.T
+            rates = None if rates is None else rates[in_table]
+        return self._history.prepare(rows, labels, rates) if len(rows) else None
 
     def _fill(
         self,

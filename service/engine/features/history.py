@@ -30,13 +30,14 @@ def history_width(history: History) -> int:
     return 3 * len(history.kernels) + JOINT if history.kernels else 0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PreparedHistory:
     """The user's half of the history columns; H entries, the positive ones first.
 
     positives  number of positive entries
-    by_time    int64 [H], the positions of the entries in the order of their time
+    order      int64 [H], the place of each entry in the order of time
     surprise   float32 [H], target minus its expectation
+    ones       float32 [H] of ones, which sum over the entries
     ridge      float32 [H], weights of a ridge regression of the surprises in the mean kernel
     rows       int64 [H + 1], table rows in ascending order, equal ones by time, behind a -1
     repeats    float32 [2, H + 1], the target of each of these rows, and 1 minus it
@@ -45,8 +46,9 @@ class PreparedHistory:
     """
 
     positives: int
-    by_time: Integers
+    order: Integers
     surprise: Floats
+    ones: Floats
     ridge: Floats
     rows: Integers
     repeats: Floats
@@ -56,8 +58,8 @@ class PreparedHistory:
     @property
     def nbytes(self) -> int:
         """Size of the arrays in bytes."""
-        arrays: list[Encoded] = [self.by_time, self.surprise, self.ridge, self.rows, self.repeats]
-        arrays += [*self.units, *(each for each in self.tokens if each is not None)]
+        arrays: list[Encoded] = [self.order, self.surprise, self.ones, self.ridge, self.rows]
+        arrays += [self.repeats, *self.units, *(each for each in self.tokens if each is not None)]
         return sum(array.nbytes for array in arrays)
 
 
@@ -115,23 +117,27 @@ class HistoryKernels:
     def _prepare(self, rows: Integers, labels: Floats, expected: Floats) -> PreparedHistory:
         targets, liked = self._scale.target(labels), self._scale.is_positive(labels)
         by_row, order = rows.argsort(kind="stable"), (~liked).argsort(kind="stable")
-        repeats = np.zeros((2, len(rows) + 1), np.float32)
-        repeats[0, 1:] = targets[by_row]
+        size = len(rows)
+        sorted_rows = np.empty(size + 1, np.int64)
+        sorted_rows[0], sorted_rows[1:] = -1, rows.take(by_row)
+        repeats = np.zeros((2, size + 1), np.float32)
+        repeats[0, 1:] = targets.take(by_row)
         np.subtract(1.0, repeats[0, 1:], out=repeats[1, 1:])
-        surprise = (targets - expected)[order]
-        units, tokens = self._kernels.of_history(rows[order])
+        surprise = (targets - expected).take(order)
+        units, tokens = self._kernels.of_history(rows.take(order))
         ends = [0, *accumulate(each.shape[1] for each in units)]
         # One product of all unit vectors below each other is the sum of the kernels.
         stacked = np.concatenate([each.T for each in units])
         among = stacked.T @ stacked
         among /= len(units)
-        among.ravel()[:: len(rows) + 1] += RIDGE
+        among.reshape(-1)[:: size + 1] += RIDGE
         return PreparedHistory(
             positives=int(np.count_nonzero(liked)),
-            by_time=order.argsort(),
+            order=order,
             surprise=surprise,
+            ones=np.ones(size, np.float32),
             ridge=np.linalg.solve(among, surprise),
-            rows=np.concatenate([[-1], rows[by_row]]),
+            rows=sorted_rows,
             repeats=repeats,
             units=[stacked[start:end] for start, end in pairwise(ends)],
             tokens=tokens,
@@ -157,12 +163,12 @@ class HistoryKernels:
         similarity = np.empty(shape, np.float32)
         for each, of_history, out in zip(units, history.units, similarity, strict=True):
             np.matmul(each, of_history, out=out)
-        kernels, count, size = similarity.shape
+        kernels, count, size = shape
         columns = np.empty((3 * kernels + JOINT, count), np.float32)
         totals = similarity @ history.surprise
         to_history = np.add.reduce(similarity, axis=0)
         to_history /= kernels
-        weights = np.abs(similarity, out=similarity) @ np.ones(size, np.float32)
+        weights = np.abs(similarity, out=similarity) @ history.ones
         weights += 1.0
         np.divide(totals, math.sqrt(size), out=columns[0 : 3 * kernels : 3])
         np.divide(totals, weights, out=columns[1 : 3 * kernels : 3])
@@ -171,11 +177,12 @@ class HistoryKernels:
         np.matmul(to_history, history.ridge, out=joint[0])
         # ... and the entries most similar to each candidate.
         joint[2], joint[3] = _nearest(to_history, history)
-        liked, passed = to_history[:, : history.positives], to_history[:, history.positives :]
-        np.maximum.reduce(liked, axis=1, initial=0.0, out=joint[5])
-        np.maximum.reduce(passed, axis=1, initial=0.0, out=joint[6])
+        _nearest_of_each_kind(to_history, history.positives, joint[5:7])
         place = history.rows.searchsorted(index, "right") - 1  # of equal rows the last
-        joint[7:9] = history.repeats.take(place, axis=1) * (history.rows.take(place) == index)
+        repeated = history.rows.take(place) == index
+        joint[7:9] = 0.0
+        if repeated.any():
+            np.multiply(history.repeats.take(place, axis=1), repeated, out=joint[7:9])
         joint[9] = math.log1p(size) / 4.0
         return columns
 
@@ -199,7 +206,21 @@ def _nearest(similarity: Floats, history: PreparedHistory) -> tuple[Floats, Floa
     if np.count_nonzero(chosen) > len(chosen) * NEAREST:
         # Others are as near as the last one. Bundles have learnt the choice of argpartition.
         tied = np.count_nonzero(chosen, axis=1) > NEAREST
-        rows, surprise = similarity[tied][:, history.by_time], history.surprise[history.by_time]
+        by_time = history.order.argsort()
+        rows, surprise = similarity[tied][:, by_time], history.surprise[by_time]
         places = np.argpartition(-rows, NEAREST - 1, axis=1)[:, :NEAREST]
         echo[tied] = np.vecdot(np.take_along_axis(rows, places, axis=1), surprise[places])
     return nearest @ SHARES, echo
+
+
+def _nearest_of_each_kind(similarity: Floats, positives: int, out: Floats) -> None:
+    """Write the largest similarity, at least 0, to positive and to other entries to out [2, N].
+
+    similarity: float32 [N, H], the positive entries first.
+    """
+    if 0 < positives < similarity.shape[1]:
+        largest = np.maximum.reduceat(similarity, [0, positives], axis=1)
+        np.maximum(largest.T, 0.0, out=out)
+    else:
+        out[:] = 0.0
+        np.maximum.reduce(similarity, axis=1, initial=0.0, out=out[0 if positives else 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, overload
 from zlib import crc32
@@ -56,7 +57,7 @@ class HeldIds(Ids):
 
     def find(self, ids: Sequence[str]) -> Integers:
         position_of, missing = self.position_of, len(self._ids)
-        return np.array([position_of.get(item, missing) for item in ids], np.int64)
+        return np.fromiter(map(position_of.get, ids, repeat(missing)), np.int64, len(ids))
 
     def __len__(self) -> int:
         return len(self._ids)

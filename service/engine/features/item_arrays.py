@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from service.engine.contract import Floats, Integers
-from service.engine.features.layout import Layout
+from service.engine.features.layout import Layout, places_of
 from service.engine.features.schema import NUMBER_KINDS
 
 Array = npt.NDArray[Any]
@@ -35,7 +35,7 @@ class ItemArrays:
         slots = [slot for f in features if f.slots for slot in layout.slot_range(f)]
         self.place = {name: place for place, name in enumerate(number_features)}
         self.slot_of = {slot: place for place, slot in enumerate(slots)}
-        self._columns, self._slots = _as_slice(columns), _as_slice(slots)
+        self._columns, self._slots = places_of(columns), places_of(slots)
         self._column_of = dict(zip(number_features, columns, strict=True))
         self._slots_of = {f.name: list(layout.slot_range(f)) for f in features if f.slots}
         self._inputs = {
@@ -44,7 +44,10 @@ class ItemArrays:
             if f.kind == "vector" and f.input
         }
         compared = {source for source, _ in layout.relative}
-        self._sources = [(p, column) for p, column in enumerate(columns) if column in compared]
+        sources = [(place, column) for place, column in enumerate(columns) if column in compared]
+        self._compared = len(sources) > 0
+        self._compared_at = places_of([place for place, _ in sources])
+        self._compared_columns = places_of([column for _, column in sources])
 
     def write(self, index: Integers, numbers: Floats, tokens: Integers) -> None:
         """Write the features of items at rows `index` [N] to numbers [N, F] and tokens [N, T]."""
@@ -75,15 +78,9 @@ class ItemArrays:
 
     def write_compared(self, index: Integers, numbers: Floats) -> None:
         """Write only the numbers that are compared within the list."""
-        for place, column in self._sources:
-            numbers[:, column] = self.numbers[index, place]
-
-
-def _as_slice(numbers: Sequence[int]) -> slice | list[int]:
-    """Return consecutive numbers as a slice, which is faster to write to."""
-    if not numbers or list(numbers) != list(range(numbers[0], numbers[0] + len(numbers))):
-        return list(numbers)
-    return slice(numbers[0], numbers[0] + len(numbers))
+        if self._compared:
+            rows = self.numbers.take(index, axis=0)
+            numbers[:, self._compared_columns] = rows[:, self._compared_at]
 
 
 def with_last_row(rows: Array, last: Array) -> Array:

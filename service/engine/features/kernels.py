@@ -175,7 +175,10 @@ class KernelStack:
 
 
 class RecentRows:
-    """Rows that are computed once and kept until another index takes their place."""
+    """Rows that are computed once and kept until another index takes their place.
+
+    If all of them fit, they are computed at once, and no lookup needs a lock or a comparison.
+    """
 
     def __init__(self, compute: Callable[[Integers], Floats], width: int, count: int) -> None:
         """Keep rows.
@@ -187,8 +190,13 @@ class RecentRows:
         """
         self._compute = compute
         self._places = max(1, min(count, KEPT_BYTES // (4 * max(1, width))))
-        self._rows = np.empty((self._places, width), np.float32)
-        self._index = np.full(self._places, -1)  # of each row
+        self._complete = count <= self._places
+        if self._complete:
+            every = np.arange(count) if width else np.zeros(0, np.int64)
+            self._rows = compute(every) if len(every) else np.empty((count, width), np.float32)
+        else:
+            self._rows = np.empty((self._places, width), np.float32)
+        self._index = np.full(0 if self._complete else self._places, -1)  # of each row
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,8 +207,8 @@ class RecentRows:
 
     def take(self, index: Integers) -> Floats:
         """Return the rows of some indices, float32 [R, width]."""
-        if not self._rows.shape[1]:
-            return np.empty((len(index), 0), np.float32)
+        if self._complete:
+            return self._rows.take(index, axis=0)
         place = index % self._places
         with self._lock:
             absent = self._index.take(place) != index

@@ -162,3 +162,10 @@ def _words(feature: Feature) -> Ids | Buckets:
 def _order(of_item: Sequence[bool], items_last: bool) -> list[int]:
     """Return the columns of the schema's order, with `items_last` those of items last."""
     return sorted(range(len(of_item)), key=lambda column: items_last and of_item[column])
+
+
+def places_of(numbers: Sequence[int]) -> slice | Integers:
+    """Return columns or slots as an index; consecutive ones as a slice, which is faster."""
+    if numbers and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return slice(numbers[0], numbers[0] + len(numbers))
+    return np.array(numbers, np.int64)

@@ -157,6 +157,22 @@ def test_items_that_take_turns_in_one_place_keep_their_rows(monkeypatch):
     assert computed == [[0, 1], [3, 3], [0, 6]]  # of 0, 3 and 6, which share a place, one is kept
 
 
+def test_rows_that_all_fit_are_computed_once_and_those_of_one_item_more_are_not(monkeypatch):
+    computed = []
+
+    def compute(index):
+        computed.append(index.tolist())
+        return np.stack([index, index], axis=1).astype(np.float32)
+
+    monkeypatch.setattr(kernels, "KEPT_BYTES", 10 * 2 * 4)
+    rows = kernels.RecentRows(compute, width=2, count=10)
+    for index in ([0, 9], [3, 1, 3], [9]):
+        assert rows.take(np.array(index))[:, 0].tolist() == index
+    assert computed == [[*range(10)]]
+    kernels.RecentRows(compute, width=2, count=11).take(np.array([10]))
+    assert computed[1:] == [[10]]
+
+
 def test_no_array_of_items_times_vocabulary_is_ever_made():
     items, values = 40_000, 20_000
     schema = Schema.from_dict({
