@@ -214,6 +214,9 @@ class Scale:
     """Measure instead the preparation of raw logs of --rows rows in shards, for catalogue.md."""
     featurised: tuple[int, ...] = ()
     """With --shards: sizes of logs in rows that are featurised, too."""
+    categories: int | None = None
+    """Measure instead a history kernel over so many categories, from log to service, for
+    catalogue.md."""
     engine: Literal["local", "ray"] = "local"
     """With --shards: engine of `prepare` and `featurise`."""
     workers: int | None = None
@@ -225,9 +228,11 @@ class Scale:
 
     def execute(self) -> int:
         """Write scale.md, scale_evaluate.md or catalogue.md with its JSON file."""
-        from model.study import scale, scale_evaluate, scale_shards
+        from model.study import scale, scale_evaluate, scale_kernel, scale_shards
 
-        if self.shards:
+        if self.categories is not None:
+            scale_kernel.report(self)
+        elif self.shards:
             scale_shards.report(self)
         elif self.test_lists:
             scale_evaluate.report(self)

@@ -24,19 +24,24 @@ features:
 """
 
 
-def write_long_log(directory: Path, rows: int, users: int, items: int, seed: int = 0) -> None:
+def write_long_log(
+    directory: Path, rows: int, users: int, items: int, seed: int = 0, genres: int = GENRES
+) -> None:
     """Write `log/*.parquet`, items.parquet and schema.yaml; the same bytes per seed.
 
     The lists of a user lie anywhere in the log, and small item numbers are more popular.
+
+    Args:
+        genres: values of the category that the history kernel compares.
     """
     draw = np.random.default_rng(seed)
     (directory / "log").mkdir(parents=True)
     (directory / "schema.yaml").write_text(SCHEMA, encoding="utf-8")
-    genres = draw.integers(GENRES, size=(items, 2)).astype(str)
+    genres_of = draw.integers(genres, size=(items, 2)).astype(str)
     table = {
         "item_id": [f"i{number:07d}" for number in range(items)],
         "length": draw.lognormal(3.0, 1.0, items),
-        "genres": genres.tolist(),
+        "genres": genres_of.tolist(),
     }
     pl.DataFrame(table).write_parquet(directory / "items.parquet")
     lists, per_file = rows // CANDIDATES, ROWS_PER_FILE // CANDIDATES

@@ -7,6 +7,7 @@ write, and memory is that of all processes together.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from model.data.shards.options import ROWS_PER_SHARD
+from model.data.shards.options import ROWS_PER_SHARD, ShardOptions
 from model.study import dealing
 from model.study.catalogue import write_page
 from model.study.commands import Scale, cache_directory, command_line, report_directory
@@ -124,6 +125,16 @@ def _megabytes(path: Path) -> int:
     return round(total / 1e6)
 
 
+def digest(directory: Path) -> str:
+    """Return the first 16 digits of a SHA-256 of the names and bytes of all files."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            of_file = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(directory).as_posix()} {of_file}\n".encode())
+    return total.hexdigest()[:16]
+
+
 def measure(command: Scale, rows: int, scratch: Path) -> list[Row]:
     """Measure one log; `scratch` is left empty."""
     directory = scratch / f"long-{rows}"
@@ -133,6 +144,7 @@ def measure(command: Scale, rows: int, scratch: Path) -> list[Row]:
         write_long_log(directory, rows, users, items)
         data = directory / "data"
         measured = measure_prepare(directory, data, command, max(2, -(-rows // ROWS_PER_SHARD)))
+        measured[-1]["digest"] = digest(data)
         if rows not in command.rows:
             measured = []
         if rows == max((size for size in command.rows if size <= DEALT), default=0):
@@ -142,7 +154,8 @@ def measure(command: Scale, rows: int, scratch: Path) -> list[Row]:
         sizes = {"log_mb": _megabytes(directory / "log"), "data_mb": _megabytes(data)}
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    common = {"rows": rows, "items": items, "users": users, "workers": command.workers, **sizes}
+    workers = ShardOptions(command.engine, command.workers).count_workers()
+    common = {"rows": rows, "items": items, "users": users, "workers": workers, **sizes}
     return [{**row, **common} for row in measured]
 
 

@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.study.caller import Log, measure
 from model.study.commands import Worth, cache_directory, command_line, report_directory
@@ -51,15 +51,22 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
+class Service(NamedTuple):
+    """A running service."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
-def serving(bundle: Path) -> Iterator[str]:
-    """Serve a bundle on a free port of 127.0.0.1 and yield its URL. Raises CommandError."""
+def serving(bundle: Path) -> Iterator[Service]:
+    """Serve a bundle on a free port of 127.0.0.1 until the block ends. Raises CommandError."""
     log = bundle.parent / "service.log"
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stderr=file, stdout=file)
     try:
-        yield _wait_until_ready(process, log)
+        yield Service(_wait_until_ready(process, log), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -103,9 +110,9 @@ def measure_case(case: str, seed: int, config: Path, scratch: Path, smoke: bool)
     if "fresh" in metrics:
         callers["fresh"] = metrics["fresh"], metrics["fresh"]["features"]
     rows = []
-    with serving(bundle) as url:
+    with serving(bundle) as service:
         for caller, (figures, features) in callers.items():
-            measured = measure(Log(log, data), url, features)
+            measured = measure(Log(log, data), service.url, features)
             assert measured["lists"] == metrics["lists"]
             mean, low, high = figures["ndcg@10"]
             inside = None if low is None else low <= measured["ndcg@10"] <= high

@@ -25,6 +25,7 @@ def test_every_stage_of_prepare_and_featurise_is_measured(tmp_path):
     stages = [row["stage"] for row in report["rows"] if row["case"] == "prepare, local"]
     assert len(stages) == len(set(stages))
     assert all(row["seconds"] >= 0 and row["peak_mb"] > 0 for row in report["rows"])
+    assert {row["workers"] for row in report["rows"]} == {1}
     page = (tmp_path / "out" / "catalogue.md").read_text()
     row = next(row for row in report["rows"] if row["stage"] == "polars partitions")
     assert f"| deal only | 3,000 | 3,000 | polars partitions | {row['seconds']:.3g} |" in page
@@ -40,6 +41,15 @@ def test_stages_of_prepare_follow_its_files_and_never_go_back(tmp_path):
     shutil.rmtree(tmp_path / "out.tmp")
     reached.append(stage())
     assert reached == ["check rows", "deal", "merge", "tables", "fit", "fit"]
+
+
+def test_a_digest_tells_data_sets_apart_by_names_and_bytes(tmp_path):
+    for name, file, content in (("a", "x", "1"), ("b", "x", "1"), ("c", "y", "1"), ("d", "x", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(content)
+    first, same, *others = (scale_shards.digest(tmp_path / name) for name in "abcd")
+    assert first == same
+    assert len({first, *others}) == 3
 
 
 def row(rows, stage, seconds, main_mb, case="prepare, local"):
