@@ -78,10 +78,10 @@ def estimate_target(rows: Sequence[Row]) -> dict[str, Any]:
     """
     prepared = [row for row in rows if row["case"] == "prepare, local"]
     featurised = [row for row in rows if row["case"] == "featurise" and row["stage"] != "fit"]
-    stages = [*_stages(prepared), *_stages(featurised)]
+    workers = max((row["workers"] for row in rows if row.get("workers")), default=1)
+    stages = [*_stages(prepared, workers), *_stages(featurised, workers)]
     memory = _largest(prepared, "main_mb")
     large = max((row["rows"] for row in prepared), default=0)
-    workers = {row["workers"] for row in rows if row.get("workers")}
     disk = {
         name: _slope(_largest(prepared, f"{name}_mb")) * TARGET / 1e6 if prepared else 0.0
         for name in ("log", "data", "unfinished")
@@ -89,7 +89,7 @@ def estimate_target(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "target": TARGET,
         "processors": PROCESSORS,
-        "workers": max(workers, default=1),
+        "workers": workers,
         "stages": stages,
         "hours": sum(stage["hours"] for stage in stages),
         "cluster_hours": sum(stage["cluster_hours"] for stage in stages),
@@ -101,11 +101,10 @@ def estimate_target(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _stages(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _stages(rows: Sequence[Row], workers: int) -> Iterator[dict[str, Any]]:
     """Yield each stage with its seconds per million rows, and its hours for TARGET rows."""
     for stage in dict.fromkeys(row["stage"] for row in rows):
         of_stage = [row for row in rows if row["stage"] == stage]
-        workers = of_stage[-1].get("workers") or 1
         seconds = _slope({row["rows"]: row["seconds"] for row in of_stage})
         hours = seconds * TARGET / 3600.0
         share = workers / PROCESSORS if stage in PARALLEL else 1.0

@@ -29,6 +29,7 @@ from model.study.process_memory import StageMemory, watch
 USERS, ITEMS = 1_000_000, 1_000_000
 DEALT = 10_000_000  # rows of the largest log that is dealt by every way
 FILE = "catalogue_shards.json"
+THEN = " && "  # between the commands of a report
 TASKS = ("deal", "collect", "divide", "folds", "count", "merge", "write")
 Row = dict[str, Any]
 
@@ -160,7 +161,10 @@ def measure(command: Scale, rows: int, scratch: Path) -> list[Row]:
 
 
 def report(command: Scale) -> None:
-    """Measure each size, and write JSON and page after each; rows of other sizes are kept."""
+    """Measure each size, and write JSON and page after each; rows of other sizes are kept.
+
+    The command of the report is a line that makes all of its rows.
+    """
     out = report_directory(command.out, command.smoke)
     if command.page_only:
         write_page(out)
@@ -168,14 +172,18 @@ def report(command: Scale) -> None:
     cache = cache_directory(command.cache, command.smoke, "scale")
     out.mkdir(parents=True, exist_ok=True)
     path = out / FILE
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    rows: list[Row] = []
+    made, commands = provenance(command_line("scale", command)), []
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        rows, commands = before["rows"], before["made"]["command"].split(THEN)
+    line = THEN.join(dict.fromkeys([*commands, made["command"]]))
     for size in sorted({*command.rows, *command.featurised}):
-        made = provenance(command_line("scale", command))
         load = round(os.getloadavg()[0], 1)
         measured = [{**row, "load": load, "commit": made["commit"]}
                     for row in measure(command, size, cache)]  # fmt: skip
         cases = {(row["case"], row["rows"]) for row in measured}
         rows = [row for row in rows if (row["case"], row["rows"]) not in cases] + measured
-        text = json.dumps({"made": made, "rows": rows}, indent=1) + "\n"
+        text = json.dumps({"made": made | {"command": line}, "rows": rows}, indent=1) + "\n"
         path.write_text(text, encoding="utf-8")
         write_page(out)
