@@ -1,9 +1,6 @@
 """Ranks of a data set in shards train on disjoint lists."""
 
 import dataclasses
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +19,7 @@ from model.learning import accelerator, distributed
 from model.learning.stages import Stage
 from model.learning.train import Run
 from model.network.config import Config
+from tests.support.ranks import run_ranks
 from tests.support.shards import SCHEMA, random_log
 
 CONFIG = Path(__file__).parents[3] / "model" / "configs" / "world.yaml"
@@ -45,11 +43,8 @@ def on_all_lists():
     return dataclasses.replace(Config.load(CONFIG).smoke(), train_lists=None)
 
 
-def train_rank(rank, port, data, directory):
+def train_rank(rank, data, directory):
     """Train the evaluator on one of two ranks; save its lists and weights."""
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
     torch.set_num_threads(1)
     with accelerator.open_accelerator("cpu"):
         run = Run(on_all_lists(), Dataset(data, memory=0), directory / "run", None)
@@ -63,18 +58,7 @@ def train_rank(rank, port, data, directory):
 @pytest.fixture(scope="module")
 def ranks(data, tmp_path_factory):
     directory = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=train_rank, args=(rank, port, data, directory)) for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=240)
-        assert worker.exitcode == 0
+    run_ranks(train_rank, data, directory)
     return [load_file(directory / f"{rank}.safetensors") for rank in range(2)]
 
 

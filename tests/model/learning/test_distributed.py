@@ -3,10 +3,8 @@
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ from model.learning.train import Run, train
 from model.network.config import Config, ConfigError
 from model.network.reasoning import Replay, follow
 from model.study.click_model import prepare_simulation
+from tests.support.ranks import run_ranks
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "model" / "configs" / "world.yaml"
@@ -96,11 +95,8 @@ def gradients(data, directory):
     return values
 
 
-def train_rank(rank, port, data, directory):
+def train_rank(rank, data, directory):
     """Save the gradients of one of two ranks, with all and with parts of the reduction."""
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
     patched = {
         "unpatched": (),
         "gradients_not_added": ("model.learning.distributed.all_reduce_gradients",),
@@ -127,18 +123,7 @@ def train_rank(rank, port, data, directory):
 @pytest.fixture(scope="module")
 def two_processes(world, tmp_path_factory):
     directory = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=train_rank, args=(rank, port, world, directory)) for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=240)
-        assert worker.exitcode == 0
+    run_ranks(train_rank, world, directory)
     return directory
 
 
