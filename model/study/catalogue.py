@@ -6,6 +6,7 @@ Each file has `rows` of {case, items, rows, stage, ...} and the command that mad
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,11 @@ def write_page(out: Path) -> None:
         for path in sorted(out.glob("catalogue_*.json"))
     }
     sections = [_section(name, report) for name, report in reports.items()]
-    shards = reports.get("catalogue_shards.json", {"rows": []})["rows"]
-    estimate = estimate_target(shards) if any(row["rows"] for row in shards) else None
+    long_logs = reports.get("catalogue_shards.json", {"rows": []})
+    shards = long_logs["rows"]
+    estimate = None
+    if any(row["rows"] for row in shards):
+        estimate = estimate_target(shards, _processors(long_logs["made"]))
     page = render("catalogue.md.jinja", sections=sections, estimate=estimate, loads=_loads(shards))
     (out / "catalogue.md").write_text(page, encoding="utf-8")
 
@@ -70,15 +74,24 @@ def _loads(rows: Sequence[Row]) -> list[float]:
     return [loads[0], loads[-1]] if loads else []
 
 
-def estimate_target(rows: Sequence[Row]) -> dict[str, Any]:
+def _processors(made: Mapping[str, str]) -> int:
+    """Return the processors of the machine that made a report."""
+    match = re.search(r"(\d+) cores", made["machine"])
+    return 1 if match is None else int(match[1])
+
+
+def estimate_target(rows: Sequence[Row], processors: int) -> dict[str, Any]:
     """Return the time, memory and disk of TARGET rows, from the measured sizes in proportion.
 
     With several sizes, the difference of the largest and the smallest one counts, so that work
     that does not grow with the log is left out.
+
+    Args:
+        processors: processes of rows that do not record their number.
     """
     prepared = [row for row in rows if row["case"] == "prepare, local"]
     featurised = [row for row in rows if row["case"] == "featurise" and row["stage"] != "fit"]
-    workers = max((row["workers"] for row in rows if row.get("workers")), default=1)
+    workers = max((row["workers"] or processors for row in rows), default=processors)
     stages = [*_stages(prepared, workers), *_stages(featurised, workers)]
     memory = _largest(prepared, "main_mb")
     large = max((row["rows"] for row in prepared), default=0)

@@ -217,8 +217,9 @@ class Scale:
     categories: int | None = None
     """Measure instead a history kernel over so many categories, from log to service, for
     catalogue.md."""
-    engine: Literal["local", "ray"] = "local"
-    """With --shards: engine of `prepare` and `featurise`."""
+    engine: Literal["local", "ray", "both"] = "local"
+    """With --shards: engine of `prepare` and `featurise`; both compares their data sets, in
+    catalogue_engines.json."""
     workers: int | None = None
     """With --shards: their number of processes. Default: one for each processor."""
     page_only: bool = False

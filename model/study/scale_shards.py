@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from model.study.process_memory import StageMemory, watch
 
 USERS, ITEMS = 1_000_000, 1_000_000
 DEALT = 10_000_000  # rows of the largest log that is dealt by every way
-FILE = "catalogue_shards.json"
+FILE, BOTH_FILE = "catalogue_shards.json", "catalogue_engines.json"
 THEN = " && "  # between the commands of a report
 TASKS = ("deal", "collect", "divide", "folds", "count", "merge", "write")
 Row = dict[str, Any]
@@ -148,14 +149,15 @@ def measure(command: Scale, rows: int, scratch: Path) -> list[Row]:
         measured[-1]["digest"] = digest(data)
         if rows not in command.rows:
             measured = []
-        if rows == max((size for size in command.rows if size <= DEALT), default=0):
+        dealt = max((size for size in command.rows if size <= DEALT), default=0)
+        if rows == dealt and command.engine == "local":
             measured += measure_dealing(directory)
         if rows in command.featurised:
             measured += measure_featurise(data, command)
         sizes = {"log_mb": _megabytes(directory / "log"), "data_mb": _megabytes(data)}
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    workers = ShardOptions(command.engine, command.workers).count_workers()
+    workers = ShardOptions(workers=command.workers).count_workers()
     common = {"rows": rows, "items": items, "users": users, "workers": workers, **sizes}
     return [{**row, **common} for row in measured]
 
@@ -171,7 +173,9 @@ def report(command: Scale) -> None:
         return
     cache = cache_directory(command.cache, command.smoke, "scale")
     out.mkdir(parents=True, exist_ok=True)
-    path = out / FILE
+    both = command.engine == "both"
+    path = out / (BOTH_FILE if both else FILE)
+    commands_of_engines = [replace(command, engine="local"), replace(command, engine="ray")]
     rows: list[Row] = []
     made, commands = provenance(command_line("scale", command)), []
     if path.exists():
@@ -180,8 +184,11 @@ def report(command: Scale) -> None:
     line = THEN.join(dict.fromkeys([*commands, made["command"]]))
     for size in sorted({*command.rows, *command.featurised}):
         load = round(os.getloadavg()[0], 1)
-        measured = [{**row, "load": load, "commit": made["commit"]}
-                    for row in measure(command, size, cache)]  # fmt: skip
+        measured = [
+            {**row, "load": load, "commit": made["commit"]}
+            for each in (commands_of_engines if both else [command])
+            for row in measure(each, size, cache)
+        ]
         cases = {(row["case"], row["rows"]) for row in measured}
         rows = [row for row in rows if (row["case"], row["rows"]) not in cases] + measured
         text = json.dumps({"made": made | {"command": line}, "rows": rows}, indent=1) + "\n"

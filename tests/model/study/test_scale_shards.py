@@ -32,6 +32,19 @@ def test_every_stage_of_prepare_and_featurise_is_measured(tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_data_sets_of_both_engines_are_compared_by_their_digest(tmp_path):
+    pytest.importorskip("ray")
+    command = Scale(
+        shards=True, engine="both", rows=(3000,), workers=2, out=tmp_path / "out",
+        cache=tmp_path / "cache",
+    )  # fmt: skip
+    command.execute()
+    rows = json.loads((tmp_path / "out" / "catalogue_engines.json").read_text())["rows"]
+    digests = {row["case"]: row["digest"] for row in rows if "digest" in row}
+    assert digests.keys() == {"prepare, local", "prepare, ray"}
+    assert len(set(digests.values())) == 1
+
+
 def test_stages_of_prepare_follow_its_files_and_never_go_back(tmp_path):
     stage = scale_shards.stage_of_prepare(tmp_path / "out")
     reached = [stage()]
@@ -63,7 +76,7 @@ def row(rows, stage, seconds, main_mb, case="prepare, local"):
 def test_the_page_extrapolates_the_growth_between_two_sizes(tmp_path):
     rows = [row(1_000_000, "merge", 10.0, 200), row(1_000_000, "fit", 7.0, 200),
             row(3_000_000, "merge", 14.0, 300), row(3_000_000, "fit", 7.0, 300)]  # fmt: skip
-    estimate = estimate_target(rows)
+    estimate = estimate_target(rows, processors=9)
     merge, fit = estimate["stages"]
     assert merge["per_million"] == pytest.approx(2.0)
     assert merge["hours"] == pytest.approx(2.0 * TARGET / 1e6 / 3600.0)
@@ -71,7 +84,9 @@ def test_the_page_extrapolates_the_growth_between_two_sizes(tmp_path):
     assert fit["hours"] == fit["cluster_hours"] == 0.0
     assert estimate["main_gb"] == pytest.approx(50 * TARGET / 1e9)
     assert estimate["disk_tb"]["log"] == pytest.approx(TARGET / 1e11)
-    made = {"command": "python -m model scale --shards"}
+    unrecorded = [{**one, "workers": None} for one in rows]
+    assert estimate_target(unrecorded, processors=4)["workers"] == 4
+    made = {"command": "python -m model scale --shards", "machine": "x86_64, 2 cores"}
     text = json.dumps({"made": made, "rows": rows})
     (tmp_path / "catalogue_shards.json").write_text(text)
     served = {"case": "this", "items": 5, "stage": "serve", "private_mb": 42}
