@@ -352,6 +352,9 @@ class Cpu:
     """Candidates per list."""
     requests: int = 2000
     """Requests in each of five turns."""
+    baseline: Path | None = None
+    """Checkout of another commit. Its service and bundle take turns with this one's, in every
+    scenario."""
     out: Path = Path("docs/reports/cpu.json")
     """File for the report."""
 
@@ -360,9 +363,9 @@ class Cpu:
 
     def execute(self, command_line: str) -> int:
         """Measure and write."""
-        from loadtest.cpu import measure_cpu
+        from loadtest import cpu, cpu_turns
 
-        return measure_cpu(self)
+        return cpu_turns.compare(self) if self.baseline else cpu.measure_cpu(self)
 
 
 COMMANDS: dict[str, type[Command]] = {

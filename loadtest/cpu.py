@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,9 @@ def measure(server: Server, requests: Scenario, options: Cpu) -> dict[str, Any]:
     counts = CacheCounts.of(server.url)
     with httpx.Client(base_url=server.url) as client:
         for turn in range(TURNS + 1):
-            before = cpu_seconds(server, client)
-            for number in range(turn * options.requests, (turn + 1) * options.requests):
-                body = requests.bodies[number % len(requests.bodies)]
-                client.post(requests.path, content=body).raise_for_status()
-            total, inside = (
-                1e3 * (end - begin) / options.requests
-                for begin, end in zip(before, cpu_seconds(server, client), strict=True)
-            )
+            inside, outside = run_turn(server, client, requests, options.requests, turn)
             if turn:  # the first turn is a warm-up
-                turns.append((inside, total - inside, (total - inside) / inside))
+                turns.append((inside, outside, outside / inside))
     names = ("inside_ms", "outside_ms", "outside_over_inside")
     return {
         "command": "python -m loadtest cpu",
@@ -61,11 +55,32 @@ def measure(server: Server, requests: Scenario, options: Cpu) -> dict[str, Any]:
         "scenario": options.scenario,
         "history_cache_hits": CacheCounts.of(server.url).share_since(counts),
         "candidates": options.candidates,
-        **{
-            name: [round(float(np.mean(v)), 4), round(min(v), 4), round(max(v), 4)]
-            for name, v in zip(names, zip(*turns, strict=True), strict=True)
-        },
-    }
+        **{name: spread(values) for name, values in zip(names, zip(*turns, strict=True),
+                                                        strict=True)},
+    }  # fmt: skip
+
+
+def run_turn(
+    server: Server, client: httpx.Client, requests: Scenario, count: int, turn: int
+) -> tuple[float, float]:
+    """Send the requests of a turn, `count` in number.
+
+    Return milliseconds of CPU time per request, inside and outside of the graph's run.
+    """
+    before = cpu_seconds(server, client)
+    for number in range(turn * count, (turn + 1) * count):
+        body = requests.bodies[number % len(requests.bodies)]
+        client.post(requests.path, content=body).raise_for_status()
+    total, inside = (
+        1e3 * (end - begin) / count
+        for begin, end in zip(before, cpu_seconds(server, client), strict=True)
+    )
+    return inside, total - inside
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Return mean, least and greatest."""
+    return [round(float(np.mean(values)), 4), round(min(values), 4), round(max(values), 4)]
 
 
 def cpu_seconds(server: Server, client: httpx.Client) -> tuple[float, float]:

@@ -60,10 +60,14 @@ def serving_under(
     bundle: Path,
     arguments: Sequence[str] = (),
     settings: Mapping[str, object] = MappingProxyType({}),
+    checkout: Path | None = None,
 ) -> Iterator[Server]:
     """Do as `serving`, with the command of a wrapper before the service's, as `strace -D`.
 
     The wrapper must become the service: its process id is taken for the service's.
+
+    Args:
+        checkout: Directory whose service runs; the bundle is relative to it. None: this one.
     """
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
@@ -74,6 +78,7 @@ def serving_under(
                 bound_to_parent([*command, "--port", "0", *arguments]),
                 env={**os.environ, **variables},
                 stderr=file,
+                cwd=checkout,
                 start_new_session=True,
             )
         try:

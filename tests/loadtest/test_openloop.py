@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from loadtest.openloop import Sample, closed_loop, open_loop, run
 from loadtest.overload import response_times
 from tests.support.stub_servers import unused_url
 
+ROOT = Path(__file__).parents[2]
 ANSWER = json.dumps(
     {"degraded": None, "reasoning": {"budget_per_position": 3, "steps_used": 1}}
 ).encode()
@@ -150,6 +152,23 @@ def test_cpu_time_inside_and_outside_the_run_is_reported(tmp_path):
     assert report["inside_ms"][0] > 0 < report["outside_ms"][0]
     # Six turns, and only the first request of each of 64 users misses.
     assert report["history_cache_hits"] == pytest.approx(1 - 64 / 300, abs=1e-4)
+
+
+def test_cpu_time_of_two_checkouts_is_measured_in_every_scenario(tmp_path):
+    out = tmp_path / "cpu.json"
+    arguments = ["--requests", "16", "--baseline", str(ROOT), "--out", str(out)]
+    assert run_command("cpu", arguments) == 0
+    report = json.loads(out.read_text())
+    assert report["commits"]["before"] == report["commits"]["after"]
+    hits = {(row["case"], row["scenario"]): row["history_cache_hits"] for row in report["rows"]}
+    for case in ("before", "after"):
+        assert hits[case, "ids"] is None
+        assert hits[case, "history"] == 0.0
+        assert hits[case, "returning"] == pytest.approx(1 - 64 / 96, abs=1e-4)
+    for row in report["rows"]:
+        mean, least, greatest = row["total_ms"]
+        assert 0 < least <= mean <= greatest
+        assert mean == pytest.approx(row["inside_ms"][0] + row["outside_ms"][0], abs=2e-4)
 
 
 def test_the_interval_of_a_slope_excludes_0_only_for_growth():
