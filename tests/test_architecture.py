@@ -81,6 +81,10 @@ RULES = {
         {"service.engine", "service.batching", "service.models", "service.errors",
          "service.settings"},
     ),
+    "service.ranking.intent": (
+        {"numpy"},
+        {"service.engine", "service.errors", "service.ranking.request"},
+    ),
     # Observes what the re-ranker decides; the re-ranker itself observes no metrics.
     "service.ranking.observer": (
         set(),
