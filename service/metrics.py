@@ -99,6 +99,19 @@ class Metrics:
             ("result",),
         )
         self._histories = {True: histories.labels("hit"), False: histories.labels("miss")}
+        self.intent_lists = self._counter(
+            "rerank_intent_lists",
+            "Lists with an intent, by kind: diversity, boost; a list with both counts in both.",
+            ("kind",),
+        )
+        self.intent_positions = self._counter(
+            "rerank_intent_positions",
+            "Positions that were compared with the model's choice without diversity and boosts.",
+        )
+        self.intent_changed = self._counter(
+            "rerank_intent_changed_positions",
+            "Positions whose choice diversity and boosts changed, of rerank_intent_positions.",
+        )
         self.degraded = self._counter(
             "rerank_degraded",
             "Responses with the initial ranking, by reason: deadline, overload, model_error; or "

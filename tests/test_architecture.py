@@ -27,7 +27,7 @@ SERVING = {
     "prometheus_client", "orjson", "ormsgpack", "structlog", "opentelemetry",
 }  # fmt: skip
 CONTRACT = {"service.engine.contract", "service.engine.features"}
-NETWORK = {"model.network", *CONTRACT}
+NETWORK = {"model.network", "service.engine.intent", *CONTRACT}
 DATA = {"model.data", *CONTRACT}
 # Package or module -> (third-party packages, project packages) that it may import beside itself.
 # A module without an entry of its own follows the nearest package above it.
@@ -80,6 +80,10 @@ RULES = {
         set(),
         {"service.engine", "service.batching", "service.models", "service.errors",
          "service.settings"},
+    ),
+    "service.ranking.intent": (
+        {"numpy"},
+        {"service.engine", "service.errors", "service.ranking.request"},
     ),
     # Observes what the re-ranker decides; the re-ranker itself observes no metrics.
     "service.ranking.observer": (

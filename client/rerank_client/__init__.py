@@ -23,6 +23,7 @@ from rerank_client.errors import (
     TimedOut,
     Unavailable,
 )
+from rerank_client.intent import Diversity
 from rerank_client.requests import (
     Candidate,
     CandidateColumns,
@@ -38,6 +39,7 @@ __all__ = [
     "CandidateColumns",
     "Client",
     "Constraints",
+    "Diversity",
     "Failed",
     "FieldProblem",
     "ListRequest",

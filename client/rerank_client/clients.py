@@ -10,6 +10,7 @@ from typing import Any, Self, Unpack
 
 import httpx
 
+from rerank_client.checks import as_list
 from rerank_client.connections import Connections
 from rerank_client.dispatch import (
     Attempt,
@@ -19,7 +20,7 @@ from rerank_client.dispatch import (
     HttpResponse,
     TransportFailure,
 )
-from rerank_client.requests import Candidates, ListRequest, RequestOptions, as_list
+from rerank_client.requests import Candidates, ListRequest, RequestOptions
 from rerank_client.responses import RerankResponse
 
 TIMEOUT_MS = 1000.0  # equals the service's default, RERANK_TIMEOUT_MS

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DTYPES = {"f": "float32", "d": "float64"}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
 MAX_BITS = 64  # of an integer in MessagePack
 
 
@@ -58,14 +59,26 @@ def with_arrays(features: object) -> object:
 
 
 def as_records(candidates: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> Sequence[Any]:
-    """Return the candidates of a body as records with `id` and `groups`."""
+    """Return the candidates of a body as records with `id`, `groups`, `topics` and `boost`."""
     if not isinstance(candidates, Mapping):
         return candidates
-    groups = {n: values for n, values in (candidates.get("groups") or {}).items() if values}
-    return [
-        {"id": item, "groups": {n: values[i] for n, values in groups.items() if i < len(values)}}
-        for i, item in enumerate(candidates["id"])
-    ]
+    records: list[dict[str, Any]] = [{"id": item} for item in candidates["id"]]
+    for part in ("groups", "topics"):
+        columns = {n: values for n, values in (candidates.get(part) or {}).items() if values}
+        for i, record in enumerate(records):
+            record[part] = {n: values[i] for n, values in columns.items() if i < len(values)}
+    boosts = candidates.get("boost")
+    if isinstance(boosts, PackedArray):
+        boosts = unpacked(boosts)
+    for record, boost in zip(records, boosts or (), strict=False):
+        record["boost"] = boost
+    return records
+
+
+def unpacked(packed: PackedArray) -> list[float]:
+    """Return the numbers of an array, row after row."""
+    count = math.prod(packed.shape)
+    return list(struct.unpack(f"<{count}{CODES[packed.dtype]}", packed.data))
 
 
 def holds_arrays(body: Mapping[str, Any]) -> bool:

@@ -28,17 +28,19 @@ from rerank_client.requests import (
     RequestOptions,
     build_batch_bodies,
     build_list_body,
-    check_api_key,
-    check_header,
-    check_timeout_ms,
     encode,
-    normalize_base_urls,
 )
 from rerank_client.responses import (
     RerankResponse,
     describe_mix_up,
     parse_problem,
     parse_responses,
+)
+from rerank_client.settings import (
+    check_api_key,
+    check_header,
+    check_timeout_ms,
+    normalize_base_urls,
 )
 
 # Time past the deadline in which a degraded response of the service may still arrive.

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Required, TypedDict, Unpack
 
-import httpx
-
+from rerank_client.checks import (
+    BYTES,
+    ItemId,
+    as_list,
+    as_mapping,
+    as_sequence,
+    check_id,
+    check_integer,
+    check_number,
+    wrong_type,
+)
 from rerank_client.columns import PackedArray, as_column, pack, with_arrays
+from rerank_client.intent import Diversity, check_diversity, check_topics
 
-# 1, 1.0, "1" and " 1" are one id, and each comes back as it was sent.
-ItemId = str | int | float
 Candidate = ItemId | Mapping[str, Any]
 
-EXACT_FLOATS = 1 << 53  # below it, an integral float is exactly one integer
 MAX_DEPTH = 100  # levels of lists and mappings that the search for a bad value follows
-BYTES = (bytes, bytearray, memoryview)
 
 
 class Constraints(TypedDict, total=False):
@@ -38,13 +43,16 @@ class Constraints(TypedDict, total=False):
 class CandidateColumns(TypedDict, total=False):
     """The candidates by column, each as long as `id`.
 
-    score, features: lists, or arrays of floats, which are sent as their bytes. groups: lists.
+    score, features, boost: lists, or arrays of floats, which are sent as their bytes. groups:
+    lists. topics: lists whose entries are lists of values, or None.
     """
 
     id: Required[Any]
     score: Any
     features: Mapping[str, Any] | None
     groups: Mapping[str, Sequence[str | None] | None] | None
+    topics: Mapping[str, Sequence[Sequence[str] | None] | None] | None
+    boost: Any
 
 
 Candidates = Sequence[Candidate] | CandidateColumns
@@ -56,7 +64,8 @@ class RequestOptions(TypedDict, total=False):
     user: `id`, `history`, `features`. context: features. slate_size: positions (default: that of
     the bundle). reasoning: `budget` (steps per position), `entropy_threshold` (nats). sampling:
     `slates`, `seed`. temperatures: `reason`, `recommend`. model: name of a served model. priority:
-    `interactive` or `background`. explain: add an explanation to each position.
+    `interactive` or `background`. explain: add an explanation to each position. diversity: one
+    mapping or a list of them, of `by`, `weight`, `decay` and `law`.
     """
 
     user: Mapping[str, Any] | None
@@ -66,6 +75,7 @@ class RequestOptions(TypedDict, total=False):
     sampling: Mapping[str, int] | None
     temperatures: Mapping[str, float] | None
     constraints: Constraints | None
+    diversity: Diversity | Sequence[Diversity] | None
     explain: bool
     model: str | None
     priority: str | None
@@ -91,7 +101,7 @@ def build_batch_bodies(requests: Sequence[ListRequest]) -> list[dict[str, Any]]:
     bodies = []
     for index, request in enumerate(as_list("requests", requests, "mappings")):
         field = f"requests[{index}]"
-        options = dict(_mapping(field, request))
+        options = dict(as_mapping(field, request))
         if "candidates" not in options:
             raise TypeError(f"{field}.candidates: missing; every list needs its candidates")
         bodies.append(_list_body(f"{field}.", options.pop("candidates"), options))
@@ -118,8 +128,10 @@ def _list_body(path: str, candidates: object, options: Mapping[str, Any]) -> dic
     body = {name: value for name, value in options.items() if value is not None}
     if body.get("explain") is False:
         del body["explain"]
+    if "diversity" in body:
+        check_diversity(f"{path}diversity", body["diversity"])
     if "slate_size" in body:
-        _integer(f"{path}slate_size", body["slate_size"])
+        check_integer(f"{path}slate_size", body["slate_size"])
     if isinstance(user := body.get("user"), Mapping):
         _check_user(f"{path}user", user)
         if isinstance(user.get("features"), Mapping):
@@ -137,13 +149,18 @@ def _candidate(field: str, candidate: object) -> dict[str, Any]:
         if "id" not in entry:
             raise TypeError(f"{field}.id: missing; a candidate is an id or a mapping with it")
         if not isinstance(entry["id"], str):
-            _id(f"{field}.id", entry["id"])
+            check_id(f"{field}.id", entry["id"])
         if entry.get("groups") is not None:
-            for name, value in _mapping(f"{field}.groups", entry["groups"]).items():
+            for name, value in as_mapping(f"{field}.groups", entry["groups"]).items():
                 if not isinstance(value, str | None):
-                    raise _wrong(f"{field}.groups.{name}", "a string", value)
+                    raise wrong_type(f"{field}.groups.{name}", "a string", value)
+        if entry.get("topics") is not None:
+            for name, values in as_mapping(f"{field}.topics", entry["topics"]).items():
+                check_topics(f"{field}.topics.{name}", values)
+        if entry.get("boost") is not None:
+            check_number(f"{field}.boost", entry["boost"])
         return entry
-    return {"id": _id(field, candidate)}
+    return {"id": check_id(field, candidate)}
 
 
 def _columns(field: str, columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,17 +174,25 @@ def _columns(field: str, columns: Mapping[str, Any]) -> dict[str, Any]:
     entries = {name: column for name, column in columns.items() if column is not None}
     ids = as_list(f"{field}.id", as_column(columns["id"]), "ids")
     entries["id"] = [
-        one if isinstance(one, str) else _id(f"{field}.id[{index}]", one)
+        one if isinstance(one, str) else check_id(f"{field}.id[{index}]", one)
         for index, one in enumerate(ids)
     ]
-    if "score" in entries:
-        entries["score"] = _column(f"{field}.score", entries["score"])
-    for part in ("features", "groups"):
+    for name in ("score", "boost"):
+        if name in entries:
+            entries[name] = _column(f"{field}.{name}", entries[name])
+    if isinstance(entries.get("boost"), list):
+        for index, boost in enumerate(entries["boost"]):
+            if boost is not None:
+                check_number(f"{field}.boost[{index}]", boost)
+    for part in ("features", "groups", "topics"):
         if part in entries:
             entries[part] = {
                 name: None if column is None else _column(f"{field}.{part}.{name}", column)
-                for name, column in _mapping(f"{field}.{part}", entries[part]).items()
+                for name, column in as_mapping(f"{field}.{part}", entries[part]).items()
             }
+    for name, column in entries.get("topics", {}).items():
+        for index, values in enumerate(column or ()):
+            check_topics(f"{field}.topics.{name}[{index}]", values)
     return entries
 
 
@@ -178,33 +203,33 @@ def _column(field: str, values: object) -> object:
 
 def _check_user(field: str, user: Mapping[str, Any]) -> None:
     if user.get("id") is not None:
-        _id(f"{field}.id", user["id"])
+        check_id(f"{field}.id", user["id"])
     if user.get("history") is not None:
-        entries = _sequence(f"{field}.history", user["history"])
+        entries = as_sequence(f"{field}.history", user["history"])
         for index, entry in enumerate(entries):
             if isinstance(entry, str):
                 continue
             name = f"{field}.history[{index}]"
             if not isinstance(entry, Mapping):
-                _id(name, entry)
+                check_id(name, entry)
             elif "id" in entry:  # without one the service names the field
-                _id(f"{name}.id", entry["id"])
+                check_id(f"{name}.id", entry["id"])
 
 
 def _constraints(field: str, constraints: object) -> Mapping[str, Any]:
     """Return checked constraints, which have no floats as keys: JSON would make them text."""
-    rules = _mapping(field, constraints)
+    rules = as_mapping(field, constraints)
     if rules.get("pinned") is not None:
-        for item, position in _mapping(f"{field}.pinned", rules["pinned"]).items():
-            _id(f"{field}.pinned", item)
-            _integer(f"{field}.pinned.{item}", position)
+        for item, position in as_mapping(f"{field}.pinned", rules["pinned"]).items():
+            check_id(f"{field}.pinned", item)
+            check_integer(f"{field}.pinned.{item}", position)
     if rules.get("blocked") is not None:
-        for index, item in enumerate(_sequence(f"{field}.blocked", rules["blocked"])):
-            _id(f"{field}.blocked[{index}]", item)
+        for index, item in enumerate(as_sequence(f"{field}.blocked", rules["blocked"])):
+            check_id(f"{field}.blocked[{index}]", item)
     if rules.get("max_per_group") is not None:
         name = f"{field}.max_per_group"
-        for group, limit in _mapping(name, rules["max_per_group"]).items():
-            _integer(f"{name}.{group}", limit)
+        for group, limit in as_mapping(name, rules["max_per_group"]).items():
+            check_integer(f"{name}.{group}", limit)
     pinned = rules.get("pinned") or {}
     if not any(isinstance(item, float) for item in pinned):
         return rules
@@ -250,125 +275,11 @@ def _unsendable(value: object, path: str, depth: int) -> Exception | None:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str | int):
-                return _wrong(f"{path or 'request'}, a key", "a string", key)
+                return wrong_type(f"{path or 'request'}, a key", "a string", key)
         children = [(f"{path}.{key}" if path else str(key), child) for key, child in value.items()]
     elif isinstance(value, Sequence) and not isinstance(value, BYTES):
         children = [(f"{path}[{index}]", child) for index, child in enumerate(value)]
     else:
-        return _wrong(path, "a string, number, boolean, None, list or mapping", value)
+        return wrong_type(path, "a string, number, boolean, None, list or mapping", value)
     problems = (_unsendable(child, field, depth + 1) for field, child in children)
     return next((problem for problem in problems if problem is not None), None)
-
-
-def _wrong(field: str, rule: str, value: object) -> TypeError:
-    text = repr(value)
-    if len(text) > 100:
-        text = f"{text[:100]}..."
-    return TypeError(f"{field}: must be {rule}, got {text} of type {type(value).__name__}")
-
-
-def _id(field: str, value: object) -> object:
-    inexact = isinstance(value, float) and not (value.is_integer() and abs(value) < EXACT_FLOATS)
-    if isinstance(value, bool) or inexact or not isinstance(value, ItemId):
-        raise _wrong(field, "an id, a string or an integer", value)
-    return value
-
-
-def id_text(item: ItemId) -> str:
-    """Return the text that equal ids have in common; blanks around it do not count."""
-    return str(int(item) if isinstance(item, float) and item.is_integer() else item).strip()
-
-
-def _integer(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(field, "an integer", value)
-
-
-def _mapping(field: str, value: object) -> Mapping[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise _wrong(field, "a mapping", value)
-    return value
-
-
-def _sequence(field: str, value: object) -> Sequence[Any]:
-    if isinstance(value, (str, *BYTES)) or not isinstance(value, Sequence):
-        raise _wrong(field, "a list", value)
-    return value
-
-
-def as_list(field: str, values: object, entries: str) -> list[Any]:
-    """Return the values as a list.
-
-    Raises TypeError for a string, bytes, a mapping, a set, and a value that cannot be iterated.
-    """
-    wrong = isinstance(values, (str, *BYTES, Mapping, set, frozenset))
-    if wrong or not isinstance(values, Iterable):
-        raise _wrong(field, f"a list of {entries}", values)
-    return list(values)
-
-
-def normalize_base_urls(urls: object) -> list[str]:
-    """Return the URLs without the slash at their end.
-
-    Raises TypeError unless they are strings. Raises ValueError for a URL that cannot be used,
-    without showing a password in it.
-    """
-    instances = [urls] if isinstance(urls, str) else as_list("urls", urls, "strings")
-    if not instances:
-        raise ValueError("urls: at least one URL is needed, got none")
-    return [_base_url(url) for url in instances]
-
-
-def _base_url(url: object) -> str:
-    if not isinstance(url, str):
-        raise TypeError(f"urls: must be strings, got {type(url).__name__}")
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"urls: {error}") from None
-    if parsed.userinfo:
-        raise ValueError("urls: must not hold user and password; pass api_key instead")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise ValueError(f"urls: must be like http://host:port, got {url!r}")
-    return url.rstrip("/")
-
-
-def check_timeout_ms(timeout_ms: float) -> float:
-    """Return the timeout in milliseconds.
-
-    Raises TypeError unless it is a number, ValueError unless it is positive and finite.
-    """
-    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, numbers.Real):
-        raise _wrong("timeout_ms", "a number", timeout_ms)
-    if not 0 < timeout_ms < math.inf:
-        raise ValueError(f"timeout_ms: must be positive and finite, got {timeout_ms!r}")
-    return timeout_ms
-
-
-def check_header(name: str, value: str) -> str:
-    """Return the value.
-
-    Raises TypeError unless it is a string, ValueError if the service would not accept it as a
-    header.
-    """
-    if not isinstance(value, str):
-        raise _wrong(name, "a string", value)
-    printable = value.isascii() and value.isprintable() and value == value.strip()
-    if not (printable and 0 < len(value) <= 128):
-        raise ValueError(
-            f"{name}: must be 1 to 128 printable ASCII characters without a space at either end, "
-            f"got {value!r}"
-        )
-    return value
-
-
-def check_api_key(api_key: str) -> str:
-    """Return the key. Raises TypeError or ValueError that does not show it.
-
-    The check comes first because httpx's error for an illegal header would show the key.
-    """
-    if not isinstance(api_key, str):
-        raise TypeError(f"api_key: must be a string, got {type(api_key).__name__}")
-    if not (api_key.isascii() and api_key.isprintable() and api_key.split() == [api_key]):
-        raise ValueError("api_key: must be printable ASCII without spaces")
-    return api_key

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from rerank_client.checks import ItemId, id_text
 from rerank_client.errors import FieldProblem, Refused
-from rerank_client.requests import ItemId, id_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Position:
     id: as the service sent it, which is as the request had it.
     initial_position: index among the candidates. logprob: log-probability of this choice. entropy
     and entropy_after: nats, before any reasoning step and after the last. explanation: with
-    `explain=True` the keys `probability`, `alternatives` and `moved`.
+    `explain=True` the keys `probability`, `alternatives`, `moved`, `boost`, `diversity` and
+    `instead_of`.
     """
 
     id: ItemId

@@ -36,12 +36,22 @@ class Scope:
 class Graph:
     """Appends nodes to the innermost open scope and returns the names of their outputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
+        """first: number of the first name, above those of a graph that this one is added to."""
         self.weights: dict[str, onnx.TensorProto] = {}
         self.functions: dict[str, onnx.FunctionProto] = {}
         self._scopes = [Scope()]
-        self._count = 0
+        self._count = first - 1
         self._arguments: dict[str, list[str]] = {}
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes of the innermost open scope."""
+        return self._scopes[-1].nodes
+
+    def append(self, node: onnx.NodeProto) -> None:
+        """Append a node of another graph, whose names it keeps."""
+        self._scopes[-1].nodes.append(node)
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output and return the output's name."""

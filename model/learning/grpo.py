@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.learning.accelerator import Accelerator
 from model.learning.distributed import all_reduce, world_size
+from model.learning.objectives import Objective
 from model.learning.policy import Batch, Policy, descend, pointer_loss
 from model.network.config import GrpoConfig
 from model.network.evaluator import RewardModel
@@ -28,8 +29,11 @@ class Grpo:
         reference: Generator,
         reward_model: RewardModel,
         accelerator: Accelerator,
+        objective: Objective | None = None,
     ) -> None:
+        """objective: rewards slates in place of the utility."""
         self.settings, self.policy, self.reward_model = settings, policy, reward_model
+        self.objective = objective
         self.accelerator = accelerator
         self.budget = policy.config.reasoning.budget
         self.reference = Policy(policy.config, reference, policy.threshold, policy.share)
@@ -110,7 +114,9 @@ class Grpo:
 
     @torch.no_grad()
     def _reward(self, batch: Batch, slates: Tensor) -> Tensor:
-        """Return the utility [B, G] of slates [B, G, K] under the reward model."""
+        """Return the utility or the objective [B, G] of slates [B, G, K]."""
+        if self.objective is not None:
+            return self.objective.of(batch).value(slates)
         embedded = self.reward_model.embed(batch.numbers, batch.tokens)
         embedded = embedded.repeat_interleave(slates.shape[1], 0)
         return self.reward_model.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])

@@ -40,6 +40,7 @@ from model.learning.distributed import (
     world_size,
 )
 from model.learning.grpo import Grpo
+from model.learning.objectives import Objective
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.reuse import reuse
 from model.learning.stages import Stage, epoch_seed, supervised_stage
@@ -83,9 +84,11 @@ class Run:
         # It rewards the generator and selects the epoch.
         self.reward_model: RewardModel = reward_model or self.evaluator
         self.policy = Policy(config, self.generator, math.inf)
-        self.validation = Validation(
-            self.all_valid, self.valid, self.policy, self.evaluator, self.reward_model
-        )
+        self.objective = None
+        if config.objectives is not None:
+            self.objective = Objective(config, self.featuriser, self.reward_model)
+        networks = self.policy, self.evaluator, self.reward_model, self.objective
+        self.validation = Validation(self.all_valid, self.valid, *networks)
         # "reference" is the generator when GRPO starts, "best" the best epoch of the stage so far.
         self.copies: dict[str, dict[str, Tensor]] = {}
         self.state = RunState(
@@ -243,7 +246,8 @@ class Run:
             self._keep("reference", self.generator)
         reference = checkpoint.build(self.config, self.featuriser, self.state.positions)[0].eval()
         reference.to(self.device).load_state_dict(self.copies["reference"])
-        grpo = Grpo(settings, self.policy, reference, self.reward_model, self.accelerator)
+        reward = self.reward_model, self.accelerator, self.objective
+        grpo = Grpo(settings, self.policy, reference, *reward)
         return Stage(
             "grpo",
             self.generator,

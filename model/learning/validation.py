@@ -9,9 +9,12 @@ from torch import Tensor
 from model.data.lists import Lists
 from model.data.metrics import mean, selecting_metric, slate_metrics
 from model.learning.distributed import all_gather, all_reduce, rank, shard
+from model.learning.objectives import Objective
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.state import Metrics
+from model.network.config import Config
 from model.network.evaluator import Evaluator, RewardModel
+from service.engine.features.schema import LabelScale
 
 AT_ONCE = 256  # lists
 
@@ -29,10 +32,12 @@ class Validation:
         policy: Policy,
         evaluator: Evaluator,
         reward_model: RewardModel,
+        objective: Objective | None = None,
     ) -> None:
         self.lists, self.labels, self.scale = lists, rankable.labels, rankable.scale
         self.part = rankable.take(shard(np.arange(len(rankable))))
         self.policy, self.evaluator, self.reward_model = policy, evaluator, reward_model
+        self.objective = objective
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +58,7 @@ class Validation:
         return -loss, {"loss": loss}
 
     def generator_score(self) -> tuple[float, Metrics]:
-        """Measure greedy slates; the configured selection, NDCG@10 or utility, is the score.
+        """Measure greedy slates; the score is the configured selection, such as NDCG@10.
 
         With a graded gain the NDCG@10 that selects is graded.
         """
@@ -68,8 +73,20 @@ class Validation:
         steps = all_gather(torch.cat([d.steps for d in decoded])).sum(dim=1)
         metrics["steps"] = float(steps.float().mean())
         metrics["utility"] = float(utility.mean())
-        by_utility = config.selection == "utility"
-        return metrics["utility" if by_utility else selecting_metric(self.scale)], metrics
+        if self.objective is not None:
+            metrics["objective"] = float(all_gather(self._objective(slate)).mean())
+        return metrics[selected_metric(config, self.scale)], metrics
+
+    @torch.no_grad()
+    def _objective(self, slate: Tensor) -> Tensor:
+        """Return the objective [R] of slates [R, K] of this rank's lists."""
+        assert self.objective is not None
+        parts = []
+        for start in range(0, len(slate), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            of_lists = self.objective.of(Batch(self.part, rows, self.device))
+            parts.append(of_lists.value(slate[rows].unsqueeze(1)).squeeze(1))
+        return torch.cat(parts)
 
     @torch.no_grad()
     def _utility(self, slate: Tensor) -> Tensor:
@@ -94,3 +111,8 @@ class Validation:
         decoded = self.policy.greedy_slates(self.part, budget, by_entropy=True)
         taken = all_gather(torch.cat([d.reasoned.flatten(1).float().mean(dim=1) for d in decoded]))
         return float(taken.mean())
+
+
+def selected_metric(config: Config, scale: LabelScale) -> str:
+    """Return the name of the validation metric that selects the epoch."""
+    return selecting_metric(scale) if config.selection == "ndcg@10" else config.selection

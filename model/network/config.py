@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from model.network.hosts import HOSTS
+from model.network.objectives_config import ObjectivesConfig, TermConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 STRICT = ConfigDict(extra="forbid")
@@ -113,7 +114,8 @@ class Config:
 
     seed: int = 0
     # Validation metric that selects the epoch; with a graded gain NDCG@10 is the graded one.
-    selection: Literal["ndcg@10", "utility"] = "ndcg@10"
+    # "objective" is that of `objectives`.
+    selection: Literal["ndcg@10", "utility", "objective"] = "ndcg@10"
     # Utility of a slate: mean like-probability, discounted by position as in DCG, or even.
     utility: Literal["discounted", "even"] = "discounted"
     slate_length: PositiveInt = 10  # K, positions decoded
@@ -127,6 +129,14 @@ class Config:
     evaluator: StageConfig = StageConfig(epochs=8)
     warm_start: StageConfig = StageConfig(epochs=10)
     grpo: GrpoConfig = GrpoConfig()
+    # The value of a slate in place of the utility: the reward of GRPO.
+    objectives: ObjectivesConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> Self:
+        if self.selection == "objective" and self.objectives is None:
+            raise ValueError("selection: must come with objectives, got 'objective' without them")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Config:
@@ -191,6 +201,8 @@ SECTIONS: dict[tuple[str, ...], type[Any]] = {
     ("evaluator",): StageConfig,
     ("warm_start",): StageConfig,
     ("grpo",): GrpoConfig,
+    ("objectives",): ObjectivesConfig,
+    ("objectives", "terms"): TermConfig,
 }
 
 
@@ -199,13 +211,15 @@ def _describe(details: ErrorDetails) -> str:
     path = tuple(str(part) for part in details["loc"])
     field = ".".join(path) or "configuration"
     if details["type"] == "unexpected_keyword_argument":
-        fields = sorted(item.name for item in dataclasses.fields(SECTIONS[path[:-1]]))
+        section = tuple(part for part in path[:-1] if not part.isdigit())
+        fields = sorted(item.name for item in dataclasses.fields(SECTIONS[section]))
         return f"{field}: unknown field; must be one of {', '.join(fields)}"
     if details["type"] in ("missing", "missing_argument"):
         return f"{field}: required, but missing"
     if details["type"] == "dataclass_type":
         return f"{field}: must be a mapping of fields, got {details['input']!r}"
     rule = details["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    if details["type"] == "value_error" and path[-1:] != ("host",):
-        return f"{field}.{rule}"
+    # Rules of a whole section name their field themselves, unlike those of one field.
+    if details["type"] == "value_error" and path[-1:] not in (("host",), ("weight",)):
+        return f"{field}.{rule}" if path else rule
     return f"{field}: {rule}, got {details['input']!r}"

@@ -36,6 +36,7 @@ class Choice(NamedTuple):
     logits: Tensor  # [R, N], MASKED where not available
     entropy: Tensor  # [R] nats, over available candidates, at temperature 1
     state: tuple[Tensor, ...]  # of the host
+    adjustment: Tensor | None = None  # [R, N], of the intent; the logits hold it
 
 
 class Generator(nn.Module):
@@ -90,10 +91,17 @@ class Generator(nn.Module):
             keys = self.pointer_key(candidates) * candidates.shape[-1] ** -0.5
         return Encoded(candidates, keys, mask, self.host.memory(candidates, mask))
 
-    def begin(self, encoded: Encoded, group: int = 1, available: Tensor | None = None) -> Choice:
+    def begin(
+        self,
+        encoded: Encoded,
+        group: int = 1,
+        available: Tensor | None = None,
+        adjustment: Tensor | None = None,
+    ) -> Choice:
         """Read the start token and return the choice at position 0 of `group` slates per request.
 
-        available bool [B, N]: candidates that may be chosen; by default all of them.
+        available bool [B, N]: candidates that may be chosen; by default all of them. adjustment
+        float [R, N]: is added to the logits.
         """
         available = encoded.mask if available is None else available
         if group > 1:
@@ -102,7 +110,7 @@ class Generator(nn.Module):
         state = self.host.start(encoded.candidates, rows)
         token = self.start_token.expand(rows, -1)
         state = self.host.advance(encoded.memory, state, token, available.any(dim=1))
-        return self._choice(encoded, available, state)
+        return self._choice(encoded, available, state, adjustment)
 
     def reason(
         self,
@@ -137,7 +145,7 @@ class Generator(nn.Module):
         *state, read = self.host.advance(encoded.memory, choice.state, token, active)
         if self.reasoning.update == "add":
             read = torch.where(active.unsqueeze(1), hidden + self.refine(read), hidden)
-        return self._choice(encoded, choice.available, (*state, read))
+        return self._choice(encoded, choice.available, (*state, read), choice.adjustment)
 
     def recommend(
         self,
@@ -146,11 +154,13 @@ class Generator(nn.Module):
         item: Tensor,
         position: Tensor,
         available: Tensor | None = None,
+        adjustment: Tensor | None = None,
     ) -> Choice:
         """Put item [R] at position (int64 scalar) and return the next choice.
 
         available bool [R, N]: candidates that may be chosen next; by default those of this choice
-        without the item, and a row with none left keeps its state and reads no item.
+        without the item, and a row with none left keeps its state and reads no item. adjustment
+        float [R, N]: is added to the logits of the next choice.
         """
         alive = choice.available.any(dim=1)
         if available is None:
@@ -163,15 +173,24 @@ class Generator(nn.Module):
         chosen = encoded.candidates.gather(1, index)
         token = self.item_token(chosen.view(-1, width)) + self.position(position)
         state = self.host.advance(encoded.memory, choice.state, token, alive)
-        return self._choice(encoded, available, state)
+        return self._choice(encoded, available, state, adjustment)
 
-    def _choice(self, encoded: Encoded, available: Tensor, state: tuple[Tensor, ...]) -> Choice:
+    def _choice(
+        self,
+        encoded: Encoded,
+        available: Tensor,
+        state: tuple[Tensor, ...],
+        adjustment: Tensor | None,
+    ) -> Choice:
         with full_precision(available.device):
             query = self.pointer_query(state[-1].float())
             logits = encoded.per_request(query) @ encoded.keys.transpose(1, 2)
             logits = logits + self.prior(encoded.candidates).transpose(1, 2)
-        logits = logits.view(available.shape).masked_fill(~available, MASKED)
-        return Choice(available, logits, entropy(logits), state)
+        logits = logits.view(available.shape)
+        if adjustment is not None:
+            logits = logits + adjustment
+        logits = logits.masked_fill(~available, MASKED)
+        return Choice(available, logits, entropy(logits), state, adjustment)
 
 
 def entropy(logits: Tensor) -> Tensor:

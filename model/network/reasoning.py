@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.network.generator import Choice, Encoded, Generator
+from model.network.intent import IntentTensors
 
 # (position, logits [R, N] at temperature 1) -> item [R]
 Pick = Callable[[int, Tensor], Tensor]
@@ -121,6 +122,7 @@ def reason_where(
         torch.where(active.unsqueeze(1), reasoned.logits, choice.logits),
         torch.where(active, reasoned.entropy, choice.entropy),
         reasoned.state,
+        choice.adjustment,
     )
 
 
@@ -165,16 +167,18 @@ def decode(
     group: int = 1,
     constraints: ConstraintTensors | None = None,
     reason_temperature: Tensor | None = None,
+    intent: IntentTensors | None = None,
 ) -> Decoded:
     """Compose slates position by position.
 
     R = B * group rows make `group` slates for each of the B requests, those of a request side by
     side. Temperatures are scalars or [R, 1]. A step that no row takes is skipped: with budget 0
-    this is the plain host, operation for operation. Constraints need one slate per request.
+    this is the plain host, operation for operation. Constraints need one slate per request. With an
+    intent, logits and all that follows from them hold its adjustment.
     """
     device = encoded.mask.device
     available = constraints.quota > 0 if constraints else None
-    choice = generator.begin(encoded, group, available)
+    choice = generator.begin(encoded, group, available, intent.adjustment() if intent else None)
     columns: list[tuple[Tensor, ...]] = []
     for position in range(slate_length):
         before, logits_before = choice.entropy, choice.logits
@@ -208,8 +212,10 @@ def decode(
             if constraints:
                 constraints = constraints.spend(item)
                 available = constraints.quota > 0
+            intent = intent.after(item) if intent else None
+            bonus = intent.adjustment() if intent else None
             number = torch.tensor(position, device=device)
-            choice = generator.recommend(encoded, choice, item, number, available)
+            choice = generator.recommend(encoded, choice, item, number, available, bonus)
     return Decoded(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from service.engine.contract import OUTPUTS, Floats
+from service.engine.intent import SlateIntent
 from service.engine.rows import Row, Slate
 
 SLATE_OUTPUTS = [name for name in OUTPUTS if name != "logits"]
@@ -69,6 +70,46 @@ def collate(rows: Sequence[Row], positions: int) -> dict[str, np.ndarray[Any, An
     }
 
 
+def intent_inputs(
+    intents: Sequence[SlateIntent | None], feeds: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the further inputs of the graph of intent; a list without intent has zeros.
+
+    feeds: the inputs from `collate` for the same lists.
+    """
+    count, longest = feeds["mask"].shape
+    some = [intent for intent in intents if intent is not None]
+    width = max([1, *(len(one.weight) * (one.values.shape[2] + 1) for one in some)])
+    attributes = max([1, *(len(one.weight) for one in some)])
+    boosted = any(one.boost is not None for one in some)
+    boost = np.zeros((count, longest if boosted else 1), np.float32)
+    values = np.zeros((count, longest, width), np.float32)
+    member = np.zeros((count, attributes, width), np.float32)
+    weight = np.zeros((count, attributes), np.float32)
+    retained = np.ones((count, width), np.float32)
+    for index, intent in enumerate(intents):
+        if intent is None:
+            continue
+        columns = np.concatenate([intent.values, intent.alone[:, :, None]], axis=2)  # [A, N, V + 1]
+        number, size, shared = columns.shape
+        values[index, :size, : number * shared] = columns.transpose(1, 0, 2).reshape(size, -1)
+        of_attribute = np.arange(number).repeat(shared)
+        member[index, of_attribute, np.arange(number * shared)] = 1
+        weight[index, :number] = intent.weight
+        decayed = np.arange(number * shared) % shared < shared - 1
+        retained[index, : number * shared] = np.where(decayed, intent.retained[of_attribute], 1)
+        if intent.boost is not None:
+            boost[index, :size] = intent.boost
+    lists = feeds["list"]
+    return {
+        "boost": boost[lists],
+        "values": values,
+        "member": member,
+        "diversity_weight": weight[lists],
+        "retained": retained[lists],
+    }
+
+
 def list_inputs(rows: Sequence[Row], longest: int) -> dict[str, np.ndarray[Any, Any]]:
     """Return the inputs that embed lists, padded to the longest of them."""
     inputs: dict[str, Sequence[np.ndarray[Any, Any]]] = {"numbers": [row.numbers for row in rows]}
@@ -99,8 +140,9 @@ def decode(
 ) -> list[Slate]:
     """Return one checked slate per row; of a sampled row, its slate of highest utility.
 
-    outputs: SLATE_OUTPUTS; logits float32 [R, K, N] if any row is to be explained; utility
-    float32 [R] if any is sampled. Raises ModelError for an output that is not a valid slate.
+    outputs: SLATE_OUTPUTS; logits float32 [R, K, N] if any row is to be explained or has an
+    intent; utility float32 [R] if any is sampled. Raises ModelError for an output that is not a
+    valid slate.
     """
     slates, start = [], 0
     for row in rows:
@@ -112,10 +154,10 @@ def decode(
             name: output[best, : row.slate_size]
             for name, output in zip(COLUMNS, outputs, strict=True)
         }
-        explained = None
-        if row.explain and logits is not None:
-            explained = logits[best, : row.slate_size, : len(row.numbers)]
-        slate = Slate(**columns, utility=value, logits=explained)
+        of_row = None
+        if (row.explain or row.intent is not None) and logits is not None:
+            of_row = logits[best, : row.slate_size, : len(row.numbers)]
+        slate = Slate(**columns, utility=value, logits=of_row)
         check_slate(slate, row)
         slates.append(slate)
         start += count

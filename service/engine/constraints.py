@@ -72,21 +72,18 @@ class SlateConstraints:
         adjustment: the discount of the rank stands for the logits that are missing.
         """
         quota, chosen, slate = self.quota.copy(), set(self.pinned.tolist()), list[int]()
-        ranks = -np.log1p(np.arange(len(quota), dtype=np.float32))
-        kept = intent.first() if intent else None
+        order: Sequence[int] = range(len(quota))
+        ranks = -np.log1p(np.arange(len(quota)))
         for position in range(slate_size):
             item = int(self.pinned[position])
             if item < 0:
-                order: Sequence[int] = range(len(quota))
-                if intent is not None and kept is not None:
-                    scores = ranks + intent.boosts() + intent.diversity(kept)
+                if intent is not None:
+                    scores = ranks + intent.boosts() + intent.diversity(slate)[-1]
                     order = np.argsort(-scores, kind="stable").tolist()
                 item = next(i for i in order if quota[i] > 0 and i not in chosen)
             chosen.add(item)
             quota[self.group == self.group[item]] -= 1
             slate.append(item)
-            if intent is not None and kept is not None:
-                kept = intent.after(kept, item)
         return slate
 
 

@@ -46,14 +46,15 @@ INPUTS: Table = {
     # A candidate may be chosen while fewer than its quota of its group are chosen; 0: never.
     "quota": (np.float32, ("R", "N")),
 }
-# Optional inputs of the generator's graph, all or none (service.engine.intent): A attributes and V
-# values, at least one of each, padded by weight 0 and zeros. Contract 2 has none of them.
+# Further inputs of the generator's graph of intent (service.engine.intent): A attributes, at least
+# one, and C columns. Each attribute has a column for each value that several candidates share, and
+# one for all others, with retained 1. Contract 2 has no such graph.
 INTENT_INPUTS: Table = {
     "boost": (np.float32, ("R", "H")),  # nats; H is N, or 1 where no slate has boosts
-    "values": (np.float32, ("B", "A", "N", "V")),  # of the values that candidates share
-    "alone": (np.float32, ("B", "A", "N")),  # of the others; 1 without values and at padding
+    "values": (np.float32, ("B", "N", "C")),  # share u of a candidate's value, 0 without it
+    "member": (np.float32, ("B", "A", "C")),  # 1 where the column is of the attribute
     "diversity_weight": (np.float32, ("R", "A")),
-    "retained": (np.float32, ("R", "A")),  # 1 - decay
+    "retained": (np.float32, ("R", "C")),  # 1 - decay
 }
 # Graph outputs. `slate` holds candidate indices, -1 past the slate's length. A pinned position is
 # no choice: its log-probability and entropies are 0.
@@ -87,6 +88,11 @@ SEAL = "manifest.sha256"  # of the manifest's bytes, which itself vouches for ev
 GENERATOR = "generator.onnx"  # the gated form: a branch skips steps that no slate needs
 STATIC = "generator.static.onnx"  # the same without control flow, for CUDA graphs
 EVALUATOR = "evaluator.onnx"
+# Optional, all or none: both forms with the inputs of intent, and golden requests with intent.
+INTENT_GENERATOR = "generator.intent.onnx"
+INTENT_STATIC = "generator.intent.static.onnx"
+INTENT_GOLDEN = "golden.intent.json"
+INTENT_FILES = (INTENT_GENERATOR, INTENT_STATIC, INTENT_GOLDEN)
 FEATURES = "features.json"
 STATISTICS = "statistics.npz"  # optional: the moment of the item table, and counts of statistics
 GOLDEN = "golden.json"
@@ -129,7 +135,16 @@ def vocabulary_prefix(place: int) -> str:
 
 def is_bundle_file(name: str) -> bool:
     """Tell if a file of this name may belong to a bundle of any contract."""
-    names = (*COMMON_FILES, *FLAT_FILES, MANIFEST, SEAL, STATISTICS, ITEMS, ITEM_WORDS)
+    names = (
+        *COMMON_FILES,
+        *FLAT_FILES,
+        MANIFEST,
+        SEAL,
+        STATISTICS,
+        ITEMS,
+        ITEM_WORDS,
+        *INTENT_FILES,
+    )
     return name in names or _NUMBERED.fullmatch(name) is not None
 
 
@@ -194,6 +209,11 @@ class Manifest:
             if name in names or name.startswith("items.")
         )
 
+    @property
+    def supports_intent(self) -> bool:
+        """True if the bundle has the graphs of intent."""
+        return not self.files.keys().isdisjoint(INTENT_FILES)
+
     @classmethod
     def read(cls, directory: Path) -> Manifest:
         """Read `manifest.json`. Raises BundleError for anything but a manifest of this contract."""
@@ -256,7 +276,8 @@ class Manifest:
 
         Raises BundleError naming the first file that is missing or whose size or SHA-256 differs.
         """
-        for required in REQUIRED_FILES[self.contract_version]:
+        of_intent = INTENT_FILES if self.supports_intent else ()
+        for required in (*REQUIRED_FILES[self.contract_version], *of_intent):
             if required not in self.files:
                 raise BundleError(f"{directory / MANIFEST}: files must name {required!r}")
         for name, expected in self.files.items():

@@ -48,7 +48,7 @@ class DiversityTerm:
 
 @dataclass(frozen=True)
 class SlateIntent:
-    """The intent of one list as the graph reads it (service.engine.contract); A may be 0.
+    """The intent of one list; A and V may be 0.
 
     boost float32 [N], or None for zeros; values float32 [A, N, V]: u of the values that at least
     two candidates share; alone float32 [A, N]: sum of u of the others, 1 for a candidate without
@@ -61,33 +61,31 @@ class SlateIntent:
     weight: Floats
     retained: Floats
 
-    def first(self) -> Floats:
-        """Return the state of an empty slate: float32 [A, V], the retained share of each value."""
-        return np.ones((len(self.values), self.values.shape[2]), np.float32)
-
-    def after(self, kept: Floats, item: int) -> Floats:
-        """Return the state float32 [A, V] after candidate `item` was put into the slate."""
-        return kept * np.where(self.values[:, item] > 0, self.retained[:, None], np.float32(1))
-
-    def diversity(self, kept: Floats) -> Floats:
-        """Return the diversity term float32 [N] of each candidate's logit, nats."""
-        share = np.einsum("anv,av->an", self.values, kept) + self.alone
-        bonus: Floats = self.weight @ np.log(np.maximum(share, np.float32(FLOOR)))
-        return bonus
-
     def boosts(self) -> Floats:
         """Return the boost float32 [N] of each candidate."""
         if self.boost is None:
             return np.zeros(self.alone.shape[1], np.float32)
         return self.boost
 
+    def diversity(self, slate: Sequence[int]) -> Floats:
+        """Return the diversity term float32 [K + 1, N] of every candidate's logit, nats.
+
+        Row k is that after the first k items of the slate of K.
+        """
+        items = np.array(slate, np.int64)
+        retained = self.retained[:, None, None]
+        factors = np.where(self.values[:, items] > 0, retained, np.float32(1))
+        kept = np.ones((len(retained), len(items) + 1, self.values.shape[2]), np.float32)
+        np.cumprod(factors, axis=1, out=kept[:, 1:])
+        share = kept @ self.values.transpose(0, 2, 1) + self.alone[:, None]
+        logarithm = np.log(np.maximum(share, np.float32(FLOOR)))
+        bonus: Floats = np.tensordot(self.weight, logarithm, 1)
+        return bonus
+
     def adjustment(self, slate: Sequence[int]) -> Floats:
         """Return float32 [K, N]: boost and diversity of every candidate before each position."""
-        kept, rows = self.first(), [np.zeros((0, len(self.boosts())), np.float32)]
-        for item in slate:
-            rows.append((self.boosts() + self.diversity(kept))[None])
-            kept = self.after(kept, item)
-        return np.concatenate(rows)
+        adjustment: Floats = self.boosts() + self.diversity(slate[:-1])[: len(slate)]
+        return adjustment
 
 
 def build_intent(

@@ -60,8 +60,9 @@ class Slate:
 
     indices int64 [k] into the candidate list; logprob, entropy_before, entropy_after float32 [k]
     (nats); steps int64 [k], the reasoning steps taken before each position; utility of a sampled
-    slate, estimated by the evaluator; logits float32 [k, N] of each choice for an explained row,
-    far below the rest where a candidate may not be chosen.
+    slate, estimated by the evaluator; logits float32 [k, N] of each choice, with the adjustment of
+    the intent, for a row that is explained or has an intent; they are far below the rest where a
+    candidate may not be chosen.
     """
 
     indices: Integers

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from service.engine.collate import SLATE_OUTPUTS, ModelError, collate, decode
+from service.engine.collate import SLATE_OUTPUTS, ModelError, collate, decode, intent_inputs
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import (
     CONTRACT_VERSION,
@@ -22,13 +22,17 @@ from service.engine.contract import (
     FEATURES,
     GENERATOR,
     GOLDEN,
+    INTENT_GENERATOR,
+    INTENT_GOLDEN,
     INTENT_INPUTS,
+    INTENT_STATIC,
     NETWORKS,
     OUTPUTS,
     STATIC,
     BundleError,
     Integers,
     Manifest,
+    Table,
     inputs_of,
 )
 from service.engine.cuda import CudaRunner, on_device, warm_up_sizes
@@ -37,6 +41,7 @@ from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
 from service.engine.features.row_featuriser import RowFeaturiser
 from service.engine.graph import check_signature, open_graph
+from service.engine.intent import DiversityTerm, build_intent
 from service.engine.rows import Row, Slate, SlateSampling, Timing
 
 GENERATOR_ROWS, EVALUATOR_ROWS = NETWORKS
@@ -46,7 +51,8 @@ EVERY_STEP = -1.0  # a threshold below every entropy, nats
 class Session:
     """A verified bundle, ready to run; on the CPU `run` is thread-safe and releases the GIL.
 
-    supports_intent: rows may have an intent, because the graph has the inputs for it.
+    supports_intent: rows may have an intent, because the bundle has the graph for it. A batch with
+    such a row runs on it, every other one on the graph without its inputs.
     """
 
     def __init__(
@@ -55,17 +61,21 @@ class Session:
         featuriser: Featuriser,
         generator: ort.InferenceSession,
         evaluator: ort.InferenceSession,
+        intent: ort.InferenceSession | None = None,
     ) -> None:
+        """intent: the graph of intent in the generator's form, None if the bundle has none."""
         self.manifest = manifest
         self.featuriser = featuriser
         self._generator, self._evaluator = generator, evaluator
-        names = {value.name for value in generator.get_inputs()}
-        self.supports_intent = INTENT_INPUTS.keys() <= names
+        self.supports_intent = intent is not None
         self.graph_cpu_s = 0.0  # CPU seconds of all runs so far
         self._run, self._evaluate = generator.run, evaluator.run
+        self._run_intent = None if intent is None else intent.run
         if self.provider == "CUDAExecutionProvider":
             self._run = CudaRunner(generator, manifest.slate_length).run
             self._evaluate = lambda *feeds: on_device(lambda: evaluator.run(*feeds))
+            if intent is not None:
+                self._run_intent = lambda *feeds: on_device(lambda: intent.run(*feeds))
 
     @classmethod
     def load(
@@ -92,18 +102,25 @@ class Session:
         manifest = Manifest.read(directory)
         manifest.verify_files(directory, digest_of)
         featuriser = load_featuriser(directory, manifest)
-        graphs, inputs = [], inputs_of(manifest.contract_version)
-        for name, of_graph, outputs in (
-            (STATIC if provider == "cuda" else GENERATOR, inputs[0], OUTPUTS),
-            (EVALUATOR, inputs[1], EVALUATOR_OUTPUTS),
-        ):
-            capture = name == STATIC  # not the evaluator, which runs on any number of slates
-            packed = name != GENERATOR
+        inputs, static = inputs_of(manifest.contract_version), provider == "cuda"
+        signatures: dict[str, tuple[Table, Table]] = {
+            STATIC if static else GENERATOR: (inputs[0], OUTPUTS),
+            EVALUATOR: (inputs[1], EVALUATOR_OUTPUTS),
+        }
+        if manifest.supports_intent:
+            name = INTENT_STATIC if static else INTENT_GENERATOR
+            signatures[name] = (inputs[0] | INTENT_INPUTS, OUTPUTS)
+        graphs = []
+        for name, (of_graph, outputs) in signatures.items():
+            capture = name == STATIC  # not the others, which run on shapes without a bucket
+            packed = name not in (GENERATOR, INTENT_GENERATOR)
             path = directory / name
             graphs.append(open_graph(path, threads, provider, spinning, capture, packed))
             check_signature(path, graphs[-1], of_graph, outputs)
         session = cls(manifest, featuriser, *graphs)
-        session.replay_golden(json.loads((directory / GOLDEN).read_text(encoding="utf-8")))
+        for name in (GOLDEN, INTENT_GOLDEN) if manifest.supports_intent else (GOLDEN,):
+            content = (directory / name).read_text(encoding="utf-8")
+            session.replay_golden(json.loads(content), name)
         return session
 
     @property
@@ -213,14 +230,19 @@ class Session:
     def run(self, rows: Sequence[Row]) -> list[Slate]:
         """Decode one slate per row in a single padded run.
 
-        A sampled row gets its slate of highest utility. Raises ModelError if the graph fails or an
-        output is not a valid slate.
+        A sampled row gets its slate of highest utility. Raises ModelError if the graph fails, an
+        output is not a valid slate, or a row has an intent that the bundle does not support.
         """
-        feeds = collate(rows, self.manifest.slate_length)
-        explained = any(row.explain for row in rows)
+        feeds, run = collate(rows, self.manifest.slate_length), self._run
+        intents = [row.intent for row in rows]
+        if any(intent is not None for intent in intents):
+            if self._run_intent is None:
+                raise ModelError(f"a row has an intent, but the bundle has no {INTENT_GENERATOR}")
+            feeds, run = feeds | intent_inputs(intents, feeds), self._run_intent
+        explained = run is not self._run or any(row.explain for row in rows)
         began = time.thread_time()
         try:
-            outputs = self._run([*SLATE_OUTPUTS, "logits"] if explained else SLATE_OUTPUTS, feeds)
+            outputs = run([*SLATE_OUTPUTS, "logits"] if explained else SLATE_OUTPUTS, feeds)
             logits = outputs.pop() if explained else None
             utility = None
             if any(row.sampling for row in rows):
@@ -248,20 +270,34 @@ class Session:
                 item_rows[index, : len(of_list)] = of_list
         return {"rows": item_rows, "numbers": feeds["numbers"], "list": feeds["list"]}
 
-    def replay_golden(self, golden: Sequence[Mapping[str, Any]]) -> None:
-        """Raise BundleError for the first golden request whose slate or steps differ."""
+    def replay_golden(self, golden: Sequence[Mapping[str, Any]], file: str = GOLDEN) -> None:
+        """Raise BundleError for the first golden request of a file whose slate or steps differ."""
         for number, entry in enumerate(golden):
-            row = self.row(CandidateList.from_json(entry["request"]))
+            row = self.golden_row(entry["request"])
             try:
                 slate = self.run([row])[0]
             except ModelError as error:
-                raise BundleError(f"{GOLDEN}[{number}]: {error}") from error
+                raise BundleError(f"{file}[{number}]: {error}") from error
             ids = [entry["request"]["candidates"][i]["id"] for i in slate.indices.tolist()]
             for field, value in (("slate", ids), ("steps", slate.steps.tolist())):
                 if value != entry[field]:
                     raise BundleError(
-                        f"{GOLDEN}[{number}].{field}: decoded {value}, expected {entry[field]}"
+                        f"{file}[{number}].{field}: decoded {value}, expected {entry[field]}"
                     )
+
+    def golden_row(self, request: Mapping[str, Any]) -> Row:
+        """Return the row of a golden request, with its intent if it has `diversity` or boosts."""
+        row = self.row(CandidateList.from_json(request))
+        boosts = [candidate.get("boost", 0.0) for candidate in request["candidates"]]
+        terms = [
+            DiversityTerm(term["by"], term["weight"], term["decay"], term["law"])
+            for term in request.get("diversity", ())
+        ]
+        if not (terms or any(boosts)):
+            return row
+        values = [self.values(term.name, row) for term in terms]
+        intent = build_intent(terms, values, np.array(boosts, np.float32))
+        return dataclasses.replace(row, intent=intent)
 
     def warm_up(self, batch_sizes: Sequence[int], list_size: int) -> list[Timing]:
         """Run each batch size, so that no request pays for allocations; return the fastest timings.
@@ -273,6 +309,9 @@ class Session:
         manifest = self.manifest
         row, budgets = self.blank_row(list_size), {0, manifest.budget}
         self.run([dataclasses.replace(row, sampling=SlateSampling(2, seed=0), explain=True)])
+        if self.supports_intent:
+            boosted = build_intent([], [], np.ones(list_size, np.float32))
+            self.run([dataclasses.replace(row, intent=boosted)])
         if self.provider == "CUDAExecutionProvider":
             budgets = {manifest.budget}
             for lists, count in warm_up_sizes(max(batch_sizes), manifest.max_candidates):

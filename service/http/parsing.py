@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import orjson
 import ormsgpack
 from pydantic import BaseModel, ValidationError
 
-from service.engine.features.candidates import CandidateList, as_plain
+from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import Column
 from service.engine.rows import SlateSampling
 from service.errors import BadRequest, FieldError, InvalidRequest, UnsupportedMedia
+from service.http.columns import unpacked, unpacked_numbers, without_nulls
 from service.http.duplicates import refuse_repeated_keys
+from service.http.fields import ID, IDS, RECORDS, TAGS, TERM, VALUES, PackedNumbers
 from service.http.ids import ID_ERROR, ID_RULE
+from service.http.intent import requested_intent
 from service.http.schemas import (
-    ID,
-    IDS,
-    RECORDS,
-    TAGS,
-    VALUES,
     BatchRequest,
-    Candidate,
     CandidateColumns,
     HistoryEntry,
-    PackedNumbers,
+    PlainCandidate,
     RerankRequest,
     candidates_form,
 )
 from service.ranking.request import RankingRequest, RequestedConstraints
 
 T = TypeVar("T", bound=BaseModel)
-V = TypeVar("V")
 Groups = dict[str, list[str | None]]  # attribute -> a value per candidate
 
 MAX_ERRORS = 20  # broken fields that one response names
@@ -178,6 +172,7 @@ def ranking_request(
         recommend_temperature=temperatures.recommend if temperatures else None,
         sampling=SlateSampling(sampling.slates, sampling.seed) if sampling else None,
         constraints=constraints,
+        intent=requested_intent(body, path),
         priority=body.priority or "interactive",
         explain=bool(body.explain),
     )
@@ -202,7 +197,7 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Gro
         if uneven is not None:
             rule = f"as long as id, which has {len(ids)}"
             raise InvalidRequest.of(FieldError(f"{path}candidates.{uneven[0]}", rule, uneven[1]))
-        scores = unpacked_scores(candidates.score or (), path)
+        scores = unpacked_numbers(candidates.score or (), f"{path}candidates.score")
         groups = without_nulls(candidates.groups)
         columns = {
             name: unpacked(values, f"{path}candidates.features.{name}")
@@ -212,7 +207,7 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Gro
     elif candidates_form(candidates) == "ids":
         ids = cast("list[str]", candidates)
     else:
-        records = cast("list[Candidate]", candidates)
+        records = cast("list[PlainCandidate]", candidates)
         ids = [record.id for record in records]
         scores = [record.score for record in records]
         if any(record.features for record in records):
@@ -243,44 +238,6 @@ def labelled(history: Sequence[HistoryEntry | str]) -> list[tuple[str, float]]:
         else (entry.id, 1.0 if entry.label is None else entry.label)
         for entry in history
     ]
-
-
-def without_nulls(columns: Mapping[str, list[V] | None] | None) -> dict[str, list[V]]:
-    """Return the columns that are not null."""
-    return {name: values for name, values in (columns or {}).items() if values is not None}
-
-
-def unpacked(values: list[Any] | PackedNumbers, path: str) -> Column:
-    """Return a column as it is, or an array of its bytes.
-
-    path: of the column, in errors. Raises InvalidRequest.
-    """
-    if not isinstance(values, PackedNumbers):
-        return values
-    dtype = np.dtype(values.dtype).newbyteorder("<")
-    size = math.prod(values.shape) * dtype.itemsize
-    if len(values.data) != size:
-        rule = f"{size} bytes, as shape {values.shape} of {values.dtype} has"
-        raise InvalidRequest.of(FieldError(f"{path}.data", rule, f"{len(values.data)} bytes"))
-    return np.frombuffer(values.data, dtype).reshape(values.shape)
-
-
-def unpacked_scores(
-    scores: Sequence[float | None] | PackedNumbers, path: str
-) -> Sequence[float | None]:
-    """Return scores as a list. Raises InvalidRequest for an array with NaN or infinity."""
-    if not isinstance(scores, PackedNumbers):
-        return scores
-    values = np.asarray(unpacked(scores, f"{path}candidates.score"))
-    if values.ndim != 1:
-        rule = "one dimension, the candidates"
-        raise InvalidRequest.of(FieldError(f"{path}candidates.score.shape", rule, scores.shape))
-    for index in np.flatnonzero(~np.isfinite(values)).tolist():
-        error = FieldError(
-            f"{path}candidates.score[{index}]", "a finite number", values[index].item()
-        )
-        raise InvalidRequest.of(error)
-    return as_plain(values)
 
 
 def with_arrays(features: Mapping[str, Any] | None, path: str) -> Mapping[str, Any]:
@@ -342,6 +299,8 @@ def rule_of(
         return f"{ID_RULE}, or every candidate an object with id"
     if kind.startswith("model_") and RECORDS in location[-2:-1]:
         return "an object with id, or every candidate an id alone"
+    if kind.startswith("model_") and location[-1:] == (TERM,):
+        return "an object, or a list of them"
     if kind == "list_type" and location[-1:] == (VALUES,):
         return "a list, or an object with dtype, shape and data"
     if kind == "too_long":

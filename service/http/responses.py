@@ -24,6 +24,7 @@ from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
 from service.metrics import STAGES
 from service.models.fleet import Fleet
 from service.ranking.decision import Decision, StageTimes
+from service.ranking.intent import IntentEffect
 from service.settings import Settings
 
 JSON_NAMES = ("application/json",)
@@ -137,8 +138,8 @@ def problem_from(
 def decision_entries(decision: Decision) -> list[dict[str, Any]]:
     """Render the positions of a decision, ranked or not."""
     if decision.slate is not None:
-        return slate_entries(decision.ids, decision.slate, decision.row)
-    return fallback_entries(decision.ids, decision.fallback, decision.row.explain)
+        return slate_entries(decision.ids, decision.slate, decision.row, decision.effect)
+    return fallback_entries(decision.ids, decision.fallback, decision.row.explain, decision.effect)
 
 
 def decision_content(
@@ -186,7 +187,7 @@ def server_timing(latency_ms: Mapping[str, float]) -> str:
 
 
 def fallback_entries(
-    ids: Sequence[str], fallback: Sequence[int], explain: bool
+    ids: Sequence[str], fallback: Sequence[int], explain: bool, effect: IntentEffect | None
 ) -> list[dict[str, Any]]:
     """Render a degraded response's positions, which hold no figures of the model."""
     entries: list[dict[str, Any]] = [
@@ -199,11 +200,33 @@ def fallback_entries(
     if explain:
         for entry in entries:
             moved = entry["initial_position"] - entry["position"]
-            entry["explanation"] = {"probability": None, "alternatives": [], "moved": moved}
+            entry["explanation"] = {
+                "probability": None,
+                "alternatives": [],
+                "moved": moved,
+                **intent_figures(ids, effect, entry["position"]),
+            }
     return entries
 
 
-def slate_entries(ids: Sequence[str], slate: Slate, row: Row) -> list[dict[str, Any]]:
+def intent_figures(
+    ids: Sequence[str], effect: IntentEffect | None, position: int
+) -> dict[str, Any]:
+    """Render what boosts and diversity did at a position, null without an intent."""
+    if effect is None:
+        return {"boost": None, "diversity": None, "instead_of": None}
+    boost, diversity = effect.boost[position], effect.diversity[position]
+    other = effect.instead_of[position]
+    return {
+        "boost": None if boost is None else round(boost, 6),
+        "diversity": None if diversity is None else round(diversity, 6),
+        "instead_of": None if other is None else ids[other],
+    }
+
+
+def slate_entries(
+    ids: Sequence[str], slate: Slate, row: Row, effect: IntentEffect | None = None
+) -> list[dict[str, Any]]:
     """Render the positions of a slate.
 
     Log-probability and entropies of a pinned position are null: the model chose nothing there.
@@ -224,13 +247,14 @@ def slate_entries(ids: Sequence[str], slate: Slate, row: Row) -> list[dict[str, 
             "entropy_after": after if chosen else None,
             "reasoning_steps": steps,
         }
-        if slate.logits is not None:
+        if row.explain and slate.logits is not None:
             entry["explanation"] = {
                 "probability": round(math.exp(logprob), 6) if chosen else None,
                 "alternatives": alternatives(ids, slate.logits[position], index, row)
                 if chosen
                 else [],
                 "moved": index - position,
+                **intent_figures(ids, effect, position),
             }
         entries.append(entry)
     return entries

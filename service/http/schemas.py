@@ -6,52 +6,39 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
+    ValidationError,
     ValidatorFunctionWrapHandler,
-    WithJsonSchema,
     WrapValidator,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from service.http.fields import (
+    COLUMNS,
+    ENTRY,
+    ID,
+    IDS,
+    MAX_ENTRIES,
+    RECORDS,
+    Boost,
+    Boosts,
+    Diversities,
+    Features,
+    Name,
+    PackedNumbers,
+    Scores,
+    StrictModel,
+    Text,
+    Topics,
+    Values,
+)
 from service.http.ids import Id, KeyId
 
-Text = Annotated[str, Field(max_length=256)]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
-# For lists without a bound of their own: each invalid entry costs time before the refusal.
-MAX_ENTRIES = Field(max_length=10_000)
-
-
-def _without_copy(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Return an object of string keys as it is; pydantic would copy it key by key."""
-    if type(value) is not dict:
-        return validate(value)
-    try:
-        "".join(value)  # the fastest way to see that every key is text
-    except TypeError:
-        return validate(value)
-    return value
-
-
-# Values are checked against the bundle's feature schema, not here.
-Features = Annotated[dict[str, Any], WrapValidator(_without_copy)]
 Form = Literal["records", "ids", "columns"]  # of the candidates
-# Tags of unions in pydantic's error locations; no keys of a body.
-RECORDS, IDS, COLUMNS, ENTRY, ID, VALUES, PACKED = TAGS = (
-    "<records>", "<ids>", "<columns>", "<entry>", "<id>", "<values>", "<packed>",
-)  # fmt: skip
-
-
-class StrictModel(BaseModel):
-    """Refuses unknown fields, coercions and NaN, because a silent default hides a client's bug.
-
-    Every optional field may be null, which is the same as leaving it out.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class HistoryEntry(StrictModel):
@@ -85,8 +72,8 @@ class User(StrictModel):
     features: Features | None = Field(None, description="user features of the schema")
 
 
-class Candidate(StrictModel):
-    """One candidate; unknown ids and missing features take the schema's defaults."""
+class PlainCandidate(StrictModel):
+    """A candidate without the fields of an intent, which most requests lack."""
 
     id: Id
     score: float | None = Field(
@@ -102,32 +89,13 @@ class Candidate(StrictModel):
     )
 
 
-class PackedNumbers(StrictModel):
-    """An array of numbers as bytes (`bin` of MessagePack): little-endian, row after row."""
+class Candidate(PlainCandidate):
+    """One candidate; unknown ids and missing features take the schema's defaults."""
 
-    dtype: Literal["float32", "float64"]
-    # Without numbers, a shape of any size would cost the client nothing.
-    shape: list[Annotated[int, Field(ge=1)]] = Field(
-        min_length=1, max_length=2, description="of a vector feature: candidates, width"
+    topics: dict[Text, Topics | None] | None = Field(
+        None, max_length=32, description="values of attributes that `diversity` may name"
     )
-    # No format: generators of requests make bytes of `binary`, which JSON cannot hold.
-    data: Annotated[
-        bytes, WithJsonSchema({"type": "string", "description": "bytes, in MessagePack alone"})
-    ]
-
-
-def _column_tag(value: Any) -> str:
-    return PACKED if isinstance(value, (dict, PackedNumbers)) else VALUES
-
-
-Values = Annotated[
-    Annotated[list[Any], Tag(VALUES)] | Annotated[PackedNumbers, Tag(PACKED)],
-    Discriminator(_column_tag),
-]
-Scores = Annotated[
-    Annotated[list[float | None], MAX_ENTRIES, Tag(VALUES)] | Annotated[PackedNumbers, Tag(PACKED)],
-    Discriminator(_column_tag),
-]
+    boost: Boost | None = Field(None, description="added to the logit, in nats")
 
 
 class CandidateColumns(StrictModel):
@@ -139,13 +107,18 @@ class CandidateColumns(StrictModel):
     groups: dict[Text, Annotated[list[Text | None], MAX_ENTRIES] | None] | None = Field(
         None, max_length=32
     )
+    topics: dict[Text, Annotated[list[Topics | None], MAX_ENTRIES] | None] | None = Field(
+        None, max_length=32
+    )
+    boost: Boosts | None = None
 
     def uneven(self) -> tuple[str, int] | None:
         """Return the first column that is not as long as `id`, and its length."""
         columns: list[tuple[str, list[Any] | PackedNumbers]] = []
-        if self.score is not None:
-            columns.append(("score", self.score))
-        for field in ("features", "groups"):
+        for field, column in (("score", self.score), ("boost", self.boost)):
+            if column is not None:
+                columns.append((field, column))
+        for field in ("features", "groups", "topics"):
             named = getattr(self, field) or {}
             columns += [
                 (f"{field}.{name}", values) for name, values in named.items() if values is not None
@@ -160,12 +133,27 @@ class CandidateColumns(StrictModel):
 def candidates_form(value: Any) -> Form:
     """Return the form of candidates, validated or not; ids alone are those of the first entry."""
     if isinstance(value, list):
-        return "records" if not value or isinstance(value[0], (dict, Candidate)) else "ids"
+        return "records" if not value or isinstance(value[0], (dict, PlainCandidate)) else "ids"
     return "columns" if isinstance(value, (dict, CandidateColumns)) else "records"
 
 
+INTENT_FIELDS = Candidate.model_fields.keys() - PlainCandidate.model_fields.keys()
+PLAIN_RECORDS = TypeAdapter(list[PlainCandidate])
+
+
+def _as_plain(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate records without fields of an intent as plain ones, because each field takes time."""
+    try:
+        if value and INTENT_FIELDS.isdisjoint(set().union(*value)):
+            return PLAIN_RECORDS.validate_python(value)
+    except (TypeError, ValidationError):
+        pass  # the errors are those of all fields
+    return validate(value)
+
+
+Records = Annotated[list[Candidate], Field(min_length=1), WrapValidator(_as_plain)]
 Candidates = Annotated[
-    Annotated[list[Candidate], Field(min_length=1), Tag(RECORDS)]
+    Annotated[Records, Tag(RECORDS)]
     | Annotated[list[Id], Field(min_length=1), Tag(IDS)]
     | Annotated[CandidateColumns, Tag(COLUMNS)],
     Discriminator(lambda value: f"<{candidates_form(value)}>"),
@@ -241,6 +229,9 @@ class RerankRequest(StrictModel):
     temperatures: Temperatures | None = None
     sampling: Sampling | None = None
     constraints: Constraints | None = None
+    diversity: Diversities | None = Field(
+        None, description="a bonus in the decoding loop, or up to four for different attributes"
+    )
     timeout_ms: float | None = Field(
         None, gt=0, description="deadline, counted from the arrival of the body"
     )
@@ -274,6 +265,13 @@ class Explanation(BaseModel):
         description="up to three most probable other candidates that were still allowed"
     )
     moved: int = Field(description="initial position less position: positive is up")
+    boost: float | None = Field(
+        description="nats that the request's `boost` added to the logit of the choice"
+    )
+    diversity: float | None = Field(description="nats that `diversity` added to it")
+    instead_of: str | int | None = Field(
+        description="the candidate that the model would have chosen here without both, if another"
+    )
 
 
 class SlateEntry(BaseModel):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.engine.rows import Row, Slate
+from service.ranking.intent import IntentEffect
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Decision:
         steps: steps taken, over all positions.
         unknown: number of candidates whose id the item table lacks.
         degraded: None, `reduced_budget`, or the code of the error behind the initial ranking.
+        effect: of the row's intent, None without one.
     """
 
     request_id: str
@@ -60,6 +62,7 @@ class Decision:
     timeline: Timeline
     queue_s: float
     inference_s: float
+    effect: IntentEffect | None = None
 
     @property
     def utility(self) -> float | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from service.engine.contract import Manifest
+from service.engine.intent import SlateIntent
 from service.metrics import STAGES, Metrics
 from service.models.fleet import Fleet
 from service.ranking.decision import Decision, StageTimes
+from service.ranking.intent import IntentEffect
 from service.ranking.reranker import PreparedList
 
 OUTCOMES = {None: "ok", "reduced_budget": "reduced_budget"}  # every other reason is `degraded`
@@ -54,8 +56,22 @@ class Observer:
         metrics.duration.observe(times.total)
         metrics.steps.observe(decision.steps)
         metrics.list_size.observe(len(decision.ids))
+        if decision.row.intent is not None and decision.effect is not None:
+            self._count_intent(decision.row.intent, decision.effect)
         outcome = OUTCOMES.get(reason, "degraded")
         metrics.requests.labels(decision.model, decision.version, decision.variant, outcome).inc()
+
+    def _count_intent(self, intent: SlateIntent, effect: IntentEffect) -> None:
+        """Count a list with an intent by its kinds, and the choices that the intent changed."""
+        metrics = self._metrics
+        for kind, stated in (
+            ("diversity", len(intent.weight) > 0),
+            ("boost", intent.boost is not None),
+        ):
+            if stated:
+                metrics.intent_lists.labels(kind).inc()
+        metrics.intent_positions.inc(effect.choices)
+        metrics.intent_changed.inc(effect.changed)
 
     def shadow_compared(self, shadow: Manifest, outcome: str) -> None:
         """Count one comparison of a shadow's slate."""

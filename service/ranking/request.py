@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from service.engine.contract import Floats
 from service.engine.features.candidates import CandidateList
+from service.engine.intent import DiversityTerm
 from service.engine.rows import SlateSampling
 
 CANDIDATE_FIELD = re.compile(r"candidates\[(?P<index>\d+)\]\.(?P<field>.*)", re.DOTALL)
@@ -25,6 +27,24 @@ class RequestedConstraints:
     blocked: Collection[str]
     limit: tuple[str, int] | None
     groups: Mapping[str, Sequence[str | None]]
+
+
+StatedValues = Sequence[tuple[str, ...] | None]
+
+
+@dataclass(frozen=True)
+class RequestedIntent:
+    """The intent about one list, as the client stated it.
+
+    fields: path of each term below the request. values: for each term's attribute the distinct
+    values that the request gives per candidate, None where it gives none. boosts: float32 [N] in
+    nats, None if no candidate has one.
+    """
+
+    terms: Sequence[DiversityTerm]
+    fields: Sequence[str]
+    values: Mapping[str, StatedValues | None]
+    boosts: Floats | None
 
 
 # Built for every list and not frozen: a frozen dataclass takes seven times as long to build.
@@ -48,6 +68,7 @@ class RankingRequest:
     recommend_temperature: float | None = None
     sampling: SlateSampling | None = None
     constraints: RequestedConstraints | None = None
+    intent: RequestedIntent | None = None
     form: Literal["records", "ids", "columns"] = "records"
     priority: str = "interactive"
     explain: bool = False
@@ -76,5 +97,7 @@ class RankingRequest:
         """True if nothing but the ids and the session's own checks can make the list invalid."""
         inputs, constraints = self.inputs, self.constraints
         if inputs.inline or inputs.user or inputs.context:
+            return False
+        if self.intent is not None and self.intent.terms:
             return False
         return constraints is None or constraints.limit is None

@@ -29,6 +29,7 @@ from service.models.deployment import Deployment
 from service.models.fleet import Fleet
 from service.ranking.constraints import check_limits, resolve_constraints
 from service.ranking.decision import Decision, Timeline
+from service.ranking.intent import effect_of, resolve_intent
 from service.ranking.request import RankingRequest
 from service.ranking.shadow import ShadowRanker
 from service.settings import Settings
@@ -131,9 +132,9 @@ class Reranker:
 
 
 def apply_options(request: RankingRequest, row: Row, deployment: Deployment) -> Row:
-    """Return the row with the request's temperatures, sampling, constraints and explanation.
+    """Return the row with the options of the request, from its temperatures to its intent.
 
-    Raises ConstraintError.
+    Raises ConstraintError, or InvalidRequest for an intent that cannot be followed.
     """
     changes: dict[str, Any] = {}
     if request.reason_temperature is not None:
@@ -147,6 +148,8 @@ def apply_options(request: RankingRequest, row: Row, deployment: Deployment) -> 
         changes["slate_size"], changes["constraints"] = resolve_constraints(
             request, request.constraints, longest, row, deployment.session
         )
+    if request.intent is not None:
+        changes["intent"] = resolve_intent(request, request.intent, row, deployment.session)
     if request.explain:
         changes["explain"] = True
     return dataclasses.replace(row, **changes) if changes else row
@@ -203,13 +206,15 @@ def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Tim
         slate, queue_s, inference_s = outcome.slate, outcome.queue_s, outcome.inference_s
         budget, steps = min(row.budget, outcome.budget), int(slate.steps.sum())
         degraded = "reduced_budget" if budget < row.budget else None
+        effect = effect_of(row, slate.indices.tolist(), slate.logits)
     else:
-        fallback = row.constraints.initial_ranking(row.slate_size)
+        fallback = row.constraints.initial_ranking(row.slate_size, row.intent)
+        effect = effect_of(row, fallback, None)
         budget, degraded = row.budget, outcome.code
         # The list spent all its time waiting, be it in the queue or for a run that was too late.
         queue_s, inference_s = time.monotonic() - timeline.featurised, 0.0
     return Decision(
         entry.request.request_id, manifest.name, manifest.version, entry.variant,
         entry.request.inputs.ids, row, slate, fallback, budget, steps, entry.unknown,
-        degraded, timeline, queue_s, inference_s,
+        degraded, timeline, queue_s, inference_s, effect,
     )  # fmt: skip

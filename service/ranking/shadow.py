@@ -78,6 +78,8 @@ class ShadowRanker:
         slate: Slate,
         shadow: Deployment,
     ) -> str:
+        if row.intent is not None and not shadow.session.supports_intent:
+            return "skipped"
         shadow_row = row_for(shadow, inputs, row, deployment)
         if shadow_row.slate_size != row.slate_size:
             return "skipped"
@@ -104,6 +106,7 @@ def row_for(shadow: Deployment, inputs: CandidateList, row: Row, deployment: Dep
         shadow_row,
         slate_size=min(row.slate_size, shadow_row.slate_size),
         constraints=row.constraints,
+        intent=row.intent,
         budget=min(shadow_row.budget, row.budget),
         **options,
     )

@@ -3,15 +3,20 @@
 import functools
 
 import numpy as np
+import onnx.inliner
 import onnxruntime
 import torch
 
 from export.graph.compose import compose
+from export.graph.intent import with_intent
 from model.network.config import NetworkConfig, ReasoningConfig
 from model.network.generator import Generator
+from model.network.intent import IntentTensors
 from model.network.reasoning import ConstraintTensors, EntropyGate, decode, noisy_argmax
 from service.engine import constraints
+from service.engine.collate import intent_inputs
 from service.engine.contract import OLD_CONTRACT, OUTPUTS, inputs_of
+from service.engine.intent import DiversityTerm, build_intent
 
 K, S, F, T, V = 4, 2, 7, 3, 50
 OF_ITEMS, OF_REQUEST = [1, 4, 5], [0, 2, 3, 6]  # columns of the numbers
@@ -53,13 +58,14 @@ class FoldingSession:
 
 @functools.cache
 def build(host, seed=0, budget=S):
-    """Return a generator, the sessions of its two forms and their models."""
+    """Return a generator, and sessions and models of its two forms without and with intent."""
     torch.manual_seed(seed)
     network = NetworkConfig(host=host, width=16, heads=1 + seed % 2)  # both are lowered
     generator = shake(Generator(network, F, V, K, ReasoningConfig(budget=budget)), seed)
     models = {form: compose(generator, OF_REQUEST, K, gated=form == "gated") for form in FORMS}
+    models |= {f"{form}, intent": with_intent(models[form]) for form in FORMS}
     embedding = generator.embed
-    return generator, {form: FoldingSession(models[form], embedding) for form in FORMS}, models
+    return generator, {form: FoldingSession(models[form], embedding) for form in models}, models
 
 
 def random_feeds(seed, lists, constrained=True):
@@ -107,6 +113,28 @@ def random_feeds(seed, lists, constrained=True):
     return {name: feeds[name].astype(inputs[name][0]) for name in inputs}, resolved
 
 
+def random_intents(seed, feeds):
+    """Return random intents of the lists of feeds, None for some, and the inputs that they give."""
+    draw = np.random.default_rng(seed)
+    intents = []
+    for size in feeds["mask"].sum(axis=1).tolist():
+        words = [int(draw.integers(1, 7)) for _ in range(draw.integers(0, 4))]
+        terms = [
+            DiversityTerm(
+                "by", float(draw.choice([0.0, 0.5, 10.0])), float(draw.uniform(0.01, 0.99)),
+                "sum" if draw.random() < 0.5 else "mean",
+            )
+            for _ in words
+        ]  # fmt: skip
+        values_of = [
+            [np.flatnonzero(draw.random(count) < 0.4).tolist() for _ in range(size)]
+            for count in words
+        ]
+        boosts = draw.uniform(-10, 10, size).astype(np.float32) * (draw.random() < 0.5)
+        intents.append(build_intent(terms, values_of, boosts) if draw.random() < 0.8 else None)
+    return intents, intent_inputs(intents, feeds)
+
+
 def decode_torch(generator, feeds):
     """Return the same outputs from the torch loop."""
     t = {name: torch.from_numpy(array) for name, array in feeds.items()}
@@ -118,9 +146,31 @@ def decode_torch(generator, feeds):
             EntropyGate(t["entropy_threshold"], t["budget"]),
             constraints=ConstraintTensors(t["length"], t["pinned"], t["group"], t["quota"]),
             reason_temperature=reason,
+            intent=IntentTensors.begin(t) if "boost" in t else None,
         )  # fmt: skip
     columns = (decoded.slate, decoded.logprob, decoded.entropy_before, decoded.entropy_after)
     return [column.numpy() for column in (*columns, decoded.steps)]
+
+
+SHAPES = {"Expand": [1], "Reshape": [1], "ConstantOfShape": [0]}  # inputs read on the host
+
+
+def copied_to_the_device(model):
+    """Return the kinds of nodes that compute with the output of a Shape.
+
+    That output lies in the host's memory, and a CUDA graph captures no copy from there.
+    """
+    host, copied = set(), []
+    for node in onnx.inliner.inline_local_functions(model).graph.node:
+        if node.op_type == "Shape":
+            host.update(node.output)
+            continue
+        read = [i for i, name in enumerate(node.input) if name in host]
+        if node.op_type == "Concat" and node.input[0] in host:
+            host.update(node.output)  # a shape of several parts
+        elif any(i not in SHAPES.get(node.op_type, []) for i in read):
+            copied.append(node.op_type)
+    return copied
 
 
 def is_clear(generator, feeds):

@@ -14,6 +14,10 @@ STORED = """{"seed": 3, "network": {"host": "gru", "width": 16, "heads": 4, "dro
 "evaluator_network": null, "evaluator": {"epochs": 5}, "grpo": {"kl": 0, "imitate": 1}}"""
 
 
+def terms(**fields):
+    return {"objectives": {"terms": [{"kind": "alpha_dcg", "by": "genres", "weight": 1} | fields]}}
+
+
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
@@ -30,7 +34,23 @@ STORED = """{"seed": 3, "network": {"host": "gru", "width": 16, "heads": 4, "dro
         ({"reasoning": {"update": "drop"}}, r"reasoning\.update: must be 'add' or .*, got 'drop'"),
         ({"reasoning": [3]}, r"reasoning: must be a mapping of fields, got \[3\]"),
         ({"slate_length": 0}, r"slate_length: must be greater than 0, got 0"),
-        ({"selection": "auc"}, r"selection: must be 'ndcg@10' or 'utility', got 'auc'"),
+        ({"selection": "auc"}, r"selection: must be 'ndcg@10', .*, got 'auc'"),
+        (
+            {"selection": "objective"},
+            r"selection: must come with objectives, got 'objective' without them",
+        ),
+        ({"objectives": {"utility": 0}}, r"objectives\.terms: must have at least one .*, got none"),
+        ({"objectives": {"utility": -1}}, r"objectives\.utility: must be .* to 0, got -1"),
+        ({"objectives": {"terms": 3}}, r"objectives\.terms: must be .*, got 3"),
+        (terms(kind="ild"), r"objectives\.terms\.0\.kind: must be 'alpha_dcg', .*, got 'ild'"),
+        (terms(weight=0), r"objectives\.terms\.0\.weight: must be a finite .* than 0, got 0"),
+        (terms(alpha=2), r"objectives\.terms\.0\.alpha: must be less .* to 1, got 2"),
+        (terms(beta=1), r"objectives\.terms\.0\.beta: unknown field; must be one of alpha, by, .*"),
+        (terms(kind="share"), r"objectives\.terms\.0\.value: required by share, but missing"),
+        (
+            terms(kind="coverage", kernel="jaccard"),
+            r"objectives\.terms\.0\.kernel: must be absent from coverage, got 'jaccard'",
+        ),
         ({"seed": 1.5}, r"seed: must be a valid integer.*, got 1\.5"),
         ([1], r"configuration: must be a mapping of fields, got \[1\]"),
     ],

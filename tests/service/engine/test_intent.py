@@ -65,7 +65,7 @@ def test_the_adjustment_of_candidates_that_may_still_be_chosen_is_the_stated_law
         np.testing.assert_allclose(
             adjustment[position, open_ones], expected[position, open_ones], rtol=1e-5, atol=CLOSE
         )
-    np.testing.assert_array_equal(adjustment[:1], (boosts + intent.diversity(intent.first()))[None])
+    np.testing.assert_array_equal(adjustment, boosts + intent.diversity(slate)[:-1])
 
 
 def test_another_decay_departs_from_the_stated_law_by_more_than_the_tolerance():

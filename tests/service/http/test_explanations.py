@@ -192,5 +192,8 @@ def test_a_degraded_response_explains_no_choice(session, items):
             "probability": None,
             "alternatives": [],
             "moved": ids.index(entry["id"]) - entry["position"],
+            "boost": None,
+            "diversity": None,
+            "instead_of": None,
         }
     assert [entry["explanation"]["moved"] for entry in slate[:4]] == [4, -1, 0, 0]

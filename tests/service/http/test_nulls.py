@@ -1,12 +1,13 @@
 """Null is the same as an absent field, for every optional field."""
 
 import copy
+from typing import Any
 
 import ormsgpack
 import pytest
 from pydantic import BaseModel
 
-from service.http import schemas
+from service.http import fields, schemas
 from service.http.parsing import MSGPACK
 
 FULL = {
@@ -37,6 +38,23 @@ COLUMNS = {
         "groups": {"author": ["a", "b", None]},
     },
 }
+INTENT = {
+    "candidates": [
+        {"id": "1", "topics": {"mood": ["calm", "old"]}, "boost": -1.0},
+        {"id": "32", "topics": {"mood": ["calm"]}, "boost": 0.5},
+        {"id": "47", "topics": {"mood": ["dark"]}, "boost": 0.25},
+    ],
+    "diversity": {"by": "mood", "weight": 2.0, "decay": 0.5, "law": "mean"},
+    "explain": True,
+}
+INTENT_COLUMNS = {
+    **INTENT,
+    "candidates": {
+        "id": ["1", "32", "47"],
+        "topics": {"mood": [["calm", "old"], ["calm"], ["dark"]]},
+        "boost": [-1.0, 0.5, 0.25],
+    },
+}
 REQUIRED = {"candidates", "id", "slates", "seed"}
 # Paths of optional fields; the first record and the first entry stand for all.
 RECORD_PATHS = [
@@ -54,6 +72,13 @@ COLUMN_PATHS = [
     ["candidates", "features", "runtime"],
     ["candidates", "groups", "author"],
 ]
+INTENT_CASES: list[Any] = [
+    *((INTENT, ["candidates", 0, name]) for name in ("topics", "boost")),
+    (INTENT, ["diversity"]),
+    *((INTENT, ["diversity", name]) for name in ("weight", "decay", "law")),
+    *((INTENT_COLUMNS, ["candidates", name]) for name in ("topics", "boost")),
+    (INTENT_COLUMNS, ["diversity"]),
+]
 CASES = [(FULL, path) for path in RECORD_PATHS] + [(COLUMNS, path) for path in COLUMN_PATHS]
 
 
@@ -70,10 +95,20 @@ def with_null_and_without(payload, path):
             del holder[name]
         else:
             holder[name] = None
+        if path == ["candidates", "topics"]:  # else no candidate has the attribute
+            changed.pop("diversity")
         if path[-1] in ("groups", "author"):  # else the constraint names no attribute
             changed["constraints"] = {"blocked": ["47"]}
         results.append(changed)
     return results
+
+
+@pytest.mark.parametrize(("payload", "path"), INTENT_CASES, ids=lambda value: str(value)[-40:])
+def test_null_in_an_intent_gives_the_response_of_an_absent_field(degraded, payload, path):
+    null, absent = with_null_and_without(payload, path)
+    expected = outcome_of(degraded.post("/rerank", json=absent))
+    assert outcome_of(degraded.post("/rerank", json=null)) == expected
+    assert outcome_of(degraded.post("/rerank", json=payload)) != expected
 
 
 def outcome_of(response):
@@ -95,14 +130,15 @@ def test_null_gives_the_response_of_an_absent_field(client, payload, path):
 
 def test_every_optional_field_of_the_schemas_is_tested_with_null():
     models = [
-        kind for kind in vars(schemas).values()
-        if isinstance(kind, type) and issubclass(kind, schemas.StrictModel)
+        kind for kind in {**vars(fields), **vars(schemas)}.values()
+        if isinstance(kind, type) and issubclass(kind, fields.StrictModel)
     ]  # fmt: skip
     optional = {
         name for model in models for name, field in model.model_fields.items()
         if not field.is_required()
     }  # fmt: skip
-    assert optional == {path[-1] for _, path in CASES} - {"runtime", "author"}
+    paths: list[Any] = [path for _, path in [*CASES, *INTENT_CASES]]
+    assert optional == {path[-1] for path in paths} - {"runtime", "author"}
     assert all(issubclass(model, BaseModel) for model in models)
 
 
