@@ -178,7 +178,10 @@ def relative_ranks(rows: Floats) -> Floats:
         twice = np.empty(rows.shape, np.int64)
         for values, ordered, ranks in zip(rows, np.sort(rows, axis=1), twice, strict=True):
             np.add(ordered.searchsorted(values), ordered.searchsorted(values, "right"), out=ranks)
-        return np.asarray((twice - count) / max(count, 1), np.float32)
+        relative = twice.astype(np.float32)  # exact, as is the difference
+        relative -= count
+        relative /= max(count, 1)
+        return relative
     order = rows.argsort(axis=1)
     order += np.arange(0, height * count, count)[:, None]
     order = order.ravel()
