@@ -1,4 +1,4 @@
-"""Ways to deal a log into files by user, which docs/decisions/shards.md compares."""
+"""Ways to deal a log into files by user, which docs/reports/catalogue.md compares."""
 
 from __future__ import annotations
 
