@@ -1,6 +1,7 @@
 """Write docs/reports/catalogue.md from every catalogue_*.json, with what 4 billion rows would take.
 
-Each file has `rows` of {case, items, rows, stage, ...} and the command that made them.
+Each file has `rows` of {case, items, rows, stage, ...} and the command that made them;
+catalogue.json joins them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ from typing import Any
 from model.study.pages import render
 
 FIRST_COLUMNS = ("case", "rows", "items", "stage")
+JOINED = (
+    "case",
+    "items",
+    "rows",
+    "stage",
+    "seconds",
+    "peak_mb",
+    "private_mb",
+    "bundle_mb",
+    "p50_ms",
+)
 HIDDEN = ("users", "workers", "load", "commit", "log_mb", "data_mb", "main_mb", "unfinished_mb")
 LARGE = 100.0  # numbers from here on have no decimals
 TARGET = 4_000_000_000
@@ -24,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 def write_page(out: Path) -> None:
-    """Write catalogue.md from the catalogue_*.json below `out`."""
+    """Write catalogue.md and catalogue.json from the catalogue_*.json below `out`."""
     reports = {
         path.name: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(out.glob("catalogue_*.json"))
@@ -37,6 +49,13 @@ def write_page(out: Path) -> None:
         estimate = estimate_target(shards, _processors(long_logs["made"]))
     page = render("catalogue.md.jinja", sections=sections, estimate=estimate, loads=_loads(shards))
     (out / "catalogue.md").write_text(page, encoding="utf-8")
+    rows = [
+        {"file": name} | {column: row[column] for column in JOINED if column in row}
+        for name, report in reports.items()
+        for row in report["rows"]
+    ]
+    text = json.dumps({"rows": rows, "estimate": estimate}, indent=1) + "\n"
+    (out / "catalogue.json").write_text(text, encoding="utf-8")
 
 
 def _section(name: str, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,3 +28,10 @@ def test_a_long_log_has_as_many_genres_as_it_should(tmp_path):
     write_long_log(tmp_path, 100, users=5, items=4000, genres=900)
     genres = pl.read_parquet(tmp_path / "items.parquet")["genres"].explode()
     assert 880 < genres.n_unique() <= 900
+
+
+def test_the_report_of_a_large_kernel_keeps_its_bound():
+    rows = json.loads(REPORT.read_text())["rows"]
+    assert {row["case"] for row in rows} == {"kernel over 20,000 categories"}
+    assert {row["items"] for row in rows} == {1_000_000}
+    assert max(row["peak_mb"] for row in rows) < 4000

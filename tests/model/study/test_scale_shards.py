@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,6 +12,8 @@ from model.study import dealing, scale_shards
 from model.study.catalogue import TARGET, estimate_target, write_page
 from model.study.commands import Scale
 from model.study.long_log import write_long_log
+
+REPORTS = Path(__file__).parents[3] / "docs" / "reports"
 
 
 def test_every_stage_of_prepare_and_featurise_is_measured(tmp_path):
@@ -95,6 +98,10 @@ def test_the_page_extrapolates_the_growth_between_two_sizes(tmp_path):
     write_page(tmp_path)
     page = (tmp_path / "catalogue.md").read_text()
     assert "| this | 5 | serve | 42 |" in page
+    joined = json.loads((tmp_path / "catalogue.json").read_text())
+    assert joined["rows"][0] == {"file": "catalogue_rows.json", **served}
+    assert len(joined["rows"]) == 1 + len(rows)
+    assert joined["estimate"]["stages"][0]["stage"] == "merge"
     assert "| merge | workers | 2.00 | 2.2 | 0.0 |" in page
     assert "- **Commit**: 1111111." in page
     assert "Memory of the command" in page
@@ -118,3 +125,22 @@ def test_every_way_to_deal_keeps_all_rows_and_users_together(tmp_path):
         rows = pl.read_parquet(out / "**" / "*.parquet", hive_partitioning=True)
         assert rows.group_by("user_id").agg(pl.col(TO).n_unique())[TO].max() == 1
         assert rows.select(whole.columns).sort("request_id", "position").equals(whole)
+
+
+def test_the_report_keeps_the_bounds_of_memory_and_both_engines_write_the_same_bytes():
+    rows = json.loads((REPORTS / "catalogue_shards.json").read_text())["rows"]
+    prepared = {row["rows"]: row["peak_mb"] for row in rows if row["case"] == "prepare, local"}
+    assert {10_000_000, 20_000_000, 40_000_000} <= prepared.keys()
+    assert max(row["peak_mb"] for row in rows) < 6000
+    engines = json.loads((REPORTS / "catalogue_engines.json").read_text())["rows"]
+    digests = {row["case"]: row["digest"] for row in engines if "digest" in row}
+    assert digests.keys() == {"prepare, local", "prepare, ray"}
+    assert len(set(digests.values())) == 1
+
+
+def test_the_page_is_that_of_its_files(tmp_path):
+    for path in REPORTS.glob("catalogue_*.json"):
+        shutil.copy(path, tmp_path)
+    write_page(tmp_path)
+    for name in ("catalogue.md", "catalogue.json"):
+        assert (tmp_path / name).read_text() == (REPORTS / name).read_text()
