@@ -4,7 +4,7 @@ python -m export --checkpoint DIR --out bundles/NAME/VERSION
 
 python -m export items    bring new and changed items into a bundle, without training
 
-python -m export upgrade  rewrite a bundle of contract 2 as one of contract 3
+python -m export upgrade  rewrite a bundle of contract 2, or without graphs of intent
 
 python -m export bench    time every form of the graph (ten minutes)
 

@@ -210,6 +210,8 @@ def test_golden_requests_hold_new_items_and_are_replayed(shop, tmp_path):
     ids = {c["id"] for entry in golden for c in entry["request"]["candidates"]}
     assert len(golden) == 8
     assert ids & {item["item_id"] for item in new}
+    with_intent = json.loads((tmp_path / "shop" / "2" / "golden.intent.json").read_text())
+    assert [bool(entry["request"].get("diversity")) for entry in with_intent] == [1, 0, 1, 0]
     golden[0]["steps"][0] += 1
     (tmp_path / "shop" / "2" / "golden.json").write_text(json.dumps(golden))
     Manifest.read(tmp_path / "shop" / "2").write(tmp_path / "shop" / "2")
