@@ -61,7 +61,9 @@ def test_the_committed_page_is_that_of_its_report():
     assert (REPORTS / "intent.md").read_text(encoding="utf-8") == page(report)
 
 
-@pytest.mark.parametrize(("case", "limit"), [("without intent", 1.02), ("diversity by genres", 1.1)])
+@pytest.mark.parametrize(
+    ("case", "limit"), [("without intent", 1.02), ("diversity by genres", 1.1)]
+)
 def test_the_report_keeps_the_limits_of_the_served_gate(case, limit):
     report = json.loads((REPORTS / "intent.json").read_text())
     (row,) = (
