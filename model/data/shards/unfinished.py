@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -54,15 +54,18 @@ class Unfinished:
         self._digest.update(f"{shards} shards".encode())
         key = self._digest.hexdigest()
         file = self._path / KEY
-        if self._path.exists() and not file.exists():
+        if self._path.exists() and not file.exists() and any(self._path.iterdir()):
             rule = "must be absent or left by an interrupted `prepare`; move it away"
             raise DataError(self._path, rule)
         if not file.exists() or file.read_text(encoding="utf-8") != key:
-            shutil.rmtree(self._path, ignore_errors=True)
+            self._remove()
             self._path.mkdir()
             file.write_text(key, encoding="utf-8")
+        stack = ExitStack()
+        # Outside of the block that removes the tasks: without an engine none of them is at fault.
+        engine = stack.enter_context(open_engine(options))
         try:
-            with open_engine(options) as engine:
+            with stack:
                 yield Stages(self._path, engine, self._output)
         except Interruption:
             raise
@@ -71,6 +74,12 @@ class Unfinished:
                 raise
             raise full_disk(self._output, "tables", "the finished stages are kept") from None
         except DataError:
-            shutil.rmtree(self._path)
+            self._remove()
             raise
-        shutil.rmtree(self._path)
+        self._remove()
+
+    def _remove(self) -> None:
+        """Remove the directory, its key last: a run that was killed here is recognised."""
+        for stage in self._path.glob("*/"):
+            shutil.rmtree(stage)
+        shutil.rmtree(self._path, ignore_errors=True)
