@@ -2,15 +2,18 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 from model.data.errors import DataError
+from model.data.shards import unfinished
 from model.data.shards.engines import SerialEngine, open_engine
 from model.data.shards.options import ShardOptions
 from model.data.shards.stages import Interruption, Stages, is_full, run_task
@@ -25,6 +28,10 @@ def write_name(path, name):
 
 def end_process(_path):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse_value(path):
+    raise DataError(path, "must be at least 0", row=3, column="age", value=-1)
 
 
 def fill_disk(_path):
@@ -107,6 +114,37 @@ def test_a_directory_of_another_origin_is_not_removed(run, tmp_path):
     assert (tmp_path / "out.unfinished" / "notes").read_text() == "mine"
 
 
+def test_finished_tasks_outlive_an_engine_that_cannot_be_opened(run, prepare, monkeypatch):
+    total = run("whole").done
+    run("out", total - 1)
+    monkeypatch.setattr("model.data.shards.unfinished.open_engine", open_engine)
+    monkeypatch.setitem(sys.modules, "model.data.shards.ray_engine", None)
+    with pytest.raises(DataError, match="--engine ray: needs Ray"):
+        prepare("out", None, 3, engine="ray")
+    assert run("out").done == 1
+
+
+def test_a_run_that_was_killed_while_it_removed_its_tasks_is_recognised(run, monkeypatch):
+    total = run("whole").done
+    run("out", total - 1)
+
+    def begin_to_remove(path, **_):
+        first = min(path.iterdir(), key=Path.is_dir)  # a file, if there is one
+        shutil.rmtree(first) if first.is_dir() else first.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "shutil", SimpleNamespace(rmtree=begin_to_remove))
+        run("out", last=0, split="last-list")
+    assert run("out", split="last-list").done == total
+
+
+def test_a_run_that_was_killed_before_it_wrote_its_key_is_recognised(run, tmp_path):
+    (tmp_path / "out.unfinished").mkdir()
+    assert run("out").done
+    assert not (tmp_path / "out.unfinished").exists()
+
+
 def test_a_task_without_a_result_runs_again_in_an_empty_directory(tmp_path):
     stages = Stages(tmp_path / "work", SerialEngine(), tmp_path / "out")
     (stages.path("names", "a")).mkdir(parents=True)
@@ -157,6 +195,13 @@ def test_an_error_of_a_task_is_raised_as_it_is(tmp_path):
     stages = Stages(tmp_path / "work", SerialEngine(), tmp_path / "out")
     with pytest.raises(IsADirectoryError):
         stages.run("read", Path.read_text, {"a": ()})
+
+
+def test_an_error_about_the_data_in_a_worker_process_is_raised_as_it_is(tmp_path):
+    with open_engine(ShardOptions("local", 2)) as engine:
+        stages = Stages(tmp_path / "work", engine, tmp_path / "out")
+        with pytest.raises(DataError, match=r"a, row 3, column age: must be at least 0, got -1$"):
+            stages.run("read", refuse_value, {"a": ()})
 
 
 def test_a_local_pool_returns_the_result_of_each_task(tmp_path):

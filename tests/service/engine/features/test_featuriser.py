@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -188,3 +189,9 @@ def test_a_missing_user_id_is_refused_by_the_name_of_its_field():
         assert strict.transform(CandidateList(ids=["a"], user_id=user_id))[1].tolist() == [[2]]
     with pytest.raises(FeatureError, match=r"^user\.id: required"):
         strict.transform(CandidateList(ids=["a"]))
+
+
+def test_an_error_of_a_feature_keeps_its_parts_between_processes():
+    error = pickle.loads(pickle.dumps(FeatureError("user.features.age", "a finite number", "x")))
+    assert str(error) == "user.features.age: a finite number, got 'x'"
+    assert (error.path, error.rule, error.value) == ("user.features.age", "a finite number", "x")
