@@ -217,6 +217,11 @@ def test_a_missing_ray_is_named_with_a_way_out(monkeypatch):
         open_engine(ShardOptions("ray")).__enter__()
 
 
+def test_a_machine_that_assigns_no_processors_counts_all_of_them(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert ShardOptions().count_workers() == os.cpu_count()
+
+
 def test_numbers_below_one_are_refused():
     with pytest.raises(DataError, match="--workers: must be at least 1, got 0"):
         ShardOptions(workers=0)
