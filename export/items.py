@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.place import building_beside
+from export.place import building_beside, named
 from export.replays import golden_requests, intent_requests, write_golden
 from model.data.dialect import Dialect
 from model.data.errors import DataError
@@ -56,7 +56,8 @@ class ItemsOptions:
     out: Path
     """Bundle to write, bundles/NAME/VERSION."""
     as_of: str | None = None
-    """Moment of the values in ISO 8601; by default that of the bundle."""
+    """Moment of the values in ISO 8601; by default that of the data set whose items.parquet it is,
+    else that of the bundle."""
     delimiter: str = ","
     """Character between the fields of a .csv; a .tsv always has tabs."""
     encoding: str = "utf-8"
@@ -89,32 +90,35 @@ def update_items(options: ItemsOptions) -> dict[str, Any]:
             f"{manifest.contract_version}; rewrite it with `python -m export upgrade`"
         )
     manifest.verify_files(options.bundle)
-    as_of = manifest.as_of if options.as_of is None else read_moment(options.as_of)
+    as_of = None if options.as_of is None else read_moment(options.as_of)
     dialect = Dialect(options.delimiter, options.encoding, options.decimal, options.list_separator)
     old = RowFeaturiser.load(options.bundle)
     paths = tuple(itertools.chain(*options.items))
     updates = read_item_updates(paths, dialect, old.schema, old.layout)
+    if as_of is None:
+        as_of = manifest.as_of if updates.moment is None else to_iso(updates.moment)
     origin = manifest.metrics_of or f"{manifest.name}/{manifest.version}"
+    name, version = named(options.out)
     with building_beside(options.out) as building:
         places = write_items(old, updates, building)
         of_intent = (INTENT_GENERATOR, INTENT_STATIC) if manifest.supports_intent else ()
-        for name in (GENERATOR, STATIC, EVALUATOR, *of_intent):
-            shutil.copyfile(options.bundle / name, building / name)
+        for graph in (GENERATOR, STATIC, EVALUATOR, *of_intent):
+            shutil.copyfile(options.bundle / graph, building / graph)
         goldens = (GOLDEN, INTENT_GOLDEN) if manifest.supports_intent else (GOLDEN,)
-        for name in goldens:
-            write_golden(building / name, [])
+        for golden in goldens:
+            write_golden(building / golden, [])
         changed = dataclasses.replace(
             manifest,
-            name=options.out.parent.name,
-            version=options.out.name,
+            name=name,
+            version=version,
             items=len(old.items.ids) + int((places.before < 0).sum()),
             as_of=as_of,
             metrics_of=origin,
         )
         changed.write(building)
         session = Session.load(building)
-        for name, requests in zip(goldens, (golden_requests, intent_requests), strict=False):
-            write_golden(building / name, requests(session, updates.table.ids))
+        for golden, requests in zip(goldens, (golden_requests, intent_requests), strict=False):
+            write_golden(building / golden, requests(session, updates.table.ids))
         changed.write(building)
         Session.load(building)  # replays them
     return {
@@ -133,9 +137,9 @@ def read_moment(text: str) -> str:
     """Return a moment in ISO 8601, in UTC by default. Raises DataError for other text."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise DataError(Path("--as-of"), "must be a time in ISO 8601", value=text) from None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return to_iso(round(1000 * moment.timestamp()))
 
 
