@@ -11,7 +11,7 @@ from export.golden import golden
 from export.graph.compose import compose, compose_evaluator
 from export.graph.lower import ComposeError
 from export.intent import write_intent_golden, write_intent_graphs
-from export.place import building_beside
+from export.place import building_beside, named
 from export.replays import write_golden
 from export.verify import verify
 from model.data.dataset import Dataset
@@ -107,9 +107,10 @@ def manifest_of(trained: Trained, out: Path) -> Manifest:
     config, features, state = trained.config, trained.featuriser, trained.state
     origin = {} if state.continued_from is None else {"continued_from": state.continued_from}
     as_of = None if features.snapshot is None else features.snapshot.as_of
+    name, version = named(out)
     return Manifest(
-        name=out.parent.name,
-        version=out.name,
+        name=name,
+        version=version,
         slate_length=config.slate_length,
         budget=config.reasoning.budget,
         entropy_threshold=trained.threshold,

@@ -12,7 +12,7 @@ from export.agreement import agree
 from export.draws import random_batches, random_lists
 from export.graph.split import SplitError, split_file
 from export.intent import check_intent, write_intent_golden, write_intent_graphs
-from export.place import building_beside
+from export.place import building_beside, named
 from service.engine.contract import (
     CONTRACT_VERSION,
     EVALUATOR,
@@ -56,6 +56,7 @@ def upgrade(options: UpgradeOptions) -> dict[str, Any]:
             f"--bundle: {options.bundle}: has contract {manifest.contract_version} and graphs of "
             "intent; the bundle needs no upgrade"
         )
+    name, version = named(options.out)
     with building_beside(options.out) as building:
         if manifest.contract_version == OLD_CONTRACT:
             width = write_upgraded(options.bundle, building)
@@ -69,11 +70,9 @@ def upgrade(options: UpgradeOptions) -> dict[str, Any]:
                 items=len(featuriser.items.ids),
             )
         else:
-            for name in manifest.files:
-                shutil.copyfile(options.bundle / name, building / name)
-        manifest = dataclasses.replace(
-            manifest, name=options.out.parent.name, version=options.out.name
-        )
+            for file in manifest.files:
+                shutil.copyfile(options.bundle / file, building / file)
+        manifest = dataclasses.replace(manifest, name=name, version=version)
         write_intent_graphs(building)
         write_intent_golden(building, manifest.write(building))
         new = Session.load(building)  # replays the golden requests
