@@ -13,6 +13,7 @@ from export.draws import random_batches, random_lists
 from export.graph.split import SplitError, split_file
 from export.intent import check_intent, write_intent_golden, write_intent_graphs
 from export.place import building_beside, named
+from model.data.errors import DataError
 from service.engine.contract import (
     CONTRACT_VERSION,
     EVALUATOR,
@@ -46,9 +47,11 @@ class UpgradeOptions:
 def upgrade(options: UpgradeOptions) -> dict[str, Any]:
     """Write the bundle and return how far both agree, and how far the graphs of intent do.
 
-    Raises BundleError for a bundle that needs no upgrade, and DisagreementError if the new one
-    ranks otherwise; `out` is then left as it was.
+    Raises DataError without a batch to compare, BundleError for a bundle that needs no upgrade, and
+    DisagreementError if the new one ranks otherwise; `out` is then left as it was.
     """
+    if options.batches < 1:
+        raise DataError(Path("--batches"), "must be at least 1", value=options.batches)
     old = Session.load(options.bundle)
     manifest = old.manifest
     if manifest.supports_intent:

@@ -11,6 +11,7 @@ from export.draws import random_batches, random_lists
 from export.graph.split import SplitError, split_file
 from export.intent import check_intent
 from export.upgrade import UpgradeOptions, upgrade
+from model.data.errors import DataError
 from service.engine.contract import INTENT_FILES, INTENT_STATIC, BundleError, Manifest
 from service.engine.features.candidates import CandidateList
 from service.engine.graph import open_graph
@@ -111,6 +112,11 @@ def test_other_rows_of_one_network_are_refused(old, upgraded, tmp_path):
         rows_of = (random_batches(session, lists, seed=0) for session in (old, new))
         with pytest.raises(DisagreementError, match=message):
             agree({"old": old, "new": new}, *rows_of)
+
+
+def test_an_upgrade_that_compares_nothing_is_refused(tmp_path):
+    with pytest.raises(DataError, match="--batches: must be at least 1, got 0"):
+        upgrade(UpgradeOptions(OLD, tmp_path / "ranklens" / "2", batches=0))
 
 
 def test_no_graph_of_the_new_bundle_has_a_token_table(upgraded):
