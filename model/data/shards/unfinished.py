@@ -49,7 +49,8 @@ class Unfinished:
     def stages(self, options: ShardOptions, shards: int) -> Iterator[Stages]:
         """Yield stages that skip the tasks of an interrupted run with the same key.
 
-        The directory is removed unless the run was interrupted.
+        The directory stays if the block ends, until `remove`, and if the run is interrupted. It is
+        removed where the log is at fault.
         """
         self._digest.update(f"{shards} shards".encode())
         key = self._digest.hexdigest()
@@ -58,7 +59,7 @@ class Unfinished:
             rule = "must be absent or left by an interrupted `prepare`; move it away"
             raise DataError(self._path, rule)
         if not file.exists() or file.read_text(encoding="utf-8") != key:
-            self._remove()
+            self.remove()
             self._path.mkdir()
             file.write_text(key, encoding="utf-8")
         stack = ExitStack()
@@ -74,12 +75,17 @@ class Unfinished:
                 raise
             raise full_disk(self._output, "tables", "the finished stages are kept") from None
         except DataError:
-            self._remove()
+            self.remove()
             raise
-        self._remove()
 
-    def _remove(self) -> None:
-        """Remove the directory, its key last: a run that was killed here is recognised."""
+    def remove(self) -> None:
+        """Remove the directory, if there is one.
+
+        Its key is made invalid first, because tasks lose files from then on, and removed last, so
+        that the next run knows the directory if this one is killed.
+        """
+        if self._path.exists():
+            (self._path / KEY).write_text("removed", encoding="utf-8")
         for stage in self._path.glob("*/"):
             shutil.rmtree(stage)
         shutil.rmtree(self._path, ignore_errors=True)

@@ -124,19 +124,26 @@ def test_finished_tasks_outlive_an_engine_that_cannot_be_opened(run, prepare, mo
     assert run("out").done == 1
 
 
-def test_a_run_that_was_killed_while_it_removed_its_tasks_is_recognised(run, monkeypatch):
-    total = run("whole").done
+def begin_to_remove(path, **_):
+    """Remove one entry, a file if there is one, and end like a run that is killed."""
+    first = min(path.iterdir(), key=Path.is_dir)
+    shutil.rmtree(first) if first.is_dir() else first.unlink()
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("split", [None, "last-list"])
+def test_a_run_that_was_killed_while_it_removed_its_tasks_begins_anew(
+    run, tmp_path, monkeypatch, split
+):
+    total = run("whole", split=split).done
     run("out", total - 1)
-
-    def begin_to_remove(path, **_):
-        first = min(path.iterdir(), key=Path.is_dir)  # a file, if there is one
-        shutil.rmtree(first) if first.is_dir() else first.unlink()
-        raise KeyboardInterrupt
-
+    last = 1 if split is None else 0  # with other options the tasks are removed before the run
     with monkeypatch.context() as patch:
         patch.setattr(unfinished, "shutil", SimpleNamespace(rmtree=begin_to_remove))
-        run("out", last=0, split="last-list")
-    assert run("out", split="last-list").done == total
+        assert run("out", last=2, split=split).done == last
+    assert (tmp_path / "out").exists() is (split is None)  # complete before its tasks are removed
+    assert run("out", split=split).done == total
+    assert digest_tree(tmp_path / "out") == digest_tree(tmp_path / "whole")
 
 
 def test_a_run_that_was_killed_before_it_wrote_its_key_is_recognised(run, tmp_path):
