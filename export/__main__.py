@@ -4,7 +4,7 @@ python -m export --checkpoint DIR --out bundles/NAME/VERSION
 
 python -m export items    bring new and changed items into a bundle, without training
 
-python -m export upgrade  rewrite a bundle of contract 2 as one of contract 3
+python -m export upgrade  rewrite a bundle of contract 2, or without graphs of intent
 
 python -m export bench    time every form of the graph (ten minutes)
 
@@ -13,6 +13,8 @@ python -m export tune     measure how this machine serves a bundle best
 python -m export cuda     compare the GPU with the CPU, and time both
 
 python -m export features time the featuriser over wide lists
+
+python -m export intent   time slates with diversity and boosts
 
 python -m export catalogue measure a bundle of a million items
 
@@ -37,6 +39,7 @@ from export.bench.bench import BenchOptions, bench
 from export.bench.catalogue import CatalogueOptions, measure_catalogue
 from export.bench.cuda import CudaOptions, check, write_page
 from export.bench.features import FeaturesOptions, measure_features
+from export.bench.intent import IntentOptions, measure_intent
 from export.items import ItemsOptions, update_items
 from export.tune import TuneError, TuneOptions, tune
 from export.upgrade import UpgradeOptions, upgrade
@@ -116,6 +119,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "tune": (TuneOptions, run_tune),
     "cuda": (CudaOptions, run_cuda),
     "features": (FeaturesOptions, measure_features),
+    "intent": (IntentOptions, measure_intent),
     "catalogue": (CatalogueOptions, measure_catalogue),
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ from export.cases import RequestSampler
 from export.golden import golden
 from export.graph.compose import compose, compose_evaluator
 from export.graph.lower import ComposeError
-from export.place import building_beside
+from export.intent import write_intent_golden, write_intent_graphs
+from export.place import building_beside, named
+from export.replays import write_golden
 from export.verify import verify
 from model.data.dataset import Dataset
 from model.data.item_updates import with_items_of
@@ -50,12 +51,12 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
     with building_beside(out) as building:
         requests = RequestSampler(data)
         write_graphs(trained, building)
+        write_intent_graphs(building)
         write_items(trained, building)
-        (building / GOLDEN).write_text(
-            json.dumps(golden(trained, requests)) + "\n", encoding="utf-8"
-        )
+        write_golden(building / GOLDEN, golden(trained, requests))
         manifest = manifest_of(trained, out).write(building)
         verification = verify(trained, building, requests)
+        manifest = write_intent_golden(building, manifest)
         session = Session.load(building)
         metrics = evaluate(session, data)
         dataclasses.replace(manifest, offline_metrics=metrics).write(building)
@@ -106,9 +107,10 @@ def manifest_of(trained: Trained, out: Path) -> Manifest:
     config, features, state = trained.config, trained.featuriser, trained.state
     origin = {} if state.continued_from is None else {"continued_from": state.continued_from}
     as_of = None if features.snapshot is None else features.snapshot.as_of
+    name, version = named(out)
     return Manifest(
-        name=out.parent.name,
-        version=out.name,
+        name=name,
+        version=version,
         slate_length=config.slate_length,
         budget=config.reasoning.budget,
         entropy_threshold=trained.threshold,

@@ -16,12 +16,14 @@ from model.learning.checkpoint import Trained
 from service.engine import constraints
 from service.engine.contract import BundleError
 from service.engine.features.candidates import CandidateList
+from service.engine.intent import DiversityTerm, SlateIntent, build_intent
 from service.engine.rows import Row, SlateSampling
 
 Featurise = Callable[[CandidateList], dict[str, Any]]
 
 # Entropy thresholds in nats, below and above every entropy.
 EVERY_STEP, NO_STEP = -1.0, 1e9
+MOST_VALUES = 8  # of one attribute of a random intent
 
 
 @dataclass(frozen=True)
@@ -82,18 +84,39 @@ class RequestSampler:
         )
 
 
+def random_intent(size: int, draw: np.random.Generator) -> SlateIntent:
+    """Return random boosts and diversity by up to three attributes for a list of `size`."""
+    terms = [
+        DiversityTerm(
+            f"attribute {number}",
+            float(draw.uniform(0.1, 2.0)),
+            float(draw.uniform(0.05, 0.95)),
+            "sum" if draw.random() < 0.5 else "mean",
+        )
+        for number in range(int(draw.integers(0, 4)))
+    ]
+    values_of = [
+        [np.flatnonzero(draw.random(MOST_VALUES) < 0.3).tolist() for _ in range(size)]
+        for _ in terms
+    ]
+    boosts = draw.uniform(-3.0, 3.0, size).astype(np.float32)
+    return build_intent(terms, values_of, boosts if draw.random() < 0.5 else 0 * boosts)
+
+
 def random_rows(
     trained: Trained,
     requests: RequestSampler,
     case: Case,
     seed: int,
     featurise: Featurise | None = None,
+    intents: bool = False,
 ) -> list[Row]:
     """Return a batch of featurised random requests, the same for the same seed.
 
     The first list has the case's size, the others at most that. Every other row is randomised.
 
     Args:
+        intents: give every row a random intent.
         featurise: as in `row_of`.
     """
     draw = np.random.default_rng(seed)
@@ -104,6 +127,8 @@ def random_rows(
         row = row_of(trained, candidates, case.budget, case.threshold, featurise)
         if index % 2:
             row = randomised(row, list(candidates.ids), row.slate_size, draw)
+        if intents:
+            row = dataclasses.replace(row, intent=random_intent(size, draw))
         rows.append(row)
     return rows
 

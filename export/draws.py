@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.cases import EVERY_STEP, NO_STEP, randomised
+from export.cases import EVERY_STEP, NO_STEP, random_intent, randomised
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
 from service.engine.features.schema import NUMBER_KINDS, Feature
@@ -81,19 +81,27 @@ class BundleSampler:
 
 
 def random_batches(
-    session: Session, lists: list[list[CandidateList]], seed: int
+    session: Session, lists: list[list[CandidateList]], seed: int, intents: bool = False
 ) -> list[list[Row]]:
     """Return explained rows with random options; every other one is randomised.
 
     The same lists and seed give the same rows in every session of the same bundle.
+
+    Args:
+        intents: give rows a random intent.
     """
-    return [
-        [
-            with_options(session, candidates, np.random.default_rng([seed, number, place]), place)
-            for place, candidates in enumerate(batch)
-        ]
-        for number, batch in enumerate(lists)
-    ]
+    batches = []
+    for number, batch in enumerate(lists):
+        rows = []
+        for place, candidates in enumerate(batch):
+            draw = np.random.default_rng([seed, number, place])
+            row = with_options(session, candidates, draw, place)
+            if intents:
+                intent = random_intent(len(candidates.ids), draw)
+                row = dataclasses.replace(row, intent=intent)
+            rows.append(row)
+        batches.append(rows)
+    return batches
 
 
 def with_options(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.agreement import closeness
-from export.draws import BundleSampler
-from export.golden import GOLDEN_MARGIN, TRIES
-from export.place import building_beside
-from export.verify import VerificationError
+from export.place import building_beside, named
+from export.replays import golden_requests, intent_requests, write_golden
 from model.data.dialect import Dialect
 from model.data.errors import DataError
 from model.data.item_updates import ItemUpdates, read_item_updates
@@ -31,6 +26,9 @@ from service.engine.contract import (
     EVALUATOR,
     GENERATOR,
     GOLDEN,
+    INTENT_GENERATOR,
+    INTENT_GOLDEN,
+    INTENT_STATIC,
     NETWORKS,
     STATIC,
     BundleError,
@@ -41,10 +39,7 @@ from service.engine.features.id_index import HeldIds
 from service.engine.features.row_featuriser import RowFeaturiser, open_files
 from service.engine.features.schema import NUMBER_KINDS
 from service.engine.features.snapshot import Snapshot, StatisticCounts
-from service.engine.rows import Row
 from service.engine.session import Session
-
-GOLDEN_REQUESTS = 8
 
 Array = npt.NDArray[Any]
 
@@ -61,7 +56,8 @@ class ItemsOptions:
     out: Path
     """Bundle to write, bundles/NAME/VERSION."""
     as_of: str | None = None
-    """Moment of the values in ISO 8601; by default that of the bundle."""
+    """Moment of the values in ISO 8601; by default that of the data set whose items.parquet it is,
+    else that of the bundle."""
     delimiter: str = ","
     """Character between the fields of a .csv; a .tsv always has tabs."""
     encoding: str = "utf-8"
@@ -94,28 +90,35 @@ def update_items(options: ItemsOptions) -> dict[str, Any]:
             f"{manifest.contract_version}; rewrite it with `python -m export upgrade`"
         )
     manifest.verify_files(options.bundle)
-    as_of = manifest.as_of if options.as_of is None else read_moment(options.as_of)
+    as_of = None if options.as_of is None else read_moment(options.as_of)
     dialect = Dialect(options.delimiter, options.encoding, options.decimal, options.list_separator)
     old = RowFeaturiser.load(options.bundle)
     paths = tuple(itertools.chain(*options.items))
     updates = read_item_updates(paths, dialect, old.schema, old.layout)
+    if as_of is None:
+        as_of = manifest.as_of if updates.moment is None else to_iso(updates.moment)
     origin = manifest.metrics_of or f"{manifest.name}/{manifest.version}"
+    name, version = named(options.out)
     with building_beside(options.out) as building:
         places = write_items(old, updates, building)
-        for name in (GENERATOR, STATIC, EVALUATOR):
-            shutil.copyfile(options.bundle / name, building / name)
-        (building / GOLDEN).write_text("[]\n", encoding="utf-8")
+        of_intent = (INTENT_GENERATOR, INTENT_STATIC) if manifest.supports_intent else ()
+        for graph in (GENERATOR, STATIC, EVALUATOR, *of_intent):
+            shutil.copyfile(options.bundle / graph, building / graph)
+        goldens = (GOLDEN, INTENT_GOLDEN) if manifest.supports_intent else (GOLDEN,)
+        for golden in goldens:
+            write_golden(building / golden, [])
         changed = dataclasses.replace(
             manifest,
-            name=options.out.parent.name,
-            version=options.out.name,
+            name=name,
+            version=version,
             items=len(old.items.ids) + int((places.before < 0).sum()),
             as_of=as_of,
             metrics_of=origin,
         )
         changed.write(building)
-        golden = golden_requests(Session.load(building), updates.table.ids)
-        (building / GOLDEN).write_text(json.dumps(golden) + "\n", encoding="utf-8")
+        session = Session.load(building)
+        for golden, requests in zip(goldens, (golden_requests, intent_requests), strict=False):
+            write_golden(building / golden, requests(session, updates.table.ids))
         changed.write(building)
         Session.load(building)  # replays them
     return {
@@ -134,9 +137,9 @@ def read_moment(text: str) -> str:
     """Return a moment in ISO 8601, in UTC by default. Raises DataError for other text."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise DataError(Path("--as-of"), "must be a time in ISO 8601", value=text) from None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return to_iso(round(1000 * moment.timestamp()))
 
 
@@ -201,46 +204,3 @@ def write_snapshot(old: RowFeaturiser, updates: ItemUpdates, more: int, director
         for name, each in snapshot.statistics.items()
     }
     Snapshot(snapshot.as_of, counts).save(directory)
-
-
-def golden_requests(session: Session, favoured: Sequence[str]) -> list[dict[str, Any]]:
-    """Return random requests with their slates and steps, none of which rounding can change.
-
-    Args:
-        favoured: ids that a part of the candidates are taken from.
-
-    Raises VerificationError if too few of the requests drawn are clear of ties.
-    """
-    draw, sampler = np.random.default_rng(2603), BundleSampler(session.featuriser, favoured)
-    longest = min(60, session.manifest.max_candidates)
-    entries: list[dict[str, Any]] = []
-    for _ in range(TRIES * GOLDEN_REQUESTS):
-        candidates = sampler.draw(int(draw.integers(1, longest + 1)), draw)
-        row = session.row(candidates)
-        if not is_clear_of_ties(session, row):
-            continue
-        (slate,) = session.run([row])
-        entries.append(
-            {
-                "request": candidates.to_json(),
-                "slate": [candidates.ids[index] for index in slate.indices.tolist()],
-                "steps": slate.steps.tolist(),
-            }
-        )
-        if len(entries) == GOLDEN_REQUESTS:
-            return entries
-    raise VerificationError(
-        f"golden requests: {len(entries)} of {TRIES * GOLDEN_REQUESTS} drawn are clear of ties, "
-        f"{GOLDEN_REQUESTS} are needed"
-    )
-
-
-def is_clear_of_ties(session: Session, row: Row) -> bool:
-    """Return true if rounding can change no choice and no gate of this list, at any budget."""
-    for budget in range(row.budget + 1):
-        capped = dataclasses.replace(row, budget=budget, explain=True)
-        (slate,) = session.run([capped])
-        decided = range(min(row.slate_size, len(row.numbers) - 1))
-        if any(closeness(capped, slate, position) < GOLDEN_MARGIN for position in decided):
-            return False
-    return True

@@ -11,6 +11,12 @@ from pathlib import Path
 from service.engine.contract import BundleError, is_bundle_file
 
 
+def named(out: Path) -> tuple[str, str]:
+    """Return the name and version of a bundle at NAME/VERSION, also of a path relative to NAME."""
+    place = Path(os.path.abspath(out))
+    return place.parent.name, place.name
+
+
 @contextmanager
 def building_beside(out: Path) -> Iterator[Path]:
     """Give a new directory beside `out`, and move it to `out` if the body ends without an error.
@@ -20,6 +26,8 @@ def building_beside(out: Path) -> Iterator[Path]:
     refuse_foreign_files(out)
     building = out.parent / f".{out.name}.building"
     replaced = out.parent / f".{out.name}.replaced"
+    if replaced.exists() and not out.exists():  # a run was killed between the two moves
+        os.replace(replaced, out)
     for leftover in (building, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     building.mkdir(parents=True)

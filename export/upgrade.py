@@ -1,8 +1,9 @@
-"""Rewrite a bundle of the old contract with item rows (`python -m export upgrade`)."""
+"""Rewrite an older bundle with item rows and graphs of intent (`python -m export upgrade`)."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from export.agreement import agree
 from export.draws import random_batches, random_lists
 from export.graph.split import SplitError, split_file
-from export.place import building_beside
+from export.intent import check_intent, write_intent_golden, write_intent_graphs
+from export.place import building_beside, named
+from model.data.errors import DataError
 from service.engine.contract import (
     CONTRACT_VERSION,
     EVALUATOR,
@@ -31,10 +34,10 @@ BATCHES = 200  # random batches that the old and the new bundle rank
 
 @dataclass(frozen=True)
 class UpgradeOptions:
-    """Rewrite a bundle of contract 2 as one of contract 3, which ranks alike."""
+    """Rewrite a bundle of contract 2, or one without graphs of intent, as one that ranks alike."""
 
     bundle: Path
-    """Bundle of contract 2."""
+    """Bundle of contract 2, or of contract 3 without graphs of intent."""
     out: Path
     """Bundle to write, bundles/NAME/VERSION; may be the same."""
     batches: int = BATCHES
@@ -42,39 +45,48 @@ class UpgradeOptions:
 
 
 def upgrade(options: UpgradeOptions) -> dict[str, Any]:
-    """Write the bundle and return how far both agree.
+    """Write the bundle and return how far both agree, and how far the graphs of intent do.
 
-    Raises BundleError for a bundle that is none of the old contract, and DisagreementError if the
-    new one ranks otherwise; `out` is then left as it was.
+    Raises DataError without a batch to compare, BundleError for a bundle that needs no upgrade, and
+    DisagreementError if the new one ranks otherwise; `out` is then left as it was.
     """
+    if options.batches < 1:
+        raise DataError(Path("--batches"), "must be at least 1", value=options.batches)
     old = Session.load(options.bundle)
     manifest = old.manifest
-    if manifest.contract_version != OLD_CONTRACT:
+    if manifest.supports_intent:
         raise BundleError(
-            f"--bundle: {options.bundle}: contract_version must be {OLD_CONTRACT}, got "
-            f"{manifest.contract_version}; the bundle needs no upgrade"
+            f"--bundle: {options.bundle}: has contract {manifest.contract_version} and graphs of "
+            "intent; the bundle needs no upgrade"
         )
+    name, version = named(options.out)
     with building_beside(options.out) as building:
-        width = write_upgraded(options.bundle, building)
-        featuriser = old.featuriser
-        dataclasses.replace(
-            manifest,
-            name=options.out.parent.name,
-            version=options.out.name,
-            contract_version=CONTRACT_VERSION,
-            numbers=len(featuriser.request_columns),
-            tokens=None,
-            width=width,
-            items=len(featuriser.items.ids),
-        ).write(building)
+        if manifest.contract_version == OLD_CONTRACT:
+            width = write_upgraded(options.bundle, building)
+            featuriser = old.featuriser
+            manifest = dataclasses.replace(
+                manifest,
+                contract_version=CONTRACT_VERSION,
+                numbers=len(featuriser.request_columns),
+                tokens=None,
+                width=width,
+                items=len(featuriser.items.ids),
+            )
+        else:
+            for file in manifest.files:
+                shutil.copyfile(options.bundle / file, building / file)
+        manifest = dataclasses.replace(manifest, name=name, version=version)
+        write_intent_graphs(building)
+        write_intent_golden(building, manifest.write(building))
         new = Session.load(building)  # replays the golden requests
         lists = random_lists(old, options.batches, seed=0)
         rows, again = (random_batches(session, lists, seed=0) for session in (old, new))
-        return dataclasses.asdict(agree({"the old bundle": old, "the new one": new}, rows, again))
+        agreement = agree({"the old bundle": old, "the new one": new}, rows, again)
+        return {**dataclasses.asdict(agreement), "intent": check_intent(new, building, lists)}
 
 
 def write_upgraded(bundle: Path, directory: Path) -> int:
-    """Write every file but the manifest, and return the width of the generator's item rows.
+    """Write the files of contract 3 but the manifest, and return the width of the item rows.
 
     Raises BundleError for graphs of another kind.
     """

@@ -16,9 +16,17 @@ from tqdm import tqdm
 
 from export.cases import RequestSampler, cases, random_rows
 from model.learning.checkpoint import Trained
+from model.network.intent import IntentTensors
 from model.network.reasoning import ConstraintTensors, Decoded, EntropyGate, decode, noisy_argmax
-from service.engine.collate import collate, padded
-from service.engine.contract import EVALUATOR, GENERATOR, OUTPUTS, STATIC
+from service.engine.collate import collate, intent_inputs, padded
+from service.engine.contract import (
+    EVALUATOR,
+    GENERATOR,
+    INTENT_GENERATOR,
+    INTENT_STATIC,
+    OUTPUTS,
+    STATIC,
+)
 from service.engine.features.row_featuriser import RowFeaturiser
 from service.engine.graph import open_graph
 from service.engine.rows import Row, Slate
@@ -33,6 +41,7 @@ TIE = 1e-5
 MAX_TIES = 0.01
 UNDISPUTED = 1e9  # margin of a decision without an alternative
 NAMES = list(OUTPUTS)[:5]
+FORMS, INTENT_FORMS = (GENERATOR, STATIC), (INTENT_GENERATOR, INTENT_STATIC)
 FIGURES = ("logprob", "entropy_before", "entropy_after")
 ADVICE = (
     "Run pytest tests/export/graph: it compares each host's lowering (export/graph/lower.py) with "
@@ -84,11 +93,13 @@ class Agreement:
 def verify(trained: Trained, bundle: Path, requests: RequestSampler) -> dict[str, Any]:
     """Compare torch with both forms of the graph, and the evaluators, on every case.
 
+    Every other case is compared with random intents as well, on the graphs of intent.
+
     Raises VerificationError naming the first difference.
     """
     graphs = {
-        name: open_graph(bundle / name, 1, "cpu", packed=name != GENERATOR)
-        for name in (GENERATOR, STATIC, EVALUATOR)
+        name: open_graph(bundle / name, 1, "cpu", packed=name not in (GENERATOR, INTENT_GENERATOR))
+        for name in (*FORMS, *INTENT_FORMS, EVALUATOR)
     }
     featuriser = RowFeaturiser.load(bundle)
     served = partial(features_of, featuriser)
@@ -98,24 +109,52 @@ def verify(trained: Trained, bundle: Path, requests: RequestSampler) -> dict[str
         expected = decode_torch(trained, rows)
         served_rows = random_rows(trained, requests, case, number, served)
         feeds = collate(served_rows, trained.config.slate_length)
-        for form in (GENERATOR, STATIC):
-            outputs = graphs[form].run(NAMES, feeds)
-            for index, row in enumerate(each_slate(rows)):
-                slate = Slate(*(output[index, : row.slate_size] for output in outputs))
-                place = f"{form}, {case}, row {index}"
-                agreement.add(compare(expected, index, row, slate, place), place)
+        for form in FORMS:
+            compare_form(agreement, graphs[form], feeds, rows, expected, f"{form}, {case}")
         encoded = [row.encoded for row in served_rows if row.encoded is not None]
         of_evaluator = [featuriser.rows(one, "evaluator") for one in encoded]
         feeds["rows"] = padded(of_evaluator, feeds["mask"].shape[1])
         tensors = tensors_of(trained, rows)
         difference = compare_evaluators(trained, graphs[EVALUATOR], feeds, tensors, expected.slate)
         agreement.largest_difference = max(agreement.largest_difference, difference)
+        if number % 2:
+            continue
+        # An odd number of thresholds lets every other case cover each of them.
+        rows = random_rows(trained, requests, case, number, intents=True)
+        expected = decode_torch(trained, rows)
+        served_rows = random_rows(trained, requests, case, number, served, intents=True)
+        feeds = collate(served_rows, trained.config.slate_length)
+        feeds |= intent_inputs([row.intent for row in served_rows], feeds)
+        for form in INTENT_FORMS:
+            compare_form(agreement, graphs[form], feeds, rows, expected, f"{form}, {case}")
     if agreement.ties > agreement.slates * MAX_TIES:
         raise VerificationError(
             f"{agreement.ties} of {agreement.slates} slates differ in a tie or in sampled items; "
             f"at most {MAX_TIES:.0%} may. {ADVICE}"
         )
     return {**dataclasses.asdict(agreement), "seconds": round(time.monotonic() - began, 1)}
+
+
+def compare_form(
+    agreement: Agreement,
+    graph: Any,
+    feeds: Mapping[str, np.ndarray[Any, Any]],
+    rows: Sequence[Row],
+    expected: Decoded,
+    place: str,
+) -> None:
+    """Add the slates of one graph to the agreement. Raises VerificationError.
+
+    Args:
+        feeds: the graph's inputs for the rows.
+        expected: the slates of torch.
+        place: form and case, for the message.
+    """
+    outputs = graph.run(NAMES, feeds)
+    for index, row in enumerate(each_slate(rows)):
+        slate = Slate(*(output[index, : row.slate_size] for output in outputs))
+        of_row = f"{place}, row {index}"
+        agreement.add(compare(expected, index, row, slate, of_row), of_row)
 
 
 def each_slate(rows: Sequence[Row]) -> list[Row]:
@@ -126,6 +165,9 @@ def each_slate(rows: Sequence[Row]) -> list[Row]:
 def tensors_of(trained: Trained, rows: list[Row]) -> dict[str, torch.Tensor]:
     """Return the graph's inputs for these rows, padded to the longest list."""
     arrays = collate(rows, trained.config.slate_length)
+    intents = [row.intent for row in rows]
+    if any(intent is not None for intent in intents):
+        arrays |= intent_inputs(intents, arrays)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -147,6 +189,7 @@ def decode_torch(trained: Trained, rows: list[Row]) -> Decoded:
                 feeds["length"], feeds["pinned"], feeds["group"], feeds["quota"]
             ),
             reason_temperature=reason,
+            intent=IntentTensors.begin(feeds) if "boost" in feeds else None,
         )
 
 

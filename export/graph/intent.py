@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
-import numpy as np
 import onnx
 
 from export.graph.compose import infos
 from export.graph.graph import Graph, Values
 from service.engine.contract import INTENT_INPUTS
-from service.engine.intent import FLOOR
 
 COUNTER = re.compile(r"\.(\d+)$")  # of a name in a composed graph
 
@@ -49,6 +48,15 @@ def with_intent(model: onnx.ModelProto) -> onnx.ModelProto:
     changed.functions.extend(rewriting.g.functions.values())
     onnx.checker.check_model(changed, full_check=True)
     return changed
+
+
+def intent_file(path: Path) -> bytes:
+    """Return the graph of a file with the inputs of intent.
+
+    Raises RewriteError as `with_intent` does.
+    """
+    content: bytes = with_intent(onnx.load(path)).SerializeToString()
+    return content
 
 
 class Rewriting:
@@ -129,8 +137,7 @@ class Rewriting:
     def adjust(self, kept: str, table: str, weight: str, prior: str) -> Values:
         """Add weight * ln f to the prior [R, 1, 1, N]."""
         g = self.g
-        share = g.op("Max", g.op("MatMul", kept, table), g.constant(FLOOR, np.float32))
-        bonus = g.op("MatMul", weight, g.op("Log", share))
+        bonus = g.op("MatMul", weight, g.op("Log", g.op("MatMul", kept, table)))
         return {"adjusted": g.op("Add", prior, bonus)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 ABSENT: object = object()  # no value belongs into the message
 
@@ -51,6 +51,16 @@ class DataError(ValueError):
         received = "" if value is ABSENT else f", got {quote(value)}"
         more = "".join(f"\n{line}" for line in report)
         super().__init__(f"{place}: {' '.join(rule.split())}{received}{more}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message alone, so that a worker process can raise the error to its parent."""
+        return _unpickle, (type(self), str(self))
+
+
+def _unpickle(kind: type[DataError], message: str) -> DataError:
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    return error
 
 
 def quote(value: object) -> str:

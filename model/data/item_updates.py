@@ -15,6 +15,7 @@ from model.data.errors import DataError
 from model.data.files import find_files
 from model.data.fitting import encode_items
 from model.data.growth import refuse_differences
+from model.data.moment import read_moment
 from model.data.rated_rows import read_snapshot
 from model.data.rules import Report
 from model.data.schemas import load_schema
@@ -23,18 +24,21 @@ from service.engine.features.layout import Layout
 from service.engine.features.schema import Schema, SchemaError
 
 ITEM_ID = "item_id"
+ADVICE = "correct these rows, or leave them out: such items then stay as they are"
 
 
 @dataclass(frozen=True)
 class ItemUpdates:
     """Encoded rows of a table of items.
 
-    names: the features that the table has, in the order of the schema; ignored: its other columns.
+    names: the features that the table has, in the order of the schema; ignored: its other columns;
+    moment: that of the data set whose item table it is, ms since 1970 UTC, else None.
     """
 
     table: ItemTable
     names: Sequence[str]
     ignored: Sequence[str]
+    moment: int | None = None
 
 
 def read_item_updates(
@@ -52,10 +56,14 @@ def read_item_updates(
     for the table of a data set whose schema differs; FeatureError for a value that the schema
     cannot encode.
     """
-    files, report = find_files(paths, dialect), Report()
+    files, report = find_files(paths, dialect), Report(advice=ADVICE)
+    moments = set()
     for path in files.paths:
+        moment = None
         if path.name == "items.parquet" and (path.parent / "schema.yaml").exists():
             refuse_other_schema(path.parent, schema)
+            moment = read_moment(path.parent)
+        moments.add(None if moment is None else moment.as_of)
     with tempfile.TemporaryDirectory() as scratch:
         table = read_entity_table(files, "item", schema, False, Path(scratch), report, True)
     report.raise_first()
@@ -68,7 +76,8 @@ def read_item_updates(
         rule = f"must have a feature of items, one of {', '.join(of_items) or 'none'}"
         raise DataError(files, rule, value=", ".join(columns))
     ignored = [name for name in columns if name not in (ITEM_ID, *names)]
-    return ItemUpdates(encode_items(layout, table, str(files)), names, ignored)
+    as_of = moments.pop() if len(moments) == 1 else None
+    return ItemUpdates(encode_items(layout, table, str(files)), names, ignored, as_of)
 
 
 def refuse_other_schema(directory: Path, schema: Schema) -> None:

@@ -123,7 +123,7 @@ def prepare_impressions(
         role: [names] if isinstance(names, Path) else names or ()
         for role, names in (("log", log), ("items", items), ("users", users))
     }
-    inputs = form.find(arguments, dialect)
+    inputs, unfinished = form.find(arguments, dialect), None
     with atomic_replacement([out]) as (directory,):
         scratch = directory / SCRATCH
         scratch.mkdir()
@@ -131,7 +131,7 @@ def prepare_impressions(
         if skip_bad_rows is not None:
             rejects = _open_rejects(skip_bad_rows, out, inputs, schema)
         tables = convert(inputs, schema, form, splitting, scratch)
-        feature_schema = load_schema(tables.schema)
+        place, feature_schema = (directory, tables.schema), load_schema(tables.schema)
         opened = open_log(tables.log, feature_schema, scratch, rejects)
         describe = partial(_describe, inputs, tables, form, splitting, rejects)
         width = cells_per_row(opened.read(opened.good))
@@ -139,9 +139,7 @@ def prepare_impressions(
         if shards is None:
             source = read_impressions(opened, scratch, tables.items, tables.users, tables.splitting)
             provenance = describe(source, feature_schema)
-            write_canonical(
-                directory, tables.schema, feature_schema, source, source.requests, provenance
-            )
+            write_canonical(*place, feature_schema, source, source.requests, provenance)
         else:
             options = arguments, splitting, dialect, form, skip_bad_rows
             unfinished = Unfinished(directory, [*inputs.values()], tables.schema, options)
@@ -152,10 +150,12 @@ def prepare_impressions(
                 )
                 provenance = describe(prepared.source, feature_schema)
                 write_tables(
-                    directory, tables.schema, feature_schema, prepared.source, prepared.counts,
+                    *place, feature_schema, prepared.source, prepared.counts,
                     prepared.split_counts, provenance,
                 )  # fmt: skip
         shutil.rmtree(scratch)
+    if unfinished is not None:
+        unfinished.remove()
 
 
 def _describe(

@@ -18,6 +18,7 @@ from model.data.scan import ROW, unreadable
 
 EXAMPLES = 10  # rows of each rule in a report
 REPORTED = 30  # rules whose rows are listed; others are only counted
+SKIP = "--skip-bad-rows FILE drops such rows into a file and goes on"
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,12 @@ class Report:
     """All broken rules of a log and its tables.
 
     Rows that break a rule leave the frames that are checked further, so that one mistake is not
-    reported twice. With `rejects` they are written there, and nothing is raised.
+    reported twice. With `rejects` they are written there, and nothing is raised. `advice` ends the
+    report of several rows.
     """
 
     rejects: Rejects | None = None
+    advice: str = SKIP
     broken: list[BrokenRule] = field(default_factory=list)
     first: tuple[BrokenRule, BadRow] | None = None
 
@@ -181,7 +184,7 @@ class Report:
             lines.append(f"{count:,} rule{'s are' if count > 1 else ' is'} broken:")
             for rule in self.broken:
                 lines += rule.lines()
-            lines.append("--skip-bad-rows FILE drops such rows into a file and goes on")
+            lines.append(self.advice)
         raise DataError(
             broken.files, bad.text, row=bad.row, column=broken.column or None, value=bad.value,
             report=lines,

@@ -89,7 +89,7 @@ class Train:
         elif self.continue_from is None:
             raise ConfigError("--config: required without --from; model/configs has examples")
         elif resumes:  # the checkpoint that it continues may be gone
-            return read_state(self.out).config
+            config = read_state(self.out).config
         else:
             config = shortened(read_state(self.continue_from).config)
         config = config.override(self.seed, self.budget, self.epochs)

@@ -58,7 +58,9 @@ def open_data(data: Path, directory: Path, start: Path | None) -> tuple[Dataset,
     source = start
     if (directory / checkpoint.CHECKPOINT).exists():
         origin = checkpoint.read_state(directory).continued_from
-        if start is not None and (origin is None or origin["run"] != start.as_posix()):
+        if start is not None and (
+            origin is None or Path(origin["run"]).resolve() != start.resolve()
+        ):
             before = "no other run" if origin is None else origin["run"]
             raise CheckpointError(
                 f"{directory}: holds a run that continues {before}, not {start}; choose another "

@@ -8,14 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from service.engine.intent import FLOOR
-
 
 class IntentTensors(NamedTuple):
     """The intent of R slates; the tensors of the graph's inputs, each with a row per slate.
 
     boost: float [R, N], or [R, 1] for none
-    values: float [R, N, C], share u of each value of a candidate
+    values: float [R, N, C], share u of each value of a candidate; the first column is FLOOR
     member: float [R, A, C], 1 where the column is of the attribute
     weight: float [R, A]
     retained: float [R, C], 1 - decay
@@ -45,7 +43,7 @@ class IntentTensors(NamedTuple):
     def adjustment(self) -> Tensor:
         """Return what is added to the logits [R, N] of the next choice."""
         share = (self.member * self.kept.unsqueeze(1)) @ self.values.transpose(1, 2)  # [R, A, N]
-        bonus = self.weight.unsqueeze(1) @ share.clamp(min=FLOOR).log()
+        bonus = self.weight.unsqueeze(1) @ share.log()
         return self.boost + bonus.squeeze(1)
 
     def after(self, item: Tensor) -> IntentTensors:

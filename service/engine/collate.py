@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from service.engine.contract import OUTPUTS, Floats
-from service.engine.intent import SlateIntent
+from service.engine.intent import FLOOR, SlateIntent
 from service.engine.rows import Row, Slate
 
 SLATE_OUTPUTS = [name for name in OUTPUTS if name != "logits"]
@@ -75,16 +75,20 @@ def intent_inputs(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return the further inputs of the graph of intent; a list without intent has zeros.
 
+    The first column is `FLOOR` for every candidate and attribute, so that no logarithm is of 0, not
+    even at padding.
+
     feeds: the inputs from `collate` for the same lists.
     """
     count, longest = feeds["mask"].shape
     some = [intent for intent in intents if intent is not None]
-    width = max([1, *(len(one.weight) * (one.values.shape[2] + 1) for one in some)])
+    width = 1 + max([0, *(len(one.weight) * (one.values.shape[2] + 1) for one in some)])
     attributes = max([1, *(len(one.weight) for one in some)])
     boosted = any(one.boost is not None for one in some)
     boost = np.zeros((count, longest if boosted else 1), np.float32)
     values = np.zeros((count, longest, width), np.float32)
     member = np.zeros((count, attributes, width), np.float32)
+    values[:, :, 0], member[:, :, 0] = FLOOR, 1
     weight = np.zeros((count, attributes), np.float32)
     retained = np.ones((count, width), np.float32)
     for index, intent in enumerate(intents):
@@ -92,12 +96,13 @@ def intent_inputs(
             continue
         columns = np.concatenate([intent.values, intent.alone[:, :, None]], axis=2)  # [A, N, V + 1]
         number, size, shared = columns.shape
-        values[index, :size, : number * shared] = columns.transpose(1, 0, 2).reshape(size, -1)
+        stop = 1 + number * shared
+        values[index, :size, 1:stop] = columns.transpose(1, 0, 2).reshape(size, -1)
         of_attribute = np.arange(number).repeat(shared)
-        member[index, of_attribute, np.arange(number * shared)] = 1
+        member[index, of_attribute, np.arange(1, stop)] = 1
         weight[index, :number] = intent.weight
-        decayed = np.arange(number * shared) % shared < shared - 1
-        retained[index, : number * shared] = np.where(decayed, intent.retained[of_attribute], 1)
+        decays = np.arange(number * shared) % shared < shared - 1
+        retained[index, 1:stop] = np.where(decays, intent.retained[of_attribute], 1)
         if intent.boost is not None:
             boost[index, :size] = intent.boost
     lists = feeds["list"]

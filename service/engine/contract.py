@@ -47,8 +47,9 @@ INPUTS: Table = {
     "quota": (np.float32, ("R", "N")),
 }
 # Further inputs of the generator's graph of intent (service.engine.intent): A attributes, at least
-# one, and C columns. Each attribute has a column for each value that several candidates share, and
-# one for all others, with retained 1. Contract 2 has no such graph.
+# one, and C columns. The first column is the floor of all attributes; then each attribute has one
+# for each value that several candidates share, and one for all others. Those two kinds, which no
+# item uses up, have retained 1. Contract 2 has no such graph.
 INTENT_INPUTS: Table = {
     "boost": (np.float32, ("R", "H")),  # nats; H is N, or 1 where no slate has boosts
     "values": (np.float32, ("B", "N", "C")),  # share u of a candidate's value, 0 without it

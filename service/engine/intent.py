@@ -8,7 +8,7 @@ At each position the logit of candidate i at temperature 1 gets
 
 u is 1 (law "sum") or 1 / number of values of i (law "mean"). Pinned items count, and a candidate
 without values has f = 1. With the law "sum" a candidate of many values is favoured from the first
-position on. f is floored at `FLOOR`, so that its logarithm is finite.
+position on. `FLOOR` is added to f, so that its logarithm is finite; no other f changes in float32.
 
 Axes: K positions, N candidates, A attributes, V values that candidates of the list share.
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 from service.engine.contract import Floats
 
-FLOOR = 1e-30  # of f; smaller values underflow in float32
+FLOOR = 1e-30  # is added to f
 MAX_SHARED_VALUES = 1024  # of one attribute of a list: bounds the memory of a run
 
 
@@ -78,7 +78,7 @@ class SlateIntent:
         kept = np.ones((len(retained), len(items) + 1, self.values.shape[2]), np.float32)
         np.cumprod(factors, axis=1, out=kept[:, 1:])
         share = kept @ self.values.transpose(0, 2, 1) + self.alone[:, None]
-        logarithm = np.log(np.maximum(share, np.float32(FLOOR)))
+        logarithm = np.log(share + np.float32(FLOOR))
         bonus: Floats = np.tensordot(self.weight, logarithm, 1)
         return bonus
 

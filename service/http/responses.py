@@ -324,8 +324,11 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
 
 
 def age_of(moment: str | None) -> int | None:
-    """Return the seconds since a moment in ISO 8601, None without one."""
-    if moment is None:
+    """Return the seconds since a moment in ISO 8601.
+
+    None without one, and for a bare number: that of a log whose times no calendar reaches.
+    """
+    if moment is None or moment.lstrip("-").isdecimal():
         return None
     return round((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import shutil
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -210,6 +213,8 @@ def test_golden_requests_hold_new_items_and_are_replayed(shop, tmp_path):
     ids = {c["id"] for entry in golden for c in entry["request"]["candidates"]}
     assert len(golden) == 8
     assert ids & {item["item_id"] for item in new}
+    with_intent = json.loads((tmp_path / "shop" / "2" / "golden.intent.json").read_text())
+    assert [bool(entry["request"].get("diversity")) for entry in with_intent] == [1, 0, 1, 0]
     golden[0]["steps"][0] += 1
     (tmp_path / "shop" / "2" / "golden.json").write_text(json.dumps(golden))
     Manifest.read(tmp_path / "shop" / "2").write(tmp_path / "shop" / "2")
@@ -233,6 +238,40 @@ def test_items_that_break_the_schema_are_refused_and_nothing_is_written(
     with pytest.raises(DataError, match=message):
         updated(tmp_path, shop[1], items)
     assert not (tmp_path / "shop" / "2").exists()
+
+
+def test_the_report_of_several_bad_items_names_no_option_of_another_command(shop, tmp_path):
+    bad = [{"item_id": name, "price": "cheap"} for name in "ab"]
+    with pytest.raises(DataError, match="2 rows") as caught:
+        updated(tmp_path, shop[1], bad)
+    assert "--skip-bad-rows" not in str(caught.value)
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "0001-01-01T00:00:00+14:00"])
+def test_a_moment_outside_of_the_calendar_is_refused(shop, tmp_path, moment):
+    with pytest.raises(DataError, match="--as-of: must be a time in ISO 8601, got"):
+        updated(tmp_path, shop[1], [{"item_id": "a", "price": 1}], as_of=moment)
+
+
+def test_the_item_table_of_a_data_set_brings_its_moment(shop, tmp_path):
+    data, source, _ = shop
+    later = shutil.copytree(data, tmp_path / "later")
+    summary = json.loads((later / "summary.json").read_text())
+    summary["time"]["as_of"] += 7 * 24 * HOUR
+    (later / "summary.json").write_text(json.dumps(summary))
+    options = ItemsOptions(source, ((later / "items.parquet",),), tmp_path / "shop" / "2")
+    before, after = Manifest.read(source).as_of, update_items(options)["as_of"]
+    moments = [datetime.fromisoformat(str(moment)) for moment in (before, after)]
+    assert moments[1] - moments[0] == timedelta(days=7)
+
+
+def test_a_bundle_at_a_path_relative_to_its_name_has_the_name(shop, tmp_path, monkeypatch):
+    (tmp_path / "items.jsonl").write_text('{"item_id": "a", "price": 1}\n')
+    (tmp_path / "store").mkdir()
+    monkeypatch.chdir(tmp_path / "store")
+    update_items(ItemsOptions(shop[1], ((tmp_path / "items.jsonl",),), Path("7")))
+    manifest = Manifest.read(tmp_path / "store" / "7")
+    assert (manifest.name, manifest.version) == ("store", "7")
 
 
 def test_the_table_of_a_data_set_with_another_schema_is_refused(shop, shop_of_ids, tmp_path):

@@ -1,6 +1,7 @@
-"""A bundle of contract 2, rewritten with item rows, ranks alike."""
+"""An older bundle, rewritten with item rows and graphs of intent, ranks alike."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +9,26 @@ import pytest
 from export.agreement import DisagreementError, agree
 from export.draws import random_batches, random_lists
 from export.graph.split import SplitError, split_file
+from export.intent import check_intent
 from export.upgrade import UpgradeOptions, upgrade
-from service.engine.contract import BundleError, Manifest
+from model.data.errors import DataError
+from service.engine.contract import INTENT_FILES, INTENT_STATIC, BundleError, Manifest
 from service.engine.features.candidates import CandidateList
+from service.engine.graph import open_graph
+from service.engine.intent import SlateIntent
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE, ROOT
 
 OLD = ROOT / "tests" / "frozen" / "bundles" / "ranklens" / "1"
+
+
+def without_intent(directory):
+    """Copy the committed bundle without its graphs of intent."""
+    shutil.copytree(BUNDLE, directory)
+    for name in INTENT_FILES:
+        (directory / name).unlink()
+    Manifest.read(directory).write(directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +52,51 @@ def test_an_upgraded_bundle_ranks_as_before(upgraded):
     manifest = Manifest.read(out)
     assert (manifest.contract_version, manifest.version, manifest.items) == (3, "2", 2520)
     assert manifest.offline_metrics == Manifest.read(OLD).offline_metrics
+    assert agreement["intent"]["slates"] > 30
+    assert agreement["intent"]["largest_difference"] < 3e-6
+    assert agreement["intent"]["largest_departure_from_law"] < 2e-5
+
+
+def test_a_bundle_of_item_rows_gets_graphs_of_intent_and_keeps_its_files(tmp_path):
+    before = without_intent(tmp_path / "shop" / "1")
+    assert not Session.load(before).supports_intent
+    agreement = upgrade(UpgradeOptions(before, tmp_path / "shop" / "2", batches=4))
+    assert agreement["largest_difference"] == 0.0
+    after = Manifest.read(tmp_path / "shop" / "2")
+    assert after.supports_intent
+    assert (after.name, after.version) == ("shop", "2")
+    assert Manifest.read(before).files.items() <= after.files.items()
+    committed = Manifest.read(BUNDLE).files
+    assert {name: after.files[name] for name in INTENT_FILES} == {
+        name: committed[name] for name in INTENT_FILES
+    }
+
+
+def test_graphs_of_intent_that_depart_from_the_law_or_from_each_other_are_refused(
+    session, monkeypatch
+):
+    lists = random_lists(session, 3, seed=3)
+    assert check_intent(session, BUNDLE, lists)["largest_departure_from_law"] < 2e-5
+    law = SlateIntent.adjustment
+    with monkeypatch.context() as patch:
+        patch.setattr(SlateIntent, "adjustment", lambda one, slate: law(one, slate) + 1e-3)
+        with pytest.raises(DisagreementError, match=r"may depart by 0\.0002 from those without it"):
+            check_intent(session, BUNDLE, lists)
+
+    def ignoring_weights(path, *arguments, **options):
+        graph = open_graph(path, *arguments, **options)
+        if path.name != INTENT_STATIC:
+            return graph
+        return SimpleNamespace(
+            get_providers=graph.get_providers,
+            run=lambda names, feeds: graph.run(
+                names, feeds | {"diversity_weight": 0 * feeds["diversity_weight"]}
+            ),
+        )
+
+    monkeypatch.setattr("export.intent.open_graph", ignoring_weights)
+    with pytest.raises(DisagreementError, match="on the gated form"):
+        check_intent(session, BUNDLE, lists)
 
 
 def test_other_rows_of_one_network_are_refused(old, upgraded, tmp_path):
@@ -46,12 +105,18 @@ def test_other_rows_of_one_network_are_refused(old, upgraded, tmp_path):
         other = shutil.copytree(upgraded[0], tmp_path / network)
         rows = np.load(other / f"{network}.rows.npy")
         np.save(other / f"{network}.rows.npy", np.roll(rows, 1, axis=0))
-        (other / "golden.json").write_text("[]")
+        for name in ("golden.json", "golden.intent.json"):
+            (other / name).write_text("[]")
         Manifest.read(other).write(other)
         new = Session.load(other)
         rows_of = (random_batches(session, lists, seed=0) for session in (old, new))
         with pytest.raises(DisagreementError, match=message):
             agree({"old": old, "new": new}, *rows_of)
+
+
+def test_an_upgrade_that_compares_nothing_is_refused(tmp_path):
+    with pytest.raises(DataError, match="--batches: must be at least 1, got 0"):
+        upgrade(UpgradeOptions(OLD, tmp_path / "ranklens" / "2", batches=0))
 
 
 def test_no_graph_of_the_new_bundle_has_a_token_table(upgraded):
@@ -62,8 +127,8 @@ def test_no_graph_of_the_new_bundle_has_a_token_table(upgraded):
         assert len(content) < (OLD / name).stat().st_size - 400_000
 
 
-def test_a_bundle_of_item_rows_needs_no_upgrade(tmp_path):
-    with pytest.raises(BundleError, match="contract_version must be 2, got 3"):
+def test_a_bundle_with_graphs_of_intent_needs_no_upgrade(tmp_path):
+    with pytest.raises(BundleError, match="has contract 3 and graphs of intent; the bundle needs"):
         upgrade(UpgradeOptions(BUNDLE, tmp_path / "ranklens" / "2"))
     assert not list(tmp_path.rglob("*.onnx"))
 

@@ -16,7 +16,7 @@ from model.data.shards.parts import DealtLog
 from model.data.shards.requests import REQUESTS
 from model.data.users import is_anonymous, name_users
 
-DROPPED = "dropped.parquet"
+DROPPED = "dropped-{}.parquet"  # by the number of checks that left rows out
 
 
 class BrokenRows:
@@ -66,7 +66,8 @@ class BrokenRows:
         if not self._dropped:
             return self._log
         dropped = pl.concat(self._dropped).unique().sort()
-        path = self._scratch / DROPPED
+        # Another name for other rows: the caller compares logs by the path.
+        path = self._scratch / DROPPED.format(len(self._dropped))
         pl.DataFrame({ROW: dropped}).write_parquet(path)
         return dataclasses.replace(self._log, dropped=path)
 

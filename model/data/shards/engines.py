@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from model.data.errors import DataError
-from model.data.shards.options import ShardOptions
+from model.data.shards.options import ShardOptions, count_processors
 from model.data.workers import begin_worker
 
 THREADS = "POLARS_MAX_THREADS"
@@ -87,7 +87,7 @@ def _open_pool(workers: int) -> Iterator[LocalEngine]:
     If the block fails, they end at once; tasks that they were at run again.
     """
     before, others = os.environ.get(THREADS), multiprocessing.active_children()
-    os.environ[THREADS] = str(max(1, len(os.sched_getaffinity(0)) // workers))
+    os.environ[THREADS] = str(max(1, count_processors() // workers))
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker)
     try:

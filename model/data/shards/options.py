@@ -40,7 +40,7 @@ class ShardOptions:
 
     def count_workers(self) -> int:
         """Return the number of worker processes."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or count_processors()
 
     def count_shards(self, rows: int, cells: int) -> int | None:
         """Return the number of shards of a log, None for a log that is prepared as one file.
@@ -52,6 +52,13 @@ class ShardOptions:
             return self.shards
         shards = -(-rows // rows_per_shard(cells))
         return None if shards <= SHARDS_IN_ONE_FILE else min(shards, SHARDS)
+
+
+def count_processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS assigns no processors
 
 
 def rows_per_shard(cells: int) -> int:

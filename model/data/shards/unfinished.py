@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -49,20 +49,24 @@ class Unfinished:
     def stages(self, options: ShardOptions, shards: int) -> Iterator[Stages]:
         """Yield stages that skip the tasks of an interrupted run with the same key.
 
-        The directory is removed unless the run was interrupted.
+        The directory stays if the block ends, until `remove`, and if the run is interrupted. It is
+        removed where the log is at fault.
         """
         self._digest.update(f"{shards} shards".encode())
         key = self._digest.hexdigest()
         file = self._path / KEY
-        if self._path.exists() and not file.exists():
+        if self._path.exists() and not file.exists() and any(self._path.iterdir()):
             rule = "must be absent or left by an interrupted `prepare`; move it away"
             raise DataError(self._path, rule)
         if not file.exists() or file.read_text(encoding="utf-8") != key:
-            shutil.rmtree(self._path, ignore_errors=True)
+            self.remove()
             self._path.mkdir()
             file.write_text(key, encoding="utf-8")
+        stack = ExitStack()
+        # Outside of the block that removes the tasks: without an engine none of them is at fault.
+        engine = stack.enter_context(open_engine(options))
         try:
-            with open_engine(options) as engine:
+            with stack:
                 yield Stages(self._path, engine, self._output)
         except Interruption:
             raise
@@ -71,6 +75,17 @@ class Unfinished:
                 raise
             raise full_disk(self._output, "tables", "the finished stages are kept") from None
         except DataError:
-            shutil.rmtree(self._path)
+            self.remove()
             raise
-        shutil.rmtree(self._path)
+
+    def remove(self) -> None:
+        """Remove the directory, if there is one.
+
+        Its key is made invalid first, because tasks lose files from then on, and removed last, so
+        that the next run knows the directory if this one is killed.
+        """
+        if self._path.exists():
+            (self._path / KEY).write_text("removed", encoding="utf-8")
+        for stage in self._path.glob("*/"):
+            shutil.rmtree(stage)
+        shutil.rmtree(self._path, ignore_errors=True)

@@ -34,6 +34,10 @@ class FeatureError(ValueError):
         super().__init__(f"{path}: {rule}, got {reprlib.repr(value)}")
         self.path, self.rule, self.value = path, rule, value
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments, so that a worker process can raise the error to its parent."""
+        return type(self), (self.path, self.rule, self.value)
+
 
 class ColumnError(ValueError):
     """A column that holds a value against its schema, which is not named."""

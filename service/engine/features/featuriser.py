@@ -31,7 +31,7 @@ from service.engine.features.history import (
     sigmoid,
 )
 from service.engine.features.history_cache import HistoryCache
-from service.engine.features.id_index import HeldIds, Ids
+from service.engine.features.id_index import HeldIds, Ids, pack_ids, unpack_ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays, with_last_row
 from service.engine.features.item_files import ItemFiles
@@ -326,7 +326,7 @@ class Featuriser:
         arrays: dict[str, npt.NDArray[Any]] = {
             f"vector.{name}": rows for name, rows in self.items.vectors.items()
         }
-        arrays["ids"] = np.array(self.items.ids, dtype=np.str_)
+        arrays |= pack_ids(self.items.ids)
         arrays["numbers"], arrays["tokens"] = self.items.numbers, self.items.tokens
         with (directory / ITEMS).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -341,7 +341,7 @@ class Featuriser:
         # Opened here, because numpy does not close a file that is no archive.
         with (directory / ITEMS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             items = ItemTable(
-                ids=tuple(arrays["ids"].tolist()),
+                ids=unpack_ids(arrays),
                 numbers=arrays["numbers"],
                 tokens=arrays["tokens"],
                 vectors={

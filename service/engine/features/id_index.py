@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, overload
 from zlib import crc32
@@ -19,6 +19,7 @@ from service.engine.features.flat_files import read_array, write_array
 # Below this many ids a dictionary of strings takes little memory, and it is faster.
 DICTIONARY_SIZE = 100_000
 IDS_PER_BLOCK = 4096  # ids decoded at a time
+PACKED = "ids.text", "ids.ends"  # arrays of ids in an archive
 
 Array = npt.NDArray[Any]
 
@@ -135,13 +136,7 @@ def write_ids(directory: Path, name: str, ids: Sequence[str]) -> None:
         raise ValueError(f"{directory / name}: {rule}")
     hashes = np.fromiter(map(crc32, encoded), np.uint32, len(encoded))
     order = hashes.argsort(kind="stable")
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    arrays: tuple[Array, ...] = (
-        np.frombuffer(b"".join(encoded), np.uint8),
-        np.append(np.zeros(1, np.int64), lengths.cumsum()),
-        hashes[order],
-        order.astype(np.uint32),
-    )
+    arrays = *_join(encoded), hashes[order], order.astype(np.uint32)
     for suffix, array in zip(IDS_SUFFIXES, arrays, strict=True):
         write_array(directory / f"{name}.{suffix}", array)
 
@@ -150,6 +145,26 @@ def read_ids(directory: Path, name: str) -> Ids:
     """Map the files of `write_ids`; few ids are held in a dictionary instead."""
     ids = MappedIds(*(read_array(directory / f"{name}.{suffix}") for suffix in IDS_SUFFIXES))
     return HeldIds(list(ids)) if len(ids) < DICTIONARY_SIZE else ids
+
+
+def pack_ids(ids: Sequence[str]) -> dict[str, Array]:
+    """Return ids as arrays of an archive; one of str_ would lose NULs and be as wide as any id."""
+    return dict(zip(PACKED, _join([_encode(item) for item in ids]), strict=True))
+
+
+def unpack_ids(archive: Mapping[str, Array]) -> tuple[str, ...]:
+    """Return the ids of `pack_ids`, or those of an archive of an earlier version."""
+    if "ids" in archive:
+        return tuple(archive["ids"].tolist())
+    text, ends = (archive[name] for name in PACKED)
+    content, places = text.tobytes(), ends.tolist()
+    return tuple(_decode(content[begin:end]) for begin, end in pairwise(places))
+
+
+def _join(encoded: Sequence[bytes]) -> tuple[Array, Array]:
+    """Return the bytes of all ids, one after the other, and the ends of each, int64 [I + 1]."""
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    return np.frombuffer(b"".join(encoded), np.uint8), np.append(np.int64(0), lengths.cumsum())
 
 
 def _encode(item: str) -> bytes:

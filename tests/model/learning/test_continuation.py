@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -212,6 +213,22 @@ def test_a_directory_with_another_run_is_not_overwritten(finished, continued, lo
     for out, before in ((finished, "no other run"), (continued, finished.as_posix())):
         with pytest.raises(checkpoint.CheckpointError, match=f"continues {before}, not"):
             train(CONFIG, log, out, finished.parent / "elsewhere", continued=True)
+
+
+def test_the_origin_of_a_run_is_recognised_by_another_path(
+    finished, continued, later_log, monkeypatch
+):
+    monkeypatch.chdir(finished.parent)
+    again = train(CONFIG, later_log, continued, Path(finished.name), continued=True)
+    assert (again.continued_from or {})["run"] == finished.as_posix()
+
+
+def test_an_option_that_differs_from_the_run_that_resumes_is_refused(
+    finished, continued, later_log, capsys
+):
+    command = ["train", "--data", later_log, "--out", continued, "--from", finished]
+    assert main([*map(str, command), "--epochs", "7"]) == 2
+    assert "holds a run with another configuration" in capsys.readouterr().err
 
 
 def test_longer_lists_get_the_embedding_of_the_last_position(finished, log, tmp_path):

@@ -49,7 +49,7 @@ def stated_law(terms, values_of, boosts, slate):
                 if of_item:
                     unit = 1 if term.law == "sum" else 1 / len(of_item)
                     share = sum(unit * (1 - term.decay) ** counts[v] for v in of_item)
-                    row[i] += term.weight * math.log(max(share, FLOOR))
+                    row[i] += term.weight * math.log(share + FLOOR)
         rows.append(row)
     return rows
 

@@ -13,9 +13,10 @@ from service.engine.collate import ModelError, check_slate
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import BundleError, Manifest
 from service.engine.features.candidates import CandidateList
+from service.engine.intent import DiversityTerm, build_intent
 from service.engine.rows import Row, Slate, SlateSampling
 from service.engine.session import Session
-from tests.support.bundles import BUNDLE
+from tests.support.bundles import BUNDLE, ROOT
 
 
 @pytest.fixture
@@ -85,6 +86,22 @@ def test_a_bundle_whose_golden_request_decodes_to_another_slate_is_refused(copy)
     manifest = Manifest.read(copy)
     manifest.write(copy)  # the hashes match again
     with pytest.raises(BundleError, match=r"golden\.json\[0\]\.slate"):
+        Session.load(copy)
+
+
+def test_a_bundle_whose_golden_request_with_intent_decodes_to_another_slate_is_refused(copy):
+    golden = json.loads((copy / "golden.intent.json").read_text())
+    golden[0]["request"]["diversity"][0]["weight"] = 0.0
+    (copy / "golden.intent.json").write_text(json.dumps(golden))
+    Manifest.read(copy).write(copy)
+    with pytest.raises(BundleError, match=r"golden\.intent\.json\[0\]\.slate"):
+        Session.load(copy)
+
+
+def test_a_bundle_with_a_part_of_the_files_of_intent_is_refused(copy):
+    (copy / "generator.intent.static.onnx").unlink()
+    Manifest.read(copy).write(copy)
+    with pytest.raises(BundleError, match=r"files must name 'generator\.intent\.static\.onnx'"):
         Session.load(copy)
 
 
@@ -193,6 +210,81 @@ def test_the_best_of_more_sampled_slates_has_a_higher_utility(session, items):
     ]
     assert utility == sorted(utility)  # the first slates of a seed are the same for any number
     assert utility[0] < utility[2]
+
+
+def with_intent(session, row, weight=1.0, decay=0.5, boosts=None):
+    terms = [DiversityTerm("genres", weight, decay, "sum")]
+    return dataclasses.replace(
+        row, intent=build_intent(terms, [session.values("genres", row)], boosts)
+    )
+
+
+def test_an_intent_changes_its_own_slate_alone(session, items):
+    rows = [session.row(CandidateList(ids=items[start : start + 40])) for start in (0, 40, 80)]
+    rows[1] = with_intent(session, rows[1])
+    plain = session.run([rows[0], dataclasses.replace(rows[1], intent=None), rows[2]])
+    among = session.run(rows)
+    same = [a.indices.tolist() == b.indices.tolist() for a, b in zip(plain, among, strict=True)]
+    assert same == [True, False, True]
+    for number in (0, 2):
+        assert plain[number].logprob.tolist() == among[number].logprob.tolist()
+    (alone,) = session.run([rows[1]])
+    assert alone.indices.tolist() == among[1].indices.tolist()
+    assert among[1].logits.shape == (10, 40)
+    assert among[0].logits is None
+
+
+def test_a_slate_with_diversity_holds_more_genres(session, items):
+    def genres(slate, row):
+        values = session.values("genres", row)
+        return len({genre for i in slate.indices for genre in values[i]})
+
+    rows = [
+        session.row(CandidateList(ids=items[start : start + 50])) for start in range(0, 1000, 50)
+    ]
+    plain = session.run(rows)
+    diverse = session.run([with_intent(session, row, weight=3.0) for row in rows])
+    counts = np.array(
+        [[genres(a, r), genres(b, r)] for a, b, r in zip(plain, diverse, rows, strict=True)]
+    )
+    assert (counts[:, 1] >= counts[:, 0]).all()
+    assert counts[:, 1].mean() > counts[:, 0].mean() + 1
+
+
+def test_a_boost_is_counted_in_the_log_probability_of_a_sampled_slate(session, items):
+    row = session.row(CandidateList(ids=items[:30]), slate_size=1, budget=0)
+    row = dataclasses.replace(row, sampling=SlateSampling(1, 7), recommend_temperature=1.0)
+    boosts = np.zeros(30, np.float32)
+    boosts[4] = 3.0
+    boosted = with_intent(session, row, weight=0.0, boosts=boosts)
+    (slate,) = session.run([boosted])
+    logits = slate.logits[0].astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    assert slate.logprob[0] == pytest.approx(np.log(probabilities[slate.indices[0]]), abs=1e-4)
+    (plain,) = session.run([dataclasses.replace(row, explain=True)])
+    difference = slate.logits[0] - plain.logits[0]
+    np.testing.assert_allclose(difference, boosts, atol=1e-5)
+
+
+def test_a_row_with_an_intent_is_refused_by_a_bundle_without_its_graph(items):
+    old = Session.load(ROOT / "tests" / "frozen" / "bundles" / "ranklens" / "1")
+    assert not old.supports_intent
+    row = with_intent(old, old.row(CandidateList(ids=items[:9])))
+    with pytest.raises(ModelError, match=r"the bundle has no generator\.intent\.onnx"):
+        old.run([row])
+
+
+def test_the_committed_bundle_has_golden_requests_with_diversity_and_with_boosts(session):
+    golden = json.loads((BUNDLE / "golden.intent.json").read_text())
+    kinds = set()
+    for entry in golden:
+        row = session.golden_row(entry["request"])
+        kinds.add("diversity" if len(row.intent.weight) else "boost")
+        (plain,) = session.run([dataclasses.replace(row, intent=None)])
+        ids = [entry["request"]["candidates"][i]["id"] for i in plain.indices.tolist()]
+        assert ids != entry["slate"]
+    assert kinds == {"diversity", "boost"}
 
 
 def test_a_session_that_falls_back_to_the_cpu_is_refused(monkeypatch):

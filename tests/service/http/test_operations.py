@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from model.data.log_splits import to_iso
 from service.http.responses import age_of
 from service.http.schemas import EXAMPLE, RerankRequest
 from tests.support.bodies import body
@@ -41,6 +42,11 @@ def test_the_age_of_an_item_table_is_that_of_its_moment():
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     assert age_of(hour_ago.isoformat()) == pytest.approx(3600, abs=5)
     assert (age_of("2001-09-09T01:46:40.000Z") or 0) > 7e8
+
+
+@pytest.mark.parametrize("moment", [1_705_449_024_000_000, -62_135_647_200_000])
+def test_an_item_table_of_a_moment_that_no_calendar_reaches_has_no_age(moment):
+    assert age_of(to_iso(moment)) is None
 
 
 def test_the_examples_of_the_openapi_document_are_accepted(client):

@@ -59,6 +59,17 @@ def test_the_same_rows_are_dropped(prepare, tmp_path, case):
     assert differences(*outputs) == []
 
 
+def test_lists_lose_rows_after_others_were_dropped_for_absurd_numbers(prepare, tmp_path):
+    log, schema = broken_log("no age")
+    log = log.with_columns(price=pl.when(pl.int_range(pl.len()) == 7).then(1e30).otherwise("price"))
+    path = tmp_path / "rejects.jsonl"
+    one, three = (
+        prepare(name, log, shards, schema=schema, skip_bad_rows=path)
+        for name, shards in (("one", None), ("three", 3))
+    )
+    assert differences(one, three) == []
+
+
 def test_a_log_without_a_good_row_is_refused(prepare, tmp_path):
     log = random_log().with_columns(position=pl.lit(-1))
     with pytest.raises(DataError, match="at least one row that breaks no rule"):

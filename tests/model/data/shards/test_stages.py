@@ -2,15 +2,18 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 from model.data.errors import DataError
+from model.data.shards import unfinished
 from model.data.shards.engines import SerialEngine, open_engine
 from model.data.shards.options import ShardOptions
 from model.data.shards.stages import Interruption, Stages, is_full, run_task
@@ -25,6 +28,10 @@ def write_name(path, name):
 
 def end_process(_path):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse_value(path):
+    raise DataError(path, "must be at least 0", row=3, column="age", value=-1)
 
 
 def fill_disk(_path):
@@ -107,6 +114,44 @@ def test_a_directory_of_another_origin_is_not_removed(run, tmp_path):
     assert (tmp_path / "out.unfinished" / "notes").read_text() == "mine"
 
 
+def test_finished_tasks_outlive_an_engine_that_cannot_be_opened(run, prepare, monkeypatch):
+    total = run("whole").done
+    run("out", total - 1)
+    monkeypatch.setattr("model.data.shards.unfinished.open_engine", open_engine)
+    monkeypatch.setitem(sys.modules, "model.data.shards.ray_engine", None)
+    with pytest.raises(DataError, match="--engine ray: needs Ray"):
+        prepare("out", None, 3, engine="ray")
+    assert run("out").done == 1
+
+
+def begin_to_remove(path, **_):
+    """Remove one entry, a file if there is one, and end like a run that is killed."""
+    first = min(path.iterdir(), key=Path.is_dir)
+    shutil.rmtree(first) if first.is_dir() else first.unlink()
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("split", [None, "last-list"])
+def test_a_run_that_was_killed_while_it_removed_its_tasks_begins_anew(
+    run, tmp_path, monkeypatch, split
+):
+    total = run("whole", split=split).done
+    run("out", total - 1)
+    last = 1 if split is None else 0  # with other options the tasks are removed before the run
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "shutil", SimpleNamespace(rmtree=begin_to_remove))
+        assert run("out", last=2, split=split).done == last
+    assert (tmp_path / "out").exists() is (split is None)  # complete before its tasks are removed
+    assert run("out", split=split).done == total
+    assert digest_tree(tmp_path / "out") == digest_tree(tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_before_it_wrote_its_key_is_recognised(run, tmp_path):
+    (tmp_path / "out.unfinished").mkdir()
+    assert run("out").done
+    assert not (tmp_path / "out.unfinished").exists()
+
+
 def test_a_task_without_a_result_runs_again_in_an_empty_directory(tmp_path):
     stages = Stages(tmp_path / "work", SerialEngine(), tmp_path / "out")
     (stages.path("names", "a")).mkdir(parents=True)
@@ -159,6 +204,13 @@ def test_an_error_of_a_task_is_raised_as_it_is(tmp_path):
         stages.run("read", Path.read_text, {"a": ()})
 
 
+def test_an_error_about_the_data_in_a_worker_process_is_raised_as_it_is(tmp_path):
+    with open_engine(ShardOptions("local", 2)) as engine:
+        stages = Stages(tmp_path / "work", engine, tmp_path / "out")
+        with pytest.raises(DataError, match=r"a, row 3, column age: must be at least 0, got -1$"):
+            stages.run("read", refuse_value, {"a": ()})
+
+
 def test_a_local_pool_returns_the_result_of_each_task(tmp_path):
     with open_engine(ShardOptions("local", 2)) as engine:
         tasks = [(write_name, tmp_path / name, (name,)) for name in "abc"]
@@ -170,6 +222,11 @@ def test_a_missing_ray_is_named_with_a_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "model.data.shards.ray_engine", None)
     with pytest.raises(DataError, match="--engine ray: needs Ray; install deploy/ray/requirem"):
         open_engine(ShardOptions("ray")).__enter__()
+
+
+def test_a_machine_that_assigns_no_processors_counts_all_of_them(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert ShardOptions().count_workers() == os.cpu_count()
 
 
 def test_numbers_below_one_are_refused():

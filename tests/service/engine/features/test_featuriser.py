@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError, encode_number
 from service.engine.features.featuriser import Featuriser, ItemTable
+from service.engine.features.id_index import pack_ids
 from service.engine.features.ids import read_id
 from service.engine.features.schema import Schema
 from tests.support.features import AGE, PRICE, RATE, RELATIVE, SCHEMA, SCORE, featuriser
@@ -72,6 +74,18 @@ def test_relative_features_of_equal_candidates_are_zero():
     rated = [{"like_rate": 0.1}] * 49  # 0.1 is no float32: its mean over 49 is not itself
     inline = CandidateList(ids=[f"new-{i}" for i in range(49)], features=rated)
     assert np.abs(featuriser().transform(inline)[0][:, RELATIVE : RELATIVE + 3]).max() < 1e-5
+
+
+def test_a_saved_featuriser_keeps_every_character_of_its_ids(tmp_path):
+    ids = ("a", "a\0", "b\nc")
+    table = dataclasses.replace(featuriser().items, ids=ids)
+    Featuriser(featuriser().schema, table).save(tmp_path)
+    assert tuple(Featuriser.load(tmp_path).items.ids) == ids
+
+
+def test_one_long_id_does_not_widen_the_others_in_a_file():
+    packed = pack_ids([*map(str, range(1000)), "x" * 10_000])
+    assert sum(array.nbytes for array in packed.values()) < 30_000
 
 
 def test_rows_do_not_depend_on_the_position_of_their_candidate():
@@ -188,3 +202,9 @@ def test_a_missing_user_id_is_refused_by_the_name_of_its_field():
         assert strict.transform(CandidateList(ids=["a"], user_id=user_id))[1].tolist() == [[2]]
     with pytest.raises(FeatureError, match=r"^user\.id: required"):
         strict.transform(CandidateList(ids=["a"]))
+
+
+def test_an_error_of_a_feature_keeps_its_parts_between_processes():
+    error = pickle.loads(pickle.dumps(FeatureError("user.features.age", "a finite number", "x")))
+    assert str(error) == "user.features.age: a finite number, got 'x'"
+    assert (error.path, error.rule, error.value) == ("user.features.age", "a finite number", "x")
