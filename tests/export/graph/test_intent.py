@@ -121,7 +121,7 @@ def test_several_slates_of_a_list_share_its_values_and_keep_their_own_boosts_and
     of_lists = ("numbers", "tokens", "mask", "values", "member")
     feeds |= inputs
     many = {name: array if name in of_lists else array[lists] for name, array in feeds.items()}
-    many["diversity_weight"] = many["diversity_weight"] * np.float32([[1], [0], [1], [3]])
+    many["diversity_weight"] = many["diversity_weight"] * np.array([[1], [0], [1], [3]], np.float32)
     many["list"] = lists
     flat = {**many, **{name: feeds[name][lists] for name in of_lists}, "list": np.arange(4)}
     outputs = sessions[f"{form}, intent"].run(NAMES, many)
