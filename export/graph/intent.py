@@ -6,7 +6,7 @@ Nothing branches around the addition: slates without intent run on the graph wit
 
 Two step kinds are added, Keep and Adjust. Their values, beside those of export.graph.compose.Loop:
 
-    values [R, N, C], table [R, 1, C, N]   share u of each value of a candidate
+    table [R, 1, C, N]                     share u of each value of a candidate
     factors [R, N, C]                      by which an item multiplies the columns of `kept`
     kept [R, 1, A, C]                      1 in the columns of attribute A, times retained ^ count
     weight [R, 1, 1, A]                    of the attributes
@@ -102,12 +102,13 @@ class Rewriting:
     def prepare(self, prior: str) -> str:
         """Lay out the inputs for all positions; return the first prior with the boosts."""
         g, one = self.g, self.g.constant([1])
-        values = g.op("Gather", "values", "list")
-        held = g.op("Greater", values, g.number(0.0))
+        # Of lists, and only then spread over slates: many slates of a list need less memory.
+        held = g.op("Gather", g.op("Greater", "values", g.number(0.0)), "list")
+        table = g.op("Gather", g.op("Transpose", "values", perm=[0, 2, 1]), "list")
         retained = g.op("Unsqueeze", "retained", one)
         self.values = {
             "factors": g.op("Where", held, retained, g.number(1.0)),
-            "table": g.op("Unsqueeze", g.op("Transpose", values, perm=[0, 2, 1]), one),
+            "table": g.op("Unsqueeze", table, one),
             "kept": g.op("Unsqueeze", g.op("Gather", "member", "list"), one),
             "weight": g.op("Unsqueeze", "diversity_weight", g.constant([1, 2])),
         }

@@ -9,10 +9,12 @@ import numpy as np
 import polars as pl
 
 from model.data.shard_files import impression_files
+from model.data.users import is_anonymous
 from service.engine.features.hashing import Buckets
 from service.engine.features.schema import Feature, Schema
 
 TABLES = {"item": "items.parquet", "user": "users.parquet"}
+VALUES_AT_ONCE = 1 << 18  # hashed as strings of Python, which take ten times the room
 Counts = Mapping[str, Mapping[str, int]]
 
 
@@ -25,31 +27,33 @@ def count_collisions(directory: Path, schema: Schema) -> dict[str, dict[str, int
     for feature in schema.features:
         if feature.buckets is None:
             continue
-        values = _distinct(directory, feature)
-        buckets = Buckets(feature.buckets).find(values)
-        sizes = np.bincount(buckets)
-        shared = int((sizes[buckets] > 1).sum())
+        values, buckets = _distinct(directory, feature), Buckets(feature.buckets)
+        sizes = np.zeros(len(buckets), np.int64)
+        for start in range(0, len(values), VALUES_AT_ONCE):
+            part = values.slice(start, VALUES_AT_ONCE).to_list()
+            sizes += np.bincount(buckets.find(part), minlength=len(buckets))
         counts[feature.name] = {
             "values": len(values),
             "buckets": feature.buckets,
-            "shared": shared,
+            "shared": int(sizes[sizes > 1].sum()),
         }
     return counts
 
 
-def _distinct(directory: Path, feature: Feature) -> list[str]:
+def _distinct(directory: Path, feature: Feature) -> pl.Series:
     frames = [pl.scan_parquet(impression_files(directory))]
     if feature.of in TABLES:
         frames.append(pl.scan_parquet(directory / TABLES[feature.of]))
+    if feature.name == "user_id":  # lists without a user have none in a request
+        frames = [frame.filter(~is_anonymous()) for frame in frames]
     columns = [
         frame.select(pl.col(feature.name).cast(pl.String)).drop_nulls().unique()
         for frame in frames
         if feature.name in frame.collect_schema().names()
     ]
     if not columns:
-        return []
-    values = pl.concat(columns).unique().collect(engine="streaming")[feature.name]
-    return sorted(values.to_list())
+        return pl.Series(feature.name, [], pl.String)
+    return pl.concat(columns).unique().collect(engine="streaming")[feature.name]
 
 
 def describe_collisions(counts: Counts) -> Iterator[str]:

@@ -25,7 +25,7 @@ import numpy as np
 from service.engine.contract import Floats
 
 FLOOR = 1e-30  # is added to f
-MAX_SHARED_VALUES = 1024  # of one attribute of a list: bounds the memory of a run
+MAX_CELLS = 500_000  # candidates x values that they share: bounds the memory of a run
 
 
 class IntentError(ValueError):
@@ -100,16 +100,32 @@ def build_intent(
         values_of: for each term the distinct values of each candidate.
         boosts: float32 [N]; must be there if there are no terms.
 
-    Raises IntentError for a term with more than `MAX_SHARED_VALUES` values that candidates share.
+    Raises IntentError naming the largest term if there are more than `MAX_CELLS` candidates times
+    shared values.
     """
     size = len(values_of[0] if boosts is None else boosts)
     used = [number for number, term in enumerate(terms) if term.weight != 0]
-    parts = [_split(number, terms[number], values_of[number]) for number in used]
-    width = max((values.shape[1] for values, _ in parts), default=0)
+    holders = [_shared_values(values_of[number]) for number in used]
+    total = sum(map(len, holders))
+    if total * size > MAX_CELLS:
+        largest = max(range(len(used)), key=lambda place: len(holders[place]))
+        rule = (
+            f"at most {MAX_CELLS // size} values, over all attributes, that several of {size} "
+            "candidates share"
+        )
+        raise IntentError(used[largest], rule, total)
+    width = max(map(len, holders), default=0)
     values = np.zeros((len(used), size, width), np.float32)
     alone = np.ones((len(used), size), np.float32)
-    for place, (shared, rest) in enumerate(parts):
-        values[place, :, : shared.shape[1]], alone[place] = shared, rest
+    for place, number in enumerate(used):
+        for column, (members, count) in enumerate(holders[place].items()):
+            values[place, list(members), column] = count
+        counts = np.array([len(of_one) for of_one in values_of[number]], np.float32)
+        some = counts > 0
+        alone[place, some] = (counts - values[place].sum(axis=1))[some]
+        if terms[number].law == "mean":
+            values[place, some] /= counts[some, None]
+            alone[place, some] /= counts[some]
     return SlateIntent(
         boosts if boosts is not None and boosts.any() else None,
         values,
@@ -119,28 +135,13 @@ def build_intent(
     )
 
 
-def _split(
-    number: int, term: DiversityTerm, values_of: Sequence[Sequence[Hashable]]
-) -> tuple[Floats, Floats]:
-    """Return u of the shared values, float32 [N, V], and `alone` float32 [N] of one term.
+def _shared_values(values_of: Sequence[Sequence[Hashable]]) -> Counter[tuple[int, ...]]:
+    """Return the candidates of each value that at least two have, and how many values they share.
 
-    Values of the same candidates are counted alike, so they share a column. Raises IntentError.
+    Values of the same candidates are counted alike in every slate, so they are one.
     """
     holders: dict[Hashable, list[int]] = {}
     for candidate, values in enumerate(values_of):
         for value in values:
             holders.setdefault(value, []).append(candidate)
-    columns = Counter(tuple(members) for members in holders.values() if len(members) > 1)
-    if len(columns) > MAX_SHARED_VALUES:
-        rule = f"at most {MAX_SHARED_VALUES} values that several candidates share"
-        raise IntentError(number, rule, len(columns))
-    shared = np.zeros((len(values_of), len(columns)), np.float32)
-    for column, (members, count) in enumerate(columns.items()):
-        shared[list(members), column] = count
-    counts: Floats = np.array([len(values) for values in values_of], np.float32)
-    alone: Floats = np.where(counts > 0, counts - shared.sum(axis=1), np.float32(1))
-    if term.law == "mean":
-        divisor: Floats = np.maximum(counts, np.float32(1))
-        shared /= divisor[:, None]
-        alone /= divisor
-    return shared, alone
+    return Counter(tuple(members) for members in holders.values() if len(members) > 1)

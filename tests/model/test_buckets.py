@@ -82,6 +82,37 @@ def test_prepare_prints_and_stores_the_values_that_share_a_bucket(prepared):
     assert line in printed
 
 
+def test_values_are_hashed_a_block_at_a_time_to_the_same_counts(prepared, monkeypatch):
+    directory, _ = prepared
+    schema = load_schema(directory / "schema.yaml")
+    expected, sizes = count_collisions(directory, schema), []
+    find = Buckets.find
+
+    def recorded(buckets, values):
+        sizes.append(len(values))
+        return find(buckets, values)
+
+    monkeypatch.setattr(Buckets, "find", recorded)
+    monkeypatch.setattr("model.data.collisions.VALUES_AT_ONCE", 7)
+    assert count_collisions(directory, schema) == expected
+    assert max(sizes) == 7
+
+
+def test_lists_without_a_user_do_not_count_as_users_that_share_a_bucket(prepared, tmp_path):
+    directory, _ = prepared
+    log = pl.read_parquet(directory.parent / "log.parquet")
+    anonymous = pl.when(pl.col("user_id") >= "u0050").then("user_id").alias("user_id")
+    log.with_columns(anonymous).write_parquet(tmp_path / "log.parquet")
+    prepare(
+        "impressions", "--log", tmp_path / "log.parquet", "--items",
+        directory.parent / "items.parquet", "--schema", directory.parent / "shop.yaml",
+        "--out", tmp_path / "shop", "--split", "time",
+    )  # fmt: skip
+    schema = load_schema(directory / "schema.yaml")
+    of_users = [count_collisions(out, schema)["user_id"] for out in (directory, tmp_path / "shop")]
+    assert of_users[0]["values"] - of_users[1]["values"] == 50
+
+
 def test_a_hashed_data_set_and_its_run_keep_no_vocabulary(prepared, run):
     featuriser = Dataset(prepared[0]).featuriser
     assert [feature.vocabulary for feature in featuriser.schema.features[:3]] == [()] * 3

@@ -111,6 +111,24 @@ def test_lists_of_a_batch_keep_their_own_intent():
         assert same == (intent is None)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_several_slates_of_a_list_share_its_values_and_keep_their_own_boosts_and_weights(form):
+    generator, sessions, _ = build("gru")
+    feeds, _ = random_feeds(1, 2, constrained=False)
+    feeds["noise"][:] = 0
+    lists = np.array([0, 1, 1, 1])
+    _, inputs = random_intents(12, feeds)
+    of_lists = ("numbers", "tokens", "mask", "values", "member")
+    feeds |= inputs
+    many = {name: array if name in of_lists else array[lists] for name, array in feeds.items()}
+    many["diversity_weight"] = many["diversity_weight"] * np.array([[1], [0], [1], [3]], np.float32)
+    many["list"] = lists
+    flat = {**many, **{name: feeds[name][lists] for name in of_lists}, "list": np.arange(4)}
+    outputs = sessions[f"{form}, intent"].run(NAMES, many)
+    assert_same(outputs, decode_torch(generator, flat))
+    assert len({tuple(slate) for slate in outputs[0][1:].tolist()}) == 3
+
+
 def test_the_graph_of_intent_has_the_contracts_inputs_and_two_more_step_kinds():
     models = build("transformer")[2]
     for form in FORMS:

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 from model.data.dataset import Dataset
+from model.learning.state import current_commit
 from model.study import scale_evaluate
 from model.study.commands import Scale
+from model.study.pages import short_commit
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,5 +39,7 @@ def test_the_page_of_the_evaluation_has_a_row_for_each_number_of_test_lists(tmp_
     for sizes in ((300,), (40,)):  # the second run keeps what the first one measured
         Scale(test_lists=sizes, out=tmp_path / "out", cache=tmp_path / "cache").execute()
     page = (tmp_path / "out" / "scale_evaluate.md").read_text()
-    assert "| 40 | 39 | 2 | 20 | 250 MB |\n| 300 | 299 | 2 | 150 | 250 MB |" in page
+    commit = short_commit(current_commit())
+    small, large = "| 40 | 39 | 2 | 20 | 250 MB |", "| 300 | 299 | 2 | 150 | 250 MB |"
+    assert f"{small} {commit} |\n{large} {commit} |" in page
     assert list((tmp_path / "cache").iterdir()) == []

@@ -100,10 +100,14 @@ def test_values_of_the_same_candidates_share_a_column_and_lone_values_have_none(
 
 
 def test_more_shared_values_than_the_limit_are_refused_with_term_rule_and_value(monkeypatch):
-    monkeypatch.setattr(module, "MAX_SHARED_VALUES", 2)
-    values_of = [["ab"], ["a"], ["b"]], [list("abc"), list("a"), list("b"), list("c")]
-    with pytest.raises(IntentError, match="at most 2 values that several") as error:
-        build_intent([DiversityTerm("g", 1.0, 0.5, "sum")] * 2, values_of)
+    values_of = [["ab"], ["a"], ["b"], ["c"]], [list("ab"), list("ac"), list("bc"), []]
+    terms = [DiversityTerm("g", 1.0, 0.5, "sum")] * 2
+    monkeypatch.setattr(module, "MAX_CELLS", 12)
+    assert build_intent(terms, values_of).values.shape == (2, 4, 3)
+    monkeypatch.setattr(module, "MAX_CELLS", 11)
+    rule = "at most 2 values, over all attributes, that several of 4 candidates share"
+    with pytest.raises(IntentError, match=rule) as error:
+        build_intent(terms, values_of)
     assert (error.value.term, error.value.value) == (1, 3)
 
 

@@ -270,17 +270,26 @@ def test_a_weight_or_decay_that_is_not_finite_is_refused_in_messagepack(degraded
 def test_values_that_too_many_candidates_share_are_refused(degraded):
     shared = [{"id": str(i), "topics": {"tag": [f"{i // 2}-{k}" for k in range(64)]}}
               for i in range(40)]  # fmt: skip
+    # Each candidate shares one value with each of 64 neighbours on a ring.
+    size = 130
+    pairs = [[(i, (i + k) % size) for k in range(1, 33)] for i in range(size)]
     crossed = [
-        {"id": f"{i}", "topics": {"tag": [f"{min(i, k)}-{max(i, k)}" for k in range(50) if k != i]}}
-        for i in range(50)
+        {
+            "id": f"x{i}",
+            "topics": {
+                "tag": [f"{a}-{b}" for a, b in pairs[i]]
+                + [f"{(i - k) % size}-{i}" for k in range(1, 33)]
+            },
+        }
+        for i in range(size)
     ]
     diversity = [{"by": "director"}, {"by": "tag"}]
     # Values of the same candidates count once.
     assert len(ranked(degraded, shared, diversity=diversity)) == 10
     response = degraded.post("/rerank", json={"candidates": crossed, "diversity": diversity})
     (error,) = problem_of(response, 422)["errors"]
-    assert (error["field"], error["value"]) == ("diversity[1].by", "1225")
-    assert error["rule"].startswith("at most 1024 values")
+    assert (error["field"], error["value"]) == ("diversity[1].by", "4160")
+    assert error["rule"].startswith("at most 3846 values, over all attributes")
 
 
 @pytest.fixture(scope="module")
