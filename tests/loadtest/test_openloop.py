@@ -171,6 +171,21 @@ def test_cpu_time_of_two_checkouts_is_measured_in_every_scenario(tmp_path):
         assert mean == pytest.approx(row["inside_ms"][0] + row["outside_ms"][0], abs=2e-4)
 
 
+def test_the_cpu_times_of_the_documentation_are_those_of_the_report():
+    report = json.loads((ROOT / "docs" / "reports" / "cpu_histories.json").read_text())
+    text = (ROOT / "docs" / "loadtest.md").read_text(encoding="utf-8")
+    rows = {(row["case"], row["scenario"]): row for row in report["rows"]}
+    for name in ("ids", "history", "returning"):
+        cells = []
+        for case in ("before", "after"):
+            mean, least, greatest = rows[case, name]["total_ms"]
+            cells.append(f"{mean:.2f} [{least:.2f}, {greatest:.2f}]")
+        hits = rows["after", name]["history_cache_hits"]
+        cells.append("" if hits is None else f"{hits:.2f}")
+        assert f"| `{name}` | {' | '.join(cells)} |".replace("|  |", "| |") in text
+    assert all(commit in text for commit in report["commits"].values())
+
+
 def test_the_interval_of_a_slope_excludes_0_only_for_growth():
     draw, minutes = np.random.default_rng(0), np.arange(0, 10, 1 / 60)
     noise = draw.normal(size=len(minutes))
