@@ -53,41 +53,48 @@ def number_values(listed: Sequence[Sequence[Sequence[str]]], longest: int) -> Ar
     return table
 
 
-def list_metrics(slate: Array, lists: Lists, values: Array) -> dict[str, Array]:
-    """Return METRICS, each [R], of slates int64 [R, K] (-1 = empty) of lists with an order.
+class Meter:
+    """Measures slates of the same lists by METRICS.
 
-    alpha-NDCG@10 is NaN for a list without a liked candidate that has a value.
+    Args:
+        lists: R lists with an order.
+        values: bool [R, N, V].
     """
-    liked = lists.scale.is_positive(lists.labels) & lists.mask
-    return {
-        "ndcg@10": slate_metrics(slate, lists.labels, lists.scale)["ndcg@10"],
-        "alpha-ndcg@10": alpha_ndcg(slate, liked, values),
-        "distance": intra_list_distance(slate[:, :POSITIONS], values),
-        "coverage": coverage(slate[:, :POSITIONS], values),
-    }
+
+    def __init__(self, lists: Lists, values: Array) -> None:
+        self.values, self.labels, self.scale = values, lists.labels, lists.scale
+        self.liked = lists.scale.is_positive(self.labels) & lists.mask
+        ideal = greedy_ideal(self.liked, values, ALPHA, POSITIONS)
+        self._ideal = alpha_dcg(ideal, self.liked, values, ALPHA)
+
+    def measure(self, slate: Array) -> Array:
+        """Return METRICS, float32 [M, R], of slates int64 [R, K] (-1 = empty).
+
+        A list without a liked candidate that has a value has NaN everywhere, since it has no
+        alpha-NDCG.
+        """
+        head = slate[:, :POSITIONS]
+        with np.errstate(invalid="ignore"):
+            metrics = {
+                "ndcg@10": slate_metrics(head, self.labels, self.scale)["ndcg@10"],
+                "alpha-ndcg@10": alpha_dcg(head, self.liked, self.values, ALPHA) / self._ideal,
+                "distance": intra_list_distance(head, self.values),
+                "coverage": coverage(head, self.values),
+            }
+        table = np.stack([metrics[name] for name in METRICS])
+        table[:, self._ideal == 0.0] = np.nan
+        return table.astype(np.float32)
 
 
-def alpha_ndcg(
-    slate: Array, liked: Array, values: Array, alpha: float = ALPHA, k: int = POSITIONS
-) -> Array:
-    """Return alpha-NDCG@k [R] (Clarke et al., SIGIR 2008) of slates int64 [R, K].
+def alpha_dcg(slate: Array, liked: Array, values: Array, alpha: float) -> Array:
+    """Return alpha-DCG [R] (Clarke et al., SIGIR 2008) of slates int64 [R, K].
 
     A liked item gains 1 for each of its values, times (1 - alpha) for each liked item with that
-    value before it, discounted as in DCG. The ideal slate takes the largest gain at each position,
-    as is usual, since the best slate is hard to compute.
+    value before it, discounted as in DCG.
 
     Args:
         liked: bool [R, N].
     """
-    with np.errstate(invalid="ignore"):  # 0 / 0 without a liked item that has a value
-        return np.asarray(
-            alpha_dcg(slate[:, :k], liked, values, alpha)
-            / alpha_dcg(greedy_ideal(liked, values, alpha, k), liked, values, alpha)
-        )
-
-
-def alpha_dcg(slate: Array, liked: Array, values: Array, alpha: float) -> Array:
-    """Return the discounted gain [R] of slates int64 [R, K], as in `alpha_ndcg`."""
     row, total = np.arange(len(slate)), np.zeros(len(slate))
     left = np.ones((len(slate), values.shape[2]))
     for position in range(slate.shape[1]):
@@ -99,7 +106,10 @@ def alpha_dcg(slate: Array, liked: Array, values: Array, alpha: float) -> Array:
 
 
 def greedy_ideal(liked: Array, values: Array, alpha: float, k: int) -> Array:
-    """Return slates int64 [R, k] of the liked item with the largest gain at each position."""
+    """Return slates int64 [R, k] of the liked item with the largest gain at each position.
+
+    They stand for the ideal of alpha-NDCG, as is usual, since the best slate is hard to compute.
+    """
     row = np.arange(len(liked))
     open_items, left = liked.copy(), np.ones((len(liked), values.shape[2]))
     slate = np.full((len(liked), k), -1, np.int64)

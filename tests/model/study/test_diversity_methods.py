@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from scipy.special import expit
-from service.engine.intent import DiversityTerm, build_intent
 
 from model.study.diversity_methods import (
     bonus,
@@ -15,6 +14,7 @@ from model.study.diversity_methods import (
     xquad,
 )
 from model.study.diversity_metrics import cosine_similarity, number_values
+from service.engine.intent import DiversityTerm, build_intent
 
 # Two likely dramas, a less likely comedy and an unlikely item without values.
 LOGITS = np.array([[2.0, 1.8, 1.0, -1.0]])
@@ -32,9 +32,9 @@ def random_lists(seed, lists=12, longest=8, width=5):
 
 def by_loops(logits, values, mask, criterion, length=LENGTH):
     """Compose one slate by calling criterion(item, slate) for every candidate that is left."""
-    slate = []
+    slate: list[int] = []
     for _ in range(length):
-        left = [item for item in np.flatnonzero(mask) if item not in slate]
+        left = [item for item in np.flatnonzero(mask).tolist() if item not in slate]
         slate.append(max(left, key=lambda item: criterion(item, list(slate))))
     return slate
 
