@@ -20,6 +20,8 @@ from model.study.worth import serving
 
 Array = np.ndarray[Any, Any]
 DIGITS = 4
+# Under load the service would reason less, and slates would depend on the machine.
+REPRODUCIBLE = {"RERANK_ADAPTIVE_BUDGET": "false", "RERANK_TIMEOUT_MS": "30000"}
 
 
 def measure_served(
@@ -45,7 +47,7 @@ def measure_served(
         text = ", ".join(f"{field} {value}" for field, value in fields.get("diversity", {}).items())
         path = cache / f"served {digest} {text}.npz"
         if not path.exists():
-            with serving(bundle) as url:
+            with serving(bundle, cache / "service.log", REPRODUCIBLE) as url:
                 save(path, {"slate": served_slates(dataset, url, fields)})
         measured[name] = meter.measure(load(path)["slate"])
     complete = np.all([~np.isnan(metrics).any(axis=0) for metrics in measured.values()], axis=0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 import shutil
 import signal
@@ -52,12 +53,18 @@ def run(*arguments: object) -> str:
 
 
 @contextlib.contextmanager
-def serving(bundle: Path) -> Iterator[str]:
-    """Serve a bundle on a free port of 127.0.0.1 and yield its URL. Raises CommandError."""
-    log = bundle.parent / "service.log"
+def serving(bundle: Path, log: Path, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Serve a bundle on a free port of 127.0.0.1 and yield its URL. Raises CommandError.
+
+    Args:
+        bundle: directory of the bundle.
+        log: file for the output of the service, written anew.
+        settings: variables of the environment to add.
+    """
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stderr=file, stdout=file)
+        environment = {**os.environ, **(settings or {})}
+        process = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
     try:
         yield _wait_until_ready(process, log)
     finally:
@@ -103,7 +110,7 @@ def measure_case(case: str, seed: int, config: Path, scratch: Path, smoke: bool)
     if "fresh" in metrics:
         callers["fresh"] = metrics["fresh"], metrics["fresh"]["features"]
     rows = []
-    with serving(bundle) as url:
+    with serving(bundle, bundle.parent / "service.log") as url:
         for caller, (figures, features) in callers.items():
             measured = measure(Log(log, data), url, features)
             assert measured["lists"] == metrics["lists"]
