@@ -14,6 +14,7 @@ from model.data.commands import Featurise, Prepare
 from model.data.options import refuse_repeats
 from model.learning.commands import Evaluate, Train
 from model.study.commands import (
+    Diversity,
     EvaluatorReport,
     FirstStage,
     Graded,
@@ -40,6 +41,7 @@ Command = (
     | Annotated[Graded, subcommand("graded")]
     | Annotated[Worth, subcommand("worth")]
     | Annotated[Recency, subcommand("recency")]
+    | Annotated[Diversity, subcommand("diversity")]
 )
 
 

@@ -37,6 +37,7 @@ LIST_SIZES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 MODEL_LABELS = ("model", "version")
+INTENTS = ("diversity", "boost")
 START_FAILURES = ("bundle", "keys", "telemetry", "system", "internal", "killed")
 
 
@@ -104,6 +105,8 @@ class Metrics:
             "Lists with an intent, by kind: diversity, boost; a list with both counts in both.",
             ("kind",),
         )
+        for kind in INTENTS:  # exported from 0, or the panel is empty until the first
+            self.intent_lists.labels(kind)
         self.intent_positions = self._counter(
             "rerank_intent_positions",
             "Positions that were compared with the model's choice without diversity and boosts.",

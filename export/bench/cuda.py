@@ -1,7 +1,8 @@
 """Compare a GPU's slates with the CPU's and time both (`python -m export cuda`).
 
-Random requests over the bundle's items, with random constraints and sampling, go through both of
-the service's sessions. The graphs are then timed in turns.
+Random requests over the bundle's items, with random constraints and sampling, and in every other
+batch with random intents, go through both of the service's sessions. The graphs are then timed in
+turns.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from export.agreement import agree
 from export.bench.measure import cores, median, timed
 from export.bench.pages import render
-from export.cases import EVERY_STEP, NO_STEP, randomised
+from export.cases import EVERY_STEP, NO_STEP, random_intent, randomised
 from export.tune import rows_of
 from service.engine.collate import collate
 from service.engine.contract import GENERATOR, OUTPUTS, STATIC
@@ -59,6 +60,15 @@ def random_batches(session: Session, count: int, seed: int = 0) -> list[list[Row
     return [
         [random_row(session, draw, index % 2 == 1) for index in range(int(draw.integers(1, 17)))]
         for _ in range(count)
+    ]
+
+
+def with_intents(batches: Sequence[Sequence[Row]], seed: int = 1) -> list[list[Row]]:
+    """Return the same batches with a random intent for every list."""
+    draw = np.random.default_rng(seed)
+    return [
+        [dataclasses.replace(row, intent=random_intent(len(row.numbers), draw)) for row in rows]
+        for rows in batches
     ]
 
 
@@ -137,9 +147,10 @@ def check(options: CudaOptions) -> dict[str, Any]:
         sessions[provider] = Session.load(options.bundle, provider=provider)
         open_s[provider] = round(time.perf_counter() - began, 2)
     cpu = sessions["cpu"]
-    agreement = agree(
-        {"the CPU": cpu, "the GPU": sessions["cuda"]}, random_batches(cpu, options.batches)
-    )
+    batches = random_batches(cpu, options.batches)
+    if cpu.supports_intent:
+        batches[1::2] = with_intents(batches[1::2])
+    agreement = agree({"the CPU": cpu, "the GPU": sessions["cuda"]}, batches)
     report = {
         "command": f"python -m export cuda --batches {options.batches} "
         f"--seconds {options.seconds:g}",

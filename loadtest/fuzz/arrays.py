@@ -32,6 +32,13 @@ def array_of(values: Sequence[float], dtype: str = "float64") -> dict[str, Any]:
     return {"dtype": dtype, "shape": [len(values)], "data": data}
 
 
+def numbers_of(array: dict[str, Any]) -> tuple[float, ...]:
+    """Return the numbers of an array, whose data may be text as `decoded_request` leaves it."""
+    data, code = array["data"], CODES[array["dtype"]]
+    content = data.encode("latin-1") if isinstance(data, str) else data
+    return struct.unpack(f"<{len(content) // struct.calcsize(code)}{code}", content)
+
+
 def with_arrays(body: dict[str, Any]) -> dict[str, Any]:
     """Return a list's body with arrays for columns of numbers; other forms are unchanged."""
     candidates = body["candidates"]
@@ -41,7 +48,11 @@ def with_arrays(body: dict[str, Any]) -> dict[str, Any]:
         name: array_of(column) if column and all(map(_is_number, column)) else column
         for name, column in (candidates.get("features") or {}).items()
     }
-    return {**body, "candidates": {**candidates, "features": features}}
+    columns = {**candidates, "features": features}
+    boosts = candidates.get("boost")
+    if boosts and all(map(_is_number, boosts)):
+        columns["boost"] = array_of(boosts)
+    return {**body, "candidates": columns}
 
 
 def _is_number(value: object) -> bool:
@@ -60,9 +71,9 @@ def bodies_with_arrays(draw: st.DrawFn, payload: st.SearchStrategy[Any], bundle:
         values = draw(st.lists(NUMBERS, min_size=1, max_size=5))
         tiled = list(itertools.islice(itertools.cycle(values), len(candidates["id"])))
         array = array_of(tiled, draw(st.sampled_from(list(CODES)))) | draw(CHANGES)
-        name = draw(st.sampled_from([*bundle.numbers, *bundle.vectors, "score"]))
-        if name == "score":
-            candidates["score"] = array
+        name = draw(st.sampled_from([*bundle.numbers, *bundle.vectors, "score", "boost"]))
+        if name in ("score", "boost"):
+            candidates[name] = array
         else:
             candidates["features"] = {**(candidates.get("features") or {}), name: array}
     return ormsgpack.packb(body)

@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from loadtest.fuzz import intent
 from loadtest.fuzz.bundle import Bundle
 from loadtest.fuzz.ids import Id, canonical, integer_id, is_id, mixed_id, with_ids
 
@@ -49,6 +50,9 @@ def bodies(bundle: Bundle) -> st.SearchStrategy[Any]:
     limits = st.dictionaries(attributes, st.integers(0, 4), max_size=1)
     sizes = st.none() | st.integers(1, 10)
     forms = st.sampled_from([as_records, as_records, as_ids, as_columns])
+    further = intent.fields(bundle)
+    diversity = intent.diversities(bundle)
+    has_intent = st.sampled_from([True, False, False])
     spellings: st.SearchStrategy[Callable[[str], Id]]
     spellings = st.sampled_from([str, str, str, integer_id, mixed_id])
 
@@ -58,9 +62,14 @@ def bodies(bundle: Bundle) -> st.SearchStrategy[Any]:
         candidates: list[dict[str, Any]] = [{"id": item} for item in names]
         for candidate, more in zip(candidates, draw(shapes), strict=False):
             candidate.update(more)
+        more_options: dict[str, Any] = {}
+        if draw(has_intent):
+            more_options["diversity"] = draw(diversity)
+            for candidate, more in zip(candidates, draw(further), strict=False):
+                candidate.update(more)
         if draw(st.booleans()):
             _share_group(candidates, bundle, draw(attributes), draw(positions), draw(positions))
-        request = {"candidates": draw(forms)(candidates), **draw(options)}
+        request = {"candidates": draw(forms)(candidates), **draw(options), **more_options}
         if draw(st.booleans()):
             size = draw(sizes)
             request["slate_size"] = size and min(size, len(names))
@@ -165,9 +174,11 @@ def as_ids(candidates: list[dict[str, Any]]) -> Any:
 def as_columns(candidates: list[dict[str, Any]]) -> Any:
     """Return a list for each field."""
     columns: dict[str, Any] = {"id": as_ids(candidates)}
-    for field in ("features", "groups"):
+    for field in ("features", "groups", "topics"):
         names = sorted({name for one in candidates for name in one.get(field, {})})
         columns[field] = {n: [one.get(field, {}).get(n) for one in candidates] for n in names}
+    if any("boost" in one for one in candidates):
+        columns["boost"] = [one.get("boost") for one in candidates]
     return columns
 
 

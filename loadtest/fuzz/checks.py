@@ -6,78 +6,11 @@ A check returns an error as text, or None. Checks know the service only from out
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
-from loadtest.fuzz.bundle import Bundle
-from loadtest.fuzz.ids import Id, canonical, is_id
-
-
-@dataclass
-class Exchange:
-    """One list of a request and its response.
-
-    slate and candidates have the canonical text of each id; sent_ids has the ids as they were sent.
-    """
-
-    request: dict[str, Any]
-    response: dict[str, Any]
-    bundle: Bundle
-    info: dict[str, Any]  # of GET /info
-
-    @functools.cached_property
-    def slate(self) -> list[dict[str, Any]]:
-        """The entries of the response."""
-        return [{**entry, "id": canonical(entry["id"])} for entry in self.response["slate"]]
-
-    @functools.cached_property
-    def sent_ids(self) -> list[Id]:
-        """The ids of the candidates, in whatever form the candidates were sent."""
-        sent = self.request["candidates"]
-        if isinstance(sent, dict):
-            return list(sent["id"])
-        return [entry["id"] if isinstance(entry, dict) else entry for entry in sent]
-
-    @functools.cached_property
-    def candidates(self) -> list[dict[str, Any]]:
-        """The candidates as records, in whatever form they were sent."""
-        sent, ids = self.request["candidates"], [{"id": canonical(i)} for i in self.sent_ids]
-        if isinstance(sent, list):
-            return [
-                {**one, **entry} if isinstance(one, dict) else entry
-                for one, entry in zip(sent, ids, strict=True)
-            ]
-        columns = {
-            # Arrays hold numbers, which no check reads.
-            field: [pair for pair in (sent.get(field) or {}).items() if isinstance(pair[1], list)]
-            for field in ("features", "groups")
-        }
-        return [
-            {**entry, **{f: {n: values[i] for n, values in c} for f, c in columns.items()}}
-            for i, entry in enumerate(ids)
-        ]
-
-    def option(self, *keys: str) -> Any:
-        """Return a value of the request, None when it or its parent is missing or null."""
-        value: Any = self.request
-        for key in keys:
-            value = (value or {}).get(key)
-        return value
-
-    def blocked(self) -> set[str]:
-        """Return the canonical ids that must not be in the slate."""
-        return {canonical(item) for item in self.option("constraints", "blocked") or ()}
-
-    def pinned(self) -> dict[str, int]:
-        """Return the position of each pinned id, by its canonical text."""
-        pinned = self.option("constraints", "pinned") or {}
-        return {canonical(item): position for item, position in pinned.items()}
-
-    def limit(self) -> tuple[str, int] | None:
-        """Return the attribute of max_per_group and its quota."""
-        return next(iter((self.option("constraints", "max_per_group") or {}).items()), None)
+from loadtest.fuzz.exchange import Exchange
+from loadtest.fuzz.explanations import explained, has_intent
+from loadtest.fuzz.ids import is_id
 
 
 def length(exchange: Exchange) -> str | None:
@@ -206,7 +139,8 @@ def figures(exchange: Exchange) -> str | None:
         if any(value is not None for value in values):
             return "a degraded answer with figures of the model"
         order = [e["initial_position"] for e in exchange.slate]
-        kept = exchange.option("constraints") or order == sorted(order)
+        reordered = exchange.option("constraints") or has_intent(exchange)
+        kept = reordered or order == sorted(order)
         return None if kept else f"degraded to {order}"
     if any(value is None for value in values):
         return "figures of the model are missing"
@@ -227,6 +161,6 @@ def unknown_candidates(exchange: Exchange) -> str | None:
 
 CHECKS = (
     length, candidates, ids, request_id, blocked, pinned, max_per_group, steps, figures,
-    unknown_candidates,
+    unknown_candidates, explained,
 )  # fmt: skip
 LIST_CHECKS = {check.__name__: check for check in CHECKS}

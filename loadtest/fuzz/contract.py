@@ -10,7 +10,8 @@ import jsonschema_rs
 import ormsgpack
 
 from loadtest.fuzz.bundle import Bundle
-from loadtest.fuzz.checks import LIST_CHECKS, Exchange
+from loadtest.fuzz.checks import LIST_CHECKS
+from loadtest.fuzz.exchange import Exchange
 from loadtest.fuzz.http_rules import HTTP_CHECKS, method, negotiated, ranking_path, routes_of
 from loadtest.fuzz.json_text import ambiguous_key, finite, is_json, no_number, wrong_field
 from loadtest.fuzz.messages import MSGPACK, PATHS, Manner, Message, Response, is_msgpack

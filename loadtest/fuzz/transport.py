@@ -72,7 +72,8 @@ class Client:
         """
         self.close()
         for transport in self._unsent:
-            transport.abort()
+            if transport.get_write_buffer_size():  # one that sent them has left the event loop
+                transport.abort()
 
     async def _in_turn(self, outcome: Outcome) -> bool:
         """Send each message after the response to the one before it; return True to keep it."""

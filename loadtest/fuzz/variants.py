@@ -51,6 +51,9 @@ def _objects(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, schema in OBJECTS.items():
         if isinstance(body.get(name), dict):
             yield schema, body[name]
+    diversity = body.get("diversity")
+    terms = diversity if isinstance(diversity, list) else [diversity]
+    yield from (("Diversity", term) for term in terms if isinstance(term, dict))
     candidates = body["candidates"]
     if isinstance(candidates, dict):
         yield "CandidateColumns", candidates

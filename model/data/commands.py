@@ -193,6 +193,8 @@ class Featurise:
     """Where shards are featurised: in processes of this machine, or on Ray."""
     workers: int | None = None
     """Number of processes. By default one for each processor; a Ray cluster has its own."""
+    continue_from: Annotated[Path | None, tyro.conf.arg(name="from", metavar="PATH")] = None
+    """Finished run that `train --from` will continue on this data set."""
 
     def execute(self) -> int:
         """Write the arrays that are not there yet, and print the number of lists."""
@@ -205,7 +207,8 @@ class Featurise:
             if split not in SPLITS:
                 rule = f"must be some of {', '.join(SPLITS)}"
                 raise DataError(Path("--splits"), rule, value=split)
-        lists = featurise(self.data, self.splits, ShardOptions(self.engine, self.workers))
+        options = ShardOptions(self.engine, self.workers)
+        lists = featurise(self.data, self.splits, options, self.continue_from)
         print(f"{self.data}: arrays of {lists:,} lists ({', '.join(self.splits)})")
         return 0
 

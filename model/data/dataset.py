@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -235,7 +236,7 @@ class Dataset:
         of_limit = None if self.shards else limit
         key = hashlib.sha256(f"{self.digest()} {of_limit}{' fresh' if fresh else ''}".encode())
         if self._earlier is not None:
-            key.update(repr(self.featuriser.schema).encode())
+            key.update(json.dumps(self.featuriser.schema.to_dict()).encode())
         for path in _code_files():
             key.update(path.read_bytes())
         return key.hexdigest()[:16]

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from service.engine.contract import Integers
+from service.engine.contract import FEATURES, Integers
 from service.engine.features.layout import Layout
 from service.engine.features.schema import Feature, Schema, SchemaError
 
 # Fields that fitting fills, and fields that change neither a column nor the values in it.
 FITTED, FREE = {"mean", "std", "vocabulary"}, {"required", "min_count"}
 ABSENT = -1  # row of a value that the earlier table lacks
+
+
+def read_schema(directory: Path) -> Schema:
+    """Read the fitted schema of a run. Raises SchemaError, or OSError if there is none."""
+    return Schema.from_dict(json.loads((directory / FEATURES).read_text(encoding="utf-8")))
 
 
 def grow(schema: Schema, earlier: Schema | None) -> Schema:

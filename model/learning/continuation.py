@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.data.dataset import Dataset
-from model.data.growth import ABSENT, earlier_tokens
+from model.data.growth import ABSENT, earlier_tokens, read_schema
 from model.data.lists import Lists
 from model.learning import checkpoint, drift
 from model.learning.checkpoint import CheckpointError
@@ -22,18 +21,13 @@ from model.learning.state import DONE, STAGES, RunState
 from model.network.config import Config
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
-from service.engine.contract import FEATURES, Integers
+from service.engine.contract import Integers
 from service.engine.features.layout import Layout
 from service.engine.features.schema import Schema, SchemaError
 
 EPOCHS_SHARE = 4  # a continued run makes a quarter of the epochs of its configuration
 NOISE = 0.02  # deviation of new rows of the token table from that of an unknown value
 TABLE, POSITIONS = "embed.table.weight", "evaluator.position.weight"
-
-
-def read_schema(directory: Path) -> Schema:
-    """Read the fitted schema of a run."""
-    return Schema.from_dict(json.loads((directory / FEATURES).read_text(encoding="utf-8")))
 
 
 def shortened(config: Config) -> Config:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,19 @@ def session_ranker(session: Session) -> Ranker:
     return rank
 
 
-def http_ranker(url: str, attempts: int = 5) -> Ranker:
+def http_ranker(url: str, attempts: int = 5, fields: Mapping[str, Any] | None = None) -> Ranker:
     """Rank through a running service; a call with a degraded response is repeated.
+
+    `fields` are added to the body of every request.
 
     The model did not produce a degraded response: the machine stalled longer than the server's
     deadline. Raises OSError when the service does not respond, refuses, or degrades every attempt.
     """
 
     def rank(impressions: Sequence[Impression]) -> list[tuple[list[int], int]]:
-        bodies = [i.request.to_json() | {"timeout_ms": 30_000} for i in impressions]
+        bodies = [
+            i.request.to_json() | {"timeout_ms": 30_000, **(fields or {})} for i in impressions
+        ]
         request = urllib.request.Request(
             f"{url}/rerank/batch", json.dumps({"requests": bodies}).encode(), method="POST"
         )

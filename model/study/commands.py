@@ -347,3 +347,36 @@ class Graded:
 
         report(self)
         return 0
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Compare the diversity of the decoding loop with methods after ranking; resumes."""
+
+    data: Path = Path("build/ranklens/warm")
+    """RankLens, as `python -m model prepare ranklens` writes it."""
+    movielens: Path = Path("build/movielens")
+    """MovieLens data set; skipped when the directory does not exist."""
+    config: Path = Path("model/configs/served.yaml")
+    """Training configuration, YAML; model/network/config.py lists its fields."""
+    bundle: Path = Path("bundles/ranklens/1")
+    """Bundle that is served to measure the advised weight over HTTP; skipped when the directory
+    does not exist."""
+    out: Path | None = None
+    """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
+    cache: Path | None = None
+    """Directory of runs and finished cells. Default: build/diversity, with --smoke
+    build/smoke/diversity."""
+    seeds: int = 3
+    """Number of seeds."""
+    page_only: bool = False
+    """Write page and plot again from the JSON in --out, without training or measuring."""
+    smoke: bool = False
+    """Run a miniature, for tests."""
+
+    def execute(self) -> int:
+        """Write diversity.md, diversity.json and the plot."""
+        from model.study.diversity import report
+
+        report(self)
+        return 0

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.optim import SparseAdam
 
-from model.data.growth import ABSENT, earlier_tokens
-from model.learning.continuation import NOISE, read_schema
+from model.data.growth import ABSENT, earlier_tokens, read_schema
+from model.learning.continuation import NOISE
 from model.learning.optimizer import RowAdamW
 from model.learning.policy import Batch
 from model.learning.train import Run, train

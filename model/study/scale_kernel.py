@@ -86,7 +86,7 @@ def _serve(bundle: Path, items: int) -> Row:
     """
     draw, times = random.Random(0), []
     began = time.perf_counter()
-    with serving(bundle) as service:
+    with serving(bundle, bundle.parent / "service.log") as service:
         seconds = time.perf_counter() - began
         for _ in range(REQUESTS):
             ids = [f"i{number:07d}" for number in draw.sample(range(items), LISTED + HISTORY)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 import shutil
 import signal
@@ -59,12 +60,20 @@ class Service(NamedTuple):
 
 
 @contextlib.contextmanager
-def serving(bundle: Path) -> Iterator[Service]:
-    """Serve a bundle on a free port of 127.0.0.1 until the block ends. Raises CommandError."""
-    log = bundle.parent / "service.log"
+def serving(
+    bundle: Path, log: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Service]:
+    """Serve a bundle on a free port of 127.0.0.1 until the block ends. Raises CommandError.
+
+    Args:
+        bundle: directory of the bundle.
+        log: file for the output of the service, written anew.
+        settings: variables of the environment to add.
+    """
     command = [sys.executable, "-m", "service", "--bundle", str(bundle), "--port", "0"]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stderr=file, stdout=file)
+        environment = {**os.environ, **(settings or {})}
+        process = subprocess.Popen(command, stderr=file, stdout=file, env=environment)
     try:
         yield Service(_wait_until_ready(process, log), process.pid)
     finally:
@@ -110,7 +119,7 @@ def measure_case(case: str, seed: int, config: Path, scratch: Path, smoke: bool)
     if "fresh" in metrics:
         callers["fresh"] = metrics["fresh"], metrics["fresh"]["features"]
     rows = []
-    with serving(bundle) as service:
+    with serving(bundle, bundle.parent / "service.log") as service:
         for caller, (figures, features) in callers.items():
             measured = measure(Log(log, data), service.url, features)
             assert measured["lists"] == metrics["lists"]

@@ -78,7 +78,11 @@ def prometheus(tmp_path_factory):
             with httpx.Client(base_url=server.url) as client:
                 for _ in range(12):  # several scrapes, each with higher counters
                     for size in (10, 30):
-                        body = {"candidates": [str(i) for i in range(1, size + 1)]}
+                        body: dict[str, object] = {
+                            "candidates": [str(i) for i in range(1, size + 1)]
+                        }
+                        client.post("/rerank", json=body).raise_for_status()
+                        body["diversity"] = {"by": "genres"}
                         client.post("/rerank", json=body).raise_for_status()
                     assert client.post("/rerank", json={}).status_code == 422
                     time.sleep(1)

@@ -35,6 +35,16 @@ def test_the_rows_of_a_page_are_ranked_in_one_call(url):
     assert rows[2].removeprefix("top: ") in ("318", "356", "593")
 
 
+def test_diversity_replaces_an_mmr_step(url):
+    lines = output_of(sys.executable, EXAMPLES / "diversity.py", url).splitlines()
+    slates = [re.fullmatch(r"(before|after): ([\d ]+) with (\d+) genres", line) for line in lines]
+    (before, after) = [match for match in slates if match is not None]
+    assert (before[1], after[1]) == ("before", "after")
+    for match in (before, after):
+        assert len(set(match[2].split())) == 5
+    assert int(after[3]) >= int(before[3])
+
+
 def test_a_log_becomes_a_bundle_that_is_served(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -9,9 +9,9 @@ import pytest
 from export import bundle
 from model.data.collisions import count_collisions
 from model.data.dataset import Dataset
+from model.data.growth import read_schema
 from model.data.schemas import load_schema
 from model.learning import checkpoint
-from model.learning.continuation import read_schema
 from model.learning.train import Run, train
 from model.study.identifier_log import write_identifier_log
 from service.engine.features.hashing import Buckets

@@ -14,10 +14,11 @@ from export.bench.cuda import (
     check,
     page,
     random_batches,
+    with_intents,
     write,
 )
 from export.bench.measure import cores
-from service.engine.contract import EVALUATOR, STATIC, BundleError
+from service.engine.contract import EVALUATOR, INTENT_STATIC, STATIC, BundleError
 from service.engine.cuda import CudaRunner
 from service.engine.graph import open_graph
 from service.engine.session import Session
@@ -50,6 +51,19 @@ def test_sessions_that_rank_alike_agree(cpu, other, batches):
     assert agreement.sampled > 5
     assert agreement.ties <= agreement.slates / 100
     assert agreement.largest_difference < 1e-4
+
+
+def test_sessions_that_rank_alike_agree_on_random_intents(cpu, other, batches):
+    other._run_intent = open_graph(BUNDLE / INTENT_STATIC, 1, "cpu").run
+    intended = with_intents(batches)
+    agreement = agree({"the CPU": cpu, "the GPU": other}, intended)
+    assert agreement.slates > 50
+    changed = [
+        plain.indices.tolist() != slate.indices.tolist()
+        for rows, others in zip(batches, intended, strict=True)
+        for plain, slate in zip(cpu.run(rows), cpu.run(others), strict=True)
+    ]
+    assert sum(changed) > 30
 
 
 @pytest.mark.parametrize(

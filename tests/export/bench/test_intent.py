@@ -19,6 +19,7 @@ from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 from tests.support.runs import ROOT
 
+GENRES = "diversity by genres"
 REPORTS = ROOT / "docs" / "reports"
 
 
@@ -59,6 +60,26 @@ def test_a_turn_times_every_case():
 def test_the_committed_page_is_that_of_its_report():
     report = json.loads((REPORTS / "intent.json").read_text())
     assert (REPORTS / "intent.md").read_text(encoding="utf-8") == page(report)
+
+
+def test_the_figures_of_the_documentation_are_those_of_the_report():
+    report = json.loads((REPORTS / "intent.json").read_text())
+    ratios = {(r["case"], r["gate"]): r["ratio"] for r in report["rows"] if r["batch"] == 1}
+    page_text, decision = (
+        (ROOT / "docs" / name).read_text(encoding="utf-8").replace("\n", " ")
+        for name in ("inference.md", "decisions/intent-graphs.md")
+    )
+    for case in ("without intent", "boosts", GENRES, f"{GENRES}, director and tags"):
+        served, none = ratios[case, "served"], ratios[case, "no step"]
+        assert f"| {case} | {served:.2f} | {none:.2f} |" in page_text
+    assert f"attribute took {report['build_ms']['genres']:.2f} ms more" in page_text
+    before, after = report["loads"][BEFORE], report["loads"]["the bundle"]
+    seconds, memory = (after[name] - before[name] for name in ("cpu_s", "private_mb"))
+    assert f"{memory:.1f} MB and {seconds:.2f} s of CPU time more" in page_text
+    assert f"{memory:.1f} MB and {seconds:.2f} s of CPU time for each process" in decision
+    assert f"takes {ratios['without intent', 'served']:.2f} of the time" in decision
+    one, none = ratios[GENRES, "served"], ratios[GENRES, "no step"]
+    assert f"{one:.2f} times as long at the served gate and {none:.2f} times where no" in decision
 
 
 @pytest.mark.parametrize(

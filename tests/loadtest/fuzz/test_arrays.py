@@ -5,8 +5,9 @@ import ormsgpack
 from loadtest.fuzz.arrays import array_of, bodies_with_arrays, with_arrays
 from loadtest.fuzz.bodies import bodies
 from loadtest.fuzz.bundle import Bundle
-from loadtest.fuzz.checks import LIST_CHECKS, Exchange
+from loadtest.fuzz.checks import LIST_CHECKS
 from loadtest.fuzz.contract import decoded_request
+from loadtest.fuzz.exchange import Exchange
 from loadtest.fuzz.messages import MSGPACK, Conversation, Message
 from loadtest.fuzz.requests import draw_conversations
 from service.errors import InvalidRequest
@@ -38,10 +39,14 @@ def test_drawn_arrays_are_both_intact_and_broken():
 
 
 def test_bytes_of_a_request_are_text_to_the_checks():
-    candidates = {"id": ["1"], "features": {"price": array_of([1.5])}}
+    candidates = {
+        "id": ["1"], "features": {"price": array_of([1.5])}, "boost": array_of([0.5], "float32"),
+    }  # fmt: skip
     body = ormsgpack.packb({"candidates": candidates})
     request = decoded_request(Message("POST", "/rerank", (("Content-Type", MSGPACK),), body))
     assert isinstance(request["candidates"]["features"]["price"]["data"], str)
     exchange = Exchange(request, {"unknown_candidates": 1}, Bundle([], {}, {}), {})
-    assert exchange.candidates == [{"id": "1", "features": {}, "groups": {}}]
+    assert exchange.candidates == [
+        {"id": "1", "features": {}, "groups": {}, "topics": {}, "boost": 0.5}
+    ]
     assert LIST_CHECKS["unknown_candidates"](exchange) is None

@@ -13,8 +13,9 @@ import torch
 from export.bundle import manifest_of
 from model.__main__ import main
 from model.data.dataset import Dataset
+from model.data.growth import read_schema
 from model.learning import checkpoint, drift
-from model.learning.continuation import read_schema, shortened
+from model.learning.continuation import shortened
 from model.learning.policy import Batch
 from model.learning.train import Run, train
 from model.study.identifier_log import write_identifier_log

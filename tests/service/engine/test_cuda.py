@@ -9,10 +9,11 @@ import pytest
 
 from service.engine.buckets import BATCHES, SIZES, bucket
 from service.engine.collate import collate
-from service.engine.contract import EVALUATOR, OUTPUTS, STATIC
+from service.engine.contract import EVALUATOR, INTENT_STATIC, OUTPUTS, STATIC
 from service.engine.cuda import CudaRunner, pad, shape_of, warm_up_sizes
 from service.engine.features.candidates import CandidateList
 from service.engine.graph import open_graph
+from service.engine.intent import DiversityTerm, build_intent
 from service.engine.rows import SlateSampling
 from service.engine.session import Session
 from tests.support.bundles import BUNDLE, ROOT
@@ -68,6 +69,30 @@ def test_bound_buffers_give_the_outputs_of_a_plain_run(session, static, items, f
         64,
         32,
     ]  # the third reuses the first
+
+
+def test_rows_with_an_intent_run_in_the_devices_thread_on_the_static_graph_of_intent(
+    session, static, items, monkeypatch
+):
+    graph, threads = open_graph(BUNDLE / INTENT_STATIC, 1, "cpu"), set()
+
+    class Watched:
+        def run(self, names, feeds):
+            threads.add(threading.current_thread().name)
+            return graph.run(names, feeds)
+
+    evaluator = open_graph(BUNDLE / EVALUATOR, 1, "cpu")
+    monkeypatch.setattr(Session, "provider", "CUDAExecutionProvider")
+    on_gpu = Session(session.manifest, session.featuriser, static, evaluator, Watched())
+    row = session.row(CandidateList(ids=items[:40]))
+    intent = build_intent(
+        [DiversityTerm("genres", 1.0, 0.5, "sum")], [session.values("genres", row)]
+    )
+    rows = [dataclasses.replace(row, intent=intent), row]
+    for one, other in zip(on_gpu.run(rows), session.run(rows), strict=True):
+        assert one.indices.tolist() == other.indices.tolist()
+        np.testing.assert_allclose(one.logprob, other.logprob, rtol=0, atol=1e-5)
+    assert [name.split("_")[0] for name in threads] == ["cuda"]
 
 
 @pytest.mark.parametrize(("lists", "candidates"), [(1, 10), (16, 500), (20, 128), (64, 512)])

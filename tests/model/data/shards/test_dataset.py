@@ -8,6 +8,7 @@ import pytest
 from model.data.commands import Featurise
 from model.data.dataset import Dataset
 from model.data.errors import DataError
+from model.data.growth import read_schema
 from model.data.shards.featurise import featurise
 from model.data.shards.options import ShardOptions
 from tests.support.shards import random_log
@@ -84,6 +85,21 @@ def test_training_finds_the_arrays_that_featurise_wrote(prepare, monkeypatch):
     found_again = Dataset(directory).lists(["train"])
     for stored, fresh in zip(found_again.read(slice(None)), held.read(slice(None)), strict=True):
         np.testing.assert_array_equal(stored, fresh)
+
+
+def test_a_continued_training_finds_the_arrays_of_its_grown_schema(prepare, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    Dataset(prepare("first", random_log(seed=1), 2)).featuriser.save(run)
+    (tmp_path / "log.parquet").unlink()
+    directory = prepare("out", random_log(), 3)
+    held = Dataset(directory, earlier=read_schema(run)).lists(["train"]).numbers
+    featurise(directory, ["train"], ShardOptions(workers=2), start=run)
+    monkeypatch.setattr(Dataset, "impressions", None)  # nothing is featurised again
+    again = Dataset(directory, earlier=read_schema(run)).lists(["train"]).numbers
+    np.testing.assert_array_equal(again, held)
+    with pytest.raises(TypeError):  # arrays of another schema are not there
+        Dataset(directory).lists(["train"])
 
 
 def test_one_file_is_featurised_too(prepare):

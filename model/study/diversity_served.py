@@ -1,0 +1,101 @@
+"""Measure the advised diversity as a caller gets it: a bundle, served and asked over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.data.dataset import Dataset, Impression
+from model.data.intervals import rounded
+from model.learning.callers import is_rankable, shuffled
+from model.learning.evaluate import LISTS_AT_ONCE, http_ranker
+from model.study.diversity_metrics import METRICS, POSITIONS, Meter, candidate_values
+from model.study.grid import load, save
+from model.study.worth import serving
+
+Array = np.ndarray[Any, Any]
+DIGITS = 4
+# Under load the service would reason less, and slates would depend on the machine.
+REPRODUCIBLE = {"RERANK_ADAPTIVE_BUDGET": "false", "RERANK_TIMEOUT_MS": "30000"}
+
+
+def measure_served(
+    bundle: Path, data: Path, advice: Mapping[str, Any], cache: Path
+) -> dict[str, Any]:
+    """Return METRICS of a served bundle on test lists, without diversity and as advised.
+
+    The caller sends ids and history in shuffled lists. Slates are cached by the bundle's digest.
+
+    Args:
+        data: data set that the bundle was trained on.
+        advice: summary with dataset ("NAME, ATTRIBUTE"), weight, law and decay.
+    """
+    dataset = Dataset(data)
+    attribute = advice["dataset"].rpartition(", ")[2]
+    term = {"by": attribute, **{name: advice[name] for name in ("weight", "decay", "law")}}
+    requests = {"without diversity": {}, "as advised": {"diversity": term}}
+    digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()[:16]
+    lists = dataset.lists(["test"]).rankable()
+    meter = Meter(lists, candidate_values(dataset, lists, "test", attribute))
+    measured = {}
+    for name, fields in requests.items():
+        text = ", ".join(f"{field} {value}" for field, value in fields.get("diversity", {}).items())
+        path = cache / f"served {digest} {text}.npz"
+        if not path.exists():
+            with serving(bundle, cache / "service.log", REPRODUCIBLE) as service:
+                save(path, {"slate": served_slates(dataset, service.url, fields)})
+        measured[name] = meter.measure(load(path)["slate"])
+    complete = np.all([~np.isnan(metrics).any(axis=0) for metrics in measured.values()], axis=0)
+    kept = {name: metrics[:, complete] for name, metrics in measured.items()}
+    change = kept["as advised"] - kept["without diversity"]
+    return {
+        "bundle": f"{bundle.parent.name}/{bundle.name}",
+        "diversity": term,
+        "lists": int(complete.sum()),
+        **{name: by_metric(metrics) for name, metrics in kept.items()},
+        "change": by_metric(change),
+    }
+
+
+def by_metric(values: Array) -> dict[str, list[float | None]]:
+    """Return mean and interval of each of METRICS, [M, R]."""
+    return {name: rounded(values[index], DIGITS) for index, name in enumerate(METRICS)}
+
+
+def served_slates(
+    dataset: Dataset, url: str, fields: Mapping[str, Any], limit: int | None = None
+) -> Array:
+    """Return the slates of the rankable test lists, int64 [R, POSITIONS], in their logged order.
+
+    Args:
+        fields: fields to add to every request.
+        limit: number of lists to rank; by default all.
+    """
+    scale = dataset.featuriser.schema.label
+    rank = http_ranker(url, fields=fields)
+    logged = (i for i in dataset.impressions(["test"]) if is_rankable(i, scale))
+    rows: list[Array] = []
+    for block in _blocks(islice(logged, limit)):
+        sent = [shuffled(impression) for impression in block]
+        for impression, request, (slate, _steps) in zip(block, sent, rank(sent), strict=True):
+            rows.append(_in_logged_order(impression, request, slate))
+    return np.stack(rows)
+
+
+def _blocks(lists: Iterator[Impression]) -> Iterator[list[Impression]]:
+    while block := list(islice(lists, LISTS_AT_ONCE)):
+        yield block
+
+
+def _in_logged_order(logged: Impression, sent: Impression, slate: Sequence[int]) -> Array:
+    """Return the places of the slate's items in the logged list, int64 [POSITIONS]."""
+    place = {item: index for index, item in enumerate(logged.request.ids)}
+    row = np.full(POSITIONS, -1, np.int64)
+    head = slate[:POSITIONS]
+    row[: len(head)] = [place[sent.request.ids[index]] for index in head]
+    return row
