@@ -43,6 +43,7 @@ TERM = DiversityTerm("genres", 2.0, 0.5, "sum")
 
 
 def test_the_slate_is_that_of_the_session_under_the_same_intent(client, session, ids):
+    assert client.get("/info").json()["intent"] is True
     (plain,) = session.run([row_of(session, ids)])
     (diverse,) = session.run([row_of(session, ids, [TERM])])
     assert plain.indices.tolist() != diverse.indices.tolist()
