@@ -14,7 +14,7 @@ from rerank_client.checks import as_list, as_mapping, as_sequence, check_number,
 # Defaults of the service.
 WEIGHT, DECAY, LAW = 0.5, 0.3, "sum"
 LARGEST_WEIGHT, LARGEST_BOOST = 10, 10
-FLOOR = 1e-30  # of an item's worth, so that its logarithm is finite
+FLOOR = 1e-30  # is added to an item's worth, so that its logarithm is finite
 
 
 class Diversity(TypedDict, total=False):
@@ -101,7 +101,7 @@ class _Term:
         worth = math.fsum(self._retained ** self._counts[value] for value in values)
         if self._is_mean:
             worth /= len(values)
-        return self._weight * math.log(max(worth, FLOOR))
+        return self._weight * math.log(worth + FLOOR)
 
     def place(self, index: int) -> None:
         """Count the values of a candidate."""

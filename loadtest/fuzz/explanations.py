@@ -50,7 +50,7 @@ def bonus(exchange: Exchange, position: int) -> float:
         if of_item:
             worth = math.fsum((1 - term["decay"]) ** counts[value] for value in of_item)
             worth /= len(of_item) if term["law"] == "mean" else 1
-            total += term["weight"] * math.log(max(worth, FLOOR))
+            total += term["weight"] * math.log(worth + FLOOR)
     return total
 
 

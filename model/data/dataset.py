@@ -25,7 +25,7 @@ from model.data.moment import AGAIN, read_moment
 from model.data.rated_rows import read_snapshot
 from model.data.requests import RequestBuilder
 from model.data.schemas import load_schema
-from model.data.shard_files import impression_files, read_shards
+from model.data.shard_files import check_files, impression_files, read_shards
 from model.data.train_values import numbers_over_time
 from model.data.user_lists import UserLists
 from service.engine.features.candidates import CandidateList
@@ -78,6 +78,7 @@ class Dataset:
         schema = load_schema(directory / "schema.yaml")
         self.shards = read_shards(directory)
         self.rows = _scan_parquet(impression_files(directory))
+        check_files(directory, self.shards)
         self.items = _scan_parquet([directory / "items.parquet"]).collect()
         self.users = _scan_parquet([directory / "users.parquet"]).collect()
         histories = directory / "histories.parquet"

@@ -66,6 +66,15 @@ def read_shards(directory: Path) -> list[Shard]:
         raise DataError(path, f"cannot be read ({error}); {AGAIN}") from None
 
 
+def check_files(directory: Path, shards: Sequence[Shard]) -> None:
+    """Raise DataError for a file of another size than in the list, as an older copy has."""
+    for file in (file for shard in shards for file in shard.files):
+        size = (directory / file.path).stat().st_size
+        if size != file.bytes:
+            rule = f"must have {file.bytes} bytes, as {SHARDS} says; copy the data set again"
+            raise DataError(directory / file.path, rule, value=size)
+
+
 def impression_files(directory: Path) -> list[Path]:
     """Return the files of all impressions of a data set."""
     files = [directory / file.path for shard in read_shards(directory) for file in shard.files]

@@ -293,6 +293,7 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
         "provider": session.provider,
         "slate_length": manifest.slate_length,
         "max_candidates": manifest.max_candidates,
+        "intent": session.supports_intent,
         "budget_per_position": manifest.budget,
         "entropy_threshold": manifest.entropy_threshold,
         "temperatures": {

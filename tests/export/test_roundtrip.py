@@ -61,6 +61,26 @@ def test_a_graph_that_ignores_its_noise_is_refused(
         verify(checkpoint.load(smoke_run), directory, RequestSampler(warm_ranklens))
 
 
+def test_a_graph_of_intent_that_ignores_its_weights_is_refused(
+    smoke_bundle, smoke_run, warm_ranklens, monkeypatch
+):
+    directory, _ = smoke_bundle
+
+    class UnweightedGraph:
+        def __init__(self, *arguments, **options):
+            self.graph = open_graph(*arguments, **options)
+
+        def run(self, names, feeds):
+            ignored = (
+                {"diversity_weight": 0 * feeds["diversity_weight"]} if "boost" in feeds else {}
+            )
+            return self.graph.run(names, feeds | ignored)
+
+    monkeypatch.setattr("export.verify.open_graph", UnweightedGraph)
+    with pytest.raises(VerificationError, match=r"generator\.intent\.onnx, Case"):
+        verify(checkpoint.load(smoke_run), directory, RequestSampler(warm_ranklens))
+
+
 def test_a_refused_bundle_is_not_written(smoke_run, warm_ranklens, tmp_path, monkeypatch):
     def disagree(_trained, _bundle, _requests):
         raise VerificationError("planted")

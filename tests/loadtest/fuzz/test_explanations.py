@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from service.engine.features.candidates import CandidateList
 from tests.support.bundles import BUNDLE
 
 GENRES = {"a": ("drama", "war"), "b": ("drama",), "c": ("war",)}
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "candidates": [{"id": "a"}, {"id": "b", "boost": 0.5}, {"id": "c", "topics": {"genres": []}}],
     "diversity": {"by": "genres", "weight": 2.0, "decay": 0.5},
     "constraints": {"pinned": {"c": 1}},

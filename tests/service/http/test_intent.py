@@ -315,6 +315,7 @@ def test_a_bundle_without_intent_refuses_it_and_names_the_way_out(old, payload, 
     assert (error["field"], error["value"]) == (field, value)
     assert "ranklens/1 was exported without it" in error["rule"]
     assert "python -m export upgrade" in error["rule"]
+    assert old.get("/info").json()["intent"] is False
     assert old.post("/rerank", json={**ONE, "diversity": None}).status_code == 200
     assert old.post("/rerank", json={**ONE, "diversity": []}).status_code == 200
 

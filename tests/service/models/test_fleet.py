@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from service.engine.contract import BundleError
+from service.engine.contract import INTENT_FILES, BundleError
 from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.models.store import ServingConfig, in_canary
@@ -17,6 +17,7 @@ from tests.support.stores import (
     served_version,
     shuffled_bundle,
     store_server,
+    update_hashes,
     wait_until,
 )
 
@@ -117,6 +118,7 @@ def test_a_shadow_gets_the_options_of_the_request(store, items):
         {"reasoning": {"budget": 0}},
         {"slate_size": 3},
         {"constraints": {"pinned": {items[7]: 0}, "blocked": [items[0]]}},
+        {"diversity": {"by": "genres", "weight": 2}},
     )
     draw = random.Random(0)
     with store_server(store) as (client, _):
@@ -127,6 +129,19 @@ def test_a_shadow_gets_the_options_of_the_request(store, items):
                 answer = client.post("/rerank", json={**payload, "user": {"history": history}})
                 answer.raise_for_status()
         wait_until(lambda: metric_value(client, SHADOW % "same_slate") == 6 * len(options))
+
+
+def test_a_shadow_without_intent_skips_lists_that_have_one(store):
+    directory = copy_bundle(store, "ranklens", "2")
+    for name in INTENT_FILES:
+        (directory / name).unlink()
+    update_hashes(directory)
+    ServingConfig("1", shadow="2").write(store / "ranklens")
+    with store_server(store) as (client, _):
+        post_rerank(client, diversity={"by": "genres"}).raise_for_status()
+        wait_until(lambda: metric_value(client, SHADOW % "skipped") == 1)
+        post_rerank(client).raise_for_status()
+        wait_until(lambda: metric_value(client, SHADOW % "same_slate") == 1)
 
 
 def test_a_shadow_that_ranks_differently_is_counted_as_different(store, items):

@@ -76,6 +76,16 @@ def test_a_broken_list_of_shards_and_a_missing_file_are_named(prepare):
         Dataset(directory)
 
 
+def test_a_file_of_another_data_set_among_the_shards_is_refused(prepare, tmp_path):
+    other = prepare("other", random_log(lists=60), 3)
+    (tmp_path / "log.parquet").unlink()
+    directory = prepare("out", random_log(), 3)
+    name = "impressions/00001-000.parquet"
+    (other / name).replace(directory / name)
+    with pytest.raises(DataError, match=rf"{name}: must have \d+ bytes, as shards\.json says"):
+        Dataset(directory)
+
+
 def test_training_finds_the_arrays_that_featurise_wrote(prepare, monkeypatch):
     directory = prepare("out", random_log(), 3)
     held = Dataset(directory).lists(["train"])
