@@ -162,7 +162,7 @@ def decode(
         of_row = None
         if (row.explain or row.intent is not None) and logits is not None:
             of_row = logits[best, : row.slate_size, : len(row.numbers)]
-        slate = Slate(**columns, utility=value, logits=of_row)
+        slate = Slate(**columns, utility=value, logits=of_row, sample=best - start)
         check_slate(slate, row)
         slates.append(slate)
         start += count

@@ -62,7 +62,7 @@ class Slate:
     (nats); steps int64 [k], the reasoning steps taken before each position; utility of a sampled
     slate, estimated by the evaluator; logits float32 [k, N] of each choice, with the adjustment of
     the intent, for a row that is explained or has an intent; they are far below the rest where a
-    candidate may not be chosen.
+    candidate may not be chosen. sample: number of the sampled slate that was kept.
     """
 
     indices: Integers
@@ -72,6 +72,7 @@ class Slate:
     steps: Integers
     utility: float | None = None
     logits: Floats | None = None
+    sample: int = 0
 
 
 @dataclass(frozen=True)

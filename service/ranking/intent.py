@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.contract import Floats
 from service.engine.features.ids import read_id
 from service.engine.intent import IntentError, SlateIntent, build_intent
-from service.engine.rows import Row
+from service.engine.rows import Row, Slate
 from service.engine.session import Session
 from service.errors import FieldError, InvalidRequest
 from service.ranking.request import RankingRequest, RequestedIntent, StatedValues
@@ -21,9 +20,9 @@ class IntentEffect:
     """The effect of an intent on each position of a slate.
 
     boost, diversity: nats that each added to the logit of the choice. instead_of: index of the
-    candidate that the model would have chosen there without them, None if it is the choice. All are
-    None at a pinned position; instead_of is None as well in a sampled or a degraded slate, where no
-    logits say it. choices: positions whose instead_of was determined.
+    candidate that the model would have chosen there without them, in a sampled slate with the same
+    noise, None if it is the choice. All are None at a pinned position; instead_of is None as well
+    in a degraded slate, where no logits say it. choices: positions whose instead_of was determined.
     """
 
     boost: list[float | None]
@@ -126,12 +125,15 @@ def refusal(request: RankingRequest, field: str, rule: str, value: object) -> In
     return InvalidRequest.of(FieldError(request.field(field), rule, value))
 
 
-def effect_of(row: Row, indices: Sequence[int], logits: Floats | None) -> IntentEffect | None:
+def effect_of(
+    row: Row, indices: Sequence[int], slate: Slate | None, positions: int
+) -> IntentEffect | None:
     """Return the effect of a row's intent on a slate, None without an intent.
 
     Args:
         indices: candidate index of each position.
-        logits: float32 [k, N] of each choice, None for a degraded slate.
+        slate: None for a degraded one.
+        positions: K of the graph, for which noise is drawn.
     """
     intent = row.intent
     if intent is None:
@@ -143,9 +145,13 @@ def effect_of(row: Row, indices: Sequence[int], logits: Floats | None) -> Intent
     bonuses = adjustment[np.arange(len(chosen)), chosen] - boosts
     others: list[int | None] = [None] * len(chosen)
     choices = 0
-    if logits is not None and row.sampling is None:
+    if slate is not None and slate.logits is not None:
         choices = pinned.count(-1)
-        alone = (logits - adjustment).argmax(axis=1).tolist()
+        scores = (slate.logits - adjustment) / np.float32(row.recommend_temperature)
+        if row.sampling is not None:
+            noise = row.sampling.noise(positions, scores.shape[1])
+            scores += noise[slate.sample, : len(chosen)]
+        alone = scores.argmax(axis=1).tolist()
         others = [
             None if pin >= 0 or other == item else other
             for pin, other, item in zip(pinned, alone, chosen, strict=True)

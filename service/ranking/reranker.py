@@ -206,10 +206,10 @@ def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Tim
         slate, queue_s, inference_s = outcome.slate, outcome.queue_s, outcome.inference_s
         budget, steps = min(row.budget, outcome.budget), int(slate.steps.sum())
         degraded = "reduced_budget" if budget < row.budget else None
-        effect = effect_of(row, slate.indices.tolist(), slate.logits)
+        effect = effect_of(row, slate.indices.tolist(), slate, manifest.slate_length)
     else:
         fallback = row.constraints.initial_ranking(row.slate_size, row.intent)
-        effect = effect_of(row, fallback, None)
+        effect = effect_of(row, fallback, None, manifest.slate_length)
         budget, degraded = row.budget, outcome.code
         # The list spent all its time waiting, be it in the queue or for a run that was too late.
         queue_s, inference_s = time.monotonic() - timeline.featurised, 0.0

@@ -152,7 +152,16 @@ def test_a_sampled_slate_counts_the_intent_in_its_log_probabilities(client, sess
     (slate,) = session.run([row])
     assert [entry["logprob"] for entry in first["slate"]] == pytest.approx(slate.logprob, abs=CLOSE)
     explanations = [entry["explanation"] for entry in first["slate"]]
-    assert {each["instead_of"] for each in explanations} == {None}
+    noise = row.sampling.noise(10, len(ids))[slate.sample]
+    scores = slate.logits / row.recommend_temperature + noise[: len(slate.indices)]
+    assert scores.argmax(axis=1).tolist() == slate.indices.tolist()
+    adjustment = row.intent.adjustment(slate.indices.tolist())
+    alone = (scores - adjustment / row.recommend_temperature).argmax(axis=1).tolist()
+    expected = [
+        None if other == index else ids[other]
+        for other, index in zip(alone, slate.indices.tolist(), strict=True)
+    ]
+    assert [each["instead_of"] for each in explanations] == expected
     assert any(each["diversity"] for each in explanations)
     plain = post(client, **{**body, "diversity": None})
     assert [e["logprob"] for e in plain["slate"]] != [e["logprob"] for e in first["slate"]]

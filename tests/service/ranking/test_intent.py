@@ -7,7 +7,7 @@ import pytest
 
 from service.engine.features.candidates import CandidateList
 from service.engine.intent import DiversityTerm, build_intent
-from service.engine.rows import SlateSampling
+from service.engine.rows import Slate, SlateSampling
 from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.ranking.decision import Decision, Timeline
@@ -15,6 +15,7 @@ from service.ranking.intent import IntentEffect, effect_of, texts_of
 from service.ranking.observer import Observer
 from service.settings import Settings
 
+POSITIONS = 10
 MASKED = np.float32(-1e9)
 VALUES = [["a"], ["a"], ["b"], []]
 # Without an intent the order would be 0, 1, 2, 3.
@@ -39,9 +40,13 @@ def decoded(row):
     return slate, np.array(logits)
 
 
-def stated_effect(*arguments):
-    """Return the effect of a row that has an intent."""
-    effect = effect_of(*arguments)
+def stated_effect(row, indices, logits, sample=0):
+    """Return the effect of a row that has an intent, from the logits of its choices."""
+    zeros = np.zeros(len(indices), np.float32)
+    slate = Slate(
+        np.array(indices), zeros, zeros, zeros, zeros.astype(np.int64), None, logits, sample
+    )
+    effect = effect_of(row, indices, slate, POSITIONS)
     assert effect is not None
     return effect
 
@@ -84,14 +89,30 @@ def test_a_pinned_position_has_no_effect(row):
     assert effect.choices == 2
 
 
-def test_without_logits_or_with_sampling_no_choice_is_compared(row):
+def test_without_logits_no_choice_is_compared(row):
     row = with_intent(row)
-    slate, logits = decoded(row)
-    sampled = dataclasses.replace(row, sampling=SlateSampling(2, seed=1))
-    for effect in (stated_effect(row, slate, None), stated_effect(sampled, slate, logits)):
-        assert (effect.instead_of, effect.choices, effect.changed) == ([None] * 3, 0, 0)
-        assert effect.diversity == pytest.approx([0.0, 0.0, 2 * np.log(0.5)])
-    assert effect_of(dataclasses.replace(row, intent=None), slate, logits) is None
+    slate, _ = decoded(row)
+    effect = effect_of(row, slate, None, POSITIONS)
+    assert effect is not None
+    assert (effect.instead_of, effect.choices, effect.changed) == ([None] * 3, 0, 0)
+    assert effect.diversity == pytest.approx([0.0, 0.0, 2 * np.log(0.5)])
+    assert effect_of(dataclasses.replace(row, intent=None), slate, None, POSITIONS) is None
+
+
+def test_a_sampled_choice_is_compared_under_the_same_noise(row):
+    sampling = SlateSampling(slates=3, seed=1)
+    row = dataclasses.replace(with_intent(row), sampling=sampling, recommend_temperature=2.0)
+    slate, logits = [0, 2, 1], np.tile(SCORES, (3, 1))
+    adjustment = row.intent.adjustment(slate)
+    for sample, noise in enumerate(sampling.noise(POSITIONS, 4)):
+        alone = (SCORES / 2.0 + noise[:3]).argmax(axis=1).tolist()
+        effect = stated_effect(row, slate, logits + adjustment, sample)
+        expected = [
+            None if other == item else other for other, item in zip(alone, slate, strict=True)
+        ]
+        assert effect.instead_of == expected
+        assert effect.choices == 3
+    assert len({tuple(noise[:3].argmax(axis=1)) for noise in sampling.noise(POSITIONS, 4)}) > 1
 
 
 @pytest.mark.parametrize(
