@@ -118,18 +118,21 @@ def page(payload: Mapping[str, Any]) -> str:
 
 
 def verdict(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Say how many comparisons the loop wins and loses, and name those that it does not win."""
-    sides: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
-    for entry in comparisons:
-        if entry["difference"] is not None:
-            mean, name = entry["difference"][0], f"{entry['method']} over {entry['scores']}"
-            side = "above" if mean > 0 else "below"
-            side = side if excludes_zero(entry["difference"]) else "not told apart from"
-            sides[side].append(f"{name} ({entry['dataset']})")
-    lines = [f"The loop is above {len(sides['above'])} of {sum(map(len, sides.values()))}."]
-    lines += [
-        f"It is {side} {', '.join(names)}."
-        for side, names in sides.items()
-        if names and side != "above"
-    ]
+    """Say how many comparisons the loop wins and loses, with the names that it does not win."""
+    lines = []
+    for metric in METRICS[1:]:
+        sides: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+        for entry in comparisons:
+            if entry[metric] is not None:
+                side = "above" if entry[metric][0] > 0 else "below"
+                side = side if excludes_zero(entry[metric]) else "not told apart from"
+                name = f"{entry['method']} over {entry['scores']} ({entry['dataset']})"
+                sides[side].append(name)
+        count = sum(map(len, sides.values()))
+        lines.append(f"- **{metric}**: the loop is above {len(sides['above'])} of {count}.")
+        lines += [
+            f"  It is {side} {'; '.join(names)}."
+            for side, names in sides.items()
+            if names and side != "above"
+        ]
     return "\n".join(lines)

@@ -35,27 +35,27 @@ class Point:
     height: float
 
 
-def highest_point(ndcg: Sequence[float], alpha_ndcg: Sequence[float], level: float) -> Point | None:
+def highest_point(ndcg: Sequence[float], metric: Sequence[float], level: float) -> Point | None:
     """Return the highest point of a front with at least this NDCG@10; None if there is none.
 
     Args:
-        ndcg, alpha_ndcg: means by weight [W].
+        ndcg, metric: means of NDCG@10 and of another metric by weight, each [W].
     """
     points = [
-        Point(index, 0.0, height) for index, height in enumerate(alpha_ndcg) if ndcg[index] >= level
+        Point(index, 0.0, height) for index, height in enumerate(metric) if ndcg[index] >= level
     ]
     for left, (before, after) in enumerate(itertools.pairwise(ndcg)):
         if min(before, after) < level <= max(before, after):
             share = (level - before) / (after - before)
-            height = (1.0 - share) * alpha_ndcg[left] + share * alpha_ndcg[left + 1]
+            height = (1.0 - share) * metric[left] + share * metric[left + 1]
             points.append(Point(left, share, height))
     return max(points, key=lambda point: point.height, default=None)
 
 
-def means(values: Array) -> tuple[list[float], list[float]]:
-    """Return mean NDCG@10 and alpha-NDCG@10 by weight, each [W], of values [S, W, M, R]."""
+def means(values: Array, metric: int = ALPHA_NDCG) -> tuple[list[float], list[float]]:
+    """Return mean NDCG@10 and mean of a metric by weight, each [W], of values [S, W, M, R]."""
     over_lists = values.mean(axis=(0, 3), dtype=np.float64)
-    return over_lists[:, NDCG].tolist(), over_lists[:, ALPHA_NDCG].tolist()
+    return over_lists[:, NDCG].tolist(), over_lists[:, metric].tolist()
 
 
 def height(values: Array, level: float) -> float | None:
@@ -97,8 +97,8 @@ def advise(valid: Values, loop: Front) -> float:
     return max((alpha, weight) for ndcg, alpha, weight in points if ndcg >= level)[1]
 
 
-def difference_at_equal_ndcg(one: Array, front: Array) -> Array | None:
-    """Return differences in alpha-NDCG@10 per list, [S, R], of a point and a front at its NDCG@10.
+def difference_at_equal_ndcg(one: Array, front: Array, metric: int = ALPHA_NDCG) -> Array | None:
+    """Return differences in a metric per list, [S, R], of a point and a front at its NDCG@10.
 
     The mean is the difference to the height of the front. Subtracted from each list's difference
     is the slope of the front times that list's difference in NDCG@10: in a resample of lists, where
@@ -108,18 +108,50 @@ def difference_at_equal_ndcg(one: Array, front: Array) -> Array | None:
     Args:
         one: metrics [S, M, R] of the point.
         front: metrics [S, W, M, R].
+        metric: number of the metric.
     """
-    ndcg, alpha_ndcg = means(front)
-    point = highest_point(ndcg, alpha_ndcg, float(one[:, NDCG].mean(dtype=np.float64)))
+    ndcg, heights = means(front, metric)
+    point = highest_point(ndcg, heights, float(one[:, NDCG].mean(dtype=np.float64)))
     if point is None:
         return None
     mixed, slope = front[:, point.left].astype(np.float64), 0.0
     if point.share:
         mixed = (1.0 - point.share) * mixed + point.share * front[:, point.left + 1]
-        change = alpha_ndcg[point.left + 1] - alpha_ndcg[point.left]
+        change = heights[point.left + 1] - heights[point.left]
         slope = change / (ndcg[point.left + 1] - ndcg[point.left])
     difference = one - mixed
-    return np.asarray(difference[:, ALPHA_NDCG] - slope * difference[:, NDCG])
+    return np.asarray(difference[:, metric] - slope * difference[:, NDCG])
+
+
+def compare(name: str, advised: Array, plain: Array, test: Values) -> list[dict[str, Any]]:
+    """Return differences of the loop and each other front, and of their plain slates.
+
+    Args:
+        name: data set and attribute.
+        advised: metrics [S, M, R] of the loop at the advised weight.
+        plain: metrics [S, M, R] of the generator without diversity.
+        test: the chosen fronts.
+    """
+    level = float(advised[:, NDCG].mean(dtype=np.float64))
+    entries = []
+    for front, values in test.items():
+        if front.method is LOOP:
+            continue
+        entry: dict[str, Any] = {
+            "dataset": name,
+            "method": front.method.name,
+            "scores": front.ranker,
+            "height": finite(height(values, level)),
+        }
+        for number, metric in enumerate(METRICS):
+            if number != NDCG:
+                difference = difference_at_equal_ndcg(advised, values, number)
+                entry[metric] = None if difference is None else rounded(difference, DIGITS)
+        if front.method is BONUS:
+            start = values[:, BONUS.weights.index(0.0)]
+            entry["plain"] = rounded((plain - start)[:, ALPHA_NDCG], DIGITS)
+        entries.append(entry)
+    return entries
 
 
 def summarise(name: str, valid: Values, test: Values) -> dict[str, Any]:
@@ -134,7 +166,7 @@ def summarise(name: str, valid: Values, test: Values) -> dict[str, Any]:
     weight = advise(valid, loop)
     number = LOOP.weights.index(weight)
     advised, plain = test[loop][:, number], test[loop][:, LOOP.weights.index(0.0)]
-    level, reached = compared_level(valid), means(test[loop])[0][number]
+    level = compared_level(valid)
     return {
         "rows": [row for front in test for row in rows_of(name, front, test[front])],
         "parameters": [
@@ -148,18 +180,7 @@ def summarise(name: str, valid: Values, test: Values) -> dict[str, Any]:
             }
             for front, values in valid.items()
         ],
-        "comparisons": [
-            {
-                "dataset": name,
-                "method": front.method.name,
-                "scores": front.ranker,
-                "height": finite(height(values, reached)),
-                "difference": None if difference is None else rounded(difference, DIGITS),
-            }
-            for front, values in test.items()
-            if front is not loop
-            for difference in [difference_at_equal_ndcg(advised, values)]
-        ],
+        "comparisons": compare(name, advised, plain, test),
         "advice": {
             "dataset": name,
             **loop.options,

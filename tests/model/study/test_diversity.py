@@ -159,14 +159,16 @@ def test_the_page_of_diversity_has_the_figures_of_its_json(tmp_path, warm_rankle
 
 def test_the_verdict_names_the_methods_that_the_loop_does_not_beat():
     def entry(method, difference):
-        return {"dataset": "d", "method": method, "scores": "s", "difference": difference}
+        differences = dict.fromkeys(METRICS[1:], difference)
+        return {"dataset": "d", "method": method, "scores": "s", **differences}
 
     entries = [entry("a", [0.1, 0.05, 0.2]), entry("b", [-0.1, -0.2, -0.05])]
     entries += [entry("c", [0.1, -0.1, 0.2]), entry("d", None)]
-    assert verdict(entries) == (
-        "The loop is above 1 of 3.\nIt is below b over s (d).\n"
-        "It is not told apart from c over s (d)."
-    )
+    assert verdict(entries).splitlines()[:3] == [
+        "- **alpha-ndcg@10**: the loop is above 1 of 3.",
+        "  It is below b over s (d).",
+        "  It is not told apart from c over s (d).",
+    ]
 
 
 def test_slates_over_http_come_back_in_the_logged_order(url, warm_ranklens):
