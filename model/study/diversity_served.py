@@ -27,7 +27,7 @@ REPRODUCIBLE = {"RERANK_ADAPTIVE_BUDGET": "false", "RERANK_TIMEOUT_MS": "30000"}
 def measure_served(
     bundle: Path, data: Path, advice: Mapping[str, Any], cache: Path
 ) -> dict[str, Any]:
-    """Return METRICS of a served bundle on test lists, without diversity and as advised.
+    """Return METRICS of a served bundle on test lists: without diversity, as advised, by default.
 
     The caller sends ids and history in shuffled lists. Slates are cached by the bundle's digest.
 
@@ -38,7 +38,11 @@ def measure_served(
     dataset = Dataset(data)
     attribute = advice["dataset"].rpartition(", ")[2]
     term = {"by": attribute, **{name: advice[name] for name in ("weight", "decay", "law")}}
-    requests = {"without diversity": {}, "as advised": {"diversity": term}}
+    requests: dict[str, dict[str, Any]] = {
+        "without diversity": {},
+        "as advised": {"diversity": term},
+        "with the defaults of the service": {"diversity": {"by": attribute}},
+    }
     digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()[:16]
     lists = dataset.lists(["test"]).rankable()
     meter = Meter(lists, candidate_values(dataset, lists, "test", attribute))
@@ -52,13 +56,17 @@ def measure_served(
         measured[name] = meter.measure(load(path)["slate"])
     complete = np.all([~np.isnan(metrics).any(axis=0) for metrics in measured.values()], axis=0)
     kept = {name: metrics[:, complete] for name, metrics in measured.items()}
-    change = kept["as advised"] - kept["without diversity"]
+    plain = kept["without diversity"]
     return {
         "bundle": f"{bundle.parent.name}/{bundle.name}",
         "diversity": term,
         "lists": int(complete.sum()),
-        **{name: by_metric(metrics) for name, metrics in kept.items()},
-        "change": by_metric(change),
+        "requests": {name: by_metric(metrics) for name, metrics in kept.items()},
+        "changes": {
+            name: by_metric(metrics - plain)
+            for name, metrics in kept.items()
+            if metrics is not plain
+        },
     }
 
 
