@@ -94,24 +94,25 @@ def intent_inputs(
     for index, intent in enumerate(intents):
         if intent is None:
             continue
-        columns = np.concatenate([intent.values, intent.alone[:, :, None]], axis=2)  # [A, N, V + 1]
-        number, size, shared = columns.shape
-        stop = 1 + number * shared
-        values[index, :size, 1:stop] = columns.transpose(1, 0, 2).reshape(size, -1)
-        of_attribute = np.arange(number).repeat(shared)
-        member[index, of_attribute, np.arange(1, stop)] = 1
+        number, size, shared = intent.values.shape
         weight[index, :number] = intent.weight
-        decays = np.arange(number * shared) % shared < shared - 1
-        retained[index, 1:stop] = np.where(decays, intent.retained[of_attribute], 1)
+        for attribute in range(number):
+            start = 1 + attribute * (shared + 1)
+            stop = start + shared  # the column of the values that one candidate alone has
+            values[index, :size, start:stop] = intent.values[attribute]
+            values[index, :size, stop] = intent.alone[attribute]
+            member[index, attribute, start : stop + 1] = 1
+            retained[index, start:stop] = intent.retained[attribute]
         if intent.boost is not None:
             boost[index, :size] = intent.boost
-    lists = feeds["list"]
+    if len(feeds["list"]) != count:
+        boost, weight, retained = (array[feeds["list"]] for array in (boost, weight, retained))
     return {
-        "boost": boost[lists],
+        "boost": boost,
         "values": values,
         "member": member,
-        "diversity_weight": weight[lists],
-        "retained": retained[lists],
+        "diversity_weight": weight,
+        "retained": retained,
     }
 
 
