@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from model.data.intervals import format_interval
-from model.study import evaluator_report, report, scale, scale_evaluate, world_report, worth
+from model.study import (
+    diversity,
+    evaluator_report,
+    report,
+    scale,
+    scale_evaluate,
+    world_report,
+    worth,
+)
 from model.study.pages import short_commit
 from model.study.plots import colour
 from model.study.variants import NEURAL
@@ -26,6 +34,7 @@ def world_page(payload):
     [
         ("quality", report.page),
         ("evaluator", evaluator_report.page),
+        ("diversity", diversity.page),
         ("scale", scale.page),
         ("worth", worth.page),
         ("world", world_page),
@@ -43,6 +52,7 @@ def test_a_committed_page_is_the_rendering_of_its_json(name, page):
     [
         ("quality", report.write_page, ["best_of_m.png", "entropy.png"]),
         ("evaluator", evaluator_report.write_page, ["evaluator.png"]),
+        ("diversity", diversity.write_page, ["diversity.png"]),
         ("scale", scale.write_page, []),
         ("scale_evaluate", scale_evaluate.write_page, []),
         ("worth", worth.write_page, []),
@@ -80,3 +90,15 @@ def test_the_committed_worth_is_inside_its_interval_for_every_case_seed_and_call
         for caller in ("ids only", "fresh")
     }
     assert all(row["low"] <= row["measured"] <= row["high"] for row in rows)
+
+
+def test_the_committed_diversity_gains_over_http_and_is_above_mmr_at_equal_ndcg():
+    payload = json.loads((REPORTS / "diversity.json").read_text(encoding="utf-8"))
+    for request, figures in payload["served"]["requests"].items():
+        alpha_ndcg, ndcg = figures["alpha-ndcg@10"][0], figures["ndcg@10"][0]
+        assert ndcg >= 0.61
+        assert (alpha_ndcg >= 0.636) == (request != "without diversity")
+    over_mmr = [e["alpha-ndcg@10"] for e in payload["comparisons"] if e["method"] == "MMR"]
+    reached = [difference for difference in over_mmr if difference is not None]
+    assert len(reached) == 5
+    assert all(low > 0 for _, low, _ in reached)
