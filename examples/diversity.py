@@ -64,7 +64,7 @@ def after(client: Client) -> list[str]:
     candidates: list[Mapping[str, object]] = [
         {"id": item, "topics": {"genres": genres}} for item, genres in GENRES.items()
     ]
-    diversity: Diversity = {"by": "genres", "weight": 0.5}
+    diversity: Diversity = {"by": "genres"}
     response = client.rerank(candidates, user=USER, slate_size=LENGTH, diversity=diversity)
     return [str(item) for item in response.ids]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Required, TypedDict
 from rerank_client.checks import as_list, as_mapping, as_sequence, check_number, wrong_type
 
 # Defaults of the service.
-WEIGHT, DECAY, LAW = 0.5, 0.3, "sum"
+WEIGHT, DECAY, LAW = 0.6, 0.2, "sum"
 LARGEST_WEIGHT, LARGEST_BOOST = 10, 10
 FLOOR = 1e-30  # is added to an item's worth, so that its logarithm is finite
 

@@ -11,7 +11,7 @@ from loadtest.fuzz.exchange import Exchange
 CLOSE = 1e-3  # nats: the service computes in float32
 SMALLEST = 1e-37  # of a boost that float32 holds in full
 FLOOR = 1e-30
-DEFAULTS = {"weight": 0.5, "decay": 0.3, "law": "sum"}
+DEFAULTS = {"weight": 0.6, "decay": 0.2, "law": "sum"}
 
 
 def terms_of(exchange: Exchange) -> list[dict[str, Any]]:

@@ -98,10 +98,10 @@ class Diversity(StrictModel):
         "identifier of the model's schema"
     )
     weight: float | None = Field(
-        0.5, ge=0, le=10, description="factor of the logarithm in the logit; 0: none"
+        0.6, ge=0, le=10, description="factor of the logarithm in the logit; 0: none"
     )
     decay: float | None = Field(
-        0.3, gt=0, lt=1, description="share of a value's worth that each item with it takes away"
+        0.2, gt=0, lt=1, description="share of a value's worth that each item with it takes away"
     )
     law: Literal["sum", "mean"] | None = Field(
         "sum", description="the worth of an item: the sum over its values, or their mean"

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank_client.fallback import initial_ranking
+from rerank_client.intent import DECAY, LAW, WEIGHT
 from rerank_client.requests import build_list_body, encode
 from service.engine.constraints import resolve
 from service.engine.intent import DiversityTerm, build_intent
+from service.http.fields import Diversity
 from service.http.intent import requested_intent
 from service.http.parsing import validate
 from service.http.schemas import RerankRequest
@@ -119,6 +121,11 @@ def test_a_slate_of_another_order_is_no_initial_ranking():
     assert shortfall([0, 2, 1], constraints, intent) > 1000 * CLOSE
 
 
+def test_the_defaults_of_the_client_are_those_of_the_service():
+    fields = Diversity.model_fields
+    assert [fields[name].default for name in ("weight", "decay", "law")] == [WEIGHT, DECAY, LAW]
+
+
 CANDIDATES: Any = [
     {"id": "a", "topics": {"mood": ["calm"]}},
     {"id": "b", "topics": {"mood": ["calm"]}},
@@ -171,7 +178,7 @@ def test_an_intent_reaches_the_service_as_it_was_stated():
     payload = ormsgpack.unpackb(encode(body, packed=True))
     stated = requested_intent(validate(RerankRequest, payload), "")
     assert stated is not None
-    assert stated.terms == [DiversityTerm("mood", 2.0, 0.3, "sum")]
+    assert stated.terms == [DiversityTerm("mood", 2.0, 0.2, "sum")]
     assert stated.values == {"mood": [("calm", "dark"), None]}
     assert stated.boosts is not None
     assert stated.boosts.tolist() == [0.5, -2.0]

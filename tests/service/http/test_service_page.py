@@ -57,3 +57,11 @@ def test_the_limits_and_defaults_of_the_page_are_those_of_the_schema(client):
     assert f"at most {MAX_CELLS:,} for a list" in SECTION.replace("\n", " ")
     boost = next(t for t in schemas["Candidate"]["properties"]["boost"]["anyOf"] if "maximum" in t)
     assert f"nats from {boost['minimum']:g} to {boost['maximum']:g}" in SECTION
+
+
+def test_the_defaults_are_those_that_the_report_on_diversity_advises(client):
+    report = json.loads((ROOT / "docs" / "reports" / "diversity.json").read_text("utf-8"))
+    advice = next(row for row in report["advice"] if row["dataset"] == "RankLens, genres")
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for name in ("weight", "decay", "law"):
+        assert schemas["Diversity"]["properties"][name]["default"] == advice[name]
