@@ -48,7 +48,8 @@ class Train:
     start_from: Annotated[Path | None, START] = None
     """Finished run on the same data whose evaluator is reused."""
     plug_into: Annotated[Path | None, START] = None
-    """Finished run, of a plain host for example, to continue with GRPO under this configuration."""
+    """Finished run, of a plain host for example, to continue after the warm start under this
+    configuration."""
     continue_from: Annotated[Path | None, START, tyro.conf.arg(name="from", metavar="PATH")] = None
     """Finished run to continue on other data of the same schema: weights and normalisation stay,
     and vocabularies grow."""

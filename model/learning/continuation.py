@@ -17,7 +17,7 @@ from model.data.lists import Lists
 from model.learning import checkpoint, drift
 from model.learning.checkpoint import CheckpointError
 from model.learning.distributed import rank
-from model.learning.state import DONE, STAGES, RunState
+from model.learning.state import DONE, RunState
 from model.network.config import Config
 from model.network.evaluator import Evaluator
 from model.network.generator import Generator
@@ -33,7 +33,7 @@ TABLE, POSITIONS = "embed.table.weight", "evaluator.position.weight"
 def shortened(config: Config) -> Config:
     """Return the configuration with a quarter of the epochs of each stage, at least one."""
     stages: dict[str, Any] = {}
-    for name in STAGES:
+    for name in config.stages:
         stage = getattr(config, name)
         stages[name] = dataclasses.replace(stage, epochs=math.ceil(stage.epochs / EPOCHS_SHARE))
     return dataclasses.replace(config, **stages)

@@ -105,6 +105,14 @@ def all_gather(part: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def merge(part: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Return the union of the dictionaries of all ranks."""
+    parts = [part] * world_size()
+    if distributed.is_initialized():
+        distributed.all_gather_object(parts, part)
+    return {key: value for entries in parts for key, value in entries.items()}
+
+
 def broadcast(value: T) -> T:
     """Return the value of rank 0: rounding must not lead ranks to different decisions."""
     values = [value]

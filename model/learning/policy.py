@@ -24,13 +24,15 @@ from model.network.reasoning import Decoded, EntropyGate, Gate, decode, follow, 
 class Batch:
     """One minibatch of lists as tensors on one device: numbers, tokens, mask, labels.
 
-    `gains` and `targets` [B, N] are those of the labels on the lists' scale.
+    `gains` and `targets` [B, N] are those of the labels on the lists' scale; `index` are the
+    numbers of the lists among all.
     """
 
     def __init__(
         self, lists: Lists, index: np.ndarray[Any, Any] | slice, device: torch.device | None = None
     ) -> None:
         arrays = lists.read(index)
+        self.index = index
         self.scale = lists.scale
         read = (torch.from_numpy(array).to(device) for array in arrays)
         self.numbers, self.tokens, self.mask, self.labels = read

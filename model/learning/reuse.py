@@ -19,7 +19,7 @@ def reuse(
     """Restore networks and state from `start`, which must be a run on the data of `state`.
 
     Args:
-        plug_in: take over the generator too, and continue with GRPO.
+        plug_in: take over the generator too, and continue after the warm start.
         state: of the run that begins; its configuration and data are set.
 
     Raises CheckpointError for an unfinished run, or one on other data or of another network.
@@ -53,7 +53,7 @@ def _plug_into(
     state: RunState,
     generator: Generator,
 ) -> None:
-    """Take over a finished generator and continue with GRPO.
+    """Take over a finished generator and continue with the stage after the warm start.
 
     With another budget the embeddings of reasoning steps stay as initialised.
     """
@@ -67,5 +67,5 @@ def _plug_into(
         initial = generator.state_dict()["reason_step.weight"]
         tensors["generator.reason_step.weight"] = initial
     checkpoint.restore(generator, tensors, "generator.")
-    state.stage = "grpo"
+    state.stage = state.config.stages[2]
     state.seconds = earlier.seconds

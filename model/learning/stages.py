@@ -15,11 +15,12 @@ from torch.optim import Optimizer
 
 from model.data.lists import Lists
 from model.learning.accelerator import Accelerator
-from model.learning.distributed import all_gather, shard
+from model.learning.distributed import all_gather, shard, world_size
 from model.learning.optimizer import RowAdamW
 from model.learning.policy import Batch, descend
 from model.learning.state import Metrics
-from model.network.config import GrpoConfig, StageConfig
+from model.network.config import Config, ConfigError, GrpoConfig, StageConfig
+from model.network.objectives_config import SearchConfig
 
 Update = Callable[[Optimizer, Batch], Metrics]
 Validate = Callable[[], tuple[float, Metrics]]
@@ -34,9 +35,9 @@ class Stage:
     With `disjoint` lists, other ranks have others.
     """
 
-    name: str  # of state.STAGES
+    name: str  # of Config.stages
     module: nn.Module
-    settings: StageConfig | GrpoConfig
+    settings: StageConfig | GrpoConfig | SearchConfig
     lists: Lists
     steps: int  # updates per epoch
     update: Update
@@ -70,7 +71,7 @@ class Stage:
 def supervised_stage(
     name: str,
     module: nn.Module,
-    settings: StageConfig,
+    settings: StageConfig | SearchConfig,
     lists: Lists,
     loss_of: Callable[[Batch], Tensor],
     validate: Validate,
@@ -89,6 +90,15 @@ def supervised_stage(
     total = int(all_gather(torch.tensor([len(lists)])).sum()) if disjoint else len(lists)
     steps = max(1, total // settings.batch)
     return Stage(name, module, settings, lists, steps, update, validate, disjoint=disjoint)
+
+
+def check_batches(config: Config) -> None:
+    """Raise ConfigError for a batch with fewer requests than processes."""
+    for stage in config.stages:
+        size = getattr(config, stage).batch
+        if size < world_size():
+            rule = f"must hold at least one request for each of {world_size()} processes"
+            raise ConfigError(f"{stage}.batch: {rule}, got {size}")
 
 
 def epoch_seed(seed: int, stage: str, epoch: int) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 
 from model.network.config import Config
 
-STAGES = ("evaluator", "warm_start", "grpo")
 DONE = "done"
 Metrics = dict[str, float]
 
@@ -20,7 +19,7 @@ Metrics = dict[str, float]
 class RunState:
     """Everything of a run except its tensors; the field names are the JSON keys."""
 
-    stage: str = STAGES[0]  # the stage under way: one of STAGES, or DONE
+    stage: str = "evaluator"  # the stage under way: one of config.stages, or DONE
     epoch: int = 0  # finished epochs of that stage
     saves: int = 0  # checkpoints written; numbers the tensor files
     lines: int = 0  # lines of metrics.jsonl, one per finished epoch

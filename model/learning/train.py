@@ -1,7 +1,8 @@
-"""Train evaluator and generator in three stages of one resumable run.
+"""Train evaluator and generator in the stages of one resumable run.
 
     evaluator     BCE on logged feedback
     warm_start    the generator learns the logged likes, list-wise, with reasoning on
+    search        optional: the generator imitates a search under the frozen evaluator
     grpo          reward = utility under the frozen evaluator, reasoning steps replayed
 
 The entropy threshold is measured anew after each epoch of the generator. State is saved after each
@@ -40,13 +41,15 @@ from model.learning.distributed import (
     world_size,
 )
 from model.learning.grpo import Grpo
+from model.learning.imitation import Imitation
 from model.learning.objectives import Objective
 from model.learning.policy import Batch, Policy, evaluator_loss
 from model.learning.reuse import reuse
-from model.learning.stages import Stage, epoch_seed, supervised_stage
-from model.learning.state import DONE, STAGES, Metrics, RunState, current_commit
+from model.learning.stages import Stage, check_batches, epoch_seed, supervised_stage
+from model.learning.state import DONE, Metrics, RunState, current_commit
+from model.learning.teacher import TeacherFiles, teach, teacher_digest
 from model.learning.validation import Validation
-from model.network.config import Config, ConfigError
+from model.network.config import Config
 from model.network.evaluator import RewardModel
 
 
@@ -72,7 +75,7 @@ class Run:
         self.config, self.directory, self.data = config, directory, dataset.directory
         self.accelerator = accelerator or Accelerator()
         self.device = self.accelerator.device
-        self._check_batches()
+        check_batches(config)
         directory.mkdir(parents=True, exist_ok=True)
         self.featuriser = dataset.featuriser
         self._read_lists(dataset)
@@ -111,14 +114,6 @@ class Run:
             self.state.stage, self.state.shared_seconds = "warm_start", 0.0
         if not rank():
             self._write_features_and_log()
-
-    def _check_batches(self) -> None:
-        """Raise ConfigError for a batch with fewer requests than processes."""
-        for stage in STAGES:
-            size = getattr(self.config, stage).batch
-            if size < world_size():
-                rule = f"must hold at least one request for each of {world_size()} processes"
-                raise ConfigError(f"{stage}.batch: {rule}, got {size}")
 
     def _read_lists(self, dataset: Dataset) -> None:
         """Read train and valid lists. Raises DataError where too few of them have an order.
@@ -185,31 +180,20 @@ class Run:
     def run(self, stop_before: str = DONE) -> RunState:
         """Train the stages that are left, in order; stop before the stage `stop_before`."""
         stages = {
-            "evaluator": self.train_evaluator,
-            "warm_start": self.warm_start,
-            "grpo": self.grpo,
+            "evaluator": self.evaluator_stage,
+            "warm_start": self.warm_start_stage,
+            "search": self.search_stage,
+            "grpo": self.grpo_stage,
         }
         self._writer = None if rank() else SummaryWriter(str(self.directory / "events"))
         try:
             while self.state.stage not in (DONE, stop_before):
-                stages[self.state.stage]()
+                self.train_stage(stages[self.state.stage]())
                 self._finish_stage()
         finally:
             if self._writer is not None:
                 self._writer.close()
         return self.state
-
-    def train_evaluator(self) -> None:
-        """Train the evaluator on logged feedback."""
-        self.train_stage(self.evaluator_stage())
-
-    def warm_start(self) -> None:
-        """Train the generator on the logged likes."""
-        self.train_stage(self.warm_start_stage())
-
-    def grpo(self) -> None:
-        """Improve the generator against the frozen evaluator."""
-        self.train_stage(self.grpo_stage())
 
     def evaluator_stage(self) -> Stage:
         """Describe the evaluator's stage: BCE over every list."""
@@ -238,6 +222,29 @@ class Run:
             self.disjoint,
         )
 
+    def search_stage(self) -> Stage:
+        """Describe learning from search: the teacher's slates come first, or from their files."""
+        settings, objective = self.config.search, self.objective
+        assert settings is not None
+        assert objective is not None
+        self.evaluator.eval()
+        files = None
+        if not self.disjoint:
+            parts = self.reward_model, self.rankable, self.state.data_digest
+            digest = teacher_digest(self.config, *parts)
+            files = TeacherFiles(self.directory / "teacher", digest)
+        slates = teach(objective, settings, self.rankable, self.device, files)
+        return supervised_stage(
+            "search",
+            self.generator,
+            settings,
+            self.rankable,
+            Imitation(settings, self.policy, objective, slates).loss,
+            self.validation.generator_score,
+            self.accelerator,
+            self.disjoint,
+        )
+
     def grpo_stage(self) -> Stage:
         """Describe GRPO: rounds of sampling, with the generator as it is now for reference."""
         settings = self.config.grpo
@@ -246,8 +253,8 @@ class Run:
             self._keep("reference", self.generator)
         reference = checkpoint.build(self.config, self.featuriser, self.state.positions)[0].eval()
         reference.to(self.device).load_state_dict(self.copies["reference"])
-        reward = self.reward_model, self.accelerator, self.objective
-        grpo = Grpo(settings, self.policy, reference, *reward)
+        parts = self.reward_model, self.accelerator, self.objective
+        grpo = Grpo(settings, self.policy, reference, *parts)
         return Stage(
             "grpo",
             self.generator,
@@ -267,7 +274,9 @@ class Run:
         calibrates = stage.module is self.generator
         if calibrates and state.epoch == 0:
             self.calibrate()
-        if state.best is None and (stage.name == "grpo" or state.continued_from is not None):
+        if state.best is None and (
+            stage.name in ("search", "grpo") or state.continued_from is not None
+        ):
             state.best, validation = broadcast(stage.validate())  # no epoch may improve on it
             if state.continued_from is not None:
                 state.validation[stage.name] = validation
@@ -320,7 +329,8 @@ class Run:
         stage = self.state.stage
         if stage == "evaluator":
             self.state.shared_seconds = self.state.seconds
-        following = (*STAGES[1:], DONE)[STAGES.index(stage)]
+        stages = self.config.stages
+        following = (*stages[1:], DONE)[stages.index(stage)]
         if following == DONE:
             self.state.validation["final"] = broadcast(self.validation.generator_score())[1]
         self.state.begin(following)
@@ -380,8 +390,7 @@ def train(
 
     Args:
         start: a finished run on the same data whose evaluator is taken over.
-        plug_in: take over the generator of `start` too, and continue with GRPO and this
-            configuration's reasoning.
+        plug_in: take over the generator of `start` too, and continue after the warm start.
         reward_model: replaces the evaluator, which then is not trained.
         continued: `start` is a finished run on any data; all its weights are taken over.
 

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from model.network.hosts import HOSTS
-from model.network.objectives_config import ObjectivesConfig, TermConfig
+from model.network.objectives_config import ObjectivesConfig, SearchConfig, TermConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 STRICT = ConfigDict(extra="forbid")
@@ -110,7 +110,7 @@ class GrpoConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
-    """A whole run: evaluator, warm start with reasoning, GRPO."""
+    """A whole run: evaluator, warm start with reasoning, learning from search or GRPO."""
 
     seed: int = 0
     # Validation metric that selects the epoch; with a graded gain NDCG@10 is the graded one.
@@ -129,14 +129,25 @@ class Config:
     evaluator: StageConfig = StageConfig(epochs=8)
     warm_start: StageConfig = StageConfig(epochs=10)
     grpo: GrpoConfig = GrpoConfig()
-    # The value of a slate in place of the utility: the reward of GRPO.
+    # The value of a slate in place of the utility: reward of GRPO, and goal of the search.
     objectives: ObjectivesConfig | None = None
+    search: SearchConfig | None = None  # a stage after the warm start, with or without GRPO
 
     @model_validator(mode="after")
     def _check_objectives(self) -> Self:
-        if self.selection == "objective" and self.objectives is None:
-            raise ValueError("selection: must come with objectives, got 'objective' without them")
+        for name, needs in (("search", self.search), ("selection", self.selection == "objective")):
+            if needs and self.objectives is None:
+                value = "a search" if name == "search" else repr(self.selection)
+                raise ValueError(f"{name}: must come with objectives, got {value} without them")
         return self
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages in their order, which are also names of sections."""
+        if self.search is None:
+            return ("evaluator", "warm_start", "grpo")
+        grpo = ("grpo",) if self.search.followed_by_grpo else ()
+        return ("evaluator", "warm_start", "search", *grpo)
 
     @classmethod
     def load(cls, path: Path) -> Config:
@@ -172,7 +183,7 @@ class Config:
         if budget is not None:
             payload["reasoning"]["budget"] = budget
         if epochs is not None:
-            for stage in ("evaluator", "warm_start", "grpo"):
+            for stage in self.stages:
                 payload[stage]["epochs"] = epochs
         return self.from_json(payload)
 
@@ -190,6 +201,7 @@ class Config:
             evaluator=stage,
             warm_start=dataclasses.replace(stage, epochs=2),
             grpo=dataclasses.replace(self.grpo, epochs=2, samples_per_epoch=2, batch=8, group=4),
+            search=self.search and dataclasses.replace(self.search, epochs=2, batch=32),
         )
 
 
@@ -203,6 +215,7 @@ SECTIONS: dict[tuple[str, ...], type[Any]] = {
     ("grpo",): GrpoConfig,
     ("objectives",): ObjectivesConfig,
     ("objectives", "terms"): TermConfig,
+    ("search",): SearchConfig,
 }
 
 

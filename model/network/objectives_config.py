@@ -1,11 +1,11 @@
-"""The configuration of list objectives."""
+"""The configuration of list objectives, and of the stage that learns from a search for them."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
@@ -68,3 +68,26 @@ class ObjectivesConfig:
         if not self.utility and not self.terms:
             raise ValueError("terms: must have at least one term where utility is 0, got none")
         return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class SearchConfig:
+    """The stage that imitates a search for slates of high objective; it needs `objectives`."""
+
+    epochs: PositiveInt = 10
+    batch: PositiveInt = 64  # requests per update
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    # "exhaustive" tries every slate and refuses lists with too many of them.
+    teacher: Literal["greedy", "beam", "exhaustive"] = "greedy"
+    width: PositiveInt = 4  # prefixes that a beam keeps
+    # The target of a choice is the softmax of the candidates' gains over the largest one and a
+    # temperature, which falls geometrically from the choice after the first reasoning step to the
+    # choice after the last; the choice that puts an item has the last temperature.
+    temperature: PositiveFloat = 0.05
+    first_temperature: PositiveFloat = 0.4
+    step_weight: Fraction = 0.0  # share of the loss of choices that a further step revised
+    on_policy: Fraction = 0.5  # share of a batch whose prefixes are the generator's choices
+    # "random" draws for each batch: no step, every step, or an entropy gate at a random quantile.
+    gates: Literal["random", "configured"] = "random"
+    followed_by_grpo: bool = False  # continue with GRPO, which the search replaces otherwise

@@ -20,9 +20,13 @@ from model.learning import accelerator, checkpoint, distributed
 from model.learning.accelerator import Accelerator, DeviceError
 from model.learning.distributed import shard
 from model.learning.grpo import grpo_loss
+from model.learning.imitation import soft_loss
+from model.learning.objectives import Objective
 from model.learning.policy import Batch, Policy, evaluator_loss
+from model.learning.teacher import TeacherFiles, teach
 from model.learning.train import Run, train
 from model.network.config import Config, ConfigError
+from model.network.objectives_config import SearchConfig
 from model.network.reasoning import Replay, follow
 from model.study.click_model import prepare_simulation
 from tests.support.ranks import run_ranks
@@ -79,6 +83,9 @@ def gradients(data, directory):
             grpo_loss(decoded.logprob, before, before, advantage, order >= 0, 0.2, 0.01),
         ),
     }
+    gains = torch.rand(ROWS, 4, batch.mask.shape[1], generator=torch.Generator().manual_seed(0))
+    gains = gains[torch.from_numpy(shard(np.arange(ROWS)))]
+    losses["search"] = run.generator, soft_loss(decoded.logits, gains, order >= 0, 0.5)
     table = torch.nn.Embedding(9, 2, sparse=True)
     torch.nn.init.ones_(table.weight)
     places = torch.from_numpy(shard(np.arange(ROWS - 1)))  # an odd number, so parts differ in size
@@ -92,7 +99,26 @@ def gradients(data, directory):
         for parameter, value in module.named_parameters():
             if value.grad is not None:
                 values[f"{name} {parameter}"] = value.grad.to_dense().clone()
+    values["teacher slates"] = taught(run, directory)
     return values
+
+
+def taught(run, directory):
+    """Return the slates of a teacher whose search the ranks share, and check its files."""
+    objective = Objective(with_objectives(), run.featuriser, run.evaluator.eval())
+    lists, device = run.train.take(np.arange(50)), torch.device("cpu")
+    with mock.patch("model.learning.teacher.LISTS_PER_FILE", 16):
+        files = TeacherFiles(directory / "teacher", "digest")
+        slates = teach(objective, SearchConfig(), lists, device, files)
+    written = [*files.directory.iterdir()] if files.directory.exists() else []
+    assert len(written) == (0 if distributed.rank() else 4)
+    return slates.float()
+
+
+def with_objectives() -> Config:
+    objectives = {"utility": 1.0}
+    payload = without_dropout().to_json() | {"objectives": objectives}
+    return Config.from_json(json.loads(json.dumps(payload)))
 
 
 def train_rank(rank, data, directory):
@@ -103,6 +129,7 @@ def train_rank(rank, data, directory):
         "local_denominators": (
             "model.learning.policy.all_reduce",
             "model.learning.grpo.all_reduce",
+            "model.learning.imitation.all_reduce",
             "model.learning.train.all_reduce",
         ),
     }
@@ -149,7 +176,8 @@ def test_two_ranks_have_the_losses_and_gradients_of_one_process(one, two_process
     [
         ("gradients_not_added", "table"),
         *itertools.product(
-            ["gradients_not_added", "local_denominators"], ["evaluator", "warm_start", "grpo"]
+            ["gradients_not_added", "local_denominators"],
+            ["evaluator", "warm_start", "search", "grpo"],
         ),
     ],
 )
@@ -213,7 +241,7 @@ def test_an_interrupted_torchrun_resumes_to_the_same_metrics(world, by_torchrun,
 
 
 def test_a_batch_smaller_than_the_world_size_is_refused(world, tmp_path, monkeypatch):
-    monkeypatch.setattr("model.learning.train.world_size", lambda: 9)
+    monkeypatch.setattr("model.learning.stages.world_size", lambda: 9)
     with pytest.raises(ConfigError, match=r"grpo\.batch: .* each of 9 processes, got 8"):
         Run(Config.load(CONFIG).smoke(), world, tmp_path, None)
 

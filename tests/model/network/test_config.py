@@ -47,6 +47,15 @@ def terms(**fields):
         (terms(alpha=2), r"objectives\.terms\.0\.alpha: must be less .* to 1, got 2"),
         (terms(beta=1), r"objectives\.terms\.0\.beta: unknown field; must be one of alpha, by, .*"),
         (terms(kind="share"), r"objectives\.terms\.0\.value: required by share, but missing"),
+        ({"search": {}}, r"search: must come with objectives, got a search without them"),
+        (
+            {"search": {"teacher": "oracle"}, **terms()},
+            r"search\.teacher: must be 'greedy', 'beam' or 'exhaustive', got 'oracle'",
+        ),
+        (
+            {"search": {"temperature": 0}, **terms()},
+            r"search\.temperature: must be greater than 0, got 0",
+        ),
         (
             terms(kind="coverage", kernel="jaccard"),
             r"objectives\.terms\.0\.kernel: must be absent from coverage, got 'jaccard'",
@@ -69,6 +78,16 @@ def test_an_override_is_validated_like_the_file():
     assert Config().override(seed=7, budget=1).reasoning.budget == 1
     with pytest.raises(ConfigError, match=r"reasoning\.budget: .*, got -1"):
         Config().override(budget=-1)
+
+
+def test_a_search_takes_the_place_of_grpo_or_comes_before_it():
+    assert Config().stages == ("evaluator", "warm_start", "grpo")
+    searching = Config.from_json({"search": {}, **terms()}).override(epochs=3)
+    assert searching.stages == ("evaluator", "warm_start", "search")
+    assert searching.search is not None
+    assert searching.search.epochs == 3
+    both = Config.from_json({"search": {"followed_by_grpo": True}, **terms()})
+    assert both.stages == ("evaluator", "warm_start", "search", "grpo")
 
 
 def test_a_stored_configuration_of_the_first_version_loads_with_defaults():
