@@ -25,6 +25,7 @@ from model.study.commands import (
     World,
     Worth,
 )
+from model.study.search_command import Search
 from service.engine.contract import BundleError
 
 Command = (
@@ -42,6 +43,7 @@ Command = (
     | Annotated[Worth, subcommand("worth")]
     | Annotated[Recency, subcommand("recency")]
     | Annotated[Diversity, subcommand("diversity")]
+    | Annotated[Search, subcommand("search")]
 )
 
 
