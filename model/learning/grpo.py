@@ -12,6 +12,7 @@ from model.learning.policy import Batch, Policy, descend, pointer_loss
 from model.network.config import GrpoConfig
 from model.network.evaluator import RewardModel
 from model.network.generator import Encoded, Generator
+from model.network.layers import full_precision
 from model.network.reasoning import Decoded, Replay, follow, sampler
 
 
@@ -116,7 +117,8 @@ class Grpo:
     def _reward(self, batch: Batch, slates: Tensor) -> Tensor:
         """Return the utility or the objective [B, G] of slates [B, G, K]."""
         if self.objective is not None:
-            return self.objective.of(batch).value(slates)
+            with full_precision(slates.device):
+                return self.objective.of(batch).value(slates)
         embedded = self.reward_model.embed(batch.numbers, batch.tokens)
         embedded = embedded.repeat_interleave(slates.shape[1], 0)
         return self.reward_model.utility(embedded, slates.flatten(0, 1)).view(slates.shape[:2])

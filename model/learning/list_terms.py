@@ -7,11 +7,12 @@ before it, so one law serves as a reward of whole slates and as a guide of a sea
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from model.learning.policy import Batch
 from model.network.config import ConfigError
 from model.network.evaluator import discount
 from model.network.objectives_config import TermConfig
@@ -207,12 +208,11 @@ def number_values(tokens: Tensor, first: int) -> Tensor:
 
 
 def build_term(
-    term: TermConfig, attribute: Attribute, batch: Any, probability: Tensor, filled: Tensor
+    term: TermConfig, attribute: Attribute, batch: Batch, probability: Tensor, filled: Tensor
 ) -> ListTerm:
     """Compute a term on the lists of a batch.
 
     Args:
-        batch: with numbers [B, N, F] and tokens [B, N, T].
         probability: of a like, float [B, N], 0 where padded.
         filled: true at the positions that a slate fills, bool [B, K].
     """
