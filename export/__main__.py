@@ -73,18 +73,26 @@ class ExportOptions:
     """Bundle to write, bundles/NAME/VERSION."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Data set of the items and the offline metrics; by default the one of the training."""
+    entropy_quantile: float | None = None
+    """Quantile of the entropies on validation lists that is the threshold: 0 takes every reasoning
+    step, 1 none. By default validation chooses it, with the fewest steps that are worth it."""
 
 
 def run_export(options: ExportOptions) -> None:
-    """Write the bundle and print its verification and offline metrics.
+    """Write the bundle and print its verification, gate and offline metrics.
 
-    The JSON on standard output is followed by its worth in sentences on standard error.
+    The JSON on standard output is followed by its worth in sentences on standard error. Raises
+    BundleError for an impossible quantile.
     """
+    quantile = options.entropy_quantile
+    if quantile is not None and not 0.0 <= quantile <= 1.0:
+        raise BundleError(f"--entropy-quantile: must be from 0 to 1, got {quantile}")
     trained = checkpoint.load(options.checkpoint)
     data = options.data or Path(trained.state.data)
-    outcome = bundle.write(trained, options.out, data)
+    outcome = bundle.write(trained, options.out, data, quantile)
     print(json.dumps(outcome, indent=1))
-    print(*sentences(outcome["offline_metrics"]), sep="\n", file=sys.stderr)
+    answer = [] if outcome["gate"] is None else [outcome["gate"]["answer"]]
+    print(*sentences(outcome["offline_metrics"]), *answer, sep="\n", file=sys.stderr)
 
 
 def run_items(options: ItemsOptions) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from export.cases import RequestSampler
+from export.gate import choose_gate, describe_gate
 from export.golden import golden
 from export.graph.compose import compose, compose_evaluator
 from export.graph.lower import ComposeError
@@ -33,15 +34,17 @@ from service.engine.features.row_featuriser import write_rows
 from service.engine.session import Session
 
 
-def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
+def write(trained: Trained, out: Path, data: Path, quantile: float | None = None) -> dict[str, Any]:
     """Build a bundle beside `out`, verify it, and only then move it to `out`.
 
     Args:
         out: NAME/VERSION of the bundle: a new directory, or a bundle to replace.
         data: Data set of the random requests and the offline metrics, whose items the bundle gets.
+        quantile: of the validation entropies for the threshold; by default the gate is chosen by
+            validation (export.gate).
 
-    Returns the verification and the offline metrics. Raises VerificationError, BundleError, or
-    DataError for a data set of another schema, and leaves `out` as it was.
+    Returns the verification, the gate and the offline metrics. Raises VerificationError,
+    BundleError, or DataError for a data set of another schema, and leaves `out` as it was.
     """
     if trained.config.reasoning.gate != "entropy":
         raise BundleError(
@@ -49,6 +52,9 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
         )
     trained = with_items(trained, data)
     with building_beside(out) as building:
+        gate = choose_gate(trained, data, quantile)
+        if gate is not None:
+            trained = dataclasses.replace(trained, threshold=gate.thresholds[gate.chosen])
         requests = RequestSampler(data)
         write_graphs(trained, building)
         write_intent_graphs(building)
@@ -59,8 +65,9 @@ def write(trained: Trained, out: Path, data: Path) -> dict[str, Any]:
         manifest = write_intent_golden(building, manifest)
         session = Session.load(building)
         metrics = evaluate(session, data)
-        dataclasses.replace(manifest, offline_metrics=metrics).write(building)
-    return {"verification": verification, "offline_metrics": metrics}
+        described = None if gate is None else describe_gate(session, gate, data)
+        dataclasses.replace(manifest, offline_metrics=metrics, gate=described).write(building)
+    return {"verification": verification, "gate": described, "offline_metrics": metrics}
 
 
 def with_items(trained: Trained, data: Path) -> Trained:

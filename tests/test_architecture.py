@@ -121,6 +121,11 @@ RULES = {
         {*DATA, *NETWORK, "model.learning.checkpoint", "model.learning.evaluate",
          "model.learning.worth", "service.engine"},
     ),
+    # Validates the generator as its training did.
+    "export.gate": (
+        {"torch", "numpy", "tqdm"},
+        {*DATA, *NETWORK, "model.learning", "service.engine.session"},
+    ),
     "export.graph": ({"torch", "onnx", "numpy"}, NETWORK),
     "export.bench": (
         {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "jinja2", "numpy", "tqdm"},

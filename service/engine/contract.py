@@ -162,7 +162,7 @@ def inputs_of(contract: int) -> tuple[Table, Table]:
 
 # Fields of a manifest that only bundles of one contract have, and those that any may lack.
 FIELDS_OF = {OLD_CONTRACT: {"tokens"}, CONTRACT_VERSION: {"width", "items"}}
-OPTIONAL_FIELDS = {"as_of", "metrics_of"}
+OPTIONAL_FIELDS = {"as_of", "metrics_of", "gate"}
 
 
 class BundleError(ValueError):
@@ -178,7 +178,8 @@ class Manifest:
     `numbers` counts the numeric columns of the graph. Fields that are None are absent from the
     file: `as_of` is the moment of the item table in ISO 8601; `width` is that of the generator's
     item rows and `items` their number; `tokens` counts the token columns of the old contract;
-    `metrics_of` is the bundle whose older item table `offline_metrics` were measured with.
+    `metrics_of` is the bundle whose older item table `offline_metrics` were measured with; `gate`
+    says how the threshold was chosen, and holds quality and cost of others (export.gate).
     """
 
     name: str
@@ -199,6 +200,7 @@ class Manifest:
     width: int | None = None
     items: int | None = None
     metrics_of: str | None = None
+    gate: dict[str, Any] | None = None
 
     @property
     def table_bytes(self) -> int:

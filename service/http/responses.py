@@ -313,6 +313,7 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
         },
         "offline_metrics": manifest.offline_metrics,
         "metrics_of": manifest.metrics_of,
+        "gate": manifest.gate,
         "features": [
             {"name": f.name, "of": f.of, "kind": f.kind, "required": f.required, "width": f.width}
             for f in session.featuriser.schema.features

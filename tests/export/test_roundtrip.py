@@ -112,7 +112,7 @@ def test_the_session_ranks_as_the_torch_policy_does(smoke_bundle, smoke_run, war
     session, run = Session.load(directory), checkpoint.load(smoke_run)
     dataset = Dataset(warm_ranklens)
     lists = dataset.lists(["test"]).take(slice(40))
-    policy = Policy(run.config, run.generator, run.threshold)
+    policy = Policy(run.config, run.generator, session.manifest.entropy_threshold)
     slates = policy.greedy_slates(lists, run.config.reasoning.budget)[0].slate.numpy()
     for index, impression in enumerate(list(dataset.impressions(["test"]))[:40]):
         request = shuffled(impression).request
