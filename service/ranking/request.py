@@ -96,7 +96,7 @@ class RankingRequest:
     def cheap_to_shed(self) -> bool:
         """True if nothing but the ids and the session's own checks can make the list invalid."""
         inputs, constraints = self.inputs, self.constraints
-        if inputs.inline or inputs.user or inputs.context:
+        if inputs.inline or inputs.history_features or inputs.user or inputs.context:
             return False
         if self.intent is not None and self.intent.terms:
             return False

@@ -26,9 +26,11 @@ class CandidateList:
     """One candidate list with its user, in the order of the initial ranking.
 
     history: (item id, label in 0..1), most recent last; features: one mapping per candidate, or
-    none at all; scores likewise. columns: the same features by name, a value or None per candidate,
-    or numbers [N] and vectors [N, width] as arrays. A list has features or columns. history_rates:
-    of a train list only, the value of the schema's `history.rate` for each entry at its answer.
+    none at all; scores likewise. history_features: features of the items of the history, one
+    mapping per entry, or none at all. columns: the same features by name, a value or None per
+    candidate, or numbers [N] and vectors [N, width] as arrays. A list has features or columns.
+    history_rates: of a train list only, the value of the schema's `history.rate` for each entry at
+    its answer.
     """
 
     ids: Sequence[str]
@@ -37,6 +39,7 @@ class CandidateList:
     user_id: str | None = None
     user: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[tuple[str, float]] = ()
+    history_features: Sequence[Mapping[str, Any]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Column] = field(default_factory=dict)
     history_rates: Sequence[float] = ()
@@ -96,6 +99,11 @@ class CandidateList:
         candidates = payload["candidates"]
         user = payload.get("user") or {}
         inline = any(candidate.get("features") for candidate in candidates)
+        entries = [
+            entry if isinstance(entry, Mapping) else {"id": entry}
+            for entry in user.get("history") or ()
+        ]
+        of_entries = [entry.get("features") or {} for entry in entries]
         return cls(
             ids=[read_id(candidate["id"]) for candidate in candidates],
             scores=[candidate.get("score") for candidate in candidates],
@@ -104,12 +112,8 @@ class CandidateList:
             else (),
             user_id=None if user.get("id") is None else read_id(user["id"]),
             user=user.get("features") or {},
-            history=[
-                (read_id(entry["id"]), entry.get("label", 1.0))
-                if isinstance(entry, Mapping)
-                else (read_id(entry), 1.0)
-                for entry in user.get("history") or ()
-            ],
+            history=[(read_id(entry["id"]), entry.get("label", 1.0)) for entry in entries],
+            history_features=of_entries if any(of_entries) else (),
             context=payload.get("context") or {},
         )
 
@@ -124,9 +128,12 @@ class CandidateList:
             for candidate, value in zip(candidates, values, strict=False):
                 if value or value == 0.0:
                     candidate[name] = value
-        user: dict[str, Any] = {
-            "history": [{"id": item, "label": label} for item, label in self.history]
-        }
+        history: list[dict[str, Any]]
+        history = [{"id": item, "label": label} for item, label in self.history]
+        for entry, record in zip(history, self.history_features, strict=False):
+            if record:
+                entry["features"] = record
+        user: dict[str, Any] = {"history": history}
         if self.user_id is not None:
             user["id"] = self.user_id
         of_user = {name: value for name, value in self.user.items() if value is not None}

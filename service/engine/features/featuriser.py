@@ -27,10 +27,11 @@ from service.engine.features.encoding import FeatureError, encode_number, encode
 from service.engine.features.history import (
     HistoryKernels,
     PreparedHistory,
+    expected_labels,
     history_width,
-    sigmoid,
 )
 from service.engine.features.history_cache import HistoryCache
+from service.engine.features.history_entries import HistoryEntries
 from service.engine.features.id_index import HeldIds, Ids, pack_ids, unpack_ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays, with_last_row
@@ -98,6 +99,7 @@ class Featuriser:
             self._expected_labels,
             schema.label,
         )
+        self._entries = HistoryEntries(layout, self._ids, arrays, schema.history, self._history)
         self._compared = ComparedColumns(layout, self._history)
 
     @property
@@ -147,11 +149,9 @@ class Featuriser:
         """Return the expected label of items by the statistic `history.rate`, float32 [R]."""
         rate = self.schema.history.rate
         if rate is None:
-            return np.full(len(rows), 0.5, np.float32)
-        feature = self._layout.features[rate]
-        return sigmoid(
-            self._items.numbers[rows, self._items.place[rate]] * feature.std + feature.mean
-        )
+            return expected_labels(None, np.zeros(len(rows), np.float32))
+        encoded = self._items.numbers[rows, self._items.place[rate]]
+        return expected_labels(self._layout.features[rate], encoded)
 
     def _kernel(self, feature: Feature) -> Kernel:
         """Return the history kernel of an item feature, over its raw rows of the item table."""
@@ -193,7 +193,7 @@ class Featuriser:
             if candidates.inline:  # values that a request leaves out are those of the table
                 names = candidates.names() & self._features_of["item"].keys()
                 self._items.write_features(index, numbers, tokens, names)
-        history = self._prepare_history(candidates)
+        history, row_in_history = self._entries.prepare(candidates, index)
         overwritten = history is not None and candidates.inline
         kernels = self._history.take(index) if overwritten else []
         user = candidates.user
@@ -202,29 +202,11 @@ class Featuriser:
         self._fill("user", user, "user.features", numbers, tokens, slice(None))
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
         inline = self._inline.fill(candidates, numbers, tokens, kernels)
-        columns = None if history is None else self._history.compare(history, index, kernels)
+        columns = None
+        if history is not None:
+            columns = self._history.compare(history, index, kernels, row_in_history)
         self._compared.fill(numbers, columns)
         return EncodedList(numbers, tokens, index, inline)
-
-    def _prepare_history(self, candidates: CandidateList) -> PreparedHistory | None:
-        """Return the user's half of the last entries whose items are in the table, None for none.
-
-        An entry is compared with the rate of its item, or with that at its answer if the list has
-        `history_rates`.
-        """
-        if not (candidates.history and len(self._history)):
-            return None
-        limit = self.schema.history.limit
-        items, answers = zip(*candidates.history[-limit:], strict=True)
-        rows, labels = self._ids.find(items), np.array(answers, np.float32)
-        rates = None
-        if len(candidates.history_rates):
-            rates = np.array(candidates.history_rates[-limit:], np.float32)
-        in_table = rows < len(self._ids)
-        if not in_table.all():
-            rows, labels = rows[in_table], labels[in_table]
-            rates = None if rates is None else rates[in_table]
-        return self._history.prepare(rows, labels, rates) if len(rows) else None
 
     def _fill(
         self,

@@ -16,7 +16,7 @@ import numpy as np
 from service.engine.contract import Floats, Integers
 from service.engine.features.history_cache import HistoryCache
 from service.engine.features.kernels import Encoded, KernelStack
-from service.engine.features.schema import History, LabelScale
+from service.engine.features.schema import Feature, History, LabelScale
 
 JOINT = 10  # columns over all kernels together
 RIDGE = 8.0  # of the kernel ridge regression, in units of an item's similarity to itself
@@ -114,7 +114,37 @@ class HistoryKernels:
             self.cache.put(key, prepared)
         return prepared
 
-    def _prepare(self, rows: Integers, labels: Floats, expected: Floats) -> PreparedHistory:
+    def prepare_raw(
+        self, rows: Integers, labels: Floats, expected: Floats, raw: Sequence[Encoded]
+    ) -> PreparedHistory:
+        """Return the user's half of H entries, some of which have other features than the table.
+
+        Args:
+            rows: row of each entry, int64 [H]; above that of an unknown item for a new item.
+            labels: float32 [H].
+            expected: expected target of each entry, float32 [H].
+            raw: per kernel, raw rows of the entries.
+        """
+        if self.cache is None:
+            return self._prepare(rows, labels, expected, raw)
+        # No row is -1, so no key of `prepare` begins like these. All that the result depends on is
+        # in the key, and each entry has as many bytes.
+        parts = [np.array(-1), rows, labels, expected, *raw]
+        key = b"".join(part.tobytes() for part in parts)
+        prepared = self.cache.get(key)
+        if prepared is None:
+            prepared = self._prepare(rows, labels, expected, raw)
+            self.cache.put(key, prepared)
+        return prepared
+
+    def _prepare(
+        self,
+        rows: Integers,
+        labels: Floats,
+        expected: Floats,
+        raw: Sequence[Encoded] | None = None,
+    ) -> PreparedHistory:
+        """raw: None for the rows of the table."""
         targets, liked = self._scale.target(labels), self._scale.is_positive(labels)
         by_row, order = rows.argsort(kind="stable"), (~liked).argsort(kind="stable")
         size = len(rows)
@@ -124,7 +154,10 @@ class HistoryKernels:
         repeats[0, 1:] = targets.take(by_row)
         np.subtract(1.0, repeats[0, 1:], out=repeats[1, 1:])
         surprise = (targets - expected).take(order)
-        units, tokens = self._kernels.of_history(rows.take(order))
+        if raw is None:
+            units, tokens = self._kernels.of_history(rows.take(order))
+        else:
+            units, tokens = self._kernels.of_raw_history([each[order] for each in raw])
         ends = [0, *accumulate(each.shape[1] for each in units)]
         # One product of all unit vectors below each other is the sum of the kernels.
         stacked = np.concatenate([each.T for each in units])
@@ -147,13 +180,20 @@ class HistoryKernels:
         """Return each kernel's raw rows of candidates, to be overwritten by inline features."""
         return self._kernels.take(index)
 
-    def compare(self, history: PreparedHistory, index: Integers, rows: Sequence[Encoded]) -> Floats:
+    def compare(
+        self,
+        history: PreparedHistory,
+        index: Integers,
+        rows: Sequence[Encoded],
+        row_in_history: Integers,
+    ) -> Floats:
         """Return the history columns float32 [3 K + JOINT, N], the standardised ones unset.
 
         Args:
             history: from `prepare`.
             index: row of each candidate in the item table, int64 [N].
             rows: per kernel, raw rows of the candidates; none at all: those of the table.
+            row_in_history: the same as `index`, but of a new item the row in the history.
         """
         if rows:
             units = self._kernels.of_rows(rows, history.tokens)
@@ -178,13 +218,20 @@ class HistoryKernels:
         # ... and the entries most similar to each candidate.
         joint[2], joint[3] = _nearest(to_history, history)
         _nearest_of_each_kind(to_history, history.positives, joint[5:7])
-        place = history.rows.searchsorted(index, "right") - 1  # of equal rows the last
-        repeated = history.rows.take(place) == index
+        place = history.rows.searchsorted(row_in_history, "right") - 1  # of equal rows the last
+        repeated = history.rows.take(place) == row_in_history
         joint[7:9] = 0.0
         if repeated.any():
             np.multiply(history.repeats.take(place, axis=1), repeated, out=joint[7:9])
         joint[9] = math.log1p(size) / 4.0
         return columns
+
+
+def expected_labels(rate: Feature | None, encoded: Floats) -> Floats:
+    """Return the expected labels float32 [R] by R encoded values of a rate; one half without."""
+    if rate is None:
+        return np.full(len(encoded), 0.5, np.float32)
+    return sigmoid(encoded * rate.std + rate.mean)
 
 
 def sigmoid(logits: Floats) -> Floats:

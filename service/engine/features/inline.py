@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -32,6 +32,13 @@ Block = tuple[Sequence[str], Doubles, Mask | None]
 Rows = slice | npt.NDArray[np.int64]  # of the candidates with a value
 
 
+def candidate_path(position: int, name: str, scored: bool) -> str:
+    """Return the path of a candidate's feature; scored: the score has a field of its own."""
+    if scored and name == "score":
+        return f"candidates[{position}].score"
+    return f"candidates[{position}].features.{name}"
+
+
 class InlineFeatures:
     """Overwrites the rows of candidates by their inline features.
 
@@ -39,12 +46,27 @@ class InlineFeatures:
     is searched for, by halves of the list.
     """
 
-    def __init__(self, layout: Layout, kernels: Sequence[str]) -> None:
-        """kernels: names of the item features of the history kernels, in their order."""
-        self._layout = layout
+    def __init__(
+        self,
+        layout: Layout,
+        kernels: Sequence[str],
+        owners: Collection[str] = ("item", "candidate"),
+        unknown_rule: str = "not a feature of the schema",
+        path_of: Callable[[int, str, bool], str] = candidate_path,
+    ) -> None:
+        """Read features of candidates, or of the entries of a history.
+
+        Args:
+            layout: places of all features.
+            kernels: names of the item features of the history kernels, in their order.
+            owners: owners of the features that are allowed.
+            unknown_rule: the rule that any other feature breaks, in errors.
+            path_of: returns the path of a feature, as `candidate_path` does.
+        """
+        self._layout, self._unknown_rule, self._path_of = layout, unknown_rule, path_of
         features = layout.features.items()
-        self._allowed = {n: f for n, f in features if f.of in ("item", "candidate")}
-        self._of_candidates = [n for n, f in features if f.of == "candidate"]
+        self._allowed = {n: f for n, f in features if f.of in owners}
+        self._of_candidates = [n for n, f in self._allowed.items() if f.of == "candidate"]
         self._numeric = frozenset(n for n, f in self._allowed.items() if f.kind in NUMBER_KINDS)
         self._required = [n for n in self._of_candidates if self._allowed[n].required]
         self._kernels = {name: index for index, name in enumerate(kernels)}
@@ -196,13 +218,13 @@ class InlineFeatures:
             values["score"] = score
         for name in self._required:
             if values.get(name) is None:
-                raise FeatureError(candidate_path(position, name, True), REQUIRED, None)
+                raise FeatureError(self._path_of(position, name, True), REQUIRED, None)
         for name, value in values.items():
             feature = self._allowed.get(name)
             if feature is None:
-                path = candidate_path(position, name, False)
-                raise FeatureError(path, "not a feature of the schema", value)
-            path = candidate_path(position, name, score is not None)
+                path = self._path_of(position, name, False)
+                raise FeatureError(path, self._unknown_rule, value)
+            path = self._path_of(position, name, score is not None)
             if feature.slots:
                 self._layout.encode_tokens(feature, [value], path)
             elif feature.kind in NUMBER_KINDS:
@@ -265,10 +287,3 @@ def _present(values: Column) -> tuple[Rows, Column]:
         return slice(None), values
     rows = [row for row, value in enumerate(values) if value is not None]
     return np.array(rows, np.int64), [values[row] for row in rows]
-
-
-def candidate_path(position: int, name: str, scored: bool) -> str:
-    """Return the path of a candidate's feature; scored: the score has a field of its own."""
-    if scored and name == "score":
-        return f"candidates[{position}].score"
-    return f"candidates[{position}].features.{name}"

@@ -146,6 +146,11 @@ class KernelStack:
         ]
         return self.of_items(index, tokens), tokens
 
+    def of_raw_history(self, raw: Sequence[Encoded]) -> tuple[list[Floats], list[Encoded | None]]:
+        """Do the same for H entries by their raw rows of each kernel."""
+        tokens = [kernel.tokens(rows) for kernel, rows in zip(self._kernels, raw, strict=True)]
+        return self.of_rows(raw, tokens), tokens
+
     def of_items(self, index: Integers, tokens: Sequence[Encoded | None]) -> list[Floats]:
         """Return the unit vectors of R items by each kernel, to compare with a history.
 
