@@ -13,8 +13,8 @@ from service.errors import FieldError, InvalidRequest
 RULE = "stated once; it is repeated with another value"
 # Keys, objects and lists among which the repeated key is searched for, in about 20 ms.
 MAX_PARTS = 20_000
-# Objects around a key in a valid body: batch, list, candidate, features.
-LEVELS = 4
+# Objects around a key in a valid body: batch, list, user, history entry, features.
+LEVELS = 5
 
 
 def refuse_repeated_keys(content: bytes, payload: Any) -> None:

@@ -224,6 +224,7 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Gro
         user_id=user.id if user else None,
         user=with_arrays(user.features, f"{path}user.features") if user else {},
         history=labelled(user.history) if user and user.history else (),
+        history_features=features_of(user.history, path) if user and user.history else (),
         context=with_arrays(body.context, f"{path}context"),
         columns=columns,
     )
@@ -235,8 +236,24 @@ def labelled(history: Sequence[HistoryEntry | str]) -> list[tuple[str, float]]:
     return [
         (entry, 1.0)
         if isinstance(entry, str)
-        else (entry.id, 1.0 if entry.label is None else entry.label)
+        else (entry.id, 1.0 if (label := entry.label) is None else label)
         for entry in history
+    ]
+
+
+def features_of(history: Sequence[HistoryEntry | str], path: str) -> Sequence[Mapping[str, Any]]:
+    """Return the features of each history entry, or none at all; packed vectors as arrays.
+
+    Raises InvalidRequest.
+    """
+    records = [entry.features for entry in history if isinstance(entry, HistoryEntry)]
+    if not any(records):
+        return ()
+    return [
+        {}
+        if isinstance(entry, str)
+        else with_arrays(entry.features, f"{path}user.history[{index}].features")
+        for index, entry in enumerate(history)
     ]
 
 

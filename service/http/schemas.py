@@ -48,6 +48,9 @@ class HistoryEntry(StrictModel):
     label: float | None = Field(
         1.0, ge=0, le=1, description="scaled label, from 1, liked, to 0, displayed and passed over"
     )
+    features: Features | None = Field(
+        None, description="item features of the schema; they override the item table"
+    )
 
 
 def _history_tag(value: Any) -> str:

@@ -10,9 +10,10 @@ from pydantic import BaseModel
 from service.http import fields, schemas
 from service.http.parsing import MSGPACK
 
+HISTORY = [{"id": "1", "label": 0.5, "features": {"genres": ["war"]}}]
 FULL = {
     "request_id": "r",
-    "user": {"id": "u", "history": [{"id": "1", "label": 0.5}], "features": {}},
+    "user": {"id": "u", "history": HISTORY, "features": {}},
     "context": {},
     "candidates": [
         {"id": "1", "score": 0.5, "features": {"runtime": 90}, "groups": {"author": "a"}},
@@ -60,7 +61,8 @@ REQUIRED = {"candidates", "id", "slates", "seed"}
 RECORD_PATHS = [
     *([name] for name in FULL if name not in REQUIRED),
     *(["user", name] for name in FULL["user"]),  # type: ignore[attr-defined]
-    ["user", "history", 0, "label"],
+    *(["user", "history", 0, name] for name in ("label", "features")),
+    ["user", "history", 0, "features", "genres"],
     *(["candidates", 0, name] for name in ("score", "features", "groups")),
     ["candidates", 0, "features", "runtime"],
     ["candidates", 0, "groups", "author"],
@@ -138,7 +140,7 @@ def test_every_optional_field_of_the_schemas_is_tested_with_null():
         if not field.is_required()
     }  # fmt: skip
     paths: list[Any] = [path for _, path in [*CASES, *INTENT_CASES]]
-    assert optional == {path[-1] for path in paths} - {"runtime", "author"}
+    assert optional == {path[-1] for path in paths} - {"runtime", "author", "genres"}
     assert all(issubclass(model, BaseModel) for model in models)
 
 
