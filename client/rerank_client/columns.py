@@ -52,7 +52,7 @@ def _little_endian(view: memoryview) -> bytes:
 
 
 def with_arrays(features: object) -> object:
-    """Return features of a user or context with arrays as `as_column` returns them."""
+    """Return features of a user, context or history entry, arrays as `as_column` returns them."""
     if not isinstance(features, Mapping):
         return features
     return {name: as_column(value) for name, value in features.items()}
@@ -87,6 +87,8 @@ def holds_arrays(body: Mapping[str, Any]) -> bool:
     places = [body.get("context"), user.get("features") if isinstance(user, Mapping) else None]
     if isinstance(candidates, Mapping):
         places += [candidates.get("features"), candidates]
+    history = (user.get("history") or ()) if isinstance(user, Mapping) else ()
+    places += [entry.get("features") for entry in history if isinstance(entry, Mapping)]
     return any(
         isinstance(value, PackedArray)
         for place in places

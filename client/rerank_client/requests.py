@@ -61,11 +61,12 @@ Candidates = Sequence[Candidate] | CandidateColumns
 class RequestOptions(TypedDict, total=False):
     """Optional fields of a request, as in docs/service.md; None is the same as leaving one out.
 
-    user: `id`, `history`, `features`. context: features. slate_size: positions (default: that of
-    the bundle). reasoning: `budget` (steps per position), `entropy_threshold` (nats). sampling:
-    `slates`, `seed`. temperatures: `reason`, `recommend`. model: name of a served model. priority:
-    `interactive` or `background`. explain: add an explanation to each position. diversity: one
-    mapping or a list of them, of `by`, `weight`, `decay` and `law`.
+    user: `id`, `history` (ids, or mappings of `id`, `label` and `features`), `features`. context:
+    features. slate_size: positions (default: that of the bundle). reasoning: `budget` (steps per
+    position), `entropy_threshold` (nats). sampling: `slates`, `seed`. temperatures: `reason`,
+    `recommend`. model: name of a served model. priority: `interactive` or `background`. explain:
+    add an explanation to each position. diversity: one mapping or a list of them, of `by`,
+    `weight`, `decay` and `law`.
     """
 
     user: Mapping[str, Any] | None
@@ -134,8 +135,7 @@ def _list_body(path: str, candidates: object, options: Mapping[str, Any]) -> dic
         check_integer(f"{path}slate_size", body["slate_size"])
     if isinstance(user := body.get("user"), Mapping):
         _check_user(f"{path}user", user)
-        if isinstance(user.get("features"), Mapping):
-            body["user"] = {**user, "features": with_arrays(user["features"])}
+        body["user"] = _user_with_arrays(user)
     if isinstance(body.get("context"), Mapping):
         body["context"] = with_arrays(body["context"])
     if "constraints" in body:
@@ -214,6 +214,22 @@ def _check_user(field: str, user: Mapping[str, Any]) -> None:
                 check_id(name, entry)
             elif "id" in entry:  # without one the service names the field
                 check_id(f"{name}.id", entry["id"])
+
+
+def _user_with_arrays(user: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a user with the arrays of its features and of those of its history packed."""
+    changed: dict[str, Any] = {}
+    if isinstance(user.get("features"), Mapping):
+        changed["features"] = with_arrays(user["features"])
+    history = user.get("history") or ()
+    if any(isinstance(entry, Mapping) and "features" in entry for entry in history):
+        changed["history"] = [
+            {**entry, "features": with_arrays(entry["features"])}
+            if isinstance(entry, Mapping) and "features" in entry
+            else entry
+            for entry in history
+        ]
+    return {**user, **changed} if changed else user
 
 
 def _constraints(field: str, constraints: object) -> Mapping[str, Any]:

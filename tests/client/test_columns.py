@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank_client import Client
-from rerank_client.columns import as_column, pack
+from rerank_client.columns import as_column, holds_arrays, pack
 from rerank_client.fallback import initial_ranking
 from rerank_client.requests import build_list_body, encode
 from service.http.parsing import featuriser_input, validate
@@ -85,6 +85,22 @@ def test_vectors_scores_and_features_of_users_and_contexts_may_be_arrays():
     assert inputs.context["mood"].tolist() == [0.0, 0.0]
 
 
+def test_vectors_of_history_entries_may_be_arrays():
+    features = {"look": np.ones(2, np.float32), "price": 3}
+    past = ["a", {"id": "new", "features": features}, {"id": 7}]
+    body = build_list_body(["b"], user={"history": past})
+    assert holds_arrays(body)
+    assert not holds_arrays(build_list_body(["b"], user={"history": past[::2]}))
+    payload = ormsgpack.unpackb(encode(body, packed=True))
+    inputs, _ = featuriser_input(validate(RerankRequest, payload), "")
+    assert inputs.history == [("a", 1.0), ("new", 1.0), ("7", 1.0)]
+    none, sent, nothing = inputs.history_features
+    assert none == nothing == {}
+    assert np.asarray(sent["look"]).tolist() == [1.0, 1.0]
+    assert sent["price"] == 3
+    assert isinstance(features["look"], np.ndarray)  # the arguments are left alone
+
+
 def test_whole_numbers_and_booleans_are_sent_as_lists():
     assert as_column(np.array([1, 2])) == [1, 2]
     assert as_column(np.array([True])) == [True]
@@ -95,6 +111,16 @@ def test_whole_numbers_and_booleans_are_sent_as_lists():
 def test_a_value_that_messagepack_or_json_lacks_is_refused_beside_arrays(value, text):
     with Client("http://127.0.0.1:9") as client, pytest.raises(ValueError, match=text):
         client.rerank(["1"], context={"a": np.ones(1), "b": value})
+
+
+def test_a_vector_of_a_history_entry_gives_the_same_slate_as_array_and_list(url, items):
+    vector = np.linspace(-1.0, 1.0, 32, dtype=np.float32)
+    with Client(url, fallback=False, timeout_ms=30_000) as client:
+        packed, listed, without = (
+            client.rerank(items[:20], user={"history": [{"id": "new", "features": features}]})
+            for features in ({"tags_vector": vector}, {"tags_vector": vector.tolist()}, {})
+        )
+    assert packed.slate == listed.slate != without.slate
 
 
 def test_columns_with_arrays_and_lists_give_the_same_slate(url, items):
