@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -41,7 +41,7 @@ RAW = st.sampled_from(ROUGH) | JSON.map(json.dumps)
 def bodies(bundle: Bundle) -> st.SearchStrategy[Any]:
     """Return bodies of /rerank that the document allows; the service can satisfy nearly all."""
     chosen = _candidate_ids(bundle.ids)
-    options = _options(bundle.ids)
+    options = _options(bundle)
     shapes = _candidate_fields(bundle)
     positions = st.integers(0, 11)  # among the candidates
     pinned = st.dictionaries(positions, st.integers(0, 9), max_size=3)
@@ -111,28 +111,39 @@ def _runs(ids: Sequence[str]) -> st.SearchStrategy[list[str]]:
 
 def _candidate_fields(bundle: Bundle) -> st.SearchStrategy[list[dict[str, Any]]]:
     """Return groups and inline features for the first candidates."""
-    categories = bundle.categories
-    number = st.none() | st.integers(0, 2000) | st.floats(-1000, 1000)
-    # Of few features, because drawing takes long.
-    numeric: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(bundle.numbers[:3], number)
-    for name, width in [*bundle.vectors.items()][:1]:
-        numeric[name] = st.builds(itertools.repeat, st.floats(-10, 10), st.just(width)).map(list)
-    groups = st.dictionaries(st.sampled_from(["author", *categories]), st.sampled_from("abc"))
-    inline = st.fixed_dictionaries(
-        {},
-        optional={
-            **{name: st.sampled_from([*words, "?"]) for name, words in categories.items()},
-            **numeric,
-        },
-    )
+    names = st.sampled_from(["author", *bundle.categories])
+    groups = st.dictionaries(names, st.sampled_from("abc"))
+    inline = _inline_features(bundle, bundle.numbers, bundle.vectors)
     fields = st.fixed_dictionaries({}, optional={"groups": groups, "features": inline})
     return st.lists(fields, max_size=12)
 
 
-def _options(ids: Sequence[str]) -> st.SearchStrategy[dict[str, Any]]:
+def _inline_features(
+    bundle: Bundle, numbers: Sequence[str], vectors: Mapping[str, int]
+) -> st.SearchStrategy[dict[str, Any]]:
+    """Return values of categories of items, and of some numbers and vectors."""
+    number = st.none() | st.integers(0, 2000) | st.floats(-1000, 1000)
+    # Of few features, because drawing takes long.
+    numeric: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(numbers[:3], number)
+    for name, width in [*vectors.items()][:1]:
+        numeric[name] = st.builds(itertools.repeat, st.floats(-10, 10), st.just(width)).map(list)
+    categories = bundle.categories.items()
+    return st.fixed_dictionaries(
+        {}, optional={**{n: st.sampled_from([*words, "?"]) for n, words in categories}, **numeric}
+    )
+
+
+def _options(bundle: Bundle) -> st.SearchStrategy[dict[str, Any]]:
     """Return every optional field but the size of the slate and the constraints."""
+    ids, of_items = bundle.ids, bundle.of_items
+    numbers = [name for name in bundle.numbers if name in of_items]
+    vectors = {name: width for name, width in bundle.vectors.items() if name in of_items}
+    fields = {
+        "label": st.none() | st.floats(0, 1),
+        "features": st.none() | _inline_features(bundle, numbers, vectors),
+    }
     entry = st.sampled_from(ids) | st.fixed_dictionaries(
-        {"id": st.sampled_from(ids) | NAMES}, optional={"label": st.none() | st.floats(0, 1)}
+        {"id": st.sampled_from(ids) | NAMES}, optional=fields
     )
     history = st.lists(entry, max_size=8) | _runs(ids)
     temperature = st.none() | st.floats(0.01, 100) | st.sampled_from([0.01, 0.7, 100])

@@ -22,7 +22,8 @@ class Bundle:
     categories: vocabularies by name; values: for each category, the value of each item, for the
     items whose value the model has a name for; labels: the same for features of several values,
     those of `categories` included. numbers, vectors: names of the features that a
-    candidate may have inline; of a vector also its width.
+    candidate may have inline; of a vector also its width. of_items: those among them that belong to
+    items.
     """
 
     ids: list[str]
@@ -31,6 +32,7 @@ class Bundle:
     numbers: list[str] = field(default_factory=list)
     vectors: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    of_items: frozenset[str] = frozenset()
 
     @functools.cached_property
     def items(self) -> frozenset[str]:
@@ -64,7 +66,8 @@ class Bundle:
         inline = [f for f in features if f["of"] in ("item", "candidate") and f["name"] != "score"]
         numbers = [f["name"] for f in inline if f["kind"] in ("number", "statistic")]
         vectors = {f["name"]: f["width"] for f in inline if f["kind"] == "vector"}
-        return cls(ids, categories, values, numbers, vectors, labels)
+        of_items = frozenset(f["name"] for f in inline if f["of"] == "item")
+        return cls(ids, categories, values, numbers, vectors, labels, of_items)
 
     def group(self, candidate: Mapping[str, Any], name: str) -> Any:
         """Return the candidate's value of an attribute, None when it is a group of its own."""

@@ -121,7 +121,7 @@ def test_every_optional_field_of_the_document_gets_a_null(document):
     filled = with_nulls(body, optional_fields(document))
     assert filled["candidates"][0].items() >= {"features": None, "groups": None}.items()
     assert filled["candidates"][1] == "2"
-    assert filled["user"]["history"] == [{"id": "3", "label": None}]
+    assert filled["user"]["history"] == [{"id": "3", "label": None, "features": None}]
     assert filled["constraints"] == {"pinned": None, "blocked": None, "max_per_group": None}
     assert filled["timeout_ms"] is None
     assert filled["user"]["id"] is None
