@@ -82,7 +82,7 @@ def intent_inputs(
     """
     count, longest = feeds["mask"].shape
     some = [intent for intent in intents if intent is not None]
-    width = 1 + max([0, *(len(one.weight) * (one.values.shape[2] + 1) for one in some)])
+    width = 1 + max([0, *(len(one.weight) + one.values.shape[1] for one in some)])
     attributes = max([1, *(len(one.weight) for one in some)])
     boosted = any(one.boost is not None for one in some)
     boost = np.zeros((count, longest if boosted else 1), np.float32)
@@ -94,12 +94,12 @@ def intent_inputs(
     for index, intent in enumerate(intents):
         if intent is None:
             continue
-        number, size, shared = intent.values.shape
+        number, size = intent.alone.shape
         weight[index, :number] = intent.weight
-        for attribute in range(number):
-            start = 1 + attribute * (shared + 1)
-            stop = start + shared  # the column of the values that one candidate alone has
-            values[index, :size, start:stop] = intent.values[attribute]
+        for attribute, (first, end) in enumerate(intent.spans()):
+            start = 1 + attribute + first
+            stop = 1 + attribute + end  # the column of the values that one candidate alone has
+            values[index, :size, start:stop] = intent.values[:, first:end]
             values[index, :size, stop] = intent.alone[attribute]
             member[index, attribute, start : stop + 1] = 1
             retained[index, start:stop] = intent.retained[attribute]

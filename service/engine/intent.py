@@ -10,14 +10,16 @@ u is 1 (law "sum") or 1 / number of values of i (law "mean"). Pinned items count
 without values has f = 1. With the law "sum" a candidate of many values is favoured from the first
 position on. `FLOOR` is added to f, so that its logarithm is finite; no other f changes in float32.
 
-Axes: K positions, N candidates, A attributes, V values that candidates of the list share.
+Axes: K positions, N candidates, A attributes, V values that candidates of the list share, of one
+attribute after the other.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import numpy as np
@@ -50,16 +52,22 @@ class DiversityTerm:
 class SlateIntent:
     """The intent of one list; A and V may be 0.
 
-    boost float32 [N], or None for zeros; values float32 [A, N, V]: u of the values that at least
-    two candidates share; alone float32 [A, N]: sum of u of the others, 1 for a candidate without
-    values; weight, retained float32 [A]: retained is 1 - decay.
+    boost float32 [N], or None for zeros; values float32 [N, V]: u of the values that at least two
+    candidates share; ends: the end in V of the values of each attribute; alone float32 [A, N]: sum
+    of u of the others, 1 for a candidate without values; weight, retained float32 [A]: retained is
+    1 - decay.
     """
 
     boost: Floats | None
     values: Floats
+    ends: Sequence[int]
     alone: Floats
     weight: Floats
     retained: Floats
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Yield the start and the end in V of the values of each attribute."""
+        return pairwise((0, *self.ends))
 
     def boosts(self) -> Floats:
         """Return the boost float32 [N] of each candidate."""
@@ -73,13 +81,14 @@ class SlateIntent:
         Row k is that after the first k items of the slate of K.
         """
         items = np.array(slate, np.int64)
-        retained = self.retained[:, None, None]
-        factors = np.where(self.values[:, items] > 0, retained, np.float32(1))
-        kept = np.ones((len(retained), len(items) + 1, self.values.shape[2]), np.float32)
-        np.cumprod(factors, axis=1, out=kept[:, 1:])
-        share = kept @ self.values.transpose(0, 2, 1) + self.alone[:, None]
-        logarithm = np.log(share + np.float32(FLOOR))
-        bonus: Floats = np.tensordot(self.weight, logarithm, 1)
+        bonus = np.zeros((len(items) + 1, len(self.values)), np.float32)
+        for attribute, (start, end) in enumerate(self.spans()):
+            values = self.values[:, start:end]
+            kept = np.ones((len(items) + 1, end - start), np.float32)
+            factors = np.where(values[items] > 0, self.retained[attribute], np.float32(1))
+            np.cumprod(factors, axis=0, out=kept[1:])
+            share = kept @ values.T + self.alone[attribute]
+            bonus += self.weight[attribute] * np.log(share + np.float32(FLOOR))
         return bonus
 
     def adjustment(self, slate: Sequence[int]) -> Floats:
@@ -114,21 +123,23 @@ def build_intent(
             "candidates share"
         )
         raise IntentError(used[largest], rule, total)
-    width = max(map(len, holders), default=0)
-    values = np.zeros((len(used), size, width), np.float32)
+    ends = list(accumulate(map(len, holders)))
+    values = np.zeros((size, total), np.float32)
     alone = np.ones((len(used), size), np.float32)
-    for place, number in enumerate(used):
+    for place, (number, end) in enumerate(zip(used, ends, strict=True)):
+        of_term = values[:, end - len(holders[place]) : end]
         for column, (members, count) in enumerate(holders[place].items()):
-            values[place, list(members), column] = count
+            of_term[list(members), column] = count
         counts = np.array([len(of_one) for of_one in values_of[number]], np.float32)
         some = counts > 0
-        alone[place, some] = (counts - values[place].sum(axis=1))[some]
+        alone[place, some] = (counts - of_term.sum(axis=1))[some]
         if terms[number].law == "mean":
-            values[place, some] /= counts[some, None]
+            of_term[some] /= counts[some, None]
             alone[place, some] /= counts[some]
     return SlateIntent(
         boosts if boosts is not None and boosts.any() else None,
         values,
+        ends,
         alone,
         np.array([terms[number].weight for number in used], np.float32),
         np.array([1 - terms[number].decay for number in used], np.float32),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import intent as module
+from service.engine.collate import intent_inputs
 from service.engine.constraints import SlateConstraints
 from service.engine.features.candidates import CandidateList
 from service.engine.intent import FLOOR, DiversityTerm, IntentError, build_intent
@@ -95,7 +96,7 @@ def test_boosts_of_zero_are_no_boosts():
 def test_values_of_the_same_candidates_share_a_column_and_lone_values_have_none():
     values_of = [[["a", "b", "c"], ["a", "b"], ["d"]]]
     intent = build_intent([DiversityTerm("g", 1.0, 0.5, "sum")], values_of)
-    assert intent.values.tolist() == [[[2], [2], [0]]]
+    assert intent.values.tolist() == [[2], [2], [0]]
     assert intent.alone.tolist() == [[1, 0, 1]]
 
 
@@ -103,12 +104,24 @@ def test_more_shared_values_than_the_limit_are_refused_with_term_rule_and_value(
     values_of = [["ab"], ["a"], ["b"], ["c"]], [list("ab"), list("ac"), list("bc"), []]
     terms = [DiversityTerm("g", 1.0, 0.5, "sum")] * 2
     monkeypatch.setattr(module, "MAX_CELLS", 12)
-    assert build_intent(terms, values_of).values.shape == (2, 4, 3)
+    assert build_intent(terms, values_of).values.shape == (4, 3)
     monkeypatch.setattr(module, "MAX_CELLS", 11)
     rule = "at most 2 values, over all attributes, that several of 4 candidates share"
     with pytest.raises(IntentError, match=rule) as error:
         build_intent(terms, values_of)
     assert (error.value.term, error.value.value) == (1, 3)
+
+
+def test_an_attribute_of_many_values_widens_no_other_attribute_of_a_run():
+    many, few = [[*range(9)]] + [[value] for value in range(9)], [["a"], ["b"]] * 5
+    terms = [DiversityTerm(name, 1.0, 0.5, "sum") for name in "abcd"]
+    intent = build_intent(terms, [many, few, few, few])
+    assert intent.values.shape == (10, 9 + 3 * 2)
+    feeds = {"mask": np.ones((1, 10)), "list": np.zeros(1, np.int64)}
+    inputs = intent_inputs([intent], feeds)
+    assert inputs["values"].shape == (1, 10, 1 + 15 + len(terms))
+    np.testing.assert_array_equal(inputs["member"].sum(axis=2), [[1 + 9 + 1, 4, 4, 4]])
+    np.testing.assert_array_equal(inputs["member"][:, :, 1:].sum(axis=1), np.ones((1, 19)))
 
 
 def test_the_initial_ranking_follows_the_intent_and_keeps_the_constraints():
