@@ -27,7 +27,9 @@ import numpy as np
 from service.engine.contract import Floats
 
 FLOOR = 1e-30  # is added to f
-MAX_CELLS = 500_000  # candidates x values that they share: bounds the memory of a run
+# Bound the memory of a run: candidates x values that they share, of a list and of all its slates.
+MAX_CELLS = 500_000
+MAX_SLATE_CELLS = 8_000_000
 
 
 class IntentError(ValueError):
@@ -101,6 +103,7 @@ def build_intent(
     terms: Sequence[DiversityTerm],
     values_of: Sequence[Sequence[Sequence[Hashable]]],
     boosts: Floats | None = None,
+    slates: int = 1,
 ) -> SlateIntent:
     """Return the intent of one list; terms of weight 0 are left out.
 
@@ -108,20 +111,24 @@ def build_intent(
         terms: the diversity terms.
         values_of: for each term the distinct values of each candidate.
         boosts: float32 [N]; must be there if there are no terms.
+        slates: number of sampled slates, each of which has its own copy of the values.
 
     Raises IntentError naming the largest term if there are more than `MAX_CELLS` candidates times
-    shared values.
+    shared values, or more than `MAX_SLATE_CELLS` over all slates.
     """
     size = len(values_of[0] if boosts is None else boosts)
     used = [number for number, term in enumerate(terms) if term.weight != 0]
     holders = [_shared_values(values_of[number]) for number in used]
     total = sum(map(len, holders))
-    if total * size > MAX_CELLS:
+    limit = min(MAX_CELLS, MAX_SLATE_CELLS // slates)
+    if total * size > limit:
         largest = max(range(len(used)), key=lambda place: len(holders[place]))
         rule = (
-            f"at most {MAX_CELLS // size} values, over all attributes, that several of {size} "
+            f"at most {limit // size} values, over all attributes, that several of {size} "
             "candidates share"
         )
+        if limit < MAX_CELLS:
+            rule += f", for {slates} sampled slates"
         raise IntentError(used[largest], rule, total)
     ends = list(accumulate(map(len, holders)))
     values = np.zeros((size, total), np.float32)

@@ -62,7 +62,8 @@ def resolve_intent(
         for field, term in zip(stated.fields, stated.terms, strict=True)
     ]
     try:
-        intent = build_intent(stated.terms, values, stated.boosts)
+        slates = request.sampling.slates if request.sampling else 1
+        intent = build_intent(stated.terms, values, stated.boosts, slates)
     except IntentError as error:
         raise refusal(request, f"{stated.fields[error.term]}.by", error.rule, error.value) from None
     return intent if intent.boost is not None or len(intent.weight) else None

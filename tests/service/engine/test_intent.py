@@ -112,6 +112,17 @@ def test_more_shared_values_than_the_limit_are_refused_with_term_rule_and_value(
     assert (error.value.term, error.value.value) == (1, 3)
 
 
+def test_many_sampled_slates_lower_the_limit_of_shared_values(monkeypatch):
+    values_of = [["ab"], ["a"], ["b"], ["c"]], [list("ab"), list("ac"), list("bc"), []]
+    terms = [DiversityTerm("g", 1.0, 0.5, "sum")] * 2
+    monkeypatch.setattr(module, "MAX_SLATE_CELLS", 36)
+    for slates in (1, 2, 3):
+        assert build_intent(terms, values_of, slates=slates).values.shape == (4, 3)
+    rule = "at most 2 values, .* that several of 4 candidates share, for 4 sampled slates"
+    with pytest.raises(IntentError, match=rule):
+        build_intent(terms, values_of, slates=4)
+
+
 def test_an_attribute_of_many_values_widens_no_other_attribute_of_a_run():
     many, few = [[*range(9)]] + [[value] for value in range(9)], [["a"], ["b"]] * 5
     terms = [DiversityTerm(name, 1.0, 0.5, "sum") for name in "abcd"]

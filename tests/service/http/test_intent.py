@@ -267,29 +267,36 @@ def test_a_weight_or_decay_that_is_not_finite_is_refused_in_messagepack(degraded
         assert (error["field"], "finite" in error["rule"]) == (f"diversity.{name}", True)
 
 
+def ring(size, reach):
+    """Return records on a ring that share a value with each of `reach` neighbours a side."""
+    pairs = {(i, (i + k) % size) for i in range(size) for k in range(1, reach + 1)}
+    return [
+        {"id": f"x{i}", "topics": {"tag": [f"{a}-{b}" for a, b in sorted(pairs) if i in (a, b)]}}
+        for i in range(size)
+    ]
+
+
 def test_values_that_too_many_candidates_share_are_refused(degraded):
     shared = [{"id": str(i), "topics": {"tag": [f"{i // 2}-{k}" for k in range(64)]}}
               for i in range(40)]  # fmt: skip
-    # Each candidate shares one value with each of 64 neighbours on a ring.
-    size = 130
-    pairs = [[(i, (i + k) % size) for k in range(1, 33)] for i in range(size)]
-    crossed = [
-        {
-            "id": f"x{i}",
-            "topics": {
-                "tag": [f"{a}-{b}" for a, b in pairs[i]]
-                + [f"{(i - k) % size}-{i}" for k in range(1, 33)]
-            },
-        }
-        for i in range(size)
-    ]
     diversity = [{"by": "director"}, {"by": "tag"}]
     # Values of the same candidates count once.
     assert len(ranked(degraded, shared, diversity=diversity)) == 10
-    response = degraded.post("/rerank", json={"candidates": crossed, "diversity": diversity})
+    response = degraded.post("/rerank", json={"candidates": ring(130, 32), "diversity": diversity})
     (error,) = problem_of(response, 422)["errors"]
     assert (error["field"], error["value"]) == ("diversity[1].by", "4160")
     assert error["rule"].startswith("at most 3846 values, over all attributes")
+
+
+def test_many_sampled_slates_of_many_shared_values_are_refused(degraded):
+    body = {"candidates": ring(100, 15), "diversity": {"by": "tag"}}
+    for slates in (None, {"slates": 53, "seed": 1}):
+        degraded.post("/rerank", json={**body, "sampling": slates}).raise_for_status()
+    response = degraded.post("/rerank", json={**body, "sampling": {"slates": 54, "seed": 1}})
+    (error,) = problem_of(response, 422)["errors"]
+    assert (error["field"], error["value"]) == ("diversity.by", "1500")
+    assert error["rule"].startswith("at most 1481 values, over all attributes")
+    assert error["rule"].endswith("candidates share, for 54 sampled slates")
 
 
 @pytest.fixture(scope="module")

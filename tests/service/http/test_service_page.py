@@ -3,7 +3,7 @@
 import json
 import re
 
-from service.engine.intent import MAX_CELLS
+from service.engine.intent import MAX_CELLS, MAX_SLATE_CELLS
 from tests.support.bundles import ROOT
 
 PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
@@ -54,7 +54,9 @@ def test_the_limits_and_defaults_of_the_page_are_those_of_the_schema(client):
     for name in ("weight", "decay", "law"):
         assert f"| `diversity.{name}` | `{fields[name]['default']}` |" in SECTION
     assert "up to four such objects" in SECTION
-    assert f"at most {MAX_CELLS:,} for a list" in SECTION.replace("\n", " ")
+    section = SECTION.replace("\n", " ")
+    assert f"at most {MAX_CELLS:,} for a list" in section
+    assert f"at most {MAX_SLATE_CELLS:,}, which is {MAX_SLATE_CELLS // 64:,} for each" in section
     boost = next(t for t in schemas["Candidate"]["properties"]["boost"]["anyOf"] if "maximum" in t)
     assert f"nats from {boost['minimum']:g} to {boost['maximum']:g}" in SECTION
 
