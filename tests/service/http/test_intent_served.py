@@ -175,6 +175,27 @@ def test_a_large_boost_is_a_certain_first_choice(client, ids):
     assert response["slate"][0]["logprob"] > -1e-3
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_a_boost_multiplies_the_odds_by_its_exponential_at_the_temperature(
+    client, ids, temperature
+):
+    def odds(boost):
+        response = post(
+            client,
+            candidates=[{"id": ids[0], "boost": boost}, *({"id": item} for item in ids[1:])],
+            constraints={"blocked": ids[2:]},
+            temperatures={"recommend": temperature},
+            reasoning={"budget": 0},
+        )
+        (entry,) = (e for e in response["slate"][:1] if e["id"] == ids[0])
+        probability = np.exp(entry["logprob"])
+        return probability / (1 - probability)
+
+    ratio = odds(2.7) / odds(2.0)
+    assert ratio == pytest.approx(np.exp(0.7 / temperature), rel=0.01)
+    assert ratio != pytest.approx(np.exp(0.6 / temperature), rel=0.01)
+
+
 def test_lists_and_positions_with_an_intent_are_counted(session, ids):
     with fresh(session) as url, httpx.Client(base_url=url, timeout=30) as client:
         post(client, candidates=ids, slate_size=5)
