@@ -131,11 +131,31 @@ def test_a_shadow_gets_the_options_of_the_request(store, items):
         wait_until(lambda: metric_value(client, SHADOW % "same_slate") == 6 * len(options))
 
 
-def test_a_shadow_without_intent_skips_lists_that_have_one(store):
-    directory = copy_bundle(store, "ranklens", "2")
+def bundle_without_intent(store, version):
+    """Copy the bundle of a store to another version, without its graphs of intent."""
+    directory = copy_bundle(store, "ranklens", version)
     for name in INTENT_FILES:
         (directory / name).unlink()
     update_hashes(directory)
+
+
+def test_a_canary_without_intent_refuses_it_for_the_users_of_the_canary_alone(store):
+    bundle_without_intent(store, "2")
+    ServingConfig("1", canary="2", share=0.5).write(store / "ranklens")
+    users = [f"user-{i}" for i in range(20)]
+    of_canary = [user for user in users if in_canary("ranklens", user, 0.5)]
+    assert 0 < len(of_canary) < len(users)
+    with store_server(store) as (client, _):
+        for user in users:
+            response = post_rerank(client, user=user, diversity={"by": "genres"})
+            refused = "ranklens/2 was exported without it" in response.text
+            expected = (422, True) if user in of_canary else (200, False)
+            assert (response.status_code, refused) == expected
+            post_rerank(client, user=user).raise_for_status()
+
+
+def test_a_shadow_without_intent_skips_lists_that_have_one(store):
+    bundle_without_intent(store, "2")
     ServingConfig("1", shadow="2").write(store / "ranklens")
     with store_server(store) as (client, _):
         post_rerank(client, diversity={"by": "genres"}).raise_for_status()
