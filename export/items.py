@@ -56,8 +56,8 @@ class ItemsOptions:
     out: Path
     """Bundle to write, bundles/NAME/VERSION."""
     as_of: str | None = None
-    """Moment of the values in ISO 8601; by default that of the data set whose items.parquet it is,
-    else that of the bundle."""
+    """Moment of the values in ISO 8601, not before that of the bundle; by default that of the data
+    set whose items.parquet it is, else that of the bundle."""
     delimiter: str = ","
     """Character between the fields of a .csv; a .tsv always has tabs."""
     encoding: str = "utf-8"
@@ -90,7 +90,7 @@ def update_items(options: ItemsOptions) -> dict[str, Any]:
             f"{manifest.contract_version}; rewrite it with `python -m export upgrade`"
         )
     manifest.verify_files(options.bundle)
-    as_of = None if options.as_of is None else read_moment(options.as_of)
+    as_of = None if options.as_of is None else read_moment(options.as_of, manifest.as_of)
     dialect = Dialect(options.delimiter, options.encoding, options.decimal, options.list_separator)
     old = RowFeaturiser.load(options.bundle)
     paths = tuple(itertools.chain(*options.items))
@@ -133,14 +133,28 @@ def update_items(options: ItemsOptions) -> dict[str, Any]:
     }
 
 
-def read_moment(text: str) -> str:
-    """Return a moment in ISO 8601, in UTC by default. Raises DataError for other text."""
+def read_moment(text: str, earliest: str | None) -> str:
+    """Return a moment in ISO 8601, in UTC by default.
+
+    earliest: moment of the bundle. Raises DataError for other text, and for an earlier moment.
+    """
     try:
         moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         raise DataError(Path("--as-of"), "must be a time in ISO 8601", value=text) from None
-    return to_iso(round(1000 * moment.timestamp()))
+    as_of = to_iso(round(1000 * moment.timestamp()))
+    if earliest is not None and _is_before(as_of, earliest):
+        rule = f"must not be before the moment of the bundle's other items, {earliest}"
+        raise DataError(Path("--as-of"), rule, value=text)
+    return as_of
+
+
+def _is_before(moment: str, other: str) -> bool:
+    try:
+        return datetime.fromisoformat(moment) < datetime.fromisoformat(other)
+    except ValueError:  # the bundle's moment is a number, which the calendar does not reach
+        return False
 
 
 def write_items(old: RowFeaturiser, updates: ItemUpdates, directory: Path) -> Places:

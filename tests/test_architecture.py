@@ -94,7 +94,10 @@ RULES = {
     "model": (set(), {"model", *CONTRACT}),
     "model.data": ({"numpy", "polars", "torch", "scipy", "yaml", "tqdm", "tyro"}, DATA),
     # Nothing else of the project trains or prepares on Ray, which is installed apart.
-    "model.data.shards.ray_engine": ({"ray"}, {"model.data.shards.engines"}),
+    "model.data.shards.ray_engine": (
+        {"ray"},
+        {"model.data.errors", "model.data.shards.engines"},
+    ),
     "model.network": ({"numpy", "torch", "yaml", "pydantic", "pydantic_core"}, NETWORK),
     "model.learning": ({"numpy", "torch", "safetensors", "tqdm"}, {*DATA, *NETWORK}),
     # Offline metrics come from the code that serves.

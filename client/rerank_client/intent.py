@@ -58,7 +58,8 @@ class ListIntent:
     The bonus of a candidate is weight * ln(sum over its values of (1 - decay)^(times the value is
     in the slate)); with the law `mean` the sum is divided by the number of values. Values come from
     `topics` and `groups` of the request alone, since the client has no item table. A number out of
-    range counts as the nearest in it: the service refuses it when it can be reached.
+    range counts as the nearest in it, and NaN, which an array of boosts may hold, as 0: the service
+    refuses both when it can be reached.
     """
 
     def __init__(self, body: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> None:
@@ -109,8 +110,12 @@ class _Term:
 
 
 def _within(lowest: float, value: float, largest: float) -> float:
-    """Return the value as a float, or the bound that it exceeds; an integer may exceed a float."""
-    return float(min(max(value, lowest), largest))
+    """Return the value as a float, or the bound that it exceeds; an integer may exceed a float.
+
+    NaN is 0, since a score of NaN has no place in an order.
+    """
+    bounded = float(min(max(value, lowest), largest))
+    return 0.0 if math.isnan(bounded) else bounded
 
 
 def _values_of(candidate: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ from service.engine.contract import (
     inputs_of,
 )
 from service.engine.cuda import CudaRunner, on_device, warm_up_sizes
-from service.engine.features.attributes import groups_of, values_of
+from service.engine.features.attributes import candidate_values, groups_of
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
 from service.engine.features.row_featuriser import RowFeaturiser
@@ -217,9 +217,9 @@ class Session:
     def values(self, name: str, row: Row) -> list[tuple[str, ...]]:
         """Return each candidate's distinct known values of a category, categories or identifier.
 
-        Raises KeyError for any other feature.
+        Raises KeyError for any other feature, and for one of the user or the context.
         """
-        return values_of(self.featuriser, name, self._tokens(row))
+        return candidate_values(self.featuriser, name, self._tokens(row))
 
     def _tokens(self, row: Row) -> Integers:
         """Return tokens int64 [N, T] of items and request, in the order of the schema."""

@@ -95,7 +95,7 @@ class Diversity(StrictModel):
 
     by: Name = Field(
         description="a key of `candidates[].topics` or `groups`, or a category, categories or "
-        "identifier of the model's schema"
+        "identifier of items or candidates in the model's schema"
     )
     weight: float | None = Field(
         0.6, ge=0, le=10, description="factor of the logarithm in the logit; 0: none"

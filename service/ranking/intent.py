@@ -92,8 +92,8 @@ def attribute_values(
     except KeyError:
         if stated is None:
             rule = (
-                "a category, categories or identifier of the model's schema, or a key of "
-                "candidates[].topics or groups"
+                "a category, categories or identifier of items or candidates in the model's "
+                "schema, or a key of candidates[].topics or groups"
             )
             if session.featuriser.is_hashed(attribute):
                 rule = "a key of candidates[].topics, because the model has buckets of its values"

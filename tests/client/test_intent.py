@@ -189,3 +189,14 @@ def test_the_fallback_of_a_number_out_of_range_raises_nothing(large):
     options: Any = {"diversity": {"by": "mood", "weight": large, "decay": large}}
     candidates: Any = [{**one, "boost": large} for one in CANDIDATES]
     assert len(initial_ranking(build_list_body(candidates, **options))) == 3
+
+
+def test_the_fallback_of_a_boost_that_is_no_number_is_that_without_it():
+    def ranked(*boosts):
+        columns: Any = {"id": ["a", "b", "c"], "boost": array.array("f", boosts)}
+        return [entry.id for entry in initial_ranking(build_list_body(columns))]
+
+    nan = float("nan")
+    assert ranked(nan, 0.0, 3.0) == ranked(0.0, 0.0, 3.0) == ["c", "a", "b"]
+    assert ranked(0.0, nan, nan) == ["a", "b", "c"]
+    assert ranked(1.0, 3.0, nan) == ["b", "a", "c"]

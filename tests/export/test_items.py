@@ -253,6 +253,21 @@ def test_a_moment_outside_of_the_calendar_is_refused(shop, tmp_path, moment):
         updated(tmp_path, shop[1], [{"item_id": "a", "price": 1}], as_of=moment)
 
 
+def test_a_moment_before_that_of_the_bundle_is_refused_naming_both(shop, tmp_path):
+    source, items = shop[1], [{"item_id": "a", "price": 1}]
+    moment = datetime.fromisoformat(str(Manifest.read(source).as_of))
+    earlier = (moment - timedelta(milliseconds=1)).isoformat()
+    with pytest.raises(DataError) as error:
+        updated(tmp_path, source, items, as_of=earlier)
+    text = str(error.value)
+    assert text.startswith("--as-of: must not be before the moment of the bundle's other items, ")
+    assert str(Manifest.read(source).as_of) in text
+    assert earlier in text
+    assert not (tmp_path / "shop" / "2").exists()
+    _, outcome = updated(tmp_path, source, items, as_of=moment.isoformat())
+    assert outcome["as_of"] == Manifest.read(source).as_of
+
+
 def test_the_item_table_of_a_data_set_brings_its_moment(shop, tmp_path):
     data, source, _ = shop
     later = shutil.copytree(data, tmp_path / "later")

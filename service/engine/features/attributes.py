@@ -34,6 +34,17 @@ def values_of(featuriser: Featuriser, name: str, tokens: Integers) -> list[tuple
     ]
 
 
+def candidate_values(featuriser: Featuriser, name: str, tokens: Integers) -> list[tuple[str, ...]]:
+    """Return `values_of` a feature of items or candidates, whose values can differ in a list.
+
+    Raises KeyError as `values_of` does, and for a feature of the user or the context.
+    """
+    values = values_of(featuriser, name, tokens)
+    if featuriser.layout.features[name].of not in ("item", "candidate"):
+        raise KeyError(name)
+    return values
+
+
 def groups_of(featuriser: Featuriser, name: str, tokens: Integers) -> list[str | None]:
     """Return each candidate's value of a category or identifier, None if it has no known value.
 

@@ -1,11 +1,13 @@
 """Shards that are prepared on Ray; skipped where it is not installed (deploy/ray)."""
 
 import errno
+import importlib
 import os
 import signal
 
 import pytest
 
+from model.data.errors import DataError
 from model.data.shards.engines import open_engine
 from model.data.shards.options import ShardOptions
 from model.data.shards.stages import Interruption, Stages
@@ -13,6 +15,7 @@ from tests.support.logs import digest_tree
 from tests.support.shards import random_log
 
 pytest.importorskip("ray")
+ray_engine = importlib.import_module("model.data.shards.ray_engine")
 ON_RAY = ShardOptions("ray", workers=2)
 
 
@@ -22,6 +25,21 @@ def end_process(_path):
 
 def fill_disk(_path):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "address", "reason"),
+    [
+        (3.0, "127.0.0.1:6", "none responded within 3 s"),
+        (60.0, "no address", "no address"),  # refused by Ray itself
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_by_name(monkeypatch, seconds, address, reason):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray_engine, "CONNECT_S", seconds)
+    match = f"RAY_ADDRESS: must name a running Ray cluster; .*{reason}"
+    with pytest.raises(DataError, match=match), open_engine(ON_RAY):
+        pytest.fail("opened")
 
 
 def test_two_workers_of_ray_write_the_bytes_of_one_process(prepare, monkeypatch):
