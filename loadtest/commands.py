@@ -130,18 +130,26 @@ class Capacity(Target):
     """Repeats of the whole search; their range shows the noise."""
     adaptive_budget: bool = False
     """Let the service reduce the budget under load."""
+    baseline: Path | None = None
+    """Checkout of another commit. Its service and bundle take turns with this one's in the
+    scenarios ids, history and returning; writes capacity_histories.json alone."""
     out: Path = Path("build/capacity")
     """Directory for capacity.json and capacity.html."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(p99_ms=self.p99_ms, seconds=self.seconds, repeats=self.repeats)
+        if self.baseline is not None and self.url is not None:
+            rule = "not with --baseline, which starts both services"
+            raise UsageError(f"--url: {rule}, got {self.url}")
 
     def execute(self, command_line: str) -> int:
         """Search and write the report. 3: the generator was the bottleneck."""
-        from loadtest.capacity import write_capacity
+        from loadtest import capacity, capacity_turns
 
-        return write_capacity(self, command_line)
+        if self.baseline:
+            return capacity_turns.compare(self)
+        return capacity.write_capacity(self, command_line)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import pytest
 from loadtest.capacity import Bound, bisect, broken, capacity
 from loadtest.cli import run_command
 from loadtest.commands import Dimension
+from loadtest.errors import PASSED, VOID
 from loadtest.generators import generators
 from loadtest.growth import points
 from loadtest.openloop import Sample
 from loadtest.results import Load, RateResult
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
-from tests.support.bundles import BUNDLE
+from tests.support.bundles import BUNDLE, ROOT
 from tests.support.stub_servers import stub_server, unused_url
 
 BODIES = Scenario("plain", "/rerank", [b"{}"])
@@ -95,3 +96,25 @@ def test_capacity_of_a_service_is_searched_and_reported_as_a_page(tmp_path, caps
     text = (tmp_path / "capacity.html").read_text()
     assert text.count("<svg") == 4
     assert not re.search(r'(src|href)="(?!#)', text)  # the page loads no other file
+
+
+def test_the_capacity_of_two_checkouts_is_searched_in_every_scenario(tmp_path):
+    bound = ["--p99-ms", "0.001", "--seconds", "0.05", "--repeats", "2"]  # no rate holds
+    arguments = [*bound, "--baseline", str(ROOT), "--out", str(tmp_path)]
+    status = run_command("capacity", arguments)
+    report = json.loads((tmp_path / "capacity_histories.json").read_text())
+    assert status == (VOID if any(row["void"] for row in report["rows"]) else PASSED)
+    assert report["commits"]["before"] == report["commits"]["after"]
+    assert report["p99_ms"] == 0.001
+    rows = {(row["case"], row["scenario"]): row for row in report["rows"]}
+    for case in ("before", "after"):
+        for name in ("ids", "history", "returning"):
+            assert rows[case, name]["repeats"] == [0.0, 0.0]
+        assert rows[case, "ids"]["history_cache_hits"] is None
+        assert rows[case, "history"]["history_cache_hits"] == 0.0
+
+
+def test_a_baseline_and_a_url_exclude_each_other(capsys):
+    arguments = ["--baseline", str(ROOT), "--url", "http://127.0.0.1:1"]
+    assert run_command("capacity", arguments) == 2
+    assert "--url: not with --baseline" in capsys.readouterr().err
