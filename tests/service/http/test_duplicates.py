@@ -69,11 +69,13 @@ def test_a_repeated_key_in_a_very_large_body_is_refused_without_its_name(client)
     assert (error["field"], error["rule"]) == ("body", "no key twice in one object")
 
 
-@pytest.mark.parametrize("form", ["records", "columns"])
+@pytest.mark.parametrize("form", ["records", "columns", "history"])
 def test_a_wide_body_is_not_encoded_again_unless_a_string_has_a_colon(form):
     records = [{"id": str(row), "features": dict.fromkeys(NAMES, 0.5)} for row in range(50)]
     columns = {"id": list(map(str, range(50))), "features": dict.fromkeys(NAMES, [0.5] * 50)}
-    body = {"user": {"id": "u"}, "candidates": records if form == "records" else columns}
+    body = {"user": {"id": "u"}, "candidates": columns if form == "columns" else records}
+    if form == "history":  # of a batch, where features lie deepest
+        body = {"requests": [{"user": {"history": records}, "candidates": ["1"]}]}
     peaks = []
     for request_id in ("r1", "shop:r1"):
         content = json.dumps({"request_id": request_id, **body}).encode()
