@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-INTERVAL_S = 0.2
+INTERVAL_S = 0.05  # a command of a tenth of a second must be seen after its start, too
 MIB = 1024.0
 
 
@@ -51,13 +51,14 @@ def _follow(
     began = time.perf_counter()
     while process.poll() is None:
         name, now = stage_of(), time.perf_counter()
-        if not stages or stages[-1].stage != name:
-            if stages:
-                stages[-1].seconds, began = now - began, now
-            stages.append(StageMemory(name))
         sizes = [proportional_set_size(pid) for pid in process_tree(process.pid)]
-        stages[-1].peak_mb = max(stages[-1].peak_mb, sum(sizes))
-        stages[-1].main_mb = max(stages[-1].main_mb, sizes[0])
+        if sizes[0]:  # else it ended while the stage was looked up
+            if not stages or stages[-1].stage != name:
+                if stages:
+                    stages[-1].seconds, began = now - began, now
+                stages.append(StageMemory(name))
+            stages[-1].peak_mb = max(stages[-1].peak_mb, sum(sizes))
+            stages[-1].main_mb = max(stages[-1].main_mb, sizes[0])
         time.sleep(INTERVAL_S)
     if stages:
         stages[-1].seconds = time.perf_counter() - began
