@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.server import serving
 from tests.support.bundles import BUNDLE
-from tests.support.processes import metric, poll, total, workers_of
+from tests.support.processes import both_serve, metric, poll, total, workers_of
 
 LIMIT = 64
 
@@ -70,7 +70,7 @@ def test_the_service_raises_its_limit_of_file_descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     try:
         with serving(BUNDLE, "--workers", "2") as server:
-            assert poll(lambda: len(workers_of(server)) == 2, 5)
+            assert poll(lambda: both_serve(server), 10)
             for pid in (server.process.pid, *workers_of(server)):
                 assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == min(hard, 65536)
     finally:

@@ -18,7 +18,7 @@ from loadtest.server import ServerError, serving
 from rerank_client import Client, NoAnswer
 from tests.support.bundles import BUNDLE
 from tests.support.commands import command
-from tests.support.processes import poll, total, workers_of
+from tests.support.processes import both_serve, poll, total, workers_of
 
 pytestmark = pytest.mark.alone
 
@@ -51,7 +51,7 @@ def total_seconds(response):
 def two_workers():
     """A service of two workers."""
     with serving(BUNDLE, "--workers", "2", **PATIENT) as server:
-        assert poll(lambda: len(workers_of(server)) == 2, 5)
+        assert poll(lambda: both_serve(server), 10)
         yield server
 
 
@@ -140,7 +140,7 @@ def test_a_killed_worker_fails_only_its_requests_in_flight_and_is_replaced(two_w
 
 def test_workers_stop_with_their_supervisor_and_free_the_port():
     with serving(BUNDLE, "--workers", "2", **PATIENT) as server:
-        assert poll(lambda: len(workers_of(server)) == 2, 5)
+        assert poll(lambda: both_serve(server), 10)
         workers = workers_of(server)
         text = httpx.get(f"{server.url}/metrics").text
         assert total(text, "rerank_budget_level") == 3  # the supervisor has no level
@@ -210,7 +210,7 @@ def test_a_second_sigterm_ends_the_draining(workers):
 def test_a_sigterm_to_every_process_does_not_cut_the_draining(items):
     drain_s = 2.0
     with serving(BUNDLE, "--workers", "2", drain_s=drain_s, **PATIENT) as server:
-        assert poll(lambda: len(workers_of(server)) == 2, 5)
+        assert poll(lambda: both_serve(server), 10)
         os.killpg(server.process.pid, signal.SIGTERM)  # as systemd does
         signalled = time.monotonic()
         assert poll(lambda: server.process.poll() is not None, drain_s - 0.5) is None

@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.shared_values import SharedValues
 from service.supervisor import Place, Worker
 from tests.support.bundles import BUNDLE, ROOT
-from tests.support.processes import metric, poll, total, workers_of
+from tests.support.processes import both_serve, metric, poll, total, workers_of
 
 KEY = "a-key-of-the-shop-0123456789"
 PATIENT = {"timeout_ms": 60_000, "watch_s": 0}
@@ -32,10 +32,6 @@ def rank(server):
     headers = {"Authorization": f"Bearer {KEY}"}
     url = f"{server.url}/rerank"
     return httpx.post(url, json=BODY, headers=headers, timeout=10).status_code
-
-
-def both_serve(server):
-    return metric(server, "rerank_workers") == 2
 
 
 class Fault:

@@ -43,3 +43,8 @@ def metric(server, name):
         return total(httpx.get(f"{server.url}/metrics", timeout=5).text, name)
     except httpx.TransportError:  # of a worker that is being killed
         return None
+
+
+def both_serve(server):
+    """Tell if both workers of a service of two serve; a process alone accepts no connection yet."""
+    return metric(server, "rerank_workers") == 2
