@@ -12,7 +12,7 @@ from service.engine.features.ids import as_sent
 from service.engine.rows import Row
 from service.engine.session import Session
 from service.errors import FieldError, InvalidRequest
-from service.ranking.request import RankingRequest, RequestedConstraints
+from service.ranking.request import RankingRequest, RequestedConstraints, first_values
 
 
 def check_limits(request: RankingRequest, manifest: Manifest) -> None:
@@ -100,13 +100,6 @@ def group_values(
     inline = inputs.values(attribute)
     if inline is not None:
         # A value that the vocabulary lacks has no token of its own, so its text is compared.
-        categories = [
-            category if value is None else str(value)
-            for value, category in zip(inline, categories, strict=True)
-        ]
-    if values is None:
-        return categories
-    return [
-        category if value is None else value
-        for value, category in zip(values, categories, strict=True)
-    ]
+        texts = [None if value is None else str(value) for value in inline]
+        categories = first_values(texts, categories)
+    return categories if values is None else first_values(values, categories)

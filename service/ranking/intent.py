@@ -12,7 +12,7 @@ from service.engine.intent import IntentError, SlateIntent, build_intent
 from service.engine.rows import Row, Slate
 from service.engine.session import Session
 from service.errors import FieldError, InvalidRequest
-from service.ranking.request import RankingRequest, RequestedIntent, StatedValues
+from service.ranking.request import RankingRequest, RequestedIntent, StatedValues, first_values
 
 
 @dataclass(slots=True)
@@ -102,15 +102,9 @@ def attribute_values(
     inline = request.inputs.values(attribute)
     if inline is not None:
         # A value that the vocabulary lacks has no token of its own, so its text is compared.
-        values = [
-            of_table if value is None else texts_of(value)
-            for value, of_table in zip(inline, values, strict=True)
-        ]
-    if stated is None:
-        return values
-    return [
-        of_model if entry is None else entry for entry, of_model in zip(stated, values, strict=True)
-    ]
+        texts = [None if value is None else texts_of(value) for value in inline]
+        values = first_values(texts, values)
+    return values if stated is None else first_values(stated, values)
 
 
 def texts_of(value: object) -> tuple[str, ...]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from service.engine.contract import Floats
 from service.engine.features.candidates import CandidateList
 from service.engine.intent import DiversityTerm
 from service.engine.rows import SlateSampling
+
+T = TypeVar("T")
 
 CANDIDATE_FIELD = re.compile(r"candidates\[(?P<index>\d+)\]\.(?P<field>.*)", re.DOTALL)
 
@@ -101,3 +103,10 @@ class RankingRequest:
         if self.intent is not None and self.intent.terms:
             return False
         return constraints is None or constraints.limit is None
+
+
+def first_values(preferred: Sequence[T | None], others: Sequence[T]) -> list[T]:
+    """Return each candidate's preferred value, or the other one where that is None."""
+    return [
+        other if value is None else value for value, other in zip(preferred, others, strict=True)
+    ]
