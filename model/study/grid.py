@@ -91,7 +91,10 @@ def fill_study(config: Config, study: Study, cache: Path) -> None:
         return
     runner = CellRunner(config, study, directory, dataset)
     for model in pending:
+        began = time.process_time()
         cell = {**runner.run(model), "commit": np.array(current_commit())}
+        # Of this process, so that neighbours on the core do not count.
+        cell["cpu_seconds"] = np.array(time.process_time() - began)
         save(directory / f"{model}.npz", cell)
 
 

@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model.learning.checkpoint import CheckpointError, build
@@ -45,6 +46,29 @@ def test_a_configuration_field_added_later_counts_as_its_default(tmp_path):
     grid.check_setting(tmp_path, Config(seed=3))
     with pytest.raises(CheckpointError, match=r"study.json"):
         grid.check_setting(tmp_path, Config(seed=4))
+
+
+def test_a_cell_holds_its_commit_and_the_processor_time_of_its_work(tmp_path, monkeypatch):
+    class Counting:
+        """A runner whose models take a second of the process's clock each."""
+
+        def __init__(self, *_):
+            pass
+
+        def run(self, _model):
+            clock[0] += 1.0
+            return {"slate": np.zeros((2, 3), np.int16)}
+
+    clock = [5.0]
+    monkeypatch.setattr(grid, "CellRunner", Counting)
+    monkeypatch.setattr(grid, "Dataset", lambda _: lists("a"))
+    monkeypatch.setattr(grid, "time", SimpleNamespace(process_time=lambda: clock[0]))
+    study = variants.Study("ranklens", "warm", "stand-alone", 3, tmp_path, ("a", "b"))
+    grid.fill_study(Config(), study, tmp_path)
+    for model in ("a", "b"):
+        cell = grid.load(study.directory(tmp_path) / f"{model}.npz")
+        assert cell["cpu_seconds"] == 1.0
+        assert len(str(cell["commit"])) >= 40
 
 
 @pytest.mark.parametrize("model", [*variants.NEURAL, *variants.CONTROLS, *variants.IDEAS])
