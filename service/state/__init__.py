@@ -1,0 +1,1 @@
+"""The entity store: users and items by id, in LMDB or in Redis."""

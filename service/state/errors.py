@@ -1,0 +1,47 @@
+"""Every error of the entity store, as one exception tree.
+
+    StateError
+    |- AddressError        the address of the store breaks a rule
+    |- EntityError         an entity, or a line of a file of entities, breaks a rule
+    `- EngineError         the engine did not do what it was called for
+       |- StateUnavailable   it cannot be reached, opened or read
+       |  `- StateTimeout    it did not respond in time
+       `- StateFull          it has no room; the write was not kept
+
+No message holds a password.
+"""
+
+from __future__ import annotations
+
+
+class StateError(Exception):
+    """Base class; the message says what to do."""
+
+
+class AddressError(StateError, ValueError):
+    """The address of the store breaks a rule."""
+
+
+class EntityError(StateError, ValueError):
+    """A field of an entity breaks a rule: `field`, `rule`, `value`."""
+
+    def __init__(self, field: str, rule: str, value: object) -> None:
+        text = repr(value)
+        super().__init__(f"{field}: {rule}, got {text[:100]}{'...' if len(text) > 100 else ''}")
+        self.field, self.rule, self.value = field, rule, value
+
+
+class EngineError(StateError):
+    """The engine did not do what it was called for."""
+
+
+class StateUnavailable(EngineError):
+    """The engine cannot be reached, opened or read."""
+
+
+class StateTimeout(StateUnavailable):
+    """The engine did not respond in time."""
+
+
+class StateFull(EngineError):
+    """The engine has no room for a write, which was not kept."""

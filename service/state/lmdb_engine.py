@@ -1,0 +1,277 @@
+"""Entities in an LMDB file: embedded, shared by the processes of one host, durable per commit.
+
+Each kind has a named database, whose keys are ids in UTF-8. A value is the time of expiry in ms
+(uint64, little-endian, 0 for never) followed by the blob.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import lmdb
+
+from service.state.engine import (
+    KINDS,
+    SCAN_BATCH,
+    Change,
+    Health,
+    Key,
+    Kind,
+    Value,
+    encode_id,
+    now_ms,
+)
+from service.state.errors import EngineError, StateFull, StateUnavailable
+
+DATA, USE, COMPACTING = "data.mdb", "use.lock", "compacting"
+EXPIRY = struct.Struct("<Q")
+MAX_READERS = 2048  # slots of processes times threads
+GIB = 1 << 30
+
+
+class LmdbEngine:
+    """An LMDB environment in a directory of its own. Readers never wait for the one writer."""
+
+    name = "lmdb"
+
+    def __init__(
+        self, directory: Path, max_bytes: int = 64 * GIB, clock: Callable[[], int] = now_ms
+    ) -> None:
+        """Open the environment, or create it.
+
+        Args:
+            directory: of the files; it is created with access for its owner alone.
+            max_bytes: the file grows up to this size; only the part in use takes disk and memory.
+            clock: returns the time in ms since 1970 UTC.
+
+        Raises StateUnavailable.
+        """
+        self._directory, self._max_bytes, self._clock = directory, max_bytes, clock
+        self._opening = threading.Lock()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._use = _hold(directory / USE, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateUnavailable(f"{directory}: is being compacted; try again later") from None
+        except OSError as error:
+            raise StateUnavailable(f"{directory}: cannot be opened ({error.strerror})") from None
+        try:
+            self._open()
+        except BaseException:
+            self._use.close()
+            raise
+
+    def _open(self) -> None:
+        self._environment = open_environment(self._directory, self._max_bytes)
+        try:
+            with self._opening, _errors(self._directory):
+                check_size(self._environment, self._directory)
+                self._environment.reader_check()  # slots of killed processes keep old pages
+                self._databases = {kind: self._environment.open_db(kind.encode()) for kind in KINDS}
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
+        now, databases = self._clock(), self._databases
+        encoded = [encode_id(key) for key in keys]
+        with _errors(self._directory), self._environment.begin() as transaction:
+            values = [
+                transaction.get(item, db=databases[key.kind])
+                for key, item in zip(keys, encoded, strict=True)
+            ]
+        return [live(value, now) for value in values]
+
+    def put_many(self, entries: Sequence[tuple[Key, Value]]) -> None:
+        encoded = [(encode_id(key), key.kind, packed(value)) for key, value in entries]
+        with _errors(self._directory), self._environment.begin(write=True) as transaction:
+            for item, kind, value in encoded:
+                transaction.put(item, value, db=self._databases[kind])
+
+    def update_many(self, keys: Sequence[Key], change: Change) -> None:
+        encoded = [encode_id(key) for key in keys]
+        with _errors(self._directory), self._environment.begin(write=True) as transaction:
+            now = self._clock()
+            for place, (key, item) in enumerate(zip(keys, encoded, strict=True)):
+                database = self._databases[key.kind]
+                value = change(place, live(transaction.get(item, db=database), now))
+                if value is not None:
+                    transaction.put(item, packed(value), db=database)
+
+    def delete(self, keys: Sequence[Key]) -> int:
+        now, deleted = self._clock(), 0
+        encoded = [encode_id(key) for key in keys]
+        with _errors(self._directory), self._environment.begin(write=True) as transaction:
+            for key, item in zip(keys, encoded, strict=True):
+                value = transaction.pop(item, db=self._databases[key.kind])
+                deleted += live(value, now) is not None
+        return deleted
+
+    def scan(self, kind: Kind) -> Iterator[list[tuple[str, Value]]]:
+        last = b""
+        while True:
+            # A transaction for each batch: a long one would keep the pages of all later writes.
+            entries, last = self._batch(kind, last)
+            if entries:
+                yield entries
+            if not last:
+                return
+
+    def _batch(self, kind: Kind, after: bytes) -> tuple[list[tuple[str, Value]], bytes]:
+        """Return entities behind a key, and the last key, empty at the end."""
+        now, entries, count = self._clock(), [], 0
+        with _errors(self._directory), self._environment.begin() as transaction:
+            cursor = transaction.cursor(self._databases[kind])
+            if not (cursor.set_range(after + b"\0") if after else cursor.first()):
+                return [], b""
+            for item, value in cursor.iternext():
+                count += 1
+                blob = live(value, now)
+                if blob is not None:
+                    expires_at = EXPIRY.unpack_from(value)[0] or None
+                    entries.append(
+                        (bytes(item).decode("utf-8", "replace"), Value(blob, expires_at))
+                    )
+                if count == SCAN_BATCH:
+                    return entries, bytes(item)
+        return entries, b""
+
+    def health(self) -> Health:
+        with _errors(self._directory), self._environment.begin() as transaction:
+            entities: dict[str, int] = {
+                kind: transaction.stat(self._databases[kind])["entries"]
+                for kind in KINDS
+                if kind != "load"
+            }
+        size = (self._directory / DATA).stat().st_size
+        notes = []
+        if size > 0.9 * self._max_bytes:
+            notes.append(f"the file has {size} of at most {self._max_bytes} bytes")
+        return Health(entities, size, durable=True, notes=notes)
+
+    def compact(self) -> None:
+        """Copy every live entity into a new file and put it in the place of the old one.
+
+        A copy by LMDB itself would keep the unused bytes of each page. Raises StateUnavailable if
+        another process uses the store.
+        """
+        directory, copy = self._directory, self._directory / COMPACTING
+        try:
+            fcntl.flock(self._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StateUnavailable(
+                f"{directory}: another process uses the store; stop it before a compaction"
+            ) from None
+        try:
+            shutil.rmtree(copy, ignore_errors=True)
+            target = LmdbEngine(copy, self._max_bytes, self._clock)
+            try:
+                for kind in KINDS:
+                    for entries in self.scan(kind):
+                        target.put_many([(Key(kind, item), value) for item, value in entries])
+            finally:
+                target.close()
+            self._environment.close()
+            with _errors(directory):
+                os.replace(copy / DATA, directory / DATA)
+                sync_directory(directory)
+            shutil.rmtree(copy, ignore_errors=True)
+            self._open()
+        finally:
+            fcntl.flock(self._use, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        self._environment.close()
+        self._use.close()
+
+
+def open_environment(directory: Path, max_bytes: int) -> lmdb.Environment:
+    """Return an open environment. Raises StateUnavailable."""
+    with _errors(directory):
+        return lmdb.Environment(
+            str(directory),
+            map_size=max_bytes,
+            mode=0o600,
+            max_dbs=len(KINDS),
+            max_readers=MAX_READERS,
+            max_spare_txns=4,
+            readahead=False,  # entities are read at random
+        )
+
+
+def check_size(environment: lmdb.Environment, directory: Path) -> None:
+    """Raise StateUnavailable for a file that lacks pages: reading them would kill the process."""
+    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size = (directory / DATA).stat().st_size
+    if size < expected:
+        raise StateUnavailable(
+            f"{directory / DATA}: has {size} bytes of {expected}, so it was cut off; restore a "
+            "backup, or remove the directory to begin with an empty store"
+        )
+
+
+def live(value: bytes | None, now: int) -> bytes | None:
+    """Return the blob of a value, None if it has expired or holds no time of expiry."""
+    if value is None or len(value) < EXPIRY.size:
+        return None
+    expires_at = EXPIRY.unpack_from(value)[0]
+    return None if expires_at and expires_at <= now else value[EXPIRY.size :]
+
+
+def packed(value: Value) -> bytes:
+    """Return the value as LMDB keeps it."""
+    return EXPIRY.pack(max(1, value.expires_at) if value.expires_at is not None else 0) + value.blob
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in the directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hold(path: Path, lock: int) -> IO[Any]:
+    """Return an open file with a lock, which its close releases. Raises OSError."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
+    try:
+        fcntl.flock(file, lock)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+@contextlib.contextmanager
+def _errors(directory: Path) -> Iterator[None]:
+    """Raise LMDB's errors as those of the store."""
+    try:
+        yield
+    except lmdb.MapFullError:
+        raise StateFull(
+            f"{directory}: the store has reached its largest size; raise RERANK_STATE_MAX_GB, or "
+            "delete entities"
+        ) from None
+    except lmdb.MapResizedError:
+        raise StateUnavailable(
+            f"{directory}: another process opened the store with a larger RERANK_STATE_MAX_GB; "
+            "start all with the same"
+        ) from None
+    except lmdb.DiskError as error:
+        raise StateFull(f"{directory}: the disk is full ({error})") from None
+    except lmdb.Error as error:
+        text = str(error)
+        if "No space left" in text or "Disk quota" in text:
+            raise StateFull(f"{directory}: the disk is full ({text})") from None
+        raise StateUnavailable(f"{directory}: {text}") from None
+    except OSError as error:
+        raise EngineError(f"{directory}: {error.strerror}") from None

@@ -1,0 +1,23 @@
+"""Open the engine of an address."""
+
+from __future__ import annotations
+
+from service.state.address import Address
+from service.state.engine import Engine
+from service.state.lmdb_engine import GIB, LmdbEngine
+from service.state.redis_engine import RedisEngine
+
+
+def open_engine(
+    address: Address, max_gb: float = 64.0, timeout_s: float = 5.0, connections: int = 4
+) -> Engine:
+    """Return the engine. Raises EngineError.
+
+    Args:
+        max_gb: largest size of an LMDB file, GiB.
+        timeout_s: seconds to wait for each response of Redis.
+        connections: most connections to Redis.
+    """
+    if address.scheme == "lmdb":
+        return LmdbEngine(address.directory, int(max_gb * GIB))
+    return RedisEngine(address, timeout_s, connections)
