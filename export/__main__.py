@@ -18,6 +18,8 @@ python -m export intent   time slates with diversity and boosts
 
 python -m export catalogue measure a bundle of a million items
 
+python -m export native   compare the native library with the graph
+
 Each command lists its options with --help.
 """
 
@@ -41,6 +43,7 @@ from export.bench.cuda import CudaOptions, check, write_page
 from export.bench.features import FeaturesOptions, measure_features
 from export.bench.intent import IntentOptions, measure_intent
 from export.items import ItemsOptions, update_items
+from export.native import NativeOptions, compare_native
 from export.tune import TuneError, TuneOptions, tune
 from export.upgrade import UpgradeOptions, upgrade
 from export.verify import VerificationError
@@ -50,6 +53,8 @@ from model.learning import checkpoint
 from model.learning.worth import sentences
 from service.engine.contract import BundleError
 from service.engine.features.encoding import FeatureError
+from service.engine.native_check import DifferenceError
+from service.engine.native_library import NativeError
 
 REFUSALS = (
     checkpoint.CheckpointError,
@@ -59,6 +64,8 @@ REFUSALS = (
     VerificationError,
     TuneError,
     DisagreementError,
+    DifferenceError,
+    NativeError,
     OSError,
 )
 
@@ -120,6 +127,11 @@ def run_cuda(options: CudaOptions) -> None:
     print(json.dumps(check(options)["agreement"]))
 
 
+def run_native(options: NativeOptions) -> None:
+    """Compare, and print how many slates are the same."""
+    print(json.dumps(compare_native(options), indent=1))
+
+
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "items": (ItemsOptions, run_items),
     "upgrade": (UpgradeOptions, run_upgrade),
@@ -129,6 +141,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "features": (FeaturesOptions, measure_features),
     "intent": (IntentOptions, measure_intent),
     "catalogue": (CatalogueOptions, measure_catalogue),
+    "native": (NativeOptions, run_native),
 }
 
 

@@ -15,6 +15,7 @@ os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = os.path.dirname(__file__)
 
 from service.engine.session import Session  # noqa: E402
+from tests.support import native  # noqa: E402
 from tests.support.bundles import BUNDLE  # noqa: E402
 from tests.support.servers import application, serving  # noqa: E402
 from tests.support.shared import common_root, make_once  # noqa: E402
@@ -49,6 +50,14 @@ def items(session):
 def once(tmp_path_factory):
     """A function that makes a directory and a result once for all test processes."""
     return partial(make_once, common_root(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(scope="session")
+def native_library(once):
+    """The native library: named by NATIVE_LIBRARY, or compiled from the sources."""
+    if not native.is_available():
+        pytest.skip("no C++ compiler, and NATIVE_LIBRARY names no library")
+    return native.open_library(once)
 
 
 @pytest.fixture(scope="session")

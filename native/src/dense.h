@@ -1,0 +1,190 @@
+// Products of matrices, layer norms and softmax on contiguous floats.
+//
+// Widths of outputs may be any number; whole vectors are fast. Nothing allocates.
+#pragma once
+
+#include "vector.h"
+
+namespace rerank {
+
+// Where a product starts from: zero, or the values that lie in the output already.
+enum class Into { fresh, sum };
+
+// Rows of one tile, chosen so that its sums stay in registers.
+constexpr int TILE_ROWS = 6;
+
+// Vectors of a row that a tile of so many rows computes beside each other.
+constexpr int tile_vectors(int rows) {
+#if defined(__AVX512F__) || defined(__aarch64__)
+  return rows == 1 ? 8 : 4;  // 32 registers
+#else
+  return rows == 1 ? 8 : rows <= 3 ? 4 : 2;  // 16 registers
+#endif
+}
+
+// A row-major matrix in memory: rows lie `stride` floats apart.
+struct Rows {
+  float* at;
+  int64_t stride;
+};
+struct ConstRows {
+  const float* at;
+  int64_t stride;
+  ConstRows(const float* from, int64_t apart) : at(from), stride(apart) {}
+  ConstRows(Rows rows) : at(rows.at), stride(rows.stride) {}
+};
+
+// R rows of x times C vectors of columns of w; `bias` may be null.
+template <int R, int C, Into INTO>
+inline void tile(ConstRows x, ConstRows w, int64_t depth, const float* bias, Rows y) {
+  Vector sums[R][C];
+  for (int c = 0; c < C; c++) {
+    const Vector start = bias ? load(bias + c * LANES) : Vector{};
+    for (int r = 0; r < R; r++) {
+      sums[r][c] = start;
+      if constexpr (INTO == Into::sum) sums[r][c] += load(y.at + r * y.stride + c * LANES);
+    }
+  }
+  int64_t k = 0;
+  if constexpr (R * C <= 4) {
+    // Few sums would wait for each other: keep a second set for every other term.
+    Vector others[R][C] = {};
+    for (; k + 2 <= depth; k += 2) {
+      const float* row = w.at + k * w.stride;
+      for (int r = 0; r < R; r++) {
+        const float a = x.at[r * x.stride + k], b = x.at[r * x.stride + k + 1];
+        for (int c = 0; c < C; c++) {
+          sums[r][c] += a * load(row + c * LANES);
+          others[r][c] += b * load(row + w.stride + c * LANES);
+        }
+      }
+    }
+    for (int r = 0; r < R; r++)
+      for (int c = 0; c < C; c++) sums[r][c] += others[r][c];
+  }
+  for (; k < depth; k++) {
+    Vector columns[C];
+    for (int c = 0; c < C; c++) columns[c] = load(w.at + k * w.stride + c * LANES);
+    for (int r = 0; r < R; r++) {
+      const float a = x.at[r * x.stride + k];
+      for (int c = 0; c < C; c++) sums[r][c] += a * columns[c];
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int c = 0; c < C; c++) store(y.at + r * y.stride + c * LANES, sums[r][c]);
+}
+
+// Tiles of C vectors, then of half as many, from column `at` on; returns the first column left.
+template <int R, int C, Into INTO>
+inline int64_t tiles(ConstRows x, ConstRows w, int64_t depth, int64_t wide, const float* bias,
+                     Rows y, int64_t at) {
+  for (; at + C * LANES <= wide; at += C * LANES)
+    tile<R, C, INTO>(x, {w.at + at, w.stride}, depth, bias ? bias + at : nullptr,
+                     {y.at + at, y.stride});
+  if constexpr (C > 1) at = tiles<R, C / 2, INTO>(x, w, depth, wide, bias, y, at);
+  return at;
+}
+
+template <int R, Into INTO>
+void strip(ConstRows x, ConstRows w, int64_t depth, int64_t wide, const float* bias, Rows y) {
+  int64_t at = tiles<R, tile_vectors(R), INTO>(x, w, depth, wide, bias, y, 0);
+  for (; at < wide; at++)  // columns that fill no vector
+    for (int r = 0; r < R; r++) {
+      float total = bias ? bias[at] : 0.0f;
+      if constexpr (INTO == Into::sum) total += y.at[r * y.stride + at];
+      for (int64_t k = 0; k < depth; k++) total += x.at[r * x.stride + k] * w.at[k * w.stride + at];
+      y.at[r * y.stride + at] = total;
+    }
+}
+
+// x [rows, depth] times w [depth, wide], plus bias [wide] unless null, into y [rows, wide].
+template <Into INTO = Into::fresh>
+inline void product(ConstRows x, int64_t rows, ConstRows w, int64_t depth, int64_t wide,
+                    const float* bias, Rows y) {
+  while (rows > 0) {
+    const int64_t strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    const int64_t count = (rows + strips - 1) / strips;  // even strips
+    switch (count) {
+      case 1: strip<1, INTO>(x, w, depth, wide, bias, y); break;
+      case 2: strip<2, INTO>(x, w, depth, wide, bias, y); break;
+      case 3: strip<3, INTO>(x, w, depth, wide, bias, y); break;
+      case 4: strip<4, INTO>(x, w, depth, wide, bias, y); break;
+      case 5: strip<5, INTO>(x, w, depth, wide, bias, y); break;
+      default: strip<6, INTO>(x, w, depth, wide, bias, y); break;
+    }
+    x.at += count * x.stride, y.at += count * y.stride, rows -= count;
+  }
+}
+
+// A dense layer, in panels of columns, each [depth, PANEL] and contiguous.
+struct Dense {
+  static constexpr int64_t PANEL = 64;
+  int64_t depth = 0, wide = 0;
+  const float *weight = nullptr, *bias = nullptr;  // bias [wide]
+
+  // x [rows, depth] into y [rows, wide].
+  template <Into INTO = Into::fresh>
+  void apply(ConstRows x, int64_t rows, Rows y) const {
+    for (int64_t at = 0; at < wide; at += PANEL) {
+      const int64_t columns = wide - at < PANEL ? wide - at : PANEL;
+      product<INTO>(x, rows, {weight + at * depth, columns}, depth, columns, bias + at,
+                    {y.at + at, y.stride});
+    }
+  }
+};
+
+// Scale and shift of a layer norm, each [width].
+struct Norm {
+  const float *scale = nullptr, *shift = nullptr;
+
+  // Normalise x [width] into y, which may be x.
+  void apply(const float* x, float* y, int64_t width) const {
+    Vector total{}, squares{};
+    for (int64_t i = 0; i < width; i += LANES) total += load(x + i);
+    const Vector mean = broadcast(sum(total) / static_cast<float>(width));
+    for (int64_t i = 0; i < width; i += LANES) {
+      const Vector centred = load(x + i) - mean;
+      squares += centred * centred;
+    }
+    const float variance = sum(squares) / static_cast<float>(width);
+    const Vector rate = broadcast(1.0f / std::sqrt(variance + 1e-5f));
+    for (int64_t i = 0; i < width; i += LANES)
+      store(y + i, (load(x + i) - mean) * rate * load(scale + i) + load(shift + i));
+  }
+};
+
+// Maximum of x [count], whole vectors.
+inline float top_of(const float* x, int64_t count) {
+  Vector top = load(x);
+  for (int64_t i = LANES; i < count; i += LANES) {
+    const Vector v = load(x + i);
+    top = v > top ? v : top;
+  }
+  return maximum(top);
+}
+
+// Weights exp(scale * x) that sum to one, from x into y [count], whole vectors.
+inline void softmax(const float* x, float* y, int64_t count, float scale = 1.0f) {
+  const Vector top = broadcast(top_of(x, count));
+  Vector total{};
+  for (int64_t i = 0; i < count; i += LANES) {
+    const Vector e = exponential((load(x + i) - top) * scale);
+    store(y + i, e);
+    total += e;
+  }
+  const Vector rate = broadcast(1.0f / sum(total));
+  for (int64_t i = 0; i < count; i += LANES) store(y + i, load(y + i) * rate);
+}
+
+// x [rows, width] into y [width, stride]; columns from `rows` to `stride` become zero.
+inline void transpose(const float* x, int64_t rows, int64_t width, float* y, int64_t stride) {
+  constexpr int64_t BLOCK = 16;  // of columns, whose destinations stay in the first-level cache
+  for (int64_t c = 0; c < width; c += BLOCK) {
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t i = c; i < c + BLOCK; i++) y[i * stride + r] = x[r * width + i];
+    for (int64_t i = c; i < c + BLOCK; i++)
+      for (int64_t r = rows; r < stride; r++) y[i * stride + r] = 0.0f;
+  }
+}
+
+}  // namespace rerank
