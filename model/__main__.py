@@ -13,6 +13,7 @@ from tyro.conf import subcommand
 from model.data.commands import Featurise, Prepare
 from model.data.options import refuse_repeats
 from model.learning.commands import Evaluate, Train
+from model.study.budget_command import BudgetReport
 from model.study.commands import (
     Diversity,
     EvaluatorReport,
@@ -44,6 +45,7 @@ Command = (
     | Annotated[Recency, subcommand("recency")]
     | Annotated[Diversity, subcommand("diversity")]
     | Annotated[Search, subcommand("search")]
+    | Annotated[BudgetReport, subcommand("budget")]
 )
 
 

@@ -115,6 +115,12 @@ RULES = {
          "safetensors", "jinja2"},
         {*DATA, *NETWORK, "model.learning", "service.engine.session"},
     ),
+    # Ranks rows with the settings that only a row has.
+    "model.study.budget": (
+        {"numpy", "tqdm"},
+        {*DATA, "model.learning", "model.study", "service.engine.rows",
+         "service.engine.session"},
+    ),
     # Compared with the way that `prepare` deals, where it is installed.
     "model.study.dealing": ({"polars", "duckdb"}, {"model.data.shards.exchange"}),
     # It checks the evaluation, so it shares nothing with it.
