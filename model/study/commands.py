@@ -369,6 +369,8 @@ class Diversity:
     build/smoke/diversity."""
     seeds: int = 3
     """Number of seeds."""
+    served_only: bool = False
+    """Measure --bundle alone, by the advice of the JSON in --out, which keeps its other figures."""
     page_only: bool = False
     """Write page and plot again from the JSON in --out, without training or measuring."""
     smoke: bool = False

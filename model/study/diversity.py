@@ -35,28 +35,39 @@ def report(command: Diversity) -> None:
     out = report_directory(command.out, command.smoke)
     if not command.page_only:
         cache = cache_directory(command.cache, command.smoke, "diversity")
-        config = Config.load(command.config)
-        config = config.smoke() if command.smoke else config
-        seeds = 1 if command.smoke else command.seeds
-        parts: list[dict[str, Any]] = []
-        for source in sources(command.data, command.movielens, command.smoke):
-            parts += measure(source, config, seeds, cache / source.name)
-        payload: dict[str, Any] = {
-            "made": provenance(command_line("diversity", command)),
-            "kept": KEPT,
-            **{name: [e for part in parts for e in part[name]] for name in ("rows", "parameters")},
-            "comparisons": [entry for part in parts for entry in part["comparisons"]],
-            "advice": [part["advice"] for part in parts],
-            "served": None,
-        }
+        if command.served_only:
+            payload = json.loads((out / "diversity.json").read_text(encoding="utf-8"))
+        else:
+            payload = compare(command, cache)
         if command.bundle.exists() and not command.smoke:
-            payload["served"] = measure_served(
-                command.bundle, command.data, payload["advice"][0], cache
-            )
+            advice = payload["advice"][0]
+            cache.mkdir(parents=True, exist_ok=True)
+            payload["served"] = {
+                "made": provenance(command_line("diversity", command)),
+                **measure_served(command.bundle, command.data, advice, cache),
+            }
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(payload, indent=1) + "\n"
         (out / "diversity.json").write_text(text, encoding="utf-8")
     write_page(out)
+
+
+def compare(command: Diversity, cache: Path) -> dict[str, Any]:
+    """Return the payload of the report without its served part."""
+    config = Config.load(command.config)
+    config = config.smoke() if command.smoke else config
+    seeds = 1 if command.smoke else command.seeds
+    parts: list[dict[str, Any]] = []
+    for source in sources(command.data, command.movielens, command.smoke):
+        parts += measure(source, config, seeds, cache / source.name)
+    return {
+        "made": provenance(command_line("diversity", command)),
+        "kept": KEPT,
+        **{name: [e for part in parts for e in part[name]] for name in ("rows", "parameters")},
+        "comparisons": [entry for part in parts for entry in part["comparisons"]],
+        "advice": [part["advice"] for part in parts],
+        "served": None,
+    }
 
 
 def measure(source: Source, config: Config, seeds: int, cache: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,59 +15,70 @@ from model.data.dataset import Dataset, Impression
 from model.data.intervals import rounded
 from model.learning.callers import is_rankable, shuffled
 from model.learning.evaluate import LISTS_AT_ONCE, http_ranker
+from model.study.diversity_cells import LOOP
 from model.study.diversity_metrics import METRICS, POSITIONS, Meter, candidate_values
 from model.study.grid import load, save
 from model.study.worth import serving
 
 Array = np.ndarray[Any, Any]
 DIGITS = 4
+PLAIN = "without diversity"
+WEIGHTS = tuple(weight for weight in LOOP.weights if weight)  # of the front
 # Under load the service would reason less, and slates would depend on the machine.
 REPRODUCIBLE = {"RERANK_ADAPTIVE_BUDGET": "false", "RERANK_TIMEOUT_MS": "30000"}
 
 
 def measure_served(
-    bundle: Path, data: Path, advice: Mapping[str, Any], cache: Path
+    bundle: Path, data: Path, advice: Mapping[str, Any], cache: Path, limit: int | None = None
 ) -> dict[str, Any]:
-    """Return METRICS of a served bundle on test lists: without diversity, as advised, by default.
+    """Return METRICS of a served bundle on test lists, as requested in several ways.
 
     The caller sends ids and history in shuffled lists. Slates are cached by the bundle's digest.
 
     Args:
         data: data set that the bundle was trained on.
         advice: summary with dataset ("NAME, ATTRIBUTE"), weight, law and decay.
+        limit: number of lists to rank; by default all that are rankable.
     """
     dataset = Dataset(data)
     attribute = advice["dataset"].rpartition(", ")[2]
     term = {"by": attribute, **{name: advice[name] for name in ("weight", "decay", "law")}}
     requests: dict[str, dict[str, Any]] = {
-        "without diversity": {},
+        PLAIN: {},
         "as advised": {"diversity": term},
         "with the defaults of the service": {"diversity": {"by": attribute}},
     }
+    front = {f"weight {weight}": {"diversity": term | {"weight": weight}} for weight in WEIGHTS}
     digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()[:16]
     lists = dataset.lists(["test"]).rankable()
+    lists = lists.take(np.arange(len(lists))[:limit])
     meter = Meter(lists, candidate_values(dataset, lists, "test", attribute))
     measured = {}
-    for name, fields in requests.items():
-        text = ", ".join(f"{field} {value}" for field, value in fields.get("diversity", {}).items())
-        path = cache / f"served {digest} {text}.npz"
-        if not path.exists():
-            with serving(bundle, cache / "service.log", REPRODUCIBLE) as service:
-                save(path, {"slate": served_slates(dataset, service.url, fields)})
-        measured[name] = meter.measure(load(path)["slate"])
+    with contextlib.ExitStack() as stack:
+        url = ""
+        for name, fields in (requests | front).items():
+            settings = fields.get("diversity", {}).items()
+            text = ", ".join(f"{field} {value}" for field, value in settings)
+            path = cache / f"served {digest} {text}.npz"
+            if not path.exists():
+                log = cache / "service.log"
+                url = url or stack.enter_context(serving(bundle, log, REPRODUCIBLE)).url
+                save(path, {"slate": served_slates(dataset, url, fields, limit)})
+            measured[name] = meter.measure(load(path)["slate"])
     complete = np.all([~np.isnan(metrics).any(axis=0) for metrics in measured.values()], axis=0)
     kept = {name: metrics[:, complete] for name, metrics in measured.items()}
-    plain = kept["without diversity"]
     return {
         "bundle": f"{bundle.parent.name}/{bundle.name}",
         "diversity": term,
         "lists": int(complete.sum()),
-        "requests": {name: by_metric(metrics) for name, metrics in kept.items()},
+        "requests": {name: by_metric(kept[name]) for name in requests},
         "changes": {
-            name: by_metric(metrics - plain)
-            for name, metrics in kept.items()
-            if metrics is not plain
+            name: by_metric(kept[name] - kept[PLAIN]) for name in requests if name != PLAIN
         },
+        "front": [
+            {"weight": weight, **by_metric(kept[name])}
+            for weight, name in zip((0.0, *WEIGHTS), (PLAIN, *front), strict=True)
+        ],
     }
 
 

@@ -25,7 +25,7 @@ from model.study.diversity_front import (
 from model.study.diversity_loop import loop_slates
 from model.study.diversity_metrics import METRICS, POSITIONS, candidate_values
 from model.study.diversity_scores import platt
-from model.study.diversity_served import served_slates
+from model.study.diversity_served import PLAIN, WEIGHTS, measure_served, served_slates
 from service.engine.intent import DiversityTerm, build_intent
 
 LISTS = 400
@@ -177,3 +177,19 @@ def test_slates_over_http_come_back_in_the_logged_order(url, warm_ranklens):
     assert slates.shape == (5, POSITIONS)
     assert (slates[:, 3:] == -1).all()
     assert ((slates[:, :3] >= 0) & (slates[:, :3] < 24)).all()
+
+
+def test_the_front_of_a_served_bundle_begins_at_its_plain_slates(
+    smoke_bundle, warm_ranklens, tmp_path
+):
+    advice = {"dataset": "RankLens, genres", "weight": 0.5, "decay": 0.2, "law": "sum"}
+    served = measure_served(smoke_bundle[0], warm_ranklens, advice, tmp_path, limit=40)
+    assert 30 <= served["lists"] <= 40
+    front = {point.pop("weight"): point for point in served["front"]}
+    assert [*front] == [0.0, *WEIGHTS]
+    assert front[0.0] == served["requests"][PLAIN]
+    assert front[0.5] == served["requests"]["as advised"]
+    # The bonus does what it is for: more values in the slate, the more the larger its weight.
+    coverage = [front[weight]["coverage"][0] for weight in (0.0, 0.5, 1.0)]
+    assert coverage == sorted(coverage)
+    assert coverage[0] < coverage[-1]
