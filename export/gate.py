@@ -82,24 +82,24 @@ class Gate:
         }
 
     def answer(self) -> str:
-        """Return one sentence: the steps that the gate takes, and what they are worth."""
+        """Return the steps that the gate takes, and what they are worth, in a sentence or two."""
         mean = self.quality.mean(axis=1)
         none, best = int(self.steps.argmin()), int(mean.argmax())
         worth = (
             f"{self.metric} on {self.quality.shape[1]} validation lists is {mean[self.chosen]:.4f}"
         )
-        taken = (
-            f"{self.steps[self.chosen]:.1f} of {self.most_steps} reasoning steps a slate"
-            if self.steps[self.chosen]
-            else "no reasoning step"
-        )
+        taken = self._taken(self.chosen)
         below, error = differences(self.quality)
         compared = (
             f"{mean[none]:.4f} without a step, and at best {mean[best]:.4f} with "
             f"{self.steps[best]:.1f} steps"
         )
         if self.rule == BY_OPTION:
-            return f"By {BY_OPTION} the gate takes {taken}; {worth}, {compared}."
+            by_rule = self._taken(one_standard_error(self.quality, self.steps))
+            return (
+                f"By {BY_OPTION} the gate takes {taken}; {worth}, {compared}. {self._earned()}"
+                f"The rule of one standard error would take {by_rule}."
+            )
         reason = (
             "no fewer steps are as good but for the standard error"
             if self.chosen == best
@@ -107,6 +107,24 @@ class Gate:
             f"than the standard error ({error[self.chosen]:.4f})"
         )
         return f"The gate takes {taken}; {worth}, {compared}: {reason}."
+
+    def _earned(self) -> str:
+        """Compare the chosen threshold with none, in a sentence; nothing for no step."""
+        none = int(self.steps.argmin())
+        if self.chosen == none:
+            return ""
+        paired = self.quality[self.chosen] - self.quality[none]
+        gain, error = paired.mean(), paired.std(ddof=1) / math.sqrt(len(paired))
+        verdict = "more than it" if gain > error else "nothing that can be measured"
+        return (
+            f"The steps add {gain:+.4f} with a standard error of {error:.4f}: they earn {verdict}. "
+        )
+
+    def _taken(self, place: int) -> str:
+        """Describe the mean steps of the threshold number `place`."""
+        if not self.steps[place]:
+            return "no reasoning step"
+        return f"{self.steps[place]:.1f} of {self.most_steps} reasoning steps a slate"
 
 
 def choose_gate(trained: Trained, data: Path, quantile: float | None = None) -> Gate | None:

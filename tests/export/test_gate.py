@@ -74,6 +74,17 @@ def test_the_answer_says_what_the_steps_are_worth():
     assert by_option.answer().startswith("By --entropy-quantile the gate takes 2.0 of 12 reasoning")
 
 
+def test_the_answer_says_what_the_steps_of_the_option_earn_and_what_the_rule_would_take():
+    gate = Gate("ndcg@10", (0.0, 0.5, 1.0), (0.0, 1.0, 5.0), QUALITY[::-1], STEPS[::-1], 0,
+                BY_OPTION, 12)  # fmt: skip
+    assert "The steps add +0.2000 with a standard error of 0.0816: they earn more" in gate.answer()
+    assert gate.answer().endswith("would take 2.0 of 12 reasoning steps a slate.")
+    nothing = dataclasses.replace(gate, quality=np.stack([BEST, BEST, BEST])).answer()
+    assert "they earn nothing that can be measured. The rule" in nothing
+    assert nothing.endswith("The rule of one standard error would take no reasoning step.")
+    assert "The steps add" not in dataclasses.replace(gate, chosen=2).answer()
+
+
 def chosen_by_hand(curve):
     """Apply the rule to the figures of a manifest."""
     good = [point for point in curve if point["below_best"] <= point["standard_error"] + 1e-6]
