@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.engine.contract import Manifest
 from service.engine.session import Session
 from tests.support.servers import fresh
 
@@ -58,13 +57,3 @@ def test_every_path_of_the_openapi_document_still_has_its_methods(url):
     paths = httpx.get(f"{url}/openapi.json").raise_for_status().json()["paths"]
     for path, methods in INTERFACES["paths"].items():
         assert set(methods) - paths[path].keys() == set(), path
-
-
-def test_the_committed_bundle_is_that_of_the_first_version_with_item_rows():
-    committed, frozen = (
-        Manifest.read(directory) for directory in (ROOT / "bundles" / "ranklens" / "1", BUNDLE)
-    )
-    assert (committed.contract_version, frozen.contract_version) == (3, 2)
-    for field in ("slate_length", "budget", "entropy_threshold", "offline_metrics", "training"):
-        assert getattr(committed, field) == getattr(frozen, field)
-    assert committed.files["golden.json"] == frozen.files["golden.json"]

@@ -57,6 +57,11 @@ def test_the_other_targets_take_the_same_paths(make, target, path):
     assert arguments[arguments.index(option) + 1] == "bundles/ranklens/1"
 
 
+def test_the_committed_bundle_reasons_unless_validation_is_to_choose(make):
+    assert make("export")[0][-2:] == ["--entropy-quantile", "0.95"]
+    assert "--entropy-quantile" not in make("export", "GATE=")[0]
+
+
 @pytest.mark.parametrize("name", ["RERANK_BUNDLE", "RERANK_MODELS"])
 @pytest.mark.parametrize("bundle", [{}, {"BUNDLE": ""}])
 def test_the_settings_of_the_environment_are_in_force(make, name, bundle):

@@ -154,6 +154,15 @@ def test_the_training_time_in_the_readme_is_that_of_the_manifest():
     assert f"trained for {MANIFEST['training']['seconds']} s on one core" in unwrapped(README)
 
 
+def test_the_manifest_says_that_the_rare_steps_of_the_readme_earn_nothing():
+    gate = MANIFEST["gate"]
+    assert "at the most uncertain twentieth of its choices" in unwrapped(README)
+    assert (gate["rule"], gate["quantile"]) == ("--entropy-quantile", 1 - 1 / 20)
+    assert "they earn nothing that can be measured" in gate["answer"]
+    (chosen,) = (point for point in gate["curve"] if point["quantile"] == gate["quantile"])
+    assert MANIFEST["entropy_threshold"] == pytest.approx(chosen["threshold"], abs=1e-6)
+
+
 def difference(report, split, model, against):
     """Return the paired difference of NDCG@10 or of worth, as the reports print it."""
     (comparison,) = (
