@@ -33,7 +33,7 @@ from service.engine.session import Session
 Array = np.ndarray[Any, Any]
 OPEN = -1.0  # nats; every choice has a higher entropy
 GATES: dict[str, float | None] = {"of the bundle": None, "always open": OPEN}
-QUALITY = ("utility", "ndcg@10")
+QUALITY = {"utility": "utility", "ndcg@10": "NDCG@10"}
 DIGITS = {"utility": 5, "ndcg@10": 4, "steps": 2, "milliseconds": 3}
 SMOKE_LISTS = 64
 
@@ -153,15 +153,21 @@ def summarise(
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say for each gate and quality, in a list, which budgets differ from budget 0."""
+    """Say for each gate which budgets differ from budget 0, and what budget 0 saves, in a list."""
     lines = []
     for gate in dict.fromkeys(row["gate"] for row in rows):
-        of_gate = [row for row in rows if row["gate"] == gate and row["budget"]]
-        for name in QUALITY:
-            apart = [r for r in of_gate if excludes_zero(r["change"][name])]
+        base, *others = (row for row in rows if row["gate"] == gate)
+        for name, title in QUALITY.items():
+            apart = [r for r in others if excludes_zero(r["change"][name])]
             text = ", ".join(f"{r['budget']} ({r['change'][name][0]:+.5f})" for r in apart)
             said = f"differs from budget 0 at {text}" if apart else "differs at no budget from 0"
-            lines.append(f"- Gate {gate}: **{name}** {said}.")
+            lines.append(f"- Gate {gate}: **{title}** {said}.")
+        if others:
+            share = base["milliseconds"][0] / others[-1]["milliseconds"][0]
+            lines.append(
+                f"- Gate {gate}: budget 0 takes {share:.2f} of the graph's **time** at the full "
+                "budget."
+            )
     return "\n".join(lines)
 
 

@@ -69,11 +69,26 @@ def test_changes_are_paired_differences_from_budget_0():
 
 
 def test_a_change_that_may_be_0_is_no_difference():
+    nothing = {"utility": [0.0, 0.0, 0.0], "ndcg@10": [0.0, 0.0, 0.0]}
     changes = {"utility": [0.001, -0.001, 0.003], "ndcg@10": [-0.01, -0.02, -0.001]}
-    rows = [{"gate": "of the bundle", "budget": 3, "change": changes}]
+    rows = [
+        {
+            "gate": "of the bundle",
+            "budget": 0,
+            "change": nothing,
+            "milliseconds": [0.5, None, None],
+        },
+        {
+            "gate": "of the bundle",
+            "budget": 3,
+            "change": changes,
+            "milliseconds": [2.0, None, None],
+        },
+    ]
     assert verdict(rows).splitlines() == [
         "- Gate of the bundle: **utility** differs at no budget from 0.",
-        "- Gate of the bundle: **ndcg@10** differs from budget 0 at 3 (-0.01000).",
+        "- Gate of the bundle: **NDCG@10** differs from budget 0 at 3 (-0.01000).",
+        "- Gate of the bundle: budget 0 takes 0.25 of the graph's **time** at the full budget.",
     ]
 
 
