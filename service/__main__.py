@@ -24,8 +24,19 @@ from service.telemetry import TelemetryError, configure
 
 
 def main() -> int:
-    """Serve until stopped. Return 2, after one line on standard error, if that is impossible."""
-    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
+    """Serve until stopped. Return 2, after one line on standard error, if that is impossible.
+
+    `state` as the first argument operates the entity store instead.
+    """
+    if sys.argv[1:2] == ["state"]:
+        from service.state.commands import main as operate_state  # no server needs its imports
+
+        return operate_state(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description=__doc__,
+        epilog="`python -m service state --help` operates the entity store",
+    )
     parser.add_argument("--bundle", help="bundle directory (RERANK_BUNDLE)")
     parser.add_argument("--models", help="store of bundles (RERANK_MODELS)")
     parser.add_argument("--host", help="address to listen on (RERANK_HOST)")

@@ -37,7 +37,8 @@ RULES = {
     "service.__main__": (
         {"pydantic"},
         {"service.settings", "service.telemetry", "service.engine.contract",
-         "service.http.security", "service.log_handler", "service.server", "service.signals"},
+         "service.http.security", "service.log_handler", "service.server", "service.signals",
+         "service.state.commands"},
     ),
     "service.server": ({"fastapi", "uvicorn"}, {"service"}),
     "service.supervisor": (
@@ -90,7 +91,12 @@ RULES = {
         set(),
         {"service.engine", "service.models", "service.metrics", "service.ranking"},
     ),
-    "service.state": ({"lmdb", "redis"}, set()),
+    "service.state": (
+        {"lmdb", "msgpack", "orjson", "ormsgpack", "redis"},
+        {"service.engine.contract", "service.engine.features"},
+    ),
+    "service.state.loading": ({"ormsgpack", "tqdm"}, {"service.state"}),
+    "service.state.commands": ({"tyro"}, {"service.state"}),
     "service.http": (SERVING | {"httptools"}, {"service"}),
     "model": (set(), {"model", *CONTRACT}),
     "model.data": ({"numpy", "polars", "torch", "scipy", "yaml", "tqdm", "tyro"}, DATA),

@@ -54,12 +54,12 @@ def excludes_zero(ends: Sequence[float | None]) -> bool:
     return low is not None and high is not None and not low <= 0.0 <= high
 
 
-def format_interval(ends: Sequence[float | None], signed: bool = False) -> str:
+def format_interval(ends: Sequence[float | None], signed: bool = False, digits: int = 4) -> str:
     """Format (mean, low, high) as "mean [low, high]", with signs for a difference.
 
     A mean over too few lists has no interval, and its text says so.
     """
-    form = "+.4f" if signed else ".4f"
+    form = f"{'+' if signed else ''}.{digits}f"
     mean, low, high = ends
     if low is None or high is None:
         return f"{mean:{form}} ({TOO_FEW})"

@@ -1,7 +1,8 @@
 """Learn from search: imitate a teacher whose slates have a high objective.
 
 GRPO pays one number for a whole slate. Here every choice of a slate has a target, the softmax of
-what each candidate would add to the objective after the items so far. Half of the prefixes are the
+what each candidate would add to the objective after the items so far, or under an exhaustive
+teacher of what it would lose under the best continuation. Half of the prefixes are the
 teacher's and half are the generator's, so that it also learns to go on after its mistakes. Gates
 are drawn at random for each batch, so that no step, every step, and anything between can be served.
 """
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from model.learning.distributed import all_reduce
+from model.learning.lookahead import losses_along
 from model.learning.objectives import Objective
 from model.learning.policy import Batch, Policy
+from model.learning.teacher import Lessons
 from model.network.controls import control_gate
 from model.network.generator import Choice, Encoded
 from model.network.layers import MASKED, full_precision
@@ -40,11 +43,11 @@ class Imitation:
     """The loss of the stage: cross-entropy of the choices against soft targets."""
 
     def __init__(
-        self, settings: SearchConfig, policy: Policy, objective: Objective, slates: Tensor
+        self, settings: SearchConfig, policy: Policy, objective: Objective, lessons: Lessons
     ) -> None:
-        """slates: the teacher's, int64 [R, K], in the order of the stage's lists."""
+        """lessons: of the teacher, in the order of the stage's lists."""
         self.settings, self.policy, self.objective = settings, policy, objective
-        self.slates = slates
+        self.slates, self.values = lessons
         self.budget = policy.config.reasoning.budget
         self.sample = sampler(policy.config.reasoning.recommend_temperature)
 
@@ -62,13 +65,23 @@ class Imitation:
 
         decoded = self.policy.decode(encoded, pick, gate)
         with full_precision(batch.mask.device):
-            gains = self.objective.of(batch).gains_along(decoded.slate)
+            gains = self.gains(batch, decoded.slate)
         present = decoded.slate >= 0
         loss = soft_loss(decoded.logits, gains, present, settings.temperature)
         if not settings.step_weight or self.budget < 2:
             return loss
         of_steps = self.step_loss(gate, decoded.reasoned, gains)
         return (1 - settings.step_weight) * loss + settings.step_weight * of_steps
+
+    def gains(self, batch: Batch, slate: Tensor) -> Tensor:
+        """Return what the targets weigh before each position of slates [B, K], float [B, K, N].
+
+        The exhaustive teacher looks ahead: its gains are losses under the best continuation.
+        """
+        if self.values is None:
+            return self.objective.of(batch).gains_along(slate)
+        values = self.values[batch.index].to(slate.device)
+        return losses_along(values, slate, batch.mask.shape[1])
 
     def gate(self, encoded: Encoded) -> Gate:
         """Return the configured gate, or draw one: no step, every step, or a random quantile."""

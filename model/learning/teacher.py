@@ -7,11 +7,11 @@ lie in files of the run, so an interrupted search goes on at the first block tha
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +20,15 @@ from tqdm import tqdm
 
 from model.data.lists import Lists
 from model.learning.distributed import broadcast, merge, rank, world_size
+from model.learning.lookahead import best_slates, slate_values
 from model.learning.objectives import ListObjective, Objective, Prefix
 from model.learning.policy import Batch
-from model.network.config import Config, ConfigError
+from model.network.config import Config
 from model.network.evaluator import RewardModel
 from model.network.objectives_config import SearchConfig
 
 LISTS_AT_ONCE = 64
 LISTS_PER_FILE = 1024
-MOST_SLATES = 20_000  # slates of one list that the exhaustive search tries
-SLATES_AT_ONCE = 1024
 
 
 def search(of_lists: ListObjective, settings: SearchConfig) -> Tensor:
@@ -68,36 +67,24 @@ def try_all_slates(of_lists: ListObjective) -> Tensor:
 
     Raises ConfigError for lists with more than MOST_SLATES slates.
     """
-    size, device = of_lists.mask.shape[1], of_lists.mask.device
-    length = min(of_lists.length, size)
-    if math.perm(size, length) > MOST_SLATES:
-        raise ConfigError(
-            f"search.teacher: exhaustive needs lists of at most {MOST_SLATES} slates, got "
-            f"{math.perm(size, length)} slates of {length} of {size} candidates"
-        )
-    orders = torch.tensor([*itertools.permutations(range(size), length)], device=device)
-    row = torch.arange(len(of_lists.mask), device=device).view(-1, 1, 1)
-    filled = of_lists.filled[:, :length].unsqueeze(1)
-    best = torch.full((len(of_lists.mask),), -math.inf, device=device)
-    slates = torch.full((len(best), of_lists.length), -1, device=device)
-    for start in range(0, len(orders), SLATES_AT_ONCE):
-        block = orders[start : start + SLATES_AT_ONCE].expand(len(best), -1, -1)
-        real = of_lists.mask[row, block]
-        block = torch.where(real, block, -1)
-        padded = torch.nn.functional.pad(block, (0, of_lists.length - length), value=-1)
-        value = of_lists.value(padded)
-        # A slate of a short list is tried once, by the order that puts the padding last.
-        value = value.masked_fill((real != filled).any(dim=2), -math.inf)
-        largest, place = value.max(dim=1)
-        better = largest > best
-        best = torch.where(better, largest, best)
-        slates[better] = padded[row.flatten(), place][better]
-    return slates
+    sizes, size = of_lists.mask.sum(dim=1), of_lists.mask.shape[1]
+    return best_slates(slate_values(of_lists), sizes, size, of_lists.length)
+
+
+class Lessons(NamedTuple):
+    """The slates of a teacher for R lists, and the values behind them.
+
+    slates: int64 [R, K]
+    values: of the exhaustive teacher, those of all slates (model.learning.lookahead), float [R, P]
+    """
+
+    slates: Tensor
+    values: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class TeacherFiles:
-    """The files of a teacher's slates, one for each LISTS_PER_FILE lists."""
+    """The files of a teacher's slates, or of all slates' values, for LISTS_PER_FILE lists each."""
 
     directory: Path
     digest: str  # of all that decides the slates
@@ -107,21 +94,19 @@ class TeacherFiles:
         return self.directory / f"{self.digest}-{block:06d}.npy"
 
     def read_all(self, blocks: int) -> dict[int, Tensor]:
-        """Return the slates int64 [R, K] of each block that a run has finished, by its number."""
+        """Return slates int64 [R, K], or values, of each block that a run has finished."""
         paths = {block: self.path(block) for block in range(blocks)}
-        return {
-            block: torch.from_numpy(np.load(path).astype(np.int64))
-            for block, path in paths.items()
-            if path.exists()
-        }
+        tensors = {b: torch.from_numpy(np.load(p)) for b, p in paths.items() if p.exists()}
+        return {b: t if t.is_floating_point() else t.long() for b, t in tensors.items()}
 
     def write(self, blocks: dict[int, Tensor]) -> None:
         """Write blocks, each under its name only when it is whole."""
         self.directory.mkdir(exist_ok=True)
-        for block, slates in blocks.items():
+        for block, tensor in blocks.items():
+            array = tensor.numpy()
             temporary = self.path(block).with_suffix(".tmp")
             with temporary.open("wb") as file:
-                np.save(file, slates.numpy().astype(np.int32))
+                np.save(file, array if tensor.is_floating_point() else array.astype(np.int32))
             os.replace(temporary, self.path(block))
 
 
@@ -133,6 +118,8 @@ def teacher_digest(
     assert search is not None
     settings = config.objectives, config.utility, config.slate_length, search.teacher, search.width
     digest = hashlib.sha256(repr((settings, data_digest)).encode())
+    if search.teacher == "exhaustive":
+        digest.update(b"values of all slates")  # files of earlier versions hold the best slates
     digest.update(lists.rows.tobytes())
     digest.update(type(reward_model).__name__.encode())
     if isinstance(reward_model, nn.Module):
@@ -147,8 +134,8 @@ def teach(
     lists: Lists,
     device: torch.device,
     files: TeacherFiles | None,
-) -> Tensor:
-    """Return the teacher's slates of lists, int64 [R, K] on the CPU.
+) -> Lessons:
+    """Return the teacher's slates of lists, on the CPU.
 
     Args:
         files: to read and write; the ranks then share the search. Without them every rank searches
@@ -173,16 +160,23 @@ def teach(
             if not rank():
                 files.write(made)
         blocks |= made
-    return torch.cat([blocks[block] for block in range(len(starts))])
+    taught = torch.cat([blocks[block] for block in range(len(starts))])
+    if settings.teacher != "exhaustive":
+        return Lessons(taught)
+    sizes = torch.from_numpy(lists.mask.sum(axis=1))
+    length = len(objective.position_weight)
+    return Lessons(best_slates(taught, sizes, lists.longest, length), taught)
 
 
 @torch.no_grad()
 def _search_lists(
     objective: Objective, settings: SearchConfig, lists: Lists, device: torch.device, first: int
 ) -> Tensor:
-    """Search one block of lists."""
+    """Search one block of lists: slates, or of the exhaustive teacher the values of all slates."""
     end, parts = min(first + LISTS_PER_FILE, len(lists)), []
     for start in range(first, end, LISTS_AT_ONCE):
         batch = Batch(lists, slice(start, min(start + LISTS_AT_ONCE, end)), device)
-        parts.append(search(objective.of(batch), settings).cpu())
+        of_lists = objective.of(batch)
+        exhaustive = settings.teacher == "exhaustive"
+        parts.append((slate_values(of_lists) if exhaustive else search(of_lists, settings)).cpu())
     return torch.cat(parts)

@@ -233,13 +233,13 @@ class Run:
             parts = self.reward_model, self.rankable, self.state.data_digest
             digest = teacher_digest(self.config, *parts)
             files = TeacherFiles(self.directory / "teacher", digest)
-        slates = teach(objective, settings, self.rankable, self.device, files)
+        lessons = teach(objective, settings, self.rankable, self.device, files)
         return supervised_stage(
             "search",
             self.generator,
             settings,
             self.rankable,
-            Imitation(settings, self.policy, objective, slates).loss,
+            Imitation(settings, self.policy, objective, lessons).loss,
             self.validation.generator_score,
             self.accelerator,
             self.disjoint,

@@ -109,7 +109,7 @@ def taught(run, directory):
     lists, device = run.train.take(np.arange(50)), torch.device("cpu")
     with mock.patch("model.learning.teacher.LISTS_PER_FILE", 16):
         files = TeacherFiles(directory / "teacher", "digest")
-        slates = teach(objective, SearchConfig(), lists, device, files)
+        slates = teach(objective, SearchConfig(), lists, device, files).slates
     written = [*files.directory.iterdir()] if files.directory.exists() else []
     assert len(written) == (0 if distributed.rank() else 4)
     return slates.float()

@@ -41,8 +41,8 @@ def pieces(lists, objective_type=Objective, seed=0, **search):
     settings = SearchConfig(**search)
     policy = Policy(config, generator, 0.5)
     objective = objective_type(config, made, objective_of(config).reward_model)
-    slates = teach(objective, settings, lists, torch.device("cpu"), None)
-    return Imitation(settings, policy, objective, slates), policy
+    lessons = teach(objective, settings, lists, torch.device("cpu"), None)
+    return Imitation(settings, policy, objective, lessons), policy
 
 
 def test_soft_targets_are_the_softmax_of_gains_over_the_largest_and_the_temperature():

@@ -102,7 +102,7 @@ def test_an_interrupted_search_goes_on_at_the_first_missing_block(tmp_path, monk
     lists, settings = random_lists([5] * 10), SearchConfig(teacher="beam")
     objective = objective_of(config)
     files = TeacherFiles(tmp_path / "teacher", "digest")
-    whole = teach(objective, settings, lists, torch.device("cpu"), None)
+    whole = teach(objective, settings, lists, torch.device("cpu"), None).slates
     search = teacher.search
     searched = []
 
@@ -117,9 +117,9 @@ def test_an_interrupted_search_goes_on_at_the_first_missing_block(tmp_path, monk
         teach(objective, settings, lists, torch.device("cpu"), files)
     assert [path.name for path in files.directory.iterdir()] == ["digest-000000.npy"]
     resumed = teach(objective, settings, lists, torch.device("cpu"), files)
-    assert resumed.equal(whole)
+    assert resumed.slates.equal(whole)
     assert searched == [4, 4, 4, 2]
-    assert teach(objective, settings, lists, torch.device("cpu"), files).equal(whole)
+    assert teach(objective, settings, lists, torch.device("cpu"), files).slates.equal(whole)
     assert len(searched) == 4
 
 

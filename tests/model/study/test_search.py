@@ -1,5 +1,6 @@
-"""The measurement of learning from search keeps finished cells and compares with the host."""
+"""The study of learning from search keeps finished cells and compares with the host."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,63 +9,144 @@ import pytest
 
 from model.learning import checkpoint
 from model.network.config import ConfigError
-from model.study import search
-from model.study.search import GATES, report, summarise
+from model.study import search_cells
+from model.study.pages import render
+from model.study.search import measure, report
+from model.study.search_cells import OF_SLATES, POSITIONAL, gate_names_of, labels_of
 from model.study.search_command import Search
+from model.study.search_gates import ALWAYS, NONE, gate_names
+from model.study.search_models import Source, is_host, overrides_of, plan_sources
+from model.study.search_plots import FIGURES
+from model.study.search_section import section
+from model.study.search_summary import share_of_gain, summarise
 
 CONFIG = Path("model/configs/search.yaml")
+ABSENT = Path("no/such/directory")
+
+
+@pytest.fixture(scope="module")
+def miniature(warm_ranklens, tmp_path_factory):
+    """A miniature on RankLens and in the known world: its command and its JSON."""
+    root = tmp_path_factory.mktemp("search")
+    command = Search(
+        data=warm_ranklens, movielens=ABSENT, out=root / "out", cache=root / "cache", seeds=1,
+        smoke=True,
+    )  # fmt: skip
+    report(command)
+    return command, json.loads((root / "out" / "search.json").read_text())
 
 
 def test_a_miniature_measures_every_gate_and_trains_no_finished_cell_again(
-    warm_ranklens, tmp_path, capsys, monkeypatch
+    miniature, monkeypatch, tmp_path
 ):
-    command = Search(warm_ranklens, CONFIG, tmp_path / "out", tmp_path / "cache", 1, smoke=True)
-    report(command)
-    payload = json.loads((tmp_path / "out" / "search.json").read_text())
-    rows = {(row["model"], row["gate"]): row for row in payload["rows"]}
-    assert [*rows] == [("host", "none"), *(("EGLR", gate) for gate in GATES)]
-    steps = [rows["EGLR", gate]["steps"][0] for gate in GATES]
-    assert steps == sorted(steps)
-    assert (steps[0], steps[-1]) == (0.0, 4 * 2)
-    for row in rows.values():
-        assert -1e-6 < row["regret"][0] < 1
-        assert 0 <= row["agreement"][0] <= 1
-    lines = capsys.readouterr().out.splitlines()
-    printed = [json.loads(line) for line in lines if line.startswith("{")]
-    assert printed[0]["regret"] == pytest.approx(rows["host", "none"]["regret"][0], abs=1e-6)
-
-    monkeypatch.setattr(search, "train", lambda *_: pytest.fail("trained a finished cell"))
-    report(command)
-    assert json.loads((tmp_path / "out" / "search.json").read_text())["rows"] == payload["rows"]
+    command, payload = miniature
+    assert [dataset["name"] for dataset in payload["datasets"]] == ["known world", "RankLens"]
+    for dataset in payload["datasets"]:
+        rows = {(row["model"], row["gate"]): row for row in dataset["rows"]}
+        gates = gate_names(full=True)
+        assert [*rows] == [("pointer host", NONE), *(("pointer EGLR", gate) for gate in gates)]
+        steps = [rows["pointer EGLR", gate]["steps"][0] for gate in gates]
+        assert (steps[0], steps[-1]) == (0.0, 4 * 2)
+        assert all(0 < step < 4 * 2 for step in steps[1:-1])
+        for row in rows.values():
+            assert -1e-6 < row["regret"][0] < 1
+            assert 0 <= row["agreement"][0] <= 1
+            assert row["ms"] > 0
+    assert payload["core_seconds"] > 0
+    monkeypatch.setattr(search_cells, "train", lambda *_: pytest.fail("trained a finished cell"))
+    assert measure(command)["datasets"] == payload["datasets"]
+    assert measure(dataclasses.replace(command, finished=True))["datasets"] == payload["datasets"]
     other = tmp_path / "other.yaml"
     other.write_text(CONFIG.read_text().replace("alpha: 0.5", "alpha: 0.9"))
-    changed = Search(warm_ranklens, other, tmp_path / "out", tmp_path / "cache", 1, smoke=True)
     with pytest.raises(checkpoint.CheckpointError, match="another configuration"):
-        report(changed)
+        measure(dataclasses.replace(command, config=other))
+
+
+def test_the_section_of_a_miniature_renders_with_its_plots_and_every_data_set(miniature):
+    command, payload = miniature
+    text = render("search_section.md.jinja", search=section(payload))
+    assert text.startswith("## Learning from search\n")
+    lines = text.splitlines()
+    for dataset in payload["datasets"]:
+        assert f"### Learning from search: {dataset['name']}" in lines
+        for row in dataset["rows"]:
+            if row["gate"] == ALWAYS:
+                assert f"| {row['regret'][0]:.5f} [" in text
+    assert all((command.out / name).stat().st_size > 10_000 for name in FIGURES)
+    for start in ("| model | gate |", "| pointer EGLR | every step"):
+        columns = [line.count("|") - 1 for line in lines if line.startswith(start)]
+        assert columns == [9, 10]  # clicks, and two metrics of labels
+
+
+def cells_of(source, difference, seeds=2, lists=50):
+    """Return cells in which every gate of a model has the host's figures plus a difference."""
+    draw = np.random.default_rng(0)
+    names = (*OF_SLATES, *labels_of(source))
+    cells = []
+    for _ in range(seeds):
+        host = {name: draw.normal(size=lists) for name in names}
+        of_seed = {}
+        for model in source.models:
+            shift = 0.0 if is_host(model) else difference
+            of_seed[model] = {"seconds": np.array(1.0)}
+            for gate in gate_names_of(model):
+                of_seed[model] |= {f"{gate} {name}": host[name] + shift for name in names}
+                of_seed[model] |= {f"{gate} {name}": np.zeros(4) for name in POSITIONAL}
+                of_seed[model][f"{gate} ms"] = np.array(1.0)
+        cells.append(of_seed)
+    return cells
 
 
 def test_differences_are_paired_with_the_host_of_the_same_seed():
-    draw = np.random.default_rng(0)
-    keys = [f"{gate} {figure}" for gate in GATES for figure in search.figures_of()]
-    host = {key: draw.normal(size=(2, 50)) for key in keys}
-    cells = {("host", seed): {key: host[key][seed] for key in keys} for seed in range(2)}
-    cells |= {
-        ("EGLR", seed): {f"{g} {f}": host[f"none {f}"][seed] - 0.1 for g in GATES
-                         for f in search.figures_of()}
-        for seed in range(2)
-    }  # fmt: skip
-    for row in summarise(cells, 2):
-        if row["model"] == "EGLR":
+    source = Source("x", ABSENT, CONFIG, None, None, None, ("pointer host", "pointer EGLR"))
+    for row in summarise(source, cells_of(source, -0.1))["rows"]:
+        if row["model"] == "pointer EGLR":
             assert row["regret - host"] == pytest.approx([-0.1] * 3)
             low, high = row["regret"][1:]
             assert high - low > 0.05  # the lists themselves differ
 
 
-def test_an_unknown_model_and_a_configuration_without_search_are_refused(warm_ranklens, tmp_path):
-    places = tmp_path / "out", tmp_path / "cache"
-    command = Search(warm_ranklens, CONFIG, *places, models=("EGRL",), smoke=True)
-    with pytest.raises(ConfigError, match=r"--models: must be one of host, EGLR, .*, got 'EGRL'"):
-        report(command)
-    plain = Search(warm_ranklens, Path("model/configs/ranklens.yaml"), *places, smoke=True)
+def test_the_share_of_a_gain_is_that_of_the_regret_saved_and_none_without_a_clear_gain():
+    assert share_of_gain(0.02, 0.08) == pytest.approx(0.25)
+    source = Source("x", ABSENT, CONFIG, None, None, None, ("pointer host", "pointer EGLR"))
+    cells = cells_of(source, -0.08)
+    for of_seed in cells:  # the entropy gate at a tenth of the steps saves a quarter
+        arrays = of_seed["pointer EGLR"]
+        arrays["entropy 10 % regret"] = arrays["entropy 10 % regret"] + 0.06
+    left = {entry["share"]: entry["left"] for entry in summarise(source, cells)["shares"]}
+    assert left == {0.5: 1.0, 0.25: 1.0, 0.1: 0.25}
+    unclear = cells_of(source, 0.0)
+    assert all(entry["left"] is None for entry in summarise(source, unclear)["shares"])
+
+
+def test_an_idea_dies_unless_its_regret_is_clearly_below_that_of_its_control():
+    models = ("pointer host", "pointer EGLR", "pointer EGLR, teacher per step",
+              "pointer zero token, teacher per step")  # fmt: skip
+    source = Source("x", ABSENT, CONFIG, None, None, None, models)
+    cells = cells_of(source, -0.1)
+    verdicts = [entry["killed"] for entry in summarise(source, cells)["kills"]]
+    assert verdicts == [True, True, True]
+    for of_seed in cells:
+        arrays = of_seed["pointer EGLR, teacher per step"]
+        arrays[f"{ALWAYS} regret"] = arrays[f"{ALWAYS} regret"] - 0.01
+    verdicts = [entry["killed"] for entry in summarise(source, cells)["kills"]]
+    assert verdicts == [False, False, True]
+
+
+def test_unknown_names_and_a_configuration_without_search_are_refused(warm_ranklens, tmp_path):
+    command = Search(data=warm_ranklens, movielens=ABSENT, cache=tmp_path, smoke=True)
+    with pytest.raises(ConfigError, match=r"--models: must be one of .*, got 'pointer EGRL'"):
+        measure(dataclasses.replace(command, models=("pointer EGRL",)))
+    with pytest.raises(ConfigError, match=r"--datasets: must be one of world, .*, got 'imdb'"):
+        measure(dataclasses.replace(command, datasets=("imdb",)))
+    plain = Path("model/configs/ranklens.yaml")
     with pytest.raises(ConfigError, match=r"ranklens\.yaml: search: required"):
-        report(plain)
+        measure(dataclasses.replace(command, config=plain, datasets=("ranklens",)))
+
+
+def test_data_sets_without_a_directory_are_left_out_and_models_follow_their_hosts(tmp_path):
+    command = Search(data=ABSENT, movielens=tmp_path, models=("gru EGLR", "pointer zero token"))
+    sources = plan_sources(command, tmp_path)
+    assert [source.name for source in sources] == ["known world", "MovieLens-1M"]
+    assert sources[0].models == ("gru host", "gru EGLR", "pointer host", "pointer zero token")
+    assert overrides_of("gru zero token")["reasoning"] == {"token": "zero"}

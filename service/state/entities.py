@@ -1,0 +1,216 @@
+"""Users and items as the store keeps them: one MessagePack blob each, with names for all values.
+
+A blob is read whatever schema its writer served: values are read by name, and its fingerprint says
+if all names are those of a bundle.
+
+    user  {v, s, u, f: {name: value}, h: [items, labels, types, type of each, times]}
+    item  {v, s, u, f: {name: value}, c: {statistic: [shows, likes, time]}}
+
+with the version v of this form, the fingerprint s, and the time u of the last change in ms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import ormsgpack
+
+from service.engine.features.schema import Schema
+from service.state.errors import EntityError
+
+VERSION = 1
+FINGERPRINT_BYTES = 8
+UNKNOWN_SCHEMA = b""
+MAX_TYPES = 255  # distinct types in one history
+NO_TYPE = 255  # the index of an answer without a type
+NO_TIME = -1
+
+
+@dataclass(slots=True)
+class Answers:
+    """The last answers of a user, the latest last; H answers.
+
+    labels are in 0..1 and have the precision of float32; a type is None where none was stated, a
+    time in ms since 1970 UTC likewise.
+    """
+
+    items: Sequence[str] = ()
+    labels: Sequence[float] = ()
+    types: Sequence[str | None] = ()
+    times: Sequence[int | None] = ()
+
+    def last(self, limit: int) -> Answers:
+        """Return the last `limit` answers, at least one."""
+        if len(self.items) <= limit:
+            return self
+        return Answers(
+            self.items[-limit:], self.labels[-limit:], self.types[-limit:], self.times[-limit:]
+        )
+
+
+class Counter(NamedTuple):
+    """Decayed counts of one statistic of an item, as of a time in ms since 1970 UTC."""
+
+    shows: float
+    likes: float
+    time: int
+
+
+@dataclass(slots=True)
+class User:
+    """A user: features by name, and the last answers."""
+
+    features: dict[str, Any] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
+    updated_at: int = 0
+    fingerprint: bytes = UNKNOWN_SCHEMA
+
+    def to_blob(self) -> bytes:
+        """Return the bytes that the store keeps. Raises EntityError for more than MAX_TYPES."""
+        return ormsgpack.packb(
+            {
+                "v": VERSION, "s": self.fingerprint, "u": self.updated_at, "f": self.features,
+                "h": _pack_answers(self.answers),
+            }
+        )  # fmt: skip
+
+    @classmethod
+    def from_blob(cls, blob: bytes) -> User:
+        """Return the user of a blob. Raises EntityError for anything but bytes of `to_blob`."""
+        fields = _unpack(blob)
+        answers = _unpack_answers(fields.get("h"))
+        return cls(_features(fields), answers, _updated_at(fields), _fingerprint(fields))
+
+
+@dataclass(slots=True)
+class Item:
+    """An item: features by name, and counters by the name of their statistic."""
+
+    features: dict[str, Any] = field(default_factory=dict)
+    counters: dict[str, Counter] = field(default_factory=dict)
+    updated_at: int = 0
+    fingerprint: bytes = UNKNOWN_SCHEMA
+
+    def to_blob(self) -> bytes:
+        """Return the bytes that the store keeps."""
+        return ormsgpack.packb(
+            {
+                "v": VERSION, "s": self.fingerprint, "u": self.updated_at, "f": self.features,
+                "c": {name: tuple(counter) for name, counter in self.counters.items()},
+            }
+        )  # fmt: skip
+
+    @classmethod
+    def from_blob(cls, blob: bytes) -> Item:
+        """Return the item of a blob. Raises EntityError for anything but bytes of `to_blob`."""
+        fields = _unpack(blob)
+        counters = _counters(fields.get("c"))
+        return cls(_features(fields), counters, _updated_at(fields), _fingerprint(fields))
+
+
+def fingerprint_of(schema: Schema) -> bytes:
+    """Return the fingerprint of the features of users and items; training does not change it."""
+    features = [
+        [feature.name, feature.of, feature.kind, feature.width]
+        for feature in schema.features
+        if feature.of in ("user", "item")
+    ]
+    text = json.dumps([features, schema.label.to_dict()], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()[:FINGERPRINT_BYTES]
+
+
+def broken(what: str) -> EntityError:
+    """Return the error of a blob that no version of the store has written."""
+    return EntityError("blob", "written by this store", what)
+
+
+def _unpack(blob: bytes) -> dict[str, Any]:
+    try:
+        fields = ormsgpack.unpackb(blob)
+    except ValueError:
+        raise broken("no MessagePack") from None
+    if type(fields) is not dict or fields.get("v") != VERSION:
+        raise broken(f"version {fields.get('v')!r}" if type(fields) is dict else "no map")
+    return fields
+
+
+def _features(fields: Mapping[str, Any]) -> dict[str, Any]:
+    features = fields.get("f")
+    if type(features) is not dict:
+        raise broken("features of another type")
+    return features
+
+
+def _updated_at(fields: Mapping[str, Any]) -> int:
+    updated_at = fields.get("u")
+    if type(updated_at) is not int:
+        raise broken("a time of another type")
+    return updated_at
+
+
+def _fingerprint(fields: Mapping[str, Any]) -> bytes:
+    fingerprint = fields.get("s")
+    if type(fingerprint) is not bytes:
+        raise broken("a fingerprint of another type")
+    return fingerprint
+
+
+def _pack_answers(answers: Answers) -> list[Any]:
+    names: dict[str | None, int] = {}
+    for kind in answers.types:
+        if kind is not None:
+            names.setdefault(kind, len(names))
+    if len(names) > MAX_TYPES:
+        raise EntityError("history", f"at most {MAX_TYPES} distinct types", len(names))
+    index = {**names, None: NO_TYPE}
+    size = len(answers.items)
+    times = [NO_TIME if time is None else time for time in answers.times]
+    return [
+        list(answers.items), struct.pack(f"<{size}f", *answers.labels), list(names),
+        bytes([index[kind] for kind in answers.types]), struct.pack(f"<{size}q", *times),
+    ]  # fmt: skip
+
+
+def _unpack_answers(payload: Any) -> Answers:
+    if type(payload) is not list or list(map(type, payload)) != [list, bytes, list, bytes, bytes]:
+        raise broken("a history of another type")
+    items, packed, names, indices, times = payload
+    size = len(items)
+    if (len(packed), len(indices), len(times)) != (4 * size, size, 8 * size):
+        raise broken("a history of different lengths")
+    if not all(map(_is_text, items)) or not all(map(_is_text, names)):
+        raise broken("a history of other ids")
+    labels = struct.unpack(f"<{size}f", packed)
+    if not all(0.0 <= label <= 1.0 for label in labels):
+        raise broken("a label outside 0..1")
+    if any(index >= len(names) and index != NO_TYPE for index in indices):
+        raise broken("a type without a name")
+    types = [None if index == NO_TYPE else names[index] for index in indices]
+    moments = struct.unpack(f"<{size}q", times)
+    return Answers(items, labels, types, [None if m == NO_TIME else m for m in moments])
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _counters(payload: Any) -> dict[str, Counter]:
+    if type(payload) is not dict:
+        raise broken("counters of another type")
+    counters = {}
+    for name, entry in payload.items():
+        valid = (
+            type(entry) is list
+            and list(map(type, entry)) == [float, float, int]
+            and 0.0 <= entry[1] <= entry[0] < math.inf
+        )
+        if not valid:
+            raise broken("a counter that no events make")
+        counters[name] = Counter(*entry)
+    return counters
