@@ -163,6 +163,34 @@ def test_the_manifest_says_that_the_rare_steps_of_the_readme_earn_nothing():
     assert MANIFEST["entropy_threshold"] == pytest.approx(chosen["threshold"], abs=1e-6)
 
 
+def test_the_decision_about_the_stage_has_the_validation_of_the_manifest():
+    page = unwrapped((ROOT / "docs" / "decisions" / "served-stage.md").read_text(encoding="utf-8"))
+    best = MANIFEST["training"]["validation"]["final"]
+    assert f"| warm start | `served.yaml` | {best['ndcg@10']:.4f} | {best['utility']:.4f} |" in page
+
+
+def test_the_decision_about_the_weight_has_the_figures_of_the_report():
+    page = unwrapped(
+        (ROOT / "docs" / "decisions" / "weight-of-diversity.md").read_text(encoding="utf-8")
+    )
+    report = report_of("diversity")
+    validated = {
+        (entry["method"], entry["scores"], entry["parameters"]): entry["validation alpha-ndcg@10"]
+        for entry in report["parameters"]
+        if entry["dataset"] == "RankLens, genres"
+    }
+    teacher = validated["xQuAD", "evaluator", "prior uniform, redundancy 0.5"]
+    loop = validated["bonus in the loop", "generator", "law sum, decay 0.2"]
+    assert f"is {teacher:.4f} for it and {loop:.4f} for the loop" in page
+    (compared,) = (
+        entry
+        for entry in report["comparisons"]
+        if (entry["dataset"], entry["method"]) == ("RankLens, genres", "xQuAD")
+        and entry["scores"] == "evaluator"
+    )
+    assert format_interval(compared["alpha-ndcg@10"], signed=True) in page
+
+
 def difference(report, split, model, against):
     """Return the paired difference of NDCG@10 or of worth, as the reports print it."""
     (comparison,) = (
