@@ -62,6 +62,12 @@ def test_the_default_threshold_causes_reasoning_at_some_positions_only(client, i
     assert max(steps) > 0
 
 
+def test_lists_twice_as_long_as_those_of_validation_take_every_step(client, items):
+    for seed in range(5):
+        response = client.post("/rerank", json=body(items, size=50, seed=seed)).json()
+        assert {entry["reasoning_steps"] for entry in response["slate"]} == {3}
+
+
 def test_the_order_of_the_candidates_does_not_change_the_slate(client, items):
     payload = body(items)
     reversed_payload = {"candidates": payload["candidates"][::-1]}
