@@ -16,6 +16,7 @@ import torch
 from model.network.config import Config, ConfigError
 from model.study.click_model import prepare_simulation
 from model.study.commands import cache_directory, command_line, report_directory
+from model.study.grid import load
 from model.study.pages import provenance
 from model.study.search_cells import EVALUATOR, OF_SLATES, Judge, fill, gate_names_of
 from model.study.search_command import Search
@@ -50,15 +51,19 @@ def measure(command: Search) -> dict[str, Any]:
     if any(source.data == world for source in sources) and not (world / "summary.json").exists():
         prepare_simulation(world, SMOKE_REQUESTS if command.smoke else WORLD_REQUESTS, seed=0)
     configs = {source.name: read_config(source, command.smoke) for source in sources}
-    judges = {source.name: Judge.of(source, configs[source.name]) for source in sources}
+    judges = {}
+    if not command.finished:
+        judges = {source.name: Judge.of(source, configs[source.name]) for source in sources}
     cells: dict[str, list[dict[str, dict[str, Array]]]] = {source.name: [] for source in sources}
     for seed in range(command.seeds):
         for source in sources:
             directory = cache / source.name / f"seed{seed}"
-            if command.finished and not is_complete(directory, source):
-                continue
-            of_seed = fill(source, configs[source.name], seed, directory, judges[source.name])
-            cells[source.name].append(of_seed)
+            if command.finished:
+                of_seed = read_finished(source, directory)
+            else:
+                of_seed = fill(source, configs[source.name], seed, directory, judges[source.name])
+            if of_seed:
+                cells[source.name].append(of_seed)
             print_figures(source, seed, of_seed)
     datasets = [summarise(s, cells[s.name]) for s in sources if cells[s.name]]
     every = [cell for name in cells for of_seed in cells[name] for cell in of_seed.values()]
@@ -79,9 +84,10 @@ def read_config(source: Source, smoke: bool) -> Config:
     return config.smoke() if smoke else config
 
 
-def is_complete(directory: Path, source: Source) -> bool:
-    """Return true if every model of a source has its cell in the directory of a seed."""
-    return all((directory / f"{name}.npz").exists() for name in (EVALUATOR, *source.models))
+def read_finished(source: Source, directory: Path) -> dict[str, dict[str, Array]]:
+    """Return the cells of a seed that exist."""
+    paths = {name: directory / f"{name}.npz" for name in (EVALUATOR, *source.models)}
+    return {name: load(path) for name, path in paths.items() if path.exists()}
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 def print_figures(source: Source, seed: int, of_seed: Mapping[str, Mapping[str, Array]]) -> None:
     """Print the mean figures of every model and gate of a seed, a JSON line each."""
-    for model in source.models:
+    for model in (name for name in source.models if name in of_seed):
         cell = of_seed[model]
         for gate in gate_names_of(model):
             means = {name: round(float(cell[f"{gate} {name}"].mean()), 6) for name in OF_SLATES}

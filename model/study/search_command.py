@@ -34,7 +34,7 @@ class Search:
     datasets: tuple[str, ...] = ()
     """Data sets to measure, of ranklens, movielens and world. Default: all."""
     finished: bool = False
-    """Train nothing: report the seeds whose cells are complete."""
+    """Train nothing: report the cells that exist; every row says over how many seeds."""
     page_only: bool = False
     """Draw the plots again from the JSON in --out, without training or measuring."""
     smoke: bool = False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.study.plots import OTHER_COLOUR, colour, pyplot, save
+from model.study.plots import OTHER_COLOUR, colour, errorbar, pyplot, save
 from model.study.search_gates import ALWAYS, HALTING, KINDS, NONE, SHARES, gate_name
 from model.study.search_models import FULL, HOST_NAME
 
@@ -19,6 +19,7 @@ LINES = {  # kind of gate -> colour and marker
     HALTING: ("#08519c", "D"),
 }
 CONTROLS = {"zero token": "#252525", "learned token": OTHER_COLOUR}
+DIFFERENCE = "regret - host"
 FIGURES = ("search_regret.png", "search_entropy.png")
 
 
@@ -28,92 +29,103 @@ def plot_search(payload: Mapping[str, Any], directory: Path) -> None:
     plot_entropy(payload["datasets"], directory / FIGURES[1])
 
 
-def plot_regret(datasets: list[Entry], path: Path) -> None:
-    """Draw regret to the teacher against mean steps by gate, with bands of 95 % intervals."""
-    figure, axes = pyplot().subplots(
-        1, len(datasets), figsize=(4.6 * len(datasets) + 0.4, 4.4), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+def plot_regret(datasets: Sequence[Entry], path: Path) -> None:
+    """Draw regret minus the plain host's against mean steps, with paired 95 % intervals.
+
+    Bands belong to the entropy and the random gate; other lines have arms, side by side.
+    """
+    figure, axes = panels(datasets)
     handles: dict[str, Any] = {}
-    for axis, dataset in zip(axes[0], datasets, strict=True):
+    host, _, _ = FULL[0].partition(" ")
+    for axis, dataset in zip(axes, datasets, strict=True):
         rows = {(row["model"], row["gate"]): row for row in dataset["rows"]}
-        model = FULL[0]
-        name = f"{model.partition(' ')[0]} {HOST_NAME}"
-        host = rows[name, NONE]
-        handles[name] = axis.axhline(host["regret"][0], color="#737373", linestyle="--")
-        band(axis, [0, rows[model, ALWAYS]["steps"][0]], [host["regret"]] * 2, "#737373")
-        for kind, (hue, marker) in LINES.items():
-            gates = [NONE, *(gate_name(kind, share) for share in reversed(SHARES)), ALWAYS]
-            points = [rows[model, gate] for gate in gates if (model, gate) in rows]
-            if kind == HALTING:
-                points = points[1:-1]  # a single point, since it takes at least a step
+        handles[f"{host} {HOST_NAME}"] = axis.axhline(0.0, color=OTHER_COLOUR, linestyle="--")
+        for place, (kind, (hue, marker)) in enumerate(LINES.items()):
+            points = curve(rows, FULL[0], kind)
+            style = {"color": hue, "marker": marker, "markersize": 5}
             if points:
-                handles[f"{model}, {kind} gate"] = line(axis, points, hue, marker)
-        for token, hue in CONTROLS.items():
-            control = f"{model.partition(' ')[0]} {token}"
-            gates = [NONE, *(gate_name(KINDS[0], share) for share in reversed(SHARES)), ALWAYS]
-            points = [rows[control, gate] for gate in gates if (control, gate) in rows]
+                drawn = line if kind in ("entropy", "random") else side_by_side
+                handles[f"{FULL[0]}, {kind} gate"] = drawn(axis, points, place, style)
+        for place, (token, hue) in enumerate(CONTROLS.items()):
+            points = curve(rows, f"{host} {token}", KINDS[0])
+            style = {"color": hue, "marker": "x", "linestyle": ":"}
             if points:
-                handles[f"{control}, entropy gate"] = line(axis, points, hue, "x", ":")
-        axis.set(
-            title=f"{dataset['name']}, {dataset['seeds']} seeds",
-            xlabel="mean reasoning steps per slate",
-        )
-        axis.set_ylim(bottom=0)
+                name = f"{host} {token}, entropy gate"
+                handles[name] = side_by_side(axis, points, len(LINES) + place, style)
+        axis.set(title=title(dataset), xlabel="mean reasoning steps per slate")
         axis.grid(alpha=0.3)
-    axes[0, 0].set(ylabel="regret to the teacher")
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    axes[0].set(ylabel="regret minus that of the plain host")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
     save(figure, path)
 
 
-def line(axis: Any, points: list[Entry], hue: str, marker: str, style: str = "-") -> Any:
-    """Draw regret against steps with its band, and return the line."""
+def panels(datasets: Sequence[Entry]) -> tuple[Any, Any]:
+    """Return a figure with one axis for each data set, and the axes."""
+    figure, axes = pyplot().subplots(
+        1, len(datasets), figsize=(4.8 * len(datasets) + 0.4, 4.8), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    return figure, axes[0]
+
+
+def title(dataset: Entry) -> str:
+    """Return the title of a data set's panel."""
+    seeds = "1 seed" if dataset["seeds"] == 1 else f"{dataset['seeds']} seeds"
+    return f"{dataset['name']}, {seeds}"
+
+
+def curve(rows: Mapping[tuple[str, str], Entry], model: str, kind: str) -> list[Entry]:
+    """Return the rows of a model behind gates of a kind, by rising steps."""
+    equal = [gate_name(kind, share) for share in reversed(SHARES)]
+    # Halting takes at least a step, so it has one point and no line to the ends.
+    gates = equal if kind == HALTING else [NONE, *equal, ALWAYS]
+    return [rows[model, gate] for gate in gates if (model, gate) in rows]
+
+
+def line(axis: Any, points: Sequence[Entry], _place: int, style: Mapping[str, Any]) -> Any:
+    """Draw differences in regret against steps with a band, and return the line."""
     steps = [point["steps"][0] for point in points]
-    intervals = [point["regret"] for point in points]
-    band(axis, steps, intervals, hue)
-    (drawn,) = axis.plot(
-        steps, [i[0] for i in intervals], style, color=hue, marker=marker, markersize=4
-    )
+    ends = [point[DIFFERENCE] for point in points]
+    (drawn,) = axis.plot(steps, [mean for mean, _, _ in ends], linewidth=2, **style)
+    if all(low is not None for _, low, _ in ends):
+        axis.fill_between(
+            steps, [low for _, low, _ in ends], [high for _, _, high in ends],
+            color=style["color"], alpha=0.15, linewidth=0,
+        )  # fmt: skip
     return drawn
 
 
-def band(axis: Any, x: list[float], intervals: list[Any], hue: str) -> None:
-    """Shade 95 % intervals (mean, low, high), where there are any."""
-    if all(low is not None for _, low, _ in intervals):
-        axis.fill_between(
-            x, [i[1] for i in intervals], [i[2] for i in intervals], color=hue, alpha=0.12,
-            linewidth=0,
-        )  # fmt: skip
+def side_by_side(axis: Any, points: Sequence[Entry], place: int, style: Mapping[str, Any]) -> Any:
+    """Draw differences in regret against steps with arms, a little to the right by place."""
+    highest = max(point["steps"][0] for point in points)
+    steps = [point["steps"][0] + 0.012 * place * highest for point in points]
+    errorbar(axis, steps, [point[DIFFERENCE] for point in points], linewidth=1, **style)
+    return axis.containers[-1]
 
 
-def plot_entropy(datasets: list[Entry], path: Path) -> None:
+def plot_entropy(datasets: Sequence[Entry], path: Path) -> None:
     """Draw the choice entropy by position of the slate, before and after every reasoning step."""
-    figure, axes = pyplot().subplots(
-        1, len(datasets), figsize=(4.6 * len(datasets) + 0.4, 4.2), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    figure, axes = panels(datasets)
     handles: dict[str, Any] = {}
-    for axis, dataset in zip(axes[0], datasets, strict=True):
+    for axis, dataset in zip(axes, datasets, strict=True):
         entries = {(entry["model"], entry["gate"]): entry for entry in dataset["entropy"]}
         for model in dict.fromkeys(model for model, _ in entries):
             host, _, variant = model.partition(" ")
-            if variant not in (HOST_NAME, "EGLR"):
-                continue
             if variant == HOST_NAME:
                 values = entries[model, NONE]["entropy before"]
-                (handles[model],) = axis.plot(values, ":", color=colour(f"{host} host"))
-                continue
-            entry, hue = entries[model, ALWAYS], colour(f"{host} eglr")
-            (handles[f"{model}, before"],) = axis.plot(entry["entropy before"], "--", color=hue)
-            (handles[f"{model}, after"],) = axis.plot(
-                entry["entropy after"], color=hue, marker="o", markersize=3
-            )
-        axis.set(title=dataset["name"], xlabel="position (0-based)")
+                (handles[model],) = axis.plot(values, ":", color=colour(model))
+            elif variant == "EGLR":
+                entry, style = entries[model, ALWAYS], {"color": colour(f"{host} eglr")}
+                before, after = entry["entropy before"], entry["entropy after"]
+                (handles[f"{model}, before"],) = axis.plot(before, "--", **style)
+                (handles[f"{model}, after"],) = axis.plot(after, "o-", markersize=4, **style)
+        axis.set(title=title(dataset), xlabel="position in the slate (0-based)")
+        axis.set_xticks(range(len(dataset["entropy"][0]["entropy before"])))
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    axes[0, 0].set(ylabel="choice entropy (nats), every step taken")
+    axes[0].set(ylabel="choice entropy (nats), every step taken")
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=3,
-        title="The paper reports low, high, low: sure first and last, unsure in the middle.",
+        title="The paper's claim is low, high, low: unsure in the middle of the slate",
     )  # fmt: skip
     save(figure, path)

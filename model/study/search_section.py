@@ -7,7 +7,7 @@ from typing import Any
 
 from model.data.intervals import excludes_zero, format_interval
 from model.study.search_gates import ALWAYS, KINDS, NONE, SHARES, gate_name
-from model.study.search_models import FULL, MOVIELENS, RANKLENS, WORLD
+from model.study.search_models import FULL, MOVIELENS, RANKLENS, WORLD, host_of
 
 Entry = Mapping[str, Any]
 SHOWN = (NONE, gate_name(KINDS[0], SHARES[0]), ALWAYS)
@@ -34,7 +34,7 @@ def section(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe(dataset: Entry) -> dict[str, Any]:
     """Return one data set's tables."""
-    names = ("name", "lists", "seeds", "labels", "gates", "kills")
+    names = ("name", "lists", "seeds", "labels", "controls", "gates", "kills")
     shares: dict[str, dict[str, Any]] = {}
     for entry in dataset["shares"]:
         of_model = shares.setdefault(
@@ -52,29 +52,27 @@ def describe(dataset: Entry) -> dict[str, Any]:
 def verdict(dataset: Entry) -> str:
     """Say if EGLR of the pointer host beats its host, the controls, and the random gate."""
     rows = {(row["model"], row["gate"]): row for row in dataset["rows"]}
-    model = FULL[0]
+    model, name = FULL[0], dataset["name"]
     if (model, ALWAYS) not in rows:
-        return f"**{dataset['name']}**: `{model}` was not measured."
-    change = rows[model, ALWAYS]["regret - host"]
+        return f"**{name}**: `{model}` was not measured."
+    row, host = rows[model, ALWAYS], rows[host_of(model), NONE]["regret"][0]
+    text = (
+        f"**{name}** ({row['seeds']} seeds): reasoning at every step changes the pointer host's "
+        f"regret of {host:.5f} by {fine(row['regret - host'])}, {told_apart(row['regret - host'])}."
+    )
     controls = [
-        f"the {name.partition(' ')[2]} {told_apart(row['regret - host'])}"
-        f" ({fine(row['regret - host'])})"
-        for (name, gate), row in rows.items()
-        if gate == ALWAYS and name in ("pointer zero token", "pointer learned token")
+        f"{entry['other'].partition(' ')[2]} {told_apart(entry['difference'])} "
+        f"({fine(entry['difference'])})"
+        for entry in dataset["controls"]
+        if entry["model"] == model
     ]
     gates = [
         f"{told_apart(entry['difference'])} at {100 * entry['share']:.0f} %"
         for entry in dataset["gates"]
         if entry["other"] == "random"
     ]
-    host = rows["pointer host", NONE]["regret"][0]
-    text = (
-        f"**{dataset['name']}**: with every step the pointer host's regret of {host:.5f} "
-        f"{'falls' if (change[0] or 0.0) < 0 else 'rises'} by reasoning, {fine(change)}: "
-        f"{told_apart(change)}."
-    )
     if controls:
-        text += f" With the same steps, {', and '.join(controls)}."
+        text += f" Against tokens of other content with the same steps: {', '.join(controls)}."
     if gates:
         text += f" The entropy gate against a random gate: {', '.join(gates)} of the steps."
     return text

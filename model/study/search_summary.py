@@ -24,32 +24,44 @@ KILLS = (
 
 
 class Figures:
-    """The figures of one data set's cells, of the seeds that have every model."""
+    """The figures of one data set's cells; a seed may lack models.
+
+    models: those with a cell and their host's, of any seed.
+    """
 
     def __init__(self, source: Source, cells: Cells) -> None:
         self.source, self.cells = source, cells
-        names = (*OF_SLATES, *labels_of(source))
-        self.names = names
-        first = cells[0][source.models[0]]
+        self.names = (*OF_SLATES, *labels_of(source))
+        self.models = [m for m in source.models if self.seeds_of(m, host_of(m))]
+        first = self.seeds_of(self.models[0])[0][self.models[0]]
         # alpha-NDCG is undefined for a list whose likes have no value.
-        self.complete = ~np.any([np.isnan(first[f"{NONE} {name}"]) for name in names], axis=0)
+        undefined = [np.isnan(first[f"{NONE} {name}"]) for name in self.names]
+        self.complete = ~np.any(undefined, axis=0)
 
-    def stack(self, model: str, gate: str, figure: str) -> Array:
-        """Return a figure of every seed and list, [S, R]."""
-        key = f"{gate} {figure}"
-        return np.stack([of_seed[model][key][self.complete] for of_seed in self.cells])
+    def seeds_of(self, *models: str) -> list[Mapping[str, Mapping[str, Array]]]:
+        """Return the cells of the seeds that have all these models."""
+        return [of_seed for of_seed in self.cells if all(model in of_seed for model in models)]
+
+    def stack(self, model: str, gate: str, figure: str, beside: str | None = None) -> Array:
+        """Return a figure of every list and of the seeds with a model, [S, R].
+
+        Args:
+            beside: another model that the seeds must have.
+        """
+        cells, key = self.seeds_of(model, beside or model), f"{gate} {figure}"
+        return np.stack([of_seed[model][key][self.complete] for of_seed in cells])
 
     def mean(self, model: str, gate: str, figure: str) -> Array:
         """Return a figure that a cell keeps once, or by position, as its mean over seeds."""
-        return np.asarray(
-            np.mean([of_seed[model][f"{gate} {figure}"] for of_seed in self.cells], axis=0)
-        )
+        cells, key = self.seeds_of(model), f"{gate} {figure}"
+        return np.asarray(np.mean([of_seed[model][key] for of_seed in cells], axis=0))
 
     def difference(
         self, of: tuple[str, str], to: tuple[str, str], figure: str = "regret"
     ) -> list[float | None]:
         """Return the paired difference of a figure between two (model, gate), with interval."""
-        return rounded(self.stack(*of, figure) - self.stack(*to, figure), DIGITS)
+        left, right = self.stack(*of, figure, to[0]), self.stack(*to, figure, of[0])
+        return rounded(left - right, DIGITS)
 
 
 def summarise(source: Source, cells: Cells) -> dict[str, Any]:
@@ -59,9 +71,10 @@ def summarise(source: Source, cells: Cells) -> dict[str, Any]:
     return {
         "name": source.name,
         "lists": int(figures.complete.sum()),
-        "seeds": len(cells),
+        "seeds": max(len(figures.seeds_of(model)) for model in figures.models),
         "labels": list(labels_of(source)),
         "rows": rows(figures),
+        "controls": compare_controls(figures),
         "gates": compare_gates(figures),
         "shares": shares(figures),
         "entropy": by_position(figures),
@@ -73,9 +86,10 @@ def summarise(source: Source, cells: Cells) -> dict[str, Any]:
 def rows(figures: Figures) -> list[dict[str, Any]]:
     """Return mean and interval of every figure, and its paired difference from the host's."""
     table = []
-    for model in figures.source.models:
+    for model in figures.models:
         for gate in gate_names_of(model):
             row: dict[str, Any] = {"model": model, "gate": gate}
+            row["seeds"] = len(figures.seeds_of(model))
             row["ms"] = round(float(figures.mean(model, gate, "ms")), 3)
             for figure in figures.names:
                 row[figure] = rounded(figures.stack(model, gate, figure), DIGITS)
@@ -86,10 +100,26 @@ def rows(figures: Figures) -> list[dict[str, Any]]:
     return table
 
 
+def compare_controls(figures: Figures) -> list[dict[str, Any]]:
+    """Return EGLR's regret with every step minus that of tokens of other content, by host."""
+    return [
+        {
+            "model": model,
+            "other": other,
+            "seeds": len(figures.seeds_of(model, other)),
+            "difference": figures.difference((model, ALWAYS), (other, ALWAYS)),
+        }
+        for model in figures.models
+        if model.endswith(" EGLR")
+        for other in (f"{model.removesuffix('EGLR')}{token} token" for token in ("zero", "learned"))
+        if other in figures.models
+    ]
+
+
 def compare_gates(figures: Figures) -> list[dict[str, Any]]:
     """Return the entropy gate's regret minus that of each other gate at equal mean steps."""
     table = []
-    for model in (name for name in FULL if name in figures.source.models):
+    for model in (name for name in FULL if name in figures.models):
         for share in SHARES:
             others = [*KINDS[1:], *([HALTING] if share == SHARES[0] else [])]
             for other in others:
@@ -113,8 +143,8 @@ def shares(figures: Figures) -> list[dict[str, Any]]:
     It is null where the interval of the gain with every step holds 0.
     """
     table = []
-    for model in (name for name in figures.source.models if not is_host(name)):
-        host = float(figures.stack(host_of(model), NONE, "regret").mean())
+    for model in (name for name in figures.models if not is_host(name)):
+        host = float(figures.stack(host_of(model), NONE, "regret", model).mean())
         gain = figures.difference((host_of(model), NONE), (model, ALWAYS))
         for share in SHARES:
             left = host - float(figures.stack(model, gate_name(KINDS[0], share), "regret").mean())
@@ -147,7 +177,7 @@ def by_position(figures: Figures) -> list[dict[str, Any]]:
                 for name in POSITIONAL
             },
         }
-        for model in figures.source.models
+        for model in figures.models
         for gate in gate_names_of(model)
         if gate in (NONE, half, ALWAYS)
     ]
@@ -157,7 +187,7 @@ def apply_criteria(figures: Figures) -> list[dict[str, Any]]:
     """Apply the kill criteria: an idea dies unless its regret is clearly below the other's."""
     table = []
     for idea, model, other in KILLS:
-        if model in figures.source.models and other in figures.source.models:
+        if model in figures.models and other in figures.models:
             difference = figures.difference((model, ALWAYS), (other, ALWAYS))
             table.append(
                 {

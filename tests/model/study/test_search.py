@@ -73,9 +73,9 @@ def test_the_section_of_a_miniature_renders_with_its_plots_and_every_data_set(mi
             if row["gate"] == ALWAYS:
                 assert f"| {row['regret'][0]:.5f} [" in text
     assert all((command.out / name).stat().st_size > 10_000 for name in FIGURES)
-    for start in ("| model | gate |", "| pointer EGLR | every step"):
+    for start in ("| model | seeds | gate |", "| pointer EGLR | 1 | every step"):
         columns = [line.count("|") - 1 for line in lines if line.startswith(start)]
-        assert columns == [9, 10]  # clicks, and two metrics of labels
+        assert columns == [10, 11]  # clicks, and two metrics of labels
 
 
 def cells_of(source, difference, seeds=2, lists=50):
@@ -104,6 +104,20 @@ def test_differences_are_paired_with_the_host_of_the_same_seed():
             assert row["regret - host"] == pytest.approx([-0.1] * 3)
             low, high = row["regret"][1:]
             assert high - low > 0.05  # the lists themselves differ
+
+
+def test_a_row_is_over_the_seeds_that_have_its_model_and_its_host():
+    models = ("pointer host", "pointer EGLR", "pointer zero token")
+    source = Source("x", ABSENT, CONFIG, None, None, None, models)
+    cells = cells_of(source, -0.1, seeds=3)
+    del cells[2]["pointer EGLR"]
+    summary = summarise(source, cells)
+    seeds = {row["model"]: row["seeds"] for row in summary["rows"]}
+    assert seeds == {"pointer host": 3, "pointer EGLR": 2, "pointer zero token": 3}
+    assert [entry["seeds"] for entry in summary["controls"]] == [2]
+    assert summary["controls"][0]["difference"] == pytest.approx([0.0] * 3)
+    row = next(row for row in summary["rows"] if row["model"] == "pointer EGLR")
+    assert row["regret - host"] == pytest.approx([-0.1] * 3)
 
 
 def test_the_share_of_a_gain_is_that_of_the_regret_saved_and_none_without_a_clear_gain():
