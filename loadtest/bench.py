@@ -6,6 +6,8 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from loadtest import page
 from loadtest.commands import Bench
@@ -13,7 +15,28 @@ from loadtest.errors import MISSED, PASSED, VOID
 from loadtest.generators import generators
 from loadtest.history_cache import CacheCounts
 from loadtest.results import Load, RateResult, described, machine
-from loadtest.target import scenario_of, target_url, with_settings
+from loadtest.target import scenarios_of, target_url, with_settings
+
+
+@dataclass
+class Section:
+    """Figures of one scenario.
+
+    history_cache_hits: share of histories that were in the cache; None before the last rate ended,
+    or without histories.
+    """
+
+    scenario: str
+    results: list[RateResult] = field(default_factory=list)
+    history_cache_hits: float | None = None
+
+    def report(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return {
+            "scenario": self.scenario,
+            "history_cache_hits": self.history_cache_hits,
+            "runs": [result.report() for result in self.results],
+        }
 
 
 def bench(options: Bench, command_line: str) -> int:
@@ -22,37 +45,37 @@ def bench(options: Bench, command_line: str) -> int:
     An interrupt ends the rate under way; the rates before it are written. Raises KeyboardInterrupt
     after that.
     """
-    scenario = scenario_of(options)
-    results: list[RateResult] = []
-    hits: float | None = None
+    scenarios = scenarios_of(options)
+    sections = [Section(scenario.name) for scenario in scenarios]
+    first, *others = sections
     interrupt: KeyboardInterrupt | None = None
     try:
         with target_url(options) as url, generators(options.generators) as load_generators:
-            counts = CacheCounts.of(url)
-            for number, rate in enumerate(options.rate):
-                load = Load(rate, options.seconds, options.warmup, seed=number)
-                results.append(load_generators.offer(url, scenario, load))
-            hits = CacheCounts.of(url).share_since(counts)
+            for scenario, section in zip(scenarios, sections, strict=True):
+                counts = CacheCounts.of(url)
+                for number, rate in enumerate(options.rate):
+                    load = Load(rate, options.seconds, options.warmup, seed=number)
+                    section.results.append(load_generators.offer(url, scenario, load))
+                section.history_cache_hits = CacheCounts.of(url).share_since(counts)
     except KeyboardInterrupt as error:
-        if not results:
+        if not first.results:
             raise
         interrupt = error
     report = {
         "command": with_settings(command_line, options),
         "machine": machine(),
-        "scenario": options.scenario,
         "candidates": options.candidates,
         "workers": options.workers if options.url is None else None,
-        "history_cache_hits": hits,
         "interrupted": interrupt is not None,
-        "runs": [result.report() for result in results],
+        **first.report(),
+        "beside": [section.report() for section in others],
     }
-    page.write(options.out, "bench", report, page.bench(report, results))
+    page.write(options.out, "bench", report, page.bench(report, first.results))
     print(json.dumps(report, indent=1))
     print(f"loadtest bench: the page is {options.out / 'bench.html'}", file=sys.stderr)
     if interrupt is not None:
         raise interrupt
-    return verdict(results, url)
+    return verdict([result for section in sections for result in section.results], url)
 
 
 def verdict(results: Sequence[RateResult], url: str) -> int:

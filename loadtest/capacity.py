@@ -20,7 +20,7 @@ from loadtest.history_cache import CacheCounts
 from loadtest.results import Load, RateResult, described, machine
 from loadtest.scenarios import Scenario
 from loadtest.server import ServerError
-from loadtest.target import scenario_of, target_url, with_settings
+from loadtest.target import scenarios_of, target_url, with_settings
 
 TRIES = 2  # at a rate
 KEEPS_UP = 0.97  # responses per request, per second
@@ -52,11 +52,16 @@ def broken(result: RateResult, bound: Bound) -> str | None:
 
 @dataclass
 class CapacityResult:
-    """Capacity (requests/s) of each finished search, and every run that was made for them."""
+    """Capacity (requests/s) of each finished search, and every run that was made for them.
+
+    history_cache_hits: share of histories that were in the cache; None before the last search
+    ended, or without histories.
+    """
 
     rates: list[float] = field(default_factory=list)
     runs: list[RateResult] = field(default_factory=list)
     void: str | None = None
+    history_cache_hits: float | None = None
 
     def report(self) -> dict[str, Any]:
         """Return mean and range for JSON, None without a finished search."""
@@ -139,13 +144,13 @@ def capacity(
 
 
 def write_capacity(options: Capacity, command_line: str) -> int:
-    """Search and write a page and a JSON file.
+    """Search in each scenario and write a page and a JSON file.
 
     After an interrupt the finished runs and searches are written. Raises KeyboardInterrupt then.
     """
-    bound, searched = Bound(options.p99_ms), CapacityResult()
-    hits: float | None = None
-    scenario = scenario_of(options)
+    bound = Bound(options.p99_ms)
+    scenarios = scenarios_of(options)
+    results = [CapacityResult() for _ in scenarios]
     interrupt: KeyboardInterrupt | None = None
     try:
         with (
@@ -153,37 +158,49 @@ def write_capacity(options: Capacity, command_line: str) -> int:
             generators(options.generators) as load_generators,
             tqdm(desc="runs", unit="", disable=None) as bar,
         ):
-            counts = CacheCounts.of(url)
 
             def progress(text: str) -> None:
                 bar.set_postfix_str(text)
                 bar.update()
 
-            capacity(
-                load_generators, url, scenario, bound, options.seconds, options.repeats,
-                progress=progress, result=searched,
-            )  # fmt: skip
-            hits = CacheCounts.of(url).share_since(counts)
+            for scenario, searched in zip(scenarios, results, strict=True):
+                counts = CacheCounts.of(url)
+                capacity(
+                    load_generators, url, scenario, bound, options.seconds, options.repeats,
+                    progress=progress, result=searched,
+                )  # fmt: skip
+                searched.history_cache_hits = CacheCounts.of(url).share_since(counts)
     except KeyboardInterrupt as error:
-        if not searched.runs:
+        if not results[0].runs:
             raise
         interrupt = error
+    first, *others = (
+        section(scenario, searched) for scenario, searched in zip(scenarios, results, strict=True)
+    )
     report = {
         "command": with_settings(command_line, options),
         "machine": machine(),
-        "scenario": options.scenario,
         "candidates": options.candidates,
         "workers": options.workers if options.url is None else None,
         "adaptive_budget": options.adaptive_budget if options.url is None else None,
         "p99_ms": bound.p99_ms,
-        "history_cache_hits": hits,
         "interrupted": interrupt is not None,
-        **searched.report(),
-        "runs": [run.report() for run in searched.runs],
+        **first,
+        "beside": others,
     }
-    page.write(options.out, "capacity", report, page.bench(report, searched.runs))
-    print(json.dumps({key: value for key, value in report.items() if key != "runs"}, indent=1))
+    page.write(options.out, "capacity", report, page.bench(report, results[0].runs))
+    print(json.dumps(page.without_runs(report), indent=1))
     print(f"loadtest capacity: the page is {options.out / 'capacity.html'}", file=sys.stderr)
     if interrupt is not None:
         raise interrupt
-    return VOID if searched.void else PASSED
+    return VOID if any(searched.void for searched in results) else PASSED
+
+
+def section(scenario: Scenario, searched: CapacityResult) -> dict[str, Any]:
+    """Return the figures of one scenario for JSON."""
+    return {
+        "scenario": scenario.name,
+        "history_cache_hits": searched.history_cache_hits,
+        **searched.report(),
+        "runs": [run.report() for run in searched.runs],
+    }

@@ -65,8 +65,9 @@ class Target:
     """Base URL of a running service, as http://127.0.0.1:8000; without it one is started."""
     workers: int = 1
     """Worker processes of the service that is started."""
-    scenario: ScenarioName = "ids"
-    """Kind of requests to send."""
+    scenario: tuple[ScenarioName, ...] = ("history", "ids")
+    """Kinds of requests to send, one kind after the other. The report is about the first; figures
+    of the others are beside it."""
     candidates: int = 50
     """Candidates per list."""
     generators: int = 1
@@ -74,6 +75,8 @@ class Target:
 
     def __post_init__(self) -> None:
         require_positive(workers=self.workers, generators=self.generators)
+        if not self.scenario:
+            raise UsageError("--scenario: needs at least one kind of requests, got none")
         if self.url is not None and not self.url.startswith("http://"):
             raise UsageError(
                 f"--url: must begin with http:// (TLS is not supported), got {self.url!r}; "
@@ -216,7 +219,7 @@ class Agree:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare two reports of bench or capacity: AFTER against BEFORE.
+    """Compare two reports of bench or capacity: AFTER against BEFORE, in their first scenario.
 
     AFTER is worse where a figure loses more than the tolerance, and a capacity only where the
     ranges of the repeats do not overlap either.

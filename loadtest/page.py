@@ -50,16 +50,33 @@ def bench(report: Mapping[str, Any], results: Sequence[RateResult]) -> str:
             "Reasoning against rate": plots.reasoning(runs),
             f"Timeline at {runs[-1].load.rate:.0f} requests per second": plots.timeline(runs[-1]),
         }
+    beside = report.get("beside", ())
     facts = {
-        name: "" if value is None else value for name, value in report.items() if name != "runs"
+        name: "" if value is None else value
+        for name, value in without_runs(report).items()
+        if name != "beside"
     }
     return render(
         "bench.html",
         title=f"{report.get('scenario', '')}: latency under load",
         facts=facts,
         rows=[row(run.report()) for run in runs],
+        beside={
+            ", ".join(f"{key} {value}" for key, value in without_runs(section).items() if value): [
+                row(run) for run in sorted(section["runs"], key=lambda run: run["asked_rps"])
+            ]
+            for section in beside
+        },
         figures={title: svg(figure) for title, figure in figures.items()},
     )
+
+
+def without_runs(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave the runs out of a report and of the scenarios beside its first."""
+    kept = {name: value for name, value in report.items() if name != "runs"}
+    if "beside" in kept:
+        kept["beside"] = [without_runs(section) for section in kept["beside"]]
+    return kept
 
 
 def row(run: Mapping[str, Any]) -> dict[str, Any]:

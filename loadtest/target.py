@@ -23,11 +23,12 @@ def target_url(options: Target, **settings: object) -> Iterator[str]:
         yield server.url
 
 
-def scenario_of(options: Target) -> Scenario:
-    """Return the scenario of the options. Raises UsageError when the bundle does not fit."""
+def scenarios_of(options: Target) -> list[Scenario]:
+    """Return the scenarios of the options. Raises UsageError when the bundle does not fit."""
     catalogue = Catalogue.of(options.bundle)
     require_candidates(options.candidates, catalogue, options.bundle)
-    return scenario(options.scenario, catalogue, RequestOptions(options.candidates))
+    requests = RequestOptions(options.candidates)
+    return [scenario(name, catalogue, requests) for name in options.scenario]
 
 
 def require_candidates(candidates: int, catalogue: Catalogue, bundle: Path) -> None:

@@ -17,7 +17,7 @@ from tests.support.bundles import ROOT
 from tests.support.stub_servers import RANKED, http, stub_server, unused_url, wait_for
 
 BODIES = Scenario("plain", "/rerank", [b"{}"])
-SHORT = ["--seconds", "0.5", "--warmup", "0.1"]
+SHORT = ["--seconds", "0.5", "--warmup", "0.1", "--scenario", "ids"]
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +112,15 @@ def test_a_generator_that_used_a_core_voids_the_run(load_generators):
 
 def test_bench_reports_each_rate_with_its_scenario(tmp_path, capsys):
     arguments = ["--rate", "20", "40", "--seconds", "1", "--warmup", "0.2"]
-    arguments += ["--scenario", "history", "--out", str(tmp_path)]
-    assert run_command("bench", arguments) == 0
+    assert run_command("bench", [*arguments, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "bench.json").read_text())
-    assert [run["asked_rps"] for run in report["runs"]] == [20, 40]
     assert (report["scenario"], report["interrupted"]) == ("history", False)
+    (beside,) = report["beside"]
+    assert beside["scenario"] == "ids"
+    for section, hits in ((report, 0.0), (beside, None)):
+        assert [run["asked_rps"] for run in section["runs"]] == [20, 40]
+        assert section["history_cache_hits"] == hits
+    assert "<h2>scenario ids</h2>" in (tmp_path / "bench.html").read_text()
     assert str(tmp_path / "bench.html") in capsys.readouterr().err
 
 
@@ -142,6 +146,13 @@ def test_what_finished_before_an_interrupt_is_written(name, number, tmp_path):
     assert report["interrupted"] is True
     assert 0 < len(report["runs"]) < 60
     assert (tmp_path / f"{name}.html").exists()
+
+
+def test_one_scenario_alone_has_none_beside_it(tmp_path):
+    arguments = ["--rate", "20", "--seconds", "0.5", "--warmup", "0", "--scenario", "inline"]
+    assert run_command("bench", [*arguments, "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert (report["scenario"], report["beside"]) == ("inline", [])
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
