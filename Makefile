@@ -15,8 +15,13 @@ GATE := --entropy-quantile 0.95
 PIP := 26.1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+export CXX
+
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint train export report bench load client image clean
+.PHONY: help setup native serve test lint train export report bench load client wheel image clean
 
 help: ## show these lines
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,9 +39,23 @@ endef
 .venv/.installed: pyproject.toml constraints.txt
 	$(call install,.venv,dev)
 
+# The service runs the ONNX graph where the native decode loop cannot be built.
+define try_native
+	@if ! command -v $(firstword $(CXX)) >/dev/null; then \
+	  echo "native: not built, because there is no $(CXX); the service runs the ONNX graph"; \
+	elif $(MAKE) --silent --no-print-directory -C native; then \
+	  echo "native: built into build/native"; \
+	else echo "native: the build failed; the service runs the ONNX graph"; fi >&2
+endef
+
 setup: .venv/.installed ## install everything for development into .venv
+	$(try_native)
+
+native: ## build the native decode loop into build/native; SANITIZE=1 for ASan and UBSan
+	$(MAKE) --no-print-directory -C native
 
 serve: .venv-service/.installed ## serve BUNDLE, or what RERANK_* says, on 127.0.0.1:8000 (no torch)
+	$(try_native)
 	.venv-service/bin/python -m service $(SERVED)
 
 # Work is stolen test by test, so that no process is left with a whole slow module at the end.
@@ -81,6 +100,18 @@ client: .venv-release/.installed ## build and check the client's wheel and sdist
 	$(PYTHON) -m venv build/client/venv
 	build/client/venv/bin/python -m pip install --quiet build/client/*.whl
 	cd build/client && venv/bin/python -W error -c "from rerank_client import AsyncClient, Client"
+
+wheel: .venv-release/.installed ## build and check the native library's wheel and sdist into build/wheel
+	rm -rf build/wheel
+	.venv-release/bin/python -m build --no-isolation --outdir build/wheel/plain native
+	PATH="$(CURDIR)/.venv-release/bin:$$PATH" .venv-release/bin/auditwheel repair \
+	  --wheel-dir build/wheel build/wheel/plain/*.whl
+	mv build/wheel/plain/*.tar.gz build/wheel
+	.venv-release/bin/python -m twine check --strict build/wheel/*.whl build/wheel/*.tar.gz
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --no-index build/wheel/*.whl
+	cd build/wheel && venv/bin/python -W error -c \
+	  "import ctypes, eglr_rerank_native as native; ctypes.CDLL(native.library_path())"
 
 image: ## build the service image with docker or buildah
 	if command -v docker >/dev/null && docker info >/dev/null 2>&1; then \

@@ -17,10 +17,12 @@ PACKAGES = (
     "peers",
     "client",
     "rerank_client",
+    "eglr_rerank_native",
     "deploy",
     "examples",
 )
-ROOTS = {"rerank_client": ROOT / "client"}  # its own distribution; the others lie at the top
+# Distributions of their own; the others lie at the top.
+ROOTS = {"rerank_client": ROOT / "client", "eglr_rerank_native": ROOT / "native"}
 SERVING = {
     "fastapi", "starlette", "uvicorn", "pydantic", "pydantic_core", "pydantic_settings", "numpy",
     "onnxruntime",
@@ -187,6 +189,8 @@ RULES = {
     # Callers install it without the service's dependencies.
     "rerank_client": ({"httpx"}, set()),
     "client": (set(), {"rerank_client"}),
+    # The service imports it where it is installed.
+    "eglr_rerank_native": (set(), set()),
     # A caller's programs: whatever they need of the project they start as a command.
     "examples": (set(), {"rerank_client"}),
     "deploy": ({"ray", "fastapi"}, {"service.server", "service.settings"}),
@@ -304,6 +308,7 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("peers.ray_peer", "import bentoml"),
         ("rerank_client.responses", "from service.http import schemas"),
         ("rerank_client.dispatch", "import numpy"),
+        ("eglr_rerank_native", "import numpy"),
         ("client", "import httpx"),
         ("examples.rank", "from service.http import schemas"),
         ("deploy.ray.app", "from model.learning import train"),
