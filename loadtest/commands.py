@@ -366,6 +366,8 @@ class Cpu:
     baseline: Path | None = None
     """Checkout of another commit. Its service and bundle take turns with this one's, in every
     scenario."""
+    calls: bool = False
+    """Count Python calls, calls into C and memory per request instead, in every scenario."""
     out: Path = Path("docs/reports/cpu.json")
     """File for the report."""
 
@@ -374,8 +376,10 @@ class Cpu:
 
     def execute(self, command_line: str) -> int:
         """Measure and write."""
-        from loadtest import cpu, cpu_turns
+        from loadtest import calls, cpu, cpu_turns
 
+        if self.calls:
+            return calls.count_calls(self)
         return cpu_turns.compare(self) if self.baseline else cpu.measure_cpu(self)
 
 
