@@ -13,6 +13,7 @@ from service.errors import FieldError, InvalidRequest
 RULE = "stated once; it is repeated with another value"
 # Keys, objects and lists among which the repeated key is searched for, in about 20 ms.
 MAX_PARTS = 20_000
+SHORT = 1 << 13  # bytes of a body that is encoded again in less time than its keys are visited
 # Objects around a key in a valid body: batch, list, user, history entry, features.
 LEVELS = 5
 
@@ -29,7 +30,8 @@ def refuse_repeated_keys(content: bytes, payload: Any) -> None:
     which is slow, is for all other bodies, and for those with a colon as an escape, "\\u003a".
     """
     colons = content.count(b":")
-    if _count_keys(payload, LEVELS) == colons:  # most bodies, and far cheaper than to encode them
+    # Far cheaper than to encode a long body.
+    if len(content) > SHORT and _count_keys(payload, LEVELS) == colons:
         return
     try:
         kept = orjson.dumps(payload).count(b":")

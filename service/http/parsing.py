@@ -19,6 +19,7 @@ from service.http.duplicates import refuse_repeated_keys
 from service.http.fields import ID, IDS, RECORDS, TAGS, TERM, VALUES, PackedNumbers
 from service.http.ids import ID_ERROR, ID_RULE
 from service.http.intent import requested_intent
+from service.http.plain import PlainHistory
 from service.http.schemas import (
     BatchRequest,
     CandidateColumns,
@@ -231,8 +232,10 @@ def featuriser_input(body: RerankRequest, path: str) -> tuple[CandidateList, Gro
     return request, groups
 
 
-def labelled(history: Sequence[HistoryEntry | str]) -> list[tuple[str, float]]:
-    """Return id and label of each history entry; without a label it is a like."""
+def labelled(history: list[Any]) -> PlainHistory:
+    """Return id and label of each entry of a validated history; without a label it is a like."""
+    if is_plain(history):
+        return history
     return [
         (entry, 1.0)
         if isinstance(entry, str)
@@ -241,11 +244,13 @@ def labelled(history: Sequence[HistoryEntry | str]) -> list[tuple[str, float]]:
     ]
 
 
-def features_of(history: Sequence[HistoryEntry | str], path: str) -> Sequence[Mapping[str, Any]]:
+def features_of(history: list[Any], path: str) -> Sequence[Mapping[str, Any]]:
     """Return the features of each history entry, or none at all; packed vectors as arrays.
 
     Raises InvalidRequest.
     """
+    if is_plain(history):
+        return ()
     records = [entry.features for entry in history if isinstance(entry, HistoryEntry)]
     if not any(records):
         return ()
@@ -255,6 +260,11 @@ def features_of(history: Sequence[HistoryEntry | str], path: str) -> Sequence[Ma
         else with_arrays(entry.features, f"{path}user.history[{index}].features")
         for index, entry in enumerate(history)
     ]
+
+
+def is_plain(history: list[Any]) -> bool:
+    """True for a history of pairs of id and label; it has at least one entry."""
+    return type(history[0]) is tuple
 
 
 def with_arrays(features: Mapping[str, Any] | None, path: str) -> Mapping[str, Any]:

@@ -37,6 +37,7 @@ from service.http.fields import (
     Values,
 )
 from service.http.ids import Id, KeyId
+from service.http.plain import read_history, read_ids
 
 Form = Literal["records", "ids", "columns"]  # of the candidates
 
@@ -63,11 +64,14 @@ HistoryItem = Annotated[
 ]
 
 
+Entries = Annotated[list[HistoryItem], WrapValidator(read_history)]
+
+
 class User(StrictModel):
-    """The user; every field is optional."""
+    """The user; every field is optional. A history of ids and labels alone becomes their pairs."""
 
     id: Id | None = None
-    history: list[HistoryItem] | None = Field(
+    history: Entries | None = Field(
         None,
         description="past impressions, the latest last; an id alone counts as liked",
         examples=[["260", {"id": "1721", "label": 0.0}]],
@@ -157,7 +161,7 @@ def _as_plain(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 Records = Annotated[list[Candidate], Field(min_length=1), WrapValidator(_as_plain)]
 Candidates = Annotated[
     Annotated[Records, Tag(RECORDS)]
-    | Annotated[list[Id], Field(min_length=1), Tag(IDS)]
+    | Annotated[list[Id], Field(min_length=1), WrapValidator(read_ids), Tag(IDS)]
     | Annotated[CandidateColumns, Tag(COLUMNS)],
     Discriminator(lambda value: f"<{candidates_form(value)}>"),
 ]
