@@ -15,6 +15,7 @@ import mmap
 import os
 import tempfile
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import reduction
 from typing import Any
@@ -57,6 +58,11 @@ class Slot:
     def beats(self) -> int:
         """Heartbeats of the process; 0 until it serves."""
         return self._words[BEATS]
+
+    @classmethod
+    def alone(cls) -> Slot:
+        """Return a slot in memory of this process."""
+        return cls(memoryview(mmap.mmap(-1, SLOT_BYTES)))
 
     def open(self) -> None:
         """Make the calling process that of the slot."""
@@ -198,6 +204,66 @@ def metric_of(group: Mapping[str, float]) -> Metric:
     return metric
 
 
+def value_key(
+    kind: str, metric: str, sample: str, labels: Mapping[str, str], text: str, mode: str = ""
+) -> str:
+    """Return the key of a value; `parsed` is the inverse."""
+    return json.dumps([kind, mode, metric, sample, labels, text])
+
+
+class Cell:
+    """A value of a slot, written without a lock: by one thread, which alone writes this value."""
+
+    __slots__ = ("_at", "_values")
+
+    def __init__(self, slot: Slot, key: str) -> None:
+        """Take the value of a key. Raises MemoryError if it is new and the slot is full."""
+        self._values, self._at = slot.values, place(slot, key)
+
+    def add(self, amount: float) -> None:
+        """Add to the value."""
+        self._values[self._at] += amount
+
+    def set(self, value: float) -> None:
+        """Replace the value."""
+        self._values[self._at] = value
+
+
+class HistogramCells:
+    """The values of one histogram, written as those of a Cell."""
+
+    __slots__ = ("_bounds", "_buckets", "_sum", "_values")
+
+    def __init__(
+        self, slot: Slot, name: str, text: str, labels: Mapping[str, str], bounds: Sequence[float]
+    ) -> None:
+        """Take the values of a histogram of prometheus_client, by its name, help text and labels.
+
+        Raises MemoryError if they are new and the slot is full.
+        """
+        self._values, self._bounds = slot.values, tuple(bounds)
+        self._buckets = []
+        for bound in (*bounds, math.inf):
+            of_bucket = {**labels, "le": floatToGoString(bound)}  # type: ignore[no-untyped-call]
+            key = value_key("histogram", name, f"{name}_bucket", of_bucket, text)
+            self._buckets.append(place(slot, key))
+        self._sum = place(slot, value_key("histogram", name, f"{name}_sum", labels, text))
+
+    def observe(self, amount: float) -> None:
+        """Count an amount."""
+        values = self._values
+        values[self._buckets[bisect_left(self._bounds, amount)]] += 1.0
+        values[self._sum] += amount
+
+
+def place(slot: Slot, key: str) -> int:
+    """Return the word of a value. Raises MemoryError if it is new and the slot is full."""
+    at = slot.index(key)
+    if at is None:
+        raise MemoryError(f"{key}: no room in a slot of {SLOT_BYTES} bytes")
+    return at
+
+
 def value_class(slot: Slot) -> type:
     """Return the class that prometheus_client instantiates for each value of this process."""
     lock = threading.Lock()
@@ -219,7 +285,7 @@ def value_class(slot: Slot) -> type:
             **_: Any,
         ) -> None:
             pairs = dict(zip(names, labels, strict=True))
-            key = json.dumps([kind, multiprocess_mode, metric, sample, pairs, text])
+            key = value_key(kind, metric, sample, pairs, text, multiprocess_mode)
             self._values: Any = slot.values
             with lock:
                 index = slot.index(key)

@@ -31,6 +31,10 @@ class StageTimes:
     inference: float
     respond: float
 
+    def stages(self) -> tuple[float, float, float, float, float]:
+        """Return the stages in the order of service.metrics.STAGES."""
+        return self.parse, self.features, self.queue, self.inference, self.respond
+
 
 @dataclass(slots=True)
 class Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.engine.contract import Manifest
 from service.engine.intent import SlateIntent
-from service.metrics import STAGES, Metrics
+from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.ranking.decision import Decision, StageTimes
 from service.ranking.intent import IntentEffect
@@ -21,11 +21,11 @@ class Observer:
 
     def call_started(self) -> None:
         """Count a call as in flight."""
-        self._metrics.inflight.inc()
+        self._metrics.hot.inflight.add(1.0)
 
     def call_ended(self) -> None:
         """End a call in flight."""
-        self._metrics.inflight.dec()
+        self._metrics.hot.inflight.add(-1.0)
 
     def call_refused(self, server_error: bool) -> None:
         """Count a call that got no list back, under the default model."""
@@ -51,15 +51,12 @@ class Observer:
         metrics, reason = self._metrics, decision.degraded
         if reason is not None:
             metrics.degraded.labels(reason).inc()
-        for stage in STAGES:
-            metrics.stages[stage].observe(getattr(times, stage))
-        metrics.duration.observe(times.total)
-        metrics.steps.observe(decision.steps)
-        metrics.list_size.observe(len(decision.ids))
+        hot = metrics.hot
+        hot.observe_list(times.stages(), times.total, decision.steps, len(decision.ids))
         if decision.row.intent is not None and decision.effect is not None:
             self._count_intent(decision.row.intent, decision.effect)
         outcome = OUTCOMES.get(reason, "degraded")
-        metrics.requests.labels(decision.model, decision.version, decision.variant, outcome).inc()
+        hot.count_request(decision.model, decision.version, decision.variant, outcome)
 
     def _count_intent(self, intent: SlateIntent, effect: IntentEffect) -> None:
         """Count a list with an intent by its kinds, and the choices that the intent changed."""
