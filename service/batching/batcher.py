@@ -38,7 +38,7 @@ MARGIN = 1.1
 YIELDS_BETWEEN_RUNS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, as in service.batching.queue
 class RowResult:
     """A slate, the budget per position granted to it, and the seconds of its wait and run."""
 
@@ -65,6 +65,7 @@ class Batcher:
         self._clock = clock or SystemClock()
         self._now = self._clock.monotonic
         self._session, self._metrics, self._settings = session, metrics, settings
+        self._hot = metrics.hot
         self._queue: Queue[RowResult] = Queue(settings.max_queue)
         self._forecast = forecast
         self._adaptive = settings.adaptive_budget and forecast.budget_matters
@@ -94,7 +95,7 @@ class Batcher:
 
     def start(self) -> None:
         """Start the worker; needs a running event loop."""
-        self._metrics.budget_level.set(self.level)
+        self._hot.budget_level.set(self.level)
         self._worker = asyncio.get_running_loop().create_task(self._serve())
 
     async def close(self) -> None:
@@ -123,17 +124,9 @@ class Batcher:
         Raises:
             Overloaded: the queue is full of rows that are at least as urgent.
         """
-        if len(self._queue) + len(rows) > self._queue.limit:
-            self._queue.retain(self._live_or_shed)  # cancelled and expired rows leave first
-        evicted = self._queue.make_room(len(rows), priority)
-        if evicted is None:
-            self._metrics.shed.labels("overload").inc(len(rows))
-            raise Overloaded(
-                f"{len(self._queue)} lists wait and {len(rows)} arrived; "
-                f"the queue holds {self._queue.limit}, try again later"
-            )
-        for entry in evicted:
-            self._shed(entry, "overload", Overloaded("a more urgent list took its place"))
+        queue = self._queue
+        if len(queue) + len(rows) > queue.limit:
+            self._make_room(len(rows), priority)
         now = self._now()
         loop = asyncio.get_running_loop()
         futures = []
@@ -147,10 +140,27 @@ class Batcher:
                 error = Overloaded("the lists that wait would take it past its deadline")
                 self._shed(entry, "overload", error)
             else:
-                self._queue.push(entry)
-        self._metrics.queue_depth.set(len(self._queue))
+                queue.push(entry)
+        self._hot.queue_depth.set(len(queue))
         self._arrival.set()
         return futures
+
+    def _make_room(self, count: int, priority: int) -> None:
+        """Drop dead rows, then rows of lower priority, until `count` more fit.
+
+        Raises Overloaded if there are too few of them.
+        """
+        queue = self._queue
+        queue.retain(self._live_or_shed)
+        evicted = queue.make_room(count, priority)
+        if evicted is None:
+            self._metrics.shed.labels("overload").inc(count)
+            raise Overloaded(
+                f"{len(queue)} lists wait and {count} arrived; "
+                f"the queue holds {queue.limit}, try again later"
+            )
+        for entry in evicted:
+            self._shed(entry, "overload", Overloaded("a more urgent list took its place"))
 
     def would_be_late(
         self,
@@ -210,26 +220,26 @@ class Batcher:
         self._shed(entry, "deadline", DeadlineExceeded(detail))
 
     async def _serve(self) -> None:
-        while len(self._queue) or not self._closing:
-            idle = not len(self._queue)
-            await self._wait_for_row()
-            if idle:
+        queue, settings, hot = self._queue, self._settings, self._hot
+        while len(queue) or not self._closing:
+            if not len(queue):
+                await self._wait_for_row()
                 self._cycle_began = self._now()
-            if self._settings.batch_window_ms and not self._closing:
+            if settings.batch_window_ms and not self._closing:
                 await self._wait_for_window()
-            batch = self._queue.take(self._settings.max_batch_size, self._live_or_shed)
+            batch = queue.take(settings.max_batch_size, self._live_or_shed)
             self._may_hold_dead = True
-            self._metrics.queue_depth.set(len(self._queue))
+            hot.queue_depth.set(len(queue))
             if batch:
-                self._metrics.batch_size.observe(len(batch))
-                self._update_level(min(entry.enqueued_at for entry in batch))
+                hot.batch_size.observe(len(batch))
+                self._update_level(min([entry.enqueued_at for entry in batch]))
                 await self._run(batch)
-                if len(batch) > 1 or len(self._queue):
+                if len(batch) > 1 or len(queue):
                     # Yield to the event loop so that requests that arrived during this run join the
                     # next batch.
                     for _ in range(YIELDS_BETWEEN_RUNS):
                         await asyncio.sleep(0)
-            if not len(self._queue) and not self._closing:
+            if not len(queue) and not self._closing:
                 self._arrival.clear()
 
     async def _wait_for_row(self) -> None:
@@ -242,7 +252,7 @@ class Batcher:
     def _update_level(self, oldest: float) -> None:
         """Update the level by the time at which the oldest row of the next run arrived."""
         now = self._now()
-        self._metrics.budget_level.set(self._controller.update(now - oldest, now))
+        self._hot.budget_level.set(self._controller.update(now - oldest, now))
 
     async def _wait_for_window(self) -> None:
         """Wait for more rows until the window closes, the batch is full or a deadline is near."""
@@ -272,21 +282,19 @@ class Batcher:
     async def _run(self, batch: list[Entry]) -> None:
         """Run a batch at the budget that level and deadlines allow, and resolve its futures."""
         began, level = self._now(), self.level
-        volume = sum(entry.slates for entry in batch) * max(entry.size for entry in batch)
+        volume = sum([entry.slates for entry in batch]) * max([entry.size for entry in batch])
         if self._adaptive:
-            remaining = min(entry.deadline for entry in batch) - began
+            remaining = min([entry.deadline for entry in batch]) - began
             level = min(level, self._forecast.affordable(volume, remaining))
-        budgets = [min(entry.row.budget, level) for entry in batch]
         rows = [
-            entry.row
-            if budget == entry.row.budget
-            else dataclasses.replace(entry.row, budget=budget)
-            for entry, budget in zip(batch, budgets, strict=True)
+            entry.row if entry.row.budget <= level else dataclasses.replace(entry.row, budget=level)
+            for entry in batch
         ]
-        expected_s = self._forecast.seconds(max(budgets), volume)
+        highest = max([row.budget for row in rows])
+        expected_s = self._forecast.seconds(highest, volume)
         self._busy_until = began + expected_s
         try:
-            awaited = min(entry.priority for entry in batch) < SHADOW_PRIORITY
+            awaited = min([entry.priority for entry in batch]) < SHADOW_PRIORITY
             if awaited and expected_s < self._brief_s:
                 # Requests that arrive meanwhile would wait for this run anyway.
                 slates = self._session.run(rows)
@@ -305,13 +313,13 @@ class Batcher:
                 batch[0].future.set_exception(InferenceFailed("the model failed on this list"))
             return
         ended = self._now()
-        self._metrics.inference_cpu.inc(self._session.graph_cpu_s - self._cpu_s)
-        self._cpu_s = self._session.graph_cpu_s
-        self._forecast.observe(Timing(max(budgets), volume, ended - began))
-        self._pace.observe(ended - self._cycle_began, ended - began)
+        inference_s, cpu_s = ended - began, self._session.graph_cpu_s
+        self._hot.inference_cpu.add(cpu_s - self._cpu_s)
+        self._cpu_s = cpu_s
+        self._forecast.observe(Timing(highest, volume, inference_s))
+        self._pace.observe(ended - self._cycle_began, inference_s)
         self._busy_until = self._cycle_began = ended
-        for entry, slate, budget in zip(batch, slates, budgets, strict=True):
+        for entry, slate, row in zip(batch, slates, rows, strict=True):
             if not entry.future.done():
-                entry.future.set_result(
-                    RowResult(slate, budget, began - entry.enqueued_at, ended - began)
-                )
+                queue_s = began - entry.enqueued_at
+                entry.future.set_result(RowResult(slate, row.budget, queue_s, inference_s))

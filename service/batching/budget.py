@@ -79,6 +79,8 @@ class Forecast:
             slope = max(0.0, (long - short) / (many - few))
             self._lines[budget] = (max(0.0, short - slope * few), slope)
         self._low, self._high = min(self._lines), max(self._lines)
+        for budget in range(self._low + 1, self._high):
+            self._lines[budget] = self._between(budget)
         self._correction = 1.0
 
     @property
@@ -123,9 +125,13 @@ class Forecast:
 
         They are interpolated between the two budgets that were measured.
         """
+        line = self._lines.get(budget)
+        if line is None:  # all runs were at one budget, or the budget is outside of them
+            return self._lines[self._low] if self._low == self._high else self._between(budget)
+        return line
+
+    def _between(self, budget: int) -> tuple[float, float]:
         low, high = self._low, self._high
-        if budget == low or low == high:
-            return self._lines[low]
         share = (budget - low) / (high - low)
         (low_fixed, low_slope), (high_fixed, high_slope) = self._lines[low], self._lines[high]
         return (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.batching.batcher import RowResult
+from service.batching.deadlines import Deadlines
 from service.batching.queue import PRIORITIES
 from service.engine.constraints import ConstraintError
 from service.engine.contract import Manifest
@@ -64,6 +65,7 @@ class Reranker:
     ) -> None:
         """on_shadow is called with the shadow's manifest and the outcome of each comparison."""
         self._fail_calls = settings.on_failure == "error"
+        self._deadlines = Deadlines()
         self._fleet = fleet
         self._shadows = ShadowRanker(fleet, settings.timeout_ms / 1e3, on_shadow)
 
@@ -99,17 +101,20 @@ class Reranker:
 
         Raises the first error of a list if the setting `on_failure` is `error`.
         """
-        pending: list[Pending] = [NOT_SUBMITTED for _ in lists]
+        pending: list[Pending] = [NOT_SUBMITTED] * len(lists)
+        outcomes: list[RowResult | ServiceError] = []
         try:
-            submit(lists, pending)
-            outcomes = [
-                await wait_for(each, entry.request.deadline)
-                for each, entry in zip(pending, lists, strict=True)
-            ]
-        finally:
+            self._submit(lists, pending)
             for each in pending:
-                if isinstance(each, asyncio.Future) and not each.cancel() and not each.cancelled():
-                    each.exception()  # retrieved: asyncio would log an error nobody waits for
+                if isinstance(each, ServiceError):
+                    outcomes.append(each)
+                    continue
+                try:
+                    outcomes.append(await each)
+                except (DeadlineExceeded, Overloaded, InferenceFailed) as error:
+                    outcomes.append(error)
+        finally:
+            self._release(pending)
         self._record_outcomes(lists, outcomes)
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failures and self._fail_calls:
@@ -120,6 +125,22 @@ class Reranker:
         return [
             decide(entry, outcome, timeline) for entry, outcome in zip(lists, outcomes, strict=True)
         ]
+
+    def _submit(self, lists: Sequence[PreparedList], pending: list[Pending]) -> None:
+        """Submit the lists, and watch the deadlines of those that were not refused."""
+        submit(lists, pending)
+        for each, entry in zip(pending, lists, strict=True):
+            if not isinstance(each, ServiceError):
+                self._deadlines.watch(each, entry.request.deadline)
+
+    def _release(self, pending: Sequence[Pending]) -> None:
+        """Cancel what is outstanding, and stop watching the deadlines."""
+        for each in pending:
+            if isinstance(each, ServiceError):
+                continue
+            self._deadlines.release(each)
+            if not each.cancel() and not each.cancelled():
+                each.exception()  # retrieved: asyncio would log an error nobody waits for
 
     def _record_outcomes(
         self, lists: Sequence[PreparedList], outcomes: Sequence[RowResult | ServiceError]
@@ -160,42 +181,34 @@ def submit(lists: Sequence[PreparedList], pending: list[Pending]) -> None:
 
     Lists of one deployment and priority are submitted together: all find room or none does.
     """
+    if len(lists) == 1 and lists[0].shed is None:
+        submit_together(lists, pending, [0])
+        return
     groups: dict[tuple[int, str], list[int]] = {}
     for index, entry in enumerate(lists):
         if entry.shed is not None:
             pending[index] = entry.shed
             continue
         groups.setdefault((id(entry.deployment), entry.request.priority), []).append(index)
-    for (_, priority), indices in groups.items():
-        rows = [lists[index].row for index in indices]
-        deadlines = [lists[index].request.deadline for index in indices]
-        batcher = lists[indices[0]].deployment.batcher
-        submitted: Sequence[Pending]
-        try:
-            submitted = batcher.submit(rows, deadlines, PRIORITIES[priority])
-        except Overloaded as error:
-            submitted = [error] * len(indices)
-        for index, each in zip(indices, submitted, strict=True):
-            pending[index] = each
+    for indices in groups.values():
+        submit_together(lists, pending, indices)
 
 
-async def wait_for(pending: Pending, deadline: float) -> RowResult | ServiceError:
-    """Wait for a list's outcome until its deadline (time.monotonic())."""
-    if isinstance(pending, ServiceError):
-        return pending
-
-    def expire() -> None:
-        if not pending.done():
-            pending.set_exception(DeadlineExceeded("the deadline passed during the run"))
-
-    remaining = max(0.0, deadline - time.monotonic())
-    handle = asyncio.get_running_loop().call_later(remaining, expire)
+def submit_together(
+    lists: Sequence[PreparedList], pending: list[Pending], indices: Sequence[int]
+) -> None:
+    """Submit the lists at some indices, all of one deployment and priority."""
+    first = lists[indices[0]]
+    rows = [lists[index].row for index in indices]
+    deadlines = [lists[index].request.deadline for index in indices]
+    priority = PRIORITIES[first.request.priority]
+    submitted: Sequence[Pending]
     try:
-        return await pending
-    except (DeadlineExceeded, Overloaded, InferenceFailed) as error:
-        return error
-    finally:
-        handle.cancel()
+        submitted = first.deployment.batcher.submit(rows, deadlines, priority)
+    except Overloaded as error:
+        submitted = [error] * len(indices)
+    for index, each in zip(indices, submitted, strict=True):
+        pending[index] = each
 
 
 def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Timeline) -> Decision:
