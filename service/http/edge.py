@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import FieldError, PayloadTooLarge
+from service.http.bodies import MAX_DISCARDED_BYTES, refuse_larger
 from service.http.responses import problem_from
 
 logger = logging.getLogger("service")
 
 MAX_REQUEST_ID = 128
-# A refused body is read and discarded up to this size, so that its sender receives the response
-# instead of a broken pipe.
-MAX_DISCARDED_BYTES = 32 << 20
-
-SMALLER = (
-    "send candidates as columns with their numbers as MessagePack arrays, leave out features that "
-    "the item table holds, or raise RERANK_MAX_BODY_BYTES"
-)
 
 
 class Edge:
@@ -53,18 +45,8 @@ class Edge:
             await self.app(scope, receive, send)
             return
         began = time.monotonic()
-        # A dict, built once: starlette's own mapping searches the list at each lookup.
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in reversed(scope["headers"])
-        }
-        request_id = headers.get("x-request-id", "")
-        if not (
-            0 < len(request_id) <= MAX_REQUEST_ID
-            and request_id.isascii()
-            and request_id.isprintable()
-        ):
-            request_id = uuid.uuid4().hex
+        headers = header_map(scope)
+        request_id = request_id_of(headers)
         scope.setdefault("state", {}).update(request_id=request_id, headers=headers)
         started = False
 
@@ -113,8 +95,26 @@ class Edge:
             while message.get("more_body") and size < MAX_DISCARDED_BYTES:
                 message = await receive()
                 size += len(message.get("body", b""))
-            rule = f"at most {self.max_body_bytes} bytes"
-            error = FieldError("body", rule, f"{size} bytes")
-            raise PayloadTooLarge(f"body: {rule}, got {size}; {SMALLER}", [error])
+            refuse_larger(size, self.max_body_bytes)
+            return message
 
         return receive_limited
+
+
+def header_map(scope: Scope) -> dict[str, str]:
+    """Return the headers of a request by lower-case name; of a repeated one the first counts.
+
+    Built once for each request: starlette's own mapping searches a list at each lookup.
+    """
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in reversed(scope["headers"])
+    }
+
+
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """Return the id that a request sends, or a random one of 32 hexadecimal digits."""
+    sent = headers.get("x-request-id", "")
+    if 0 < len(sent) <= MAX_REQUEST_ID and sent.isascii() and sent.isprintable():
+        return sent
+    return os.urandom(16).hex()

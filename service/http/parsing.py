@@ -89,7 +89,7 @@ def _undecodable(rule: str, reason: str, content: bytes) -> BadRequest:
     return BadRequest(detail, [FieldError("body", rule, value)])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, as in service.ranking.decision
 class Limits:
     """Lengths that are checked before a body is validated field by field."""
 

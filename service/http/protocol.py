@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from service.errors import BadHttp, HeadTooLarge, ServiceError
 from service.http.disconnects import ON_DISCONNECT
+from service.http.exchange import EXTENSION, Exchange
 from service.http.half_close import STATUS_LINE_START, DepartureWatch, RestOfStatusLine
 from service.http.heads import (
     CHUNK_FRAME_BYTES,
@@ -221,6 +222,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        cycle.scope["extensions"] = {EXTENSION: Exchange(cycle)}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

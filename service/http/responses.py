@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -21,7 +21,6 @@ from service.errors import FieldError, ServiceError
 from service.http.big_integers import INTEGERS, encodable
 from service.http.negotiation import weight_of, weights
 from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
-from service.metrics import STAGES
 from service.models.fleet import Fleet
 from service.ranking.decision import Decision, StageTimes
 from service.ranking.intent import IntentEffect
@@ -54,6 +53,13 @@ def id_in_msgpack(value: object) -> float | str:
     raise TypeError(f"{type(value).__name__} cannot be encoded")
 
 
+def to_msgpack(content: Any) -> bytes:
+    """Encode a response as MessagePack, with ids as they were sent."""
+    return ormsgpack.packb(
+        content, default=id_in_msgpack, option=ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    )
+
+
 class JsonResponse(Response):
     """JSON by orjson, which is several times faster than the standard library."""
 
@@ -69,9 +75,7 @@ class MsgpackResponse(Response):
     media_type = MSGPACK
 
     def render(self, content: Any) -> bytes:
-        return ormsgpack.packb(
-            content, default=id_in_msgpack, option=ormsgpack.OPT_PASSTHROUGH_SUBCLASS
-        )
+        return to_msgpack(content)
 
 
 class ProblemResponse(JsonResponse):
@@ -93,6 +97,18 @@ def response_class(headers: Mapping[str, str]) -> type[Response]:
     if msgpack and not ranges.keys().isdisjoint(MSGPACK_NAMES):
         return MsgpackResponse
     return of_body if msgpack else JsonResponse
+
+
+Encoder = tuple[bytes, Callable[[Any], bytes]]
+ENCODERS: Mapping[type[Response], Encoder] = {
+    JsonResponse: (b"application/json", to_json),
+    MsgpackResponse: (MSGPACK.encode(), to_msgpack),
+}
+
+
+def encoder_for(headers: Mapping[str, str]) -> Encoder:
+    """Return the media type of the response to a request, and the function that encodes it."""
+    return ENCODERS[response_class(headers)]
 
 
 def problem_response(error: ServiceError, request_id: str) -> ProblemResponse:
@@ -164,7 +180,11 @@ def decision_content(
         "unknown_candidates": decision.unknown,
         "latency_ms": {
             "total": round(1e3 * times.total, 3),
-            **{stage: round(1e3 * getattr(times, stage), 3) for stage in STAGES},
+            "parse": round(1e3 * times.parse, 3),
+            "features": round(1e3 * times.features, 3),
+            "queue": round(1e3 * times.queue, 3),
+            "inference": round(1e3 * times.inference, 3),
+            "respond": round(1e3 * times.respond, 3),
         },
         "degraded": None if decision.degraded is None else {"reason": decision.degraded},
     }  # fmt: skip
@@ -177,13 +197,20 @@ def batch_content(responses: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def slowest_latency(responses: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return `latency_ms` of the list with the largest total."""
-    latencies: list[dict[str, float]] = [response["latency_ms"] for response in responses]
-    return max(latencies, key=lambda latency: latency["total"])
+    slowest: dict[str, float] = responses[0]["latency_ms"]
+    for response in responses[1:]:
+        if response["latency_ms"]["total"] > slowest["total"]:
+            slowest = response["latency_ms"]
+    return slowest
 
 
 def server_timing(latency_ms: Mapping[str, float]) -> str:
     """Render the Server-Timing header."""
-    return ", ".join(f"{stage};dur={latency_ms[stage]}" for stage in (*STAGES, "total"))
+    return (
+        f"parse;dur={latency_ms['parse']}, features;dur={latency_ms['features']}, "
+        f"queue;dur={latency_ms['queue']}, inference;dur={latency_ms['inference']}, "
+        f"respond;dur={latency_ms['respond']}, total;dur={latency_ms['total']}"
+    )
 
 
 def fallback_entries(
@@ -233,10 +260,14 @@ def slate_entries(
     """
     entries = []
     figures = np.array([slate.logprob, slate.entropy_before, slate.entropy_after], np.float64)
-    columns = (slate.indices, *figures.round(6), slate.steps, row.constraints.pinned)
+    logprobs, befores, afters = figures.round(6).tolist()
+    logits = slate.logits if row.explain else None
     for position, (index, logprob, before, after, steps, pinned) in enumerate(
-        zip(*(column.tolist() for column in columns), strict=True)
-    ):
+        zip(
+            slate.indices.tolist(), logprobs, befores, afters, slate.steps.tolist(),
+            row.constraints.pinned.tolist(), strict=True,
+        )
+    ):  # fmt: skip
         chosen = pinned < 0
         entry = {
             "id": ids[index],
@@ -247,12 +278,10 @@ def slate_entries(
             "entropy_after": after if chosen else None,
             "reasoning_steps": steps,
         }
-        if row.explain and slate.logits is not None:
+        if logits is not None:
             entry["explanation"] = {
                 "probability": round(math.exp(logprob), 6) if chosen else None,
-                "alternatives": alternatives(ids, slate.logits[position], index, row)
-                if chosen
-                else [],
+                "alternatives": alternatives(ids, logits[position], index, row) if chosen else [],
                 "moved": index - position,
                 **intent_figures(ids, effect, position),
             }
