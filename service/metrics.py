@@ -102,12 +102,13 @@ class Metrics:
             "rerank_unknown_candidates",
             "Candidates whose id the item table lacks; a rising share is a wrong id space.",
         )
-        histories = self._counter(
+        self.histories = self._counter(
             "rerank_history_cache",
             "Histories looked up in the cache of prepared ones, by result: hit, miss.",
             ("result",),
         )
-        self._histories = {True: histories.labels("hit"), False: histories.labels("miss")}
+        for result in ("hit", "miss"):  # exported from 0
+            self.histories.labels(result)
         self.intent_lists = self._counter(
             "rerank_intent_lists",
             "Lists with an intent, by kind: diversity, boost; a list with both counts in both.",
@@ -215,7 +216,7 @@ class Metrics:
 
     def count_history_lookup(self, hit: bool) -> None:
         """Count a lookup in the cache of prepared histories."""
-        self._histories[hit].inc()
+        self.hot.histories[hit].add(1.0)
 
     def page(self) -> bytes:
         """Render all metrics in Prometheus's text format, combined over workers."""
@@ -243,6 +244,10 @@ class HotMetrics:
         self.queue_depth = self._gauge(metrics.queue_depth, "livesum")
         self.inflight = self._gauge(metrics.inflight, "livesum")
         self.inference_cpu = self._counter(metrics.inference_cpu)
+        self.histories = {
+            hit: self._counter(metrics.histories, {"result": "hit" if hit else "miss"})
+            for hit in (True, False)
+        }
 
     def observe_list(self, stages: Sequence[float], total: float, steps: int, size: int) -> None:
         """Observe one list: its seconds per stage and in all, reasoning steps and candidates.

@@ -6,8 +6,8 @@ import re
 import pytest
 from prometheus_client import values
 
-from service.metrics import Metrics
-from service.shared_values import FIRST, SLOT_BYTES, SharedValues, Slot
+from service.metrics import SECONDS, STAGES, Metrics
+from service.shared_values import FIRST, SLOT_BYTES, Cell, SharedValues, Slot, value_key
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +116,37 @@ def test_a_slot_returns_its_values_by_key_in_the_order_of_their_addition():
     assert list(slot.samples()) == [(counter, 2.5)]
     assert math.isnan(slot.values[at])
     assert (slot.pid, slot.beats) == (0, 0)
+
+
+AMOUNTS = [0.0, *SECONDS, *(bound * 1.0001 for bound in SECONDS), 1e6]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_values_that_the_event_loop_writes_are_those_of_the_metrics(workers):
+    quick, usual = (Metrics(SharedValues.create(1), 1) if workers else Metrics() for _ in range(2))
+    for number, amount in enumerate(AMOUNTS):
+        stages = [amount + stage for stage in range(len(STAGES))]
+        quick.hot.observe_list(stages, amount, number, number)
+        for stage, seconds in zip(STAGES, stages, strict=True):
+            usual.stages[stage].observe(seconds)
+        usual.duration.observe(amount)
+        usual.steps.observe(number)
+        usual.list_size.observe(number)
+    for outcome in ("ok", "ok", "degraded"):
+        quick.hot.count_request("a", "1", "active", outcome)
+        usual.requests.labels("a", "1", "active", outcome).inc()
+    quick.hot.inflight.add(2.0)
+    usual.inflight.inc(2.0)
+    quick.hot.budget_level.set(3)
+    usual.budget_level.set(3)
+    quick.count_history_lookup(True)
+    usual.histories.labels("hit").inc()
+    assert samples(quick) == samples(usual)
+    quick.hot.inflight.add(1.0)
+    assert samples(quick) != samples(usual)
+
+
+def test_a_value_without_room_is_an_error_that_names_it():
+    slot = Slot(memoryview(bytearray(64)))
+    with pytest.raises(MemoryError, match="rerank_inflight"):
+        Cell(slot, value_key("gauge", "rerank_inflight", "rerank_inflight", {}, "text"))
