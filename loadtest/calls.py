@@ -18,15 +18,13 @@ from typing import Any
 import httpx
 
 from loadtest.commands import Cpu
-from loadtest.cpu_turns import SCENARIOS, commit_of
+from loadtest.cpu_turns import SCENARIOS, SETTINGS, commit_of
 from loadtest.errors import PASSED
 from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import ServerError, serving_under
 from loadtest.target import require_candidates
 
 COUNTED = Path(__file__).with_name("counted.py")
-# A run in a thread costs other calls than one on the event loop; a busy machine must not choose.
-SETTINGS = {"adaptive_budget": "false", "brief_run_ms": 1e6}
 WARM_UP = 70  # requests before the count: more than a scenario has bodies
 LARGEST = 40  # functions that the report names
 OTHER = "the standard library"
