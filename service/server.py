@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
+from service.accepting import BalancedServer
 from service.engine.contract import BundleError
 from service.engine.digests import Digests
 from service.http.api import create_app
@@ -79,7 +80,9 @@ def run_worker(
             logger.exception("unhandled error at the start of a worker")
         failure.send((reason, str(error) or repr(error)))
         raise SystemExit(STARTUP_FAILURE) from None
-    uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[listener])
+    others = [each for number, each in enumerate(shared.slots) if number not in (0, slot)]
+    server = BalancedServer(uvicorn_config(app, settings), shared.slots[slot], others)
+    server.run(sockets=[listener])
 
 
 def failure_reason(error: Exception) -> str:

@@ -27,7 +27,7 @@ from prometheus_client.utils import floatToGoString
 logger = logging.getLogger("service")
 
 SLOT_BYTES = 4 << 20  # of address space; only pages that hold values take memory
-USED, PID, BEATS, FIRST = range(4)  # words at the start of a slot
+USED, PID, BEATS, CONNECTIONS, FIRST = range(5)  # words at the start of a slot
 COMBINE: Mapping[str, Callable[[float, float], float]] = {
     "": lambda total, value: total + value,  # counters and histograms
     "livesum": lambda total, value: total + value,
@@ -40,7 +40,8 @@ class Slot:
     """The values of one process.
 
     The memory is an array of words of 8 bytes: the number of words in use, the process id, a count
-    of heartbeats, then for each value the length of its key in bytes, the key, and the float64.
+    of heartbeats, the number of open connections, then for each value the length of its key in
+    bytes, the key, and the float64.
     Only the process of the slot writes, until it is dead; all may read.
     """
 
@@ -63,6 +64,15 @@ class Slot:
     def alone(cls) -> Slot:
         """Return a slot in memory of this process."""
         return cls(memoryview(mmap.mmap(-1, SLOT_BYTES)))
+
+    @property
+    def connections(self) -> int:
+        """Open connections of the process; only meaningful once it serves."""
+        return self._words[CONNECTIONS]
+
+    @connections.setter
+    def connections(self, count: int) -> None:
+        self._words[CONNECTIONS] = count
 
     def open(self) -> None:
         """Make the calling process that of the slot."""

@@ -48,6 +48,7 @@ RULES = {
         {"service.engine.contract", "service.log_handler", "service.metrics",
          "service.settings", "service.shared_values", "service.signals"},
     ),
+    "service.accepting": ({"uvicorn"}, {"service.shared_values"}),
     "service.signals": (set(), set()),
     "service.upkeep": (
         set(),
