@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Protocol
 
 import tyro
 
-from loadtest.contract_commands import Egress, Fuzz
+from loadtest.contract_commands import Balance, Egress, Fuzz
 from loadtest.errors import UsageError
 from loadtest.validation import require_not_negative, require_positive
 
@@ -386,6 +386,7 @@ class Cpu:
 COMMANDS: dict[str, type[Command]] = {
     command.__name__.lower(): command
     for command in (
-        Load, Bench, Capacity, Growth, Agree, Compare, Overload, Reloads, Soak, Cpu, Fuzz, Egress
+        Load, Bench, Capacity, Growth, Agree, Compare, Overload, Reloads, Soak, Cpu, Fuzz, Egress,
+        Balance,
     )
 }  # fmt: skip

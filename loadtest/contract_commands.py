@@ -62,3 +62,43 @@ class Egress:
         from loadtest.egress import egress
 
         return egress(self)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Measure how workers share a burst of connections, and latency at equal load, in turns.
+
+    One process that ranks in a thread takes turns with them. Linux only.
+    """
+
+    bundle: Path = Path("bundles/ranklens/1")
+    """Bundle to serve."""
+    workers: int = 2
+    """Worker processes of each service."""
+    connections: int = 16
+    """Requests that are sent at once, each over a new connection."""
+    rate: float = 400.0
+    """Requests per second at which latency is measured."""
+    seconds: float = 4.0
+    """Seconds of each turn."""
+    rounds: int = 5
+    """Turns of each service."""
+    baseline: Path | None = None
+    """Checkout of another commit that takes turns too."""
+    out: Path = Path("docs/reports/balance.json")
+    """File for the report."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            workers=self.workers,
+            connections=self.connections,
+            rate=self.rate,
+            seconds=self.seconds,
+            rounds=self.rounds,
+        )
+
+    def execute(self, command_line: str) -> int:
+        """Measure and write."""
+        from loadtest.balance import balance
+
+        return balance(self)
