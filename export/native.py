@@ -7,6 +7,7 @@ rounding; those are counted.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,14 +104,15 @@ class Pair:
     def draw(self, draw: np.random.Generator, intents: bool) -> list[Row]:
         """Return a random batch."""
         sizes = draw.integers(1, LONGEST + 1, int(draw.integers(1, LARGEST_BATCH + 1)))
-        return [
-            random_row(
-                draw.standard_normal((size, self.network.width)).astype(np.float32),
-                draw.standard_normal((size, NUMBERS)).astype(np.float32),
-                self.network.positions, THRESHOLDS, self.network.budget, draw, intents,
+        rows = []
+        for size in sizes.tolist():
+            numbers = draw.standard_normal((size, NUMBERS)).astype(np.float32)
+            item_rows = draw.standard_normal((size, self.network.width)).astype(np.float32)
+            row = random_row(
+                numbers, self.network.positions, THRESHOLDS, self.network.budget, draw, intents
             )
-            for size in sizes.tolist()
-        ]  # fmt: skip
+            rows.append(dataclasses.replace(row, rows=item_rows))
+        return rows
 
     def run_graph(self, rows: list[Row]) -> NativeOutputs:
         """Return the graph's outputs for a batch."""

@@ -172,6 +172,14 @@ class Metrics:
             ("name", "version", "provider"),
         )
 
+        self.backend_info = self._gauge(
+            "rerank_backend_info",
+            "1 for the backend of a bundle that is loaded to serve: native, or onnx by reason "
+            "setting, provider, library, configuration, difference.",
+            "livemax",
+            ("name", "version", "backend", "reason"),
+        )
+
     def _define_processes(self) -> None:
         self.workers = self._gauge("rerank_workers", "Workers that serve.", "livesum")
         self.workers_configured = self._gauge(

@@ -114,6 +114,12 @@ class Settings(BaseSettings):
         description="Device that runs the graph. With cuda the service refuses to start without "
         "a GPU.",
     )
+    backend: Literal["auto", "onnx", "native"] = Field(
+        "auto",
+        description="Code that decodes slates. auto: the native library where it is installed and "
+        "gives the graph's slates, else the graph; native: refuse to start without it. Use onnx to "
+        "compare.",
+    )
     max_batch_size: int = Field(
         16,
         ge=1,
@@ -238,7 +244,9 @@ class Settings(BaseSettings):
         "info", description="Lowest level that is logged. Use debug to investigate."
     )
 
-    @field_validator("provider", "on_failure", "log_format", "tracing", "log_level", mode="before")
+    @field_validator(
+        "provider", "backend", "on_failure", "log_format", "tracing", "log_level", mode="before"
+    )
     @classmethod
     def _fold_case(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value

@@ -163,10 +163,15 @@ def test_the_manifest_says_that_the_rare_steps_of_the_readme_earn_nothing():
     assert MANIFEST["entropy_threshold"] == pytest.approx(chosen["threshold"], abs=1e-6)
 
 
-def test_the_decision_about_the_stage_has_the_validation_of_the_manifest():
-    page = unwrapped((ROOT / "docs" / "decisions" / "served-stage.md").read_text(encoding="utf-8"))
+def test_the_decision_about_the_stage_has_the_validation_and_the_curve_of_the_manifest():
+    page = (ROOT / "docs" / "decisions" / "served-stage.md").read_text(encoding="utf-8")
     best = MANIFEST["training"]["validation"]["final"]
     assert f"| warm start | `served.yaml` | {best['ndcg@10']:.4f} | {best['utility']:.4f} |" in page
+    for point in MANIFEST["gate"]["curve"]:
+        figures = [f"{point[name]:.4f}" for name in ("quality", "below_best", "standard_error")]
+        ends = f"{point['threshold']:.3f} | {point['steps']:.1f}", f"{point['milliseconds']:.2f}"
+        row = " | ".join([str(point["quantile"]), ends[0], *figures, ends[1]])
+        assert f"| {row} |" in page
 
 
 def test_the_decision_about_the_weight_has_the_figures_of_the_report():

@@ -309,7 +309,7 @@ void Loop::choose(Slate& slate, const float* query) {
   const Vector top = broadcast(slate.top);
   Vector total{}, weighted{};
   for (int64_t j = 0; j < list.stride; j += LANES) {
-    const Vector v = load(logits + j) - top, e = exponential(v);
+    const Vector v = load(logits + j) - top, e = decay(v);
     total += e, weighted += e * v;
   }
   const float z = sum(total);
@@ -356,7 +356,7 @@ bool Loop::pick(Slate& slate) {
     const Vector top = broadcast(slate.top);
     Vector total{};
     for (int64_t j = 0; j < list.stride; j += LANES)
-      total += exponential((load(logits + j) - top) * slate.scale);
+      total += decay((load(logits + j) - top) * slate.scale);
     slate.item = best;
     batch_.logprob[at] = (logits[best] - slate.top) * slate.scale - std::log(sum(total));
     batch_.before[at] = slate.before, batch_.after[at] = slate.entropy;

@@ -139,15 +139,15 @@ struct Norm {
 
   // Normalise x [width] into y, which may be x.
   void apply(const float* x, float* y, int64_t width) const {
+    const float share = 1.0f / static_cast<float>(width);
     Vector total{}, squares{};
     for (int64_t i = 0; i < width; i += LANES) total += load(x + i);
-    const Vector mean = broadcast(sum(total) / static_cast<float>(width));
+    const Vector mean = broadcast(sum(total) * share);
     for (int64_t i = 0; i < width; i += LANES) {
       const Vector centred = load(x + i) - mean;
       squares += centred * centred;
     }
-    const float variance = sum(squares) / static_cast<float>(width);
-    const Vector rate = broadcast(1.0f / std::sqrt(variance + 1e-5f));
+    const Vector rate = broadcast(1.0f / std::sqrt(sum(squares) * share + 1e-5f));
     for (int64_t i = 0; i < width; i += LANES)
       store(y + i, (load(x + i) - mean) * rate * load(scale + i) + load(shift + i));
   }
@@ -168,7 +168,7 @@ inline void softmax(const float* x, float* y, int64_t count, float scale = 1.0f)
   const Vector top = broadcast(top_of(x, count));
   Vector total{};
   for (int64_t i = 0; i < count; i += LANES) {
-    const Vector e = exponential((load(x + i) - top) * scale);
+    const Vector e = decay((load(x + i) - top) * scale);
     store(y + i, e);
     total += e;
   }
@@ -176,15 +176,16 @@ inline void softmax(const float* x, float* y, int64_t count, float scale = 1.0f)
   for (int64_t i = 0; i < count; i += LANES) store(y + i, load(y + i) * rate);
 }
 
-// x [rows, width] into y [width, stride]; columns from `rows` to `stride` become zero.
+// x [rows, width] into y [width, stride], the padded rows; columns beyond the rows become zero.
 inline void transpose(const float* x, int64_t rows, int64_t width, float* y, int64_t stride) {
-  constexpr int64_t BLOCK = 16;  // of columns, whose destinations stay in the first-level cache
-  for (int64_t c = 0; c < width; c += BLOCK) {
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t i = c; i < c + BLOCK; i++) y[i * stride + r] = x[r * width + i];
-    for (int64_t i = c; i < c + BLOCK; i++)
-      for (int64_t r = rows; r < stride; r++) y[i * stride + r] = 0.0f;
-  }
+  for (int64_t r = 0; r < stride; r += LANES)
+    for (int64_t c = 0; c < width; c += LANES) {
+      Vector square[LANES];
+      for (int i = 0; i < LANES; i++)
+        square[i] = r + i < rows ? load(x + (r + i) * width + c) : Vector{};
+      transpose_square(square);
+      for (int i = 0; i < LANES; i++) store(y + (c + i) * stride + r, square[i]);
+    }
 }
 
 }  // namespace rerank

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace rerank {
 
@@ -17,13 +18,9 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
-template <int N>
-struct Lanes {
-  typedef float type __attribute__((vector_size(4 * N)));
-  typedef int32_t integers __attribute__((vector_size(4 * N)));
-};
-using Vector = Lanes<LANES>::type;
-using Integers = Lanes<LANES>::integers;
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+using AllLanes = std::make_integer_sequence<int, LANES>;
 
 constexpr float MASKED = -1e9f;  // logit of a candidate that is not available, as in the graph
 
@@ -40,16 +37,20 @@ inline Vector broadcast(float x) { return x - Vector{}; }
 // Numbers of floats that fill whole vectors.
 inline int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
+// Lanes `FIRST`, `FIRST + 1` ... of a vector.
+template <int FIRST, class V, int... I>
+inline auto part(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (FIRST + I)...);
+}
+
 // Combine all lanes by halves; the operation must be associative up to rounding.
-template <int N, class Operation>
-inline float fold(typename Lanes<N>::type v, Operation operation) {
+template <int N, class V, class Operation>
+inline float fold(V v, Operation operation) {
   if constexpr (N == 2) {
     return operation(v[0], v[1]);
   } else {
-    typename Lanes<N / 2>::type low, high;
-    std::memcpy(&low, &v, sizeof low);
-    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-    return fold<N / 2>(operation(low, high), operation);
+    using Half = std::make_integer_sequence<int, N / 2>;
+    return fold<N / 2>(operation(part<0>(v, Half{}), part<N / 2>(v, Half{})), operation);
   }
 }
 
@@ -61,15 +62,11 @@ inline float maximum(Vector v) {
   return fold<LANES>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
-// Relative error about 1e-7; arguments below -87 give 1.6e-38, those above 88 give 1.7e38, and NaN
-// stays NaN, because of the order of operands in the comparisons.
+// e^x for -87 <= x <= 88, relative error about 1e-7.
 //
 // Cody and Waite: e^x = 2^n e^r with r = x - n ln 2 in two parts. The polynomial of e^r is that of
 // Cephes (expf). Adding 1.5 * 2^23 rounds to an integer, which then lies in the low bits.
-inline Vector exponential(Vector x) {
-  const Vector low = broadcast(-87.0f), high = broadcast(88.0f);
-  x = low > x ? low : x;
-  x = high < x ? high : x;
+inline Vector exponential_within(Vector x) {
   const Vector rounder = broadcast(12582912.0f);
   const Vector shifted = x * 1.44269504f + rounder;
   const Vector n = shifted - rounder;
@@ -87,22 +84,37 @@ inline Vector exponential(Vector x) {
   return (p * (r * r) + r + 1.0f) * power;
 }
 
-// GELU by erf, absolute error below 1e-7 up to |x| = 6 and a relative one beyond.
+// e^x for x <= 0; below -87 it is 1.6e-38. NaN stays NaN, because of the order of the operands.
+inline Vector decay(Vector x) {
+  const Vector low = broadcast(-87.0f);
+  return exponential_within(low > x ? low : x);
+}
+
+// e^x; below -87 it is 1.6e-38 and above 88 it is 1.7e38.
+inline Vector exponential(Vector x) {
+  const Vector high = broadcast(88.0f);
+  return decay(high < x ? high : x);
+}
+
+// GELU by erf, absolute error about 1e-7 times max(1, |x|).
 //
-// With E(a) = erfc(a / sqrt 2) it is max(x, 0) - |x| / 2 * E(|x|). The polynomial is a weighted
-// Chebyshev fit of -ln E(a) / a over [0, 5.5], so that no division is needed.
+// With E(a) = erfc(a / sqrt 2) it is (x + |x| (1 - E(|x|))) / 2. The polynomial is a weighted
+// Chebyshev fit of -ln E(a) / a over [0, 5.5], so that no division is needed; beyond, E stays
+// below 1e-7.
 inline Vector gelu(Vector x) {
-  const Vector zero{}, limit = broadcast(5.5f);
-  const Vector a = x < zero ? -x : x;
-  const Vector t = limit < a ? limit : a;
-  Vector q = t * 1.3184406953e-6f - 1.9447883460e-5f;
-  q = q * t + 9.1131398221e-5f;
-  q = q * t + 1.8858662224e-4f;
-  q = q * t - 5.0221420825e-3f;
-  q = q * t + 3.6478679627e-2f;
-  q = q * t + 3.1826695800e-1f;
-  q = q * t + 7.9788935184e-1f;
-  return (x > zero ? x : zero) - 0.5f * a * exponential(-t * q);
+  Integers bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits &= 0x7fffffff;
+  Vector a;
+  std::memcpy(&a, &bits, sizeof a);
+  Vector q = a * 1.3184406953e-6f - 1.9447883460e-5f;
+  q = q * a + 9.1131398221e-5f;
+  q = q * a + 1.8858662224e-4f;
+  q = q * a - 5.0221420825e-3f;
+  q = q * a + 3.6478679627e-2f;
+  q = q * a + 3.1826695800e-1f;
+  q = q * a + 7.9788935184e-1f;
+  return 0.5f * (x + a * (1.0f - decay(-a * q)));
 }
 
 // Natural logarithm of positive normal numbers, relative error about 1e-7 (Cephes, logf).
@@ -132,5 +144,21 @@ inline Vector logarithm(Vector x) {
 inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
 
 inline Vector tangent(Vector x) { return 1.0f - 2.0f / (1.0f + exponential(x + x)); }
+
+// Swap the off-diagonal squares of side STEP of two rows that lie STEP apart.
+template <int STEP, int... I>
+inline void swap_squares(Vector& a, Vector& b, std::integer_sequence<int, I...>) {
+  const Vector low = __builtin_shufflevector(a, b, ((I & STEP) ? LANES + I - STEP : I)...);
+  b = __builtin_shufflevector(a, b, ((I & STEP) ? LANES + I : I + STEP)...);
+  a = low;
+}
+
+// Transpose a square of LANES vectors: squares of half the side are swapped, down to single lanes.
+template <int STEP = LANES / 2>
+inline void transpose_square(Vector (&rows)[LANES]) {
+  for (int i = 0; i < LANES; i++)
+    if (!(i & STEP)) swap_squares<STEP>(rows[i], rows[i + STEP], AllLanes{});
+  if constexpr (STEP > 1) transpose_square<STEP / 2>(rows);
+}
 
 }  // namespace rerank

@@ -141,13 +141,13 @@ def padded(arrays: Sequence[np.ndarray[Any, Any]], longest: int) -> np.ndarray[A
 def decode(
     rows: Sequence[Row],
     outputs: Sequence[np.ndarray[Any, Any]],
-    logits: Floats | None,
+    logits: Sequence[Floats | None] | None,
     utility: Floats | None,
 ) -> list[Slate]:
     """Return one checked slate per row; of a sampled row, its slate of highest utility.
 
-    outputs: SLATE_OUTPUTS; logits float32 [R, K, N] if any row is to be explained or has an
-    intent; utility float32 [R] if any is sampled. Raises ModelError for an output that is not a
+    outputs: SLATE_OUTPUTS; logits float32 [K, N] of each slate if any row is to be explained or has
+    an intent; utility float32 [R] if any is sampled. Raises ModelError for an output that is not a
     valid slate.
     """
     slates, start = [], 0
@@ -162,7 +162,9 @@ def decode(
         }
         of_row = None
         if (row.explain or row.intent is not None) and logits is not None:
-            of_row = logits[best, : row.slate_size, : len(row.numbers)]
+            of_slate = logits[best]
+            assert of_slate is not None
+            of_row = of_slate[: row.slate_size, : len(row.numbers)]
         slate = Slate(**columns, utility=value, logits=of_row, sample=best - start)
         check_slate(slate, row)
         slates.append(slate)

@@ -6,8 +6,46 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from service.engine.contract import BundleError, Table
+from service.engine.contract import (
+    EVALUATOR,
+    EVALUATOR_OUTPUTS,
+    GENERATOR,
+    INTENT_GENERATOR,
+    INTENT_INPUTS,
+    INTENT_STATIC,
+    OUTPUTS,
+    STATIC,
+    BundleError,
+    Manifest,
+    Table,
+    inputs_of,
+)
 from service.engine.cuda import CudaRunner, on_device
+
+
+def open_graphs(
+    directory: Path, manifest: Manifest, threads: int, provider: str, spinning: bool
+) -> list[ort.InferenceSession]:
+    """Open generator, evaluator and, if the bundle has it, the graph of intent, in this order.
+
+    Raises BundleError as `open_graph` does, and for names of inputs that the contract lacks.
+    """
+    inputs, static = inputs_of(manifest.contract_version), provider == "cuda"
+    signatures: dict[str, tuple[Table, Table]] = {
+        STATIC if static else GENERATOR: (inputs[0], OUTPUTS),
+        EVALUATOR: (inputs[1], EVALUATOR_OUTPUTS),
+    }
+    if manifest.supports_intent:
+        name = INTENT_STATIC if static else INTENT_GENERATOR
+        signatures[name] = (inputs[0] | INTENT_INPUTS, OUTPUTS)
+    graphs = []
+    for name, (of_graph, outputs) in signatures.items():
+        capture = name == STATIC  # not the others, which run on shapes without a bucket
+        packed = name not in (GENERATOR, INTENT_GENERATOR)
+        path = directory / name
+        graphs.append(open_graph(path, threads, provider, spinning, capture, packed))
+        check_signature(path, graphs[-1], of_graph, outputs)
+    return graphs
 
 
 def open_graph(

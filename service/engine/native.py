@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -16,20 +17,24 @@ from service.engine.native_arrays import (
     describe,
     intent_arrays,
     joined,
-    joined_pins,
     joined_rows,
     split_logits,
-    table_of,
+    vector_of,
+    with_pins,
 )
 from service.engine.native_library import (
     COUNTED,
     LIST_FIELDS,
     Batch,
     Finished,
+    NativeError,
     NativeLibrary,
 )
 from service.engine.native_weights import EvaluatorWeights, GeneratorWeights
 from service.engine.rows import Row
+
+# Errors of values that are none of the types that a row declares, or too many to hold.
+MALFORMED = (AttributeError, IndexError, MemoryError, OverflowError, TypeError, ValueError)
 
 
 class NativeOutputs(NamedTuple):
@@ -58,42 +63,54 @@ class NativeGenerator:
 
     def run(self, rows: Sequence[Row]) -> NativeOutputs:
         """Decode rows. Raises NativeError for arrays that do not fit each other or the bundle."""
+        try:
+            return self._run(rows)
+        except MALFORMED as error:
+            raise NativeError(f"a row is malformed: {error}") from error
+
+    def _run(self, rows: Sequence[Row]) -> NativeOutputs:
         positions, sizes = self._positions, [len(row.numbers) for row in rows]
         lists, noises, logits = describe(rows, sizes, positions)
-        knobs = [
-            (row.entropy_threshold, row.reason_temperature, row.recommend_temperature)
-            for row in rows
-        ]
         constraints = [row.constraints for row in rows]
         arrays = {
-            "list": lists,
-            "knobs": table_of(knobs, 3, FLOAT),
             "rows": joined_rows(
                 [row.rows for row in rows], [row.tokens for row in rows], sizes, self._width,
                 self._table,
             ),
             "numbers": joined("numbers", [row.numbers for row in rows], sizes, self._numbers),
-            "pinned": joined_pins(rows, positions),
             "group": joined("group", [one.group for one in constraints], sizes, None, INTEGER),
             "quota": joined("quota", [one.quota for one in constraints], sizes),
         }  # fmt: skip
+        slates = len(rows)
         if noises:
             arrays["noise"] = joined("noise", noises, [len(noise) for noise in noises])
+            slates = sum(fields[1] for fields in lists)
         if logits:
             arrays["logits"] = np.empty(logits, FLOAT)
         pairs = [(row.intent, size) for row, size in zip(rows, sizes, strict=True) if row.intent]
         if pairs:
             arrays |= intent_arrays([intent for intent, _ in pairs], [size for _, size in pairs])
-        slates = len(rows) if not noises else int(lists[:, LIST_FIELDS.index("slates")].sum())
-        steps, figures = self._decode((len(rows), slates, sum(sizes)), arrays)
+        integers = with_pins(lists, rows, positions)
+        knobs: list[float] = []
+        for row in rows:
+            knobs += row.entropy_threshold, row.reason_temperature, row.recommend_temperature
+        floats = vector_of(knobs, FLOAT)
+        counts = len(rows), slates, sum(sizes)
+        steps, (logprob, before, after) = self._decode(counts, arrays, integers, floats)
         parts = split_logits(arrays["logits"], lists, positions) if logits else None
-        logprob, before, after = figures
         return NativeOutputs(steps[0], logprob, before, after, steps[1], parts)
 
     def _decode(
-        self, counts: tuple[int, int, int], arrays: Mapping[str, Array]
+        self,
+        counts: tuple[int, int, int],
+        arrays: Mapping[str, Array],
+        integers: Integers,
+        knobs: Floats,
     ) -> tuple[Integers, Floats]:
-        """Return slate and steps int64 [2, R, K], and the three figures float32 [3, R, K]."""
+        """Return slate and steps int64 [2, R, K], and the three figures float32 [3, R, K].
+
+        integers: eglr_list int64 [B, 9] and then pins int64 [B, K].
+        """
         shape = counts[1], self._positions
         steps, figures = np.empty((2, *shape), INTEGER), np.empty((3, *shape), FLOAT)
         batch = Batch(*counts)
@@ -103,12 +120,13 @@ class NativeGenerator:
         for name in COUNTED:
             if name in arrays:
                 setattr(batch, f"{name}_count", arrays[name].size)
-        cells = shape[0] * shape[1]
-        batch.slate = address_of(steps)
-        batch.steps = batch.slate + INTEGER.itemsize * cells
-        batch.logprob = address_of(figures)
-        batch.before = batch.logprob + FLOAT.itemsize * cells
-        batch.after = batch.before + FLOAT.itemsize * cells
+        cells, at = shape[0] * shape[1], address_of(integers)
+        batch.list, batch.knobs = at, address_of(knobs)
+        batch.pinned = at + INTEGER.itemsize * len(LIST_FIELDS) * counts[0]
+        batch.slate = at = address_of(steps)
+        batch.steps = at + INTEGER.itemsize * cells
+        batch.logprob = at = address_of(figures)
+        batch.before, batch.after = at + FLOAT.itemsize * cells, at + 2 * FLOAT.itemsize * cells
         self._library.decode(self._handle, batch)
         return steps, figures
 
@@ -142,7 +160,7 @@ class NativeEvaluator:
         ]
         slates = sum(slates for _, slates, *_ in lists)
         arrays: dict[str, Array] = {
-            "list": table_of(lists, len(LIST_FIELDS), INTEGER),
+            "list": vector_of([*chain.from_iterable(lists)], INTEGER),
             "rows": joined_rows(
                 item_rows, [row.tokens for row in rows], sizes, self._width, self._table
             ),

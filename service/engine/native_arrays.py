@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from service.engine.contract import Floats, Integers
 from service.engine.intent import SlateIntent
-from service.engine.native_library import LIST_FIELDS, NONE, NativeError
+from service.engine.native_library import NONE, NativeError
 from service.engine.rows import Row
 
 Array = npt.NDArray[Any]
@@ -25,11 +25,8 @@ FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int64)
 
 def describe(
     rows: Sequence[Row], sizes: Sequence[int], positions: int
-) -> tuple[Array, list[Array], int]:
-    """Return eglr_list int64 [B, 9], the noise of sampled rows, and the elements of all logits.
-
-    Raises NativeError for an option that is no int64.
-    """
+) -> tuple[list[tuple[int, ...]], list[Array], int]:
+    """Return the fields of eglr_list of each row, noise of sampled rows, and elements of logits."""
     lists: list[tuple[int, ...]] = []
     noises: list[Array] = []
     noise = logits = boosts = 0
@@ -51,14 +48,41 @@ def describe(
             (size, slates, row.slate_size, row.budget, noise_at, logits_at, boost_at, attributes,
              columns)
         )  # fmt: skip
-    return table_of(lists, len(LIST_FIELDS), INTEGER), noises, logits
+    return lists, noises, logits
+
+
+def with_pins(lists: Sequence[tuple[int, ...]], rows: Sequence[Row], positions: int) -> Integers:
+    """Return eglr_list of each row, then the pins of each, -1 where free: int64 [B * (9 + K)].
+
+    Raises NativeError for pins that are no int64 of at most K positions.
+    """
+    numbers = [*chain.from_iterable(lists)]
+    for row in rows:
+        pins = row.constraints.pinned
+        if pins.dtype != INTEGER or pins.ndim != 1 or len(pins) > positions:
+            raise NativeError(
+                f"pinned: must be int64 of at most {positions} positions, got {pins.dtype} "
+                f"{pins.shape}"
+            )
+        numbers += pins.tolist()
+        numbers += [NONE] * (positions - len(pins))
+    return vector_of(numbers, INTEGER)
+
+
+def vector_of(numbers: Sequence[float], dtype: np.dtype[Any]) -> Array:
+    """Return numbers as an array. Raises NativeError if the dtype cannot hold them."""
+    try:
+        return np.array(numbers, dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise NativeError(f"options of a row: {error}") from error
 
 
 def address_of(array: Array) -> int:
     """Return the address of a contiguous array that is not empty."""
-    if array.flags.writeable:  # the buffer takes a tenth of the time
+    try:
         return ctypes.addressof(ctypes.c_char.from_buffer(cast("Any", array)))
-    return int(array.ctypes.data)
+    except TypeError:  # read-only; this way takes much longer
+        return int(array.ctypes.data)
 
 
 def joined(
@@ -89,31 +113,6 @@ def joined(
     except (TypeError, ValueError, AttributeError) as error:  # of arrays that are none
         kind = str(error)
     raise NativeError(f"{name}: must be {dtype} {shape} in lengths of {list(sizes)}, got {kind}")
-
-
-def table_of(rows: Sequence[tuple[float, ...]], width: int, dtype: np.dtype[Any]) -> Array:
-    """Return tuples as an array [rows, width]. Raises NativeError if the dtype cannot hold them."""
-    try:
-        table = np.array(rows, dtype)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise NativeError(f"options of a row: {error}, got {rows!r}") from error
-    if table.shape != (len(rows), width):
-        raise NativeError(f"options of a row: must be {width} numbers each, got {rows!r}")
-    return table
-
-
-def joined_pins(rows: Sequence[Row], positions: int) -> Integers:
-    """Return the pins of rows, int64 [B, K], -1 where free. Raises NativeError."""
-    pinned = np.full((len(rows), positions), NONE, INTEGER)
-    for of_row, row in zip(pinned, rows, strict=True):
-        pins = row.constraints.pinned
-        if pins.dtype != INTEGER or pins.ndim != 1 or len(pins) > positions:
-            raise NativeError(
-                f"pinned: must be int64 of at most {positions} positions, got {pins.dtype} "
-                f"{pins.shape}"
-            )
-        of_row[: len(pins)] = pins
-    return pinned
 
 
 def joined_rows(
@@ -166,7 +165,7 @@ def intent_arrays(intents: Sequence[SlateIntent], sizes: Sequence[int]) -> dict[
         parts = [values(intent).ravel() for intent in intents]
         return joined(name, parts, [len(part) for part in parts])
 
-    ends = [(end,) for end in chain.from_iterable(intent.ends for intent in intents)]
+    ends = [*chain.from_iterable(intent.ends for intent in intents)]
     arrays: dict[str, Array] = {
         "weight": flat("weight", lambda intent: intent.weight),
         "retained": flat("retained", lambda intent: intent.retained),
@@ -174,20 +173,22 @@ def intent_arrays(intents: Sequence[SlateIntent], sizes: Sequence[int]) -> dict[
         "alone": flat("alone", lambda intent: intent.alone),
     }
     if ends:
-        arrays["ends"] = table_of(ends, 1, INTEGER)
+        arrays["ends"] = vector_of(ends, INTEGER)
     boosts = [intent.boost for intent in intents if intent.boost is not None]
     if boosts:
         arrays["boosts"] = joined("boost", boosts, [len(boost) for boost in boosts])
     return arrays
 
 
-def split_logits(logits: Array, lists: Array, positions: int) -> list[Floats | None]:
+def split_logits(
+    logits: Array, lists: Sequence[tuple[int, ...]], positions: int
+) -> list[Floats | None]:
     """Return the logits [K, N] of each slate as views, None for slates without.
 
-    lists: eglr_list int64 [B, 9].
+    lists: fields of eglr_list.
     """
     parts: list[Floats | None] = []
-    for size, slates, _, _, _, at, *_ in lists.tolist():
+    for size, slates, _, _, _, at, *_ in lists:
         if at == NONE:
             parts.extend([None] * slates)
         else:

@@ -103,7 +103,6 @@ def margin_of(
 
 
 def random_row(
-    item_rows: Floats,
     numbers: Floats,
     positions: int,
     thresholds: Sequence[float],
@@ -114,15 +113,14 @@ def random_row(
     """Return an explained row with random options over a list.
 
     Args:
-        item_rows: float32 [N, D].
-        numbers: float32 [N, F].
+        numbers: float32 [N, F]; the row has no item rows.
         positions: K.
         thresholds: of which one is drawn, nats.
         budget: the highest that is drawn.
         draw: the source of randomness.
         intents: give it an intent.
     """
-    size = len(item_rows)
+    size = len(numbers)
     ids = [str(place) for place in range(size)]
     longest = min(size, int(draw.integers(1, positions + 1)))
     pins = {str(draw.integers(size)): int(draw.integers(longest))} if draw.random() < 0.4 else {}
@@ -145,7 +143,6 @@ def random_row(
         constraints=constraints,
         sampling=SlateSampling(SLATES, seed) if draw.random() < 0.3 else None,
         explain=True,
-        rows=item_rows,
         intent=random_intent(size, draw) if intents else None,
     )
 

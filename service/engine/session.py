@@ -16,32 +16,36 @@ import onnxruntime as ort
 from service.engine.collate import SLATE_OUTPUTS, ModelError, collate, decode, intent_inputs
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import (
-    CONTRACT_VERSION,
-    EVALUATOR,
-    EVALUATOR_OUTPUTS,
-    FEATURES,
-    GENERATOR,
     GOLDEN,
     INTENT_GENERATOR,
     INTENT_GOLDEN,
-    INTENT_INPUTS,
-    INTENT_STATIC,
     NETWORKS,
-    OUTPUTS,
-    STATIC,
     BundleError,
     Integers,
     Manifest,
-    Table,
-    inputs_of,
 )
 from service.engine.cuda import CudaRunner, on_device, warm_up_sizes
 from service.engine.features.attributes import candidate_values, groups_of
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser
+from service.engine.features.loading import load_featuriser
 from service.engine.features.row_featuriser import RowFeaturiser
-from service.engine.graph import check_signature, open_graph
+from service.engine.graph import open_graphs
 from service.engine.intent import DiversityTerm, build_intent
+from service.engine.native import NativeOutputs
+from service.engine.native_backend import (
+    BY_SETTING,
+    ON_GPU,
+    Backend,
+    BackendName,
+    Decoded,
+    NativeBackend,
+    check,
+    native_backend,
+)
+from service.engine.native_check import DifferenceError
+from service.engine.native_library import NativeError
+from service.engine.native_weights import UnsupportedError
 from service.engine.rows import Row, Slate, SlateSampling, Timing
 
 GENERATOR_ROWS, EVALUATOR_ROWS = NETWORKS
@@ -67,8 +71,11 @@ class Session:
         self.manifest = manifest
         self.featuriser = featuriser
         self._generator, self._evaluator = generator, evaluator
+        self._provider = str(generator.get_providers()[0])
         self.supports_intent = intent is not None
         self.graph_cpu_s = 0.0  # CPU seconds of all runs so far
+        self._native: NativeBackend | None = None
+        self.backend = BY_SETTING
         self._run, self._evaluate = generator.run, evaluator.run
         self._run_intent = None if intent is None else intent.run
         if self.provider == "CUDAExecutionProvider":
@@ -85,6 +92,7 @@ class Session:
         provider: str = "cpu",
         spinning: bool = False,
         digest_of: Callable[[Path], str] | None = None,
+        backend: BackendName = "onnx",
     ) -> Session:
         """Verify every file and the graphs' signatures, then replay the golden requests.
 
@@ -95,38 +103,55 @@ class Session:
             provider: cpu, which runs the gated form, or cuda, which runs the static one.
             spinning: let idle threads spin between runs.
             digest_of: returns the SHA-256 of a file (Manifest.verify_files).
+            backend: onnx runs the graph; auto takes the native library where it gives the same
+                slates (service.engine.native_backend); native requires it.
 
         Raises:
-            BundleError: names the file and both values, or the provider that is missing.
+            BundleError: names the file and both values, or the provider or library that is missing.
         """
         manifest = Manifest.read(directory)
         manifest.verify_files(directory, digest_of)
         featuriser = load_featuriser(directory, manifest)
-        inputs, static = inputs_of(manifest.contract_version), provider == "cuda"
-        signatures: dict[str, tuple[Table, Table]] = {
-            STATIC if static else GENERATOR: (inputs[0], OUTPUTS),
-            EVALUATOR: (inputs[1], EVALUATOR_OUTPUTS),
-        }
-        if manifest.supports_intent:
-            name = INTENT_STATIC if static else INTENT_GENERATOR
-            signatures[name] = (inputs[0] | INTENT_INPUTS, OUTPUTS)
-        graphs = []
-        for name, (of_graph, outputs) in signatures.items():
-            capture = name == STATIC  # not the others, which run on shapes without a bucket
-            packed = name not in (GENERATOR, INTENT_GENERATOR)
-            path = directory / name
-            graphs.append(open_graph(path, threads, provider, spinning, capture, packed))
-            check_signature(path, graphs[-1], of_graph, outputs)
+        graphs = open_graphs(directory, manifest, threads, provider, spinning)
         session = cls(manifest, featuriser, *graphs)
-        for name in (GOLDEN, INTENT_GOLDEN) if manifest.supports_intent else (GOLDEN,):
-            content = (directory / name).read_text(encoding="utf-8")
-            session.replay_golden(json.loads(content), name)
+        session._replay_files(directory)
+        if backend != "onnx":
+            session._take_native(directory, backend)
         return session
+
+    def _replay_files(self, directory: Path) -> None:
+        for name in (GOLDEN, INTENT_GOLDEN) if self.manifest.supports_intent else (GOLDEN,):
+            content = (directory / name).read_text(encoding="utf-8")
+            self.replay_golden(json.loads(content), name)
+
+    def _take_native(self, directory: Path, backend: BackendName) -> None:
+        """Run on the native library if it gives the graph's slates, and let go of the graphs.
+
+        Raises BundleError if it does not, but the backend must be native.
+        """
+        if self.provider == "CUDAExecutionProvider":
+            self.backend = ON_GPU
+        else:
+            try:
+                native = NativeBackend(directory, self.manifest, self.featuriser)
+                comparison = check(native, self._run_graph, self.manifest, self.featuriser)
+                self._native = native
+                self._replay_files(directory)
+            except (UnsupportedError, NativeError, DifferenceError, BundleError) as error:
+                self._native, self.backend = None, Backend.onnx(error)
+            else:
+                self.backend = native_backend(comparison)
+                del self._generator, self._evaluator, self._run, self._evaluate, self._run_intent
+        if backend == "native" and self._native is None:
+            raise BundleError(
+                f"{directory}: cannot run on the native library ({self.backend.detail}); set "
+                "RERANK_BACKEND=auto"
+            )
 
     @property
     def provider(self) -> str:
         """Name of the execution provider that runs the graph."""
-        return str(self._generator.get_providers()[0])
+        return self._provider
 
     def row(
         self,
@@ -228,32 +253,37 @@ class Session:
         return row.tokens
 
     def run(self, rows: Sequence[Row]) -> list[Slate]:
-        """Decode one slate per row in a single padded run.
+        """Decode one slate per row in a single run.
 
-        A sampled row gets its slate of highest utility. Raises ModelError if the graph fails, an
-        output is not a valid slate, or a row has an intent that the bundle does not support.
+        A sampled row gets its slate of highest utility. Raises ModelError if the backend fails,
+        an output is not a valid slate, or a row has an intent that the bundle does not support.
         """
-        feeds, run = collate(rows, self.manifest.slate_length), self._run
-        intents = [row.intent for row in rows]
-        if any(intent is not None for intent in intents):
-            if self._run_intent is None:
-                raise ModelError(f"a row has an intent, but the bundle has no {INTENT_GENERATOR}")
-            feeds, run = feeds | intent_inputs(intents, feeds), self._run_intent
-        explained = run is not self._run or any(row.explain for row in rows)
+        if not self.supports_intent and any(row.intent is not None for row in rows):
+            raise ModelError(f"a row has an intent, but the bundle has no {INTENT_GENERATOR}")
         began = time.thread_time()
         try:
-            outputs = run([*SLATE_OUTPUTS, "logits"] if explained else SLATE_OUTPUTS, feeds)
-            logits = outputs.pop() if explained else None
-            utility = None
-            if any(row.sampling for row in rows):
-                (utility,) = self._evaluate(
-                    ["utility"], self._evaluator_feeds(rows, feeds) | {"slate": outputs[0]}
-                )
+            outputs, utility = (self._native.run if self._native else self._run_graph)(rows)
         except Exception as error:  # onnxruntime raises a dozen unrelated types here
-            raise ModelError(f"the graph failed: {error}") from error
+            failed = "the native library" if self._native else "the graph"
+            raise ModelError(f"{failed} failed: {error}") from error
         finally:
             self.graph_cpu_s += time.thread_time() - began
-        return decode(rows, outputs, logits, utility)
+        return decode(rows, outputs[:5], outputs.logits, utility)
+
+    def _run_graph(self, rows: Sequence[Row]) -> Decoded:
+        """Decode rows by the graph."""
+        feeds, run = collate(rows, self.manifest.slate_length), self._run
+        intents = [row.intent for row in rows]
+        if self._run_intent is not None and any(intent is not None for intent in intents):
+            feeds, run = feeds | intent_inputs(intents, feeds), self._run_intent
+        explained = run is not self._run or any(row.explain for row in rows)
+        outputs = run([*SLATE_OUTPUTS, "logits"] if explained else SLATE_OUTPUTS, feeds)
+        logits, utility = outputs.pop() if explained else None, None
+        if any(row.sampling for row in rows):
+            (utility,) = self._evaluate(
+                ["utility"], self._evaluator_feeds(rows, feeds) | {"slate": outputs[0]}
+            )
+        return NativeOutputs._make([*outputs, logits]), utility
 
     def _evaluator_feeds(
         self, rows: Sequence[Row], feeds: Mapping[str, npt.NDArray[Any]]
@@ -343,34 +373,3 @@ def features_of(featuriser: Featuriser, candidates: CandidateList) -> dict[str, 
         "encoded": encoded,
         "unknown": featuriser.unknown_in(encoded),
     }
-
-
-def load_featuriser(directory: Path, manifest: Manifest) -> Featuriser:
-    """Load the featuriser of a bundle. Raises BundleError unless it has the manifest's widths."""
-    try:
-        if manifest.contract_version == CONTRACT_VERSION:
-            featuriser: Featuriser = RowFeaturiser.load(directory)
-        else:
-            featuriser = Featuriser.load(directory)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(
-            f"{directory}: {FEATURES} or the item table does not load ({error})"
-        ) from error
-    if isinstance(featuriser, RowFeaturiser):
-        widths = {
-            "columns of numbers": (featuriser.request_width, manifest.numbers),
-            "columns of item rows": (featuriser.halves[GENERATOR_ROWS].width, manifest.width),
-            "items": (len(featuriser.items.ids), manifest.items),
-        }
-    else:
-        widths = {
-            "columns of numbers": (featuriser.numbers_width, manifest.numbers),
-            "columns of tokens": (featuriser.tokens_width, manifest.tokens),
-        }
-    for name, (width, expected) in widths.items():
-        if width != expected:
-            raise BundleError(
-                f"{directory}: the featuriser makes {width} {name}, "
-                f"but the manifest says {expected}"
-            )
-    return featuriser

@@ -320,6 +320,7 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
         "models": {name: model.config.active for name, model in fleet.models.items()},
         "contract_version": manifest.contract_version,
         "provider": session.provider,
+        "backend": {"name": session.backend.name, "detail": session.backend.detail},
         "slate_length": manifest.slate_length,
         "max_candidates": manifest.max_candidates,
         "intent": session.supports_intent,

@@ -91,12 +91,14 @@ def load_session(directory: Path, settings: Settings, digests: Digests | None = 
     """Load one bundle, verify it and replay its golden requests. Raises BundleError."""
     try:
         session = Session.load(
-            directory, settings.threads, settings.provider, settings.spinning, digests
-        )
+            directory, settings.threads, settings.provider, settings.spinning, digests,
+            settings.backend,
+        )  # fmt: skip
     except BundleError:
         raise
     except Exception as error:  # a file can have the right hash and any content
         raise BundleError(f"{directory}: does not load ({error!r})") from error
+    log_backend(session)
     manifest, path = session.manifest, f"{directory.parent.name}/{directory.name}"
     if manifest.contract_version == OLD_CONTRACT:
         logger.warning(
@@ -109,6 +111,16 @@ def load_session(directory: Path, settings: Settings, digests: Digests | None = 
             "a bundle must lie at NAME/VERSION in the store"
         )
     return session
+
+
+def log_backend(session: Session) -> None:
+    """Log the backend of a session; a warning if the library decodes other slates."""
+    manifest, backend = session.manifest, session.backend
+    level = logging.WARNING if backend.reason == "difference" else logging.INFO
+    logger.log(
+        level, "%s/%s: backend %s (%s)", manifest.name, manifest.version, backend.name,
+        backend.detail,
+    )  # fmt: skip
 
 
 def deploy(session: Session, settings: Settings, metrics: Metrics) -> Deployment:

@@ -264,6 +264,7 @@ class Fleet:
             manifest = deployment.manifest
             labels = manifest.name, manifest.version, deployment.session.provider
             self._metrics.model_info.labels(*labels).set(0)
+            self._set_backend(deployment, 0)
             task = asyncio.get_running_loop().create_task(deployment.batcher.close())
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
@@ -274,8 +275,14 @@ class Fleet:
         for deployment in model.deployments.values():
             version, provider = deployment.manifest.version, deployment.session.provider
             self._metrics.model_info.labels(name, version, provider).set(1)
+            self._set_backend(deployment, 1)
         for outcome in OUTCOMES:  # exported from 0, or the first change would be no increase
             self._metrics.changes.labels(name, outcome)
+
+    def _set_backend(self, deployment: Deployment, value: int) -> None:
+        manifest, backend = deployment.manifest, deployment.session.backend
+        labels = manifest.name, manifest.version, backend.name, backend.reason
+        self._metrics.backend_info.labels(*labels).set(value)
 
     async def _watch(self) -> None:
         """Follow the store; refuse a config that cannot be served once, until its files change."""

@@ -38,6 +38,13 @@ def test_info_has_the_offline_metrics_provider_and_features_of_the_bundle(client
     assert genres in info["features"]
 
 
+def test_info_and_metrics_name_the_backend_and_its_reason(client):
+    backend = client.get("/info").json()["backend"]
+    assert backend == {"name": "onnx", "detail": "RERANK_BACKEND=onnx"}
+    labels = 'backend="onnx",name="ranklens",reason="setting",version="1"'
+    assert f"rerank_backend_info{{{labels}}} 1.0" in client.get("/metrics").text
+
+
 def test_the_age_of_an_item_table_is_that_of_its_moment():
     assert age_of(None) is None
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
