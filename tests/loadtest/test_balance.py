@@ -1,9 +1,10 @@
-"""How a service's processes share connections."""
+"""The share of each process of a service in its connections."""
 
 import json
 import os
 import socket
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from loadtest.balance import connections_by_process
 from loadtest.cli import run_command
 from loadtest.server import Server
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
 
@@ -43,3 +46,15 @@ def test_the_turns_of_each_service_are_reported(tmp_path):
 def test_a_rate_of_zero_is_refused(capsys):
     assert run_command("balance", ["--rate", "0"]) == 2
     assert "--rate" in capsys.readouterr().err
+
+
+def test_the_balance_of_the_documentation_is_that_of_the_report():
+    report = json.loads((ROOT / "docs" / "reports" / "balance.json").read_text())
+    page = (ROOT / "docs" / "decisions" / "worker-balance.md").read_text(encoding="utf-8")
+    for row in report["rows"]:
+        commit = report["commits"].get(row["case"])
+        cells = [row["case"] if commit is None else f"commit {commit}"]
+        busiest = [max(counts) for counts in row["connections"]]
+        for values in (busiest, row["p50_ms"], row["p99_ms"]):
+            cells.append(f"{median(values):.0f} [{min(values):.0f}, {max(values):.0f}]")
+        assert f"| {' | '.join(cells)} |" in page

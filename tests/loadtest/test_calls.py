@@ -1,13 +1,16 @@
 """Calls that a program makes, counted from outside."""
 
+import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from loadtest.calls import COUNTED, by_function, package_of, read_counts, short
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
     import sys
 
@@ -80,3 +83,25 @@ def test_memory_is_the_peak_since_the_previous_reading(program):
 )
 def test_a_function_belongs_to_the_package_of_its_file(file, package):
     assert package_of(f"{short(file)}:f") == package
+
+
+def test_the_calls_of_the_documentation_are_those_of_the_report():
+    page = (ROOT / "docs" / "decisions" / "fewer-calls.md").read_text(encoding="utf-8")
+    report = json.loads((ROOT / "docs" / "reports" / "calls.json").read_text())
+    assert all(commit in page for commit in report["commits"].values())
+    times = json.loads((ROOT / "docs" / "reports" / "cpu_calls.json").read_text())
+    assert all(commit in page for commit in times["commits"].values())
+    calls, cpu = (
+        {(row["case"], row["scenario"]): row for row in each["rows"]} for each in (report, times)
+    )
+    for name in ("ids", "history", "returning"):
+        before, after = calls["before", name], calls["after", name]
+        cells = [
+            f"{row[column]:.0f}"
+            for column in ("python_calls", "c_calls")
+            for row in (before, after)
+        ]
+        assert f"| `{name}` | {' | '.join(cells)} |" in page
+        ranges = (cpu[case, name]["outside_ms"] for case in ("before", "after"))
+        cells = [f"{mean:.2f} [{least:.2f}, {greatest:.2f}]" for mean, least, greatest in ranges]
+        assert f"| `{name}` | {' | '.join(cells)} |" in page
