@@ -99,7 +99,7 @@ def check_options(options: TuneOptions) -> None:
 
 def measure(options: TuneOptions, threads: int, spinning: bool) -> list[dict[str, Any]]:
     """Time every batch size with one setting of the session."""
-    session = Session.load(options.bundle, threads, spinning=spinning)
+    session = Session.load(options.bundle, threads, spinning=spinning, backend="auto")
     runs: dict[str, Callable[[], Any]] = {
         str(batch): partial(session.run, rows_of(session, batch, options.candidates))
         for batch in BATCHES

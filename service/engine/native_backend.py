@@ -59,9 +59,11 @@ class Backend:
 
 def native_backend(comparison: Comparison) -> Backend:
     """Return the library as backend, after a comparison with the graph."""
-    detail = f"same as the graph on {comparison.slates} slates"
-    if comparison.close:
-        detail += f", but for {comparison.close} at margins below {CLOSE}"
+    detail = (
+        f"{comparison.slates - comparison.close} of {comparison.slates} slates are those of the "
+        f"graph, the others differ at margins below {CLOSE:g}; figures differ by at most "
+        f"{comparison.largest_difference:.1e}"
+    )
     return Backend("native", "", detail)
 
 
