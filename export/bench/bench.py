@@ -1,4 +1,4 @@
-"""Time every form of the graph, side by side in one run (`python -m export bench`)."""
+"""Time every form of the graph and the native library, in one run (`python -m export bench`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMOKE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Time every form of the graph side by side (ten minutes)."""
+    """Time every form of the graph and the native library side by side (a quarter of an hour)."""
 
     config: Path = Path("model/configs/served.yaml")
     """Training configuration whose network and reasoning are timed."""
@@ -82,19 +82,22 @@ def bench(options: BenchOptions) -> None:
 
 def plan(smoke: bool) -> list[Group]:
     """List the groups to time: the variants side by side first, then the sweeps."""
-    groups = [side_by_side(batch) for batch in ((1, 2) if smoke else (1, 8, 32))]
+    groups = [side_by_side(batch) for batch in ((1, 2) if smoke else (1, 4, 8, 16, 32))]
     if smoke:
         return groups
     for batch in (1, 32):
         groups.append(Group([(name, Size(batch)) for name in OTHERS]))
     for batch in BATCHES:
         shares = (0.0, 0.5, 1.0) if batch > 1 else (0.0, 1.0)
-        groups.append(Group([("gated", Size(batch, share=share)) for share in shares]))
+        sizes = [Size(batch, share=share) for share in shares]
+        groups.append(Group([(name, size) for name in ("gated", "native") for size in sizes]))
     for candidates in SIZES:
         groups.append(Group([("gated", Size(1, candidates)), ("static", Size(1, candidates)),
+                             ("native", Size(1, candidates)),
                              ("static", Size(1, candidates, budget=0))]))  # fmt: skip
     for positions in LENGTHS:
-        groups.append(Group([("gated", Size(1)), ("static", Size(1))], positions))
+        variants = [(name, Size(1)) for name in ("gated", "static", "native")]
+        groups.append(Group(variants, positions))
     budgets = [("static", Size(batch, budget=budget)) for budget in range(4) for batch in (1, 32)]
     groups.append(Group(budgets))
     groups.append(Group([("gated", Size(32, share=share)) for share in SHARES]))
@@ -106,9 +109,10 @@ def side_by_side(batch: int) -> Group:
     full = Size(batch)
     return Group(
         [
-            ("torch eager", full), ("gated", full), ("static", full),
-            ("gated", Size(batch, share=0.0)),
-            *([("gated", Size(batch, share=0.5))] if batch > 1 else []),
+            ("torch eager", full), ("gated", full), ("static", full), ("native", full),
+            ("gated", Size(batch, share=0.0)), ("native", Size(batch, share=0.0)),
+            *([(name, Size(batch, share=0.5)) for name in ("gated", "native")]
+              if batch > 1 else []),
             ("static", Size(batch, budget=0)), ("torch eager", Size(batch, budget=0)),
         ]
     )  # fmt: skip
@@ -161,10 +165,10 @@ def agreement(session: Session, bundle: Path, data: Path, scratch: Path) -> str:
 
 
 def floors(variants: Variants) -> list[dict[str, Any]]:
-    """Divide the arithmetic of the static graph by the throughput of one core, for two batches."""
+    """Divide the arithmetic of the static graph by the throughput of one core, for some batches."""
     throughput = gemm_throughput()
     rows = []
-    for batch in (1, 32):
+    for batch in (1, 16, 32):
         feeds = feeds_of(Size(batch), REQUEST_NUMBERS, variants.width, 10)
         count = flops(variants.model("static", 3, 10), feeds)
         rows.append({"batch": batch, "flops": count, "gemm_flops_per_s": round(throughput),

@@ -16,6 +16,8 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from export.cases import EVERY_STEP, NO_STEP
+from service.engine.constraints import SlateConstraints
+from service.engine.rows import Row
 
 Array = np.ndarray[Any, Any]
 
@@ -68,6 +70,28 @@ def feeds_of(size: Size, numbers: int, width: int, positions: int) -> dict[str, 
         "group": np.tile(np.arange(n), (b, 1)),
         "quota": np.ones((b, n), np.float32),
     }
+
+
+def rows_of(feeds: Mapping[str, Array]) -> list[Row]:
+    """Return the lists of feeds_of as rows, which the native library takes in place of arrays."""
+    return [
+        Row(
+            numbers=feeds["numbers"][number],
+            tokens=np.zeros((len(feeds["numbers"][number]), 0), np.int64),
+            slate_size=int(feeds["length"][number]),
+            budget=int(feeds["budget"][number]),
+            entropy_threshold=float(feeds["entropy_threshold"][number]),
+            reason_temperature=float(feeds["reason_temperature"][number]),
+            recommend_temperature=float(feeds["recommend_temperature"][number]),
+            constraints=SlateConstraints(
+                pinned=feeds["pinned"][number],
+                group=feeds["group"][number],
+                quota=feeds["quota"][number],
+            ),
+            rows=feeds["rows"][number],
+        )
+        for number in feeds["list"]
+    ]
 
 
 def timed(

@@ -18,8 +18,12 @@ RATIO_LABELS = {
     "gated, nobody reasons / S = 0": "gated, no row reasons / static, S = 0",
     "gated, all reason / static": "gated, all rows reason / static",
     "cost of reasoning, half of the rows / all": "cost of reasoning, half of the rows / all rows",
+    "torch eager / native": "torch eager / native",
+    "static / native": "static / native, all rows reason",
+    "gated / native, nobody reasons": "gated / native, no row reasons",
+    "native, half of the rows / all": "native, half of the rows reason / all rows",
 }
-COLOURS = {"gated": "tab:blue", "static": "tab:orange"}
+COLOURS = {"gated": "tab:blue", "static": "tab:orange", "native": "tab:green"}
 STYLES: dict[float, Literal[":", "--", "-"]] = {
     0.0: ":",
     0.5: "--",
@@ -27,8 +31,8 @@ STYLES: dict[float, Literal[":", "--", "-"]] = {
 }  # share of the rows that reason -> line
 # Of the plot beside the first: swept field, axis label, title, variants, fields off the base size.
 PANELS: tuple[tuple[str, str, str, tuple[str, ...], dict[str, Any]], ...] = (
-    ("candidates", "candidates N", "1 list", ("gated", "static"), {}),
-    ("slate_length", "positions K", "1 list", ("gated", "static"), {}),
+    ("candidates", "candidates N", "1 list", ("gated", "static", "native"), {}),
+    ("slate_length", "positions K", "1 list", ("gated", "static", "native"), {}),
     ("budget", "reasoning steps S per position", "1 list", ("static",), {}),
     ("budget", "reasoning steps S per position", "32 lists", ("static",), {"batch": 32}),
     ("reasoning_share", "share of rows that reason", "32 lists", ("gated",), {"batch": 32}),
@@ -87,9 +91,32 @@ def ratios(figures: Figures) -> list[dict[str, Any]]:
                 "cost of reasoning, half of the rows / all": (
                     None if half is None else round((half - plain) / (gated - plain), 3)
                 ),
+                **native_ratios(figures, batch, eager, static, none),
             }
         )
     return entries
+
+
+def native_ratios(
+    figures: Figures, batch: int, eager: float, static: float, gated: float
+) -> dict[str, float | None]:
+    """Divide medians of a batch by those of the native library; empty where it was not timed.
+
+    Args:
+        eager: Median of torch, every step taken.
+        static: Median of the static graph.
+        gated: Median of the gated graph, no step taken.
+    """
+    full = figures.ms("native", batch)
+    plain, half = (figures.ms("native", batch, share=share) for share in (0.0, 0.5))
+    if full is None or plain is None:
+        return {}
+    return {
+        "torch eager / native": round(eager / full, 2),
+        "static / native": round(static / full, 2),
+        "gated / native, nobody reasons": round(gated / plain, 2),
+        "native, half of the rows / all": None if half is None else round(half / full, 3),
+    }
 
 
 def write(
@@ -118,9 +145,15 @@ def write_page(out: Path) -> None:
 def page(report: dict[str, Any]) -> str:
     """Render the report as Markdown."""
     figures = Figures(report["rows"])
-    timed = ((floor, figures.ms("static", floor["batch"])) for floor in report["floors"])
-    floors = [(floor, ms) for floor, ms in timed if ms is not None]
-    values = {**report, "floors": floors, "ratio_labels": RATIO_LABELS}
+    floors = [
+        (floor, variant, ms)
+        for floor in report["floors"]
+        for variant in ("static", "native")
+        if (ms := figures.ms(variant, floor["batch"])) is not None
+    ]
+    measured = {key for ratio in report["ratios"] for key in ratio}
+    labels = {key: label for key, label in RATIO_LABELS.items() if key in measured}
+    values = {**report, "floors": floors, "ratio_labels": labels}
     return render("inference.md.jinja", **values)
 
 
@@ -136,11 +169,12 @@ def plot(figures: Figures, path: Path) -> None:
 
     figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.8), layout="constrained")
     batches = axes[0, 0]
-    for share, style in STYLES.items():
-        rows = figures.sweep("gated", "batch", reasoning_share=share)
-        times = [row["ms_median"] / row["batch"] for row in rows]
-        batches.plot([row["batch"] for row in rows], times, style, marker="o", markersize=3,
-                     color=COLOURS["gated"])  # fmt: skip
+    for variant in ("gated", "native"):
+        for share, style in STYLES.items():
+            rows = figures.sweep(variant, "batch", reasoning_share=share)
+            times = [row["ms_median"] / row["batch"] for row in rows]
+            batches.plot([row["batch"] for row in rows], times, style, marker="o", markersize=3,
+                         color=COLOURS[variant])  # fmt: skip
     batches.set_xscale("log", base=2)
     batches.xaxis.set_major_formatter("{x:.0f}")
     batches.set(xlabel="lists in a run", ylabel="ms per list", ylim=(0, None))
@@ -156,7 +190,9 @@ def plot(figures: Figures, path: Path) -> None:
                 axis.set_xticks(points)
         axis.set(xlabel=label, title=title, ylabel="ms per list", ylim=(0, None))
     handles: list[Artist] = [
-        Line2D([], [], color=colour, label=name) for name, colour in COLOURS.items()
+        Line2D([], [], color=colour, label=name)
+        for name, colour in COLOURS.items()
+        if figures.ms(name, 1) is not None
     ]
     handles += [
         Line2D([], [], linestyle=style, color="grey", label=f"{share:.0%} of rows reason")

@@ -19,13 +19,17 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from export.bench.measure import Array, Size, feeds_of, whole_lists
+from export.bench.measure import Array, Size, feeds_of, rows_of, whole_lists
 from export.graph.compose import compose
 from model.network.config import Config
 from model.network.generator import Generator
 from model.network.reasoning import EntropyGate, decode, greedy, reason_where
 from service.engine.contract import OUTPUTS
 from service.engine.graph import open_graph
+from service.engine.initialisers import read_initialisers
+from service.engine.native import NativeGenerator
+from service.engine.native_library import NativeLibrary, find_library
+from service.engine.native_weights import generator_weights
 
 NAMES = list(OUTPUTS)[:5]
 NUMBERS, TOKENS, VOCABULARY = 121, 21, 3000  # columns and tokens as RankLens has them
@@ -110,9 +114,20 @@ class Variants:
             )
         return self.sessions[key]
 
+    def native(self, budget: int, positions: int) -> NativeGenerator:
+        """Open the decode loop of the native library. Raises NativeError if there is none."""
+        path = Path(self.scratch.name) / f"native-{budget}-{positions}.onnx"
+        if not path.exists():
+            path.write_bytes(self.model("static", budget, positions).SerializeToString())
+        weights = generator_weights(read_initialisers(path), positions, budget)
+        return NativeGenerator(NativeLibrary(find_library()), weights)
+
     def run(self, variant: str, size: Size, positions: int) -> Run:
         """Return one call of a variant, ready to be timed. Raises ValueError for another name."""
         feeds = feeds_of(size, REQUEST_NUMBERS, self.width, positions)
+        if variant == "native":
+            generator, rows = self.native(size.budget, positions), rows_of(feeds)
+            return lambda: generator.run(rows)
         if variant in ("gated", "static int8", *OPTIONS):
             session = self.session(variant, size.budget, positions)
             return lambda: session.run(NAMES, feeds)

@@ -34,6 +34,16 @@ def test_ratios_are_those_of_the_medians():
         "cost of reasoning, half of the rows / all": 0.5,
     }
     assert ratios(Figures(rows[1:])) == []  # torch eager is missing
+    native = [
+        row("native", 32, 2.5), row("native", 32, 1.0, share=0.0), row("native", 32, 1.5, share=0.5)
+    ]  # fmt: skip
+    (with_native,) = ratios(Figures(rows + native))
+    assert with_native == entry | {
+        "torch eager / native": 12.0,
+        "static / native": 4.0,
+        "gated / native, nobody reasons": 5.5,
+        "native, half of the rows / all": 0.6,
+    }
 
 
 def test_the_first_of_two_timings_of_a_size_counts():
@@ -50,6 +60,9 @@ def test_the_benchmark_runs_in_miniature(tmp_path):
               "reasoning_share", "ms_median", "ms_p99"}  # fmt: skip
     assert all(fields <= r.keys() and r["ms_median"] <= r["ms_p99"] for r in payload["rows"])
     text = (tmp_path / "inference.md").read_text()
+    variants = {r["variant"] for r in payload["rows"]}
+    assert variants - {"native"} == {"torch eager", "gated", "static"}
+    assert ("native" in variants) == ("native" not in payload["notes"])
     for ratio in payload["ratios"]:
         assert f"{ratio['torch eager / static']}" in text
     assert (tmp_path / "inference.png").stat().st_size > 1000
