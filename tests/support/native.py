@@ -8,31 +8,20 @@ from pathlib import Path
 from service.engine.native_library import NativeLibrary
 from tests.support.bundles import ROOT
 
-SOURCES = ROOT / "native" / "src"
 NAMED = "NATIVE_LIBRARY"  # the environment variable; sanitizer builds and emulators set it
-FLAGS = (
-    "-std=c++17", "-O1", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
-    "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-fPIC", "-shared", "-Wall", "-Wextra",
-    "-Werror", "-Wno-psabi",
-)  # fmt: skip
-
-
-def compiler():
-    """Return the path of a C++ compiler, or None."""
-    return next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
 
 
 def is_available():
-    return NAMED in os.environ or compiler() is not None
+    return NAMED in os.environ or shutil.which("c++") is not None
 
 
-def compile_library(directory, *flags):
+def compile_library(directory):
     """Compile the sources into a directory; return the path of the library."""
-    path = directory / "libeglr_rerank_native.so"
-    sources = sorted(str(source) for source in SOURCES.glob("*.cc"))
-    command = [compiler(), *FLAGS, *flags, *sources, "-o", str(path)]
-    subprocess.run(command, check=True, timeout=300)
-    return path
+    subprocess.run(
+        ["make", "--silent", "-C", str(ROOT / "native"), f"OUT={directory}", "OPTIMISE=-O1",
+         "WERROR=1"], check=True, timeout=300,
+    )  # fmt: skip
+    return directory / "libeglr_rerank_native.so"
 
 
 def open_library(once):
