@@ -49,7 +49,6 @@ define try_native
 endef
 
 setup: .venv/.installed ## install everything for development into .venv
-	$(try_native)
 
 native: ## build the native decode loop into build/native; SANITIZE=1 for ASan and UBSan
 	$(MAKE) --no-print-directory -C native
