@@ -3,13 +3,26 @@
 ARG BASE=python:3.11.14-slim-bookworm
 ARG CUDA=nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04
 
+# The decode loop for the platform that is built, with every instruction set of it.
+FROM ${BASE} AS native
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN apt-get update && apt-get install -y --no-install-recommends g++ make \
+ && rm -rf /var/lib/apt/lists/*
+COPY constraints.txt ./
+COPY native native
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /build && /build/bin/pip install pip==26.1 \
+ && /build/bin/pip wheel --no-deps --build-constraint constraints.txt --wheel-dir /wheels ./native
+
 FROM ${BASE} AS environment
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /venv && /venv/bin/pip install pip==26.1 \
- && /venv/bin/pip install --constraint constraints.txt --group service \
+ && /venv/bin/pip install --constraint constraints.txt --group service
+COPY --from=native /wheels /wheels
+RUN /venv/bin/pip install --no-index /wheels/*.whl \
  && rm -rf /venv/lib/python3*/site-packages/pip* /venv/bin/pip*
 
 FROM ${BASE} AS train

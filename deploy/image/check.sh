@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Build the service image without a container engine and check it: it starts as user 65532 with a
-# read-only root and no shell in between, is healthy, answers the README's request, serves the
-# documentation without other hosts, sends no telemetry, drains at SIGTERM, and stays under 450 MB.
+# read-only root and no shell in between, is healthy, answers the README's request on the native
+# library, serves the documentation without other hosts, sends no telemetry, drains at SIGTERM, has
+# no compiler, and stays under 450 MB.
 # The check needs root, buildah, debootstrap and curl (Debian packages).
 #
 #   deploy/image/check.sh                       uses a Debian base made by debootstrap, pulls nothing
@@ -54,6 +55,13 @@ root=$(buildah mount "$container")
 size=$(du -sm "$root" | cut -f1)
 say "size: $size MB (at most $MAX_MB)"
 [ "$size" -le "$MAX_MB" ]
+compilers=$(find "$root" -xdev \( -path '*/bin/*++*' -o -path '*/bin/*gcc*' -o -path '*/bin/make' \
+  -o -name cc1plus \))
+say "compilers: ${compilers:-none}"
+[ -z "$compilers" ]
+libraries=$(cd "$root/venv/lib" && find . -name 'libeglr_rerank_native.*.so' -printf '%f %s bytes, ')
+say "native library: ${libraries%, }"
+[ -n "$libraries" ]
 
 inspected=$(buildah inspect "$container")
 config() { # Python arguments of print, with the image's configuration as c
@@ -86,6 +94,10 @@ for _ in $(seq 60); do
   sleep 0.5
 done
 say "ready: $(curl -fs "http://127.0.0.1:$PORT/readyz")"
+backend=$(curl -fs "http://127.0.0.1:$PORT/info" |
+  python3 -c 'import json,sys; print(json.load(sys.stdin)["backend"]["name"])')
+say "backend: $backend"
+[ "$backend" = native ]
 body=$(sed -n "/rerank -d '/,/}'/p" README.md | sed "1d;s/}'\$/}/")
 slate=$(curl -fs "http://127.0.0.1:$PORT/rerank" -d "$body" | python3 -c 'import json,sys; print([e["id"] for e in json.load(sys.stdin)["slate"]])')
 say "README's slate: $slate"
