@@ -5,6 +5,7 @@ One thread per process: two cores are shared by tests, servers and child process
 
 import os
 from functools import partial
+from typing import cast
 
 import pytest
 
@@ -14,6 +15,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = os.path.dirname(__file__)
 
+from service.engine.native_backend import BackendName  # noqa: E402
 from service.engine.session import Session  # noqa: E402
 from tests.support import native  # noqa: E402
 from tests.support.bundles import BUNDLE  # noqa: E402
@@ -30,7 +32,9 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.fixture(scope="session")
 def session():
-    return Session.load(BUNDLE)
+    """The committed bundle, on the backend that RERANK_BACKEND names."""
+    backend = cast(BackendName, os.environ.get("RERANK_BACKEND", "onnx"))
+    return Session.load(BUNDLE, backend=backend)
 
 
 @pytest.fixture(scope="session")

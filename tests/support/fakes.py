@@ -12,7 +12,7 @@ class Failing(Session):
     """A session whose runs take `delay_s` and then fail."""
 
     def __init__(self, real, delay_s=0.0, fail=True):
-        super().__init__(real.manifest, real.featuriser, real._generator, real._evaluator)
+        self.__dict__ |= real.__dict__
         self.delay_s, self.fail = delay_s, fail
 
     def run(self, rows):

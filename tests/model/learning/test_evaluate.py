@@ -23,7 +23,7 @@ class Stalling(Session):
     """A session that stalls in its first runs for longer than the deadline."""
 
     def __init__(self, real, stalls):
-        super().__init__(real.manifest, real.featuriser, real._generator, real._evaluator)
+        self.__dict__ |= real.__dict__
         self.stalls = stalls
 
     def run(self, rows):
