@@ -1,6 +1,7 @@
 """The native library decodes the slates of the graph, with the weights of its initialisers."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -84,3 +85,13 @@ def test_utilities_are_those_of_the_graph(native_library, session, weights, item
 
 def candidates_of(ids):
     return CandidateList.from_json({"candidates": [{"id": item} for item in ids]})
+
+
+def test_threads_run_one_generator_beside_each_other(native_library):
+    pair = Pair(Network("transformer", 16, 1, 5, 2), 0, native_library)
+    batches = [pair.draw(np.random.default_rng(seed), intents=True) for seed in range(12)]
+    expected = [pair.native.run(rows).slate for rows in batches]
+    with ThreadPoolExecutor(4) as pool:
+        outputs = list(pool.map(pair.native.run, batches * 4))
+    for one, other in zip(outputs, expected * 4, strict=True):
+        np.testing.assert_array_equal(one.slate, other)
