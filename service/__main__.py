@@ -13,6 +13,7 @@ from service.engine.contract import BundleError
 from service.http.security import KeysError
 from service.log_handler import flush
 from service.settings import (
+    SECRETS,
     Settings,
     describe,
     drop_foreign_variables,
@@ -59,7 +60,8 @@ def main() -> int:
             return 2
         for entry in error.errors(include_url=False):
             name = f"RERANK_{'_'.join(map(str, entry['loc'])).upper()}"
-            print(f"service: {name}: {entry['msg']}, got {entry['input']!r}", file=sys.stderr)
+            value = "" if name in SECRETS else f", got {entry['input']!r}"
+            print(f"service: {name}: {entry['msg']}{value}", file=sys.stderr)
         return 2
     if print_only:
         print(describe(settings))

@@ -43,6 +43,9 @@ STEPS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100)
 LIST_SIZES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
+AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 365 * 86400)  # seconds
+LOOKUPS = ("hit", "miss", "timeout", "error", "corrupt")
+
 MODEL_LABELS = ("model", "version")
 NO_LABELS: Mapping[str, str] = {}
 INTENTS = ("diversity", "boost")
@@ -67,6 +70,7 @@ class Metrics:
         self._define_ranking()
         self._define_load()
         self._define_models()
+        self._define_state()
         self._define_processes()
         self.hot = HotMetrics(self._slot, self)
         self._page = self.registry
@@ -78,7 +82,7 @@ class Metrics:
     def _define_ranking(self) -> None:
         self.requests = self._counter(
             "rerank_requests",
-            "Lists ranked, by outcome ok, reduced_budget or degraded; and calls refused: "
+            "Lists ranked, by outcome ok, reduced_budget, state or degraded; and calls refused: "
             "client_error, error.",
             (*MODEL_LABELS, "variant", "outcome"),
         )
@@ -127,7 +131,8 @@ class Metrics:
         self.degraded = self._counter(
             "rerank_degraded",
             "Responses with the initial ranking, by reason: deadline, overload, model_error; or "
-            "with fewer reasoning steps than requested: reduced_budget.",
+            "with fewer reasoning steps than requested: reduced_budget; or without the entity "
+            "store: state.",
             ("reason",),
         )
 
@@ -178,6 +183,39 @@ class Metrics:
             "setting, provider, library, configuration, difference.",
             "livemax",
             ("name", "version", "backend", "reason"),
+        )
+
+    def _define_state(self) -> None:
+        lookups = self._counter(
+            "rerank_state_lookups",
+            "Users looked up in the entity store, by result: hit, miss, timeout, error, corrupt.",
+            ("result",),
+        )
+        self.state_lookups = {result: lookups.labels(result) for result in LOOKUPS}
+        self.state_duration = self._histogram(
+            "rerank_state_duration_seconds",
+            "Time of a lookup in the entity store that was answered.",
+            SECONDS,
+        )
+        self.state_age = self._histogram(
+            "rerank_state_age_seconds", "Time since the last change of a user that was read.", AGES
+        )
+        self.state_bytes = self._counter(
+            "rerank_state_read_bytes", "Bytes of entities read from the store."
+        )
+        self.state_up = self._gauge(
+            "rerank_state_up",
+            "1 if the entity store responds, 0 if not or if there is none.",
+            "livemax",
+        )
+        self.state_entities = self._gauge(
+            "rerank_state_entities",
+            "Entities in the store, by kind: user, item; all if the engine counts them together.",
+            "livemax",
+            ("kind",),
+        )
+        self.state_size = self._gauge(
+            "rerank_state_size_bytes", "Size of the entity store.", "livemax"
         )
 
     def _define_processes(self) -> None:

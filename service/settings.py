@@ -7,17 +7,21 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
+from service.state.address import Address, parse_address
+
 PREFIX = "RERANK_"
+SECRETS = ("RERANK_STATE",)  # whose values no message repeats
 # Kubernetes sets such variables for every Service of a namespace, as Docker does for links. Those
 # of a Service named `rerank` have the prefix of settings: RERANK_PORT=tcp://10.0.0.1:80.
 LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
@@ -40,6 +44,12 @@ class Environment(EnvSettingsSource):
             for name, value in super().__call__().items()
             if not isinstance(value, str) or (value.strip() and not LINK_VALUE.match(value))
         }
+
+
+def _state(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return "off" if value.strip().lower() == "off" else parse_address(value)
 
 
 class Settings(BaseSettings):
@@ -228,6 +238,31 @@ class Settings(BaseSettings):
         gt=0,
         description="Lists per second of one API key at each worker, in bursts of two seconds. "
         "Without it, no quota.",
+    )
+    state: Annotated[Address | Literal["off"], NoDecode, BeforeValidator(_state)] = Field(
+        "off",
+        description="Entity store, which knows users by id: lmdb:///DIRECTORY for one host, "
+        "redis://HOST:PORT/DATABASE for several.",
+    )
+    state_timeout_ms: float = Field(
+        5.0,
+        gt=0,
+        description="Milliseconds that a lookup in the entity store may take; a later one is given "
+        "up, and the list is ranked without it.",
+    )
+    state_connections: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="Connections of each worker to Redis. Raise it if lookups time out while the "
+        "server is idle.",
+    )
+    state_max_gb: float = Field(
+        64.0,
+        gt=0,
+        le=65536,
+        description="Gibibytes that the file of an LMDB store may grow to. All processes of the "
+        "store need the same.",
     )
     log_format: Literal["json", "console"] = Field(
         "json", description="Log format. Use console to read logs in a terminal."

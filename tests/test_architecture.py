@@ -60,7 +60,10 @@ RULES = {
         {"structlog", "opentelemetry"},
         {"service.log_handler", "service.settings"},
     ),
-    "service.settings": ({"pydantic", "pydantic_settings"}, set()),
+    "service.settings": (
+        {"pydantic", "pydantic_settings"},
+        {"service.state.address", "service.state.errors"},
+    ),
     "service.metrics": ({"prometheus_client"}, {"service.shared_values"}),
     "service.errors": (set(), set()),
     "service.engine": ({"numpy", "onnxruntime"}, set()),
@@ -83,7 +86,7 @@ RULES = {
     "service.ranking": (
         set(),
         {"service.engine", "service.batching", "service.models", "service.errors",
-         "service.settings"},
+         "service.settings", "service.state"},
     ),
     "service.ranking.intent": (
         {"numpy"},
@@ -98,6 +101,7 @@ RULES = {
         {"lmdb", "msgpack", "orjson", "ormsgpack", "redis"},
         {"service.engine.contract", "service.engine.features"},
     ),
+    "service.state.store": (set(), {"service.metrics", "service.settings", "service.state"}),
     "service.state.loading": ({"ormsgpack", "tqdm"}, {"service.state"}),
     "service.state.commands": ({"tyro"}, {"service.state"}),
     "service.http": (SERVING | {"httptools"}, {"service"}),

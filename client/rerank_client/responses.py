@@ -63,9 +63,10 @@ class RerankResponse:
     """A slate, best first.
 
     degraded: None, or `reduced_budget` if the service granted fewer reasoning steps than
-    requested. Otherwise the reason for returning the initial ranking: `deadline`, `overload` or
-    `model_error` from the service, or `client: ` followed by the reason of a NoAnswer. A response
-    made by the client has neither model nor reasoning.
+    requested, or `state` if it ranked without its entity store. Otherwise the reason for returning
+    the initial ranking: `deadline`, `overload` or `model_error` from the service, or `client: `
+    followed by the reason of a NoAnswer. A response made by the client has neither model nor
+    reasoning.
     latency_ms: `total` and its parts at the service, or the time that the client spent.
     raw: the JSON of the service, including keys without a field here; empty if there was none.
     unknown_candidates: candidates whose id the model does not know; None without the service.

@@ -32,6 +32,7 @@ from service.models.fleet import Fleet
 from service.ranking.observer import Observer
 from service.ranking.reranker import Reranker
 from service.settings import Settings
+from service.state.store import EntityStore
 from service.telemetry import Tracer
 
 logger = logging.getLogger("service")
@@ -99,6 +100,7 @@ class Api:
         self._key_files = [each for each in (keys, admin_keys) if each is not None]
         self._tracer = Tracer.of(settings)
         self._observer = Observer(metrics, fleet)
+        self._store = EntityStore.of(settings, metrics)
         self.app = Application(
             title="EGLR re-ranking service",
             version=API_VERSION,
@@ -115,7 +117,14 @@ class Api:
         self.app.state.reload = self.reload
         reranker = Reranker(settings, fleet, self._observer.shadow_compared)
         self.app.ranking_calls = RankingCalls(
-            settings, fleet, self._observer, reranker, self._state, keys, self._tracer
+            settings,
+            fleet,
+            self._observer,
+            reranker,
+            self._state,
+            keys,
+            self._tracer,
+            self._store,
         )
         self._add_routes()
         if admin_keys is not None:
@@ -145,11 +154,15 @@ class Api:
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._fleet.start()
+        if self._store is not None:
+            await self._store.start()
         self._on_start(app)
         app.state.ready = True
         yield {"head_timeout_s": self._settings.body_timeout_s}
         app.state.ready = False
         await self._fleet.close()
+        if self._store is not None:
+            await self._store.close()
         if self._tracer is not None:
             self._tracer.close()
 
@@ -186,11 +199,13 @@ class Api:
             raise NotReady("loading")
         if self.app.state.draining:
             raise NotReady("draining")
-        return {"status": "ready"}
+        if self._store is None:
+            return {"status": "ready"}
+        return {"status": "ready", "state": "up" if self._store.problem is None else "down"}
 
     def info(self) -> dict[str, Any]:
         """Describe the served models, their limits and their offline metrics."""
-        return server_info(self._fleet, self._settings)
+        return server_info(self._fleet, self._settings, self._store)
 
     def metrics_page(self) -> Response:
         """Return the Prometheus metrics of all workers."""

@@ -23,6 +23,7 @@ from service.http.bodies import read_body
 from service.http.disconnects import DISCONNECTED, ON_DISCONNECT
 from service.http.edge import header_map, request_id_of
 from service.http.exchange import Exchange
+from service.http.lookups import look_up
 from service.http.parsing import (
     Limits,
     decode,
@@ -49,6 +50,7 @@ from service.ranking.decision import Decision, Timeline
 from service.ranking.observer import Observer
 from service.ranking.reranker import PreparedList, Reranker
 from service.settings import Settings
+from service.state.store import EntityStore, UserLookup
 from service.telemetry import Tracer
 
 logger = logging.getLogger("service")
@@ -92,8 +94,10 @@ class RankingCalls:
         state: Mapping[str, Any],
         keys: Keys | None,
         tracer: Tracer | None,
+        store: EntityStore | None = None,
     ) -> None:
         """state: `ready` and `draining`, true while calls are accepted, and before the end."""
+        self._store = store
         self._settings, self._fleet = settings, fleet
         self._observer, self._reranker = observer, reranker
         self._state, self._keys, self._tracer = state, keys, tracer
@@ -163,7 +167,8 @@ class RankingCalls:
         parsed = time.monotonic()
         if self._quota is not None:
             self._spend_quota(self._quota, client, len(bodies))
-        lists = self._prepare(call, bodies, received)
+        lookups = None if self._store is None else await look_up(self._store, bodies)
+        lists = self._prepare(call, bodies, lookups, received)
         timeline = Timeline(received, parsed, time.monotonic())
         observer.call_started()
         state, task = call.scope.setdefault("state", {}), asyncio.current_task()
@@ -208,7 +213,11 @@ class RankingCalls:
             raise
 
     def _prepare(
-        self, call: Call, bodies: Sequence[RerankRequest], received: float
+        self,
+        call: Call,
+        bodies: Sequence[RerankRequest],
+        lookups: Sequence[UserLookup | None] | None,
+        received: float,
     ) -> list[PreparedList]:
         """Check and featurise the lists of a call. Raises InvalidRequest."""
         timeout_ms = min(header_timeout_ms(call.headers), self._settings.timeout_ms)
@@ -219,6 +228,9 @@ class RankingCalls:
                 path, request_id = list_path(index), f"{call.request_id}.{index}"
             limit_ms = timeout_ms if body.timeout_ms is None else min(timeout_ms, body.timeout_ms)
             list_request = ranking_request(body, path, request_id, received + limit_ms / 1e3)
+            if lookups is not None:
+                list_request.lookup = lookups[index]
+                list_request.has_history = body.user is not None and body.user.history is not None
             prepared = self._reranker.prepare(list_request)
             self._observer.prepared(prepared)
             lists.append(prepared)
@@ -261,7 +273,7 @@ class RankingCalls:
                 "path": call.scope["path"],
                 "lists": len(decisions),
                 "latency_ms": latency_ms,
-                "degraded": [d.degraded for d in decisions if d.degraded is not None],
+                "degraded": [d.reasons[0] for d in decisions if d.reasons],
             },
         )
 

@@ -24,7 +24,9 @@ from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
 from service.models.fleet import Fleet
 from service.ranking.decision import Decision, StageTimes
 from service.ranking.intent import IntentEffect
+from service.ranking.stored_user import StateUse
 from service.settings import Settings
+from service.state.store import EntityStore
 
 JSON_NAMES = ("application/json",)
 ALTERNATIVES = 3  # entries of an explanation
@@ -162,8 +164,8 @@ def decision_content(
     decision: Decision, entries: list[dict[str, Any]], times: StageTimes
 ) -> dict[str, Any]:
     """Render the response to one list."""
-    row, utility = decision.row, decision.utility
-    return {
+    row, utility, reasons = decision.row, decision.utility, decision.reasons
+    content = {
         "request_id": decision.request_id,
         "model": {
             "name": decision.model, "version": decision.version, "variant": decision.variant,
@@ -186,8 +188,22 @@ def decision_content(
             "inference": round(1e3 * times.inference, 3),
             "respond": round(1e3 * times.respond, 3),
         },
-        "degraded": None if decision.degraded is None else {"reason": decision.degraded},
+        "degraded": {"reason": reasons[0], "reasons": reasons} if reasons else None,
     }  # fmt: skip
+    if row.explain and decision.state is not None:
+        content["state"] = state_used(decision.state)
+    return content
+
+
+def state_used(use: StateUse) -> dict[str, Any]:
+    """Render the part of the entity store in one list."""
+    return {
+        "user": use.status,
+        "history": use.history,
+        "features": use.features,
+        "ignored": use.ignored,
+        "age_s": None if use.age_s is None else round(use.age_s, 3),
+    }
 
 
 def batch_content(responses: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -311,7 +327,9 @@ def alternatives(
     ]
 
 
-def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
+def server_info(
+    fleet: Fleet, settings: Settings, store: EntityStore | None = None
+) -> dict[str, Any]:
     """Render `GET /info`: the default model, its limits and offline metrics, and versions."""
     session = fleet.models[fleet.default_name()].active.session
     manifest, scale = session.manifest, session.featuriser.schema.label
@@ -349,6 +367,7 @@ def server_info(fleet: Fleet, settings: Settings) -> dict[str, Any]:
             for f in session.featuriser.schema.features
         ],
         "training_commit": manifest.training.get("commit"),
+        "state": None if store is None else store.describe(),
         "threads": settings.threads,
         "max_batch_size": settings.max_batch_size,
         "versions": {"onnxruntime": onnxruntime.__version__, "fastapi": fastapi.__version__},

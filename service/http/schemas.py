@@ -40,6 +40,7 @@ from service.http.ids import Id, KeyId
 from service.http.plain import read_history, read_ids
 
 Form = Literal["records", "ids", "columns"]  # of the candidates
+Reason = Literal["deadline", "overload", "model_error", "state", "reduced_budget"]
 
 
 class HistoryEntry(StrictModel):
@@ -322,9 +323,22 @@ class Latency(BaseModel):
 
 
 class Degraded(BaseModel):
-    """The reason for the initial ranking, or for fewer reasoning steps than requested."""
+    """The reason for the initial ranking, for fewer reasoning steps, or for an unknown user."""
 
-    reason: Literal["deadline", "overload", "model_error", "reduced_budget"]
+    reason: Reason = Field(description="the gravest of `reasons`")
+    reasons: list[Reason] = Field(description="state: ranked without the entity store")
+
+
+class StateUsed(BaseModel):
+    """The part of the entity store in the ranking of one list."""
+
+    user: Literal["hit", "miss", "unavailable"]
+    history: int = Field(description="entries of the history that came from the store")
+    features: list[str] = Field(description="user features that came from the store")
+    ignored: list[str] = Field(
+        description="stored features that the model's schema does not declare or allow"
+    )
+    age_s: float | None = Field(description="seconds since the user's last change")
 
 
 class Model(BaseModel):
@@ -346,6 +360,9 @@ class RerankResponse(BaseModel):
     unknown_candidates: int = Field(description="candidates whose id the model's item table lacks")
     latency_ms: Latency
     degraded: Degraded | None
+    state: StateUsed | None = Field(
+        None, description="only if the request sets `explain` and the store was asked"
+    )
 
 
 class BatchResponse(BaseModel):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.engine.rows import Row, Slate
 from service.ranking.intent import IntentEffect
+from service.ranking.stored_user import StateUse
 
 
 # The classes below are built for every list. They are not frozen, because a frozen dataclass takes
@@ -48,6 +49,7 @@ class Decision:
         steps: steps taken, over all positions.
         unknown: number of candidates whose id the item table lacks.
         degraded: None, `reduced_budget`, or the code of the error behind the initial ranking.
+        state: the part of the entity store, None if it was not asked.
         effect: of the row's intent, None without one.
     """
 
@@ -67,6 +69,15 @@ class Decision:
     queue_s: float
     inference_s: float
     effect: IntentEffect | None = None
+    state: StateUse | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """All reasons for a degraded response, the gravest first; empty for none."""
+        reasons = [] if self.degraded is None else [self.degraded]
+        if self.state is not None and self.state.status == "unavailable":
+            reasons.insert(0 if self.degraded == "reduced_budget" else len(reasons), "state")
+        return reasons
 
     @property
     def utility(self) -> float | None:

@@ -10,7 +10,8 @@ from service.ranking.decision import Decision, StageTimes
 from service.ranking.intent import IntentEffect
 from service.ranking.reranker import PreparedList
 
-OUTCOMES = {None: "ok", "reduced_budget": "reduced_budget"}  # every other reason is `degraded`
+# Of lists that were ranked; every other reason is `degraded`.
+OUTCOMES = {None: "ok", "reduced_budget": "reduced_budget", "state": "state"}
 
 
 class Observer:
@@ -48,14 +49,14 @@ class Observer:
 
     def decided(self, decision: Decision, times: StageTimes) -> None:
         """Observe one decision and its times."""
-        metrics, reason = self._metrics, decision.degraded
-        if reason is not None:
+        metrics, reasons = self._metrics, decision.reasons
+        for reason in reasons:
             metrics.degraded.labels(reason).inc()
         hot = metrics.hot
         hot.observe_list(times.stages(), times.total, decision.steps, len(decision.ids))
         if decision.row.intent is not None and decision.effect is not None:
             self._count_intent(decision.row.intent, decision.effect)
-        outcome = OUTCOMES.get(reason, "degraded")
+        outcome = OUTCOMES.get(reasons[0] if reasons else None, "degraded")
         hot.count_request(decision.model, decision.version, decision.variant, outcome)
 
     def _count_intent(self, intent: SlateIntent, effect: IntentEffect) -> None:

@@ -11,6 +11,7 @@ from service.engine.contract import Floats
 from service.engine.features.candidates import CandidateList
 from service.engine.intent import DiversityTerm
 from service.engine.rows import SlateSampling
+from service.state.store import UserLookup
 
 T = TypeVar("T")
 
@@ -55,7 +56,9 @@ class RankingRequest:
     """One candidate list to rank. None stands for the default of the bundle.
 
     path is the prefix of field paths in errors, such as "requests[3]."; deadline is a time of
-    time.monotonic(); form is that of the candidates in the body.
+    time.monotonic(); form is that of the candidates in the body. lookup is that of the user in the
+    entity store, None if it was not asked; has_history is true if the request states a history, be
+    it empty.
     """
 
     inputs: CandidateList
@@ -74,6 +77,8 @@ class RankingRequest:
     form: Literal["records", "ids", "columns"] = "records"
     priority: str = "interactive"
     explain: bool = False
+    lookup: UserLookup | None = None
+    has_history: bool = False
 
     def field(self, path: str) -> str:
         """Return the path of a field of a record as the client sent it, in the form of the request.

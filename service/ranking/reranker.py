@@ -33,6 +33,7 @@ from service.ranking.decision import Decision, Timeline
 from service.ranking.intent import effect_of, resolve_intent
 from service.ranking.request import RankingRequest
 from service.ranking.shadow import ShadowRanker
+from service.ranking.stored_user import StateUse, with_stored_user, without
 from service.settings import Settings
 
 logger = logging.getLogger("service")
@@ -46,7 +47,7 @@ class PreparedList:
     """One checked and featurised list, and the deployment that will rank it.
 
     shed is set for a list that was refused before it was featurised; unknown counts the
-    candidates whose id the item table lacks.
+    candidates whose id the item table lacks; state is the part of the entity store, if asked.
     """
 
     request: RankingRequest
@@ -55,6 +56,7 @@ class PreparedList:
     variant: str
     shed: Overloaded | None
     unknown: int
+    state: StateUse | None = None
 
 
 class Reranker:
@@ -84,17 +86,20 @@ class Reranker:
             request.budget, request.sampling,
         ):  # fmt: skip
             shed = Overloaded("the queue is too long for the deadline of this list")
-        try:
-            make_row = (
-                deployment.session.row if shed is None else deployment.session.placeholder_row
+        state = None
+        if request.lookup is not None:
+            schema = deployment.session.featuriser.schema
+            request.inputs, state = with_stored_user(
+                inputs, request.lookup, request.has_history, schema
             )
-            row = make_row(inputs, request.slate_size, request.budget, request.entropy_threshold)
+        try:
+            row, state = make_row(request, deployment, shed is not None, state)
             row = apply_options(request, row, deployment)
         except (FeatureError, ConstraintError) as error:
             field, value = request.field(error.path), as_sent(error.value)
             broken = FieldError(field, error.rule, value)
             raise InvalidRequest.of(broken) from None
-        return PreparedList(request, row, deployment, variant, shed, row.unknown)
+        return PreparedList(request, row, deployment, variant, shed, row.unknown, state)
 
     async def rank(self, lists: Sequence[PreparedList], timeline: Timeline) -> list[Decision]:
         """Return one decision per list, in order.
@@ -150,6 +155,28 @@ class Reranker:
             if failed:
                 logger.error("request %s: the model failed", entry.request.request_id)
             self._fleet.record_outcome(entry.deployment, failed)
+
+
+def make_row(
+    request: RankingRequest, deployment: Deployment, is_shed: bool, state: StateUse | None
+) -> tuple[Row, StateUse | None]:
+    """Featurise a list, without stored features that the bundle's schema does not allow.
+
+    Raises FeatureError for a value of the request.
+    """
+    session = deployment.session
+    make = session.placeholder_row if is_shed else session.row
+    while True:
+        try:
+            row = make(
+                request.inputs, request.slate_size, request.budget, request.entropy_threshold
+            )
+            return row, state
+        except FeatureError as error:
+            rest = None if state is None else without(request.inputs, state, error.path)
+            if rest is None:
+                raise
+            request.inputs, state = rest
 
 
 def apply_options(request: RankingRequest, row: Row, deployment: Deployment) -> Row:
@@ -229,5 +256,5 @@ def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Tim
     return Decision(
         entry.request.request_id, manifest.name, manifest.version, entry.variant,
         entry.request.inputs.ids, row, slate, fallback, budget, steps, entry.unknown,
-        degraded, timeline, queue_s, inference_s, effect,
+        degraded, timeline, queue_s, inference_s, effect, entry.state,
     )  # fmt: skip

@@ -206,17 +206,21 @@ class RedisReader:
 
     name = "redis"
 
-    def __init__(self, address: Address, timeout_s: float, connections: int) -> None:
+    def __init__(
+        self, address: Address, timeout_s: float, connections: int, connect_s: float = 2.0
+    ) -> None:
         """Connect at the first lookup.
 
         Args:
-            timeout_s: seconds to wait for a connection, and for each response.
+            timeout_s: seconds that a lookup may take.
             connections: most connections at a time; to each server, of a cluster.
+            connect_s: seconds to wait for a connection or a response after the lookup is given up.
         """
+        self._timeout_s = timeout_s
         self._address, self._prefix = address, address.prefix.encode()
         options = connection_options(address) | {
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
+            "socket_timeout": connect_s,
+            "socket_connect_timeout": connect_s,
             "retry": AsyncRetry(NoBackoff(), 1, supported_errors=(LostConnection,)),
         }
         # The client of a cluster refuses a call without a free connection instead of waiting.
@@ -226,7 +230,7 @@ class RedisReader:
         else:
             pool = redis.asyncio.BlockingConnectionPool(
                 max_connections=connections,
-                timeout=timeout_s,
+                timeout=connect_s,
                 **_for_pool(options, redis.asyncio.SSLConnection),
             )
             self._client = AsyncRedis(connection_pool=pool)
@@ -234,6 +238,20 @@ class RedisReader:
     async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return the blob of each entity, None for one that is absent. Raises EngineError."""
         names = [name_of(key, self._prefix) for key in keys]
+        # A lookup that is given up goes on: a cancelled one would lose its connection, and where
+        # connecting takes longer than a lookup may, none would ever be open.
+        task = asyncio.ensure_future(self._get(names))
+        await asyncio.wait([task], timeout=self._timeout_s)
+        if not task.done():
+            task.add_done_callback(_retrieve)
+            raise StateTimeout(f"{self._address}: no response in {1e3 * self._timeout_s:g} ms")
+        return task.result()
+
+    async def keep_open(self) -> None:
+        """Use a connection, so that the next lookup need not open one. Raises EngineError."""
+        await self._get([name_of(Key("load", "none"), self._prefix)])
+
+    async def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
         with _errors(self._address):
             if self._address.cluster:
                 async with self._free:
@@ -245,6 +263,12 @@ class RedisReader:
         await self._client.aclose()
         if not self._address.cluster:
             await self._client.connection_pool.disconnect()
+
+
+def _retrieve(task: asyncio.Future[list[bytes | None]]) -> None:
+    """Retrieve the error of a lookup that was given up, which asyncio would log."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _for_pool(options: Mapping[str, Any], ssl_connection: Any = redis.SSLConnection) -> Any:

@@ -108,7 +108,7 @@ def test_constraints_hold_in_a_degraded_response(session, items):
         result = (
             httpx.post(f"{url}/rerank", json=constrained_payload(items)).raise_for_status().json()
         )
-    assert result["degraded"] == {"reason": "model_error"}
+    assert result["degraded"] == {"reason": "model_error", "reasons": ["model_error"]}
     assert_constraints_hold(result, items)
 
 

@@ -140,7 +140,7 @@ def test_the_first_of_repeated_headers_counts(session, items):
             headers = [("X-Request-Timeout-Ms", value) for value in values]
             result = httpx.post(f"{url}/rerank", json=body(items), headers=headers)
             reasons.append(result.raise_for_status().json()["degraded"])
-    assert reasons == [{"reason": "deadline"}, None]
+    assert reasons == [{"reason": "deadline", "reasons": ["deadline"]}, None]
 
 
 def test_an_invalid_timeout_header_is_refused_by_name(client, items):

@@ -184,7 +184,7 @@ def test_a_degraded_response_explains_no_choice(session, items):
     with fresh(Failing(session)) as url:
         result = httpx.post(f"{url}/rerank", json=payload).raise_for_status().json()
     RerankResponse.model_validate(result, strict=True)
-    assert result["degraded"] == {"reason": "model_error"}
+    assert result["degraded"] == {"reason": "model_error", "reasons": ["model_error"]}
     slate = result["slate"]
     assert [entry["id"] for entry in slate[:4]] == [ids[4], ids[0], ids[2], ids[3]]
     for entry in slate:

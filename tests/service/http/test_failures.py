@@ -21,7 +21,7 @@ def test_a_failed_or_late_list_gets_its_initial_ranking_and_the_reason(session, 
         result = httpx.post(f"{url}/rerank", json=payload).raise_for_status().json()
         text = httpx.get(f"{url}/metrics").text
     RerankResponse.model_validate(result, strict=True)
-    assert result["degraded"] == {"reason": reason}
+    assert result["degraded"] == {"reason": reason, "reasons": [reason]}
     assert slate_ids(result) == [c["id"] for c in payload["candidates"][:5]]
     assert result["reasoning"]["steps_used"] == 0
     assert result["unknown_candidates"] == 0
@@ -84,6 +84,6 @@ def test_a_request_that_the_run_under_way_would_make_late_is_answered_at_once(se
                 return shed.json(), time.monotonic() - began, (await running).json()
 
         shed, seconds, ranked = asyncio.run(calls())
-    assert shed["degraded"] == {"reason": "overload"}
+    assert shed["degraded"] == {"reason": "overload", "reasons": ["overload"]}
     assert ranked["degraded"] is None
     assert seconds < timeout_s / 2  # it learns early, not at its deadline

@@ -105,7 +105,7 @@ def test_a_mixture_of_strings_integers_and_integral_floats_comes_back_as_sent(
 def test_a_degraded_response_has_integer_ids_as_sent(session):
     with fresh(Failing(session)) as url:
         result = httpx.post(f"{url}/rerank", json={"candidates": [BIG, "a", 1.0]}).json()
-    assert result["degraded"] == {"reason": "model_error"}
+    assert result["degraded"] == {"reason": "model_error", "reasons": ["model_error"]}
     assert typed(slate_ids(result)) == typed([BIG, "a", 1.0])
 
 

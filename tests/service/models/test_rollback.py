@@ -27,7 +27,10 @@ def broken_run(rows):
 
 def fail(client, times):
     for _ in range(times):
-        assert post_rerank(client).json()["degraded"] == {"reason": "model_error"}
+        assert post_rerank(client).json()["degraded"] == {
+            "reason": "model_error",
+            "reasons": ["model_error"],
+        }
 
 
 @pytest.fixture
@@ -145,7 +148,10 @@ def test_a_canary_that_becomes_active_starts_its_probation_again(pair):
         assert admin_request(client, "PUT", ROUTE, json=canary).is_success
         deployment = fleet.models["ranklens"].deployments["2"]
         working, deployment.session.run = deployment.session.run, broken_run
-        assert post_rerank(client, user="u").json()["degraded"] == {"reason": "model_error"}
+        assert post_rerank(client, user="u").json()["degraded"] == {
+            "reason": "model_error",
+            "reasons": ["model_error"],
+        }
         assert admin_request(client, "PUT", ROUTE, json={"active": "2"}).is_success
         assert fleet.models["ranklens"].active is deployment  # not loaded twice
         fail(client, 1)

@@ -1,0 +1,85 @@
+"""Fill the user of a request from the entity store; inline values take precedence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.engine.features.candidates import CandidateList
+from service.engine.features.schema import Schema
+from service.state.store import Status, UserLookup
+
+USER_ID = "user_id"  # the feature that the id of the request fills
+
+
+@dataclass(slots=True)
+class StateUse:
+    """The part that the store had in one list, for explanations.
+
+    history: number of stored answers in the history; features: names of stored features in use;
+    ignored: names of those that the schema does not declare or allow; age_s: seconds since the
+    entity changed.
+    """
+
+    status: Status
+    history: int = 0
+    features: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    age_s: float | None = None
+
+
+def with_stored_user(
+    inputs: CandidateList, lookup: UserLookup, has_history: bool, schema: Schema
+) -> tuple[CandidateList, StateUse]:
+    """Return the list with the user's stored history and features, and what was used.
+
+    Args:
+        has_history: the request states a history, be it empty.
+        schema: of the bundle; stored features that it does not declare are left out.
+    """
+    user = lookup.user
+    if user is None:
+        return inputs, StateUse(lookup.status)
+    changes: dict[str, Any] = {}
+    if not has_history and user.answers.items:
+        answers = user.answers.last(schema.history.limit)
+        changes["history"] = list(zip(answers.items, answers.labels, strict=True))
+    stored, ignored = _declared(user.features, inputs.user, schema)
+    if stored:
+        changes["user"] = {**inputs.user, **stored}
+    use = StateUse("hit", len(changes.get("history", ())), tuple(stored), ignored, lookup.age_s)
+    return (dataclasses.replace(inputs, **changes) if changes else inputs), use
+
+
+def _declared(
+    features: Mapping[str, Any], inline: Mapping[str, Any], schema: Schema
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the stored features to use, and the names of those that the schema lacks."""
+    if not features:
+        return {}, ()
+    names = {f.name for f in schema.features if f.of == "user" and f.name != USER_ID}
+    stored = {
+        name: value
+        for name, value in features.items()
+        if name in names and inline.get(name) is None
+    }
+    return stored, tuple(name for name in features if name not in names)
+
+
+def without(
+    inputs: CandidateList, use: StateUse, path: str
+) -> tuple[CandidateList, StateUse] | None:
+    """Return the list without the stored feature that an error names, None if it names another.
+
+    path: of the error, such as user.features.age.
+    """
+    name = path.removeprefix("user.features.")
+    if name == path or name not in use.features:
+        return None
+    user = {other: value for other, value in inputs.user.items() if other != name}
+    features = tuple(other for other in use.features if other != name)
+    return dataclasses.replace(inputs, user=user), dataclasses.replace(
+        use, features=features, ignored=(*use.ignored, name)
+    )

@@ -1,0 +1,217 @@
+"""The entity store as a worker uses it: lookups with a budget, health, metrics.
+
+A lookup never raises: an engine that is down, slow or full of noise makes ranking go on with what
+the request and the bundle know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from service.metrics import Metrics
+from service.settings import Settings
+from service.state.address import Address
+from service.state.engine import MAX_ID_BYTES, Engine, Health, Key, now_ms
+from service.state.entities import User
+from service.state.errors import EngineError, EntityError, StateTimeout
+from service.state.opening import open_engine
+from service.state.redis_engine import RedisReader
+
+logger = logging.getLogger("service")
+
+CHECK_S = 5.0  # between two looks at the engine's health
+HEALTH_TIMEOUT_S = 2.0
+MAX_FAILURES = 5  # consecutive failed lookups before the next ones are skipped
+SKIP_S = 1.0  # for which they are skipped, before one is tried again
+
+Status = Literal["hit", "miss", "unavailable"]
+
+
+@dataclass(slots=True)
+class UserLookup:
+    """The outcome of looking up one user.
+
+    user: set for a hit; age_s: seconds since its last change.
+    """
+
+    status: Status
+    user: User | None = None
+    age_s: float | None = None
+
+
+MISS, UNAVAILABLE = UserLookup("miss"), UserLookup("unavailable")
+
+
+class Reader(Protocol):
+    """Reads entities on an event loop."""
+
+    async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
+        """Return the blob of each entity, None for one that is absent. Raises EngineError."""
+
+    async def close(self) -> None:
+        """Release connections."""
+
+
+class InlineReader:
+    """Reads an embedded engine, which takes less time than a switch to another thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
+        """Return the blob of each entity, None for one that is absent. Raises EngineError."""
+        return self._engine.get_many(keys)
+
+    async def close(self) -> None:
+        """Leave the engine open; its owner closes it."""
+
+
+class EntityStore:
+    """Looks up entities for one worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        address: Address,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._address, self._metrics = settings, address, metrics
+        self._timeout_s, self._clock = settings.state_timeout_ms / 1e3, clock
+        self._engine: Engine | None = None
+        self._reader: Reader | None = None
+        self._failures, self._skip_until = 0, 0.0
+        self._checks: asyncio.Task[None] | None = None
+        self.health: Health | None = None
+        self.ping_ms: float | None = None
+        self.problem: str | None = "not opened yet"
+
+    @classmethod
+    def of(cls, settings: Settings, metrics: Metrics) -> EntityStore | None:
+        """Return the store that the settings name, or None."""
+        return None if settings.state == "off" else cls(settings, settings.state, metrics)
+
+    async def start(self) -> None:
+        """Open the engine, and look at its health from now on. A failure is logged and retried."""
+        await self._check()
+        self._checks = asyncio.create_task(self._check_repeatedly())
+
+    async def close(self) -> None:
+        """Release the engine."""
+        if self._checks is not None:
+            self._checks.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._checks
+        if self._reader is not None:
+            await self._reader.close()
+        if self._engine is not None:
+            self._engine.close()
+        self._reader = self._engine = None
+
+    async def users(self, ids: Sequence[str]) -> list[UserLookup]:
+        """Look up users within the budget of a lookup; all of them are read together."""
+        began = self._clock()
+        # No store keeps longer ids.
+        keys = [Key("user", item) for item in ids if len(item.encode()) <= MAX_ID_BYTES]
+        try:
+            blobs = dict(zip(keys, await self._read(keys, began), strict=True)) if keys else {}
+        except EngineError as error:
+            self._record_failure(error, len(ids))
+            return [UNAVAILABLE] * len(ids)
+        self._metrics.state_duration.observe(self._clock() - began)
+        now = now_ms()
+        return [self._lookup(blobs.get(Key("user", item)), now) for item in ids]
+
+    async def _read(self, keys: Sequence[Key], began: float) -> list[bytes | None]:
+        if self._reader is None:
+            raise EngineError(self.problem or "not open")
+        if self._failures >= MAX_FAILURES:
+            if began < self._skip_until:
+                raise EngineError("skipped after failures")
+            self._skip_until = began + SKIP_S
+        blobs = await self._reader.get_many(keys)
+        self._failures = 0
+        return blobs
+
+    def _record_failure(self, error: EngineError, lookups: int) -> None:
+        timed_out = isinstance(error, StateTimeout)
+        self._metrics.state_lookups["timeout" if timed_out else "error"].inc(lookups)
+        self._failures += 1
+        if self._failures == MAX_FAILURES:
+            self._skip_until = self._clock() + SKIP_S
+            logger.warning("%s: %d lookups in a row failed: %s", self._address, MAX_FAILURES, error)
+
+    def _lookup(self, blob: bytes | None, now: int) -> UserLookup:
+        metrics = self._metrics
+        if blob is None:
+            metrics.state_lookups["miss"].inc()
+            return MISS
+        metrics.state_bytes.inc(len(blob))
+        try:
+            user = User.from_blob(blob)
+        except EntityError:
+            metrics.state_lookups["corrupt"].inc()
+            return UNAVAILABLE
+        age_s = max(0.0, (now - user.updated_at) / 1e3)
+        metrics.state_lookups["hit"].inc()
+        metrics.state_age.observe(age_s)
+        return UserLookup("hit", user, age_s)
+
+    async def _check_repeatedly(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            await self._check()
+
+    async def _check(self) -> None:
+        """Open the engine if it is not open, and read its health, on another thread."""
+        began = time.monotonic()
+        try:
+            if self._engine is None:
+                self._engine = await asyncio.to_thread(
+                    open_engine, self._address, self._settings.state_max_gb, HEALTH_TIMEOUT_S
+                )
+                self._reader = self._open_reader(self._engine)
+            health = await asyncio.to_thread(self._engine.health)
+            if isinstance(self._reader, RedisReader):
+                await self._reader.keep_open()
+        except EngineError as error:
+            if self.problem != str(error):
+                logger.warning("entity store: %s", error)
+            self.problem, self.health, self.ping_ms = str(error), None, None
+            self._metrics.state_up.set(0)
+            return
+        if self.problem is not None:
+            logger.info("entity store: %s is up", self._address)
+        self.problem, self.health = None, health
+        self.ping_ms = 1e3 * (time.monotonic() - began)
+        self._metrics.state_up.set(1)
+        self._metrics.state_size.set(health.bytes or 0)
+        for kind, number in health.entities.items():
+            self._metrics.state_entities.labels(kind).set(number)
+
+    def _open_reader(self, engine: Engine) -> Reader:
+        if self._address.scheme == "lmdb":
+            return InlineReader(engine)
+        return RedisReader(self._address, self._timeout_s, self._settings.state_connections)
+
+    def describe(self) -> dict[str, Any]:
+        """Return engine, condition, entities and lag for `GET /info`; without the password."""
+        health = self.health
+        return {
+            "engine": "lmdb" if self._address.scheme == "lmdb" else "redis",
+            "address": str(self._address),
+            "status": "up" if self.problem is None else "down",
+            "problem": self.problem,
+            "entities": None if health is None else dict(health.entities),
+            "bytes": None if health is None else health.bytes,
+            "durable": None if health is None else health.durable,
+            "lag_s": None if health is None else health.lag_s,
+            "check_ms": None if self.ping_ms is None else round(self.ping_ms, 3),
+            "notes": [] if health is None else list(health.notes),
+        }

@@ -1,0 +1,184 @@
+"""Lookups of a worker: outcomes, budget, failures in a row, recovery, and what is told of them."""
+
+import asyncio
+import socket
+
+import pytest
+
+from service.metrics import Metrics
+from service.settings import Settings
+from service.state import store as state_store
+from service.state.engine import Key, Value
+from service.state.entities import Answers, User
+from service.state.errors import StateTimeout, StateUnavailable
+from service.state.lmdb_engine import LmdbEngine
+from service.state.store import MAX_FAILURES, EntityStore, InlineReader
+from tests.support.processes import total
+
+USER = User({"age": 31}, Answers(["i1"], [1.0], [None], [None]), updated_at=1)
+LOOKUPS = 'rerank_state_lookups_total{result="%s"}'
+
+
+def put(directory, **blobs):
+    engine = LmdbEngine(directory)
+    engine.put_many([(Key("user", item), Value(blob)) for item, blob in blobs.items()])
+    engine.close()
+
+
+def settings_of(address, **settings):
+    return Settings(state=str(address), state_timeout_ms=10_000, **settings)
+
+
+def look_up(settings, ids, metrics=None, times=1, prepare=lambda store: None):
+    """Return the statuses of the last of several lookups, and the description of the store."""
+
+    async def run():
+        store = EntityStore(settings, settings.state, metrics or Metrics())
+        await store.start()
+        prepare(store)
+        try:
+            for _ in range(times):
+                lookups = await store.users(ids)
+            return [lookup.status for lookup in lookups], store.describe()
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def value(metrics, line):
+    return next(
+        float(li.rsplit(" ", 1)[1])
+        for li in metrics.page().decode().splitlines()
+        if li.startswith(line)
+    )
+
+
+def test_no_store_is_made_without_an_address():
+    assert EntityStore.of(Settings(), Metrics()) is None
+
+
+@pytest.mark.parametrize("address", ["lmdb", "redis", "cluster"], indirect=True)
+def test_users_are_hits_and_misses(address, engine):
+    engine.put_many([(Key("user", "u1"), Value(USER.to_blob()))])
+    engine.close()  # LMDB refuses to open a directory twice in one process
+    metrics = Metrics()
+    statuses, description = look_up(settings_of(address), ["u1", "u2", "u1", "é" * 250], metrics)
+    assert statuses == ["hit", "miss", "hit", "miss"]
+    assert (description["status"], description["problem"]) == ("up", None)
+    assert sum(description["entities"].values()) == 1
+    assert value(metrics, LOOKUPS % "hit") == 2
+    assert value(metrics, LOOKUPS % "miss") == 2
+    assert value(metrics, "rerank_state_read_bytes_total") == 2 * len(USER.to_blob())
+    assert value(metrics, "rerank_state_duration_seconds_count") == 1
+    assert value(metrics, "rerank_state_age_seconds_sum") > 1e9
+    assert value(metrics, "rerank_state_up") == 1
+    assert total(metrics.page().decode(), "rerank_state_entities") == 1
+
+
+def test_a_blob_that_no_store_has_written_is_unavailable_and_counted(tmp_path):
+    put(tmp_path, u1=b"noise")
+    metrics = Metrics()
+    assert look_up(settings_of(f"lmdb://{tmp_path}"), ["u1"], metrics)[0] == ["unavailable"]
+    assert value(metrics, LOOKUPS % "corrupt") == 1
+
+
+def test_a_store_that_cannot_be_opened_is_unavailable_and_described(tmp_path):
+    (tmp_path / "data.mdb").write_bytes(b"no database")
+    metrics = Metrics()
+    statuses, description = look_up(settings_of(f"lmdb://{tmp_path}"), ["u1", "u2"], metrics)
+    assert statuses == ["unavailable"] * 2
+    assert description["status"] == "down"
+    assert str(tmp_path) in description["problem"]
+    assert value(metrics, LOOKUPS % "error") == 2
+    assert value(metrics, "rerank_state_up") == 0
+
+
+def test_no_description_has_the_password():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"redis://:s3cret@127.0.0.1:{listener.getsockname()[1]}/0"
+        settings = Settings(state=address)
+        statuses, description = look_up(settings, ["u1"])
+    assert statuses == ["unavailable"]
+    assert "s3cret" not in f"{description} {settings!r}"
+
+
+def test_a_lookup_ends_with_its_budget_and_is_counted(monkeypatch):
+    monkeypatch.setattr(state_store, "HEALTH_TIMEOUT_S", 0.05)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        port = listener.getsockname()[1]
+        settings = Settings(state=f"redis://127.0.0.1:{port}/0", state_timeout_ms=1)
+        metrics = Metrics()
+        assert look_up(settings, ["u1"], metrics)[0] == ["unavailable"]
+    assert value(metrics, LOOKUPS % "timeout") == 1
+
+
+class Scripted:
+    """A reader that fails as often as it is told to, and counts its calls."""
+
+    def __init__(self, failures, error):
+        self.calls, self._failures, self._error = 0, failures, error
+
+    async def get_many(self, keys):
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise self._error
+        return [None] * len(keys)
+
+    async def close(self):
+        pass
+
+
+@pytest.mark.parametrize("error", [StateTimeout("late"), StateUnavailable("down")])
+def test_after_failures_in_a_row_lookups_are_skipped_until_one_succeeds(tmp_path, error):
+    reader, now = Scripted(MAX_FAILURES + 1, error), [100.0]
+
+    async def run():
+        settings = settings_of(f"lmdb://{tmp_path}")
+        store = EntityStore(settings, settings.state, Metrics(), clock=lambda: now[0])
+        store._reader = reader
+        statuses = []
+        for moment in (*[100.0] * (MAX_FAILURES + 3), 101.5, 101.6, 103.0, 103.0):
+            now[0] = moment
+            statuses += [lookup.status for lookup in await store.users(["u"])]
+        await store.close()
+        return statuses
+
+    statuses = asyncio.run(run())
+    assert statuses == ["unavailable"] * (MAX_FAILURES + 5) + ["miss"] * 2
+    assert reader.calls == MAX_FAILURES + 3  # the failures, then one of each later second
+
+
+def test_a_store_that_comes_up_later_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_store, "CHECK_S", 0.02)
+    data = tmp_path / "data.mdb"
+    data.write_bytes(b"no database")
+
+    async def run():
+        settings = settings_of(f"lmdb://{tmp_path}")
+        store = EntityStore(settings, settings.state, Metrics())
+        await store.start()
+        first = (await store.users(["u1"]))[0].status
+        data.unlink()
+        for _ in range(1500):
+            if store.problem is None:
+                break
+            await asyncio.sleep(0.02)
+        second = (await store.users(["u1"]))[0].status
+        await store.close()
+        return first, second
+
+    assert asyncio.run(run()) == ("unavailable", "miss")
+
+
+def test_an_embedded_engine_is_read_without_a_pause(tmp_path):
+    put(tmp_path, u1=USER.to_blob())
+    engine = LmdbEngine(tmp_path)
+    read = InlineReader(engine).get_many([Key("user", "u1")])
+    with pytest.raises(StopIteration) as end:
+        read.send(None)  # it ends without yielding to an event loop
+    assert end.value.value == [USER.to_blob()]
+    engine.close()
