@@ -18,11 +18,13 @@ from tests.support.servers import fresh
 
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "docs" / "reports"
+ARCHIVED = "archive/quality-2026-11"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUALITY = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
 ONE_HEAD = (ROOT / "docs" / "decisions" / "one-head.md").read_text(encoding="utf-8")
 MANIFEST = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
 SERVED = "**served bundle**, one seed"
+PLAIN = "the same bundle without reasoning"
 
 
 def report_of(name):
@@ -91,7 +93,7 @@ def reported_rows():
     section = report.split("## RankLens, warm, stand-alone")[1].split("\n#")[0]
     lines = re.findall(r"^\| [^|]+ \| \d+ \| 0\..*$", section, re.MULTILINE)
     rows = [line.strip("| ").split(" | ") for line in lines]
-    return {row[0]: [*row[2:5], row[9]] for row in rows}
+    return {row[0]: [*row[2:5], row[8]] for row in rows}
 
 
 def served_row():
@@ -113,8 +115,11 @@ def test_the_table_of_the_readme_has_the_figures_of_the_report_and_the_manifest(
     expected = {
         name: [row[1], row[3]] for name, row in {**reported_rows(), SERVED: served_row()}.items()
     }
+    plain = next(row for row in report_of("budget")["rows"] if row["budget"] == 0)
+    expected[PLAIN] = [format_interval(plain["ndcg@10"]), f"{plain['steps'][0]:.2f}"]
     assert rows.keys() == {
-        "random order", "shown order", "LambdaMART", "transformer host", "transformer EGLR", SERVED
+        "random order", "shown order", "LambdaMART", "transformer host", "transformer EGLR", SERVED,
+        PLAIN,
     }  # fmt: skip
     assert rows.items() <= expected.items()
 
@@ -129,11 +134,8 @@ def test_the_figure_that_evaluate_prints_is_that_of_the_manifest():
     assert f"prints NDCG@10 {figure}" in unwrapped(QUALITY)
 
 
-def test_the_figures_of_the_served_configuration_are_those_of_the_report():
-    report = (REPORTS / "quality.md").read_text(encoding="utf-8")
-    lines = report.split("### Controls")[1].splitlines()
-    row = next(line.strip("| ").split(" | ") for line in lines if line.startswith("| one head |"))
-    assert f"(over {row[1]} seeds NDCG@10 {row[3]})" in unwrapped(QUALITY)
+def test_the_decision_for_one_head_has_the_figures_of_the_archived_report():
+    report = (REPORTS / f"{ARCHIVED}.md").read_text(encoding="utf-8")
     validated = report.split("## Which configuration to serve")[1]
     differences = dict(re.findall(r"^\| ([^|]+) \| \d+ \| ([+-][\d.]+) \|$", validated, re.M))
     assert float(differences["one head"]) >= 0  # the cheapest of those not below EGLR
@@ -142,6 +144,7 @@ def test_the_figures_of_the_served_configuration_are_those_of_the_report():
     assert f"the highest validation score of all rows, {differences['stop gradient']}" in page
     assert max(differences.values(), key=float) == differences["stop gradient"]
     assert f"adds nothing ({differences['one head, stop gradient']})" in page
+    lines = report.split("### Controls")[1].splitlines()
     (compared,) = (
         line for line in lines if line.startswith("| one head - transformer EGLR | ")
     )  # fmt: skip
@@ -256,7 +259,7 @@ def test_the_ideas_in_the_notes_have_the_figures_of_the_report():
         (c["model"], c["against"]): format_interval(
             [c[name] for name in ("mean_difference", "low", "high")], signed=True
         )
-        for c in report_of("quality")["comparisons"]
+        for c in report_of(ARCHIVED)["comparisons"]
         if (c["dataset"], c["split"], c["track"]) == ("ranklens", "warm", "stand-alone")
         and c["metric"] == "ndcg@10"
     }

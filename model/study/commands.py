@@ -60,7 +60,7 @@ class FirstStage:
 
 @dataclass(frozen=True)
 class Report:
-    """Train and rank the grid of models over seeds, then write the quality report; resumes."""
+    """Compare models over seeds, learn from search, and write the quality report; resumes."""
 
     data: Path = Path("build/ranklens")
     """RankLens, as `python -m model prepare ranklens` writes it."""
@@ -70,8 +70,12 @@ class Report:
     """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
     cache: Path | None = None
     """Directory of finished cells. Default: build/report, with --smoke build/smoke/report."""
+    bundle: Path = Path("bundles/ranklens/1")
+    """Bundle to measure with and without reasoning; skipped where the directory does not exist."""
     seeds: int = 5
-    """Number of seeds on the warm split; the other splits use at most three."""
+    """Number of seeds on the warm split; the cold split uses at most three, MovieLens one."""
+    only_seeds: tuple[int, ...] = ()
+    """Seeds to train and report, of those; the others keep their rows. Default: all."""
     movielens: Path = Path("build/movielens")
     """MovieLens data set; skipped when the directory does not exist."""
     tracks: tuple[str, ...] = ()
@@ -81,6 +85,8 @@ class Report:
     all."""
     no_training: bool = False
     """Train nothing and report the cells that the cache holds."""
+    check: bool = False
+    """Compare the cells of the cache with those of the report in --out, and write nothing."""
     replace: bool = False
     """Let rows of the cache replace those of an earlier report in --out, which they must equal
     otherwise."""

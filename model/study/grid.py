@@ -27,52 +27,19 @@ from model.learning.checkpoint import Trained
 from model.learning.state import current_commit
 from model.learning.train import train as train_run
 from model.network.config import Config
-from model.study import baselines, first_stage, neural_baselines
+from model.study import baselines, neural_baselines
 from model.study.pool import run_waves
-from model.study.slates import (
-    best_of_sampled,
-    rank_greedily,
-    request_seconds,
-    second_evaluator,
-    utilities,
-)
-from model.study.variants import (
-    BASELINES,
-    CONTROLS,
-    HOST,
-    IDEAS,
-    NEURAL,
-    SLATES,
-    Overrides,
-    Study,
-    with_overrides,
-)
+from model.study.slates import rank_greedily, utilities
+from model.study.variants import BASELINES, NEURAL, Study, with_overrides
 
 Array = np.ndarray[Any, Any]
+FIRST = next(iter(NEURAL))  # the model that trains the evaluator of a study
 STUDY = "study.json"  # configuration and data digest of a directory's cells
 
 
 def fill(config: Config, studies: list[Study], cache: Path) -> None:
     """Fill every cell that the cache lacks, one study per core."""
-    # A wave needs the results of the one before: first-stage scores, then runs to compare with.
-    waves: list[list[Callable[[], object]]] = [[], [], []]
-    origins = {}
-    for study in studies:
-        fill_one = functools.partial(fill_study, config, study, cache)
-        origin = study.data.with_name(study.data.name.removesuffix("-first-stage"))
-        if "best of M" in study.models and len(studies) > 1:
-            waves[2].append(fill_one)
-        elif origin == study.data:
-            waves[0].append(fill_one)
-        else:
-            waves[1].append(fill_one)
-            if not first_stage.is_made_from(study.data, origin):
-                origins[study.data] = origin
-    scores = [
-        functools.partial(first_stage.first_stage, origin, data) for data, origin in origins.items()
-    ]
-    waves[0] = [*scores, *waves[0]]
-    run_waves([("studies", wave) for wave in waves])
+    run_waves([("studies", [functools.partial(fill_study, config, s, cache) for s in studies])])
 
 
 def fill_study(config: Config, study: Study, cache: Path) -> None:
@@ -137,48 +104,37 @@ class CellRunner:
 
     def run(self, model: str) -> dict[str, Array]:
         """Return per-list metrics [R], slates and, of a network, its entropies and validation."""
-        if model == "best of M":
-            return self.best_of_m()
-        if model == "second evaluator":
-            return self.second_utilities()
-        began = time.monotonic()
         extra: dict[str, Array] = {}
         if model in BASELINES:
             slate = self.rankers()[model]()
         else:
-            overrides = (NEURAL | CONTROLS | IDEAS)[model]
-            slate, extra = rank_greedily(self.train(model, overrides), self.test)
-        extra.setdefault("train_seconds", np.array(time.monotonic() - began))
+            slate, extra = rank_greedily(self.train(model), self.test)
         return {**self.metrics(slate), **extra, "slate": slate.astype(np.int16)}
 
-    def train(self, model: str, overrides: Overrides) -> Trained:
+    def train(self, model: str) -> Trained:
         """Train one model, or finish its training; the first of a study trains the evaluator."""
-        first = next(iter(NEURAL))
-        start = None if model == first else self.directory / first
+        start = None if model == FIRST else self.directory / FIRST
         if start is not None and not (start / checkpoint.CHECKPOINT).exists():
-            self.train(first, NEURAL[first])
-        variant = with_overrides(self.config, overrides)
+            self.train(FIRST)
+        variant = with_overrides(self.config, NEURAL[model])
         train_run(variant, self.dataset, self.directory / model, start)
         return checkpoint.load(self.directory / model)
 
     def metrics(self, slate: Array) -> dict[str, Array]:
         """Return metrics and the evaluator's utility, each [R], of slates [R, K]."""
         metrics = slate_metrics(slate, self.test.labels, self.test.scale)
-        evaluator = self.train(*next(iter(NEURAL.items()))).evaluator
+        evaluator = self.train(FIRST).evaluator
         return {**metrics, "utility": utilities(evaluator, self.test, slate)}
 
     def rankers(self) -> dict[str, Callable[[], Array]]:
         """Return, for each baseline, a function that ranks the test lists."""
         length, seed = self.config.slate_length, self.study.seed
         vocabulary = self.dataset.featuriser.vocabulary_size
-        names = [feature.name for feature in self.dataset.featuriser.schema.features]
-        score = self.dataset.featuriser.column("score") if "score" in names else None
 
-        def fitted(fit: Callable[..., Array], **more: Any) -> Callable[[], Array]:
+        def fitted(fit: Callable[..., Array]) -> Callable[[], Array]:
             return lambda: fit(
-                self._lists("train"), self._lists("valid"), self.test, length, seed, vocabulary,
-                **more,
-            )  # fmt: skip
+                self._lists("train"), self._lists("valid"), self.test, length, seed, vocabulary
+            )
 
         return {
             "random order": lambda: baselines.random_order(self.test, length, seed),
@@ -186,47 +142,9 @@ class CellRunner:
             "item like rate": lambda: baselines.item_like_rate(self.test, length, self.dataset),
             "item logit": lambda: baselines.item_logit(self.test, length, self.dataset, "test"),
             "LambdaMART": fitted(baselines.lambdamart),
-            "list-wise MLP": fitted(neural_baselines.listwise_mlp),
-            "PRM": fitted(neural_baselines.prm, score_column=score),
             "NAR4Rec": fitted(neural_baselines.nar4rec),
-            "Seq2Slate": fitted(neural_baselines.seq2slate, reinforce_epochs=0),
-            "Seq2Slate REINFORCE": fitted(neural_baselines.seq2slate),
+            "Seq2Slate": fitted(neural_baselines.seq2slate),
         }
-
-    def second_utilities(self) -> dict[str, Array]:
-        """Return the second evaluator's utility [R] of every other model's slates, by model."""
-        directory = self.directory / "second evaluator"
-        evaluator = second_evaluator(self.config, self.dataset, directory)
-        slates = {
-            m: load(self.directory / f"{m}.npz")["slate"]
-            for m in self.study.models
-            if m in BASELINES or m in NEURAL
-        }
-        return {m: utilities(evaluator, self.test, slate) for m, slate in slates.items()}
-
-    def best_of_m(self) -> dict[str, Array]:
-        """Sample M slates and keep the one of highest utility: metrics [S + 1, M, R].
-
-        S = 0 is the plain host, the others are EGLR trained for three steps, with that budget.
-        Times are seconds per request of one list, on one thread.
-        """
-        host = self.train("transformer host", HOST)
-        eglr = self.train("transformer EGLR", {})
-        columns: dict[str, list[list[Any]]] = {}
-        for budget in range(eglr.config.reasoning.budget + 1):
-            trained = eglr if budget else host
-            rows: dict[str, list[Any]] = {}
-            for slates in SLATES:
-                torch.manual_seed(self.study.seed)
-                slate = best_of_sampled(trained, host, self.test, budget, slates)
-                metrics = slate_metrics(slate, self.test.labels, self.test.scale)
-                metrics["utility"] = utilities(host.evaluator, self.test, slate)
-                metrics["seconds"] = request_seconds(trained, host, self.test, budget, slates)
-                for name, values in metrics.items():
-                    rows.setdefault(name, []).append(values)
-            for name, column in rows.items():
-                columns.setdefault(name, []).append(column)
-        return {name: np.array(values) for name, values in columns.items()}
 
 
 def save(path: Path, arrays: dict[str, Array]) -> None:

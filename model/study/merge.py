@@ -13,11 +13,11 @@ Entry = dict[str, Any]
 PLACE = ("dataset", "split", "track")
 # The fields that identify an entry within each part of the report.
 KEYS = {
+    "cells": (*PLACE, "model", "seed"),
     "rows": (*PLACE, "model", "seed", "metric"),
     "comparisons": (*PLACE, "model", "against", "metric"),
-    "curves": (*PLACE, "budget", "slates"),
     "positions": (*PLACE, "model"),
-    "tables": (*PLACE, "title", "model"),
+    "tables": (*PLACE, "model"),
 }
 TOLERANCE = 2e-6  # rows are rounded to six digits
 
@@ -48,6 +48,27 @@ def merge_reports(
                 "--replace takes the cache's rows, --fresh writes a report of the cache alone"
             )
     return {part: merge_entries(part, old[part], new[part]) for part in KEYS}
+
+
+def check_cells(report: dict[str, Any], cells: Iterable[Entry]) -> list[str]:
+    """Return the names of cells whose digests equal those of a report.
+
+    Raises MergeError for a cell that the report lacks, or has with another digest.
+    """
+    digests = {key_of("cells", cell): cell["digest"] for cell in report["cells"]}
+    names = []
+    for cell in cells:
+        key = key_of("cells", cell)
+        name = ", ".join(map(str, key))
+        if key not in digests:
+            raise MergeError(f"{name}: the report has no such cell")
+        if digests[key] != cell["digest"]:
+            raise MergeError(
+                f"{name}: slates or metrics of a list differ from the report's "
+                f"(digest {cell['digest'][:12]}, not {digests[key][:12]})"
+            )
+        names.append(name)
+    return names
 
 
 def with_commit(entry: Entry, commit: str) -> Entry:

@@ -27,54 +27,13 @@ from model.learning.policy import Batch, Policy, descend
 from model.network.config import Config, NetworkConfig, ReasoningConfig
 from model.network.evaluator import discount
 from model.network.generator import Generator
-from model.network.layers import MASKED, Block, CandidateEmbedding, attention_bias, feed_forward
-from model.network.reasoning import greedy, sampler
-from model.study.baselines import top
+from model.network.layers import MASKED, Block, CandidateEmbedding, attention_bias
 
 Array = np.ndarray[Any, Any]
 NETWORK = NetworkConfig()
+LEARNING_RATE = 1e-3
 EPOCHS = 12  # upper bound; validation peaks earlier
 PATIENCE = 3  # epochs without a better validation NDCG@10 before giving up
-REINFORCE_EPOCHS = 4
-
-
-def listwise_mlp(
-    train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
-) -> Array:
-    """Score each candidate alone; the list enters only through the softmax of the loss.
-
-    The distance to the other models is the gain from looking at the rest of the list.
-    """
-
-    def build() -> Scorer:
-        return Scorer(train.numbers.shape[2], vocabulary, blocks=0)
-
-    return _score_and_sort(build, train, valid, test, slate_length, seed)
-
-
-def prm(
-    train: Lists,
-    valid: Lists,
-    test: Lists,
-    slate_length: int,
-    seed: int,
-    vocabulary: int,
-    score_column: int | None = None,
-) -> Array:
-    """Rank with PRM (Pei et al., RecSys 2019, arXiv 1904.06813): transformer over the initial list.
-
-    `score_column` of `numbers` holds the first stage's score (`Featuriser.column("score")`); its
-    order is the initial ranking whose positions are embedded. Without a first stage there is no
-    initial ranking and hence no position: the model is then equivariant in the candidates. Left
-    out: the pre-trained user vectors PV (this is the paper's PRM-BASE); the features contain the
-    user's history instead.
-    """
-    positions = 0 if score_column is None else train.mask.shape[1]
-
-    def build() -> Scorer:
-        return Scorer(train.numbers.shape[2], vocabulary, 2, positions, score_column)
-
-    return _score_and_sort(build, train, valid, test, slate_length, seed)
 
 
 def nar4rec(
@@ -102,23 +61,14 @@ def nar4rec(
 
 
 def seq2slate(
-    train: Lists,
-    valid: Lists,
-    test: Lists,
-    slate_length: int,
-    seed: int,
-    vocabulary: int,
-    reinforce_epochs: int = REINFORCE_EPOCHS,
+    train: Lists, valid: Lists, test: Lists, slate_length: int, seed: int, vocabulary: int
 ) -> Array:
     """Rank with Seq2Slate (Bello et al., arXiv 1810.02019): the GRU host without reasoning.
 
-    Training starts with its supervised cross-entropy along sampled slates. For `reinforce_epochs`
-    it continues with REINFORCE as in the paper: one slate sampled per request, rewarded with
-    NDCG@10 under the *train* labels minus the reward of the greedy slate. That is the baseline's
-    own published recipe; the generator of this project never sees such a reward. If no epoch of it
-    validates better than the supervised model, the supervised model ranks; 0 epochs leave it out.
-    The encoder is the set transformer of this project, where the paper has an LSTM over the initial
-    list.
+    Training is its supervised cross-entropy along sampled slates. Left out: REINFORCE with the
+    labels as reward, which changed nothing on these data
+    (docs/reports/archive/quality-2026-11.md). The encoder is the set transformer of this project,
+    where the paper has an LSTM over the initial list.
     """
     network = dataclasses.replace(NETWORK, host="gru")
     # Temperature 1 samples from the learnt distribution.
@@ -137,55 +87,7 @@ def seq2slate(
             return policy.supervised_loss(batch, 0)
 
         learn("seq2slate", generator, supervised, slates, train, valid)
-        if reinforce_epochs:
-            learn(
-                "seq2slate, reinforce",
-                generator,
-                lambda batch: reinforce_loss(policy, batch),
-                slates,
-                train,
-                valid,
-                epochs=reinforce_epochs,
-                learning_rate=1e-4,
-            )
         return slates(test)
-
-
-class Scorer(nn.Module):
-    """Score candidates [B, N] with `blocks` of self-attention over the list; padding gets MASKED.
-
-    With `positions`, the rank of each candidate by column `score_column` of its numbers is embedded
-    and added; ranks beyond the longest train list share the last row.
-    """
-
-    def __init__(
-        self,
-        numbers: int,
-        vocabulary: int,
-        blocks: int,
-        positions: int = 0,
-        score_column: int | None = None,
-    ) -> None:
-        super().__init__()
-        width = NETWORK.width
-        self.score_column = score_column
-        self.embed = CandidateEmbedding(numbers, vocabulary, width, NETWORK.dropout)
-        self.position = nn.Embedding(positions, width) if positions else None
-        self.blocks = nn.ModuleList(
-            [Block(width, NETWORK.heads, NETWORK.dropout) for _ in range(blocks)]
-        )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Sequential(feed_forward(width), nn.Linear(width, 1))
-
-    def forward(self, batch: Batch) -> Tensor:
-        x = self.embed(batch.numbers, batch.tokens)
-        if self.position is not None:
-            rank = initial_rank(batch.numbers[:, :, self.score_column], batch.mask)
-            x = x + self.position(rank.clamp(max=self.position.num_embeddings - 1))
-        bias = attention_bias(batch.mask)
-        for block in self.blocks:
-            x = block(x, bias)
-        return self.head(self.norm(x)).squeeze(2).masked_fill(~batch.mask, MASKED)
 
 
 class Matcher(nn.Module):
@@ -229,22 +131,6 @@ class Matcher(nn.Module):
         )
 
 
-def initial_rank(score: Tensor, mask: Tensor) -> Tensor:
-    """Rank scores [B, N] with mask [B, N]: int64 [B, N], 0 for the best; padding comes last."""
-    order = score.masked_fill(~mask, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    return order.argsort(dim=1)
-
-
-def listwise_loss(scores: Tensor, gains: Tensor) -> Tensor:
-    """Return the mean over lists of the softmax cross-entropy of a like (ListNet's top-one).
-
-    scores [B, N], MASKED where padded; gains [B, N]. Each list has the same weight, however many
-    likes it has.
-    """
-    target = gains / gains.sum(dim=1, keepdim=True).clamp(min=1e-9)
-    return -(torch.log_softmax(scores, dim=1) * target).sum(dim=1).mean()
-
-
 def matching_loss(logits: Tensor, gains: Tensor) -> Tensor:
     """Return the rank-discounted cross-entropy of the likes at the first positions, a scalar.
 
@@ -274,25 +160,6 @@ def assign(logits: Array, mask: Array) -> Array:
     return slate
 
 
-def reinforce_loss(policy: Policy, batch: Batch) -> Tensor:
-    """Return -(reward of a sampled slate - reward of the greedy one) x its log-likelihood.
-
-    The reward is NDCG@10 under the batch's labels.
-    """
-    temperature = policy.config.reasoning.recommend_temperature
-    encoded = policy.generator.encode(batch.numbers, batch.tokens, batch.mask)
-    sampled = policy.decode(encoded, sampler(temperature), 0)
-    with torch.no_grad():
-        baseline = policy.decode(encoded, greedy, 0)
-    metric = selecting_metric(batch.scale)
-    rewards = [
-        slate_metrics(slate.numpy(), batch.labels.numpy(), batch.scale)[metric]
-        for slate in (sampled.slate, baseline.slate)
-    ]
-    advantage = torch.from_numpy(rewards[0] - rewards[1]).float()
-    return -(advantage * sampled.logprob.sum(dim=1)).mean()
-
-
 def learn(
     name: str,
     module: nn.Module,
@@ -301,7 +168,6 @@ def learn(
     train: Lists,
     valid: Lists,
     epochs: int = EPOCHS,
-    learning_rate: float = 1e-3,
     batch: int = 64,
 ) -> float:
     """Train with AdamW until validation NDCG@10 has not risen for PATIENCE epochs.
@@ -309,7 +175,7 @@ def learn(
     `module` ends in evaluation mode with the weights of the best epoch; its initial weights count
     as an epoch. Returns that epoch's validation NDCG@10.
     """
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
 
     def validate() -> float:
         module.eval()
@@ -328,7 +194,7 @@ def learn(
             rate = min(1.0, (epoch * steps + step + 1) / steps)
             rate *= 0.1 + 0.45 * (1.0 + float(np.cos(np.pi * progress)))
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * rate
+                group["lr"] = LEARNING_RATE * rate
             rows = order[step * batch : (step + 1) * batch]
             descend(optimizer, module, loss_of(Batch(train, rows)))
         score = validate()
@@ -343,28 +209,6 @@ def learn(
     module.load_state_dict(best_weights)
     module.eval()
     return best
-
-
-def _score_and_sort(
-    build: Callable[[], Scorer],
-    train: Lists,
-    valid: Lists,
-    test: Lists,
-    slate_length: int,
-    seed: int,
-) -> Array:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        scorer = build()
-
-        def slates(lists: Lists) -> Array:
-            return top(_forward(scorer, lists), lists.mask, slate_length)
-
-        def loss(batch: Batch) -> Tensor:
-            return listwise_loss(scorer(batch), batch.gains)
-
-        learn("list-wise", scorer, loss, slates, train, valid)
-        return slates(test)
 
 
 @torch.no_grad()

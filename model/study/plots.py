@@ -11,12 +11,12 @@ from model.study.variants import NEURAL
 # By the model's name in lower case, as the reports of several studies spell it differently.
 COLOURS = {
     "transformer host": "#8fbbe0",
-    "transformer eglr s=1": "#4a90c9",
     "transformer eglr": "#08519c",
     "gru host": "#fdae6b",
     "gru eglr": "#d94801",
     "pointer host": "#98d594",
     "pointer eglr": "#00702f",
+    "one head": "#6a51a3",
     "evaluator": "#08519c",
     "second evaluator": "#d94801",
     "observed": "#252525",
@@ -93,36 +93,6 @@ def plot_entropy(
         handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles),
         title="solid: entropy after reasoning, dashed: before",
     )  # fmt: skip
-    save(figure, path)
-
-
-def plot_best_of_m(curves: Sequence[Entry], path: Path) -> None:
-    """Draw NDCG@10, utility (with intervals) and latency against M slates, for every budget."""
-    if not curves:
-        return
-    figure, axes = pyplot().subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    budgets = sorted({point["budget"] for point in curves})
-    ticks = sorted({point["slates"] for point in curves})
-    handles = []
-    for number, budget in enumerate(budgets):
-        points = [point for point in curves if point["budget"] == budget]
-        shift = 1.0 + 0.08 * (number - (len(budgets) - 1) / 2)  # intervals side by side
-        slates = [point["slates"] * shift for point in points]
-        style = {"color": BUDGET_COLOURS[budget % len(BUDGET_COLOURS)], "markersize": 4}
-        for axis, metric in zip(axes[:2], ("ndcg@10", "utility"), strict=True):
-            intervals = [point[metric] for point in points]
-            # Greedy and sampled slates are no points of one line.
-            errorbar(axis, slates[:1], intervals[:1], fmt="D", **style)
-            errorbar(axis, slates[1:], intervals[1:], fmt="o-", **style)
-        handles += axes[2].plot(slates, [point["ms"] for point in points], "o-", **style)
-    for axis, label in zip(axes, ("NDCG@10", "utility", "ms per request (torch)"), strict=True):
-        axis.set(xlabel="sampled slates M (1: greedy)", ylabel=label, xscale="log")
-        axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[2].set(ylim=(0, None))
-    labels = ["S = 0 (plain host)" if budget == 0 else f"S = {budget}" for budget in budgets]
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     save(figure, path)
 
 

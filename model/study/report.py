@@ -10,31 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from model.data.dataset import Dataset
 from model.network.config import Config
-from model.study import grid
+from model.study import budget, grid
 from model.study.commands import Report, cache_directory, command_line, report_directory
-from model.study.merge import merge_reports
+from model.study.merge import check_cells, merge_reports
 from model.study.pages import provenance, render
-from model.study.plots import plot_best_of_m, plot_entropy
+from model.study.plots import plot_entropy
+from model.study.search import measure
+from model.study.search_command import Search
+from model.study.search_plots import plot_search
+from model.study.search_section import section
 from model.study.summary import (
     METRICS,
+    MODELS,
     PAIRS,
-    REFERENCES,
     SECTIONS,
-    TABLES,
     Key,
-    equal_latency,
     read_cells,
     summarise,
-)  # fmt: skip
-from model.study.variants import CONTROLS, IDEAS, plan_studies, select, smoke_studies
+)
+from model.study.variants import Study, plan_studies, select, smoke_studies
+from service.engine.session import Session
 
 Entry = Mapping[str, Any]
 TITLES = {"ranklens": "RankLens", "movielens": "MovieLens-1M (semi-synthetic)"}
-VARIANTS = (
-    ("Controls", "Each control is trained like EGLR except for what its name says.", CONTROLS),
-    ("Ideas", "Each idea was tried to make reasoning worth more.", IDEAS),
-)
 
 
 def report(command: Report) -> None:
@@ -47,12 +47,34 @@ def report(command: Report) -> None:
     if command.page_only:
         write_page(out)
         return
+    config, summary = summarised(command)
+    path = out / "quality.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if command.check:
+        names = check_cells(earlier, summary["cells"])
+        print(*(f"equal to {path}: {name}" for name in names), sep="\n")
+        return
+    if earlier and not command.fresh:
+        summary = merge_reports(earlier, summary, command.replace)
+    payload = {
+        "made": provenance(command_line("report", command)),
+        "setting": {"budget": config.reasoning.budget},
+        **summary,
+        **other_parts(command, earlier),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(payload, indent=1) + "\n", encoding="utf-8")
+    write_page(out)
+
+
+def summarised(command: Report) -> tuple[Config, dict[str, list[dict[str, Any]]]]:
+    """Fill the cache where asked to, and return the configuration and the summary of its cells."""
     cache = cache_directory(command.cache, command.smoke, "report")
     config = Config.load(command.config)
-    studies = plan_studies(command.data, command.movielens, command.seeds)
+    studies: list[Study] = plan_studies(command.data, command.movielens, command.seeds)
     if command.smoke:
         config, studies = config.smoke(), smoke_studies(studies)
-    studies = select(studies, command.tracks, command.models)
+    studies = select(studies, command.tracks, command.models, command.only_seeds)
     if not command.no_training:
         grid.fill(config, studies, cache)
     for study in studies:
@@ -60,42 +82,64 @@ def report(command: Report) -> None:
     cells = read_cells(studies, cache)
     if not cells:
         raise FileNotFoundError(f"{cache}: no finished cell to report; run without --no-training")
-    summary = summarise(cells)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "quality.json"
-    if path.exists() and not command.fresh:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        summary = merge_reports(earlier, summary, command.replace)
-    payload = {
-        "made": provenance(command_line("report", command)),
-        "setting": {"budget": config.reasoning.budget},
-        **summary,
-    }
-    path.write_text(json.dumps(payload, indent=1) + "\n", encoding="utf-8")
-    write_page(out)
+    return config, summarise(cells)
+
+
+def other_parts(command: Report, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of learning from search, and of the served bundle.
+
+    A run that is restricted to some cells keeps those of the earlier report, and so does one that
+    trains nothing for learning from search, if the cache has no whole seed of it.
+    """
+    parts = {name: earlier[name] for name in ("served", "search") if name in earlier}
+    if command.tracks or command.models or command.only_seeds:
+        return parts
+    warm = command.data / "warm"
+    search = Search(
+        data=warm,
+        movielens=command.movielens,
+        cache=None if command.cache is None else command.cache / "search",
+        seeds=command.seeds,
+        finished=command.no_training,
+        smoke=command.smoke,
+    )
+    measured = measure(search)
+    if measured["datasets"]:
+        parts["search"] = measured
+    if command.bundle.exists():
+        parts["served"] = {
+            "bundle": f"{command.bundle.parent.name}/{command.bundle.name}",
+            **budget.measure(Session.load(command.bundle), Dataset(warm)),
+        }
+    return parts
 
 
 def write_page(out: Path) -> None:
     """Write quality.md and the plots from the quality.json below `out`."""
     payload = json.loads((out / "quality.json").read_text(encoding="utf-8"))
     plot_entropy(payload["positions"], SECTIONS, out / "entropy.png")
-    plot_best_of_m(payload["curves"], out / "best_of_m.png")
+    if "search" in payload:
+        plot_search(payload["search"], out)
     (out / "quality.md").write_text(page(payload), encoding="utf-8")
 
 
 def page(payload: Mapping[str, Any]) -> str:
     """Render the report as Markdown; every figure comes from `payload`, the JSON."""
+    search = payload.get("search")
+    seconds = [
+        sum(cell["cpu_seconds"] for cell in payload["cells"]),
+        search["core_seconds"] if search else 0.0,
+    ]
     return render(
         "quality.md.jinja",
         made=payload["made"],
         setting=payload["setting"],
         sections=sections(payload),
-        reference=REFERENCES[1],
-        selection=selection(payload["rows"]),
         older=older_commits(payload),
-        curves=payload["curves"],
-        equal_latency=equal_latency(payload["curves"]),
+        served=served(payload["served"]) if "served" in payload else None,
+        search=section(search) if search else None,
         positions=[entropy_row(entry) for entry in payload["positions"]],
+        hours=[value / 3600 for value in (*seconds, sum(seconds))],
     )
 
 
@@ -113,43 +157,24 @@ def older_commits(payload: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def sections(payload: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Collect the tables of each data set, split and track that has a main table."""
-    tables: dict[tuple[Key, str], dict[str, Entry]] = {}
+    """Collect the table and the paired differences of each data set, split and track."""
+    tables: dict[Key, dict[str, Entry]] = {}
     for entry in payload["tables"]:
         key = entry["dataset"], entry["split"], entry["track"]
-        tables.setdefault((key, entry["title"]), {})[entry["model"]] = entry
+        tables.setdefault(key, {})[entry["model"]] = entry
     collected = []
-    for key in (key for key in SECTIONS if (key, "main") in tables):
-        main, comparisons = tables[key, "main"], comparisons_of(payload["comparisons"], key)
+    for key in (key for key in SECTIONS if key in tables):
         dataset, split, track = key
-        variants = [
-            {
-                "title": title,
-                "text": text,
-                "entries": in_order(tables[key, title], title),
-                "pairs": pairs(
-                    comparisons, [(v, other) for other in REFERENCES for v in overrides]
-                ),
-            }
-            for title, text, overrides in VARIANTS
-            if (key, title) in tables
-        ]
+        entries = [tables[key][name] for name in MODELS if name in tables[key]]
         collected.append(
             {
                 "heading": f"{TITLES[dataset]}, {split}, {track}",
-                "lists": next(iter(main.values()))["lists"],
-                "metarank": split == "metarank",
-                "entries": in_order(main, "main"),
-                "pairs": pairs(comparisons, PAIRS),
-                "variants": variants,
+                "lists": entries[0]["lists"],
+                "entries": entries,
+                "pairs": pairs(comparisons_of(payload["comparisons"], key), PAIRS),
             }
         )
     return collected
-
-
-def in_order(entries: Mapping[str, Entry], title: str) -> list[Entry]:
-    """Sort the entries of a table into the order of its models."""
-    return [entries[name] for name in TABLES[title] if name in entries]
 
 
 def comparisons_of(
@@ -182,24 +207,18 @@ def pairs(
     return rows
 
 
-def selection(rows: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Compare each variant's validation NDCG@10 with EGLR's, seed by seed, best first."""
-    by_model: dict[str, dict[int, float]] = {}
-    for row in rows:
-        place = (row["dataset"], row["split"], row["track"])
-        if row["metric"] == "validation" and place == SECTIONS[0]:
-            by_model.setdefault(row["model"], {})[row["seed"]] = row["value"]
-    eglr = by_model.pop(REFERENCES[1], {})
-    table = []
-    for model, values in by_model.items():
-        shared = sorted(eglr.keys() & values.keys())
-        if shared:
-            difference = float(np.mean([values[seed] - eglr[seed] for seed in shared]))
-            table.append((difference, model, len(shared)))
-    return [
-        {"model": model, "seeds": seeds, "difference": difference}
-        for difference, model, seeds in sorted(table, reverse=True)
-    ]
+def served(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of the served bundle without a step, as it is served, and with every step."""
+    behind, always = (
+        sorted((row for row in figures["rows"] if row["gate"] == gate), key=lambda r: r["budget"])
+        for gate in budget.GATES
+    )
+    rows = {
+        "no step": behind[0],
+        "gate of the bundle": behind[-1],
+        "every step": always[-1],
+    }
+    return {**figures, "rows": [{**row, "name": name} for name, row in rows.items()]}
 
 
 def entropy_row(entry: Entry) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""Rank test lists with trained networks, measure the time, and estimate utilities."""
+"""Rank test lists with trained networks, and estimate utilities of slates."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from model.learning.policy import Batch, Policy
 from model.learning.train import Run
 from model.network.config import Config
 from model.network.evaluator import Evaluator
-from model.network.reasoning import sampler
 
 Array = np.ndarray[Any, Any]
 
@@ -37,43 +35,6 @@ def second_evaluator(config: Config, dataset: Dataset, directory: Path) -> Evalu
     run = Run(changed, dataset, directory, None)
     run.run(stop_before="warm_start")
     return run.evaluator.eval()
-
-
-@torch.no_grad()
-def best_of_sampled(
-    trained: Trained, rewarding: Trained, lists: Lists, budget: int, slates: int, batch: int = 128
-) -> Array:
-    """Return the best of `slates` sampled slates per list, int64 [R, K].
-
-    The evaluator of `rewarding` chooses. One slate is the greedy one, as the service ranks by
-    default.
-    """
-    policy = Policy(trained.config, trained.generator, trained.threshold, trained.share)
-    if slates == 1:
-        return torch.cat([d.slate for d in policy.greedy_slates(lists, budget, batch)]).numpy()
-    pick = sampler(trained.config.reasoning.recommend_temperature)
-    best_slates = []
-    for start in range(0, len(lists), batch):
-        b = Batch(lists, slice(start, start + batch))
-        encoded = trained.generator.encode(b.numbers, b.tokens, b.mask)
-        sampled = policy.decode(encoded, pick, budget, slates).slate
-        embedded = rewarding.evaluator.embed(b.numbers, b.tokens).repeat_interleave(slates, 0)
-        utility = rewarding.evaluator.utility(embedded, sampled).view(-1, slates)
-        best = utility.argmax(dim=1)
-        best_slates.append(sampled.view(len(best), slates, -1)[torch.arange(len(best)), best])
-    return torch.cat(best_slates).numpy()
-
-
-def request_seconds(
-    trained: Trained, rewarding: Trained, lists: Lists, budget: int, slates: int
-) -> Array:
-    """Return seconds of the first 64 lists, one request each, float [64], after 8 warm-ups."""
-    times = []
-    for row in range(min(len(lists), 72)):
-        began = time.perf_counter()
-        best_of_sampled(trained, rewarding, lists.take([row]), budget, slates)
-        times.append(time.perf_counter() - began)
-    return np.array(times[8:])
 
 
 @torch.no_grad()
@@ -112,5 +73,4 @@ def rank_greedily(
         "validation": np.array(trained.state.validation["final"]["ndcg@10"]),
         # 1 if an epoch of GRPO validated better than the start, 0 if the start was kept.
         "grpo_kept": np.array(float("grpo" in trained.state.validation)),
-        "train_seconds": np.array(trained.state.seconds),
     }

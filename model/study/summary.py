@@ -1,7 +1,8 @@
-"""Compute means, paired differences and curves of the quality report from finished cells."""
+"""Compute means, paired differences and entropies of the quality report from finished cells."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,26 @@ from scipy.stats import ttest_1samp
 
 from model.data.intervals import rounded
 from model.study import grid
-from model.study.variants import BASELINES, CONTROLS, IDEAS, NEURAL, SLATES, Study
+from model.study.variants import BASELINES, NEURAL, Study
 
 Array = np.ndarray[Any, Any]
 METRICS = ("ndcg@5", "ndcg@10", "map@10")
 FIGURES = (*METRICS, "utility", "reasoning_steps", "validation", "grpo_kept")
-SECTIONS = [(d, s, t) for d, s, t in (
-    ("ranklens", "warm", "stand-alone"), ("ranklens", "warm", "first stage"),
-    ("ranklens", "cold", "stand-alone"), ("ranklens", "cold", "first stage"),
-    ("ranklens", "metarank", "stand-alone"), ("movielens", "all", "first stage"),
-)]  # fmt: skip
+SECTIONS = [
+    ("ranklens", "warm", "stand-alone"),
+    ("ranklens", "cold", "stand-alone"),
+    ("movielens", "all", "first stage"),
+]
+HOSTS = ("transformer", "gru", "pointer")
 PAIRS = [
-    *((f"{host} EGLR", f"{host} host") for host in ("transformer", "gru")),
-    ("pointer EGLR", "pointer host"),
-    ("transformer EGLR S=1", "transformer host"),
-    *((f"{host} {kind}", "LambdaMART") for host in ("transformer", "gru")
-      for kind in ("EGLR", "host")),
+    *((f"{host} EGLR", f"{host} host") for host in HOSTS),
+    ("one head", "transformer EGLR"),
+    *((f"{host} {kind}", "LambdaMART") for host in HOSTS for kind in ("EGLR", "host")),
+    ("transformer EGLR", "NAR4Rec"),
     ("transformer EGLR", "shown order"),
     ("transformer EGLR", "item like rate"),
-]  # fmt: skip
-# Every control and idea is compared with both.
-REFERENCES = ("transformer host", "transformer EGLR")
-TABLES = {
-    "main": (*BASELINES, *NEURAL),
-    "Controls": (*REFERENCES, *CONTROLS),
-    "Ideas": (*REFERENCES, *IDEAS),
-}
+]
+MODELS = (*BASELINES, *NEURAL)  # in the order of the tables
 Key = tuple[str, str, str]
 Cells = dict[str, list[dict[str, Any]]]  # model -> a cell per seed: its seed and its arrays
 
@@ -54,56 +49,54 @@ def read_cells(studies: Sequence[Study], cache: Path) -> dict[Key, Cells]:
 
 
 def summarise(collected: dict[Key, Cells]) -> dict[str, list[dict[str, Any]]]:
-    """Return rows per seed, tables of means, paired comparisons, best-of-M curves, entropies."""
+    """Return cells, rows per seed, tables of means, paired comparisons and entropies."""
+    entries: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
-    curves: list[dict[str, Any]] = []
     positions: list[dict[str, Any]] = []
     tables: list[dict[str, Any]] = []
     for key, cells in collected.items():
         label = dict(zip(("dataset", "split", "track"), key, strict=True))
         for model, seeds in cells.items():
-            if model == "best of M":
-                curves += [{**p, **commits_of(seeds)} for p in best_of_m_points(label, seeds)]
-            if model in ("best of M", "second evaluator"):
-                continue
             for cell in seeds:
+                place = {**label, "model": model, "seed": int(cell["seed"])}
+                entries.append({**place, **identity(cell), **commits_of([cell])})
                 for metric in (m for m in FIGURES if m in cell):
                     value = round(float(cell[metric].mean()), 6)
-                    rows.append(
-                        {**label, "model": model, "seed": int(cell["seed"]),
-                         "metric": metric, "value": value, **commits_of([cell])}
-                    )  # fmt: skip
+                    rows.append({**place, "metric": metric, "value": value, **commits_of([cell])})
             if model in NEURAL:
                 positions.append(
                     {**label, "model": model, **entropy_by_position(seeds), **commits_of(seeds)}
                 )
         tables += [
-            {**label, "title": title, "model": model, **entry}
-            for title, models in TABLES.items()
-            if cells.keys() & (set(models) - (set(REFERENCES) if title != "main" else set()))
-            for model, entry in table_entries(cells, models).items()
+            {**label, "model": model, **entry} for model, entry in table_entries(cells).items()
         ]
-        variants = [(name, other) for name in (*CONTROLS, *IDEAS) for other in REFERENCES]
-        for model, against in (*PAIRS, *variants):
+        for model, against in PAIRS:
             if model in cells and against in cells:
                 comparisons += paired_differences(label, cells, model, against)
-    return {"rows": rows, "comparisons": comparisons, "curves": curves, "positions": positions,
+    return {"cells": entries, "rows": rows, "comparisons": comparisons, "positions": positions,
             "tables": tables}  # fmt: skip
 
 
-def table_entries(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, Any]]:
+def identity(cell: Mapping[str, Array]) -> dict[str, Any]:
+    """Return the digest of a cell's slates and metrics of each list, and its processor seconds."""
+    digest = hashlib.sha256()
+    for name in ("slate", *METRICS):
+        digest.update(np.ascontiguousarray(cell[name]).tobytes())
+    return {"digest": digest.hexdigest(), "cpu_seconds": round(float(cell["cpu_seconds"]), 1)}
+
+
+def table_entries(cells: Cells) -> dict[str, dict[str, Any]]:
     """Return a table's rows: means with intervals over the seeds that all of its models have.
 
     Every seed has its own evaluator, so means over different seeds do not compare.
     """
     by_model = {
-        model: {int(c["seed"]): c for c in cells[model]} for model in models if model in cells
+        model: {int(c["seed"]): c for c in cells[model]} for model in MODELS if model in cells
     }
     shared = sorted(set.intersection(*map(set, by_model.values())))
     if not shared:
         return {}
-    second = {int(c["seed"]): c for c in cells.get("second evaluator", ())}
     entries = {}
     for model, by_seed in by_model.items():
         seeds = [by_seed[seed] for seed in shared]
@@ -113,10 +106,7 @@ def table_entries(cells: Cells, models: Sequence[str]) -> dict[str, dict[str, An
             if all(m in c for c in seeds)
         }
         entry |= {"seeds": len(seeds), "lists": len(seeds[0]["ndcg@10"]), **commits_of(seeds)}
-        entry["seconds"] = round(float(np.mean([c["train_seconds"] for c in seeds])), 1)
-        if all(model in second.get(seed, ()) for seed in shared):
-            mean = float(np.mean([second[s][model].mean() for s in shared]))
-            entry["second utility"] = round(mean, 6)
+        entry["cpu_seconds"] = round(float(np.mean([c["cpu_seconds"] for c in seeds])), 1)
         entries[model] = entry
     return entries
 
@@ -156,30 +146,3 @@ def paired_differences(
              **commits_of([cell for pair in pairs for cell in pair])}
         )  # fmt: skip
     return entries
-
-
-def best_of_m_points(label: dict[str, str], seeds: list[dict[str, Array]]) -> list[dict[str, Any]]:
-    """Return one point per budget and M: means over seeds and lists, median milliseconds."""
-    points = []
-    for budget in range(len(seeds[0]["seconds"])):
-        for index, slates in enumerate(SLATES):
-            means = {
-                metric: rounded(np.array([c[metric][budget, index] for c in seeds]), 6)
-                for metric in ("ndcg@10", "utility")
-            }
-            seconds = np.median([c["seconds"][budget, index] for c in seeds])
-            points.append(
-                {**label, "budget": budget, "slates": slates, "ms": round(1e3 * float(seconds), 3),
-                 **means}
-            )  # fmt: skip
-    return points
-
-
-def equal_latency(curves: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return EGLR's single slate, and the host's largest M (at least 1) that takes no longer."""
-    budget = max((point["budget"] for point in curves), default=0)
-    eglr = next((p for p in curves if (p["budget"], p["slates"]) == (budget, 1)), None)
-    if eglr is None:
-        return None
-    host = [p for p in curves if p["budget"] == 0 and (p["slates"] == 1 or p["ms"] <= eglr["ms"])]
-    return eglr, host[-1]

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from model.study.merge import MergeError, merge_reports
+from model.study.merge import MergeError, check_cells, merge_reports
 
 PLACE = {"dataset": "ranklens", "split": "warm", "track": "stand-alone"}
 
@@ -14,11 +14,11 @@ def row(model, seed, value):
 
 
 def line(model, seeds, mean):
-    return {**PLACE, "title": "Controls", "model": model, "seeds": seeds, "ndcg@10": [mean]}
+    return {**PLACE, "model": model, "seeds": seeds, "ndcg@10": [mean]}
 
 
 def report(rows, tables):
-    parts = {"rows": rows, "tables": tables, "comparisons": [], "curves": [], "positions": []}
+    parts = {"cells": [], "rows": rows, "tables": tables, "comparisons": [], "positions": []}
     return {"made": {"commit": "a" * 40}, **parts}
 
 
@@ -76,3 +76,13 @@ def test_merging_changes_neither_report_in_place():
     before = copy.deepcopy(new)
     merge_reports(old, new)
     assert (old, new) == (OLD, before)
+
+
+def test_equal_digests_pass_and_another_digest_or_an_absent_cell_raises():
+    cell = {**PLACE, "model": "host", "seed": 0, "digest": "a" * 64}
+    report = {"cells": [cell, {**cell, "seed": 1, "digest": "b" * 64}]}
+    assert check_cells(report, [cell]) == ["ranklens, warm, stand-alone, host, 0"]
+    with pytest.raises(MergeError, match=r"host, 1: .* differ .*aaaaaaaaaaaa, not bbbbbbbbbbbb"):
+        check_cells(report, [{**cell, "seed": 1}])
+    with pytest.raises(MergeError, match="host, 2: the report has no such cell"):
+        check_cells(report, [{**cell, "seed": 2}])

@@ -1,32 +1,24 @@
 """The neural baselines learn a simple rule and follow the definitions of their papers."""
 
-from typing import cast
-
 import numpy as np
 import pytest
 import torch
 
 from model.data.lists import Arrays, Lists
 from model.data.metrics import slate_metrics
-from model.learning.policy import Batch, Policy
+from model.learning.policy import Batch
 from model.network.layers import MASKED
 from model.study import neural_baselines
 from model.study.neural_baselines import (
     Matcher,
-    Scorer,
     assign,
-    initial_rank,
-    listwise_loss,
-    listwise_mlp,
     matching_loss,
     nar4rec,
-    prm,
-    reinforce_loss,
     seq2slate,
 )
 
 VOCABULARY = 12
-ALL = [listwise_mlp, prm, nar4rec, seq2slate]
+ALL = [nar4rec, seq2slate]
 
 
 def make_lists(rows: int, seed: int, size: int = 8) -> Lists:
@@ -105,38 +97,6 @@ def test_training_keeps_the_epoch_that_validates_best(splits):
     assert len(set(weights)) == 3
 
 
-def test_the_initial_rank_of_the_best_is_0_and_padding_comes_last():
-    score = torch.tensor([[0.1, 0.9, 0.5, 7.0]])
-    mask = torch.tensor([[True, True, True, False]])
-    assert initial_rank(score, mask).tolist() == [[2, 0, 1, 3]]
-
-
-def test_prm_is_equivariant_and_embeds_positions_only_with_a_score(splits):
-    batch = Batch(splits[0], slice(4))
-    swapped = Batch(splits[0], slice(4))
-    swapped.numbers = batch.numbers.flip(1)
-    swapped.tokens, swapped.mask = batch.tokens.flip(1), batch.mask.flip(1)
-    torch.manual_seed(0)
-    for scorer in (Scorer(4, VOCABULARY, 2).eval(), Scorer(4, VOCABULARY, 2, 8, 0).eval()):
-        # Equivariant in the candidates: the initial ranking comes from the score, not the row.
-        torch.testing.assert_close(scorer(swapped).flip(1), scorer(batch), atol=1e-5, rtol=0)
-    ranked = Scorer(4, VOCABULARY, 2, 8, 0).eval()
-    before = ranked(batch)
-    assert ranked.position is not None
-    with torch.no_grad():
-        ranked.position.weight.copy_(ranked.position.weight.flip(0))
-    assert not torch.allclose(ranked(batch), before, atol=1e-3)
-
-
-def test_the_listwise_loss_equals_a_hand_computed_cross_entropy():
-    scores = torch.log(torch.tensor([[1.0, 2.0, 5.0], [3.0, 1.0, 0.5]]))
-    scores[1, 2] = MASKED
-    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    # -(ln 1/8 + ln 5/8) / 2 = 1.27472; -ln 1/4 = 1.38629; their mean 1.33051
-    assert listwise_loss(scores, labels).item() == pytest.approx(1.33051, abs=1e-5)
-    assert listwise_loss(scores, 1.0 - labels).item() != pytest.approx(1.33051, abs=1e-2)
-
-
 def test_the_matching_loss_stops_where_no_like_is_left():
     logits = torch.zeros(1, 3, 4)
     labels = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
@@ -166,33 +126,3 @@ def test_matching_logits_permute_with_their_candidates(splits):
     flipped.numbers = batch.numbers.flip(1)
     flipped.tokens, flipped.mask = batch.tokens.flip(1), batch.mask.flip(1)
     torch.testing.assert_close(matcher(flipped).flip(2), logits, atol=1e-5, rtol=0)
-
-
-class Fixed:
-    """A policy that returns one sampled and one greedy slate with fixed log-probabilities."""
-
-    def __init__(self, sampled, greedy_slate):
-        from model.network.config import Config
-
-        self.config, self.slates = Config(), [sampled, greedy_slate]
-        self.logprob = torch.full(sampled.shape, -0.5, requires_grad=True)
-        self.generator = type("Encoder", (), {"encode": lambda *_: None})
-
-    def decode(self, _encoded, _pick, _budget):
-        slate = self.slates.pop(0)
-        return type("Decoded", (), {"slate": slate, "logprob": self.logprob})
-
-
-def test_reinforce_raises_the_likelihood_only_of_slates_better_than_greedy(splits):
-    lists = splits[0].take([1, 2, 4])
-    batch = Batch(lists, slice(None))
-    likes_first = torch.from_numpy(np.argsort(-lists.labels, axis=1)[:, :5])
-    likes_last = torch.from_numpy(np.argsort(lists.labels - lists.mask, axis=1)[:, :5])
-    sampled = torch.stack([likes_first[0], likes_last[1], likes_first[2]])
-    greedy_slate = torch.stack([likes_last[0], likes_first[1], likes_first[2]])
-    policy = Fixed(sampled, greedy_slate)
-    reinforce_loss(cast(Policy, policy), batch).backward()
-    assert policy.logprob.grad is not None
-    down = policy.logprob.grad[:, 0]  # descent raises entries of negative gradient
-    assert down[0] < 0 < down[1]
-    assert down[2] == 0
