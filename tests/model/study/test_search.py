@@ -17,7 +17,7 @@ from model.study.search_command import Search
 from model.study.search_gates import ALWAYS, NONE, gate_names
 from model.study.search_models import Source, is_host, overrides_of, plan_sources
 from model.study.search_plots import FIGURES
-from model.study.search_section import section
+from model.study.search_section import entropy_shape, section
 from model.study.search_summary import share_of_gain, summarise
 
 CONFIG = Path("model/configs/search.yaml")
@@ -104,6 +104,16 @@ def test_differences_are_paired_with_the_host_of_the_same_seed():
             assert row["regret - host"] == pytest.approx([-0.1] * 3)
             low, high = row["regret"][1:]
             assert high - low > 0.05  # the lists themselves differ
+
+
+def test_low_high_low_is_seen_only_with_a_peak_inside_the_slate():
+    for after, words in (
+        ([0.1, 0.9, 0.2], "highest at position 1 of 0 to 2, so the paper's low, high, low is seen"),
+        ([0.9, 0.5, 0.2], "position 0 of 0 to 2, so the paper's low, high, low is not seen"),
+        ([0.1, 0.5, 0.9], "position 2 of 0 to 2, so the paper's low, high, low is not seen"),
+    ):
+        entries = [{"model": "pointer EGLR", "gate": ALWAYS, "entropy after": after}]
+        assert words in entropy_shape({"entropy": entries})
 
 
 def test_a_row_is_over_the_seeds_that_have_its_model_and_its_host():
