@@ -17,6 +17,8 @@ class Search:
     """MovieLens data set; skipped when the directory does not exist."""
     config: Path = Path("model/configs/search.yaml")
     """Training configuration of RankLens with objectives and search, YAML."""
+    long_config: Path = Path("model/configs/search_long.yaml")
+    """Training configuration of RankLens for longer, to see if a lead lasts, YAML."""
     movielens_config: Path = Path("model/configs/search_movielens.yaml")
     """Training configuration of MovieLens, YAML."""
     world_config: Path = Path("model/configs/search_world.yaml")
@@ -32,7 +34,7 @@ class Search:
     """Models to compare with their hosts, such as "pointer EGLR". Default: those of each data set
     in model/study/search_models.py."""
     datasets: tuple[str, ...] = ()
-    """Data sets to measure, of ranklens, movielens and world. Default: all."""
+    """Data sets to measure, of world, ranklens, long and movielens. Default: all."""
     finished: bool = False
     """Train nothing: report the cells that exist; every row says over how many seeds."""
     page_only: bool = False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from model.study.search_command import Search
 from model.study.variants import HOST, Overrides
 
 RANKLENS, MOVIELENS, WORLD = "RankLens", "MovieLens-1M", "known world"
+LONG = "RankLens, trained for longer"
 EVERY_STEP: Overrides = {
     "search": {"gates": "configured"},
     "reasoning": {"training_gate": "always"},
@@ -35,6 +35,7 @@ VARIANTS: dict[str, Overrides] = {
 }
 CONTROLS = tuple(VARIANTS)[:4]
 FULL = ("pointer EGLR",)  # ranks behind every gate
+TRAINED_ALWAYS = "pointer EGLR, every step in training"
 
 
 def is_host(name: str) -> bool:
@@ -94,6 +95,15 @@ def plan_sources(command: Search, world: Path) -> list[Source]:
         "ranklens": Source(
             RANKLENS, command.data, command.config, "genres", 800, None, (*pointer[:5], *pairs)
         ),
+        "long": Source(
+            LONG,
+            command.data,
+            command.long_config,
+            "genres",
+            800,
+            None,
+            ("pointer host", TRAINED_ALWAYS),
+        ),
         "movielens": Source(
             MOVIELENS, command.movielens, command.movielens_config, "genres", 800, 2500, main
         ),
@@ -108,7 +118,8 @@ def plan_sources(command: Search, world: Path) -> list[Source]:
         and (name == "world" or source.data.exists())
     ]
     if command.smoke:
-        sources = [dataclasses.replace(source, evaluator_lists=128) for source in sources]
+        sources = [replace(source, evaluator_lists=128) for source in sources]
+        sources = [source for source in sources if source.name != LONG]
     models = command.models or (FULL if command.smoke else ())
     return [with_models(source, models) for source in sources]
 
@@ -123,7 +134,7 @@ def with_models(source: Source, models: Sequence[str]) -> Source:
     for model in models:
         overrides_of(model)
     chosen = dict.fromkeys(name for model in models for name in (host_of(model), model))
-    return dataclasses.replace(source, models=tuple(chosen))
+    return replace(source, models=tuple(chosen))
 
 
 def host_of(model: str) -> str:

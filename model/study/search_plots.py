@@ -24,9 +24,13 @@ FIGURES = ("search_regret.png", "search_entropy.png")
 
 
 def plot_search(payload: Mapping[str, Any], directory: Path) -> None:
-    """Write FIGURES: regret against steps, and entropy by position, a column per data set."""
-    plot_regret(payload["datasets"], directory / FIGURES[0])
-    plot_entropy(payload["datasets"], directory / FIGURES[1])
+    """Write FIGURES: regret against steps, and entropy by position.
+
+    Each data set that compares gates has a column.
+    """
+    datasets = [entry for entry in payload["datasets"] if entry["gates"]]
+    plot_regret(datasets, directory / FIGURES[0])
+    plot_entropy(datasets, directory / FIGURES[1])
 
 
 def plot_regret(datasets: Sequence[Entry], path: Path) -> None:

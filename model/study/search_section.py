@@ -8,7 +8,15 @@ from typing import Any
 
 from model.data.intervals import excludes_zero, format_interval
 from model.study.search_gates import ALWAYS, KINDS, NONE, SHARES, gate_name
-from model.study.search_models import FULL, MOVIELENS, RANKLENS, WORLD, host_of
+from model.study.search_models import (
+    FULL,
+    LONG,
+    MOVIELENS,
+    RANKLENS,
+    TRAINED_ALWAYS,
+    WORLD,
+    host_of,
+)
 
 Entry = Mapping[str, Any]
 SHOWN = (NONE, gate_name(KINDS[0], SHARES[0]), ALWAYS)
@@ -21,6 +29,8 @@ ABOUT = {
         gains its probability times what is left of its genres, so the best choice follows from
         candidate and prefix, and a host that never looks at the list lacks nothing. The objective
         on validation lists still rose in the last epoch.""",
+    LONG: """The same on all lists and for twice the epochs, to see if a lead is one of what a host
+        can learn or of how fast.""",
     MOVIELENS: "The teacher is that of RankLens, over 50 candidates.",
 }
 
@@ -51,10 +61,11 @@ def describe(dataset: Entry, setting: Entry) -> dict[str, Any]:
             entry["model"], {"model": entry["model"], "gain": entry["gain"], "left": []}
         )
         of_model["left"].append(entry["left"])
+    limit = setting["train_lists"]
     about = (
-        f"{' '.join(ABOUT[dataset['name']].split())} Generators learned from the first "
-        f"{setting['train_lists']:,} lists for {setting['search']['epochs']} epochs, and ranked "
-        f"{dataset['lists']:,} test lists."
+        f"{' '.join(ABOUT[dataset['name']].split())} Generators learned from "
+        f"{f'the first {limit:,}' if limit else 'all train'} lists for "
+        f"{setting['search']['epochs']} epochs, and ranked {dataset['lists']:,} test lists."
     )
     return {
         **{name: dataset[name] for name in names},
@@ -67,20 +78,22 @@ def describe(dataset: Entry, setting: Entry) -> dict[str, Any]:
 def verdict(dataset: Entry) -> str:
     """Say if EGLR of the pointer host beats its host, the controls, and the random gate."""
     rows = {(row["model"], row["gate"]): row for row in dataset["rows"]}
-    model, name = FULL[0], dataset["name"]
-    if (model, ALWAYS) not in rows:
-        return f"**{name}**: `{model}` was not measured."
-    row, host = rows[model, ALWAYS], rows[host_of(model), NONE]["regret"][0]
-    seeds = "1 seed" if row["seeds"] == 1 else f"{row['seeds']} seeds"
-    text = (
-        f"**{name}** ({seeds}): reasoning at every step changes the pointer host's "
-        f"regret of {host:.5f} by {fine(row['regret - host'])}, {told_apart(row['regret - host'])}."
-    )
+    host = rows[host_of(FULL[0]), NONE]["regret"][0]
+    parts = [f"**{dataset['name']}**: the pointer host has a regret of {host:.5f}."]
+    for model, training in ((FULL[0], "random gates"), (TRAINED_ALWAYS, "every step")):
+        if (model, ALWAYS) in rows:
+            row, plain = (rows[model, gate]["regret - host"] for gate in (ALWAYS, NONE))
+            seeds = rows[model, ALWAYS]["seeds"]
+            parts.append(
+                f"Reasoning at every step, trained with {training} ({seeds} "
+                f"{'seed' if seeds == 1 else 'seeds'}), changes it by {fine(row)} "
+                f"({told_apart(row)}), and no step of those weights by {fine(plain)}."
+            )
     controls = [
         f"{entry['other'].partition(' ')[2]} {told_apart(entry['difference'])} "
         f"({fine(entry['difference'])})"
         for entry in dataset["controls"]
-        if entry["model"] == model
+        if entry["model"] == FULL[0]
     ]
     gates = [
         f"{told_apart(entry['difference'])} at {100 * entry['share']:.0f} %"
@@ -88,11 +101,15 @@ def verdict(dataset: Entry) -> str:
         if entry["other"] == "random"
     ]
     if controls:
-        text += f" Against tokens of other content with the same steps: {', '.join(controls)}."
+        parts.append(f"Against tokens of other content with the same steps: {', '.join(controls)}.")
     if gates:
-        text += f" The entropy gate against a random gate: {', '.join(gates)} of the steps."
-    labels = [f"{label} by {fine(row[f'{label} - host'])}" for label in dataset["labels"]]
-    return f"{text} It changes {' and '.join(labels)}. {entropy_shape(dataset)}"
+        parts.append(f"The entropy gate against a random gate: {', '.join(gates)} of the steps.")
+        row = rows[FULL[0], ALWAYS]
+        changes = [f"{label} by {fine(row[f'{label} - host'])}" for label in dataset["labels"]]
+        parts.append(
+            f"With every step it changes {' and '.join(changes)}. {entropy_shape(dataset)}"
+        )
+    return " ".join(parts)
 
 
 def entropy_shape(dataset: Entry) -> str:

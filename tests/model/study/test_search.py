@@ -172,5 +172,8 @@ def test_data_sets_without_a_directory_are_left_out_and_models_follow_their_host
     command = Search(data=ABSENT, movielens=tmp_path, models=("gru EGLR", "pointer zero token"))
     sources = plan_sources(command, tmp_path)
     assert [source.name for source in sources] == ["known world", "MovieLens-1M"]
+    both = plan_sources(dataclasses.replace(command, data=tmp_path, models=()), tmp_path)
+    assert [source.name for source in both][1:3] == ["RankLens", "RankLens, trained for longer"]
+    assert all(source.models[0] == "pointer host" for source in both)
     assert sources[0].models == ("gru host", "gru EGLR", "pointer host", "pointer zero token")
     assert overrides_of("gru zero token")["reasoning"] == {"token": "zero"}
