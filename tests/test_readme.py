@@ -245,13 +245,43 @@ def test_the_quality_page_has_no_other_paired_difference():
     assert len(re.findall(r"[+-]0\.\d{4} \[", QUALITY)) == 9
 
 
-def test_the_paired_differences_in_the_readme_are_those_of_the_reports():
+def searched(name):
+    """Return learning from search on a data set, and its rows: (model, gate) -> figures."""
+    (dataset,) = (d for d in report_of("quality")["search"]["datasets"] if d["name"] == name)
+    return dataset, {(row["model"], row["gate"]): row for row in dataset["rows"]}
+
+
+def test_the_paragraph_on_reasoning_in_the_readme_has_the_figures_of_the_reports():
     text = unwrapped(README)
+    world, rows = searched("known world")
+    host, eglr = rows["pointer host", "no step"], rows["pointer EGLR", "every step"]
+    change = format_interval(eglr["regret - host"], signed=True)
+    assert f"from {host['regret'][0]:.4f} to {eglr['regret'][0]:.4f} ({change})" in text
+    assert eglr["regret - host"][2] < 0  # it pays
+    (left,) = (
+        entry["left"]
+        for entry in world["shares"]
+        if (entry["model"], entry["share"]) == ("pointer EGLR", 0.5)
+    )
+    assert f"keeps {100 * left:.0f} % of that at half of the steps" in text
+    logs = [
+        searched(name)[1]["pointer EGLR", "every step"] for name in ("RankLens", "MovieLens-1M")
+    ]
+    short = [format_interval(row["regret - host"], signed=True) for row in logs]
+    assert f"(the share changes by {' and '.join(short)})" in text
+    assert all(row["regret - host"][2] > 0 for row in logs)  # it earns nothing
     plain = difference("quality", "warm", "transformer EGLR", "transformer host")
     assert f"EGLR is {plain} to its plain host" in text
-    world = difference("world", "test", "pointer eglr, every step", "pointer host")
-    assert f"reasoning adds {world} expected clicks" in text
-    assert len(re.findall(r"[+-]0\.\d{4} \[", README)) == 2
+    assert len(re.findall(r"[+-]0\.\d{4} \[", text)) == 4
+
+
+def test_the_cost_of_reasoning_in_the_readme_is_that_of_the_report():
+    rows = {(r["gate"], r["budget"]): r["milliseconds"][0] for r in report_of("budget")["rows"]}
+    full = MANIFEST["budget"]
+    costs = [rows["of the bundle", 0], rows["of the bundle", full], rows["always open", full]]
+    none, served, every = (f"{1e3 * cost:.0f} µs" for cost in costs)
+    text = unwrapped(README)
+    assert f"{none} without a step, {served} as served and {every} with every step" in text
 
 
 def test_the_ideas_in_the_notes_have_the_figures_of_the_report():

@@ -73,7 +73,8 @@ class Report:
     bundle: Path = Path("bundles/ranklens/1")
     """Bundle to measure with and without reasoning; skipped where the directory does not exist."""
     seeds: int = 5
-    """Number of seeds on the warm split; the cold split uses at most three, MovieLens one."""
+    """Number of seeds of learning from search; the other models have at most those of SEEDS in
+    model/study/variants.py."""
     only_seeds: tuple[int, ...] = ()
     """Seeds to train and report, of those; the others keep their rows. Default: all."""
     movielens: Path = Path("build/movielens")
@@ -84,7 +85,7 @@ class Report:
     """Models to train and report, by the names of the tables; the others keep their rows. Default:
     all."""
     no_training: bool = False
-    """Train nothing and report the cells that the cache holds."""
+    """Train nothing and report the cells that the cache holds, and the search.json in --out."""
     check: bool = False
     """Compare the cells of the cache with those of the report in --out, and write nothing."""
     replace: bool = False

@@ -14,7 +14,7 @@ from model.data.dataset import Dataset
 from model.network.config import Config
 from model.study import budget, grid
 from model.study.commands import Report, cache_directory, command_line, report_directory
-from model.study.merge import check_cells, merge_reports
+from model.study.merge import MergeError, check_cells, merge_reports
 from model.study.pages import provenance, render
 from model.study.plots import plot_entropy
 from model.study.search import measure
@@ -47,8 +47,10 @@ def report(command: Report) -> None:
     if command.page_only:
         write_page(out)
         return
-    config, summary = summarised(command)
     path = out / "quality.json"
+    if command.check and not path.exists():
+        raise MergeError(f"{path}: no report to compare with; run without --check")
+    config, summary = summarised(command)
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if command.check:
         names = check_cells(earlier, summary["cells"])
@@ -88,24 +90,21 @@ def summarised(command: Report) -> tuple[Config, dict[str, list[dict[str, Any]]]
 def other_parts(command: Report, earlier: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures of learning from search, and of the served bundle.
 
-    A run that is restricted to some cells keeps those of the earlier report, and so does one that
-    trains nothing for learning from search, if the cache has no whole seed of it.
+    A run that is restricted to some cells keeps those of the earlier report. One that trains
+    nothing takes learning from search from the search.json in --out, if there is one.
     """
     parts = {name: earlier[name] for name in ("served", "search") if name in earlier}
     if command.tracks or command.models or command.only_seeds:
         return parts
     warm = command.data / "warm"
-    search = Search(
-        data=warm,
-        movielens=command.movielens,
-        cache=None if command.cache is None else command.cache / "search",
-        seeds=command.seeds,
-        finished=command.no_training,
-        smoke=command.smoke,
-    )
-    measured = measure(search)
-    if measured["datasets"]:
-        parts["search"] = measured
+    written = report_directory(command.out, command.smoke) / "search.json"
+    if not command.no_training:
+        cache = None if command.cache is None else command.cache / "search"
+        parts["search"] = measure(
+            Search(warm, command.movielens, cache=cache, seeds=command.seeds, smoke=command.smoke)
+        )
+    elif written.exists():
+        parts["search"] = json.loads(written.read_text(encoding="utf-8"))
     if command.bundle.exists():
         parts["served"] = {
             "bundle": f"{command.bundle.parent.name}/{command.bundle.name}",

@@ -50,7 +50,7 @@ def test_a_committed_page_is_the_rendering_of_its_json(name, page):
 @pytest.mark.parametrize(
     ("name", "write", "plots"),
     [
-        ("quality", report.write_page, ["entropy.png"]),
+        ("quality", report.write_page, ["entropy.png", "search_entropy.png", "search_regret.png"]),
         ("evaluator", evaluator_report.write_page, ["evaluator.png"]),
         ("diversity", diversity.write_page, ["diversity.png"]),
         ("scale", scale.write_page, []),

@@ -183,7 +183,9 @@ def test_the_report_runs_in_miniature_and_again_from_its_cache(
     warm_ranklens, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.chdir(ROOT)
+    # The study of learning from search has its own miniature.
     monkeypatch.setattr(study_report, "measure", lambda _: SEARCH)
+    monkeypatch.setattr(study_report, "plot_search", lambda *_: None)
     paths = {"data": warm_ranklens.parent, "cache": tmp_path / "cache", "out": tmp_path / "out",
              "movielens": tmp_path / "absent", "bundle": tmp_path / "absent"}  # fmt: skip
     options: dict[str, Any] = {**paths, "seeds": 1, "smoke": True}
@@ -219,6 +221,13 @@ def test_the_report_runs_in_miniature_and_again_from_its_cache(
     (tmp_path / "out" / "quality.json").write_text(json.dumps(summary))
     with pytest.raises(MergeError, match="random order, 0: slates or metrics of a list differ"):
         report(Report(**options | {"check": True, "no_training": True}))
+
+
+def test_a_check_without_a_report_raises_before_it_trains(tmp_path):
+    config = ROOT / "model" / "configs" / "ranklens.yaml"
+    command = Report(data=tmp_path / "absent", config=config, out=tmp_path, check=True)
+    with pytest.raises(MergeError, match=r"quality\.json: no report to compare with"):
+        report(command)
 
 
 def test_only_the_named_cells_are_trained_and_unknown_names_are_refused(tmp_path):
