@@ -89,7 +89,7 @@ def compare(monkeypatch, work, progress_directory, starts):
     """Return a function that compares with the plain server."""
     monkeypatch.setattr(summary, "version", lambda peer: "1.0")
 
-    def run(options=OPTIONS, spoil=lambda content: content, fails_at=None, scenarios=("history",)):
+    def run(options=OPTIONS, spoil=lambda content: content, fails_at=None, scenarios=("ids",)):
         @contextlib.contextmanager
         def start(peer, bundle):
             starts.append(peer)
