@@ -121,6 +121,10 @@ class NumberedBodies(Sequence[bytes]):
         number = self._write(random.randrange(1, 10**9) / 1e9)
         return body[:place] + number + body[place + len(number) :]
 
+    def encoded(self, encode: Callable[[bytes], bytes]) -> NumberedBodies:
+        """Return the same bodies in another form that has the number as it is."""
+        return NumberedBodies([encode(body) for body in self._bodies], self._write)
+
     def packed(self) -> NumberedBodies:
         """Return the same bodies as MessagePack."""
         return NumberedBodies([ormsgpack.packb(json.loads(b)) for b in self._bodies], packed_number)

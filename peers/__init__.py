@@ -11,14 +11,21 @@ featurise, run, decode, respond. Servers that are programs of their own run unde
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 # onnxruntime sends telemetry unless this is set before its import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# The exported graph, which every user of these servers has, or the engine of this service, native
+# decode loop included; `other` runs neither.
+Inference = Literal["exported", "equal", "other"]
+BACKENDS: dict[Inference, str] = {"exported": "onnx", "equal": "native", "other": "onnx"}
 
 DEVELOPMENT = Path(__file__).resolve().parents[1] / ".venv"
 
@@ -61,6 +68,7 @@ class Peer:
         path, ready: Routes of a request and of readiness.
         encode, decode: Conversions of a request to the server's form, and of its response back.
         same_model: False if the server ranks with another model than the bundle's.
+        work: Inference of a list inside the server.
         python: Interpreter to make the environment with.
         environment: An existing environment to run in, in place of one made from `requirements`.
     """
@@ -75,10 +83,26 @@ class Peer:
     encode: Callable[[bytes], bytes] = unchanged
     decode: Callable[[bytes], bytes] = unchanged
     same_model: bool = True
+    work: Inference = "exported"
     python: str = "python3"
     environment: Path | None = None
 
 
+TRITON = Peer(
+    name="Triton",
+    module="triton_peer",
+    requirements="triton_peer.txt",
+    distribution="nvidia-pytriton",
+    settings=(
+        "Python backend, 2 instances, dynamic batches of 16 without a delay: a batch is what "
+        "gathers while the instances are busy. HTTP alone, no metrics."
+    ),
+    path="/v2/models/rerank/infer",
+    ready="/v2/health/ready",
+    encode=to_v2,
+    decode=from_v2,
+    python="/usr/bin/python3",
+)
 PEERS: tuple[Peer, ...] = (
     Peer(
         name="FastAPI + torch",
@@ -91,6 +115,7 @@ PEERS: tuple[Peer, ...] = (
             "take as much CPU time and delay each other. Log-probabilities and entropies differ in "
             "the last digits (some 1e-6)."
         ),
+        work="other",
         environment=DEVELOPMENT,
     ),
     Peer(
@@ -104,6 +129,7 @@ PEERS: tuple[Peer, ...] = (
             "much CPU time."
         ),
         same_model=False,
+        work="other",
         environment=DEVELOPMENT,
     ),
     Peer(
@@ -161,19 +187,11 @@ PEERS: tuple[Peer, ...] = (
         encode=to_v2,
         decode=from_v2,
     ),
-    Peer(
-        name="Triton",
-        module="triton_peer",
-        requirements="triton_peer.txt",
-        distribution="nvidia-pytriton",
-        settings=(
-            "Python backend, 2 instances, dynamic batches of 16 without a delay: a batch is what "
-            "gathers while the instances are busy. HTTP alone, no metrics."
-        ),
-        path="/v2/models/rerank/infer",
-        ready="/v2/health/ready",
-        encode=to_v2,
-        decode=from_v2,
-        python="/usr/bin/python3",
+    TRITON,
+    dataclasses.replace(
+        TRITON,
+        name="Triton, equal work",
+        settings="As Triton, with the native decode loop of this service in each instance.",
+        work="equal",
     ),
 )

@@ -1,17 +1,18 @@
-"""Compare servers on one machine: search each one's capacity, then load the best two alike.
+"""Compare servers on one machine: search each one's capacity, then load the best of them alike.
 
 Searches are made in rounds, one of each server a round, so that a change of the machine affects all
-of them. Half of a round's capacity gives the percentiles. A last round offers this service and the
-best peer the same rate. The CPU time of a list is that of the whole machine less the generator's.
+of them. Half of a round's capacity gives the percentiles. Last turns offer the same rate to this
+service, the best peer of each kind of work and the service of another commit. The CPU time of a
+list is that of the whole machine less the generator's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,28 @@ from tqdm import tqdm
 
 from loadtest.capacity import Bound, capacity
 from loadtest.generators import Generators, generators
-from loadtest.results import Load, machine
-from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
+from loadtest.results import machine
+from loadtest.scenarios import (
+    Catalogue,
+    NumberedBodies,
+    RequestOptions,
+    Scenario,
+    scenario,
+)
 from loadtest.server import ServerError
 from peers import Peer
-from peers.cost import machine_cpu_s, run_counters, work_alone
+from peers.cost import backend_of, work_alone
 from peers.options import LadderOptions
 from peers.progress import Progress
 from peers.servers import peer_server, this_service
-from peers.summary import SERVICE, mean_of, ratio, row, summary
+from peers.summary import BASELINE, SERVICE, mean_of, ratio, row
+from peers.turns import Durations, Side, load, take_turns
 
 CANDIDATES = 50
+SCENARIOS = ("history", "ids")  # the first is the main one
 START_RPS = 50.0  # of the first search of a server
 TOLERANCE = 1e-4  # of logprob and entropy: torch adds up in another order
 Start = Callable[[Peer, Path], contextlib.AbstractContextManager[str]]
-
-
-@dataclass(frozen=True)
-class Durations:
-    """Seconds at one rate, of its warm-up, and of each batch size of the work alone."""
-
-    turn_s: float = 8.0
-    warm_up_s: float = 1.0
-    alone_s: float = 2.0
 
 
 class Comparison:
@@ -54,6 +54,7 @@ class Comparison:
         options: LadderOptions,
         progress: Progress,
         *,
+        scenarios: Sequence[str] = SCENARIOS,
         bound: Bound | None = None,
         durations: Durations | None = None,
         start: Start = peer_server,
@@ -62,7 +63,11 @@ class Comparison:
         self.bound = bound or Bound(options.p99_ms)
         self.durations = durations or Durations()
         self._start = start
-        self.scenario = scenario("ids", Catalogue.of(options.bundle), RequestOptions(CANDIDATES))
+        catalogue, requests = Catalogue.of(options.bundle), RequestOptions(CANDIDATES)
+        self.scenarios = {name: scenario(name, catalogue, requests) for name in scenarios}
+        self.main = scenarios[0]
+        # Bodies of a scenario differ at each reading, and responses compare for equal ones.
+        self.checked = {name: list(sent.bodies) for name, sent in self.scenarios.items()}
 
     def run(self) -> dict[str, Any]:
         """Make the rounds that are left and return the report. Raises ServerError."""
@@ -72,32 +77,39 @@ class Comparison:
         left = [server for number in range(count) for server in servers
                 if number >= len(rounds[server[0]])]  # fmt: skip
         with generators(1) as sending:
-            expected = self.expected_responses()
+            expected, backend = self.expected_responses()
             for name, peer in (bar := tqdm(left, unit="search", disable=None)):
                 bar.set_postfix_str(name)
                 rounds[name].append(self.search(sending, name, peer, expected))
                 self.progress.save()
-            rival = max((peer for peer in self.peers if peer.same_model), default=None,
-                        key=lambda peer: mean_of(rounds[peer.name], "rate"))  # fmt: skip
-            equal = None if rival is None else self.equal_load(sending, rival)
-            alone = work_alone(self.options.bundle, self.scenario.bodies, self.durations.alone_s)
+            equal_load = self.equal_load(sending)
+            bodies = self.checked[self.main]
+            alone = work_alone(self.options.bundle, bodies, self.durations.alone_s, backend)
         return {
             "command": f"python -m loadtest peers --seconds {self.options.seconds:g} "
-            f"--rounds {count}",
+            f"--rounds {count}{' --baseline CHECKOUT' if self.options.baseline else ''}",
             "machine": machine(),
             "p99_ms": self.options.p99_ms,
             "candidates": CANDIDATES,
-            "ours_over_best": None if rival is None else ratio(rounds[SERVICE], rounds[rival.name]),
-            "equal_load": equal,
+            "backend": backend,
+            "ours_over": {name: self.ours_over(name) for name in self.scenarios},
+            "equal_load": equal_load,
             "work_alone": alone,
-            "rows": [row(name, peer, rounds[name]) for name, peer in servers],
+            "rows": [
+                row(name, peer, scenario, [each[scenario] for each in rounds[name]], backend)
+                for scenario in self.scenarios
+                for name, peer in servers
+            ],
         }
 
-    def expected_responses(self) -> list[dict[str, Any]]:
-        """Return this service's responses to the scenario's requests."""
+    def expected_responses(self) -> tuple[dict[str, list[dict[str, Any]]], str]:
+        """Return this service's responses to the checked requests, and its backend."""
         with this_service(self.options.bundle) as url:
-            contents = (post(url, self.scenario.path, body) for body in self.scenario.bodies)
-            return [json.loads(content) for content in contents]
+            responses = {
+                name: [json.loads(post(url, sent.path, body)) for body in self.checked[name]]
+                for name, sent in self.scenarios.items()
+            }
+            return responses, backend_of(url)
 
     def server(self, peer: Peer | None) -> contextlib.AbstractContextManager[str]:
         """Start a peer's server; None stands for this service."""
@@ -109,73 +121,78 @@ class Comparison:
         sending: Generators,
         name: str,
         peer: Peer | None,
-        expected: Sequence[dict[str, Any]],
+        expected: dict[str, list[dict[str, Any]]],
     ) -> dict[str, Any]:
-        """Search a server's capacity, then load it with half of that; compare its responses."""
-        before = self.progress.rounds[name]
-        start = max(1.0, before[-1]["rate"] * 0.9) if before else START_RPS
-        sent, same = for_peer(self.scenario, peer), None
-        with self.server(peer) as url:
-            if peer is not None and peer.same_model:
-                contents = (post(url, sent.path, body) for body in sent.bodies)
-                responses = [json.loads(peer.decode(content)) for content in contents]
-                same = all(map(alike, expected, responses))
-            result = capacity(sending, url, sent, self.bound, self.options.seconds, 1, start)
-            (rate,) = result.rates
-            half = self.load(sending, url, sent, rate / 2)
-        return {"rate": rate, "void": result.void, "same": same, **half}
+        """Search a server's capacity in each scenario, then load it with half of that.
 
-    def load(
-        self, sending: Generators, url: str, sent: Scenario, rate: float, seed: int = 0
-    ) -> dict[str, float]:
-        """Offer a rate and return it with p50_ms, p99_ms and cpu_ms of a list.
-
-        cpu_ms is of all processes but the generator. Raises ServerError when a request failed or
-        was not ranked.
+        The responses of a peer are compared first.
         """
-        turn_s, warm_up_s = self.durations.turn_s, self.durations.warm_up_s
-        load = Load(max(rate, 1.0), turn_s, warm_up_s, seed)
-        before = machine_cpu_s()
-        run = sending.offer(url, sent, load)
-        seconds = turn_s + warm_up_s
-        spent = machine_cpu_s() - before - run.busy * seconds
-        if run.failed or run.unranked:
-            raise ServerError(
-                f"{url}: {run.failed} failed, {run.unranked} not ranked at {rate:.0f}/s"
-            )
-        return {
-            "load": load.rate, "p50_ms": run.latency_ms(0.5), "p99_ms": run.latency_ms(0.99),
-            "cpu_ms": 1e3 * spent / (load.rate * seconds),
-        }  # fmt: skip
+        before = self.progress.rounds[name]
+        rate, result = START_RPS, {}
+        with self.server(peer) as url:
+            for each, requests in self.scenarios.items():
+                sent, same = for_peer(requests, peer), None
+                if peer is not None and peer.same_model:
+                    contents = [peer.encode(body) for body in self.checked[each]]
+                    responses = (post(url, sent.path, content) for content in contents)
+                    answers = [json.loads(peer.decode(response)) for response in responses]
+                    same = all(map(alike, expected[each], answers))
+                start = max(1.0, 0.9 * (before[-1][each]["rate"] if before else rate))
+                searched = capacity(
+                    sending, url, sent, self.bound, self.options.seconds, 1, start
+                )  # fmt: skip
+                (rate,) = searched.rates
+                half = load(sending, url, sent, rate / 2, self.durations)
+                result[each] = {"rate": rate, "void": searched.void, "same": same, **half}
+        return result
 
-    def equal_load(self, sending: Generators, rival: Peer) -> dict[str, Any]:
-        """Load this service and the best peer, in turns, with half of the peer's capacity."""
-        rate = mean_of(self.progress.rounds[rival.name], "rate") / 2
-        turns: dict[str, list[dict[str, float]]] = {SERVICE: [], rival.name: []}
-        for turn in range(self.options.rounds):
-            sides: list[tuple[str, Peer | None]] = [(SERVICE, None), (rival.name, rival)]
-            for name, peer in sides if turn % 2 == 0 else reversed(sides):
-                with self.server(peer) as url:
-                    before = run_counters(url) if peer is None else {}
-                    sent = for_peer(self.scenario, peer)
-                    figures = self.load(sending, url, sent, rate, seed=turn)
-                    if peer is None:
-                        spent = {k: v - before[k] for k, v in run_counters(url).items()}
-                        figures["run_cpu_ms"] = 1e3 * spent["run_s"] / spent["lists"]
-                        figures["lists_a_run"] = spent["lists"] / spent["runs"]
-                    turns[name].append(figures)
-        report: dict[str, Any] = {"load_rps": round(rate, 1)}
-        for name, each in turns.items():
-            keys = [key for key in each[0] if key != "load"]
-            report[name] = {key: summary([figures[key] for figures in each], 3) for key in keys}
-        return report
+    def rival(self, work: str, name: str) -> Peer | None:
+        """Return the peer with the highest mean capacity of one kind of work, or None."""
+        rounds = self.progress.rounds
+        return max(
+            (peer for peer in self.peers if peer.same_model and peer.work == work),
+            key=lambda peer: mean_of([each[name] for each in rounds[peer.name]], "rate"),
+            default=None,
+        )
+
+    def ours_over(self, name: str) -> dict[str, Any]:
+        """Divide this service's capacity by that of the best peer of each kind of work."""
+        rounds = self.progress.rounds
+        result = {}
+        for work in ("exported", "equal"):
+            if (peer := self.rival(work, name)) is not None:
+                pair = ([each[name] for each in rounds[server]] for server in (SERVICE, peer.name))
+                result[work] = {"peer": peer.name, "ratio": ratio(*pair)}
+        return result
+
+    def equal_load(self, sending: Generators) -> dict[str, Any] | None:
+        """Load this service, the best peers and the baseline with half of a peer's capacity."""
+        rivals = [peer for work in ("exported", "equal") if (peer := self.rival(work, self.main))]
+        if not rivals:
+            return None
+        sides = {SERVICE: Side(lambda: self.server(None), self.scenarios, counted=True)}
+        for peer in rivals:
+            requests = {name: for_peer(sent, peer) for name, sent in self.scenarios.items()}
+            sides[peer.name] = Side(functools.partial(self.server, peer), requests, counted=False)
+        if self.options.baseline is not None:
+            start = functools.partial(this_service, self.options.bundle, self.options.baseline)
+            sides[BASELINE] = Side(start, self.scenarios, counted=True)
+        rounds = self.progress.rounds[rivals[0].name]
+        rates = {
+            name: mean_of([each[name] for each in rounds], "rate") / 2 for name in self.scenarios
+        }
+        return take_turns(sending, sides, rates, self.options.rounds, self.durations)
 
 
 def for_peer(sent: Scenario, peer: Peer | None) -> Scenario:
     """Return the same requests in the form that a peer takes; None stands for this service."""
     if peer is None:
         return sent
-    bodies = [peer.encode(body) for body in sent.bodies]
+    bodies: Sequence[bytes]
+    if isinstance(sent.bodies, NumberedBodies):
+        bodies = sent.bodies.encoded(peer.encode)
+    else:
+        bodies = [peer.encode(body) for body in sent.bodies]
     return dataclasses.replace(sent, path=peer.path, bodies=bodies)
 
 

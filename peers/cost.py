@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -38,13 +39,28 @@ def run_counters(url: str) -> dict[str, float]:
     }
 
 
-def work_alone(bundle: Path, bodies: Sequence[bytes], seconds: float) -> list[dict[str, float]]:
+def backend_of(url: str) -> str:
+    """Return the backend that this service runs, "onnx" or "native"."""
+    return str(httpx.get(f"{url}/info", timeout=10).json()["backend"]["name"])
+
+
+def work_alone(
+    bundle: Path, bodies: Sequence[bytes], seconds: float, backend: str
+) -> list[dict[str, Any]]:
     """Return CPU milliseconds of a list without any server, for each batch size.
 
-    seconds: for each batch size.
+    Args:
+        seconds: Time of each batch size.
+        backend: That of this service; the exported graph is measured beside it.
     """
-    work = Work(bundle)
-    return [work_in_batches(work, bodies, batch, seconds) for batch in BATCHES]
+    works = {"exported": Work(bundle, backend="onnx")}
+    if backend == "native":
+        works["equal"] = Work(bundle, backend="native")
+    return [
+        {"work": name, **work_in_batches(work, bodies, batch, seconds)}
+        for batch in BATCHES
+        for name, work in works.items()
+    ]
 
 
 def work_in_batches(

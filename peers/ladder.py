@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     except UsageError as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return UNUSABLE
-    modules = [peer.module for peer in PEERS]
+    modules = list(dict.fromkeys(peer.module for peer in PEERS))
     unknown = [module for module in options.only if module not in modules]
     if unknown or not options.only:
         reason = f"{unknown[0]!r} is no peer" if unknown else "names no peer"

@@ -27,14 +27,16 @@ class LadderOptions:
     """Bundle to serve."""
     install: bool = False
     """Make missing environments first."""
-    only: tuple[str, ...] = tuple(peer.module for peer in PEERS)
+    only: tuple[str, ...] = tuple(dict.fromkeys(peer.module for peer in PEERS))
     """Peers to compare, by module."""
     p99_ms: float = 30.0
     """Largest p99 latency that a rate may have, in milliseconds."""
     seconds: float = 4.0
     """Time at each rate."""
     rounds: int = 3
-    """Searches of each server."""
+    """Searches of each server and kind of requests."""
+    baseline: Path | None = None
+    """Checkout of another commit, whose service takes part in the turns at equal load."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Directory of the report; by default docs/reports, or build/peers when --only omits peers."""
     page_only: bool = False

@@ -17,7 +17,8 @@ class Progress:
     Rounds of another command or of another commit are not used, nor are rounds of a commit with
     uncommitted changes.
 
-    rounds: by server, one dict a round with rate, void, same and the figures of `Comparison.load`.
+    rounds: by server, one dict a round; by scenario, it has rate, void, same and the figures of
+        `load` in `peers.turns`.
     """
 
     def __init__(self, options: LadderOptions, names: Sequence[str]) -> None:

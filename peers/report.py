@@ -12,6 +12,10 @@ from peers import PEERS
 from peers.summary import SERVICE
 
 RESPONSES = {True: "the same", False: "DIFFER", None: "of another model"}
+HEADINGS = {
+    "history": "Lists with a history of 48 entries, which no request repeats",
+    "ids": "Lists of ids alone",
+}
 COLOURS = {
     SERVICE: "tab:blue",
     "peer, same model": "tab:grey",
@@ -37,15 +41,17 @@ def write_page(directory: Path) -> None:
 def page(report: dict[str, Any]) -> str:
     """Render the report as Markdown."""
     packages = {peer.name: f"{peer.distribution} " for peer in PEERS} | {SERVICE: ""}
-    equal = dict(report["equal_load"] or {})
+    rows = sorted(report["rows"], key=lambda row: -row["capacity_rps"])
+    scenarios = list(dict.fromkeys(row["scenario"] for row in report["rows"]))
     values = {
         **report,
-        "rows": sorted(report["rows"], key=lambda row: -row["capacity_rps"]),
+        "tables": {name: [r for r in rows if r["scenario"] == name] for name in scenarios},
+        "headings": HEADINGS,
         "packages": {row["server"]: packages.get(row["server"], "") for row in report["rows"]},
+        "settings": {row["server"]: row["settings"] for row in rows},
         "service": SERVICE,
         "responses": RESPONSES,
-        "load_rps": equal.pop("load_rps", None),
-        "equal_load": equal,
+        "equal_load": report["equal_load"] or {},
     }
     return TEMPLATES.get_template("peers.md.jinja").render(values)
 
@@ -54,7 +60,9 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Plot each server's capacity as a dot with the range of its rounds."""
     from matplotlib.figure import Figure
 
-    rows = sorted(report["rows"], key=lambda row: row["capacity_rps"])
+    main = report["rows"][0]["scenario"]
+    rows = [row for row in report["rows"] if row["scenario"] == main]
+    rows.sort(key=lambda row: row["capacity_rps"])
     figure = Figure(figsize=(8, 0.4 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
     axes.set_yticks(range(len(rows)), [row["server"] for row in rows])

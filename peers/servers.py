@@ -16,20 +16,21 @@ from typing import IO
 import httpx
 
 from loadtest.processes import bound_to_parent
-from loadtest.server import ServerError, serving
-from peers import Peer
+from loadtest.server import ServerError, serving_under
+from peers import BACKENDS, Peer
 from peers.environments import ROOT, python_of
 
 START_S, STOP_S = 180.0, 30.0
 
 
 @contextlib.contextmanager
-def this_service(bundle: Path) -> Iterator[str]:
-    """Run this service and yield its URL.
+def this_service(bundle: Path, checkout: Path | None = None) -> Iterator[str]:
+    """Run this service, or that of another checkout, and yield its URL.
 
     Its budget stays at the bundle's under load, since no peer can lower its own.
     """
-    with serving(bundle, "--workers=2", adaptive_budget="false") as server:
+    settings = {"adaptive_budget": "false"}
+    with serving_under((), bundle, ("--workers=2",), settings, checkout) as server:
         yield server.url
 
 
@@ -50,7 +51,7 @@ def peer_server(peer: Peer, bundle: Path) -> Iterator[str]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             bound_to_parent(command), cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "RERANK_BACKEND": BACKENDS[peer.work]},
         )  # fmt: skip
         try:
             wait_until_ready(peer, url, process, log)

@@ -11,6 +11,7 @@ from peers import Peer
 from peers.environments import version
 
 SERVICE = "this service"
+BASELINE = "this service, other commit"
 SERVICE_SETTINGS = (
     "One worker per core, every other setting at its default: runs are made on the event loop "
     "(RERANK_BRIEF_RUN_MS), of at most 16 lists."
@@ -33,12 +34,23 @@ def ratio(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> lis
     return summary([a / b if b else float("inf") for a, b in pairs], 3)
 
 
-def row(name: str, peer: Peer | None, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return one server's row; a peer of None stands for this service."""
+def row(
+    name: str,
+    peer: Peer | None,
+    scenario: str,
+    rounds: Sequence[dict[str, Any]],
+    backend: str,
+) -> dict[str, Any]:
+    """Return one server's row in one scenario; a peer of None stands for this service.
+
+    backend: That of this service, "native" or "onnx".
+    """
     mean, low, high = summary([each["rate"] for each in rounds], 1)
     same = [each["same"] for each in rounds if each["same"] is not None]
+    ours = "equal" if backend == "native" else "exported"
     return {
-        "server": name, "version": version(peer),
+        "server": name, "version": version(peer), "scenario": scenario,
+        "work": ours if peer is None else peer.work,
         "capacity_rps": mean, "low": low, "high": high,
         "p50_ms": round(mean_of(rounds, "p50_ms"), 2),
         "p99_ms": round(mean_of(rounds, "p99_ms"), 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import orjson
 
 from service.engine.features.candidates import CandidateList
+from service.engine.native_backend import BackendName
 from service.engine.rows import Row, Slate
 from service.engine.session import Session
 from service.http.parsing import featuriser_input, validate
@@ -35,9 +37,15 @@ class Work:
 
     whole_features = False
 
-    def __init__(self, bundle: Path, threads: int = 1) -> None:
-        """Load a bundle and set the process up as the service does. Raises BundleError."""
-        self.session = Session.load(bundle, threads)
+    def __init__(self, bundle: Path, threads: int = 1, backend: BackendName | None = None) -> None:
+        """Load a bundle and set the process up as the service does. Raises BundleError.
+
+        backend: That of the session; None takes "native" where RERANK_BACKEND says so, and
+        otherwise the graph.
+        """
+        if backend is None:
+            backend = "native" if os.environ.get("RERANK_BACKEND") == "native" else "onnx"
+        self.session = Session.load(bundle, threads, backend=backend)
         self.session.warm_up([1, 8, 32], 50)
         sys.setswitchinterval(1e-4)  # threads hand the interpreter over early
         gc.collect()

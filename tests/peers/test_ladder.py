@@ -13,19 +13,22 @@ from pathlib import Path
 import pytest
 
 from loadtest.capacity import Bound
+from loadtest.scenarios import Catalogue, RequestOptions, scenario
 from loadtest.server import ServerError
-from peers import PEERS, Peer, comparison, ladder, progress, summary
-from peers.comparison import Comparison, Durations, alike
+from peers import PEERS, Peer, comparison, ladder, progress, summary, to_bodies, to_v2, unchanged
+from peers.comparison import Comparison, alike, for_peer
 from peers.cost import machine_cpu_s
 from peers.environments import version
 from peers.options import LadderOptions
 from peers.progress import Progress
 from peers.report import page
 from peers.servers import peer_server
+from peers.turns import Durations
 from peers.work import Work
 from tests.support.bundles import BUNDLE
 
-REPORTS = Path(__file__).parents[2] / "docs" / "reports"
+ROOT = Path(__file__).parents[2]
+REPORTS = ROOT / "docs" / "reports"
 PEER = Peer("Plain", "plain", "torch_fastapi.txt", "torch", "The standard library's server.")
 OPTIONS = LadderOptions(bundle=BUNDLE, p99_ms=500.0, seconds=0.5, rounds=1)
 SHORT = Durations(turn_s=1.0, warm_up_s=0.2, alone_s=0.1)
@@ -86,7 +89,7 @@ def compare(monkeypatch, work, progress_directory, starts):
     """Return a function that compares with the plain server."""
     monkeypatch.setattr(summary, "version", lambda peer: "1.0")
 
-    def run(options=OPTIONS, spoil=lambda content: content, fails_at=None):
+    def run(options=OPTIONS, spoil=lambda content: content, fails_at=None, scenarios=("ids",)):
         @contextlib.contextmanager
         def start(peer, bundle):
             starts.append(peer)
@@ -96,26 +99,41 @@ def compare(monkeypatch, work, progress_directory, starts):
                 yield url
 
         rounds = Progress(options, ["this service", "Plain"])
-        return Comparison([PEER], options, rounds, bound=COARSE, durations=SHORT, start=start).run()
+        return Comparison(
+            [PEER], options, rounds, scenarios=scenarios, bound=COARSE, durations=SHORT, start=start
+        ).run()
 
     return run
 
 
 def test_the_report_has_a_row_for_each_server_and_the_cost_of_a_list(compare):
-    report = compare()
-    service, peer = report["rows"]
-    assert (service["server"], peer["server"]) == ("this service", "Plain")
-    assert peer["same_answers"] is True
-    assert min(service["capacity_rps"], peer["capacity_rps"]) > 0
+    options = dataclasses.replace(OPTIONS, baseline=ROOT)
+    report = compare(options, scenarios=("history", "ids"))
+    servers = [(row["scenario"], row["server"]) for row in report["rows"]]
+    assert servers == [
+        (scenario, server)
+        for scenario in ("history", "ids")
+        for server in ("this service", "Plain")
+    ]
     text = page(report)
-    assert "| Plain | 1.0 |" in text
-    assert "The standard library's server." in text
-    equal = report["equal_load"]["this service"]
-    assert 0 < equal["run_cpu_ms"][0] < equal["cpu_ms"][0] < 100
-    assert equal["lists_a_run"][0] >= 1
-    alone = {row["lists"]: row["run_ms"] for row in report["work_alone"]}
+    for row in report["rows"]:
+        assert row["capacity_rps"] > 0
+        if row["server"] == "Plain":
+            assert (row["work"], row["same_answers"]) == ("exported", True)
+            assert f"| Plain | exported | 1.0 | {row['capacity_rps']:.0f} |" in text
+    assert "- **Plain**: The standard library's server." in text
+    for name, turns in report["equal_load"].items():
+        assert set(turns) == {"load_rps", "this service", "Plain", "this service, other commit"}
+        for server in ("this service", "this service, other commit"):
+            figures = turns[server]
+            assert 0 < figures["run_cpu_ms"][0] < figures["cpu_ms"][0] < 100
+            assert figures["lists_a_run"][0] >= 1
+            assert f"{figures['run_cpu_ms'][0]:.3f} [" in text
+        assert report["ours_over"][name]["exported"]["peer"] == "Plain"
+    alone = {
+        row["lists"]: row["run_ms"] for row in report["work_alone"] if row["work"] == "exported"
+    }
     assert alone[16] < alone[1]
-    assert f"{equal['run_cpu_ms'][0]:.3f} [" in text
 
 
 def test_an_interrupted_comparison_continues_where_it_stopped(compare, starts):
@@ -185,6 +203,17 @@ def test_starting_a_peer_without_its_environment_names_the_option_that_makes_it(
     missing = Peer("None", "none", "none.txt", "none", "")
     with pytest.raises(ServerError, match="--install"), peer_server(missing, BUNDLE):
         pass
+
+
+def test_a_peer_gets_other_numbers_in_the_history_at_each_request():
+    catalogue = Catalogue.of(BUNDLE)
+    for encode in (unchanged, to_v2, to_bodies):
+        peer = dataclasses.replace(PEER, encode=encode)
+        sent = for_peer(scenario("history", catalogue, RequestOptions(5), count=2), peer)
+        first, again = sent.bodies[0], sent.bodies[0]
+        assert len(first) == len(again)
+        assert first != again
+        assert json.loads(first).keys() == json.loads(again).keys()
 
 
 def test_every_peer_pins_the_version_of_its_server():

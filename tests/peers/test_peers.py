@@ -31,7 +31,8 @@ def work():
 
 @pytest.fixture(scope="module")
 def service():
-    with serving(BUNDLE, timeout_ms=60_000, adaptive_budget="false") as server:
+    settings = {"timeout_ms": 60_000, "adaptive_budget": "false", "backend": "onnx"}
+    with serving(BUNDLE, **settings) as server:
         yield server.url
 
 
@@ -99,7 +100,7 @@ def normalised(distribution):
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.module)
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_every_peer_names_a_module_exact_pins_settings_and_routes(peer):
     assert (ROOT / "peers" / f"{peer.module}.py").is_file()
     pins = pins_of(peer)
@@ -132,7 +133,7 @@ def imported():
     return loaded & {normalised(pin.split("==")[0]) for pin in service_pins()}
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.module)
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_the_environment_of_a_peer_holds_the_dependencies_that_its_work_imports(peer, imported):
     pins = {normalised(re.split(r"[\[=]", pin)[0]) for pin in pins_of(peer)}
     assert {"numpy", "onnxruntime", "fastapi"} <= imported
@@ -148,6 +149,12 @@ def test_a_peer_in_the_environment_of_development_pins_the_packages_installed_th
         assert {pin.lower() for pin in pins_of(peer)} <= constraints
 
 
-def test_no_two_peers_share_a_name_or_a_module():
-    for names in ([peer.name for peer in PEERS], [peer.module for peer in PEERS]):
+def test_no_two_peers_share_a_name_or_the_module_and_work():
+    for names in ([peer.name for peer in PEERS], [(peer.module, peer.work) for peer in PEERS]):
         assert len(set(names)) == len(names)
+
+
+def test_one_server_is_compared_with_the_exported_graph_and_with_equal_work():
+    works = {work: {p.module for p in PEERS if p.work == work} for work in ("exported", "equal")}
+    assert works["equal"]
+    assert works["equal"] <= works["exported"]
