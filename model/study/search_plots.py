@@ -102,7 +102,7 @@ def line(axis: Any, points: Sequence[Entry], _place: int, style: Mapping[str, An
 def side_by_side(axis: Any, points: Sequence[Entry], place: int, style: Mapping[str, Any]) -> Any:
     """Draw differences in regret against steps with arms, a little to the right by place."""
     highest = max(point["steps"][0] for point in points)
-    steps = [point["steps"][0] + 0.012 * place * highest for point in points]
+    steps = [point["steps"][0] + 0.005 * place * highest for point in points]
     errorbar(axis, steps, [point[DIFFERENCE] for point in points], linewidth=1, **style)
     return axis.containers[-1]
 
@@ -117,7 +117,7 @@ def plot_entropy(datasets: Sequence[Entry], path: Path) -> None:
             host, _, variant = model.partition(" ")
             if variant == HOST_NAME:
                 values = entries[model, NONE]["entropy before"]
-                (handles[model],) = axis.plot(values, ":", color=colour(model))
+                (handles[model],) = axis.plot(values, ":", color=colour(model), linewidth=2.5)
             elif variant == "EGLR":
                 entry, style = entries[model, ALWAYS], {"color": colour(f"{host} eglr")}
                 before, after = entry["entropy before"], entry["entropy after"]

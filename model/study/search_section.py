@@ -20,6 +20,7 @@ from model.study.search_models import (
 
 Entry = Mapping[str, Any]
 SHOWN = (NONE, gate_name(KINDS[0], SHARES[0]), ALWAYS)
+SEEING = ("gru EGLR", "transformer EGLR")  # their hosts see the list while they decode
 WIDTH = 100  # columns of the page's prose
 ABOUT = {
     WORLD: """The teacher tries all slates under a list-wise evaluator. The best choice depends on
@@ -60,7 +61,7 @@ def describe(dataset: Entry, setting: Entry) -> dict[str, Any]:
         of_model = shares.setdefault(
             entry["model"], {"model": entry["model"], "gain": entry["gain"], "left": []}
         )
-        of_model["left"].append(entry["left"])
+        of_model["left"].append(entry["left"] if (entry["gain"][1] or 0.0) > 0 else None)
     limit = setting["train_lists"]
     about = (
         f"{' '.join(ABOUT[dataset['name']].split())} Generators learned from "
@@ -76,7 +77,7 @@ def describe(dataset: Entry, setting: Entry) -> dict[str, Any]:
 
 
 def verdict(dataset: Entry) -> str:
-    """Say if EGLR of the pointer host beats its host, the controls, and the random gate."""
+    """Say if EGLR beats its host and the controls, and the entropy gate the other gates."""
     rows = {(row["model"], row["gate"]): row for row in dataset["rows"]}
     host = rows[host_of(FULL[0]), NONE]["regret"][0]
     parts = [f"**{dataset['name']}**: the pointer host has a regret of {host:.5f}."]
@@ -95,21 +96,36 @@ def verdict(dataset: Entry) -> str:
         for entry in dataset["controls"]
         if entry["model"] == FULL[0]
     ]
-    gates = [
-        f"{told_apart(entry['difference'])} at {100 * entry['share']:.0f} %"
-        for entry in dataset["gates"]
-        if entry["other"] == "random"
-    ]
     if controls:
         parts.append(f"Against tokens of other content with the same steps: {', '.join(controls)}.")
-    if gates:
-        parts.append(f"The entropy gate against a random gate: {', '.join(gates)} of the steps.")
+    parts += [sees_the_list(rows, model) for model in SEEING if (model, ALWAYS) in rows]
+    if dataset["gates"]:
+        parts.append(f"The entropy gate at equal steps: {'; '.join(rivals(dataset['gates']))}.")
         row = rows[FULL[0], ALWAYS]
         changes = [f"{label} by {fine(row[f'{label} - host'])}" for label in dataset["labels"]]
         parts.append(
             f"With every step it changes {' and '.join(changes)}. {entropy_shape(dataset)}"
         )
     return " ".join(parts)
+
+
+def sees_the_list(rows: Mapping[tuple[str, str], Entry], model: str) -> str:
+    """Say what reasoning changes for a host that sees the candidates while it decodes."""
+    host, change = host_of(model), rows[model, ALWAYS]["regret - host"]
+    return (
+        f"The {host} sees the list while it decodes: without a step it has a regret of "
+        f"{rows[host, NONE]['regret'][0]:.5f}, and every step changes it by {fine(change)} "
+        f"({told_apart(change)})."
+    )
+
+
+def rivals(gates: Sequence[Entry]) -> list[str]:
+    """Return, for each other gate, how the entropy gate compares at each share of the steps."""
+    kinds: dict[str, list[str]] = {}
+    for entry in gates:
+        share = f"{100 * entry['share']:.0f} %"
+        kinds.setdefault(entry["other"], []).append(f"{told_apart(entry['difference'])} at {share}")
+    return [f"against {kind}, {', '.join(parts)}" for kind, parts in kinds.items()]
 
 
 def entropy_shape(dataset: Entry) -> str:
