@@ -121,11 +121,14 @@ def sees_the_list(rows: Mapping[tuple[str, str], Entry], model: str) -> str:
 
 def rivals(gates: Sequence[Entry]) -> list[str]:
     """Return, for each other gate, how the entropy gate compares at each share of the steps."""
-    kinds: dict[str, list[str]] = {}
+    verdicts: dict[str, dict[str, list[str]]] = {}
     for entry in gates:
-        share = f"{100 * entry['share']:.0f} %"
-        kinds.setdefault(entry["other"], []).append(f"{told_apart(entry['difference'])} at {share}")
-    return [f"against {kind}, {', '.join(parts)}" for kind, parts in kinds.items()]
+        shares = verdicts.setdefault(entry["other"], {})
+        shares.setdefault(told_apart(entry["difference"]), []).append(f"{100 * entry['share']:.0f}")
+    return [
+        f"against {kind}, " + " and ".join(f"{text} at {'/'.join(s)} %" for text, s in of.items())
+        for kind, of in verdicts.items()
+    ]
 
 
 def entropy_shape(dataset: Entry) -> str:
