@@ -25,6 +25,7 @@ ONE_HEAD = (ROOT / "docs" / "decisions" / "one-head.md").read_text(encoding="utf
 MANIFEST = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
 SERVED = "**served bundle**, one seed"
 PLAIN = "the same bundle without reasoning"
+HOSTS = ("gru", "transformer")  # they see the list while they decode
 
 
 def report_of(name):
@@ -204,7 +205,8 @@ def difference(report, split, model, against):
     (comparison,) = (
         c for c in report_of(report)["comparisons"]
         if (c["split"], c["model"], c["against"]) == (split, model, against)
-        and c["metric"] in ("ndcg@10", "worth") and c.get("track", "stand-alone") == "stand-alone"
+        and c["metric"] in ("ndcg@10", "worth")
+        and (split == "all" or c.get("track", "stand-alone") == "stand-alone")
     )  # fmt: skip
     figures = [comparison[name] for name in ("mean_difference", "low", "high")]
     return format_interval(figures, signed=True)
@@ -255,9 +257,16 @@ def test_the_paragraph_on_reasoning_in_the_readme_has_the_figures_of_the_reports
     text = unwrapped(README)
     world, rows = searched("known world")
     host, eglr = rows["pointer host", "no step"], rows["pointer EGLR", "every step"]
-    change = format_interval(eglr["regret - host"], signed=True)
-    assert f"from {host['regret'][0]:.4f} to {eglr['regret'][0]:.4f} ({change})" in text
+    change = format_interval(eglr["regret - host"], signed=True, digits=5)
+    assert f"from {host['regret'][0]:.5f} to {eglr['regret'][0]:.5f} ({change})" in text
     assert eglr["regret - host"][2] < 0  # it pays
+    for token in ("zero", "learned"):
+        assert rows[f"pointer {token} token", "every step"]["regret - host"][2] > 0
+    seeing = [f"{rows[f'{name} host', 'no step']['regret'][0]:.5f}" for name in HOSTS]
+    assert f"miss {' and '.join(seeing)} without a step" in text
+    assert all(rows[f"{name} EGLR", "every step"]["regret - host"][2] > 0 for name in HOSTS)
+    random = [entry["difference"] for entry in world["gates"] if entry["other"] == "random"]
+    assert all(high < 0 for _, _, high in random)  # more than random steps do
     (left,) = (
         entry["left"]
         for entry in world["shares"]
@@ -267,12 +276,13 @@ def test_the_paragraph_on_reasoning_in_the_readme_has_the_figures_of_the_reports
     logs = [
         searched(name)[1]["pointer EGLR", "every step"] for name in ("RankLens", "MovieLens-1M")
     ]
-    short = [format_interval(row["regret - host"], signed=True) for row in logs]
+    short = [format_interval(row["regret - host"], signed=True, digits=5) for row in logs]
     assert f"(the share changes by {' and '.join(short)})" in text
     assert all(row["regret - host"][2] > 0 for row in logs)  # it earns nothing
-    plain = difference("quality", "warm", "transformer EGLR", "transformer host")
-    assert f"EGLR is {plain} to its plain host" in text
-    assert len(re.findall(r"[+-]0\.\d{4} \[", text)) == 4
+    warm = difference("quality", "warm", "transformer EGLR", "transformer host")
+    movies = difference("quality", "all", "transformer EGLR", "transformer host")
+    assert f"EGLR is {warm} and {movies} to its plain host" in text
+    assert len(re.findall(r"[+-]0\.\d{4,5} \[", text)) == 5
 
 
 def test_the_cost_of_reasoning_in_the_readme_is_that_of_the_report():
