@@ -10,6 +10,7 @@ from model.data.intervals import excludes_zero, format_interval
 from model.study.search_gates import ALWAYS, KINDS, NONE, SHARES, gate_name
 from model.study.search_models import (
     FULL,
+    HOST_NAME,
     LONG,
     MOVIELENS,
     RANKLENS,
@@ -89,6 +90,14 @@ def verdict(dataset: Entry) -> str:
                 f"{'seed' if seeds == 1 else 'seeds'}), changes it by {fine(row)} "
                 f"({told_apart(row)}), and no step of those weights by {fine(plain)}."
             )
+    for host in ("gru", "transformer"):
+        if (f"{host} EGLR", ALWAYS) in rows:
+            regret = rows[f"{host} {HOST_NAME}", NONE]["regret"][0]
+            row = rows[f"{host} EGLR", ALWAYS]["regret - host"]
+            parts.append(
+                f"The {host} host, which looks at the list, has {regret:.5f}, and every step "
+                f"changes it by {fine(row)} ({told_apart(row)})."
+            )
     controls = [
         f"{entry['other'].partition(' ')[2]} {told_apart(entry['difference'])} "
         f"({fine(entry['difference'])})"
@@ -101,7 +110,7 @@ def verdict(dataset: Entry) -> str:
         if entry["other"] == "random"
     ]
     if controls:
-        parts.append(f"Against tokens of other content with the same steps: {', '.join(controls)}.")
+        parts.append(f"Pointer EGLR against tokens of other content: {', '.join(controls)}.")
     if gates:
         parts.append(f"The entropy gate against a random gate: {', '.join(gates)} of the steps.")
         row = rows[FULL[0], ALWAYS]
