@@ -61,7 +61,7 @@ def describe(dataset: Entry, setting: Entry) -> dict[str, Any]:
         of_model = shares.setdefault(
             entry["model"], {"model": entry["model"], "gain": entry["gain"], "left": []}
         )
-        of_model["left"].append(entry["left"] if (entry["gain"][1] or 0.0) > 0 else None)
+        of_model["left"].append(entry["left"])
     limit = setting["train_lists"]
     about = (
         f"{' '.join(ABOUT[dataset['name']].split())} Generators learned from "

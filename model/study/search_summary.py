@@ -140,7 +140,7 @@ def compare_gates(figures: Figures) -> list[dict[str, Any]]:
 def shares(figures: Figures) -> list[dict[str, Any]]:
     """Return the share of the gain over the host that is left with fewer steps.
 
-    It is null where the interval of the gain with every step holds 0.
+    It is null unless the interval of the gain with every step lies above 0.
     """
     table = []
     for model in (name for name in figures.models if not is_host(name)):
@@ -148,7 +148,7 @@ def shares(figures: Figures) -> list[dict[str, Any]]:
         gain = figures.difference((host_of(model), NONE), (model, ALWAYS))
         for share in SHARES:
             left = host - float(figures.stack(model, gate_name(KINDS[0], share), "regret").mean())
-            clear = excludes_zero(gain)
+            clear = excludes_zero(gain) and (gain[0] or 0.0) > 0
             table.append(
                 {
                     "model": model,

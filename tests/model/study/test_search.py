@@ -139,8 +139,9 @@ def test_the_share_of_a_gain_is_that_of_the_regret_saved_and_none_without_a_clea
         arrays["entropy 10 % regret"] = arrays["entropy 10 % regret"] + 0.06
     left = {entry["share"]: entry["left"] for entry in summarise(source, cells)["shares"]}
     assert left == {0.5: 1.0, 0.25: 1.0, 0.1: 0.25}
-    unclear = cells_of(source, 0.0)
-    assert all(entry["left"] is None for entry in summarise(source, unclear)["shares"])
+    for difference in (0.0, 0.08):  # no gain, and a clear loss
+        without = summarise(source, cells_of(source, difference))["shares"]
+        assert all(entry["left"] is None for entry in without)
 
 
 def test_an_idea_dies_unless_its_regret_is_clearly_below_that_of_its_control():
