@@ -75,15 +75,21 @@ def _lmdb(parts: SplitResult) -> Address:
 def _redis(parts: SplitResult, port: int | None) -> Address:
     database = parts.path.strip("/") or "0"
     if not (database.isascii() and database.isdecimal() and len(database) < 6):
-        raise AddressError(f"the path of a {parts.scheme} address is a number, got /{database}")
+        # The rest of a password with a bare / ends up in the path: it is not repeated.
+        raise AddressError(
+            f"the path of a {parts.scheme} address is a number, as in /0; write /, ? and # of a "
+            "password as %2F, %3F and %23"
+        )
     try:
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True))
     except ValueError:
         options = {} if not parts.query else {parts.query: ""}
     cluster, prefix = options.pop("cluster", "false"), options.pop("prefix", PREFIX)
     if options or parts.fragment:
-        name = next(iter(options), f"#{parts.fragment}")
-        raise AddressError(f"{name}: not an option of an address; cluster and prefix are")
+        raise AddressError(
+            "the options of an address are cluster and prefix, got another; write /, ? and # of a "
+            "password as %2F, %3F and %23"
+        )
     if cluster not in ("true", "false"):
         raise AddressError(f"cluster: must be true or false, got {cluster}")
     if not (prefix.isascii() and prefix.isprintable() and 0 < len(prefix) <= MAX_PREFIX) or (

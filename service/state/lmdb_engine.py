@@ -151,7 +151,7 @@ class LmdbEngine:
                 for kind in KINDS
                 if kind != "load"
             }
-        size = (self._directory / DATA).stat().st_size
+            size = (self._directory / DATA).stat().st_size
         notes = []
         if size > 0.9 * self._max_bytes:
             notes.append(f"the file has {size} of at most {self._max_bytes} bytes")
