@@ -26,9 +26,11 @@ FIGURES = ("search_regret.png", "search_entropy.png")
 def plot_search(payload: Mapping[str, Any], directory: Path) -> None:
     """Write FIGURES: regret against steps, and entropy by position.
 
-    Each data set that compares gates has a column.
+    Each data set that compares gates has a column; without any, nothing is written.
     """
     datasets = [entry for entry in payload["datasets"] if entry["gates"]]
+    if not datasets:
+        return
     plot_regret(datasets, directory / FIGURES[0])
     plot_entropy(datasets, directory / FIGURES[1])
 

@@ -16,7 +16,7 @@ from model.study.search_cells import OF_SLATES, POSITIONAL, gate_names_of, label
 from model.study.search_command import Search
 from model.study.search_gates import ALWAYS, NONE, gate_names
 from model.study.search_models import Source, is_host, overrides_of, plan_sources
-from model.study.search_plots import FIGURES
+from model.study.search_plots import FIGURES, plot_search
 from model.study.search_section import entropy_shape, section
 from model.study.search_summary import share_of_gain, summarise
 
@@ -76,6 +76,15 @@ def test_the_section_of_a_miniature_renders_with_its_plots_and_every_data_set(mi
     for start in ("| model | seeds | gate |", "| pointer EGLR | 1 | every step"):
         columns = [line.count("|") - 1 for line in lines if line.startswith(start)]
         assert columns == [10, 11]  # clicks, and two metrics of labels
+
+
+def test_data_sets_that_compare_no_gates_have_no_plot(miniature, tmp_path):
+    _, payload = miniature
+    without = [{**dataset, "gates": []} for dataset in payload["datasets"]]
+    plot_search({"datasets": without}, tmp_path)
+    assert not [*tmp_path.iterdir()]
+    plot_search({"datasets": [without[0], payload["datasets"][1]]}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FIGURES)
 
 
 def cells_of(source, difference, seeds=2, lists=50):
