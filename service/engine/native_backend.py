@@ -15,14 +15,21 @@ from typing import Literal
 
 import numpy as np
 
-from service.engine.contract import EVALUATOR, GENERATOR, NETWORKS, Floats, Manifest
+from service.engine.contract import (
+    EVALUATOR,
+    GENERATOR,
+    NETWORKS,
+    BundleError,
+    Floats,
+    Manifest,
+)
 from service.engine.features.featuriser import Featuriser
 from service.engine.features.layout import EncodedList
 from service.engine.features.row_featuriser import RowFeaturiser
 from service.engine.initialisers import read_initialisers
 from service.engine.native import NativeEvaluator, NativeGenerator, NativeOutputs
 from service.engine.native_check import CLOSE, Comparison, DifferenceError, random_row
-from service.engine.native_library import NativeError, NativeLibrary, find_library
+from service.engine.native_library import NativeLibrary, find_library
 from service.engine.native_weights import (
     GeneratorWeights,
     UnsupportedError,
@@ -53,8 +60,11 @@ class Backend:
     @classmethod
     def onnx(cls, error: Exception) -> Backend:
         """Return the graph as backend, because of the error that the library raised."""
-        reasons = {UnsupportedError: "configuration", NativeError: "library"}
-        return cls("onnx", reasons.get(type(error), "difference"), str(error))
+        reasons = {
+            UnsupportedError: "configuration", DifferenceError: "difference",
+            BundleError: "difference",
+        }  # fmt: skip
+        return cls("onnx", reasons.get(type(error), "library"), str(error) or repr(error))
 
 
 def native_backend(comparison: Comparison) -> Backend:

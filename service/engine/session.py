@@ -43,9 +43,6 @@ from service.engine.native_backend import (
     check,
     native_backend,
 )
-from service.engine.native_check import DifferenceError
-from service.engine.native_library import NativeError
-from service.engine.native_weights import UnsupportedError
 from service.engine.rows import Row, Slate, SlateSampling, Timing
 
 GENERATOR_ROWS, EVALUATOR_ROWS = NETWORKS
@@ -137,7 +134,7 @@ class Session:
                 comparison = check(native, self._run_graph, self.manifest, self.featuriser)
                 self._native = native
                 self._replay_files(directory)
-            except (UnsupportedError, NativeError, DifferenceError, BundleError) as error:
+            except Exception as error:  # of a foreign library, a lack of memory ...
                 self._native, self.backend = None, Backend.onnx(error)
             else:
                 self.backend = native_backend(comparison)

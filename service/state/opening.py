@@ -5,7 +5,6 @@ from __future__ import annotations
 from service.state.address import Address
 from service.state.engine import Engine
 from service.state.lmdb_engine import GIB, LmdbEngine
-from service.state.redis_engine import RedisEngine
 
 
 def open_engine(
@@ -20,4 +19,6 @@ def open_engine(
     """
     if address.scheme == "lmdb":
         return LmdbEngine(address.directory, int(max_gb * GIB))
+    from service.state.redis_engine import RedisEngine  # imports parts of OpenTelemetry
+
     return RedisEngine(address, timeout_s, connections)

@@ -21,7 +21,6 @@ from service.state.engine import MAX_ID_BYTES, Engine, Health, Key, now_ms
 from service.state.entities import User
 from service.state.errors import EngineError, EntityError, StateTimeout
 from service.state.opening import open_engine
-from service.state.redis_engine import RedisReader
 
 logger = logging.getLogger("service")
 
@@ -54,6 +53,9 @@ class Reader(Protocol):
     async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return the blob of each entity, None for one that is absent. Raises EngineError."""
 
+    async def keep_open(self) -> None:
+        """Use a connection, so that the next lookup need not open one. Raises EngineError."""
+
     async def close(self) -> None:
         """Release connections."""
 
@@ -67,6 +69,9 @@ class InlineReader:
     async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return the blob of each entity, None for one that is absent. Raises EngineError."""
         return self._engine.get_many(keys)
+
+    async def keep_open(self) -> None:
+        """Do nothing: there is no connection."""
 
     async def close(self) -> None:
         """Leave the engine open; its owner closes it."""
@@ -178,7 +183,7 @@ class EntityStore:
                 )
                 self._reader = self._open_reader(self._engine)
             health = await asyncio.to_thread(self._engine.health)
-            if isinstance(self._reader, RedisReader):
+            if self._reader is not None:
                 await self._reader.keep_open()
         except EngineError as error:
             if self.problem != str(error):
@@ -198,6 +203,8 @@ class EntityStore:
     def _open_reader(self, engine: Engine) -> Reader:
         if self._address.scheme == "lmdb":
             return InlineReader(engine)
+        from service.state.redis_engine import RedisReader  # imports parts of OpenTelemetry
+
         return RedisReader(self._address, self._timeout_s, self._settings.state_connections)
 
     def describe(self) -> dict[str, Any]:

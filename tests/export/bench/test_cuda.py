@@ -29,7 +29,7 @@ REPORTS = Path(__file__).parents[3] / "docs" / "reports"
 
 @pytest.fixture(scope="module")
 def cpu():
-    return Session.load(BUNDLE)
+    return Session.load(BUNDLE, backend="onnx")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def test_sessions_that_rank_alike_agree(cpu, other, batches):
 
 def test_sessions_that_rank_alike_agree_on_random_intents(cpu, other, batches):
     other._run_intent = open_graph(BUNDLE / INTENT_STATIC, 1, "cpu").run
+    other.supports_intent = True
     intended = with_intents(batches)
     agreement = agree({"the CPU": cpu, "the GPU": other}, intended)
     assert agreement.slates > 50

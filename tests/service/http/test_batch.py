@@ -63,7 +63,7 @@ def test_a_short_deadline_of_one_list_does_not_degrade_the_other(session, items)
         lists = [body(items, timeout_ms=20), body(items, timeout_ms=30_000)]
         result = httpx.post(f"{url}/rerank/batch", json={"requests": lists}).json()
     reasons = [response["degraded"] for response in result["responses"]]
-    assert reasons == [{"reason": "deadline"}, None]
+    assert reasons == [{"reason": "deadline", "reasons": ["deadline"]}, None]
 
 
 def test_a_batch_larger_than_the_queue_is_refused(session, items):

@@ -25,7 +25,7 @@ def test_a_plain_history_has_the_ids_and_labels_that_pydantic_reads(labels):
     assert all(type(label) is float for _, label in plain)
 
 
-@pytest.mark.parametrize("label", [math.nan, math.inf, -0.1, 1.1, True, "1", None, -1, 2])
+@pytest.mark.parametrize("label", [math.nan, math.inf, -0.1, 1.1, True, "1", None, -1, 2, 10**400])
 def test_a_label_that_pydantic_refuses_or_changes_is_not_plain(label):
     assert plain_history(entries(0.5, label)) is None
     assert plain_history(entries(label, 0.5)) is None

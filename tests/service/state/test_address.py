@@ -39,13 +39,15 @@ def test_no_text_of_an_address_has_its_password(text):
         ("lmdb:///a?b=1", "no query"),
         ("redis://:s3cret@h:port/0", "not an address"),
         ("redis://:s3cret@h:99999/0", "not an address"),
-        ("redis://:s3cret@h/name", "is a number, got /name"),
-        ("redis://:s3cret@h/0?db=1", "db: not an option"),
+        ("redis://:s3cret@h/name", "is a number, as in /0"),
+        ("redis://:s3cret@h/0?db=1", "options of an address are cluster and prefix"),
         ("redis://:s3cret@h/0?cluster=1", "must be true or false, got 1"),
         ("redis://:s3cret@h/3?cluster=true", "database 0 alone, got 3"),
         ("redis://:s3cret@h/0?prefix={a}", "prefix: must be 1 to 64"),
         ("redis://:s3cret@h/0?prefix=", "prefix: must be 1 to 64"),
-        ("redis://:s3cret@h/0?x", "x: not an option"),
+        ("redis://:12/s3cret@h:6379/0", "password as %2F"),
+        ("redis://:#s3cret@h/0", "port|address|password"),
+        ("redis://:s3cret@h/0?x", "options of an address are cluster and prefix"),
     ],
 )
 def test_a_broken_address_is_refused_without_its_password(text, rule):

@@ -128,6 +128,9 @@ class Scripted:
             raise self._error
         return [None] * len(keys)
 
+    async def keep_open(self):
+        pass
+
     async def close(self):
         pass
 
