@@ -6,6 +6,7 @@
     |- Unauthorized         401 unauthorized     the request has no API key
     |- Forbidden            403 forbidden        the API key is not in the key file
     |- SlowClient           408 timeout          the body took too long to arrive
+    |- NotFound             404 not_found        the store has no such user or item
     |- Conflict             409 conflict         the served models cannot be changed as requested
     |- PayloadTooLarge      413 payload_too_large
     |- TargetTooLong        414 target_too_long
@@ -15,19 +16,22 @@
     |- HeadTooLarge         431 head_too_large   headers, trailers or chunk extensions are too large
     |- NotReady             503 not_ready        the service is loading or draining
     |- Overloaded           503 overload         the queue is full, or too long for the deadline
+    |- StoreUnavailable     503 state_unavailable  the entity store does not respond
+    |- StoreFull            507 state_full       the entity store has no room for a write
+    |- StoreCorrupt         500 state_corrupt    the entity has bytes that no store has written
     |- DeadlineExceeded     504 deadline         no time is left for a response
     |- InferenceFailed      500 model_error      the graph failed or returned no valid slate
     |- CodingNotSupported   501 bad_http         the body has a transfer coding besides chunked
     `- VersionNotSupported  505 bad_http         the request names another version of HTTP
 
-`service.http.responses` renders each as problem+json (RFC 9457) with `code` and `request_id`.
+`service.http.problems` renders each as problem+json (RFC 9457) with `code` and `request_id`.
 """
 
 from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,11 +66,15 @@ class FieldError:
 
 
 class ServiceError(Exception):
-    """Base class; `detail` is safe to send to a client."""
+    """Base class; `detail` is safe to send to a client.
+
+    members: further members of the problem.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     retry_after_s: int | None = None
+    members: Mapping[str, object] = {}
 
     def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -101,6 +109,12 @@ class SlowClient(ServiceError):
     """The body did not arrive in time."""
 
     status, code = 408, "timeout"
+
+
+class NotFound(ServiceError):
+    """The entity store has no such user or item."""
+
+    status, code = 404, "not_found"
 
 
 class Conflict(ServiceError):
@@ -167,6 +181,25 @@ class Overloaded(ServiceError):
 
     status, code = 503, "overload"
     retry_after_s = 1
+
+
+class StoreUnavailable(ServiceError):
+    """The entity store does not respond; what was not acknowledged may not be kept."""
+
+    status, code = 503, "state_unavailable"
+    retry_after_s = 1
+
+
+class StoreFull(ServiceError):
+    """The entity store has no room; the write was not kept."""
+
+    status, code = 507, "state_full"
+
+
+class StoreCorrupt(ServiceError):
+    """The entity store has bytes under the id that no store has written."""
+
+    status, code = 500, "state_corrupt"
 
 
 class DeadlineExceeded(ServiceError):

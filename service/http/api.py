@@ -22,10 +22,8 @@ from service.http.documentation import add_documentation
 from service.http.edge import Edge
 from service.http.methods import refusal_by_router
 from service.http.openapi import openapi
-from service.http.responses import (
-    problem_response,
-    server_info,
-)
+from service.http.problems import problem_response
+from service.http.responses import server_info
 from service.http.security import Keys
 from service.metrics import Metrics
 from service.models.fleet import Fleet

@@ -33,13 +33,12 @@ from service.http.parsing import (
     parse_single,
     ranking_request,
 )
+from service.http.problems import problem_from, problem_response
 from service.http.responses import (
     batch_content,
     decision_content,
     decision_entries,
     encoder_for,
-    problem_from,
-    problem_response,
     server_timing,
     slowest_latency,
 )

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.bodies import MAX_DISCARDED_BYTES, refuse_larger
-from service.http.responses import problem_from
+from service.http.problems import problem_from
 
 logger = logging.getLogger("service")
 

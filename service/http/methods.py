@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
-from service.http.responses import problem_from
+from service.http.problems import problem_from
 
 CODES = {404: "not_found", 405: "method_not_allowed"}
 

@@ -31,7 +31,7 @@ from service.http.heads import (
     target_too_long,
     too_many_fields,
 )
-from service.http.responses import problem_response
+from service.http.problems import problem_response
 
 # The rest of a refused request is read and discarded up to this size, so that its sender receives
 # the response instead of a reset.

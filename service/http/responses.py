@@ -1,11 +1,10 @@
-"""Response bodies: slates, problems and server state as JSON or MessagePack."""
+"""Response bodies: slates and server state as JSON or MessagePack."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any
 
 import fastapi
@@ -17,7 +16,6 @@ from starlette.responses import Response
 
 from service.engine.features.ids import SentId
 from service.engine.rows import Row, Slate
-from service.errors import FieldError, ServiceError
 from service.http.big_integers import INTEGERS, encodable
 from service.http.negotiation import weight_of, weights
 from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
@@ -30,8 +28,6 @@ from service.state.store import EntityStore
 
 JSON_NAMES = ("application/json",)
 ALTERNATIVES = 3  # entries of an explanation
-# Headers of a refusal that say what the service accepts.
-REMEDIES = {401: {"WWW-Authenticate": "Bearer"}, 415: {"Accept-Encoding": "identity"}}
 MASKED_LOGIT = -1e8  # candidates that may no longer be chosen have logits below it
 
 
@@ -80,12 +76,6 @@ class MsgpackResponse(Response):
         return to_msgpack(content)
 
 
-class ProblemResponse(JsonResponse):
-    """An RFC 9457 problem."""
-
-    media_type = "application/problem+json"
-
-
 def response_class(headers: Mapping[str, str]) -> type[Response]:
     """Choose JSON or MessagePack by the weights of `Accept`, else by the request's content type."""
     accept = headers.get("accept", "*/*")
@@ -111,46 +101,6 @@ ENCODERS: Mapping[type[Response], Encoder] = {
 def encoder_for(headers: Mapping[str, str]) -> Encoder:
     """Return the media type of the response to a request, and the function that encodes it."""
     return ENCODERS[response_class(headers)]
-
-
-def problem_response(error: ServiceError, request_id: str) -> ProblemResponse:
-    """Render an error of the service as a problem."""
-    headers = REMEDIES.get(error.status)
-    return problem_from(
-        error.status,
-        error.code,
-        error.detail,
-        request_id,
-        error.errors,
-        error.retry_after_s,
-        headers,
-    )
-
-
-def problem_from(
-    status: int,
-    code: str,
-    detail: str,
-    request_id: str,
-    errors: Sequence[FieldError] = (),
-    retry_after_s: int | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> ProblemResponse:
-    """Render a problem from its parts, for refusals by the framework (404, 405 with `Allow`)."""
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "request_id": request_id,
-    }
-    if errors:
-        body["errors"] = [
-            {"field": error.path, "rule": error.rule, "value": error.value_text} for error in errors
-        ]
-    retry = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return ProblemResponse(body, status_code=status, headers={**(headers or {}), **retry})
 
 
 def decision_entries(decision: Decision) -> list[dict[str, Any]]:

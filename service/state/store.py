@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.state.address import Address
 from service.state.engine import MAX_ID_BYTES, Engine, Health, Key, now_ms
 from service.state.entities import User
-from service.state.errors import EngineError, EntityError, StateTimeout
+from service.state.errors import EngineError, EntityError, StateTimeout, StateUnavailable
 from service.state.opening import open_engine
 
 logger = logging.getLogger("service")
@@ -118,6 +118,13 @@ class EntityStore:
         if self._engine is not None:
             self._engine.close()
         self._reader = self._engine = None
+
+    @property
+    def engine(self) -> Engine:
+        """The open engine, for threads that read and write. Raises StateUnavailable."""
+        if self._engine is None:
+            raise StateUnavailable(self.problem or "not open")
+        return self._engine
 
     async def users(self, ids: Sequence[str]) -> list[UserLookup]:
         """Look up users within the budget of a lookup; all of them are read together."""
