@@ -16,7 +16,6 @@ from model.data import labels
 from model.data.chunks import read_chunks
 from model.data.growth import grow
 from model.data.layout import COLUMNS
-from model.data.rates import prior_rate
 from model.data.train_values import numbers_over_time, texts_over_time
 from model.data.users import is_anonymous
 from service.engine.contract import Floats
@@ -31,6 +30,7 @@ from service.engine.features.encoding import (
 )
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.layout import Layout
+from service.engine.features.rates import prior_rate
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
 

@@ -12,16 +12,9 @@ import polars as pl
 from model.data import labels
 from model.data.errors import DataError
 from model.data.moment import AGAIN, RECORD, SUMMARY, Moment
-from model.data.rates import (
-    Clock,
-    Events,
-    bucket_of,
-    count_events,
-    log_odds,
-    prior_rate,
-    rates_over_time,
-)
+from model.data.rates import Clock, Events, bucket_of, count_events, rates_over_time
 from model.data.source import Source
+from service.engine.features.rates import log_odds, prior_rate
 from service.engine.features.schema import Feature, Schema
 from service.engine.features.snapshot import ARRAYS, SCALARS, Snapshot, StatisticCounts
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from service.engine.features.durations import MINUTE, UNITS, to_ms
+from service.engine.features.rates import decay, log_odds, prior_rate
 from service.engine.features.schema import Feature
 from service.engine.features.snapshot import StatisticCounts
 
@@ -56,7 +57,7 @@ class Clock:
 
     def decay(self, elapsed: Any) -> Any:
         """Return the weight of a count after `elapsed` ms, a number or float64 [n]."""
-        return np.exp2(-np.maximum(elapsed, 0.0) / self.half_life)
+        return decay(elapsed, self.half_life)
 
 
 @dataclass(frozen=True)
@@ -182,14 +183,3 @@ def rates_over_time(
     half_life = None if math.isinf(clock.half_life) else int(clock.half_life)
     ends = float(end_shows[0]), float(end_likes[0])
     return values, StatisticCounts(shows, likes, *ends, clock.bucket, half_life)
-
-
-def prior_rate(likes: float, shows: float) -> float:
-    """Return likes / shows, at least half a show away from 0 and 1 so that its logit is finite."""
-    floor = 0.5 / (shows + 1.0)
-    return max(min(likes / shows if shows > 0.0 else 0.0, 1.0 - floor), floor)
-
-
-def log_odds(likes: Any, shows: Any, prior: float, strength: float) -> Any:
-    """Return the log-odds of smoothed like rates, elementwise."""
-    return np.log((likes + strength * prior) / (shows - likes + strength * (1.0 - prior)))

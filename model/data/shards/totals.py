@@ -12,13 +12,14 @@ import polars as pl
 
 from model.data import statistics
 from model.data.rated_rows import BUCKET, RatedCounts
-from model.data.rates import Events, Totals, log_odds, prior_rate, rates_over_time
+from model.data.rates import Events, Totals, rates_over_time
 from model.data.scan import ROW
 from model.data.shards.counts import COUNTS, FOLDS, TOTALS, events_name
 from model.data.shards.items import LIKES
 from model.data.shards.plan import Plan
 from model.data.shards.requests import REQUESTS
 from model.data.shards.stages import Stages
+from service.engine.features.rates import log_odds, prior_rate
 from service.engine.features.snapshot import StatisticCounts
 
 SHARD = "__shard"
