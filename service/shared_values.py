@@ -49,6 +49,7 @@ class Slot:
         self._bytes, self._words, self.values = memory, memory.cast("Q"), memory.cast("d")
         self._words[USED] = max(self._words[USED], FIRST)
         self._index: dict[str, int] = {}
+        self._is_full = False
 
     @property
     def pid(self) -> int:
@@ -76,7 +77,7 @@ class Slot:
 
     def open(self) -> None:
         """Make the calling process that of the slot."""
-        self._words[PID], self._words[BEATS] = os.getpid(), 0
+        self._words[PID], self._words[BEATS], self._is_full = os.getpid(), 0, False
         self._index = {key: at for at, key in self._entries()}
 
     def beat(self) -> None:
@@ -114,6 +115,26 @@ class Slot:
         self._words[USED] = at + 1  # last: a reader sees complete entries only
         self._index[key] = at
         return at
+
+    def place(self, keys: Sequence[str]) -> tuple[Any, list[int]]:
+        """Return the memory of the values of some keys, and their places in it.
+
+        If the slot is full, the memory is a list of this process alone, which nothing exports. The
+        first time a line of the log says so: labels come from models and versions, and a service
+        that runs for long enough has seen more of them than a slot holds.
+        """
+        places = [self.index(key) for key in keys]
+        if None not in places:
+            return self.values, places  # type: ignore[return-value]
+        if not self._is_full:
+            self._is_full = True
+            logger.error(
+                "metrics: no room for %s %s in the %d bytes of a process; series with further "
+                "labels are not exported until the service restarts",
+                *parsed(keys[0])[3:5],
+                len(self._bytes),
+            )
+        return [0.0] * len(keys), list(range(len(keys)))
 
     def _entries(self) -> Iterator[tuple[int, str]]:
         at = FIRST
@@ -227,8 +248,8 @@ class Cell:
     __slots__ = ("_at", "_values")
 
     def __init__(self, slot: Slot, key: str) -> None:
-        """Take the value of a key. Raises MemoryError if it is new and the slot is full."""
-        self._values, self._at = slot.values, place(slot, key)
+        """Take the value of a key, which is not exported if it is new and the slot is full."""
+        self._values, (self._at,) = slot.place([key])
 
     def add(self, amount: float) -> None:
         """Add to the value."""
@@ -249,29 +270,20 @@ class HistogramCells:
     ) -> None:
         """Take the values of a histogram of prometheus_client, by its name, help text and labels.
 
-        Raises MemoryError if they are new and the slot is full.
+        They are not exported if they are new and the slot is full.
         """
-        self._values, self._bounds = slot.values, tuple(bounds)
-        self._buckets = []
+        self._bounds = tuple(bounds)
+        keys = [value_key("histogram", name, f"{name}_sum", labels, text)]
         for bound in (*bounds, math.inf):
             of_bucket = {**labels, "le": floatToGoString(bound)}  # type: ignore[no-untyped-call]
-            key = value_key("histogram", name, f"{name}_bucket", of_bucket, text)
-            self._buckets.append(place(slot, key))
-        self._sum = place(slot, value_key("histogram", name, f"{name}_sum", labels, text))
+            keys.append(value_key("histogram", name, f"{name}_bucket", of_bucket, text))
+        self._values, (self._sum, *self._buckets) = slot.place(keys)
 
     def observe(self, amount: float) -> None:
         """Count an amount."""
         values = self._values
         values[self._buckets[bisect_left(self._bounds, amount)]] += 1.0
         values[self._sum] += amount
-
-
-def place(slot: Slot, key: str) -> int:
-    """Return the word of a value. Raises MemoryError if it is new and the slot is full."""
-    at = slot.index(key)
-    if at is None:
-        raise MemoryError(f"{key}: no room in a slot of {SLOT_BYTES} bytes")
-    return at
 
 
 def value_class(slot: Slot) -> type:
@@ -296,13 +308,8 @@ def value_class(slot: Slot) -> type:
         ) -> None:
             pairs = dict(zip(names, labels, strict=True))
             key = value_key(kind, metric, sample, pairs, text, multiprocess_mode)
-            self._values: Any = slot.values
             with lock:
-                index = slot.index(key)
-            if index is None:
-                logger.error("metric %s %s: no room, not exported", sample, pairs)
-                self._values, index = [0.0], 0
-            self._at = index
+                self._values, (self._at,) = slot.place([key])
 
         def inc(self, amount: float) -> None:
             with lock:

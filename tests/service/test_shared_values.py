@@ -82,20 +82,53 @@ def test_a_replacement_continues_the_counts_and_begins_its_gauges_anew():
     assert "rerank_queue_depth 0.0" in page
 
 
-def test_a_full_slot_leaves_further_values_out_and_logs_them(caplog):
-    shared = SharedValues.create(workers=1)
-    metrics = Metrics(shared, 1)
+def fill(metrics, caplog):
+    """Add labels until the slot of the metrics has no room for one more."""
     for number in range(40_000):
         metrics.changes.labels("n" * 64, str(number)).inc()
         if caplog.records:
-            break
-    assert "no room" in caplog.text
+            return
+    raise AssertionError("the slot is not full")
+
+
+def test_a_full_slot_leaves_further_values_out_and_logs_one_line(caplog):
+    shared = SharedValues.create(workers=1)
+    metrics = Metrics(shared, 1)
+    fill(metrics, caplog)
     metrics.changes.labels("n" * 64, "one more").inc()
+    metrics.model_info.labels("one more", "1", "cpu").set(1)
     metrics.steps.observe(1)
     page = metrics.page().decode()
     assert "one more" not in page
     assert "rerank_reasoning_steps_count 1.0" in page
     assert len(re.findall("^rerank_model_changes_total", page, re.MULTILINE)) > 10_000
+    (record,) = caplog.records
+    assert "no room for rerank_model_changes_total" in record.getMessage()
+
+
+def test_lists_of_a_further_version_are_counted_by_other_metrics_when_the_slot_is_full(caplog):
+    shared = SharedValues.create(workers=1)
+    metrics = Metrics(shared, 1)
+    metrics.hot.count_request("a", "1", "active", "ok")
+    fill(metrics, caplog)
+    for version in ("1", "2"):
+        metrics.hot.count_request("a", version, "active", "ok")
+        metrics.hot.observe_list([0.0] * len(STAGES), 0.0, 3, 50)
+    page = metrics.page().decode()
+    counts = re.findall(r"^rerank_requests_total{.*} (\S+)$", page, re.MULTILINE)
+    assert counts == ["2.0"]
+    assert "rerank_list_size_count 2.0" in page
+
+
+def test_a_worker_starts_in_a_slot_that_its_predecessor_has_filled(caplog):
+    shared = SharedValues.create(workers=1)
+    fill(Metrics(shared, 1), caplog)
+    shared.slots[1].close()
+    replacement = Metrics(shared, 1)
+    replacement.hot.observe_list([0.0] * len(STAGES), 0.0, 3, 50)
+    replacement.hot.count_request("a", "2", "active", "ok")
+    assert "rerank_list_size_count 1.0" in replacement.page().decode()
+    assert len(caplog.records) == 2  # a line of each process
 
 
 def test_a_slot_returns_its_values_by_key_in_the_order_of_their_addition():
@@ -146,7 +179,9 @@ def test_values_that_the_event_loop_writes_are_those_of_the_metrics(workers):
     assert samples(quick) != samples(usual)
 
 
-def test_a_value_without_room_is_an_error_that_names_it():
+def test_a_value_without_room_is_kept_by_its_process_alone(caplog):
     slot = Slot(memoryview(bytearray(64)))
-    with pytest.raises(MemoryError, match="rerank_inflight"):
-        Cell(slot, value_key("gauge", "rerank_inflight", "rerank_inflight", {}, "text"))
+    cell = Cell(slot, value_key("gauge", "rerank_inflight", "rerank_inflight", {}, "text"))
+    cell.add(1.0)
+    assert list(slot.samples()) == []
+    assert "rerank_inflight" in caplog.text
