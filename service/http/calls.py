@@ -166,7 +166,12 @@ class RankingCalls:
         parsed = time.monotonic()
         if self._quota is not None:
             self._spend_quota(self._quota, client, len(bodies))
-        lookups = None if self._store is None else await look_up(self._store, bodies)
+        lookups = None
+        if self._store is not None:
+            lookups = await look_up(self._store, bodies)
+            if exchange is not None and exchange.disconnected:
+                observer.call_abandoned(len(bodies))
+                raise ClientDisconnect
         lists = self._prepare(call, bodies, lookups, received)
         timeline = Timeline(received, parsed, time.monotonic())
         observer.call_started()

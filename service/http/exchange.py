@@ -28,6 +28,11 @@ class Exchange:
         extensions = scope.get("extensions")
         return extensions.get(EXTENSION) if extensions else None
 
+    @property
+    def disconnected(self) -> bool:
+        """True once the client has left."""
+        return bool(self._cycle.disconnected)
+
     def take_body(self) -> bytes | None:
         """Return the body if it has arrived as a whole, else None; `receive` then returns it."""
         cycle = self._cycle

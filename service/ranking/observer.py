@@ -36,6 +36,10 @@ class Observer:
         outcome = "error" if server_error else "client_error"
         self._metrics.requests.labels(*labels, "active", outcome).inc()
 
+    def call_abandoned(self, lists: int) -> None:
+        """Count the lists of a call whose client left before they were submitted."""
+        self._metrics.shed.labels("disconnected").inc(lists)
+
     def over_quota(self, lists: int) -> None:
         """Count the lists of a call that exceeded its quota."""
         self._metrics.shed.labels("quota").inc(lists)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.bodies import body
 from tests.support.fakes import Slow
+from tests.support.redis_servers import redis_server
 from tests.support.servers import fresh
 
 pytestmark = pytest.mark.alone
@@ -149,6 +150,33 @@ def test_a_queued_list_of_a_disconnected_client_never_runs(session, items, disco
     assert (shed and float(shed[1])) == (1.0 if disconnects else None)
     assert 'outcome="error"' not in text  # a disconnect is no server error
     assert slow.ran == ([11, 13] if disconnects else [11, 12, 13])
+
+
+@pytest.mark.parametrize("disconnects", [True, False])
+def test_a_list_whose_client_leaves_during_its_lookup_is_not_ranked(
+    session, items, tmp_path, disconnects
+):
+    ranks = Slow(session, 0)
+    with redis_server("redis", tmp_path) as server, server.client() as administrator:
+        address = f"redis://127.0.0.1:{server.port}/0"
+        with fresh(ranks, state=address, state_timeout_ms=30_000) as url, connect(url) as client:
+            content = json.dumps({**body(items, 11), "user": {"id": "u1"}}).encode()
+            administrator.client_pause(60_000)
+            client.sendall(head("/rerank", len(content)) + content)
+            time.sleep(0.2)  # the lookup waits
+            if disconnects:
+                client.close()
+                time.sleep(0.2)
+            administrator.client_unpause()
+            if not disconnects:
+                assert client.recv(65536).startswith(b"HTTP/1.1 200")
+            next_call = {"requests": [{**body(items, 12), "user": {"id": "u2"}}]}
+            httpx.post(f"{url}/rerank/batch", json=next_call, timeout=30).raise_for_status()
+            text = httpx.get(f"{url}/metrics").text
+    assert ranks.ran == ([12] if disconnects else [11, 12])
+    shed = re.search(r'rerank_shed_total{reason="disconnected"} (\S+)', text)
+    assert (shed and float(shed[1])) == (1.0 if disconnects else None)
+    assert 'outcome="error"' not in text
 
 
 def test_a_disconnect_in_the_middle_of_a_body_is_no_server_error(session, items, caplog):
