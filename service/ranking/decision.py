@@ -75,7 +75,7 @@ class Decision:
     def reasons(self) -> list[str]:
         """All reasons for a degraded response, the gravest first; empty for none."""
         reasons = [] if self.degraded is None else [self.degraded]
-        if self.state is not None and self.state.status == "unavailable":
+        if self.state is not None and self.state.failed:
             reasons.insert(0 if self.degraded == "reduced_budget" else len(reasons), "state")
         return reasons
 

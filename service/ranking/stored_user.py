@@ -20,7 +20,8 @@ class StateUse:
 
     history: number of stored answers in the history; features: names of stored features in use;
     ignored: names of those that the schema does not declare or allow; age_s: seconds since the
-    entity changed.
+    entity changed; incomplete: a default stands for a stored value that the schema requires and
+    does not allow.
     """
 
     status: Status
@@ -28,6 +29,12 @@ class StateUse:
     features: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     age_s: float | None = None
+    incomplete: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """True if the list was ranked without something that the store should have given."""
+        return self.status == "unavailable" or self.incomplete
 
 
 def with_stored_user(
@@ -41,6 +48,8 @@ def with_stored_user(
     """
     user = lookup.user
     if user is None:
+        if lookup.status == "unavailable":  # the caller cannot know what the store would have given
+            inputs = dataclasses.replace(inputs, user_is_partial=True)
         return inputs, StateUse(lookup.status)
     changes: dict[str, Any] = {}
     if not has_history and user.answers.items:
@@ -73,10 +82,18 @@ def without(
 ) -> tuple[CandidateList, StateUse] | None:
     """Return the list without the stored feature that an error names, None if it names another.
 
+    If the schema requires a feature whose stored value was left out before, the list may be without
+    it: the request relied on the store.
+
     path: of the error, such as user.features.age.
     """
     name = path.removeprefix("user.features.")
-    if name == path or name not in use.features:
+    if name == path:
+        return None
+    if name in use.ignored and not inputs.user_is_partial:
+        partial = dataclasses.replace(inputs, user_is_partial=True)
+        return partial, dataclasses.replace(use, incomplete=True)
+    if name not in use.features:
         return None
     user = {other: value for other, value in inputs.user.items() if other != name}
     features = tuple(other for other in use.features if other != name)

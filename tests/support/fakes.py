@@ -1,9 +1,12 @@
 """Sessions that are slow or fail."""
 
+import dataclasses
 import time
 
 from service.engine.collate import ModelError
 from service.engine.contract import OUTPUTS
+from service.engine.features.encoding import FeatureError
+from service.engine.features.inline import REQUIRED
 from service.engine.rows import Timing
 from service.engine.session import Session
 
@@ -23,6 +26,18 @@ class Failing(Session):
 
     def warm_up(self, batch_sizes, list_size):
         return [Timing(b, volume, 1e-6 * volume * (1 + b)) for b in (0, 3) for volume in (1, 100)]
+
+
+class Demanding(Session):
+    """A session whose lists need the user's age, as if its schema required that feature."""
+
+    def __init__(self, real):
+        self.__dict__ |= real.__dict__
+
+    def row(self, candidates, *options):
+        if candidates.user.get("age") is None and not candidates.user_is_partial:
+            raise FeatureError("user.features.age", REQUIRED, None)
+        return super().row(dataclasses.replace(candidates, user={}), *options)
 
 
 class Slow(Failing):

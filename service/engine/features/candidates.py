@@ -30,7 +30,8 @@ class CandidateList:
     mapping per entry, or none at all. columns: the same features by name, a value or None per
     candidate, or numbers [N] and vectors [N, width] as arrays. A list has features or columns.
     history_rates: of a train list only, the value of the schema's `history.rate` for each entry at
-    its answer.
+    its answer. user_is_partial: features of the user that the schema requires may be absent,
+    because the entity store that has them failed.
     """
 
     ids: Sequence[str]
@@ -43,6 +44,7 @@ class CandidateList:
     context: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Column] = field(default_factory=dict)
     history_rates: Sequence[float] = ()
+    user_is_partial: bool = False
 
     @property
     def inline(self) -> bool:

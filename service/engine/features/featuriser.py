@@ -200,7 +200,10 @@ class Featuriser:
         if candidates.user_id is not None and "user_id" in layout.features:
             user = {**user, "user_id": candidates.user_id}
         self._fill("user", user, "user.features", numbers, tokens, slice(None))
+        if not candidates.user_is_partial:
+            self._check_required("user", user, "user.features")
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
+        self._check_required("context", candidates.context, "context")
         inline = self._inline.fill(candidates, numbers, tokens, kernels)
         columns = None
         if history is not None:
@@ -223,6 +226,8 @@ class Featuriser:
                 raise FeatureError(f"{path}.{name}", "not a feature of the schema", value)
             if value is not None:
                 self._write(features[name], value, numbers, tokens, rows, f"{path}.{name}")
+
+    def _check_required(self, owner: str, values: Mapping[str, Any], path: str) -> None:
         for name in self._required[owner]:
             if values.get(name) is None:
                 field = "user.id" if name == "user_id" else f"{path}.{name}"

@@ -6,6 +6,7 @@ import pytest
 from service.state.engine import Key, Value
 from service.state.entities import Answers, User
 from service.state.lmdb_engine import LmdbEngine
+from tests.support.fakes import Demanding
 from tests.support.servers import fresh
 
 LABELS = [1.0, 0.0, 0.5, 1.0]
@@ -123,6 +124,35 @@ def test_a_service_whose_store_is_down_is_ready_and_ranks(session, candidates, t
         assert response["degraded"]["reasons"] == ["state"]
         assert response["state"]["user"] == "unavailable"
         assert None not in [logprob for _, logprob in slate]
+
+
+def test_a_required_feature_of_a_user_is_forgiven_if_the_store_could_have_given_it(
+    session, candidates, tmp_path
+):
+    (tmp_path / "data.mdb").write_bytes(b"no database")
+    demanding = Demanding(session)
+    with (
+        fresh(demanding, state=f"lmdb://{tmp_path}") as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        response, slate = slate_of(client, {"id": "u1"}, candidates)
+        assert response["degraded"]["reasons"] == ["state"]
+        assert None not in [logprob for _, logprob in slate]
+        inline, _ = slate_of(client, {"id": "u1", "features": {"age": 3}}, candidates)
+        assert inline["degraded"]["reasons"] == ["state"]  # for want of the history
+        for user in ({}, {"id": "u1", "history": [], "features": {}}):
+            refused = client.post("/rerank", json={"user": user, "candidates": candidates})
+            assert refused.status_code == 422
+            assert refused.json()["errors"][0]["field"] == "user.features.age"
+
+
+def test_a_store_without_the_user_gives_no_required_feature(session, candidates, tmp_path):
+    with (
+        fresh(Demanding(session), state=f"lmdb://{tmp_path}") as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        body = {"user": {"id": "u1"}, "candidates": candidates}
+        assert client.post("/rerank", json=body).status_code == 422
 
 
 def test_a_service_without_a_store_says_so(client):

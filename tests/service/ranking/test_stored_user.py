@@ -1,5 +1,7 @@
 """The user of a request, filled from the entity store."""
 
+import dataclasses
+
 import pytest
 
 from service.engine.features.candidates import CandidateList
@@ -49,10 +51,29 @@ def test_an_empty_inline_history_takes_precedence_too():
     assert (filled.history, use.history) == ((), 0)
 
 
-@pytest.mark.parametrize("lookup", [MISS, UNAVAILABLE])
-def test_a_list_without_a_stored_user_stays_as_it_is(lookup):
+def test_a_list_of_a_user_whom_the_store_lacks_stays_as_it_is():
     inputs = candidates()
-    assert with_stored_user(inputs, lookup, False, SCHEMA) == (inputs, StateUse(lookup.status))
+    assert with_stored_user(inputs, MISS, False, SCHEMA) == (inputs, StateUse("miss"))
+    assert not StateUse("miss").failed
+
+
+def test_a_list_whose_user_could_not_be_looked_up_may_lack_required_features():
+    inputs = candidates()
+    filled, use = with_stored_user(inputs, UNAVAILABLE, False, SCHEMA)
+    assert filled == dataclasses.replace(inputs, user_is_partial=True)
+    assert use == StateUse("unavailable")
+    assert use.failed
+
+
+def test_a_required_feature_whose_stored_value_was_refused_may_be_absent():
+    inputs, use = with_stored_user(candidates(), HIT, False, SCHEMA)
+    refused = without(inputs, use, "user.features.age")
+    assert refused is not None
+    assert not refused[1].failed
+    absent = without(*refused, "user.features.age")
+    assert absent is not None
+    assert (absent[0].user_is_partial, absent[1].failed) == (True, True)
+    assert without(*absent, "user.features.age") is None
 
 
 def test_a_stored_feature_that_an_error_names_is_left_out():

@@ -188,6 +188,26 @@ def test_a_list_without_a_required_feature_is_refused():
         strict.transform(CandidateList(ids=["a"], scores=[None]))
 
 
+def test_a_default_stands_for_a_required_feature_of_a_partial_user_alone():
+    features = [
+        {"name": name, "of": of, "kind": "number", "required": True, "default": 7.0, "std": 2.0}
+        for name, of in (("age", "user"), ("hour", "context"))
+    ]
+    table = ItemTable((), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64), {})
+    strict = Featuriser(Schema.from_dict({"name": "s", "features": features}), table)
+    context = {"hour": 4.0}
+    whole = CandidateList(ids=["a"], user={"age": 1.0}, context=context, user_is_partial=True)
+    partial = CandidateList(ids=["a"], context=context, user_is_partial=True)
+    assert strict.transform(whole)[0].tolist() == [[0.5, 2.0]]
+    assert strict.transform(partial)[0].tolist() == [[3.5, 2.0]]
+    for broken, field in (
+        (CandidateList(ids=["a"], context=context), r"user\.features\.age"),
+        (CandidateList(ids=["a"], user_is_partial=True), r"context\.hour"),
+    ):
+        with pytest.raises(FeatureError, match=f"^{field}: required"):
+            strict.transform(broken)
+
+
 def test_a_logarithm_of_a_negative_number_is_that_of_zero():
     price = Schema.from_dict(SCHEMA).features[1]
     assert encode_number(price, -5.0, "price") == encode_number(price, 0.0, "price") == -0.5
