@@ -98,7 +98,7 @@ RULES = {
         {"service.engine", "service.models", "service.metrics", "service.ranking"},
     ),
     "service.state": (
-        {"lmdb", "msgpack", "orjson", "ormsgpack", "redis"},
+        {"hiredis", "lmdb", "msgpack", "orjson", "ormsgpack", "redis"},
         {"service.engine.contract", "service.engine.features"},
     ),
     "service.state.store": (set(), {"service.metrics", "service.settings", "service.state"}),

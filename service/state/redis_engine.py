@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import hiredis
 import redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.cluster import RedisCluster as AsyncCluster
@@ -34,6 +35,7 @@ from service.state.redis_keys import (
     compare_arguments,
     id_of,
     name_of,
+    names_of,
     pattern_of,
     set_arguments,
 )
@@ -87,7 +89,7 @@ class RedisEngine:
                 self._client = redis.Redis(connection_pool=pool)
 
     def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
-        return self._get([name_of(key, self._prefix) for key in keys])
+        return self._get(names_of(keys, self._prefix))
 
     def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
         if not names:
@@ -201,6 +203,25 @@ class RedisEngine:
             self._client.connection_pool.disconnect()
 
 
+class PackingInC:
+    """Packs MGET, whose many names redis-py packs in Python, by hiredis; part of a connection."""
+
+    def pack_command(self, *arguments: Any) -> list[bytes]:
+        """Return a command as the server reads it."""
+        if arguments[0] == "MGET":
+            return [hiredis.pack_command(arguments)]
+        packed: list[bytes] = super().pack_command(*arguments)  # type: ignore[misc]
+        return packed
+
+
+class ReaderConnection(PackingInC, redis.asyncio.Connection):
+    """A connection of lookups."""
+
+
+class SecureReaderConnection(PackingInC, redis.asyncio.SSLConnection):
+    """A connection of lookups with TLS."""
+
+
 class RedisReader:
     """Reads entities on an event loop."""
 
@@ -213,50 +234,74 @@ class RedisReader:
 
         Args:
             timeout_s: seconds that a lookup may take.
-            connections: most connections at a time; to each server, of a cluster.
+            connections: most connections at a time.
             connect_s: seconds to wait for a connection or a response after the lookup is given up.
         """
-        self._timeout_s = timeout_s
+        self._timeout_s, self._connect_s = timeout_s, connect_s
         self._address, self._prefix = address, address.prefix.encode()
+        # No timeout per command: redis-py would start a task for each. `get_many` has one timer.
         options = connection_options(address) | {
-            "socket_timeout": connect_s,
             "socket_connect_timeout": connect_s,
             "retry": AsyncRetry(NoBackoff(), 1, supported_errors=(LostConnection,)),
         }
-        # The client of a cluster refuses a call without a free connection instead of waiting.
+        # The pools of redis-py refuse a call without a free connection, or take longer to wait.
         self._free = asyncio.Semaphore(connections)
         if address.cluster:
             self._client: Any = AsyncCluster(**options)
         else:
-            pool = redis.asyncio.BlockingConnectionPool(
-                max_connections=connections,
-                timeout=connect_s,
-                **_for_pool(options, redis.asyncio.SSLConnection),
-            )
+            secure = options.pop("ssl", False)
+            kind = SecureReaderConnection if secure else ReaderConnection
+            pool = redis.asyncio.ConnectionPool(connection_class=kind, **options)
             self._client = AsyncRedis(connection_pool=pool)
 
     async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
         """Return the blob of each entity, None for one that is absent. Raises EngineError."""
-        names = [name_of(key, self._prefix) for key in keys]
+        loop, names = asyncio.get_running_loop(), names_of(keys, self._prefix)
+        blobs: asyncio.Future[list[bytes | None]] = loop.create_future()
         # A lookup that is given up goes on: a cancelled one would lose its connection, and where
         # connecting takes longer than a lookup may, none would ever be open.
-        task = asyncio.ensure_future(self._get(names))
-        await asyncio.wait([task], timeout=self._timeout_s)
-        if not task.done():
-            task.add_done_callback(_retrieve)
-            raise StateTimeout(f"{self._address}: no response in {1e3 * self._timeout_s:g} ms")
-        return task.result()
+        task = loop.create_task(self._resolve(blobs, names))
+        timer = loop.call_later(self._timeout_s, self._give_up, blobs)
+        try:
+            return await blobs
+        finally:
+            timer.cancel()
+            if not task.done():
+                loop.call_later(self._connect_s, task.cancel)
 
     async def keep_open(self) -> None:
         """Use a connection, so that the next lookup need not open one. Raises EngineError."""
-        await self._get([name_of(Key("load", "none"), self._prefix)])
+        names = names_of([Key("load", "none")], self._prefix)
+        try:
+            await asyncio.wait_for(self._get(names), self._connect_s)
+        except TimeoutError:
+            raise StateTimeout(f"{self._address}: no response in {self._connect_s:g} s") from None
+
+    async def _resolve(
+        self, blobs: asyncio.Future[list[bytes | None]], names: Sequence[bytes]
+    ) -> None:
+        """Read entities into a future, unless the lookup was given up meanwhile."""
+        try:
+            values = await self._get(names)
+        except Exception as error:
+            if not blobs.done():
+                blobs.set_exception(error)
+        else:
+            if not blobs.done():
+                blobs.set_result(values)
+
+    def _give_up(self, blobs: asyncio.Future[list[bytes | None]]) -> None:
+        if not blobs.done():
+            text = f"{self._address}: no response in {1e3 * self._timeout_s:g} ms"
+            blobs.set_exception(StateTimeout(text))
 
     async def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
         with _errors(self._address):
-            if self._address.cluster:
-                async with self._free:
+            async with self._free:
+                if self._address.cluster:
                     return list(await self._client.mget_nonatomic(names))
-            return list(await self._client.mget(names))
+                blobs: list[bytes | None] = await self._client.mget(names)
+                return blobs
 
     async def close(self) -> None:
         """Close the connections."""
@@ -265,17 +310,11 @@ class RedisReader:
             await self._client.connection_pool.disconnect()
 
 
-def _retrieve(task: asyncio.Future[list[bytes | None]]) -> None:
-    """Retrieve the error of a lookup that was given up, which asyncio would log."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _for_pool(options: Mapping[str, Any], ssl_connection: Any = redis.SSLConnection) -> Any:
+def _for_pool(options: Mapping[str, Any]) -> Any:
     """Return the options of a client as those of its pool."""
     of_pool = dict(options)
     if of_pool.pop("ssl", False):
-        of_pool["connection_class"] = ssl_connection
+        of_pool["connection_class"] = redis.SSLConnection
     return of_pool
 
 

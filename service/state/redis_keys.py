@@ -7,7 +7,9 @@ its own, and items share TAGS tags, so that a request for many items is few comm
 from __future__ import annotations
 
 import binascii
+import functools
 import hashlib
+from collections.abc import Sequence
 
 from service.state.engine import Key, Kind, Value, encode_id
 
@@ -27,11 +29,25 @@ return 1
 
 def name_of(key: Key, prefix: bytes) -> bytes:
     """Return the name of an entity. Raises EntityError for an id that no engine can keep."""
-    item = encode_id(key)
-    letter = LETTERS[key.kind]
-    if key.kind == "item":
-        return b"%b:{%b%02x}:%b" % (prefix, letter, binascii.crc32(item) % TAGS, item)
-    return b"%b:{%b%b}" % (prefix, letter, item)
+    return names_of([key], prefix)[0]
+
+
+def names_of(keys: Sequence[Key], prefix: bytes) -> list[bytes]:
+    """Return the names of entities, as `name_of` does."""
+    tags, names = _item_tags(prefix), []
+    for key in keys:
+        item = encode_id(key)
+        if key.kind == "item":
+            names.append(tags[binascii.crc32(item) % TAGS] + item)
+        else:
+            names.append(b"%b:{%b%b}" % (prefix, LETTERS[key.kind], item))
+    return names
+
+
+@functools.cache
+def _item_tags(prefix: bytes) -> Sequence[bytes]:
+    """Return the start of an item's name for each tag."""
+    return [b"%b:{%b%02x}:" % (prefix, LETTERS["item"], tag) for tag in range(TAGS)]
 
 
 def id_of(name: bytes, kind: Kind, prefix: bytes) -> str:

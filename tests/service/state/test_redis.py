@@ -34,6 +34,32 @@ def test_a_reader_on_an_event_loop_reads_what_was_written(engine, address):
     assert asyncio.run(read()) == [expected] * 8
 
 
+def test_a_lookup_that_is_given_up_returns_its_connection_to_later_ones():
+    connections = []
+
+    async def never_respond(reader, writer):
+        connections.append(writer)
+        await reader.read()
+
+    async def look_up_twice():
+        server = await asyncio.start_server(never_respond, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        address = parse_address(f"redis://127.0.0.1:{port}/0")
+        reader = RedisReader(address, timeout_s=0.05, connections=1, connect_s=0.2)
+        for number in (1, 2):
+            with pytest.raises(StateTimeout, match="50 ms"):
+                await reader.get_many([USER])
+            while len(connections) < number:  # the second needs the place of the first
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+        await reader.close()
+        server.close()
+        for writer in connections:
+            writer.close()
+
+    asyncio.run(asyncio.wait_for(look_up_twice(), 30))
+
+
 @pytest.mark.parametrize("address", ["redis"], indirect=True)
 def test_stores_with_different_prefixes_share_a_server(engine, address):
     other = RedisEngine(parse_address(f"{address}?prefix=other"))
