@@ -11,7 +11,8 @@ import numpy as np
 
 from service.engine.contract import FEATURES, Integers
 from service.engine.features.layout import Layout
-from service.engine.features.schema import Feature, Schema, SchemaError
+from service.engine.features.schema import Feature, Schema
+from service.engine.features.schema_rules import SchemaError
 
 # Fields that fitting fills, and fields that change neither a column nor the values in it.
 FITTED, FREE = {"mean", "std", "vocabulary"}, {"required", "min_count"}

@@ -21,7 +21,8 @@ from model.data.rules import Report
 from model.data.schemas import load_schema
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.layout import Layout
-from service.engine.features.schema import Schema, SchemaError
+from service.engine.features.schema import Schema
+from service.engine.features.schema_rules import SchemaError
 
 ITEM_ID = "item_id"
 ADVICE = "correct these rows, or leave them out: such items then stay as they are"

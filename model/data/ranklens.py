@@ -19,7 +19,8 @@ from model.data.errors import DataError
 from model.data.source import LOG_COLUMNS, Source
 from model.data.statistics import token_vectors
 from model.data.tables import DTYPES
-from service.engine.features.schema import Schema, is_finite
+from service.engine.features.schema import Schema
+from service.engine.features.schema_rules import is_finite
 
 # Rule -> (fields of a movie that must keep it unless they are absent, function that checks it).
 FIELDS: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {

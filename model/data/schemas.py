@@ -8,7 +8,8 @@ import yaml
 
 from model.data.errors import DataError
 from model.data.layout import COLUMNS
-from service.engine.features.schema import Schema, SchemaError
+from service.engine.features.schema import Schema
+from service.engine.features.schema_rules import SchemaError
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 

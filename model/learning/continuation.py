@@ -23,7 +23,8 @@ from model.network.evaluator import Evaluator
 from model.network.generator import Generator
 from service.engine.contract import Integers
 from service.engine.features.layout import Layout
-from service.engine.features.schema import Schema, SchemaError
+from service.engine.features.schema import Schema
+from service.engine.features.schema_rules import SchemaError
 
 EPOCHS_SHARE = 4  # a continued run makes a quarter of the epochs of its configuration
 NOISE = 0.02  # deviation of new rows of the token table from that of an unknown value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.engine.features.ids import read_id
-from service.engine.features.schema import is_finite
+from service.engine.features.schema_rules import is_finite
 from service.state.engine import Key, Value, encode_id
 from service.state.entities import (
     MAX_TYPES,

@@ -15,7 +15,7 @@ from model.data.formats.metarank import is_metarank, read_metarank
 from model.data.formats.open_bandit import read_open_bandit
 from model.data.log_splits import SplitOptions
 from model.data.schemas import SCHEMAS, load_schema
-from service.engine.features.schema import is_finite
+from service.engine.features.schema_rules import is_finite
 
 # Files of a log in formats that are not tables: their test by name, and its rule.
 LOGS: dict[str, tuple[Callable[[Path], bool], str]] = {

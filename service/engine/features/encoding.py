@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.engine.contract import Floats
-from service.engine.features.schema import Feature, is_finite
+from service.engine.features.schema import Feature
+from service.engine.features.schema_rules import is_finite
 
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

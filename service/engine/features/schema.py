@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from service.engine.features.durations import DURATION, is_duration
+from service.engine.features.event_types import DEFAULT_EVENTS, EventType, parse_event_types
+from service.engine.features.schema_rules import SchemaError, is_finite, refuse_unknown
 
 OWNERS = ("item", "user", "context", "candidate")
 TOKEN_KINDS = ("identifier", "category", "categories")
@@ -23,17 +24,6 @@ GAINS = ("binary", "linear", "exponential")
 GRADES = 31  # widest range of labels whose gain may be exponential, as in LightGBM
 WHOLE, FINITE, POSITIVE = "a whole number above 0", "a finite number", "a finite number above 0"
 TEXT, TEXTS = "a text", "a list of texts"
-
-
-class SchemaError(ValueError):
-    """An impossible feature schema; the message names the feature, the rule and the value."""
-
-
-def is_finite(value: object, above: float = -math.inf) -> bool:
-    """True for a number above `above` that a float64 can hold; booleans are no numbers."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return above < value and abs(value) <= sys.float_info.max
 
 
 def _is_texts(value: object) -> bool:
@@ -225,7 +215,7 @@ class LabelScale:
     @classmethod
     def from_dict(cls, payload: Any) -> LabelScale:
         """Build the scale from the entry `label` of a schema. Raises SchemaError."""
-        _refuse_unknown(payload, {"range", "gain", "positive"}, "label")
+        refuse_unknown(payload, {"range", "gain", "positive"}, "label")
         return cls(payload.get("range", (0.0, 1.0)), payload.get("gain"), payload.get("positive"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -284,12 +274,16 @@ BINARY = LabelScale()  # of a schema that declares none
 
 @dataclass(frozen=True)
 class Schema:
-    """The declared features of one data set, in the order of their columns."""
+    """The declared features of one data set, in the order of their columns.
+
+    events: types of events by name; without a declaration, like and pass.
+    """
 
     name: str
     features: tuple[Feature, ...]
     history: History = History()
     label: LabelScale = BINARY
+    events: Mapping[str, EventType] = field(default_factory=lambda: DEFAULT_EVENTS, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str | int | float):  # YAML reads 2026 as a number
@@ -313,7 +307,7 @@ class Schema:
     @classmethod
     def from_dict(cls, payload: Any) -> Schema:
         """Build a schema from parsed YAML or JSON. Raises SchemaError for any other form."""
-        _refuse_unknown(payload, {"name", "features", "history", "label"}, "schema")
+        refuse_unknown(payload, {"name", "features", "history", "label", "events"}, "schema")
         if "name" not in payload:
             raise SchemaError("schema.name: required")
         entries, history, label = (
@@ -322,11 +316,11 @@ class Schema:
         )
         if not isinstance(entries, list | tuple):
             raise SchemaError(f"features: must be a list of features, got {entries!r}")
-        _refuse_unknown(history, {item.name for item in dataclasses.fields(History)}, "history")
+        refuse_unknown(history, {item.name for item in dataclasses.fields(History)}, "history")
         features = []
         for index, entry in enumerate(entries):
             fields = {item.name for item in dataclasses.fields(Feature)}
-            _refuse_unknown(entry, fields, f"features[{index}]")
+            refuse_unknown(entry, fields, f"features[{index}]")
             for required in ("name", "of", "kind"):
                 if required not in entry:
                     raise SchemaError(f"features[{index}].{required}: required")
@@ -336,6 +330,7 @@ class Schema:
             features=tuple(features),
             history=History(**_with_tuple(history, "kernels")),
             label=LabelScale.from_dict(label),
+            events=parse_event_types(payload.get("events")),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -350,11 +345,13 @@ class Schema:
             for feature in self.features
         ]
         history = dataclasses.asdict(self.history)
+        events = {name: dataclasses.asdict(event) for name, event in self.events.items()}
         return {
             "name": self.name,
             "label": self.label.to_dict(),
             "history": {**history, "kernels": list(self.history.kernels)},
             "features": features,
+            **({} if self.events == DEFAULT_EVENTS else {"events": events}),
         }
 
 
@@ -362,13 +359,3 @@ def _with_tuple(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return fields with the list `name` as a tuple; anything else is refused by its class."""
     listed = fields.get(name, ())
     return {**fields, name: tuple(listed) if isinstance(listed, list) else listed}
-
-
-def _refuse_unknown(payload: object, fields: set[str], path: str) -> None:
-    if not isinstance(payload, Mapping):
-        raise SchemaError(f"{path}: must be a mapping of names to values, got {payload!r}")
-    for key in payload:
-        if key not in fields:
-            raise SchemaError(
-                f"{path}.{key}: unknown field; must be one of {', '.join(sorted(fields))}"
-            )

@@ -7,7 +7,8 @@ import pytest
 
 from model.data.growth import ABSENT, earlier_tokens, grow
 from service.engine.features.layout import Layout
-from service.engine.features.schema import Feature, History, LabelScale, Schema, SchemaError
+from service.engine.features.schema import Feature, History, LabelScale, Schema
+from service.engine.features.schema_rules import SchemaError
 
 PRICE = Feature("price", "item", "number", mean=5.0, std=2.0)
 BRAND = Feature("brand", "item", "category", vocabulary=("acme", "zeta"))

@@ -14,7 +14,8 @@ from model.data.errors import DataError
 from model.data.moment import read_moment
 from model.data.rates import Clock, count_events, rates_over_time
 from service.engine.features.durations import UNITS, to_ms
-from service.engine.features.schema import Feature, SchemaError
+from service.engine.features.schema import Feature
+from service.engine.features.schema_rules import SchemaError
 from service.engine.features.snapshot import Snapshot
 
 DAY, HOUR = UNITS["d"], UNITS["h"]

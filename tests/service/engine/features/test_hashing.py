@@ -7,7 +7,8 @@ import pytest
 
 from service.engine.features.hashing import Buckets
 from service.engine.features.layout import Layout
-from service.engine.features.schema import Feature, Schema, SchemaError
+from service.engine.features.schema import Feature, Schema
+from service.engine.features.schema_rules import SchemaError
 
 BRAND = Feature("brand", "item", "category", buckets=5)
 SIZE = Feature("size", "item", "category", vocabulary=("l", "s"))

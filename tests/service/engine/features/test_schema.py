@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.features.featuriser import Featuriser
-from service.engine.features.schema import LabelScale, Schema, SchemaError
+from service.engine.features.schema import LabelScale, Schema
+from service.engine.features.schema_rules import SchemaError
 from tests.support.features import SCHEMA, featuriser
 
 PRICE = {"name": "price", "of": "candidate", "kind": "number"}
@@ -109,6 +110,7 @@ FULL = {
     "name": "s",
     "label": {"range": [0, 4], "gain": "linear", "positive": 1},
     "history": {"limit": 4, "kernels": ["genres"], "rate": "rate"},
+    "events": {"buy": {"label": 1, "weight": 2, "show": False}},
     "features": [
         {"name": "rate", "of": "item", "kind": "statistic", "bucket": "1h", "half_life": "3d"},
         {"name": "genres", "of": "item", "kind": "categories", "width": 2, "vocabulary": ["x"]},
