@@ -15,6 +15,9 @@ KINDS: tuple[Kind, ...] = ("user", "item", "load")
 MAX_ID_BYTES = 480  # LMDB keys have at most 511 bytes
 ID_RULE = f"text of 1 to {MAX_ID_BYTES} bytes in UTF-8"
 SCAN_BATCH = 1000  # entities that a scan reads at a time
+MARK_BYTES = 16
+WINDOW_S = 86_400  # for which marks are kept, unless a setting says otherwise
+KEEP_EXPIRY = -1  # as the expiry that a change returns: that of the entity before
 
 
 class Key(NamedTuple):
@@ -25,7 +28,10 @@ class Key(NamedTuple):
 
 
 class Value(NamedTuple):
-    """The bytes of an entity, and the time in ms since 1970 UTC at which it expires, or None."""
+    """The bytes of an entity, and the time in ms since 1970 UTC at which it expires, or None.
+
+    A change may return KEEP_EXPIRY as the time.
+    """
 
     blob: bytes
     expires_at: int | None = None
@@ -68,14 +74,21 @@ class Engine(Protocol):
     def put_many(self, entries: Sequence[tuple[Key, Value]]) -> None:
         """Write entities; of two entries of one key the later one stays. Durable on return."""
 
-    def update_many(self, keys: Sequence[Key], change: Change) -> None:
-        """Read, change and write each entity atomically; in order if a key occurs twice.
+    def update_many(
+        self, keys: Sequence[Key], change: Change, once: Sequence[bytes | None] | None = None
+    ) -> list[bool]:
+        """Read, change and write each entity atomically, and return if each change was made.
+
+        The changes of one key are made in order, and written together.
 
         Args:
             keys: of the entities.
             change: is called with the place in `keys` and the blob, None if absent, and returns
                 the new value, or None to leave the entity as it is. It may be called again for a
                 place if another writer was faster. An error that it raises ends the call.
+            once: a mark of MARK_BYTES per key, or None. A change is left out, and False, if one
+                of its key with its mark was made within the window. All changes of a mark belong
+                into one call: an engine may keep one mark for all of them.
         """
 
     def delete(self, keys: Sequence[Key]) -> int:
@@ -96,6 +109,43 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release files and connections."""
+
+
+def places_by_key(
+    keys: Sequence[Key], once: Sequence[bytes | None] | None
+) -> tuple[dict[Key, list[int]], list[bool]]:
+    """Return the places of each key, and for each place if it is the first of its key and mark.
+
+    Places that are not the first are left out.
+    """
+    places: dict[Key, list[int]] = {}
+    if once is None:
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        return places, [True] * len(keys)
+    seen: set[tuple[Key, bytes]] = set()
+    first = [True] * len(keys)
+    for place, (key, mark) in enumerate(zip(keys, once, strict=True)):
+        if mark is not None:
+            if (key, mark) in seen:
+                first[place] = False
+                continue
+            seen.add((key, mark))
+        places.setdefault(key, []).append(place)
+    return places, first
+
+
+def change_in_order(places: Sequence[int], blob: bytes | None, change: Change) -> Value | None:
+    """Return the value after the changes of one entity, None if they leave it as it is."""
+    value: Value | None = None
+    for place in places:
+        changed = change(place, blob)
+        if changed is None:
+            continue
+        if changed.expires_at == KEEP_EXPIRY and value is not None:
+            changed = Value(changed.blob, value.expires_at)
+        value, blob = changed, changed.blob
+    return value
 
 
 def encode_id(key: Key) -> bytes:

@@ -1,7 +1,7 @@
 """Entities in an LMDB file: embedded, shared by the processes of one host, durable per commit.
 
 Each kind has a named database, whose keys are ids in UTF-8. A value is the time of expiry in ms
-(uint64, little-endian, 0 for never) followed by the blob.
+(uint64, little-endian, 0 for never) followed by the blob. Marks of events have one of their own.
 """
 
 from __future__ import annotations
@@ -19,20 +19,26 @@ from typing import IO, Any
 import lmdb
 
 from service.state.engine import (
+    KEEP_EXPIRY,
     KINDS,
     SCAN_BATCH,
+    WINDOW_S,
     Change,
     Health,
     Key,
     Kind,
     Value,
+    change_in_order,
     encode_id,
     now_ms,
+    places_by_key,
 )
 from service.state.errors import EngineError, StateFull, StateUnavailable
+from service.state.lmdb_marks import Marks
 
 DATA, USE, COMPACTING = "data.mdb", "use.lock", "compacting"
 EXPIRY = struct.Struct("<Q")
+NEVER = EXPIRY.pack(0)
 MAX_READERS = 2048  # slots of processes times threads
 GIB = 1 << 30
 
@@ -43,7 +49,11 @@ class LmdbEngine:
     name = "lmdb"
 
     def __init__(
-        self, directory: Path, max_bytes: int = 64 * GIB, clock: Callable[[], int] = now_ms
+        self,
+        directory: Path,
+        max_bytes: int = 64 * GIB,
+        clock: Callable[[], int] = now_ms,
+        window_s: float = WINDOW_S,
     ) -> None:
         """Open the environment, or create it.
 
@@ -51,10 +61,12 @@ class LmdbEngine:
             directory: of the files; it is created with access for its owner alone.
             max_bytes: the file grows up to this size; only the part in use takes disk and memory.
             clock: returns the time in ms since 1970 UTC.
+            window_s: for which marks are kept.
 
         Raises StateUnavailable.
         """
         self._directory, self._max_bytes, self._clock = directory, max_bytes, clock
+        self._window_s = window_s
         self._opening = threading.Lock()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,6 +88,7 @@ class LmdbEngine:
                 check_size(self._environment, self._directory)
                 self._environment.reader_check()  # slots of killed processes keep old pages
                 self._databases = {kind: self._environment.open_db(kind.encode()) for kind in KINDS}
+                self._marks = Marks(self._environment, self._window_s)
         except BaseException:
             self._environment.close()
             raise
@@ -96,15 +109,32 @@ class LmdbEngine:
             for item, kind, value in encoded:
                 transaction.put(item, value, db=self._databases[kind])
 
-    def update_many(self, keys: Sequence[Key], change: Change) -> None:
-        encoded = [encode_id(key) for key in keys]
+    def update_many(
+        self, keys: Sequence[Key], change: Change, once: Sequence[bytes | None] | None = None
+    ) -> list[bool]:
+        places, made = places_by_key(keys, once)
+        encoded = {key: encode_id(key) for key in places}
         with _errors(self._directory), self._environment.begin(write=True) as transaction:
             now = self._clock()
-            for place, (key, item) in enumerate(zip(keys, encoded, strict=True)):
+            if once is not None:
+                marks = {mark for mark in once if mark is not None}
+                kept = self._marks.add(transaction, marks, now)
+                for place, mark in enumerate(once):
+                    made[place] = made[place] and mark not in kept
+            for key, item in encoded.items():
                 database = self._databases[key.kind]
-                value = change(place, live(transaction.get(item, db=database), now))
-                if value is not None:
+                old = transaction.get(item, db=database)
+                blob = live(old, now)
+                remaining = [place for place in places[key] if made[place]]
+                value = change_in_order(remaining, blob, change)
+                if value is None:
+                    continue
+                if value.expires_at == KEEP_EXPIRY:
+                    expiry = NEVER if old is None or blob is None else old[: EXPIRY.size]
+                    transaction.put(item, expiry + value.blob, db=database)
+                else:
                     transaction.put(item, packed(value), db=database)
+        return made
 
     def delete(self, keys: Sequence[Key]) -> int:
         now, deleted = self._clock(), 0
@@ -172,11 +202,13 @@ class LmdbEngine:
             ) from None
         try:
             shutil.rmtree(copy, ignore_errors=True)
-            target = LmdbEngine(copy, self._max_bytes, self._clock)
+            target = LmdbEngine(copy, self._max_bytes, self._clock, self._window_s)
             try:
                 for kind in KINDS:
                     for entries in self.scan(kind):
                         target.put_many([(Key(kind, item), value) for item, value in entries])
+                with _errors(copy):
+                    self._marks.copy_to(target._marks, self._clock())
             finally:
                 target.close()
             self._environment.close()
@@ -200,7 +232,7 @@ def open_environment(directory: Path, max_bytes: int) -> lmdb.Environment:
             str(directory),
             map_size=max_bytes,
             mode=0o600,
-            max_dbs=len(KINDS),
+            max_dbs=len(KINDS) + 1,  # and the marks
             max_readers=MAX_READERS,
             max_spare_txns=4,
             readahead=False,  # entities are read at random

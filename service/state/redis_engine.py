@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,18 +24,22 @@ from redis.retry import Retry
 from service.state.address import Address
 from service.state.engine import (
     SCAN_BATCH,
+    WINDOW_S,
     Change,
     Health,
     Key,
     Kind,
     Value,
+    change_in_order,
     now_ms,
+    places_by_key,
 )
 from service.state.errors import EngineError, StateFull, StateTimeout, StateUnavailable
 from service.state.redis_keys import (
     COMPARE_AND_SET,
     compare_arguments,
     id_of,
+    marks_name,
     name_of,
     names_of,
     pattern_of,
@@ -41,6 +47,7 @@ from service.state.redis_keys import (
 )
 
 MAX_ATTEMPTS = 50  # of a change that other writers overtake
+BACK_OFF_S = 0.001  # longest wait before the second attempt; it grows up to tenfold
 PRIMARIES = "primaries"
 
 
@@ -65,13 +72,21 @@ class RedisEngine:
 
     name = "redis"
 
-    def __init__(self, address: Address, timeout_s: float = 5.0, connections: int = 4) -> None:
+    def __init__(
+        self,
+        address: Address,
+        timeout_s: float = 5.0,
+        connections: int = 4,
+        window_s: float = WINDOW_S,
+    ) -> None:
         """Connect at the first call.
 
         Args:
             timeout_s: seconds to wait for a connection, and for each response.
             connections: most connections at a time.
+            window_s: for which marks are kept.
         """
+        self._window_ms = round(1e3 * window_s)
         self._address, self._prefix = address, address.prefix.encode()
         options = connection_options(address) | {
             "socket_timeout": timeout_s,
@@ -103,29 +118,53 @@ class RedisEngine:
         arguments = [set_arguments(name_of(key, self._prefix), value) for key, value in entries]
         self._call_many([("SET", *each) for each in arguments])
 
-    def update_many(self, keys: Sequence[Key], change: Change) -> None:
+    def update_many(
+        self, keys: Sequence[Key], change: Change, once: Sequence[bytes | None] | None = None
+    ) -> list[bool]:
         """Compare and set each entity; Redis keeps those before an error."""
-        names = [name_of(key, self._prefix) for key in keys]
-        places = list(range(len(names)))
-        for _ in range(MAX_ATTEMPTS):
+        places, made = places_by_key(keys, once)
+        names = {key: self._names(key) for key in places}
+        marks = [None] * len(keys) if once is None else once
+        for attempt in range(MAX_ATTEMPTS):
             if not places:
-                return
-            calls, called = [], []
-            for place, old in zip(places, self._get([names[p] for p in places]), strict=True):
-                value = change(place, old)
-                if value is not None:
-                    arguments = compare_arguments(names[place], old, value)
-                    calls.append(("EVAL", COMPARE_AND_SET, 1, *arguments))
-                    called.append(place)
-            written = self._call_many(calls)
-            places = [place for place, done in zip(called, written, strict=True) if not done]
+                return made
+            if attempt:  # writers that overtake each other in step would do so again
+                time.sleep(random.uniform(0.0, BACK_OFF_S * min(attempt, 10)))
+            blobs = self._get([names[key][0] for key in places])
+            now = now_ms()
+            calls = []
+            for key, old in zip(places, blobs, strict=True):
+                value = change_in_order(places[key], old, change)
+                kept = [mark for place in places[key] if (mark := marks[place]) is not None]
+                if value is None and not kept:
+                    continue
+                arguments = compare_arguments(names[key], old, value, kept, now, self._window_ms)
+                calls.append((key, ("EVAL", COMPARE_AND_SET, 2, *arguments)))
+            results = self._call_many([call for _, call in calls])
+            later = {}
+            for (key, _), result in zip(calls, results, strict=True):
+                if result == 1:
+                    continue
+                if isinstance(result, list):  # the marks of changes that were made before
+                    for place in places[key]:
+                        made[place] = marks[place] not in result
+                remaining = [place for place in places[key] if made[place]]
+                if remaining:
+                    later[key] = remaining
+            places = later
         raise StateUnavailable(
             f"{self._address}: {len(places)} entities changed {MAX_ATTEMPTS} times while they were "
             "written; send fewer writes of one entity at a time"
         )
 
+    def _names(self, key: Key) -> tuple[bytes, bytes]:
+        return name_of(key, self._prefix), marks_name(key, self._prefix)
+
     def delete(self, keys: Sequence[Key]) -> int:
-        return sum(self._call_many([("DEL", name_of(key, self._prefix)) for key in keys]))
+        calls = [("DEL", name_of(key, self._prefix)) for key in keys]
+        users = [key for key in keys if key.kind == "user"]  # the name of their marks has the id
+        calls += [("DEL", marks_name(key, self._prefix)) for key in users]
+        return sum(self._call_many(calls)[: len(keys)])
 
     def _call_many(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands together and return their responses."""

@@ -11,18 +11,34 @@ import functools
 import hashlib
 from collections.abc import Sequence
 
-from service.state.engine import Key, Kind, Value, encode_id
+from service.state.engine import KEEP_EXPIRY, Key, Kind, Value, encode_id
 
 TAGS = 64
 LETTERS: dict[Kind, bytes] = {"user": b"u", "item": b"i", "load": b"l"}
-# Writes a value unless another writer was faster. The old value is named by its digest, so that
-# it need not be sent.
+# Writes a value unless another writer was faster, which gives 0, or a mark is kept, which gives the
+# marks that are. The old value is named by its digest, so that it need not be sent. Marks are a
+# sorted set by the time at which they end; a write removes more of those that ended than it adds.
 COMPARE_AND_SET = """
 local old = redis.call('GET', KEYS[1])
 local digest = old and redis.sha1hex(old) or ''
+local kept = {}
+for place = 6, #ARGV do
+  local ends = redis.call('ZSCORE', KEYS[2], ARGV[place])
+  if ends and tonumber(ends) > tonumber(ARGV[4]) then kept[#kept + 1] = ARGV[place] end
+end
+if #kept > 0 then return kept end
 if digest ~= ARGV[1] then return 0 end
-if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2])
+if ARGV[3] == 'none' then
+elseif ARGV[3] == 'keep' then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+elseif ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2])
 else redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3]) end
+if #ARGV > 5 then
+  local ended = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[4], 'LIMIT', 0,
+    math.min(2 * #ARGV, 2000))
+  if #ended > 0 then redis.call('ZREM', KEYS[2], unpack(ended)) end
+  for place = 6, #ARGV do redis.call('ZADD', KEYS[2], ARGV[5], ARGV[place]) end
+  redis.call('PEXPIREAT', KEYS[2], ARGV[5])
+end
 return 1
 """
 
@@ -50,6 +66,15 @@ def _item_tags(prefix: bytes) -> Sequence[bytes]:
     return [b"%b:{%b%02x}:" % (prefix, LETTERS["item"], tag) for tag in range(TAGS)]
 
 
+def marks_name(key: Key, prefix: bytes) -> bytes:
+    """Return the name of the marks of an entity: of each user, and of each tag of items.
+
+    No entity has such a name: the name of a user ends with }, and that of an item has :.
+    """
+    name = name_of(key, prefix)
+    return name[: name.index(b"}") + 1] + b"!" if key.kind == "item" else name + b"!"
+
+
 def id_of(name: bytes, kind: Kind, prefix: bytes) -> str:
     """Return the id in the name of an entity."""
     start = len(prefix) + 3  # the colon, the brace and the letter
@@ -59,7 +84,8 @@ def id_of(name: bytes, kind: Kind, prefix: bytes) -> str:
 
 def pattern_of(kind: Kind, prefix: bytes) -> bytes:
     """Return the pattern of SCAN for all entities of a kind."""
-    return prefix + b":{" + LETTERS[kind] + b"*"
+    tag = b"[0-9a-f][0-9a-f]}:*" if kind == "item" else b"*}"
+    return prefix + b":{" + LETTERS[kind] + tag
 
 
 def set_arguments(name: bytes, value: Value) -> tuple[bytes | int, ...]:
@@ -69,8 +95,29 @@ def set_arguments(name: bytes, value: Value) -> tuple[bytes | int, ...]:
     return name, value.blob, b"PXAT", max(1, value.expires_at)
 
 
-def compare_arguments(name: bytes, old: bytes | None, value: Value) -> tuple[bytes | int, ...]:
-    """Return the arguments of the script COMPARE_AND_SET."""
+def compare_arguments(
+    names: tuple[bytes, bytes],
+    old: bytes | None,
+    value: Value | None,
+    marks: Sequence[bytes],
+    now: int,
+    window_ms: int,
+) -> tuple[bytes | int, ...]:
+    """Return the arguments of the script COMPARE_AND_SET.
+
+    Args:
+        names: of the entity, and of its marks.
+        old: the value that was read.
+        value: the new one; None leaves it, and only keeps the marks.
+        marks: each is kept until the window is over.
+        now: time in ms since 1970 UTC.
+        window_ms: for which marks are kept.
+    """
     digest = b"" if old is None else hashlib.sha1(old, usedforsecurity=False).hexdigest().encode()
-    expires_at = b"" if value.expires_at is None else max(1, value.expires_at)
-    return name, digest, value.blob, expires_at
+    expiry: bytes | int = b"none"
+    if value is not None:
+        expiry = b"keep" if value.expires_at == KEEP_EXPIRY else b""
+        if value.expires_at is not None and value.expires_at != KEEP_EXPIRY:
+            expiry = max(1, value.expires_at)
+    blob = b"" if value is None else value.blob
+    return *names, digest, blob, expiry, now, now + window_ms, *marks

@@ -130,11 +130,11 @@ class FailingEngine(LmdbEngine):
 
     batches = 0
 
-    def update_many(self, keys, change):
+    def update_many(self, keys, change, once=None):
         self.batches += 1
         if self.batches == 3:
             raise StateUnavailable("killed")
-        super().update_many(keys, change)
+        return super().update_many(keys, change, once)
 
 
 def test_an_interrupted_load_resumes_behind_its_last_batch(tmp_path, state, monkeypatch, capsys):
