@@ -35,6 +35,7 @@ from service.state.engine import (
     places_by_key,
 )
 from service.state.errors import EngineError, StateFull, StateTimeout, StateUnavailable
+from service.state.redis_health import health_of
 from service.state.redis_keys import (
     COMPARE_AND_SET,
     compare_arguments,
@@ -355,32 +356,6 @@ def _for_pool(options: Mapping[str, Any]) -> Any:
     if of_pool.pop("ssl", False):
         of_pool["connection_class"] = redis.SSLConnection
     return of_pool
-
-
-def health_of(infos: Sequence[Mapping[str, Any]], entities: int, fsync: str | None) -> Health:
-    """Return the condition of servers by the sections of INFO."""
-    notes = []
-    durable: bool | None = fsync == "always"
-    if not all(info.get("aof_enabled") for info in infos):
-        durable = False
-        notes.append("appendonly is off: a restart may lose writes")
-    elif fsync is None:
-        durable = None
-    elif not durable:
-        notes.append(f"appendfsync is {fsync}: a power cut may lose the last second of writes")
-    for policy in {str(info.get("maxmemory_policy", "noeviction")) for info in infos}:
-        if policy != "noeviction":
-            notes.append(f"maxmemory-policy is {policy}: the server drops entities when it is full")
-    lag = max(
-        (
-            float(info.get("master_last_io_seconds_ago", 0))
-            for info in infos
-            if info.get("role") == "slave"
-        ),
-        default=0.0,
-    )
-    size = sum(int(info.get("used_memory", 0)) for info in infos)
-    return Health({"all": entities}, size, durable, max(lag, 0.0), notes)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ import pytest
 from service.state.address import parse_address
 from service.state.engine import Key, Value
 from service.state.errors import EngineError, StateFull, StateTimeout, StateUnavailable
-from service.state.redis_engine import RedisEngine, RedisReader, health_of
+from service.state.redis_engine import RedisEngine, RedisReader
+from service.state.redis_health import health_of
 from tests.support.redis_servers import SERVERS, redis_server
 
 USER = Key("user", "u1")
