@@ -264,6 +264,11 @@ class Settings(BaseSettings):
         description="Gibibytes that the file of an LMDB store may grow to. All processes of the "
         "store need the same.",
     )
+    state_keys_file: Path | None = Field(
+        None,
+        description="File of keys of the routes that read and write users and items, a line "
+        "NAME:KEY each. Without it they answer on a loopback address only.",
+    )
     log_format: Literal["json", "console"] = Field(
         "json", description="Log format. Use console to read logs in a terminal."
     )

@@ -105,6 +105,8 @@ RULES = {
     "service.state.loading": ({"ormsgpack", "tqdm"}, {"service.state"}),
     "service.state.commands": ({"tyro"}, {"service.state"}),
     "service.http": (SERVING | {"httptools"}, {"service"}),
+    # Finds the ends of MessagePack values without building them.
+    "service.http.record_streams": ({"msgpack", "orjson", "ormsgpack", "starlette"}, {"service"}),
     "model": (set(), {"model", *CONTRACT}),
     "model.data": ({"numpy", "polars", "torch", "scipy", "yaml", "tqdm", "tyro"}, DATA),
     # Nothing else of the project trains or prepares on Ray, which is installed apart.

@@ -15,11 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import NotReady, ServiceError
+from service.errors import NotReady, ServiceError, SlowClient
 from service.http.admin import AdminApi
 from service.http.calls import RankingCalls
 from service.http.documentation import add_documentation
 from service.http.edge import Edge
+from service.http.entities import UPLOAD_PATHS, EntityApi
 from service.http.methods import refusal_by_router
 from service.http.openapi import openapi
 from service.http.problems import problem_response
@@ -95,7 +96,8 @@ class Api:
         self._on_start = on_start
         keys = None if settings.api_keys_file is None else Keys(settings.api_keys_file)
         admin_keys = None if settings.admin_keys_file is None else Keys(settings.admin_keys_file)
-        self._key_files = [each for each in (keys, admin_keys) if each is not None]
+        state_keys = None if settings.state_keys_file is None else Keys(settings.state_keys_file)
+        self._key_files = [each for each in (keys, admin_keys, state_keys) if each is not None]
         self._tracer = Tracer.of(settings)
         self._observer = Observer(metrics, fleet)
         self._store = EntityStore.of(settings, metrics)
@@ -127,6 +129,10 @@ class Api:
         self._add_routes()
         if admin_keys is not None:
             AdminApi(fleet, admin_keys, settings).add_routes(self.app)
+        self._entities: EntityApi | None = None
+        if self._store is not None:
+            self._entities = EntityApi(self._store, fleet, settings, state_keys)
+            self._entities.add_routes(self.app)
         self.app.add_exception_handler(ServiceError, self._on_error)
         self.app.add_exception_handler(HTTPException, self._on_error)
         self.app.add_middleware(self._edge)
@@ -159,6 +165,8 @@ class Api:
         yield {"head_timeout_s": self._settings.body_timeout_s}
         app.state.ready = False
         await self._fleet.close()
+        if self._entities is not None:
+            await self._entities.close()
         if self._store is not None:
             await self._store.close()
         if self._tracer is not None:
@@ -176,13 +184,17 @@ class Api:
             max_body_bytes=self._settings.max_body_bytes,
             on_error=lambda: self._observer.call_refused(True),
             is_draining=lambda: bool(self.app.state.draining),
+            streamed_paths=UPLOAD_PATHS,
         )
 
     async def _on_error(self, request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             return refusal_by_router(self.app, request, error)
         assert isinstance(error, ServiceError)
-        return problem_response(error, request.state.request_id)
+        response = problem_response(error, request.state.request_id)
+        if isinstance(error, SlowClient):  # the rest of its body may never come
+            response.headers["Connection"] = "close"
+        return response
 
     def livez(self) -> dict[str, str]:
         """Report that the process is up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,15 +30,18 @@ class Edge:
         max_body_bytes: int,
         on_error: Callable[[], None],
         is_draining: Callable[[], bool],
+        streamed_paths: Collection[str] = (),
     ) -> None:
         """Wrap an application.
 
         Args:
             on_error: called for each unhandled exception.
             is_draining: connections are closed after their response while it returns True.
+            streamed_paths: of routes that bound what they keep of a body of any size.
         """
         self.app, self.max_body_bytes = app, max_body_bytes
         self.on_error, self.is_draining = on_error, is_draining
+        self.streamed_paths = streamed_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,7 +73,9 @@ class Edge:
             await send(message)
 
         try:
-            await self.app(scope, self._limit(receive), send_with_headers)
+            if scope["path"] not in self.streamed_paths:
+                receive = self._limit(receive)
+            await self.app(scope, receive, send_with_headers)
         except ClientDisconnect:
             return  # no client is left to respond to, and the service did not fail
         except Exception:

@@ -46,14 +46,10 @@ def decode(content: bytes, headers: Mapping[str, str]) -> Any:
     Raises BadRequest, UnsupportedMedia for a compressed body, or InvalidRequest for a JSON key with
     two values.
     """
-    encoding = headers.get("content-encoding", "")
-    if encoding.strip().lower() not in ("", "identity"):
-        error = FieldError("header Content-Encoding", "identity: bodies are small", encoding)
-        detail = f"header Content-Encoding: send the body uncompressed, got {encoding[:50]!r}"
-        raise UnsupportedMedia(detail, [error])
+    refuse_compressed(headers)
     if is_msgpack(headers.get("content-type")):
         try:
-            payload, end = _unpack(PAIR + content + END)
+            payload, end = decode_value(PAIR + content + END)
         except ormsgpack.MsgpackDecodeError as error:
             raise _undecodable("MessagePack", str(error), content) from None
         if end != ormsgpack.unpackb(END):
@@ -68,8 +64,17 @@ def decode(content: bytes, headers: Mapping[str, str]) -> Any:
     return payload
 
 
-def _unpack(content: bytes) -> Any:
-    """Decode MessagePack; integers may be keys, as ids are."""
+def refuse_compressed(headers: Mapping[str, str]) -> None:
+    """Raise UnsupportedMedia for the headers of a compressed body."""
+    encoding = headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        error = FieldError("header Content-Encoding", "identity: bodies are small", encoding)
+        detail = f"header Content-Encoding: send the body uncompressed, got {encoding[:50]!r}"
+        raise UnsupportedMedia(detail, [error])
+
+
+def decode_value(content: bytes) -> Any:
+    """Decode MessagePack; integers may be keys, as ids are. Raises ormsgpack.MsgpackDecodeError."""
     try:
         return ormsgpack.unpackb(content)
     except ormsgpack.MsgpackDecodeError:  # reading other keys from the start is slower

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from service.errors import FieldError, ServiceError
+from service.errors import FieldError, ServiceError, StoreFull, StoreUnavailable
 from service.http.responses import JsonResponse
+from service.state.errors import EngineError, StateFull
+
+logger = logging.getLogger("service")
 
 # Headers of a refusal that say what the service accepts.
 REMEDIES = {401: {"WWW-Authenticate": "Bearer"}, 415: {"Accept-Encoding": "identity"}}
@@ -17,6 +21,14 @@ class ProblemResponse(JsonResponse):
     """An RFC 9457 problem."""
 
     media_type = "application/problem+json"
+
+
+def refusal_by_store(error: EngineError) -> ServiceError:
+    """Return the refusal for an error of the entity store; the log has the cause."""
+    logger.warning("entity store: %s", error)
+    if isinstance(error, StateFull):
+        return StoreFull("the entity store has no room; nothing of this write was kept")
+    return StoreUnavailable("the entity store does not respond; send the request again later")
 
 
 def problem_response(error: ServiceError, request_id: str) -> ProblemResponse:

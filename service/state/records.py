@@ -102,7 +102,7 @@ def parse_record(payload: Any) -> Record:
         raise EntityError("line", "an object", payload)
     kinds = [kind for kind in FIELDS if kind in payload]
     if len(kinds) != 1:
-        raise EntityError("line", "one of the fields user and item", sorted(payload)[:5])
+        raise EntityError("line", "one of the fields user and item", sorted(map(str, payload))[:5])
     kind = kinds[0]
     for name in payload:
         if name not in FIELDS[kind]:
@@ -140,7 +140,7 @@ def _features(payload: Any) -> dict[str, Any] | None:
     if not isinstance(payload, dict) or len(payload) > MAX_FEATURES:
         raise EntityError("features", f"an object of at most {MAX_FEATURES} values", payload)
     for name, value in payload.items():
-        if not (type(name) is str and 0 < len(name) <= MAX_NAME):
+        if not _is_name(name):
             raise EntityError("features", f"names of 1 to {MAX_NAME} characters", name)
         if not (value is None or _is_value(value)):
             raise EntityError(f"features.{name}", VALUE_RULE, value)
@@ -255,6 +255,8 @@ def _counters(payload: Any) -> dict[str, Counter | None]:
         raise EntityError("counters", f"an object of at most {MAX_FEATURES} counters", payload)
     counters: dict[str, Counter | None] = {}
     for name, entry in payload.items():
+        if not _is_name(name):
+            raise EntityError("counters", f"names of 1 to {MAX_NAME} characters", name)
         path = f"counters.{name}"
         if entry is None:
             counters[name] = None
