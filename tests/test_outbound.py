@@ -141,9 +141,10 @@ def test_images_and_manifests_turn_telemetry_off():
     assert set(final) == {"service-cpu", "service-gpu", "load", "train"}
     assert [name for name, stage in final.items() if f"{TELEMETRY}=1" not in stage] == []
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
-    for name in ("rerank", "rerank-gpu"):
+    for name in ("rerank", "rerank-gpu", "rerank-state"):
         assert compose["services"][name]["environment"][TELEMETRY] == "1"
-    deployment = yaml.safe_load((ROOT / "deploy/kubernetes/deployment.yaml").read_text("utf-8"))
+    manifest = ROOT / "deploy/kubernetes/base/deployment.yaml"
+    deployment = yaml.safe_load(manifest.read_text("utf-8"))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert {"name": TELEMETRY, "value": "1"} in container["env"]
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from service.settings import Settings
+from service.state.address import parse_address
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,20 +41,43 @@ def test_every_mount_target_and_setting_of_the_compose_file_exists(compose):
             assert service["build"]["target"] in targets
         for name in service.get("environment", {}):
             is_setting = name.removeprefix("RERANK_").lower() in Settings.model_fields
-            assert is_setting or name.startswith(("GF_", "ORT_")), name
+            assert is_setting or name.startswith(("GF_", "ORT_", "VALKEY_")), name
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:")
 
 
 def test_a_service_starts_after_the_services_it_needs_are_healthy(compose):
     services = compose["services"]
-    for name in ("prometheus", "grafana", "locust"):
+    for name in ("prometheus", "grafana", "locust", "rerank-state"):
         for condition in services[name]["depends_on"].values():
             assert condition == {"condition": "service_healthy"}
     assert "HEALTHCHECK" in (ROOT / "Dockerfile").read_text("utf-8")
     assert "healthcheck" in services["prometheus"]
+    assert "healthcheck" in services["valkey"]
     assert services["locust"]["profiles"] == ["load"]
     assert services["rerank-gpu"]["profiles"] == ["gpu"]
+
+
+def test_the_store_of_the_profile_state_is_reached_by_its_service_alone(compose):
+    services = compose["services"]
+    assert services["valkey"]["profiles"] == services["rerank-state"]["profiles"] == ["state"]
+    assert "ports" not in services["valkey"]
+    assert services["valkey"]["networks"] == ["state"]
+    assert compose["networks"]["state"] == {"internal": True}
+    in_network = {name for name, each in services.items() if "state" in each.get("networks", ())}
+    assert in_network == {"valkey", "rerank-state"}
+    assert "valkey:/data" in services["valkey"]["volumes"]
+    assert services["valkey"]["entrypoint"][-2:] == ["--dir", "/data"]
+
+
+def test_the_password_of_the_store_comes_from_outside_the_compose_file(compose):
+    variables = compose["services"]["valkey"]["environment"]
+    assert variables["VALKEY_PASSWORD"] == "${VALKEY_PASSWORD:-}"
+    text = compose["services"]["rerank-state"]["environment"]["RERANK_STATE"]
+    address = parse_address(text.replace("${VALKEY_PASSWORD:-}", "hex0"))
+    assert (address.host, address.port, address.password) == ("valkey", 6379, "hex0")
+    assert ".env" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+    assert ".env" in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
 
 
 def test_the_container_has_longer_to_stop_than_the_service_takes(compose):

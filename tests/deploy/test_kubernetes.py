@@ -9,7 +9,8 @@ import yaml
 
 from service.settings import Settings
 
-FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "kubernetes" / "base"
 FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
 CUSTOM = {"kustomization.yaml", "servicemonitor.yaml"}  # kinds that the API itself does not know
 
@@ -76,7 +77,7 @@ def test_pods_have_probes_and_limits_and_run_as_user_65532(deployment):
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert not container["securityContext"]["allowPrivilegeEscalation"]
     assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
-    assert "65532" in (FOLDER.parents[1] / "Dockerfile").read_text("utf-8")
+    assert "65532" in (ROOT / "Dockerfile").read_text("utf-8")
 
 
 def test_pods_get_no_service_links_and_an_explicit_port(deployment):

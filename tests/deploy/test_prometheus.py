@@ -63,9 +63,9 @@ def prometheus(tmp_path_factory):
     with serving(BUNDLE, timeout_ms=60_000) as server:
         config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config["scrape_configs"][0]["static_configs"] = [
-            {"targets": [server.url.removeprefix("http://")]}
-        ]
+        (job,) = config["scrape_configs"]
+        del job["dns_sd_configs"]
+        job["static_configs"] = [{"targets": [server.url.removeprefix("http://")]}]
         (home / "prometheus.yml").write_text(yaml.safe_dump(config))
         shutil.copy(PROMETHEUS / "rules.yml", home)
         with (home / "log").open("wb") as log:
