@@ -1,6 +1,9 @@
 # Every target has its line in `make help`.
 # Make one argument of the shell, spaces and quotes included.
 quoted = '$(subst ','\'',$(1))'
+# A path with the characters that an address gives another meaning.
+HASH := \#
+in_url = $(subst ?,%3F,$(subst $(HASH),%23,$(subst %,%25,$(1))))
 # An empty variable counts as absent.
 override PYTHON := $(or $(PYTHON),python3)
 # Without BUNDLE the service takes RERANK_BUNDLE or RERANK_MODELS, or the committed bundle.
@@ -52,6 +55,9 @@ setup: .venv/.installed ## install everything for development into .venv
 
 native: ## build the native decode loop into build/native; SANITIZE=1 for ASan and UBSan
 	$(MAKE) --no-print-directory -C native
+
+# The entity store of `make serve`, unless RERANK_STATE names another or is off.
+serve: export RERANK_STATE ?= lmdb://$(call in_url,$(CURDIR))/build/state
 
 serve: .venv-service/.installed ## serve BUNDLE, or what RERANK_* says, on 127.0.0.1:8000 (no torch)
 	$(try_native)

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from service.state.address import parse_address
 from tests.support.bundles import ROOT
 
 RECORD = """#!/usr/bin/env python3
@@ -15,27 +16,34 @@ print(json.dumps([sys.argv[1:], settings]))
 """
 
 
-@pytest.fixture
-def make(tmp_path):
-    """Return a function that runs make with interpreters that record their arguments."""
-    for name in ("pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_text("")
-    for environment in (".venv-service", ".venv"):
-        (tmp_path / environment / "bin").mkdir(parents=True)
-        python = tmp_path / environment / "bin" / "python"
-        python.write_text(RECORD)
-        python.chmod(0o755)
-        (tmp_path / environment / ".installed").write_text("")
+class Make:
+    """Runs make in a checkout whose interpreters print their arguments and settings."""
 
-    def run(*arguments, **variables):
+    def __init__(self, root):
+        self.root = root
+
+    def __call__(self, *arguments, directory=".", **variables):
+        checkout = self.root / directory
+        checkout.mkdir(exist_ok=True)
+        for name in ("pyproject.toml", "constraints.txt"):
+            (checkout / name).write_text("")
+        for environment in (".venv-service", ".venv"):
+            (checkout / environment / "bin").mkdir(parents=True, exist_ok=True)
+            python = checkout / environment / "bin" / "python"
+            python.write_text(RECORD)
+            python.chmod(0o755)
+            (checkout / environment / ".installed").write_text("")
         kept = {n: v for n, v in os.environ.items() if n not in ("BUNDLE", "PYTHON", "MAKEFLAGS")}
         done = subprocess.run(
             ["make", "--silent", "-f", str(ROOT / "Makefile"), *arguments],
-            cwd=tmp_path, env={**kept, **variables}, capture_output=True, text=True, check=True,
+            cwd=checkout, env={**kept, **variables}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         return json.loads(done.stdout.splitlines()[-1])
 
-    return run
+
+@pytest.fixture
+def make(tmp_path):
+    return Make(tmp_path)
 
 
 SPACED = ["/path with space/1", "/it's/1", '/a "quoted" name/1', "/semi;colon & more/1"]
@@ -65,9 +73,24 @@ def test_the_committed_bundle_reasons_unless_validation_is_to_choose(make):
 @pytest.mark.parametrize("name", ["RERANK_BUNDLE", "RERANK_MODELS"])
 @pytest.mark.parametrize("bundle", [{}, {"BUNDLE": ""}])
 def test_the_settings_of_the_environment_are_in_force(make, name, bundle):
-    arguments, settings = make("serve", **bundle, **{name: "/mine"})
+    arguments, settings = make("serve", **bundle, **{name: "/mine", "RERANK_STATE": "off"})
     assert arguments == ["-m", "service"]
-    assert settings == {name: "/mine"}
+    assert settings == {name: "/mine", "RERANK_STATE": "off"}
+
+
+@pytest.mark.parametrize("directory", ["plain", "with space", "it's 100 % #1?"])
+def test_serve_has_an_entity_store_in_the_checkout(make, directory):
+    address = make("serve", directory=directory)[1]["RERANK_STATE"]
+    assert parse_address(address).directory == make.root / directory / "build" / "state"
+
+
+@pytest.mark.parametrize("state", ["off", "", "redis://127.0.0.1:6379/0"])
+def test_an_entity_store_of_the_environment_takes_precedence(make, state):
+    assert make("serve", RERANK_STATE=state)[1]["RERANK_STATE"] == state
+
+
+def test_the_other_targets_have_no_entity_store(make):
+    assert make("bench")[1] == {}
 
 
 def test_bundle_takes_precedence_over_the_setting(make):
