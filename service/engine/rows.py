@@ -9,6 +9,7 @@ import numpy as np
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import Floats, Integers
 from service.engine.features.layout import EncodedList
+from service.engine.features.stored_items import StoredList
 from service.engine.intent import SlateIntent
 
 
@@ -52,6 +53,7 @@ class Row:
     encoded: EncodedList | None = None
     unknown: int = 0
     intent: SlateIntent | None = None
+    stored: StoredList | None = None
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ class Session:
         features = {
             "numbers": np.zeros((count, 0), np.float32),
             "tokens": np.zeros((count, 0), np.int64),
-            "unknown": self.featuriser.count_unknown(candidates.ids),
+            "unknown": self.featuriser.count_unknown(candidates),
         }
         return self._row(features, slate_size, budget, entropy_threshold)
 
@@ -358,15 +358,15 @@ class Session:
 
 def features_of(featuriser: Featuriser, candidates: CandidateList) -> dict[str, Any]:
     """Return the fields of a row that come from its candidate list. Raises FeatureError."""
-    if not isinstance(featuriser, RowFeaturiser):
-        numbers, tokens = featuriser.transform(candidates)
-        unknown = featuriser.count_unknown(candidates.ids)
-        return {"numbers": numbers, "tokens": tokens, "unknown": unknown}
     encoded = featuriser.encode(candidates)
-    return {
-        "numbers": encoded.numbers[:, : featuriser.request_width],
+    features = {
+        "numbers": encoded.numbers,
         "tokens": encoded.tokens,
-        "rows": featuriser.rows(encoded, GENERATOR_ROWS),
-        "encoded": encoded,
         "unknown": featuriser.unknown_in(encoded),
+        "stored": encoded.stored,
     }
+    if isinstance(featuriser, RowFeaturiser):
+        features["numbers"] = encoded.numbers[:, : featuriser.request_width]
+        features["rows"] = featuriser.rows(encoded, GENERATOR_ROWS)
+        features["encoded"] = encoded
+    return features

@@ -97,6 +97,10 @@ class Item:
     updated_at: int = 0
     fingerprint: bytes = UNKNOWN_SCHEMA
 
+    def packed_features(self) -> bytes:
+        """Return the features as bytes, which are equal only for equal features."""
+        return ormsgpack.packb(self.features)
+
     def to_blob(self) -> bytes:
         """Return the bytes that the store keeps."""
         return ormsgpack.packb(

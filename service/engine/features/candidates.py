@@ -11,6 +11,7 @@ import numpy as np
 
 from service.engine.features.encoding import Column, ColumnError
 from service.engine.features.ids import read_id
+from service.engine.features.stored_items import StoredItems
 
 
 def as_plain(values: Column) -> Sequence[Any]:
@@ -31,7 +32,8 @@ class CandidateList:
     candidate, or numbers [N] and vectors [N, width] as arrays. A list has features or columns.
     history_rates: of a train list only, the value of the schema's `history.rate` for each entry at
     its answer. user_is_partial: features of the user that the schema requires may be absent,
-    because the entity store that has them failed.
+    because the entity store that has them failed. stored: the candidates as an entity store has
+    them, None without one.
     """
 
     ids: Sequence[str]
@@ -45,6 +47,7 @@ class CandidateList:
     columns: Mapping[str, Column] = field(default_factory=dict)
     history_rates: Sequence[float] = ()
     user_is_partial: bool = False
+    stored: StoredItems | None = None
 
     @property
     def inline(self) -> bool:

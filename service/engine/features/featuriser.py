@@ -12,7 +12,7 @@ No row depends on the position of its candidate in the list.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ from service.engine.features.kernels import Kernel, KernelStack, TokenKernel, Ve
 from service.engine.features.layout import EncodedList, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
+from service.engine.features.stored_encoder import ItemEncoder
+from service.engine.features.stored_items import Doubles, StoredList
+from service.engine.features.stored_rows import StoredRows
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Featuriser:
         )
         self._entries = HistoryEntries(layout, self._ids, arrays, schema.history, self._history)
         self._compared = ComparedColumns(layout, self._history)
+        self._stored_rows: StoredRows | None = None
 
     @property
     def history_cache(self) -> HistoryCache[PreparedHistory] | None:
@@ -175,6 +179,10 @@ class Featuriser:
         encoded = self._encode(candidates, every_item_feature=True)
         return encoded.numbers, encoded.tokens
 
+    def encode(self, candidates: CandidateList) -> EncodedList:
+        """Return the features of a list as the session needs them. Raises FeatureError."""
+        return self._encode(candidates, every_item_feature=True)
+
     def _encode(self, candidates: CandidateList, every_item_feature: bool) -> EncodedList:
         """Return the features of a list in the places of the layout.
 
@@ -186,16 +194,24 @@ class Featuriser:
         numbers = np.empty((count, layout.numbers_width), np.float32)
         tokens = np.empty((count, layout.tokens_width), np.int64)
         numbers[:], tokens[:] = self._default_numbers, self._default_tokens
+        names = set[str]()
+        if candidates.inline:  # values that a request leaves out are those of store or table
+            names = candidates.names() & self._features_of["item"].keys()
+        stored = self._take_stored(candidates, index, alone=not (every_item_feature or names))
         if every_item_feature:
             self._items.write(index, numbers, tokens)
         else:
             self._items.write_compared(index, numbers)
-            if candidates.inline:  # values that a request leaves out are those of the table
-                names = candidates.names() & self._features_of["item"].keys()
+            if names:
+                names |= set(stored.names() if stored else ())
                 self._items.write_features(index, numbers, tokens, names)
         history, row_in_history = self._entries.prepare(candidates, index)
-        overwritten = history is not None and candidates.inline
+        overwritten = history is not None and (candidates.inline or (stored and stored.kernels))
         kernels = self._history.take(index) if overwritten else []
+        if stored is not None:
+            stored.write(numbers, tokens)
+            if kernels and stored.kernels:
+                stored.write_kernels(kernels)
         user = candidates.user
         if candidates.user_id is not None and "user_id" in layout.features:
             user = {**user, "user_id": candidates.user_id}
@@ -209,7 +225,37 @@ class Featuriser:
         if history is not None:
             columns = self._history.compare(history, index, kernels, row_in_history)
         self._compared.fill(numbers, columns)
-        return EncodedList(numbers, tokens, index, inline)
+        if stored is not None and names:
+            inline = sorted(names)
+        return EncodedList(numbers, tokens, index, inline, stored)
+
+    def _take_stored(
+        self, candidates: CandidateList, index: Integers, alone: bool
+    ) -> StoredList | None:
+        """Return the stored items of a list, None without a store.
+
+        alone: the change of item rows comes from stored features alone.
+        """
+        if candidates.stored is None:
+            return None
+        return self.stored_rows.take(candidates.ids, index, candidates.stored, alone)
+
+    @property
+    def stored_rows(self) -> StoredRows:
+        """The rows of stored items, which are made at the first use."""
+        if self._stored_rows is None:
+            encoder = ItemEncoder(
+                self.schema, self._layout, self._ids, self._items, self._history, self.snapshot,
+                self._change,
+            )  # fmt: skip
+            self._stored_rows = StoredRows(encoder)
+        return self._stored_rows
+
+    def _change(
+        self, index: Integers, numbers: Floats, tokens: Integers, names: Collection[str]
+    ) -> Doubles:
+        """Return the change of item rows by other features, float64 [N, D]; no rows, D = 0."""
+        return np.zeros((len(index), 0))
 
     def _fill(
         self,
@@ -267,9 +313,19 @@ class Featuriser:
         """Return the row of each id in the item table, int64 [N]; len(items.ids) if it lacks it."""
         return self._ids.find(ids)
 
-    def count_unknown(self, ids: Sequence[str]) -> int:
-        """Return the number of ids that the item table lacks."""
-        return int(np.count_nonzero(self._ids.find(ids) == len(self._ids)))
+    def count_unknown(self, candidates: CandidateList) -> int:
+        """Return the number of candidates that neither the item table nor a store has."""
+        unknown = self._ids.find(candidates.ids) == len(self._ids)
+        if candidates.stored is not None:
+            unknown &= np.array([blob is None for blob in candidates.stored.blobs], np.bool_)
+        return int(np.count_nonzero(unknown))
+
+    def unknown_in(self, encoded: EncodedList) -> int:
+        """Return the number of candidates that neither the item table nor a store has."""
+        unknown, stored = encoded.index == len(self._ids), encoded.stored
+        if stored is not None:
+            unknown[stored.at] = False
+        return int(np.count_nonzero(unknown))
 
     def is_hashed(self, name: str) -> bool:
         """True for a feature of the schema with buckets."""

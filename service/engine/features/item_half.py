@@ -7,7 +7,7 @@ the graph. Sums are in float64 and stored as float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from service.engine.features.flat_files import create_array, read_array, write_a
 from service.engine.features.item_arrays import ItemArrays
 from service.engine.features.item_files import ITEM_ID, ItemWords
 from service.engine.features.layout import Layout
+from service.engine.features.schema import Feature
 
 ROWS_PER_BLOCK = 1 << 14
 
@@ -161,35 +162,53 @@ class ItemHalf:
         return parts
 
     def difference(
-        self, index: Integers, numbers: Floats, tokens: Integers, names: Sequence[str]
+        self, index: Integers, numbers: Floats, tokens: Integers, names: Collection[str]
     ) -> Doubles:
-        """Return the change of each row by inline features of items, float64 [N, D].
+        """Return the change of each row by other features of items, float64 [N, D].
+
+        The change of a candidate depends in no bit on the other candidates, nor on names whose
+        values are those of the table: sums go through the columns and slots one by one. Statistics
+        are added last, so that they can be added to the change by all others.
 
         Args:
             index: row of each candidate in the item table.
-            numbers: values of the request, float32 [N, F].
-            tokens: tokens of the request, int64 [N, T].
-            names: features of items that the request gave.
+            numbers: values of the features, float32 [N, F].
+            tokens: tokens of the features, int64 [N, T].
+            names: features of items that may differ from the table.
         """
-        layout, first = self._layout, self._layout.request_numbers
         of_table, tokens_of_table = np.empty_like(numbers), np.empty_like(tokens)
         self._items.write_features(index, of_table, tokens_of_table, names)
-        changed = [layout.features[name] for name in names]
+        changed = [f for f in self._layout.features.values() if f.name in names]
+        statistics = [feature for feature in changed if feature.kind == "statistic"]
+        others = [feature for feature in changed if feature.kind != "statistic"]
+        moved = self._move_numbers(others, numbers, of_table)
+        for slot in (slot for f in others if f.slots for slot in self._layout.slot_range(f)):
+            after, before = tokens[:, slot], tokens_of_table[:, slot]
+            if slot == self._id_slot:
+                moved += self.embed_ids(after) - self.embed_ids(before)
+            elif (after != before).any():
+                places = np.stack([after, before])
+                places = np.where(places < self._first_id, places, places - self._id_tokens)
+                embedded = self._embeddings.take(places, axis=0)
+                moved += np.subtract(embedded[0], embedded[1], dtype=np.float64)
+        if statistics:
+            moved += self._move_numbers(statistics, numbers, of_table)
+        return moved
+
+    def _move_numbers(
+        self, features: Sequence[Feature], numbers: Floats, of_table: Floats
+    ) -> Doubles:
+        layout = self._layout
         columns = [
             column
-            for feature in changed
+            for feature in features
             if feature.name in layout.column
             for column in layout.column_range(feature)
         ]
-        slots = [slot for f in changed if f.slots for slot in layout.slot_range(f)]
         change = numbers[:, columns].astype(np.float64) - of_table[:, columns]
-        moved = change @ self._columns[[column - first for column in columns]]
-        if self._id_slot in slots:
-            slots.remove(self._id_slot)
-            moved += self.embed_ids(tokens[:, self._id_slot])
-            moved -= self.embed_ids(tokens_of_table[:, self._id_slot])
-        if slots:
-            moved += self.embed(tokens[:, slots]) - self.embed(tokens_of_table[:, slots])
+        weights = self._columns[[column - layout.request_numbers for column in columns]]
+        # A product of BLAS rounds a row in a way that depends on the number of rows.
+        moved: Doubles = np.einsum("nc,cd->nd", change, weights.astype(np.float64))
         return moved
 
 

@@ -15,6 +15,7 @@ from service.engine.features.hashing import Buckets
 from service.engine.features.id_index import HeldIds, Ids
 from service.engine.features.ids import BLANKS, read_id
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
+from service.engine.features.stored_items import StoredList
 
 RELATIVE = 3  # columns of a list-relative number: z-score, rank, distance from the best
 
@@ -24,13 +25,15 @@ class EncodedList:
     """The features of one list in the places of a layout.
 
     numbers float32 [N, F]; tokens int64 [N, T]; index int64 [N]: row of each candidate in the item
-    table; inline: names of the features of items that the request gave.
+    table; inline: names of the features of items that the request gave, with those of stored items
+    if there are any; stored: the stored items of the list, None without a store.
     """
 
     numbers: Floats
     tokens: Integers
     index: Integers
     inline: Sequence[str]
+    stored: StoredList | None = None
 
 
 class Layout:

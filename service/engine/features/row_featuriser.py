@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,9 @@ from service.engine.features.item_files import ItemFiles
 from service.engine.features.item_half import ItemHalf, Weights
 from service.engine.features.layout import EncodedList, Layout
 from service.engine.features.snapshot import Snapshot
+from service.engine.features.stored_items import Doubles
+
+GENERATOR_ROWS = NETWORKS[0]
 
 
 class RowFeaturiser(Featuriser):
@@ -56,17 +59,28 @@ class RowFeaturiser(Featuriser):
         half = self.halves[network]
         rows = half.rows.take(encoded.index, axis=0)
         tokens = encoded.tokens
+        stored = encoded.stored
         if encoded.inline:
             rows += half.difference(encoded.index, encoded.numbers, tokens, encoded.inline)
+        elif stored is not None:
+            at, change = stored.at, stored.change
+            if network != GENERATOR_ROWS or change is None:
+                change = half.difference(
+                    encoded.index[at], encoded.numbers[at], tokens[at], stored.names()
+                )
+            rows[at] += change
         if self._shared_slots:
             rows += half.embed(tokens[:1, self._shared_slots])
         if self._candidate_slots:
             rows += half.embed(tokens[:, self._candidate_slots])
         return rows
 
-    def unknown_in(self, encoded: EncodedList) -> int:
-        """Return the number of candidates that the item table lacks."""
-        return int(np.count_nonzero(encoded.index == len(self.items.ids)))
+    def _change(
+        self, index: Integers, numbers: Floats, tokens: Integers, names: Collection[str]
+    ) -> Doubles:
+        if not self.halves:
+            return super()._change(index, numbers, tokens, names)
+        return self.halves[GENERATOR_ROWS].difference(index, numbers, tokens, names)
 
     def transform(self, candidates: CandidateList) -> tuple[Floats, Integers]:
         numbers, tokens = super().transform(candidates)
@@ -76,6 +90,8 @@ class RowFeaturiser(Featuriser):
         """Return tokens int64 [N, T] of an encoded list, in the order of the schema."""
         tokens = encoded.tokens.copy()
         self._items.write_tokens(encoded.index, tokens)
+        if encoded.stored is not None:
+            encoded.stored.write_tokens(tokens)
         layout = self._layout
         for feature in (layout.features[name] for name in encoded.inline):
             if feature.slots:

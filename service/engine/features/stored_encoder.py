@@ -1,0 +1,178 @@
+"""Encode stored items in the places of the item table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.engine.contract import Floats, Integers
+from service.engine.features.candidates import CandidateList
+from service.engine.features.encoding import FeatureError, encode_number, encode_vector
+from service.engine.features.history import HistoryKernels
+from service.engine.features.id_index import Ids
+from service.engine.features.inline import InlineFeatures
+from service.engine.features.item_arrays import ItemArrays
+from service.engine.features.item_files import ITEM_ID
+from service.engine.features.kernels import Encoded
+from service.engine.features.layout import Layout, places_of
+from service.engine.features.live_rates import LiveRates
+from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
+from service.engine.features.snapshot import Snapshot
+from service.engine.features.stored_items import Array, Doubles, Places, StoredItem
+
+# A number farther from the train mean, in deviations, is clipped, unless the item table has one.
+RANGE = 5.0
+
+# Columns of the facts of an item: time of its last change, values clipped and ignored; and 1 if its
+# raw kernel rows are not those of the table, if it has statistics as features, or as counters.
+UPDATED, CLIPPED, IGNORED, KERNELS, STATISTICS, LIVE = range(6)
+
+# As ItemHalf.difference; [N, 0] where there are no rows of networks.
+Change = Callable[[Integers, Floats, Integers, Collection[str]], Doubles]
+
+
+@dataclass(slots=True)
+class EncodedItems:
+    """M items.
+
+    arrays   by name, the rows [M, ...] that are kept
+    names    the features of each, a bit for each item feature of the schema
+    ignored  names of the features of each that the schema does not declare or allow
+    """
+
+    arrays: Mapping[str, Array]
+    names: Sequence[int]
+    ignored: Sequence[tuple[str, ...]]
+
+
+class ItemEncoder:
+    """Encodes stored items over the rows of the item table, or the defaults of unknown items.
+
+    places: of the features of items. rates: the statistics that counters give. statistics: names
+    of all.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        layout: Layout,
+        ids: Ids,
+        items: ItemArrays,
+        history: HistoryKernels,
+        snapshot: Snapshot | None,
+        change: Change,
+    ) -> None:
+        self._layout, self._ids, self._items, self._history = layout, ids, items, history
+        self.change = change
+        self._inline = InlineFeatures(layout, schema.history.kernels, ("item",))
+        features = [feature for feature in schema.features if feature.of == "item"]
+        # The id of an item is its key in the store, and no feature of it.
+        self._features = {f.name: f for f in features if f.name != ITEM_ID}
+        self._bit = {feature.name: 1 << place for place, feature in enumerate(features)}
+        columns = [c for f in features if f.name in layout.column for c in layout.column_range(f)]
+        slots = [slot for f in features if f.slots for slot in layout.slot_range(f)]
+        names = [feature.name for feature in features]
+        self.places = Places(places_of(columns), places_of(slots), names)
+        numeric = [feature for feature in features if feature.kind in NUMBER_KINDS]
+        self._scalars = places_of([layout.column[feature.name] for feature in numeric])
+        self._low = np.minimum(items.numbers.min(axis=0), np.float32(-RANGE))
+        self._high = np.maximum(items.numbers.max(axis=0), np.float32(RANGE))
+        statistics = [feature for feature in numeric if feature.kind == "statistic"]
+        at = [items.place[feature.name] for feature in statistics]
+        self.statistics = frozenset(feature.name for feature in statistics)
+        self.rates = LiveRates(statistics, snapshot, self._low[at], self._high[at])
+        self.rate_places = [columns.index(layout.column[name]) for name in self.rates.names]
+
+    @property
+    def kernels(self) -> int:
+        """Number of history kernels."""
+        return len(self._history)
+
+    def encode(self, ids: Sequence[str], items: Sequence[StoredItem]) -> EncodedItems:
+        """Encode M items."""
+        index = self._ids.find(ids)
+        records = [
+            {n: v for n, v in item.features.items() if n in self._features and v is not None}
+            for item in items
+        ]
+        try:
+            numbers, tokens, kernels = self._fill(ids, index, records)
+        except FeatureError:
+            records = [self._allowed(record) for record in records]
+            numbers, tokens, kernels = self._fill(ids, index, records)
+        scalars = numbers[:, self._scalars]
+        numbers[:, self._scalars] = within = np.clip(scalars, self._low, self._high)
+        names = set[str]().union(*records)
+        counts, has_counts = self.counts(items)
+        ignored = [
+            tuple(n for n, v in item.features.items() if n not in record and v is not None)
+            for item, record in zip(items, records, strict=True)
+        ]
+        facts = np.zeros((len(ids), LIVE + 1), np.int64)
+        facts[:, UPDATED] = [item.updated_at for item in items]
+        facts[:, CLIPPED] = np.count_nonzero(within != scalars, axis=1)
+        facts[:, IGNORED] = [len(each) for each in ignored]
+        for rows, of_table in zip(kernels, self._history.take(index), strict=True):
+            facts[:, KERNELS] |= (rows != of_table).any(axis=1)
+        facts[:, STATISTICS] = [not self.statistics.isdisjoint(record) for record in records]
+        facts[:, LIVE] = has_counts
+        arrays = {
+            "numbers": numbers[:, self.places.columns],
+            "tokens": tokens[:, self.places.slots].astype(self._items.tokens.dtype),
+            "change": self.change(index, numbers, tokens, names - self.statistics),
+            "facts": facts,
+            "counts": counts,
+        }
+        arrays |= {f"kernel.{number}": rows for number, rows in enumerate(kernels)}
+        bits = [sum(self._bit[name] for name in record) for record in records]
+        return EncodedItems(arrays, bits, ignored)
+
+    def counts(self, items: Sequence[StoredItem]) -> tuple[Doubles, Array]:
+        """Return the counters of M items, float64 [M, S, 3], and the items that have some."""
+        counts = self.rates.counts([item.counters for item in items])
+        return counts, np.asarray((~np.isnan(counts[:, :, 0])).any(axis=1))
+
+    def statistics_change(self, index: Integers, numbers: Floats) -> Doubles:
+        """Return the change of item rows by their statistics, float64 [M, D].
+
+        Args:
+            index: row of each item in the table, int64 [M].
+            numbers: number columns of items, float32 [M, K].
+        """
+        whole = np.zeros((len(index), self._layout.numbers_width), np.float32)
+        whole[:, self.places.columns] = numbers
+        tokens = np.zeros((len(index), self._layout.tokens_width), np.int64)
+        return self.change(index, whole, tokens, self.statistics)
+
+    def _fill(
+        self, ids: Sequence[str], index: Integers, records: Sequence[Mapping[str, Any]]
+    ) -> tuple[Floats, Integers, list[Encoded]]:
+        """Return the numbers [M, F], tokens [M, T] and raw kernel rows of items with features.
+
+        Raises FeatureError.
+        """
+        numbers = np.zeros((len(ids), self._layout.numbers_width), np.float32)
+        tokens = np.zeros((len(ids), self._layout.tokens_width), np.int64)
+        self._items.write(index, numbers, tokens)
+        kernels = self._history.take(index)
+        self._inline.fill(CandidateList(ids, features=records), numbers, tokens, kernels)
+        return numbers, tokens, kernels
+
+    def _allowed(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the features whose values the schema allows."""
+        return {name: v for name, v in record.items() if self._allows(self._features[name], v)}
+
+    def _allows(self, feature: Feature, value: Any) -> bool:
+        try:
+            if feature.slots:
+                self._layout.encode_tokens(feature, [value], feature.name)
+            elif feature.kind in NUMBER_KINDS:
+                encode_number(feature, value, feature.name)
+            else:
+                encode_vector(feature, value, feature.name)
+        except FeatureError:
+            return False
+        return True

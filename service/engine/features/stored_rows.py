@@ -1,0 +1,208 @@
+"""Rows of stored items, encoded once per change and copied into each list.
+
+The row of an item has the values of the item table, or the defaults of an unknown item, and over
+them those of the store. It is kept with the bytes that it was made from, and made again once the
+store returns others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
+
+import numpy as np
+
+from service.engine.contract import Integers
+from service.engine.features.stored_encoder import (
+    CLIPPED,
+    IGNORED,
+    KERNELS,
+    LIVE,
+    STATISTICS,
+    UPDATED,
+    ItemEncoder,
+)
+from service.engine.features.stored_items import Entry, StoredItem, StoredItems, StoredList
+
+KEPT_BYTES = 64 << 20  # of rows, and again of the bytes that they were made from
+TYPICAL_BYTES = 1024  # that one row is made from
+LEAST_ROWS = 4096
+FREE = np.iinfo(np.int64).max  # the last use of a row that holds no item
+
+Decode = Callable[[bytes], StoredItem]
+Decoded = Mapping[str, tuple[bytes, StoredItem]]  # bytes and item by id
+
+
+class StoredRows:
+    """The rows of recent stored items. One thread may use it."""
+
+    def __init__(self, encoder: ItemEncoder, max_bytes: int = KEPT_BYTES) -> None:
+        """max_bytes: limit of the rows."""
+        self._encoder, self._max_bytes = encoder, max_bytes
+        self._lists = 0
+        self._allocate(LEAST_ROWS)
+
+    def _allocate(self, least: int) -> None:
+        """Make room for at least so many items, and forget all rows."""
+        parts = self._encoder.encode([], []).arrays
+        size = TYPICAL_BYTES + sum(
+            rows.itemsize * math.prod(rows.shape[1:]) for rows in parts.values()
+        )
+        count = max(least, self._max_bytes // size)
+        self._entries: dict[str, Entry] = {}
+        self._blob_bytes = 0
+        # Pages that no row was written to take no memory.
+        self._kept = {n: np.zeros((count, *r.shape[1:]), r.dtype) for n, r in parts.items()}
+        self._ids = [""] * count  # of the item in each row
+        self._free = list(range(count))
+        self._used = np.full(count, FREE)  # number of the list that used each row last
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def take(
+        self,
+        ids: Sequence[str],
+        index: Integers,
+        items: StoredItems,
+        with_change: bool = True,
+    ) -> StoredList:
+        """Return the encoded items of a list.
+
+        Args:
+            ids: of the N candidates.
+            index: row of each candidate in the item table, int64 [N].
+            items: of the list.
+            with_change: compute the change of the generator's rows.
+        """
+        self._lists += 1
+        if 2 * len(ids) > len(self._used):
+            self._allocate(2 * len(ids))
+        places = [place for place, blob in enumerate(items.blobs) if blob is not None]
+        pairs = [(ids[place], blob) for place, blob in enumerate(items.blobs) if blob is not None]
+        entries = self._current(pairs, items.decode)
+        valid = [entry for entry in entries if entry is not None]
+        if len(valid) < len(entries):
+            places = list(compress(places, [entry is not None for entry in entries]))
+        at = slice(None) if len(valid) == len(ids) else np.array(places, np.int64)
+        slots = np.array([entry.slot for entry in valid], np.int64)
+        self._used[slots] = self._lists
+        taken = self._gather(slots, at, items)
+        taken.entries, taken.corrupt = valid, len(entries) - len(valid)
+        if with_change:
+            taken.change = self._kept["change"].take(slots, axis=0)
+            if taken.moves_statistics:
+                taken.change += self._encoder.statistics_change(index[at], taken.numbers)
+        return taken
+
+    def _gather(self, slots: Integers, at: slice | Integers, items: StoredItems) -> StoredList:
+        """Return copies of rows, with the statistics that counters give now."""
+        kept, encoder = self._kept, self._encoder
+        facts = kept["facts"].take(slots, axis=0)
+        totals = facts.sum(axis=0).tolist()
+        taken = StoredList(
+            encoder.places,
+            items.now,
+            at,
+            kept["numbers"].take(slots, axis=0),
+            kept["tokens"].take(slots, axis=0),
+            facts[:, UPDATED],
+            totals[CLIPPED],
+            totals[IGNORED],
+            moves_statistics=totals[STATISTICS] > 0,
+        )
+        if totals[KERNELS]:
+            names = [f"kernel.{number}" for number in range(encoder.kernels)]
+            taken.kernels = [kept[name].take(slots, axis=0) for name in names]
+        if items.live and totals[LIVE]:
+            counts, rates = kept["counts"].take(slots, axis=0), encoder.rates
+            values, present, clipped = rates.values(counts, items.now)
+            columns = encoder.rate_places
+            taken.numbers[:, columns] = np.where(present, values, taken.numbers[:, columns])
+            taken.clipped += clipped
+            some = np.flatnonzero(present.any(axis=0)).tolist()
+            taken.statistics = [rates.names[place] for place in some]
+            taken.moves_statistics = True
+        return taken
+
+    def _current(self, pairs: Sequence[tuple[str, bytes]], decode: Decode) -> list[Entry | None]:
+        """Return the entry of each id and its bytes, None for bytes that no store has written."""
+        entries = self._entries
+        chosen = [entries.get(item) for item, _ in pairs]
+        changed = {
+            item: blob
+            for entry, (item, blob) in zip(chosen, pairs, strict=True)
+            if entry is None or entry.blob != blob
+        }
+        if not changed:
+            return chosen
+        # So that room is not made at their expense.
+        self._used[[entry.slot for entry in chosen if entry is not None]] = self._lists
+        decoded = {}
+        for item, blob in changed.items():
+            try:
+                decoded[item] = blob, decode(blob)
+            except ValueError:
+                self._drop(item)
+        self._keep(self._move_counters(decoded, decode))
+        return [entries.get(item) for item, _ in pairs]
+
+    def _move_counters(self, decoded: Decoded, decode: Decode) -> Decoded:
+        """Update the rows of items whose features are the same, and return the other items.
+
+        Most changes are events, which move counters alone.
+        """
+        rest, moved, slots = {}, [], []
+        for item_id, (blob, item) in decoded.items():
+            entry = self._entries.get(item_id)
+            if entry is None or decode(entry.blob).packed_features() != item.packed_features():
+                rest[item_id] = blob, item
+                continue
+            self._blob_bytes += len(blob) - len(entry.blob)
+            entry.blob = blob
+            moved.append(item)
+            slots.append(entry.slot)
+        if moved:
+            facts = self._kept["facts"]
+            self._kept["counts"][slots], facts[slots, LIVE] = self._encoder.counts(moved)
+            facts[slots, UPDATED] = [item.updated_at for item in moved]
+        return rest
+
+    def _keep(self, decoded: Decoded) -> None:
+        """Encode items and keep their rows."""
+        if not decoded:
+            return
+        for item_id in decoded:
+            self._drop(item_id)
+        encoded = self._encoder.encode(list(decoded), [item for _, item in decoded.values()])
+        self._make_room(len(decoded))
+        slots = [self._free.pop() for _ in decoded]
+        for name, rows in encoded.arrays.items():
+            self._kept[name][slots] = rows
+        self._used[slots] = self._lists
+        for place, (slot, item_id) in enumerate(zip(slots, decoded, strict=True)):
+            blob = decoded[item_id][0]
+            names, ignored = encoded.names[place], encoded.ignored[place]
+            self._entries[item_id] = Entry(blob, slot, names, ignored)
+            self._ids[slot] = item_id
+            self._blob_bytes += len(blob)
+
+    def _make_room(self, count: int) -> None:
+        """Drop the items that are unused for longest, unless there is room for `count` others."""
+        lacking = count - len(self._free)
+        if lacking <= 0 and self._blob_bytes <= self._max_bytes:
+            return
+        unused = np.flatnonzero(self._used < self._lists)
+        number = min(len(unused), max(lacking, len(self._used) // 8))
+        if number:
+            oldest = np.argpartition(self._used[unused], number - 1)[:number]
+            for slot in unused[oldest].tolist():
+                self._drop(self._ids[slot])
+
+    def _drop(self, item_id: str) -> None:
+        entry = self._entries.pop(item_id, None)
+        if entry is not None:
+            self._blob_bytes -= len(entry.blob)
+            self._free.append(entry.slot)
+            self._used[entry.slot] = FREE
