@@ -49,9 +49,9 @@ def with_stored(candidates, items, **fields):
 
 def with_inline(candidates, items):
     """Return the list with the same features inline, under those that it has."""
-    own = candidates.features or [{}] * len(candidates.ids)
+    stated = candidates.features or [{}] * len(candidates.ids)
     features = []
-    for item, record in zip(candidates.ids, own, strict=True):
+    for item, record in zip(candidates.ids, stated, strict=True):
         present = {name: value for name, value in record.items() if value is not None}
         features.append({**items.get(item, {}), **present})
     return dataclasses.replace(candidates, features=features)
