@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import (
@@ -13,14 +12,13 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    ProcessCollector,
     disable_created_metrics,
     generate_latest,
     values,
 )
-from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service.process_metrics import Processes
 from service.shared_values import (
     Cell,
     HistogramCells,
@@ -208,6 +206,14 @@ class Metrics:
             "1 if the entity store responds, 0 if not or if there is none.",
             "livemax",
         )
+        self.state_configured = self._gauge(
+            "rerank_state_configured", "1 if RERANK_STATE names an entity store.", "livemax"
+        )
+        self.state_volatile = self._gauge(
+            "rerank_state_volatile",
+            "1 if the entity store may lose acknowledged writes in a power cut.",
+            "livemax",
+        )
         self.state_entities = self._gauge(
             "rerank_state_entities",
             "Entities in the store, by kind: user, item; all if the engine counts them together.",
@@ -216,6 +222,11 @@ class Metrics:
         )
         self.state_size = self._gauge(
             "rerank_state_size_bytes", "Size of the entity store.", "livemax"
+        )
+        self.state_limit = self._gauge(
+            "rerank_state_limit_bytes",
+            "Size that the entity store may grow to; 0 without a limit that the service knows.",
+            "livemax",
         )
 
     def _define_processes(self) -> None:
@@ -336,22 +347,3 @@ def named(metric: Collector) -> tuple[str, str]:
     """Return name and help text of a metric of prometheus_client."""
     (described,) = metric.collect()
     return described.name, described.documentation
-
-
-class Processes(Collector):
-    """Memory, CPU time, file descriptors and start time of each process, labelled `worker`."""
-
-    def __init__(self, pids: Callable[[], Mapping[str, int]]) -> None:
-        self._pids = pids
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics `process_*`."""
-        metrics: dict[str, Metric] = {}
-        for worker, pid in self._pids().items():
-            for single in ProcessCollector(pid=partial(int, pid), registry=None).collect():
-                metric = metrics.setdefault(
-                    single.name, Metric(single.name, single.documentation, single.type)
-                )
-                for sample in single.samples:
-                    metric.add_sample(sample.name, {"worker": worker}, sample.value)
-        yield from metrics.values()

@@ -64,7 +64,11 @@ RULES = {
         {"pydantic", "pydantic_settings"},
         {"service.state.address", "service.state.errors"},
     ),
-    "service.metrics": ({"prometheus_client"}, {"service.shared_values"}),
+    "service.metrics": (
+        {"prometheus_client"},
+        {"service.process_metrics", "service.shared_values"},
+    ),
+    "service.process_metrics": ({"prometheus_client"}, set()),
     "service.errors": (set(), set()),
     "service.engine": ({"numpy", "onnxruntime"}, set()),
     "service.engine.contract": ({"numpy"}, set()),

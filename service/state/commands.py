@@ -112,6 +112,7 @@ class Stats:
             describe_value(
                 {
                     "engine": engine.name, "entities": health.entities, "bytes": health.bytes,
+                    "limit_bytes": health.limit,
                     "durable": health.durable, "lag_s": health.lag_s, "notes": list(health.notes),
                 }
             )

@@ -50,6 +50,7 @@ class Health:
     lag_s        seconds by which reads may lag behind writes: of a replica, those since it last
                  heard of its primary
     notes        conditions that an operator should change
+    limit        bytes that it may grow to, None if there is no limit that it knows
     """
 
     entities: Mapping[str, int]
@@ -57,6 +58,7 @@ class Health:
     durable: bool | None
     lag_s: float = 0.0
     notes: Sequence[str] = field(default_factory=tuple)
+    limit: int | None = None
 
 
 class Engine(Protocol):

@@ -182,10 +182,11 @@ class LmdbEngine:
                 if kind != "load"
             }
             size = (self._directory / DATA).stat().st_size
+            limit = min(self._max_bytes, size + shutil.disk_usage(self._directory).free)
         notes = []
-        if size > 0.9 * self._max_bytes:
-            notes.append(f"the file has {size} of at most {self._max_bytes} bytes")
-        return Health(entities, size, durable=True, notes=notes)
+        if size > 0.9 * limit:
+            notes.append(f"the file has {size} of at most {limit} bytes")
+        return Health(entities, size, durable=True, notes=notes, limit=limit)
 
     def compact(self) -> None:
         """Copy every live entity into a new file and put it in the place of the old one.

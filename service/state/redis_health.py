@@ -31,4 +31,6 @@ def health_of(infos: Sequence[Mapping[str, Any]], entities: int, fsync: str | No
         default=0.0,
     )
     size = sum(int(info.get("used_memory", 0)) for info in infos)
-    return Health({"all": entities}, size, durable, max(lag, 0.0), notes)
+    limits = [int(info.get("maxmemory", 0)) for info in infos]
+    limit = sum(limits) if limits and all(limits) else None
+    return Health({"all": entities}, size, durable, max(lag, 0.0), notes, limit)

@@ -104,6 +104,7 @@ class EntityStore:
 
     async def start(self) -> None:
         """Open the engine, and look at its health from now on. A failure is logged and retried."""
+        self._metrics.state_configured.set(1)
         await self._check()
         self._checks = asyncio.create_task(self._check_repeatedly())
 
@@ -204,6 +205,8 @@ class EntityStore:
         self.ping_ms = 1e3 * (time.monotonic() - began)
         self._metrics.state_up.set(1)
         self._metrics.state_size.set(health.bytes or 0)
+        self._metrics.state_limit.set(health.limit or 0)
+        self._metrics.state_volatile.set(health.durable is False)
         for kind, number in health.entities.items():
             self._metrics.state_entities.labels(kind).set(number)
 
@@ -224,6 +227,7 @@ class EntityStore:
             "problem": self.problem,
             "entities": None if health is None else dict(health.entities),
             "bytes": None if health is None else health.bytes,
+            "limit_bytes": None if health is None else health.limit,
             "durable": None if health is None else health.durable,
             "lag_s": None if health is None else health.lag_s,
             "check_ms": None if self.ping_ms is None else round(self.ping_ms, 3),

@@ -62,6 +62,21 @@ def test_a_full_store_refuses_the_write_and_goes_on(tmp_path):
     engine.close()
 
 
+def test_the_limit_is_the_largest_size_or_what_the_disk_holds(tmp_path):
+    engine = LmdbEngine(tmp_path, max_bytes=1 << 20)
+    health = engine.health()
+    assert health.bytes is not None
+    assert (health.limit, health.notes) == (1 << 20, [])
+    engine.put_many([(Key("user", f"n{i}"), Value(bytes(3000))) for i in range(240)])
+    assert "of at most 1048576 bytes" in engine.health().notes[0]
+    engine.close()
+    beyond = LmdbEngine(tmp_path, max_bytes=1 << 45)
+    limit = beyond.health().limit
+    beyond.close()
+    assert limit is not None
+    assert health.bytes < limit < 1 << 45
+
+
 def test_a_file_that_was_cut_off_is_refused(tmp_path):
     engine = LmdbEngine(tmp_path)
     engine.put_many([(Key("user", f"u{i}"), Value(bytes(3000))) for i in range(50)])

@@ -159,6 +159,11 @@ def test_the_health_says_what_a_power_cut_loses():
     assert "maxmemory-policy is allkeys-lru" in health_of([evicting], 3, "always").notes[0]
 
 
+def test_the_limit_of_servers_is_the_sum_of_theirs_if_each_has_one():
+    assert health_of([{"maxmemory": 5}, {"maxmemory": 7}], 3, "always").limit == 12
+    assert health_of([{"maxmemory": 5}, {"maxmemory": 0}], 3, "always").limit is None
+
+
 def test_the_health_of_a_replica_tells_its_lag():
     replica = {"role": "slave", "master_last_io_seconds_ago": 7}
     assert health_of([replica], 3, "always").lag_s == 7

@@ -73,6 +73,10 @@ def test_users_are_hits_and_misses(address, engine):
     assert value(metrics, "rerank_state_duration_seconds_count") == 1
     assert value(metrics, "rerank_state_age_seconds_sum") > 1e9
     assert value(metrics, "rerank_state_up") == 1
+    assert value(metrics, "rerank_state_configured") == 1
+    is_lmdb = address.scheme == "lmdb"
+    assert value(metrics, "rerank_state_volatile") == (0 if is_lmdb else 1)
+    assert (value(metrics, "rerank_state_limit_bytes") > 0) == is_lmdb
     assert total(metrics.page().decode(), "rerank_state_entities") == 1
 
 
@@ -92,6 +96,7 @@ def test_a_store_that_cannot_be_opened_is_unavailable_and_described(tmp_path):
     assert str(tmp_path) in description["problem"]
     assert value(metrics, LOOKUPS % "error") == 2
     assert value(metrics, "rerank_state_up") == 0
+    assert value(metrics, "rerank_state_configured") == 1
 
 
 def test_no_description_has_the_password():
