@@ -6,7 +6,8 @@
     |- Unauthorized         401 unauthorized     the request has no API key
     |- Forbidden            403 forbidden        the API key is not in the key file
     |- SlowClient           408 timeout          the body took too long to arrive
-    |- NotFound             404 not_found        the store has no such user or item
+    |- NotFound             404 not_found        the route is off
+    |- UnknownEntity        404 unknown_entity   the entity store has no such user or item
     |- Conflict             409 conflict         the served models cannot be changed as requested
     |- PayloadTooLarge      413 payload_too_large
     |- TargetTooLong        414 target_too_long
@@ -112,9 +113,15 @@ class SlowClient(ServiceError):
 
 
 class NotFound(ServiceError):
-    """The entity store has no such user or item."""
+    """The route is off in this service."""
 
     status, code = 404, "not_found"
+
+
+class UnknownEntity(ServiceError):
+    """The entity store has no such user or item."""
+
+    status, code = 404, "unknown_entity"
 
 
 class Conflict(ServiceError):

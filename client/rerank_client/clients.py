@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from rerank_client.checks import as_list
+from rerank_client.checks import ItemId, as_list
 from rerank_client.connections import Connections
 from rerank_client.dispatch import (
     Attempt,
-    Call,
     Dispatcher,
     Drop,
     HttpResponse,
+    Steps,
     TransportFailure,
 )
 from rerank_client.requests import Candidates, ListRequest, RequestOptions
 from rerank_client.responses import RerankResponse
+from rerank_client.state_calls import (
+    FeedbackResult,
+    PutResult,
+    feedback_call,
+    forget_call,
+    put_call,
+    read_call,
+)
+
+T = TypeVar("T")
 
 TIMEOUT_MS = 1000.0  # equals the service's default, RERANK_TIMEOUT_MS
 
@@ -36,6 +46,7 @@ class Client:
         timeout_ms: deadline of a whole call, retries included. A call ends at most 50 ms later,
             unless the service sends the header of its response byte by byte.
         api_key: sent as a bearer token.
+        state_key: sent in its place by put_users, put_items, get_user and forget.
         fallback: return the initial ranking instead of raising NoAnswer.
         http: an httpx client to use for its transport, proxies or certificates, or a function that
             makes one. An httpx client stays open and serves the process that uses it first; the
@@ -51,10 +62,11 @@ class Client:
         *,
         timeout_ms: float = TIMEOUT_MS,
         api_key: str | None = None,
+        state_key: str | None = None,
         fallback: bool = True,
         http: httpx.Client | Callable[[], httpx.Client] | None = None,
     ) -> None:
-        self._dispatcher = Dispatcher(urls, timeout_ms, api_key, fallback)
+        self._dispatcher = Dispatcher(urls, timeout_ms, api_key, fallback, state_key=state_key)
         self._connections = Connections(httpx.Client, self._dispatcher.urls, http)
 
     def rerank(
@@ -100,14 +112,65 @@ class Client:
             return []
         return self._run(self._dispatcher.batch(lists, timeout_ms, request_id, traceparent))
 
-    def _run(self, call: Call) -> list[RerankResponse]:
+    def feedback(
+        self, events: Sequence[Mapping[str, Any]], *, timeout_ms: float | None = None
+    ) -> FeedbackResult:
+        """Send events about users and items; on return they are kept and count in rankings.
+
+        Args:
+            events: mappings as in docs/service.md. One without `event_id` gets a random one, so
+                that no retry of this call counts it twice; to repeat the call, pass ids.
+            timeout_ms: deadline of each request of up to 1,000 events.
+
+        There is no fallback: raises Refused, NoAnswer, ValueError or TypeError.
+        """
+        return self._run(feedback_call(self._dispatcher, events, timeout_ms))
+
+    def put_users(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        check: bool = True,
+        timeout_ms: float | None = None,
+    ) -> PutResult:
+        """Write users into the entity store; each record changes what it has.
+
+        Args:
+            records: mappings as in docs/state.md.
+            check: refuse features that the served schema does not declare or allow.
+            timeout_ms: deadline of each request of up to 1,000 records.
+
+        After an error the call may be repeated. Raises the same as `feedback`.
+        """
+        return self._run(put_call(self._dispatcher, "user", records, check, timeout_ms))
+
+    def put_items(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        check: bool = True,
+        timeout_ms: float | None = None,
+    ) -> PutResult:
+        """Write items into the entity store; see put_users."""
+        return self._run(put_call(self._dispatcher, "item", records, check, timeout_ms))
+
+    def get_user(self, user: ItemId, *, timeout_ms: float | None = None) -> dict[str, Any] | None:
+        """Return the record of a user, None if the store has none. Raises as `feedback` does."""
+        return self._run(read_call(self._dispatcher, user, timeout_ms))
+
+    def forget(self, user: ItemId, *, timeout_ms: float | None = None) -> None:
+        """Delete a user from the entity store, if it is there. Raises as `feedback` does."""
+        self._run(forget_call(self._dispatcher, user, timeout_ms))
+
+    def _run(self, call: Steps[T]) -> T:
         http = self._connections.current()
         outcome: HttpResponse | TransportFailure | None = None
         while True:
             try:
                 step = call.send(outcome)
             except StopIteration as done:
-                return list(done.value)
+                value: T = done.value
+                return value
             if isinstance(step, Drop):
                 step.stream.close()
                 outcome = None
@@ -163,10 +226,11 @@ class AsyncClient:
         *,
         timeout_ms: float = TIMEOUT_MS,
         api_key: str | None = None,
+        state_key: str | None = None,
         fallback: bool = True,
         http: httpx.AsyncClient | Callable[[], httpx.AsyncClient] | None = None,
     ) -> None:
-        self._dispatcher = Dispatcher(urls, timeout_ms, api_key, fallback)
+        self._dispatcher = Dispatcher(urls, timeout_ms, api_key, fallback, state_key=state_key)
         self._connections = Connections(httpx.AsyncClient, self._dispatcher.urls, http)
 
     async def rerank(
@@ -196,14 +260,51 @@ class AsyncClient:
             return []
         return await self._run(self._dispatcher.batch(lists, timeout_ms, request_id, traceparent))
 
-    async def _run(self, call: Call) -> list[RerankResponse]:
+    async def feedback(
+        self, events: Sequence[Mapping[str, Any]], *, timeout_ms: float | None = None
+    ) -> FeedbackResult:
+        """Send events; see Client.feedback."""
+        return await self._run(feedback_call(self._dispatcher, events, timeout_ms))
+
+    async def put_users(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        check: bool = True,
+        timeout_ms: float | None = None,
+    ) -> PutResult:
+        """Write users; see Client.put_users."""
+        return await self._run(put_call(self._dispatcher, "user", records, check, timeout_ms))
+
+    async def put_items(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        check: bool = True,
+        timeout_ms: float | None = None,
+    ) -> PutResult:
+        """Write items; see Client.put_users."""
+        return await self._run(put_call(self._dispatcher, "item", records, check, timeout_ms))
+
+    async def get_user(
+        self, user: ItemId, *, timeout_ms: float | None = None
+    ) -> dict[str, Any] | None:
+        """Return the record of a user; see Client.get_user."""
+        return await self._run(read_call(self._dispatcher, user, timeout_ms))
+
+    async def forget(self, user: ItemId, *, timeout_ms: float | None = None) -> None:
+        """Delete a user; see Client.forget."""
+        await self._run(forget_call(self._dispatcher, user, timeout_ms))
+
+    async def _run(self, call: Steps[T]) -> T:
         http = self._connections.current(asyncio.get_running_loop())
         outcome: HttpResponse | TransportFailure | None = None
         while True:
             try:
                 step = call.send(outcome)
             except StopIteration as done:
-                return list(done.value)
+                value: T = done.value
+                return value
             if isinstance(step, Drop):
                 await step.stream.aclose()
                 outcome = None

@@ -15,7 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx
 
@@ -61,6 +61,7 @@ class Attempt:
     service receives what is left until `deadline`; the client waits until `give_up_at`.
     """
 
+    method: str
     url: str
     headers: httpx.Headers  # their repr hides the API key
     content: bytes
@@ -79,7 +80,7 @@ class Attempt:
         headers = httpx.Headers(self.headers)
         headers["X-Request-Timeout-Ms"] = f"{remaining_ms:.3f}"
         return http.build_request(
-            "POST", self.url, content=self.content, headers=headers,
+            self.method, self.url, content=self.content, headers=headers,
             extensions={"timeout": _RemainingTimeouts(self)},
         )  # fmt: skip
 
@@ -141,7 +142,9 @@ class TransportFailure:
 
 
 Outcome = HttpResponse | TransportFailure | None
-Call = Generator[Attempt | Drop, Outcome, list[RerankResponse]]
+T = TypeVar("T")
+Steps = Generator[Attempt | Drop, Outcome, T]
+Call = Steps[list[RerankResponse]]
 
 
 class Dispatcher:
@@ -154,6 +157,7 @@ class Dispatcher:
         api_key: str | None,
         fallback: bool,
         rng: random.Random | None = None,
+        state_key: str | None = None,
     ) -> None:
         self.urls = normalize_base_urls(urls)
         self.timeout_ms = check_timeout_ms(timeout_ms)
@@ -161,6 +165,10 @@ class Dispatcher:
         self._headers = httpx.Headers({"Content-Type": "application/json"})
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {check_api_key(api_key)}"
+        self._state_headers = httpx.Headers(self._headers)
+        if state_key is not None:
+            bearer = f"Bearer {check_api_key(state_key, 'state_key')}"
+            self._state_headers["Authorization"] = bearer
         self._preferred = 0
         self._rng = rng or random.SystemRandom()  # forked processes must not retry in step
 
@@ -227,7 +235,7 @@ class Dispatcher:
             began = time.monotonic()
             try:
                 response = yield from self._first_response(
-                    path, content, headers, began + timeout_s
+                    "POST", path, content, headers, began + timeout_s
                 )
                 try:
                     responses = parse_responses(response.content, lists)
@@ -258,25 +266,58 @@ class Dispatcher:
 
         return call()
 
+    def request(
+        self,
+        method: Literal["GET", "POST", "PUT", "DELETE"],
+        path: str,
+        content: bytes,
+        content_type: str | None,
+        timeout_ms: float | None,
+    ) -> Steps[HttpResponse]:
+        """Prepare a call about users, items or events, which has no fallback.
+
+        Raises TypeError or ValueError for a timeout that cannot be used. The steps raise Refused or
+        NoAnswer.
+        """
+        timeout_s = check_timeout_ms(self.timeout_ms if timeout_ms is None else timeout_ms) / 1e3
+        of_feedback = path == "/feedback"
+        headers = httpx.Headers(self._headers if of_feedback else self._state_headers)
+        headers["X-Request-ID"] = request_id = uuid.uuid4().hex
+        if content_type is None:
+            del headers["Content-Type"]
+        else:
+            headers["Content-Type"] = content_type
+
+        def steps() -> Steps[HttpResponse]:
+            deadline = time.monotonic() + timeout_s
+            response = yield from self._first_response(method, path, content, headers, deadline)
+            answered = response.headers.get("X-Request-ID")
+            if answered != request_id:
+                yield from _drop(response)
+                raise Failed("foreign answer", f"X-Request-ID: {answered!r}", request_id)
+            return response
+
+        return steps()
+
     def _first_response(
-        self, path: str, content: bytes, headers: httpx.Headers, deadline: float
-    ) -> Generator[Attempt | Drop, Outcome, HttpResponse]:
-        """Return the first response of status 200 before `deadline`, a monotonic time.
+        self, method: str, path: str, content: bytes, headers: httpx.Headers, deadline: float
+    ) -> Steps[HttpResponse]:
+        """Return the first response of status 200 or 204 before `deadline`, a monotonic time.
 
         The client tries every instance once, starting with the one that responded last. It tries an
         instance again after a 503, when Retry-After allows it, and never one that it cannot reach.
         """
-        request_id, count = headers["X-Request-ID"], len(self.urls)
+        request_id, count, attempts = headers["X-Request-ID"], len(self.urls), 0
         now, preferred = time.monotonic(), self._preferred
         # Heap of (earliest time of the next attempt, order of preference, index of the instance).
         queue = [(now, rank, (preferred + rank) % count) for rank in range(count)]
-        attempts = 0
         while True:
             ready_at, rank, instance = heapq.heappop(queue)
             now = time.monotonic()
             # Split the time among the instances not tried yet: one may swallow packets.
             share = (deadline - max(now, ready_at)) / max(1, count - attempts)
             outcome = yield Attempt(
+                method=method,
                 url=self.urls[instance] + path,
                 headers=headers,
                 content=content,
@@ -293,7 +334,7 @@ class Dispatcher:
                     last = "status 503"
                 case HttpResponse(status=status):
                     self._preferred = instance
-                    if status == 200:
+                    if status in (200, 204):
                         return outcome
                     if 400 <= status < 500:
                         refused = parse_problem(status, outcome.content, request_id)
@@ -320,7 +361,7 @@ class Dispatcher:
                 )
 
 
-def _drop(response: HttpResponse) -> Generator[Drop, Outcome, None]:
+def _drop(response: HttpResponse) -> Steps[None]:
     if response.stream is not None:
         yield Drop(response.stream)
 

@@ -253,17 +253,18 @@ def _constraints(field: str, constraints: object) -> Mapping[str, Any]:
     return {**rules, "pinned": dict(zip(keys, pinned.values(), strict=True))}
 
 
-def encode(body: Mapping[str, Any], packed: bool = False) -> bytes:
-    """Encode a body as JSON, or as MessagePack if `packed`.
+def encode(body: Mapping[str, Any], packed: bool = False, path: str = "") -> bytes:
+    """Encode a body as JSON on one line, or as MessagePack if `packed`.
 
-    Raises TypeError or ValueError that names the first value that cannot be sent.
+    Raises TypeError or ValueError that names the first value that cannot be sent; `path` is the
+    field that holds the body.
     """
     try:
         if packed:
             return pack(body)
         text = json.dumps(body, allow_nan=False, separators=(",", ":"), default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
-        problem = _unsendable(body, "", 0) or ValueError(f"request: {error}")
+        problem = _unsendable(body, path, 0) or ValueError(f"request: {error}")
         raise problem from None
     return text.encode()
 

@@ -65,13 +65,13 @@ def check_header(name: str, value: str) -> str:
     return value
 
 
-def check_api_key(api_key: str) -> str:
+def check_api_key(api_key: str, name: str = "api_key") -> str:
     """Return the key. Raises TypeError or ValueError that does not show it.
 
     The check comes first because httpx's error for an illegal header would show the key.
     """
     if not isinstance(api_key, str):
-        raise TypeError(f"api_key: must be a string, got {type(api_key).__name__}")
+        raise TypeError(f"{name}: must be a string, got {type(api_key).__name__}")
     if not (api_key.isascii() and api_key.isprintable() and api_key.split() == [api_key]):
-        raise ValueError("api_key: must be printable ASCII without spaces")
+        raise ValueError(f"{name}: must be printable ASCII without spaces")
     return api_key

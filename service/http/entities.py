@@ -22,6 +22,7 @@ from service.errors import (
     NotFound,
     ServiceError,
     StoreCorrupt,
+    UnknownEntity,
 )
 from service.http.problems import refusal_by_store
 from service.http.record_streams import Decoder, Encoded, open_stream
@@ -96,13 +97,13 @@ class EntityApi:
         return response_class(headers)(upload.outcome(), headers=NO_STORE)
 
     async def read(self, kind: EntityKind, request: Request) -> Response:
-        """Return an entity in the form of a record. Raises NotFound or StoreCorrupt."""
+        """Return an entity in the form of a record. Raises UnknownEntity or StoreCorrupt."""
         self._authenticate(request)
         key = _key(kind, request)
         with _store_errors():
             blobs = await self._run(partial(self._store.engine.get_many, [key]))
         if blobs[0] is None:
-            raise NotFound(f"{kind}: the store has no {_quoted(key)}")
+            raise UnknownEntity(f"{kind}: the store has no {_quoted(key)}")
         try:
             record = record_of(key, Value(blobs[0]))
         except EntityError:

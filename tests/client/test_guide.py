@@ -7,10 +7,18 @@ import pytest
 
 from rerank_client import AsyncClient, Client
 from tests.support.scripted import PATIENT_MS
+from tests.support.servers import fresh
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
 PRINTED = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def url(session, tmp_path_factory):
+    """The URL of a service with an entity store."""
+    with fresh(session, state=f"lmdb://{tmp_path_factory.mktemp('state')}") as base:
+        yield base
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

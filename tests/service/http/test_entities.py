@@ -233,7 +233,7 @@ def test_ids_are_percent_encoded_in_paths(client, path, item):
     put(client, "/items", lines({"item": item}))
     assert outcome(client.get(f"/items/{path}"))["item"] == item
     assert client.delete(f"/v1/items/{path}").status_code == 204
-    problem(client.get(f"/items/{path}"), 404, "not_found")
+    problem(client.get(f"/items/{path}"), 404, "unknown_entity")
 
 
 @pytest.mark.parametrize("path", ["%20", "%FF", "x" * 481, "%E2%80%83"])
