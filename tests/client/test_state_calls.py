@@ -53,7 +53,7 @@ def test_every_id_of_a_user_can_be_in_a_path(connect, address, user):
 
 def test_refused_records_are_named_by_their_place_over_all_requests(connect, address):
     client = connect(address, state_key=STATE_KEY)
-    records = [{"item": str(number)} for number in range(2 * BATCH + 1)]
+    records: list[dict[str, object]] = [{"item": str(n)} for n in range(2 * BATCH + 1)]
     records[3] = {"item": "3", "features": {"nosuch": 1}}
     records[BATCH + 4] = {"item": "4", "x": "é\n"}
     result = client.put_items(records)
