@@ -42,6 +42,8 @@ LIST_SIZES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 365 * 86400)  # seconds
+EVENT_OUTCOMES = ("accepted", "duplicate", "refused", "failed")
+COMMIT_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOOKUPS = ("hit", "miss", "timeout", "error", "corrupt")
 
 MODEL_LABELS = ("model", "version")
@@ -69,6 +71,7 @@ class Metrics:
         self._define_load()
         self._define_models()
         self._define_state()
+        self._define_feedback()
         self._define_processes()
         self.hot = HotMetrics(self._slot, self)
         self._page = self.registry
@@ -227,6 +230,23 @@ class Metrics:
             "rerank_state_limit_bytes",
             "Size that the entity store may grow to; 0 without a limit that the service knows.",
             "livemax",
+        )
+
+    def _define_feedback(self) -> None:
+        events = self._counter(
+            "rerank_feedback_events",
+            "Events received, by outcome: accepted, duplicate, refused, failed (not kept).",
+            ("outcome",),
+        )
+        self.feedback_events = {outcome: events.labels(outcome) for outcome in EVENT_OUTCOMES}
+        self.feedback_waiting = self._gauge(
+            "rerank_feedback_waiting", "Events that wait for their commit, or are in it.", "livesum"
+        )
+        self.feedback_commit = self._histogram(
+            "rerank_feedback_commit_duration_seconds", "Time of a commit of events.", SECONDS
+        )
+        self.feedback_commit_events = self._histogram(
+            "rerank_feedback_commit_events", "Events of one commit.", COMMIT_SIZES
         )
 
     def _define_processes(self) -> None:

@@ -269,6 +269,13 @@ class Settings(BaseSettings):
         description="File of keys of the routes that read and write users and items, a line "
         "NAME:KEY each. Without it they answer on a loopback address only.",
     )
+    state_event_window_s: float = Field(
+        86_400.0,
+        ge=60,
+        le=366 * 86_400,
+        description="Seconds for which ids of events are kept, so that a repeated event counts "
+        "once. Raise it if callers send again later; each event takes about 50 bytes for as long.",
+    )
     log_format: Literal["json", "console"] = Field(
         "json", description="Log format. Use console to read logs in a terminal."
     )

@@ -106,6 +106,7 @@ RULES = {
         {"service.engine.contract", "service.engine.features"},
     ),
     "service.state.store": (set(), {"service.metrics", "service.settings", "service.state"}),
+    "service.state.writer": (set(), {"service.metrics", "service.state"}),
     "service.state.loading": ({"ormsgpack", "tqdm"}, {"service.state"}),
     "service.state.commands": ({"tyro"}, {"service.state"}),
     "service.http": (SERVING | {"httptools"}, {"service"}),

@@ -21,6 +21,7 @@ from service.http.calls import RankingCalls
 from service.http.documentation import add_documentation
 from service.http.edge import Edge
 from service.http.entities import UPLOAD_PATHS, EntityApi
+from service.http.feedback import FeedbackApi
 from service.http.methods import refusal_by_router
 from service.http.openapi import openapi
 from service.http.problems import problem_response
@@ -130,9 +131,12 @@ class Api:
         if admin_keys is not None:
             AdminApi(fleet, admin_keys, settings).add_routes(self.app)
         self._entities: EntityApi | None = None
+        self._feedback: FeedbackApi | None = None
         if self._store is not None:
             self._entities = EntityApi(self._store, fleet, settings, state_keys)
             self._entities.add_routes(self.app)
+            self._feedback = FeedbackApi(self._store, fleet, settings, metrics, keys)
+            self._feedback.add_routes(self.app)
         self.app.add_exception_handler(ServiceError, self._on_error)
         self.app.add_exception_handler(HTTPException, self._on_error)
         self.app.add_middleware(self._edge)
@@ -167,6 +171,8 @@ class Api:
         await self._fleet.close()
         if self._entities is not None:
             await self._entities.close()
+        if self._feedback is not None:
+            await self._feedback.close()
         if self._store is not None:
             await self._store.close()
         if self._tracer is not None:
@@ -215,7 +221,10 @@ class Api:
 
     def info(self) -> dict[str, Any]:
         """Describe the served models, their limits and their offline metrics."""
-        return server_info(self._fleet, self._settings, self._store)
+        content = server_info(self._fleet, self._settings, self._store)
+        if self._feedback is not None:
+            content["state"]["events"] = self._feedback.describe()
+        return content
 
     def metrics_page(self) -> Response:
         """Return the Prometheus metrics of all workers."""

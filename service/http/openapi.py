@@ -9,6 +9,12 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.http import schemas
+from service.http.feedback_openapi import (
+    EXAMPLE,
+    FeedbackRequest,
+    FeedbackResponse,
+    feedback_operation,
+)
 from service.http.parsing import MSGPACK
 
 REFUSALS = (
@@ -63,8 +69,24 @@ def openapi(app: FastAPI) -> dict[str, Any]:
                 document["paths"][prefix + path] = {
                     "post": ranking_operation(prefix + path, summary, body, response, example)
                 }
+        if any(getattr(route, "path", None) == "/feedback" for route in app.routes):
+            add_feedback(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def add_feedback(document: dict[str, Any]) -> None:
+    """Describe `POST /feedback`, which exists with an entity store alone."""
+    _, definitions = models_json_schema(
+        [(FeedbackRequest, "validation"), (FeedbackResponse, "serialization")],
+        ref_template="#/components/schemas/{model}",
+    )
+    document["components"]["schemas"].update(definitions["$defs"])
+    for path in ("/feedback", "/v1/feedback"):
+        operation = ranking_operation(
+            path, "Report what users did", FeedbackRequest, FeedbackResponse, EXAMPLE
+        )
+        document["paths"][path] = {"post": feedback_operation(operation)}
 
 
 def ranking_operation(

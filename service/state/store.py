@@ -187,7 +187,11 @@ class EntityStore:
         try:
             if self._engine is None:
                 self._engine = await asyncio.to_thread(
-                    open_engine, self._address, self._settings.state_max_gb, HEALTH_TIMEOUT_S
+                    open_engine,
+                    self._address,
+                    self._settings.state_max_gb,
+                    HEALTH_TIMEOUT_S,
+                    window_s=self._settings.state_event_window_s,
                 )
                 self._reader = self._open_reader(self._engine)
             health = await asyncio.to_thread(self._engine.health)
