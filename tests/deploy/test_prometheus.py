@@ -14,6 +14,9 @@ import yaml
 from prometheus_client import ProcessCollector
 
 from loadtest.server import serving
+from service.state.engine import Key, Value, now_ms
+from service.state.entities import Answers, User
+from service.state.lmdb_engine import LmdbEngine
 from tests.support.bundles import BUNDLE
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +63,11 @@ def prometheus(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with serving(BUNDLE, timeout_ms=60_000) as server:
+    engine = LmdbEngine(home / "state")
+    user = User({}, Answers(["1"], [1.0], [None], [None]), updated_at=now_ms())
+    engine.put_many([(Key("user", "u1"), Value(user.to_blob()))])
+    engine.close()
+    with serving(BUNDLE, timeout_ms=60_000, state=f"lmdb://{home}/state") as server:
         config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         (job,) = config["scrape_configs"]
@@ -79,7 +86,8 @@ def prometheus(tmp_path_factory):
                 for _ in range(12):  # several scrapes, each with higher counters
                     for size in (10, 30):
                         body: dict[str, object] = {
-                            "candidates": [str(i) for i in range(1, size + 1)]
+                            "user": {"id": f"u{size // 10}"},
+                            "candidates": [str(i) for i in range(1, size + 1)],
                         }
                         client.post("/rerank", json=body).raise_for_status()
                         body["diversity"] = {"by": "genres"}
@@ -148,6 +156,15 @@ def test_processes_that_fail_lose_something_or_grow_are_on_the_dashboard():
         "rerank_workers", "rerank_worker_start_failures", "rerank_log_lines_dropped",
         "rerank_file_descriptors_exhausted", "process_resident_memory_bytes", "process_open_fds",
         "process_max_fds",
+    }  # fmt: skip
+
+
+def test_the_condition_of_the_entity_store_is_on_the_dashboard():
+    assert metrics_in(" ".join(query for _, query in queries())) >= {
+        "rerank_state_up", "rerank_state_configured", "rerank_state_volatile",
+        "rerank_state_lookups", "rerank_state_duration_seconds", "rerank_state_age_seconds",
+        "rerank_state_size_bytes", "rerank_state_limit_bytes", "rerank_state_entities",
+        "rerank_state_read_bytes",
     }  # fmt: skip
 
 
