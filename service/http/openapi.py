@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service.http import schemas
+from service.http.entities_openapi import add_entities
 from service.http.feedback_openapi import (
     EXAMPLE,
     FeedbackRequest,
@@ -71,6 +72,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
                 }
         if any(getattr(route, "path", None) == "/feedback" for route in app.routes):
             add_feedback(document)
+        if any(getattr(route, "path", None) == "/users" for route in app.routes):
+            add_entities(document)
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -4,6 +4,7 @@ import json
 import time
 
 import httpx
+import jsonschema_rs
 import ormsgpack
 import pytest
 
@@ -11,7 +12,7 @@ from service.http.entities import MAX_REFUSED, is_loopback
 from service.state.engine import Key, Value
 from service.state.errors import StateFull, StateUnavailable
 from service.state.lmdb_engine import LmdbEngine
-from tests.support.servers import fresh
+from tests.support.servers import application, fresh
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 MSGPACK = {"Content-Type": "application/msgpack"}
@@ -380,3 +381,24 @@ def test_rankings_go_on_during_a_long_slow_upload(client, items):
     response = client.put("/items", content=content(), headers=NDJSON)
     assert outcome(response)["written"] == 100_000
     assert ranked == [None] * 50
+
+
+def test_the_document_has_the_routes_and_its_examples_are_written(client):
+    document = client.get("/openapi.json").json()
+    for kind in ("user", "item"):
+        for path in (f"/{kind}s", f"/v1/{kind}s"):
+            operation = document["paths"][path]["put"]
+            example = operation["requestBody"]["content"]["application/json"]["example"]
+            response = outcome(client.put(path, json=example))
+            assert (response["written"], response["refused_count"]) == (1, 0)
+            assert document["paths"][f"{path}/{{id}}"].keys() == {"get", "delete"}
+            schema = {"$ref": "#/components/schemas/PutResponse", **document}
+            assert jsonschema_rs.is_valid(schema, response)
+            stored = outcome(client.get(f"{path}/{example[0][kind]}"))
+            schema = {"$ref": f"#/components/schemas/{kind.title()}Record", **document}
+            assert jsonschema_rs.is_valid(schema, stored)
+            assert not jsonschema_rs.is_valid(schema, {**stored, "x": 1})
+
+
+def test_a_service_without_a_store_does_not_document_the_routes(session):
+    assert "/users" not in application(session).openapi()["paths"]
