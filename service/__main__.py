@@ -24,19 +24,27 @@ from service.signals import exit_if_stopped, handle
 from service.telemetry import TelemetryError, configure
 
 
+def operate(part: str, arguments: list[str]) -> int:
+    """Run a command of the entity store or the journal; no server needs its imports."""
+    if part == "state":
+        from service.state.commands import main as run
+    else:
+        from service.journal.commands import main as run
+    return run(arguments)
+
+
 def main() -> int:
     """Serve until stopped. Return 2, after one line on standard error, if that is impossible.
 
-    `state` as the first argument operates the entity store instead.
+    `state` as the first argument operates the entity store instead, and `journal` the journal.
     """
-    if sys.argv[1:2] == ["state"]:
-        from service.state.commands import main as operate_state  # no server needs its imports
-
-        return operate_state(sys.argv[2:])
+    if sys.argv[1:2] in (["state"], ["journal"]):
+        return operate(sys.argv[1], sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description=__doc__,
-        epilog="`python -m service state --help` operates the entity store",
+        epilog="`python -m service state --help` operates the entity store, and "
+        "`python -m service journal --help` the journal",
     )
     parser.add_argument("--bundle", help="bundle directory (RERANK_BUNDLE)")
     parser.add_argument("--models", help="store of bundles (RERANK_MODELS)")

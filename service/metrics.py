@@ -44,6 +44,7 @@ BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 365 * 86400)  # seconds
 EVENT_OUTCOMES = ("accepted", "duplicate", "refused", "failed")
 COMMIT_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+JOURNAL_RESULTS = ("written", "dropped")
 LOOKUPS = ("hit", "miss", "timeout", "error", "corrupt")
 
 MODEL_LABELS = ("model", "version")
@@ -72,6 +73,7 @@ class Metrics:
         self._define_models()
         self._define_state()
         self._define_feedback()
+        self._define_journal()
         self._define_processes()
         self.hot = HotMetrics(self._slot, self)
         self._page = self.registry
@@ -247,6 +249,21 @@ class Metrics:
         )
         self.feedback_commit_events = self._histogram(
             "rerank_feedback_commit_events", "Events of one commit.", COMMIT_SIZES
+        )
+
+    def _define_journal(self) -> None:
+        records = self._counter(
+            "rerank_journal_records", "Records of the journal, by result: written, dropped.",
+            ("result",),
+        )  # fmt: skip
+        self.journal_records = {result: records.labels(result) for result in JOURNAL_RESULTS}
+        self.journal_bytes = self._counter("rerank_journal_written_bytes", "Bytes in the sink.")
+        self.journal_errors = self._counter("rerank_journal_errors", "Failed writes to the sink.")
+        self.journal_buffer = self._gauge(
+            "rerank_journal_buffer_bytes", "Bytes of records that wait to be written.", "livesum"
+        )
+        self.explored = self._counter(
+            "rerank_explored_lists", "Lists whose slate was sampled to explore."
         )
 
     def _define_processes(self) -> None:

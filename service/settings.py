@@ -18,10 +18,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service.journal.settings import JournalSettings
 from service.state.address import Address, parse_address
 
 PREFIX = "RERANK_"
-SECRETS = ("RERANK_STATE",)  # whose values no message repeats
+SECRETS = ("RERANK_STATE", "RERANK_JOURNAL")  # whose values no message repeats
 # Kubernetes sets such variables for every Service of a namespace, as Docker does for links. Those
 # of a Service named `rerank` have the prefix of settings: RERANK_PORT=tcp://10.0.0.1:80.
 LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
@@ -52,11 +53,8 @@ def _state(value: object) -> object:
     return "off" if value.strip().lower() == "off" else parse_address(value)
 
 
-class Settings(BaseSettings):
-    """Read from RERANK_* variables; arguments, such as the command line's, take precedence.
-
-    An empty value means the default. A service link of Kubernetes is no value.
-    """
+class ServiceSettings(BaseSettings):
+    """The settings of all but the journal; read as a part of `Settings`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", allow_inf_nan=False)
 
@@ -309,6 +307,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then the environment."""
         return init_settings, Environment(settings_cls)
+
+
+class Settings(JournalSettings, ServiceSettings):
+    """Read from RERANK_* variables; arguments, such as the command line's, take precedence.
+
+    An empty value means the default. A service link of Kubernetes is no value.
+    """
 
 
 def with_profile(settings: Settings) -> Settings:

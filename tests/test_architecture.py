@@ -40,7 +40,7 @@ RULES = {
         {"pydantic"},
         {"service.settings", "service.telemetry", "service.engine.contract",
          "service.http.security", "service.log_handler", "service.server", "service.signals",
-         "service.state.commands"},
+         "service.journal.commands", "service.state.commands"},
     ),
     "service.server": ({"fastapi", "uvicorn"}, {"service"}),
     "service.supervisor": (
@@ -62,7 +62,7 @@ RULES = {
     ),
     "service.settings": (
         {"pydantic", "pydantic_settings"},
-        {"service.state.address", "service.state.errors"},
+        {"service.journal.settings", "service.state.address", "service.state.errors"},
     ),
     "service.metrics": (
         {"prometheus_client"},
@@ -92,6 +92,10 @@ RULES = {
         {"service.engine", "service.batching", "service.models", "service.errors",
          "service.settings", "service.state"},
     ),
+    "service.ranking.exploration": (
+        {"numpy"},
+        {"service.engine", "service.journal.settings", "service.ranking.request"},
+    ),
     "service.ranking.intent": (
         {"numpy"},
         {"service.engine", "service.errors", "service.ranking.request"},
@@ -109,6 +113,28 @@ RULES = {
     "service.state.writer": (set(), {"service.metrics", "service.state"}),
     "service.state.loading": ({"ormsgpack", "tqdm"}, {"service.state"}),
     "service.state.commands": ({"tyro"}, {"service.state"}),
+    # Records, frames and segments: readable without the service.
+    "service.journal": (
+        {"numpy", "ormsgpack", "zstandard"},
+        {"service.engine.contract", "service.engine.features", "service.state.address",
+         "service.state.entities", "service.state.errors"},
+    ),
+    "service.journal.settings": (
+        {"pydantic", "pydantic_settings"},
+        {"service.journal.address", "service.journal.errors"},
+    ),
+    "service.journal.redis_sink": ({"redis"}, {"service.journal"}),
+    "service.journal.kafka_sink": ({"confluent_kafka"}, {"service.journal"}),
+    "service.journal.journal": (set(), {"service.journal", "service.metrics"}),
+    "service.journal.capture": (
+        set(),
+        {"service.engine", "service.journal", "service.ranking"},
+    ),
+    "service.journal.replay": (
+        {"numpy"},
+        {"service.engine", "service.journal", "service.ranking"},
+    ),
+    "service.journal.commands": ({"orjson", "ormsgpack", "tyro"}, {"service.journal"}),
     "service.http": (SERVING | {"httptools"}, {"service"}),
     # Finds the ends of MessagePack values without building them.
     "service.http.record_streams": ({"msgpack", "orjson", "ormsgpack", "starlette"}, {"service"}),

@@ -20,6 +20,7 @@ from service.engine.contract import (
     INTENT_GENERATOR,
     INTENT_GOLDEN,
     NETWORKS,
+    SEAL,
     BundleError,
     Integers,
     Manifest,
@@ -67,6 +68,7 @@ class Session:
         """intent: the graph of intent in the generator's form, None if the bundle has none."""
         self.manifest = manifest
         self.featuriser = featuriser
+        self.digest = ""  # SHA-256 of the manifest in hexadecimal, of a bundle that was loaded
         self._generator, self._evaluator = generator, evaluator
         self._provider = str(generator.get_providers()[0])
         self.supports_intent = intent is not None
@@ -111,6 +113,7 @@ class Session:
         featuriser = load_featuriser(directory, manifest)
         graphs = open_graphs(directory, manifest, threads, provider, spinning)
         session = cls(manifest, featuriser, *graphs)
+        session.digest = (directory / SEAL).read_text(encoding="ascii").strip()
         session._replay_files(directory)
         if backend != "onnx":
             session._take_native(directory, backend)

@@ -27,6 +27,7 @@ from service.http.openapi import openapi
 from service.http.problems import problem_response
 from service.http.responses import server_info
 from service.http.security import Keys
+from service.journal.journal import Journal
 from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.ranking.observer import Observer
@@ -102,6 +103,7 @@ class Api:
         self._tracer = Tracer.of(settings)
         self._observer = Observer(metrics, fleet)
         self._store = EntityStore.of(settings, metrics)
+        self._journal = Journal.of(settings, metrics)
         self.app = Application(
             title="EGLR re-ranking service",
             version=API_VERSION,
@@ -126,6 +128,7 @@ class Api:
             keys,
             self._tracer,
             self._store,
+            self._journal,
         )
         self._add_routes()
         if admin_keys is not None:
@@ -164,6 +167,8 @@ class Api:
         self._fleet.start()
         if self._store is not None:
             await self._store.start()
+        if self._journal is not None:
+            self._journal.start()
         self._on_start(app)
         app.state.ready = True
         yield {"head_timeout_s": self._settings.body_timeout_s}
@@ -175,6 +180,8 @@ class Api:
             await self._feedback.close()
         if self._store is not None:
             await self._store.close()
+        if self._journal is not None:
+            await self._journal.close()
         if self._tracer is not None:
             self._tracer.close()
 

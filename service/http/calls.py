@@ -44,6 +44,8 @@ from service.http.responses import (
 )
 from service.http.schemas import RerankRequest
 from service.http.security import Keys, Quota
+from service.journal.capture import record_decisions
+from service.journal.journal import Journal
 from service.models.fleet import Fleet
 from service.ranking.decision import Decision, Timeline
 from service.ranking.observer import Observer
@@ -94,9 +96,10 @@ class RankingCalls:
         keys: Keys | None,
         tracer: Tracer | None,
         store: EntityStore | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """state: `ready` and `draining`, true while calls are accepted, and before the end."""
-        self._store = store
+        self._store, self._journal = store, journal
         self._settings, self._fleet = settings, fleet
         self._observer, self._reranker = observer, reranker
         self._state, self._keys, self._tracer = state, keys, tracer
@@ -188,6 +191,10 @@ class RankingCalls:
         finally:
             del state[ON_DISCONNECT]
             observer.call_ended()
+        if self._journal is not None:  # once the response is on its way
+            asyncio.get_running_loop().call_soon(
+                record_decisions, self._journal, lists, decisions, time.monotonic()
+            )
         return self._respond(call, decisions)
 
     def _authenticate(self, call: Call) -> str:

@@ -50,6 +50,7 @@ class Decision:
         unknown: number of candidates whose id the item table lacks.
         degraded: None, `reduced_budget`, or the code of the error behind the initial ranking.
         state: the part of the entity store, None if it was not asked.
+        explored: the slate was sampled by the service.
         effect: of the row's intent, None without one.
     """
 
@@ -70,6 +71,7 @@ class Decision:
     inference_s: float
     effect: IntentEffect | None = None
     state: StateUse | None = None
+    explored: bool = False
 
     @property
     def reasons(self) -> list[str]:

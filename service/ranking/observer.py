@@ -56,6 +56,8 @@ class Observer:
         metrics, reasons = self._metrics, decision.reasons
         for reason in reasons:
             metrics.degraded.labels(reason).inc()
+        if decision.explored:
+            metrics.explored.inc()
         hot = metrics.hot
         hot.observe_list(times.stages(), times.total, decision.steps, len(decision.ids))
         if decision.row.intent is not None and decision.effect is not None:

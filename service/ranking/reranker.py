@@ -30,6 +30,7 @@ from service.models.deployment import Deployment
 from service.models.fleet import Fleet
 from service.ranking.constraints import check_limits, resolve_constraints
 from service.ranking.decision import Decision, Timeline
+from service.ranking.exploration import Exploration, Explorer
 from service.ranking.intent import effect_of, resolve_intent
 from service.ranking.request import RankingRequest
 from service.ranking.shadow import ShadowRanker
@@ -48,6 +49,7 @@ class PreparedList:
 
     shed is set for a list that was refused before it was featurised; unknown counts the
     candidates whose id the item table lacks; state is the part of the entity store, if asked.
+    exploration is the draw, None for a list that was shed or if nothing is explored.
     """
 
     request: RankingRequest
@@ -57,6 +59,7 @@ class PreparedList:
     shed: Overloaded | None
     unknown: int
     state: StateUse | None = None
+    exploration: Exploration | None = None
 
 
 class Reranker:
@@ -69,6 +72,7 @@ class Reranker:
         self._fail_calls = settings.on_failure == "error"
         self._deadlines = Deadlines()
         self._fleet = fleet
+        self._explorer = Explorer.of(settings)
         self._shadows = ShadowRanker(fleet, settings.timeout_ms / 1e3, on_shadow)
 
     def prepare(self, request: RankingRequest) -> PreparedList:
@@ -99,7 +103,12 @@ class Reranker:
             field, value = request.field(error.path), as_sent(error.value)
             broken = FieldError(field, error.rule, value)
             raise InvalidRequest.of(broken) from None
-        return PreparedList(request, row, deployment, variant, shed, row.unknown, state)
+        exploration = None
+        if self._explorer is not None and shed is None:
+            row, exploration = self._explorer.explore(request, row)
+        return PreparedList(
+            request, row, deployment, variant, shed, row.unknown, state, exploration
+        )
 
     async def rank(self, lists: Sequence[PreparedList], timeline: Timeline) -> list[Decision]:
         """Return one decision per list, in order.
@@ -253,8 +262,10 @@ def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Tim
         budget, degraded = row.budget, outcome.code
         # The list spent all its time waiting, be it in the queue or for a run that was too late.
         queue_s, inference_s = time.monotonic() - timeline.featurised, 0.0
+    explored = entry.exploration is not None and entry.exploration.explored
     return Decision(
         entry.request.request_id, manifest.name, manifest.version, entry.variant,
         entry.request.inputs.ids, row, slate, fallback, budget, steps, entry.unknown,
         degraded, timeline, queue_s, inference_s, effect, entry.state,
+        explored and slate is not None,
     )  # fmt: skip

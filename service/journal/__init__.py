@@ -1,0 +1,1 @@
+"""The journal: decisions as they were made, and the feedback on them."""

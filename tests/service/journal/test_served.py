@@ -1,0 +1,189 @@
+"""Decisions of a served bundle: their records give the arrays and slates that were served."""
+
+import contextlib
+import json
+import random
+
+import httpx
+import numpy as np
+import ormsgpack
+import pytest
+
+from service.engine.session import Session
+from service.journal.errors import RecordError
+from service.journal.replay import replay_row
+from service.state.address import parse_address
+from service.state.commands import main as operate_state
+from tests.support.bundles import BUNDLE
+from tests.support.journals import records_in
+from tests.support.servers import fresh
+
+OPTIONS = [
+    {},
+    {"constraints": {"blocked_at": [1], "pinned_at": {3: 2}, "max_per_group": {"director": 1}}},
+    {"diversity": [{"by": "genres", "weight": 0.6}, {"by": "tone", "weight": 0.2}], "tone": True},
+    {"boosts": True, "diversity": {"by": "director", "weight": 0.3, "law": "sum"}},
+    {"sampling": {"slates": 3, "seed": 5}},
+    {"temperatures": {"reason": 1.2, "recommend": 0.9}, "reasoning": {"budget": 2}},
+    {"reasoning": {"entropy_threshold": 0.0}, "priority": "background", "slate_size": 4},
+]
+UNKNOWN = {"id": "new", "features": {"release_year": 2020.0, "genres": ["Drama", "War"]}}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """A bundle of this module alone, on the graph, whose runs are spied on."""
+    return Session.load(BUNDLE)
+
+
+def body_of(draw, items, options, user):
+    """Return a body whose candidates and history carry features, as records or as columns."""
+    options = dict(options)
+    ids = [*draw.sample(items, 15), "new"]
+    records = [{"id": item, "score": draw.random()} for item in ids[:-1]] + [dict(UNKNOWN)]
+    tone, boosts = options.pop("tone", None), options.pop("boosts", None)
+    for record in records:
+        if tone:
+            record["topics"] = {"tone": draw.sample("abc", 2)}
+        if boosts:
+            record["boost"] = draw.uniform(-1, 1)
+    stated = options.pop("constraints", None)
+    if stated:
+        options["constraints"] = {
+            "blocked": [ids[place] for place in stated["blocked_at"]],
+            "pinned": {ids[place]: position for place, position in stated["pinned_at"].items()},
+            "max_per_group": stated["max_per_group"],
+        }
+    history = [{"id": item, "label": draw.randint(0, 1)} for item in draw.sample(items, 150)]
+    history[-1] = {"id": "new", "label": 1.0, "features": UNKNOWN["features"]}
+    return {"candidates": records, "user": {"id": user, "history": history}, **options}
+
+
+def columns_of(draw, items):
+    """Return a body with features as columns, one of them packed numbers."""
+    ids = draw.sample(items, 12)
+    numbers = np.random.default_rng(3).normal(100, 5, 12).astype(np.float32)
+    packed = {"dtype": "float32", "shape": [12], "data": numbers.tobytes()}
+    features = {"runtime": packed, "director": ["someone", None] * 6}
+    return {"candidates": {"id": ids, "score": [0.5] * 12, "features": features}}
+
+
+def answer_of(client, body):
+    """Send a body as MessagePack, which has packed numbers, and return the answer."""
+    headers = {"content-type": "application/msgpack", "accept": "application/json"}
+    response = client.post("/rerank", content=ormsgpack.packb(body), headers=headers)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def arrays_of(row):
+    """Return the bytes of all arrays that the graph reads of a row."""
+    rules, intent = row.constraints, row.intent
+    arrays = [row.numbers, row.tokens, row.rows, rules.pinned, rules.group, rules.quota]
+    if intent is not None:
+        arrays += [intent.values, intent.alone, intent.weight, intent.retained, intent.boosts()]
+    return [array.tobytes() for array in arrays]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_every_decision_is_replayed_bit_for_bit(loaded, items, tmp_path, monkeypatch, share):
+    draw, rows, run = random.Random(7), [], loaded.run
+
+    def spy(batch):
+        rows.extend(batch)
+        return run(batch)
+
+    monkeypatch.setattr(loaded, "run", spy)
+    state = tmp_path / "users.ndjson"
+    history = [{"id": item, "label": 0.25} for item in items[:40]]
+    state.write_text(json.dumps({"user": "stored", "history": history, "features": {"x": 1}}))
+    assert operate_state(["load", str(state), "--state", f"lmdb://{tmp_path}/state"]) == 0
+    settings = {
+        "journal": f"files://{tmp_path}/journal",
+        "journal_flush_ms": 5,
+        "explore_share": share,
+        "state": parse_address(f"lmdb://{tmp_path}/state"),
+    }
+    with fresh(loaded, **settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        rows.clear()  # those of the warm-up
+        bodies = [body_of(draw, items, options, f"u{n}") for n, options in enumerate(OPTIONS * 2)]
+        bodies += [columns_of(draw, items), {"candidates": items[:9], "user": {"id": "stored"}}]
+        answers = [answer_of(client, body) for body in bodies]
+    records = records_in(tmp_path / "journal")
+    assert [record.request_id for record in records] == [each["request_id"] for each in answers]
+    assert len(rows) == len(records)
+    explored = [record.policy.kind == "explore" for record in records]
+    assert any(explored) == (share > 0)
+    assert not all(explored)
+    for record, row, answer in zip(records, rows, answers, strict=True):
+        replayed = replay_row(record, loaded)
+        assert arrays_of(replayed) == arrays_of(row)
+        assert (replayed.sampling, replayed.budget) == (row.sampling, row.budget)
+        (slate,) = run([replayed])
+        assert slate.indices.tolist() == record.slate
+        assert slate.logprob.tolist() == record.logprob
+        assert [record.ids[place] for place in record.slate] == [e["id"] for e in answer["slate"]]
+        assert answer["slate"][0]["logprob"] == pytest.approx(record.logprob[0], abs=1e-5)
+    stored = records[-1]
+    assert (stored.store.status, stored.store.history, stored.store.ignored) == ("hit", 40, ["x"])
+    assert len(stored.history) == 40
+    assert max(len(record.history) for record in records) == 128  # as many as the model reads
+
+
+def test_a_value_that_is_lost_is_noticed_by_the_replay(loaded, items, tmp_path):
+    with fresh(loaded, journal=f"files://{tmp_path}/j") as url:
+        body = body_of(random.Random(1), items, {}, "u")
+        httpx.post(f"{url}/rerank", json=body).raise_for_status()
+    (record,) = records_in(tmp_path / "j")
+    whole = arrays_of(replay_row(record, loaded))
+    record.features = [{}] * len(record.ids)
+    assert arrays_of(replay_row(record, loaded)) != whole
+    record.bundle.digest = "0" * 64
+    with pytest.raises(RecordError, match="the decision was made by ranklens/1 of SHA-256 000"):
+        replay_row(record, loaded)
+
+
+def test_a_batch_call_leaves_a_record_for_each_list_and_a_refusal_none(loaded, items, tmp_path):
+    with fresh(loaded, journal=f"files://{tmp_path}/j") as url:
+        lists = [{"candidates": items[:n]} for n in (5, 6, 7)]
+        httpx.post(f"{url}/rerank/batch", json={"requests": lists}).raise_for_status()
+        assert httpx.post(f"{url}/rerank", json={"candidates": []}).status_code == 422
+    records = records_in(tmp_path / "j")
+    assert [len(record.ids) for record in records] == [5, 6, 7]
+    assert len({record.record for record in records}) == 3
+
+
+def test_a_list_that_was_not_ranked_has_its_initial_ranking_and_the_reason(
+    loaded, items, tmp_path, monkeypatch
+):
+    def fail(_):
+        raise RuntimeError("broken")
+
+    settings = {"journal": f"files://{tmp_path}/j", "explore_share": 1.0}
+    with fresh(loaded, **settings) as url:
+        monkeypatch.setattr(loaded, "run", fail)
+        body = {"candidates": items[:5], "slate_size": 3}
+        httpx.post(f"{url}/rerank", json=body).raise_for_status()
+    (record,) = records_in(tmp_path / "j")
+    assert (record.slate, record.logprob, record.degraded) == ([0, 1, 2], [], ["model_error"])
+    assert record.policy.kind == "greedy"
+    assert record.log_propensity().tolist() == [0.0] * 3
+
+
+def test_without_the_setting_nothing_is_written(loaded, items, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with fresh(loaded) as url:
+        httpx.post(f"{url}/rerank", json={"candidates": items[:5]}).raise_for_status()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_cannot_be_written_costs_no_ranking(loaded, items, tmp_path):
+    (tmp_path / "file").touch()
+    settings = {"journal": f"files://{tmp_path}/file/j", "journal_flush_ms": 5}
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(fresh(loaded, **settings))
+        for _ in range(3):
+            answer = httpx.post(f"{url}/rerank", json={"candidates": items[:5]}).json()
+            assert answer["degraded"] is None
+        page = httpx.get(f"{url}/metrics").text
+    assert 'rerank_journal_records_total{result="written"} 0.0' in page
