@@ -30,6 +30,7 @@ UNKNOWN_SCHEMA = b""
 MAX_TYPES = 255  # distinct types in one history
 NO_TYPE = 255  # the index of an answer without a type
 NO_TIME = -1
+TEXTS = {str}
 
 
 @dataclass(slots=True)
@@ -166,42 +167,41 @@ def _fingerprint(fields: Mapping[str, Any]) -> bytes:
 
 
 def _pack_answers(answers: Answers) -> list[Any]:
-    names: dict[str | None, int] = {}
-    for kind in answers.types:
-        if kind is not None:
-            names.setdefault(kind, len(names))
+    names = dict.fromkeys(answers.types)
+    names.pop(None, None)
     if len(names) > MAX_TYPES:
         raise EntityError("history", f"at most {MAX_TYPES} distinct types", len(names))
-    index = {**names, None: NO_TYPE}
-    size = len(answers.items)
-    times = [NO_TIME if time is None else time for time in answers.times]
+    index: dict[str | None, int] = {name: place for place, name in enumerate(names)}
+    index[None] = NO_TYPE
+    size, times = len(answers.items), answers.times
+    if None in times:
+        times = [NO_TIME if time is None else time for time in times]
     return [
         list(answers.items), struct.pack(f"<{size}f", *answers.labels), list(names),
-        bytes([index[kind] for kind in answers.types]), struct.pack(f"<{size}q", *times),
+        bytes(map(index.__getitem__, answers.types)), struct.pack(f"<{size}q", *times),
     ]  # fmt: skip
 
 
 def _unpack_answers(payload: Any) -> Answers:
+    """Return the answers of a blob, by calls for whole columns: it is read with each ranking."""
     if type(payload) is not list or list(map(type, payload)) != [list, bytes, list, bytes, bytes]:
         raise broken("a history of another type")
     items, packed, names, indices, times = payload
     size = len(items)
     if (len(packed), len(indices), len(times)) != (4 * size, size, 8 * size):
         raise broken("a history of different lengths")
-    if not all(map(_is_text, items)) or not all(map(_is_text, names)):
+    if len(names) > MAX_TYPES or not TEXTS.issuperset(map(type, [*items, *names])):
         raise broken("a history of other ids")
     labels = struct.unpack(f"<{size}f", packed)
-    if not all(0.0 <= label <= 1.0 for label in labels):
+    if not all(0.0 <= label <= 1.0 for label in set(labels)):
         raise broken("a label outside 0..1")
-    if any(index >= len(names) and index != NO_TYPE for index in indices):
+    if any(index >= len(names) and index != NO_TYPE for index in set(indices)):
         raise broken("a type without a name")
-    types = [None if index == NO_TYPE else names[index] for index in indices]
-    moments = struct.unpack(f"<{size}q", times)
-    return Answers(items, labels, types, [None if m == NO_TIME else m for m in moments])
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str
+    name_of = [*names, *[None] * (NO_TYPE + 1 - len(names))]
+    moments: Sequence[int | None] = struct.unpack(f"<{size}q", times)
+    if NO_TIME in moments:
+        moments = [None if moment == NO_TIME else moment for moment in moments]
+    return Answers(items, labels, list(map(name_of.__getitem__, indices)), moments)
 
 
 def _counters(payload: Any) -> dict[str, Counter]:
