@@ -5,7 +5,8 @@
     |- EntityError         an entity, or a line of a file of entities, breaks a rule
     `- EngineError         the engine did not do what it was called for
        |- StateUnavailable   it cannot be reached, opened or read
-       |  `- StateTimeout    it did not respond in time
+       |  |- StateTimeout    it did not respond in time
+       |  `- StateReplaced   its file was removed or replaced, so that it must be opened anew
        `- StateFull          it has no room; the write was not kept
 
 No message holds a password.
@@ -41,6 +42,10 @@ class StateUnavailable(EngineError):
 
 class StateTimeout(StateUnavailable):
     """The engine did not respond in time."""
+
+
+class StateReplaced(StateUnavailable):
+    """The file of the engine was removed or replaced; writes to the old one are not kept."""
 
 
 class StateFull(EngineError):

@@ -12,9 +12,9 @@ import os
 import shutil
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import lmdb
 
@@ -33,7 +33,7 @@ from service.state.engine import (
     now_ms,
     places_by_key,
 )
-from service.state.errors import EngineError, StateFull, StateUnavailable
+from service.state.errors import EngineError, StateFull, StateReplaced, StateUnavailable
 from service.state.lmdb_marks import Marks
 
 DATA, USE, COMPACTING = "data.mdb", "use.lock", "compacting"
@@ -44,7 +44,10 @@ GIB = 1 << 30
 
 
 class LmdbEngine:
-    """An LMDB environment in a directory of its own. Readers never wait for the one writer."""
+    """An LMDB environment in a directory of its own. Readers never wait for the one writer.
+
+    An owner may drop an engine while threads use it: it is released with the last of them.
+    """
 
     name = "lmdb"
 
@@ -71,6 +74,7 @@ class LmdbEngine:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._use = _hold(directory / USE, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._release = weakref.finalize(self, os.close, self._use)
         except BlockingIOError:
             raise StateUnavailable(f"{directory}: is being compacted; try again later") from None
         except OSError as error:
@@ -78,7 +82,7 @@ class LmdbEngine:
         try:
             self._open()
         except BaseException:
-            self._use.close()
+            self._release()
             raise
 
     def _open(self) -> None:
@@ -89,6 +93,7 @@ class LmdbEngine:
                 self._environment.reader_check()  # slots of killed processes keep old pages
                 self._databases = {kind: self._environment.open_db(kind.encode()) for kind in KINDS}
                 self._marks = Marks(self._environment, self._window_s)
+                self._identity = _identity(self._directory)
         except BaseException:
             self._environment.close()
             raise
@@ -108,6 +113,7 @@ class LmdbEngine:
         with _errors(self._directory), self._environment.begin(write=True) as transaction:
             for item, kind, value in encoded:
                 transaction.put(item, value, db=self._databases[kind])
+        self._check_file()
 
     def update_many(
         self, keys: Sequence[Key], change: Change, once: Sequence[bytes | None] | None = None
@@ -134,6 +140,7 @@ class LmdbEngine:
                     transaction.put(item, expiry + value.blob, db=database)
                 else:
                     transaction.put(item, packed(value), db=database)
+        self._check_file()
         return made
 
     def delete(self, keys: Sequence[Key]) -> int:
@@ -143,7 +150,18 @@ class LmdbEngine:
             for key, item in zip(keys, encoded, strict=True):
                 value = transaction.pop(item, db=self._databases[key.kind])
                 deleted += live(value, now) is not None
+        self._check_file()
         return deleted
+
+    def _check_file(self) -> None:
+        """Raise StateReplaced if the directory has another file than the one that is open.
+
+        Checked after a commit: one to a file that was removed before must not be acknowledged.
+        """
+        if _identity(self._directory) != self._identity:
+            raise StateReplaced(
+                f"{self._directory / DATA}: was removed or replaced; the service opens it anew"
+            )
 
     def scan(self, kind: Kind) -> Iterator[list[tuple[str, Value]]]:
         last = b""
@@ -175,6 +193,7 @@ class LmdbEngine:
         return entries, b""
 
     def health(self) -> Health:
+        self._check_file()
         with _errors(self._directory), self._environment.begin() as transaction:
             entities: dict[str, int] = {
                 kind: transaction.stat(self._databases[kind])["entries"]
@@ -223,7 +242,7 @@ class LmdbEngine:
 
     def close(self) -> None:
         self._environment.close()
-        self._use.close()
+        self._release()
 
 
 def open_environment(directory: Path, max_bytes: int) -> lmdb.Environment:
@@ -273,15 +292,24 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _hold(path: Path, lock: int) -> IO[Any]:
-    """Return an open file with a lock, which its close releases. Raises OSError."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
+def _hold(path: Path, lock: int) -> int:
+    """Return the descriptor of a file with a lock, which its close releases. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, lock)
+        fcntl.flock(descriptor, lock)
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
+    return descriptor
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """Return device and inode of the data file, None if there is none."""
+    try:
+        status = (directory / DATA).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

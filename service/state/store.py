@@ -19,7 +19,13 @@ from service.settings import Settings
 from service.state.address import Address
 from service.state.engine import MAX_ID_BYTES, Engine, Health, Key, now_ms
 from service.state.entities import User
-from service.state.errors import EngineError, EntityError, StateTimeout, StateUnavailable
+from service.state.errors import (
+    EngineError,
+    EntityError,
+    StateReplaced,
+    StateTimeout,
+    StateUnavailable,
+)
 from service.state.opening import open_engine
 
 logger = logging.getLogger("service")
@@ -202,6 +208,8 @@ class EntityStore:
                 logger.warning("entity store: %s", error)
             self.problem, self.health, self.ping_ms = str(error), None, None
             self._metrics.state_up.set(0)
+            if isinstance(error, StateReplaced):  # dropped, not closed: threads may still use it
+                self._engine = self._reader = None
             return
         if self.problem is not None:
             logger.info("entity store: %s is up", self._address)
