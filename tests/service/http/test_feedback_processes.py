@@ -70,7 +70,7 @@ def test_two_instances_on_one_server_rank_with_what_either_has_kept(session, tmp
         urls = [stack.enter_context(fresh(session, **settings)) for _ in range(2)]
         one, two = (stack.enter_context(httpx.Client(base_url=url, timeout=30)) for url in urls)
         assert stale_reads([one, two], 20) == 0
-        # What one has kept is a duplicate for the other.
+        # An event that one has kept is a duplicate for the other.
         outcomes = [send(client, event_of(99), event_of(99)).json() for client in (one, two)]
         assert [outcome["duplicates"] for outcome in outcomes] == [1, 2]
         assert history_used(two, "u1") == 21
