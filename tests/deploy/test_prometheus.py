@@ -83,13 +83,17 @@ def prometheus(tmp_path_factory):
             )  # fmt: skip
         try:
             with httpx.Client(base_url=server.url) as client:
-                for _ in range(12):  # several scrapes, each with higher counters
+                for turn in range(12):  # several scrapes, each with higher counters
                     for size in (10, 30):
                         body: dict[str, object] = {
                             "user": {"id": f"u{size // 10}"},
                             "candidates": [str(i) for i in range(1, size + 1)],
                         }
                         client.post("/rerank", json=body).raise_for_status()
+                        event = {"event_id": f"{turn}-{size}", "user": "u1", "item": "1",
+                                 "type": "like"}  # fmt: skip
+                        events = {"events": [event, {**event, "type": "unknown"}]}
+                        client.post("/feedback", json=events).raise_for_status()
                         body["diversity"] = {"by": "genres"}
                         client.post("/rerank", json=body).raise_for_status()
                     assert client.post("/rerank", json={}).status_code == 422
@@ -164,7 +168,8 @@ def test_the_condition_of_the_entity_store_is_on_the_dashboard():
         "rerank_state_up", "rerank_state_configured", "rerank_state_volatile",
         "rerank_state_lookups", "rerank_state_duration_seconds", "rerank_state_age_seconds",
         "rerank_state_size_bytes", "rerank_state_limit_bytes", "rerank_state_entities",
-        "rerank_state_read_bytes",
+        "rerank_state_read_bytes", "rerank_feedback_events", "rerank_feedback_waiting",
+        "rerank_feedback_commit_duration_seconds", "rerank_feedback_commit_events",
     }  # fmt: skip
 
 
