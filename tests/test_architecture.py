@@ -128,7 +128,8 @@ RULES = {
     "service.journal.journal": (set(), {"service.journal", "service.metrics"}),
     "service.journal.capture": (
         set(),
-        {"service.engine", "service.journal", "service.ranking"},
+        {"service.engine", "service.journal", "service.ranking", "service.state.events",
+         "service.state.writer"},
     ),
     "service.journal.replay": (
         {"numpy"},

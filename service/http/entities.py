@@ -28,6 +28,7 @@ from service.http.problems import refusal_by_store
 from service.http.record_streams import Decoder, Encoded, open_stream
 from service.http.responses import response_class
 from service.http.security import Keys
+from service.journal.journal import Journal
 from service.models.fleet import Fleet
 from service.settings import Settings
 from service.state.engine import ID_RULE, Engine, Key, Value, encode_id, now_ms
@@ -50,9 +51,15 @@ class EntityApi:
     """`PUT /users` and `/items`, and `GET` and `DELETE` of one; each also under /v1."""
 
     def __init__(
-        self, store: EntityStore, fleet: Fleet, settings: Settings, keys: Keys | None
+        self,
+        store: EntityStore,
+        fleet: Fleet,
+        settings: Settings,
+        keys: Keys | None,
+        journal: Journal | None = None,
     ) -> None:
         """keys: those of RERANK_STATE_KEYS_FILE. Without, the routes are open on loopback only."""
+        self._journal = journal
         self._store, self._fleet, self._settings, self._keys = store, fleet, settings, keys
         self._threads = ThreadPoolExecutor(THREADS, "entities")
 
@@ -119,6 +126,8 @@ class EntityApi:
         key = _key(kind, request)
         with _store_errors():
             await self._run(partial(self._store.engine.delete, [key]))
+        if self._journal is not None and kind == "user":
+            self._journal.erase(key.id)
         return Response(status_code=204, headers=NO_STORE)
 
     def _authenticate(self, request: Request) -> None:

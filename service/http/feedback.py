@@ -17,6 +17,8 @@ from service.http.parsing import decode, is_msgpack
 from service.http.problems import refusal_by_store
 from service.http.responses import response_class
 from service.http.security import Keys
+from service.journal.capture import record_events
+from service.journal.journal import Journal
 from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.settings import Settings
@@ -40,8 +42,10 @@ class FeedbackApi:
         metrics: Metrics,
         keys: Keys | None,
         clock: Callable[[], int] = now_ms,
+        journal: Journal | None = None,
     ) -> None:
         """keys: as of /rerank; clock: returns the time in ms since 1970 UTC."""
+        self._journal = journal
         self._fleet, self._settings, self._metrics = fleet, settings, metrics
         self._keys, self._clock = keys, clock
         self._writer = EventWriter(store, metrics, clock)
@@ -75,6 +79,8 @@ class FeedbackApi:
                 payloads = payloads_of(payload)
                 events, refused = self._parsed(payloads, rules)
         outcomes = await self._write(events, rules) if events else []
+        if self._journal is not None:
+            record_events(self._journal, events, outcomes)
         self._metrics.feedback_events["refused"].inc(len(refused))
         duplicates = outcomes.count("duplicate")
         body = {

@@ -12,6 +12,7 @@ from service.journal.records import (
     Bundle,
     Constraints,
     DecisionRecord,
+    EventRecord,
     Intent,
     Policy,
     StoredValues,
@@ -22,6 +23,8 @@ from service.ranking.exploration import NOT_ELIGIBLE
 from service.ranking.request import RankingRequest
 from service.ranking.reranker import PreparedList
 from service.ranking.stored_user import StateUse
+from service.state.events import Event
+from service.state.writer import Outcome
 
 NOTHING: tuple[Any, ...] = ()
 
@@ -36,6 +39,18 @@ def record_decisions(
     at = now_ms()
     for entry, decision in zip(lists, decisions, strict=True):
         journal.add(decision_record(entry, decision, journal.next_id(), at, now))
+
+
+def record_events(journal: Journal, events: Sequence[Event], outcomes: Sequence[Outcome]) -> None:
+    """Add a record for each event that the entity store has, repetitions included."""
+    at = now_ms()
+    for event, outcome in zip(events, outcomes, strict=True):
+        journal.add(
+            EventRecord(
+                journal.next_id(), at, event.event_id, None, event.user, event.item, event.type,
+                outcome, None, event.label, event.time, None, event.order if event.shows else (),
+            )
+        )  # fmt: skip
 
 
 def decision_record(

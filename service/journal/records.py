@@ -218,7 +218,9 @@ class EventRecord:
         at: time of its arrival in ms since 1970 UTC; time: of the event, as it was stated.
         event_id: of the client, None without one.
         request_id, user, item, position: what the event is about, None where not stated.
-        type: of the schema's events; value: as stated; label: canonical, 0 to 1.
+        type: of the schema's events; outcome: accepted, or duplicate for an event_id that was
+            repeated; value: as stated; label: canonical, 0 to 1.
+        displayed: items in the order of display, where the event states them.
     """
 
     record: str
@@ -228,10 +230,12 @@ class EventRecord:
     user: str | None
     item: str | None
     type: str
+    outcome: str = "accepted"
     value: float | None = None
     label: float | None = None
     time: int | None = None
     position: int | None = None
+    displayed: Sequence[str] = ()
     kind: Literal["event"] = "event"
     version: int = VERSION
 

@@ -187,3 +187,23 @@ def test_a_journal_that_cannot_be_written_costs_no_ranking(loaded, items, tmp_pa
             assert answer["degraded"] is None
         page = httpx.get(f"{url}/metrics").text
     assert 'rerank_journal_records_total{result="written"} 0.0' in page
+
+
+def test_feedback_and_deletions_are_recorded(loaded, items, tmp_path):
+    settings = {"journal": f"files://{tmp_path}/j", "state": f"lmdb://{tmp_path}/state"}
+    event = {
+        "event_id": "e1", "user": "u1", "item": items[2], "type": "like", "time": 1_700_000_000_000,
+        "shown": items[:3],
+    }  # fmt: skip
+    broken = {**event, "type": "dream"}
+    with fresh(loaded, **settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for _ in range(2):
+            client.post("/feedback", json={"events": [event, broken]}).raise_for_status()
+        client.delete("/users/u1").raise_for_status()
+        client.delete(f"/items/{items[2]}").raise_for_status()
+    first, repeated, erasure = records_in(tmp_path / "j")
+    assert (first.event_id, first.user, first.item) == ("e1", "u1", items[2])
+    assert (first.type, first.label, first.time) == ("like", 1.0, 1_700_000_000_000)
+    assert (first.displayed, first.outcome) == (items[:3], "accepted")
+    assert (repeated.event_id, repeated.outcome) == ("e1", "duplicate")
+    assert (erasure.kind, erasure.user) == ("erasure", "u1")
