@@ -26,7 +26,7 @@ from service.state.engine import now_ms
 from service.state.errors import EngineError, EntityError
 from service.state.events import Event, EventRules
 from service.state.store import EntityStore
-from service.state.writer import EventWriter, QueueFull
+from service.state.writer import EventWriter, Outcome, QueueFull
 
 PATHS = ("/feedback", "/v1/feedback")
 
@@ -78,7 +78,7 @@ class FeedbackApi:
             if payload is not None:
                 payloads = payloads_of(payload)
                 events, refused = self._parsed(payloads, rules)
-        outcomes = await self._write(events, rules) if events else []
+        outcomes = await self._write(events, rules) if events else ()
         if self._journal is not None:
             record_events(self._journal, events, outcomes)
         self._metrics.feedback_events["refused"].inc(len(refused))
@@ -103,7 +103,7 @@ class FeedbackApi:
                 refused[index] = FieldError(path, error.rule, error.value)
         return events, refused
 
-    async def _write(self, events: Sequence[Event], rules: EventRules) -> Sequence[str]:
+    async def _write(self, events: Sequence[Event], rules: EventRules) -> Sequence[Outcome]:
         """Return the outcome of each event. Raises ServiceError; then a repetition is safe."""
         counts = self._metrics.feedback_events
         try:

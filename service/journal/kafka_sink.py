@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
@@ -11,8 +11,8 @@ from confluent_kafka import KafkaException, Producer
 from service.journal.address import KafkaAddress
 from service.journal.errors import SinkError
 
-TIMEOUT_S = 10.0  # for the delivery of a batch
-DEFAULTS = {
+TIMEOUT_S, MARGIN_S = 10.0, 1.0  # for the delivery of a message
+DEFAULTS: Mapping[str, Any] = {
     "enable.idempotence": True,  # a retry of the client itself writes no message twice
     "compression.type": "zstd",
     "linger.ms": 5,
@@ -28,10 +28,13 @@ class KafkaSink:
 
     def __init__(self, address: KafkaAddress) -> None:
         self._address = address
+        self._options = {"bootstrap.servers": address.brokers, **DEFAULTS, **address.options}
         self._producer: Any = None
         self._batch: Sequence[bytes] = ()
         self._delivered: set[int] = set()
         self._reason = ""
+        # Then each message is either delivered or given up.
+        self._timeout_s = int(self._options["message.timeout.ms"]) / 1e3 + MARGIN_S
 
     def write(self, records: Sequence[bytes]) -> int:
         try:
@@ -43,13 +46,10 @@ class KafkaSink:
             for place, record in enumerate(records):
                 if place not in self._delivered:
                     self._send(record, self._on_delivery(place, self._delivered))
-            self._producer.flush(TIMEOUT_S + 1.0)
+            self._producer.flush(self._timeout_s)
         except (KafkaException, BufferError, ValueError) as error:
             raise SinkError(f"{self._address}: {error}") from None
         if left := len(records) - len(self._delivered):
-            # Messages that are queued still would be sent twice.
-            self._producer.purge()
-            self._producer.flush(1.0)
             raise SinkError(f"{self._address}: {left} records not delivered: {self._reason}")
         self._batch = ()
         return sum(map(len, records))
@@ -75,8 +75,7 @@ class KafkaSink:
         # The client's own lines name brokers only; they are of use while one looks for a fault.
         logger = logging.getLogger("service.kafka")
         logger.setLevel(logging.CRITICAL)
-        options = {"bootstrap.servers": self._address.brokers, **DEFAULTS, **self._address.options}
-        return Producer(options, logger=logger)
+        return Producer(self._options, logger=logger)
 
     def idle(self) -> None:
         """Let the client do its housekeeping."""

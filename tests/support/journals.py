@@ -29,7 +29,7 @@ def decision(number=0, user="u1", at=1000, request="r1", **more):
 
 def event(number=0, user=None, at=1000, request="r1", **more):
     """Return the record of a like."""
-    fields = {"event_id": f"e{number}", "item": "a", "type": "like", **more}
+    fields = {"event_id": f"e{number}", "item": "a", "type": "like", "displayed": [], **more}
     return EventRecord(f"f{number}", at, request_id=request, user=user, **fields)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -150,7 +151,7 @@ def test_records_of_a_running_writer_are_erased_once_it_closes_its_file(tmp_path
 def test_an_erasure_that_dies_leaves_each_file_as_it_was_or_will_be(tmp_path, monkeypatch):
     for number in range(3):
         write(tmp_path, decision(number, "alice"), decision(10 + number))
-    replaced = []
+    replaced: list[Path] = []
 
     def die(path, frames):
         if replaced:

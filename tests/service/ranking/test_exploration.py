@@ -72,13 +72,15 @@ def test_requests_with_sampling_or_temperatures_are_left_alone(row, options):
 
 def test_each_list_has_a_seed_of_its_own_even_for_one_request_id(row):
     explorer = Explorer(1.0, None)
-    seeds = {explorer.explore(request_of("u"), row)[0].sampling.seed for _ in range(100)}
-    assert len(seeds) == 100
+    drawn = {explorer.explore(request_of("u"), row)[0].sampling for _ in range(100)}
+    assert len(drawn) == 100
 
 
 def frequencies(session, row, seed):
     """Return how often each slate of a row was sampled, and a slate's logged log-probability."""
-    explorer, counts, logprobs = Explorer(1.0, None, random.Random(seed)), {}, {}
+    explorer = Explorer(1.0, None, random.Random(seed))
+    counts: dict[tuple, int] = {}
+    logprobs: dict[tuple, float] = {}
     rows = [explorer.explore(request_of("u"), row)[0] for _ in range(DRAWS)]
     for start in range(0, DRAWS, 100):
         for slate in session.run(rows[start : start + 100]):
