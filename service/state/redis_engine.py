@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -49,6 +50,7 @@ from service.state.redis_keys import (
 
 MAX_ATTEMPTS = 50  # of a change that other writers overtake
 BACK_OFF_S = 0.001  # longest wait before the second attempt; it grows up to tenfold
+TRANSACTION = 128  # commands that the server runs without a pause, in a few ms
 PRIMARIES = "primaries"
 
 
@@ -168,23 +170,33 @@ class RedisEngine:
         return sum(self._call_many(calls)[: len(keys)])
 
     def _call_many(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands together and return their responses."""
-        if not calls:
-            return []
-        with _errors(self._address):
-            if self._address.cluster:
-                pipeline = self._client.pipeline()
-            else:
-                pipeline = self._client.pipeline(transaction=False)
-            with pipeline:
-                for call in calls:
-                    pipeline.execute_command(*call)
-                # The errors of a pipeline would name the command, and with it the entity.
+        """Send commands together and return their responses.
+
+        A server that syncs each write would sync at each 16 KiB that it reads of a long pipeline.
+        It syncs once for a transaction, which is short, as it holds up all readers.
+        """
+        if self._address.cluster:
+            return self._call(self._client.pipeline, calls) if calls else []
+        responses: list[Any] = []
+        for start in range(0, len(calls), TRANSACTION):
+            part = calls[start : start + TRANSACTION]
+            pipeline = partial(self._client.pipeline, transaction=len(part) > 1)
+            responses += self._call(pipeline, part)
+        return responses
+
+    def _call(self, new_pipeline: Callable[[], Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with _errors(self._address), new_pipeline() as pipeline:
+            for call in calls:
+                pipeline.execute_command(*call)
+            # The errors of a pipeline would name the command, and with it the entity.
+            try:
                 responses = list(pipeline.execute(raise_on_error=False))
-                for response in responses:
-                    if isinstance(response, Exception):
-                        raise response
-                return responses
+            except redis.ResponseError as error:  # a transaction that was refused as a whole
+                raise type(error)(str(error).rpartition("caused error: ")[2]) from None
+            for response in responses:
+                if isinstance(response, Exception):
+                    raise response
+            return responses
 
     def scan(self, kind: Kind) -> Iterator[list[tuple[str, Value]]]:
         pattern = pattern_of(kind, self._prefix)
