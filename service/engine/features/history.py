@@ -200,6 +200,8 @@ class HistoryKernels:
         else:
             units = self._kernels.of_items(index, history.tokens)
         shape = len(units), len(index), len(history.surprise)
+        if shape[2] == 1:  # a product with one column rounds by the stride of the rows
+            units = [np.ascontiguousarray(each) for each in units]
         similarity = np.empty(shape, np.float32)
         for each, of_history, out in zip(units, history.units, similarity, strict=True):
             np.matmul(each, of_history, out=out)
