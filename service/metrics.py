@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +17,7 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from service.metric_families import SECONDS
 from service.process_metrics import Processes
 from service.shared_values import (
     Cell,
@@ -27,25 +27,18 @@ from service.shared_values import (
     value_class,
     value_key,
 )
+from service.state_metrics import StateMetrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 STAGES = ("parse", "features", "queue", "inference", "respond")
 
 # Upper bounds of histogram buckets.
-SECONDS = (
-    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25,
-    0.5, 1.0,
-)  # fmt: skip
 STEPS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100)
 LIST_SIZES = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
 BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
-AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 365 * 86400)  # seconds
-EVENT_OUTCOMES = ("accepted", "duplicate", "refused", "failed")
-COMMIT_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 JOURNAL_RESULTS = ("written", "dropped")
-LOOKUPS = ("hit", "miss", "timeout", "error", "corrupt")
 
 MODEL_LABELS = ("model", "version")
 NO_LABELS: Mapping[str, str] = {}
@@ -53,7 +46,7 @@ INTENTS = ("diversity", "boost")
 START_FAILURES = ("bundle", "keys", "telemetry", "system", "internal", "killed")
 
 
-class Metrics:
+class Metrics(StateMetrics):
     """The metrics of one application, in a registry of their own: two in a process do not clash."""
 
     def __init__(self, shared: SharedValues | None = None, slot: int = 0) -> None:
@@ -63,7 +56,7 @@ class Metrics:
             shared: The values of all processes of the service, if it has several workers.
             slot: The slot of this process among them.
         """
-        self.registry = CollectorRegistry()
+        super().__init__()
         self._slot = Slot.alone() if shared is None else shared.slots[slot]
         self._slot.open()
         # Set in any case: an inherited PROMETHEUS_MULTIPROC_DIR would share files with others.
@@ -188,69 +181,6 @@ class Metrics:
             ("name", "version", "backend", "reason"),
         )
 
-    def _define_state(self) -> None:
-        lookups = self._counter(
-            "rerank_state_lookups",
-            "Users looked up in the entity store, by result: hit, miss, timeout, error, corrupt.",
-            ("result",),
-        )
-        self.state_lookups = {result: lookups.labels(result) for result in LOOKUPS}
-        self.state_duration = self._histogram(
-            "rerank_state_duration_seconds",
-            "Time of a lookup in the entity store that was answered.",
-            SECONDS,
-        )
-        self.state_age = self._histogram(
-            "rerank_state_age_seconds", "Time since the last change of a user that was read.", AGES
-        )
-        self.state_bytes = self._counter(
-            "rerank_state_read_bytes", "Bytes of entities read from the store."
-        )
-        self.state_up = self._gauge(
-            "rerank_state_up",
-            "1 if the entity store responds, 0 if not or if there is none.",
-            "livemax",
-        )
-        self.state_configured = self._gauge(
-            "rerank_state_configured", "1 if RERANK_STATE names an entity store.", "livemax"
-        )
-        self.state_volatile = self._gauge(
-            "rerank_state_volatile",
-            "1 if the entity store may lose acknowledged writes in a power cut.",
-            "livemax",
-        )
-        self.state_entities = self._gauge(
-            "rerank_state_entities",
-            "Entities in the store, by kind: user, item; all if the engine counts them together.",
-            "livemax",
-            ("kind",),
-        )
-        self.state_size = self._gauge(
-            "rerank_state_size_bytes", "Size of the entity store.", "livemax"
-        )
-        self.state_limit = self._gauge(
-            "rerank_state_limit_bytes",
-            "Size that the entity store may grow to; 0 without a limit that the service knows.",
-            "livemax",
-        )
-
-    def _define_feedback(self) -> None:
-        events = self._counter(
-            "rerank_feedback_events",
-            "Events received, by outcome: accepted, duplicate, refused, failed (not kept).",
-            ("outcome",),
-        )
-        self.feedback_events = {outcome: events.labels(outcome) for outcome in EVENT_OUTCOMES}
-        self.feedback_waiting = self._gauge(
-            "rerank_feedback_waiting", "Events that wait for their commit, or are in it.", "livesum"
-        )
-        self.feedback_commit = self._histogram(
-            "rerank_feedback_commit_duration_seconds", "Time of a commit of events.", SECONDS
-        )
-        self.feedback_commit_events = self._histogram(
-            "rerank_feedback_commit_events", "Events of one commit.", COMMIT_SIZES
-        )
-
     def _define_journal(self) -> None:
         records = self._counter(
             "rerank_journal_records", "Records of the journal, by result: written, dropped.",
@@ -289,24 +219,6 @@ class Metrics:
             "rerank_file_descriptors_exhausted",
             "Checks, one a second and worker, at which no file descriptor was free.",
         )
-
-    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()
-    ) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-
-    def _gauge(
-        self,
-        name: str,
-        text: str,
-        mode: Literal["livemin", "livesum", "livemax"],
-        labels: Sequence[str] = (),
-    ) -> Gauge:
-        """Define a gauge; mode combines the values of live workers."""
-        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=mode)
 
     def count_history_lookup(self, hit: bool) -> None:
         """Count a lookup in the cache of prepared histories."""

@@ -239,8 +239,8 @@ class ServiceSettings(BaseSettings):
     )
     state: Annotated[Address | Literal["off"], NoDecode, BeforeValidator(_state)] = Field(
         "off",
-        description="Entity store, which knows users by id: lmdb:///DIRECTORY for one host, "
-        "redis://HOST:PORT/DATABASE for several.",
+        description="Entity store, which knows users and items by id: lmdb:///DIRECTORY for one "
+        "host, redis://HOST:PORT/DATABASE for several.",
     )
     state_timeout_ms: float = Field(
         5.0,
@@ -261,6 +261,11 @@ class ServiceSettings(BaseSettings):
         le=65536,
         description="Gibibytes that the file of an LMDB store may grow to. All processes of the "
         "store need the same.",
+    )
+    state_counters: bool = Field(
+        True,
+        description="Take the values of `statistic` features from the counters of items in the "
+        "entity store. Set it to false to compare with a model's offline figures.",
     )
     state_keys_file: Path | None = Field(
         None,

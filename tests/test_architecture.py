@@ -66,8 +66,11 @@ RULES = {
     ),
     "service.metrics": (
         {"prometheus_client"},
-        {"service.process_metrics", "service.shared_values"},
+        {"service.metric_families", "service.process_metrics", "service.shared_values",
+         "service.state_metrics"},
     ),
+    "service.metric_families": ({"prometheus_client"}, set()),
+    "service.state_metrics": (set(), {"service.metric_families"}),
     "service.process_metrics": ({"prometheus_client"}, set()),
     "service.errors": (set(), set()),
     "service.engine": ({"numpy", "onnxruntime"}, set()),

@@ -51,7 +51,7 @@ from service.ranking.decision import Decision, Timeline
 from service.ranking.observer import Observer
 from service.ranking.reranker import PreparedList, Reranker
 from service.settings import Settings
-from service.state.store import EntityStore, UserLookup
+from service.state.store import EntityStore, ListLookup
 from service.telemetry import Tracer
 
 logger = logging.getLogger("service")
@@ -227,7 +227,7 @@ class RankingCalls:
         self,
         call: Call,
         bodies: Sequence[RerankRequest],
-        lookups: Sequence[UserLookup | None] | None,
+        lookups: Sequence[ListLookup] | None,
         received: float,
     ) -> list[PreparedList]:
         """Check and featurise the lists of a call. Raises InvalidRequest."""

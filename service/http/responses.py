@@ -15,6 +15,7 @@ import ormsgpack
 from starlette.responses import Response
 
 from service.engine.features.ids import SentId
+from service.engine.features.stored_items import StoredList
 from service.engine.rows import Row, Slate
 from service.http.big_integers import INTEGERS, encodable
 from service.http.negotiation import weight_of, weights
@@ -141,18 +142,34 @@ def decision_content(
         "degraded": {"reason": reasons[0], "reasons": reasons} if reasons else None,
     }  # fmt: skip
     if row.explain and decision.state is not None:
-        content["state"] = state_used(decision.state)
+        content["state"] = state_used(decision.state, len(decision.ids))
     return content
 
 
-def state_used(use: StateUse) -> dict[str, Any]:
-    """Render the part of the entity store in one list."""
+def state_used(use: StateUse, candidates: int) -> dict[str, Any]:
+    """Render the part of the entity store in one list of so many candidates."""
     return {
         "user": use.status,
         "history": use.history,
         "features": use.features,
         "ignored": use.ignored,
         "age_s": None if use.age_s is None else round(use.age_s, 3),
+        "items": None if use.items is None else items_used(use.items, candidates),
+    }
+
+
+def items_used(items: StoredList, candidates: int) -> dict[str, Any]:
+    """Render the part of stored items in a list of so many candidates."""
+    oldest, newest = items.ages_s() or (None, None)
+    return {
+        "hits": len(items.entries),
+        "misses": candidates - len(items.entries),
+        "features": items.feature_names(),
+        "counters": list(items.statistics),
+        "ignored": items.ignored_names(),
+        "clipped": items.clipped,
+        "oldest_age_s": oldest,
+        "newest_age_s": newest,
     }
 
 

@@ -38,6 +38,7 @@ from service.http.fields import (
 )
 from service.http.ids import Id, KeyId
 from service.http.plain import read_history, read_ids
+from service.http.state_schemas import StateUsed
 
 Form = Literal["records", "ids", "columns"]  # of the candidates
 Reason = Literal["deadline", "overload", "model_error", "state", "reduced_budget"]
@@ -327,18 +328,6 @@ class Degraded(BaseModel):
 
     reason: Reason = Field(description="the gravest of `reasons`")
     reasons: list[Reason] = Field(description="state: ranked without the entity store")
-
-
-class StateUsed(BaseModel):
-    """The part of the entity store in the ranking of one list."""
-
-    user: Literal["hit", "miss", "unavailable"]
-    history: int = Field(description="entries of the history that came from the store")
-    features: list[str] = Field(description="user features that came from the store")
-    ignored: list[str] = Field(
-        description="stored features that the model's schema does not declare or allow"
-    )
-    age_s: float | None = Field(description="seconds since the user's last change")
 
 
 class Model(BaseModel):

@@ -133,6 +133,8 @@ def deploy(session: Session, settings: Settings, metrics: Metrics) -> Deployment
         raise BundleError(f"{manifest.name}/{manifest.version}: warm-up: {error}") from error
     cache_bytes = int(settings.history_cache_mb * 2**20)
     session.featuriser.cache_histories(cache_bytes, metrics.count_history_lookup)
+    if settings.state != "off":
+        session.featuriser.prepare_stored_rows()
     forecast = Forecast(timings)
     return Deployment(session, Batcher(session, metrics, settings, forecast), forecast)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.engine.contract import Manifest
+from service.engine.features.stored_items import StoredList
 from service.engine.intent import SlateIntent
 from service.metrics import Metrics
 from service.models.fleet import Fleet
@@ -50,6 +51,23 @@ class Observer:
             self._metrics.shed.labels("overload").inc()
         if entry.unknown:
             self._metrics.unknown.inc(entry.unknown)
+        if entry.state is not None and entry.state.items is not None:
+            self._count_items(entry.state.items, len(entry.request.inputs.ids))
+
+    def _count_items(self, items: StoredList, candidates: int) -> None:
+        """Count the stored items of a list and observe their age."""
+        metrics, hits = self._metrics, len(items.entries)
+        metrics.state_item_lookups["hit"].inc(hits)
+        metrics.state_item_lookups["miss"].inc(candidates - hits - items.corrupt)
+        if items.corrupt:
+            metrics.state_item_lookups["corrupt"].inc(items.corrupt)
+        if items.clipped:
+            metrics.state_clipped.inc(items.clipped)
+        if items.ignored:
+            metrics.state_ignored.inc(items.ignored)
+        ages = items.ages_s()
+        if ages is not None:
+            metrics.state_item_age.observe(ages[0])
 
     def decided(self, decision: Decision, times: StageTimes) -> None:
         """Observe one decision and its times."""

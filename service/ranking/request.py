@@ -11,7 +11,7 @@ from service.engine.contract import Floats
 from service.engine.features.candidates import CandidateList
 from service.engine.intent import DiversityTerm
 from service.engine.rows import SlateSampling
-from service.state.store import UserLookup
+from service.state.store import ListLookup
 
 T = TypeVar("T")
 
@@ -56,8 +56,8 @@ class RankingRequest:
     """One candidate list to rank. None stands for the default of the bundle.
 
     path is the prefix of field paths in errors, such as "requests[3]."; deadline is a time of
-    time.monotonic(); form is that of the candidates in the body. lookup is that of the user in the
-    entity store, None if it was not asked; has_history is true if the request states a history, be
+    time.monotonic(); form is that of the candidates in the body. lookup is that of the list in the
+    entity store, None without one; has_history is true if the request states a history, be
     it empty.
     """
 
@@ -77,7 +77,7 @@ class RankingRequest:
     form: Literal["records", "ids", "columns"] = "records"
     priority: str = "interactive"
     explain: bool = False
-    lookup: UserLookup | None = None
+    lookup: ListLookup | None = None
     has_history: bool = False
 
     def field(self, path: str) -> str:

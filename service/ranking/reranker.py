@@ -34,7 +34,7 @@ from service.ranking.exploration import Exploration, Explorer
 from service.ranking.intent import effect_of, resolve_intent
 from service.ranking.request import RankingRequest
 from service.ranking.shadow import ShadowRanker
-from service.ranking.stored_user import StateUse, with_stored_user, without
+from service.ranking.stored_user import StateUse, with_stored, without
 from service.settings import Settings
 
 logger = logging.getLogger("service")
@@ -70,6 +70,7 @@ class Reranker:
     ) -> None:
         """on_shadow is called with the shadow's manifest and the outcome of each comparison."""
         self._fail_calls = settings.on_failure == "error"
+        self._live_counters = settings.state_counters
         self._deadlines = Deadlines()
         self._fleet = fleet
         self._explorer = Explorer.of(settings)
@@ -93,8 +94,8 @@ class Reranker:
         state = None
         if request.lookup is not None:
             schema = deployment.session.featuriser.schema
-            request.inputs, state = with_stored_user(
-                inputs, request.lookup, request.has_history, schema
+            request.inputs, state = with_stored(
+                inputs, request.lookup, request.has_history, schema, self._live_counters
             )
         try:
             row, state = make_row(request, deployment, shed is not None, state)
@@ -180,12 +181,15 @@ def make_row(
             row = make(
                 request.inputs, request.slate_size, request.budget, request.entropy_threshold
             )
-            return row, state
         except FeatureError as error:
             rest = None if state is None else without(request.inputs, state, error.path)
             if rest is None:
                 raise
             request.inputs, state = rest
+            continue
+        if state is not None:
+            state.items = row.stored
+        return row, state
 
 
 def apply_options(request: RankingRequest, row: Row, deployment: Deployment) -> Row:

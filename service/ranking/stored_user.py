@@ -1,4 +1,4 @@
-"""Fill the user of a request from the entity store; inline values take precedence."""
+"""Fill a request from the entity store; inline values take precedence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from service.engine.features.candidates import CandidateList
 from service.engine.features.schema import Schema
-from service.state.store import Status, UserLookup
+from service.engine.features.stored_items import StoredItems, StoredList
+from service.state.entities import Item
+from service.state.store import ListLookup, Status, UserLookup
 
 USER_ID = "user_id"  # the feature that the id of the request fills
 
@@ -21,20 +23,44 @@ class StateUse:
     history: number of stored answers in the history; features: names of stored features in use;
     ignored: names of those that the schema does not declare or allow; age_s: seconds since the
     entity changed; incomplete: a default stands for a stored value that the schema requires and
-    does not allow.
+    does not allow. status: of the user, None if the list leaves nothing of it to the store. items:
+    the stored items in the features; items_failed: they could not be read.
     """
 
-    status: Status
+    status: Status | None
     history: int = 0
     features: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     age_s: float | None = None
     incomplete: bool = False
+    items: StoredList | None = None
+    items_failed: bool = False
 
     @property
     def failed(self) -> bool:
         """True if the list was ranked without something that the store should have given."""
-        return self.status == "unavailable" or self.incomplete
+        unread = self.items_failed or (self.items is not None and self.items.corrupt > 0)
+        return unread or self.status == "unavailable" or self.incomplete
+
+
+def with_stored(
+    inputs: CandidateList, lookup: ListLookup, has_history: bool, schema: Schema, live: bool
+) -> tuple[CandidateList, StateUse]:
+    """Return the list with its stored user and items, and what was used of the user.
+
+    Args:
+        has_history: the request states a history, be it empty.
+        schema: of the bundle; stored features that it does not declare are left out.
+        live: counters of items give the values of statistics.
+    """
+    use = StateUse(None)
+    if lookup.user is not None:
+        inputs, use = with_stored_user(inputs, lookup.user, has_history, schema)
+    if lookup.items is None:
+        use.items_failed = True
+        return inputs, use
+    items = StoredItems(lookup.items, Item.from_blob, lookup.now, live)
+    return dataclasses.replace(inputs, stored=items), use
 
 
 def with_stored_user(

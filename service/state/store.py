@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 from service.metrics import Metrics
@@ -51,6 +52,20 @@ class UserLookup:
 
 
 MISS, UNAVAILABLE = UserLookup("miss"), UserLookup("unavailable")
+
+
+@dataclass(slots=True)
+class ListLookup:
+    """The outcome of looking up one candidate list.
+
+    user: None for a list that leaves nothing of its user to the store; items: the blob of each
+    candidate, None for an absent one, and None for all if they could not be read; now: time of the
+    lookup in ms since 1970 UTC.
+    """
+
+    user: UserLookup | None
+    items: Sequence[bytes | None] | None
+    now: int
 
 
 class Reader(Protocol):
@@ -133,19 +148,39 @@ class EntityStore:
             raise StateUnavailable(self.problem or "not open")
         return self._engine
 
-    async def users(self, ids: Sequence[str]) -> list[UserLookup]:
-        """Look up users within the budget of a lookup; all of them are read together."""
+    async def look_up(
+        self, users: Sequence[str | None], items: Sequence[Sequence[str]]
+    ) -> list[ListLookup]:
+        """Look up the users and items of lists within the budget of a lookup, all of them together.
+
+        Args:
+            users: id of each list's user, None for one that is not looked up.
+            items: ids of each list's candidates.
+        """
         began = self._clock()
-        # No store keeps longer ids.
-        keys = [Key("user", item) for item in ids if len(item.encode()) <= MAX_ID_BYTES]
+        wanted = [user for user in users if user is not None]
+        of_users = dict.fromkeys(filter(is_keepable, wanted))
+        of_items = dict.fromkeys(filter(is_keepable, chain.from_iterable(items)))
+        keys = [Key("user", user) for user in of_users]
+        keys += [Key("item", item) for item in of_items]
         try:
-            blobs = dict(zip(keys, await self._read(keys, began), strict=True)) if keys else {}
+            blobs = await self._read(keys, began) if keys else []
         except EngineError as error:
-            self._record_failure(error, len(ids))
-            return [UNAVAILABLE] * len(ids)
+            self._record_failure(error, len(wanted), len(of_items))
+            return [ListLookup(None if u is None else UNAVAILABLE, None, now_ms()) for u in users]
         self._metrics.state_duration.observe(self._clock() - began)
-        now = now_ms()
-        return [self._lookup(blobs.get(Key("user", item)), now) for item in ids]
+        now, places = now_ms(), len(of_users)
+        user_blobs = dict(zip(of_users, blobs[:places], strict=True))
+        item_blobs = dict(zip(of_items, blobs[places:], strict=True))
+        self._metrics.state_bytes.inc(sum(map(len, filter(None, blobs))))
+        return [
+            ListLookup(
+                None if user is None else self._user(user_blobs.get(user), now),
+                list(map(item_blobs.get, listed)),
+                now,
+            )
+            for user, listed in zip(users, items, strict=True)
+        ]
 
     async def _read(self, keys: Sequence[Key], began: float) -> list[bytes | None]:
         if self._reader is None:
@@ -158,20 +193,20 @@ class EntityStore:
         self._failures = 0
         return blobs
 
-    def _record_failure(self, error: EngineError, lookups: int) -> None:
-        timed_out = isinstance(error, StateTimeout)
-        self._metrics.state_lookups["timeout" if timed_out else "error"].inc(lookups)
+    def _record_failure(self, error: EngineError, users: int, items: int) -> None:
+        result = "timeout" if isinstance(error, StateTimeout) else "error"
+        self._metrics.state_lookups[result].inc(users)
+        self._metrics.state_item_lookups[result].inc(items)
         self._failures += 1
         if self._failures == MAX_FAILURES:
             self._skip_until = self._clock() + SKIP_S
             logger.warning("%s: %d lookups in a row failed: %s", self._address, MAX_FAILURES, error)
 
-    def _lookup(self, blob: bytes | None, now: int) -> UserLookup:
+    def _user(self, blob: bytes | None, now: int) -> UserLookup:
         metrics = self._metrics
         if blob is None:
             metrics.state_lookups["miss"].inc()
             return MISS
-        metrics.state_bytes.inc(len(blob))
         try:
             user = User.from_blob(blob)
         except EntityError:
@@ -245,3 +280,8 @@ class EntityStore:
             "check_ms": None if self.ping_ms is None else round(self.ping_ms, 3),
             "notes": [] if health is None else list(health.notes),
         }
+
+
+def is_keepable(item: str) -> bool:
+    """True for an id that a store can keep; no store has longer ones."""
+    return len(item) <= MAX_ID_BYTES // 4 or len(item.encode()) <= MAX_ID_BYTES

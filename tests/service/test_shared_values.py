@@ -6,7 +6,8 @@ import re
 import pytest
 from prometheus_client import values
 
-from service.metrics import SECONDS, STAGES, Metrics
+from service.metric_families import SECONDS
+from service.metrics import STAGES, Metrics
 from service.shared_values import FIRST, SLOT_BYTES, Cell, SharedValues, Slot, value_key
 
 

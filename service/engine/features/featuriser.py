@@ -203,7 +203,7 @@ class Featuriser:
         else:
             self._items.write_compared(index, numbers)
             if names:
-                names |= set(stored.names() if stored else ())
+                names |= stored.names() if stored is not None else set()
                 self._items.write_features(index, numbers, tokens, names)
         history, row_in_history = self._entries.prepare(candidates, index)
         overwritten = history is not None and (candidates.inline or (stored and stored.kernels))
@@ -238,18 +238,21 @@ class Featuriser:
         """
         if candidates.stored is None:
             return None
-        return self.stored_rows.take(candidates.ids, index, candidates.stored, alone)
-
-    @property
-    def stored_rows(self) -> StoredRows:
-        """The rows of stored items, which are made at the first use."""
         if self._stored_rows is None:
-            encoder = ItemEncoder(
-                self.schema, self._layout, self._ids, self._items, self._history, self.snapshot,
-                self._change,
-            )  # fmt: skip
-            self._stored_rows = StoredRows(encoder)
-        return self._stored_rows
+            self.prepare_stored_rows()
+        assert self._stored_rows is not None
+        return self._stored_rows.take(candidates.ids, index, candidates.stored, alone)
+
+    def prepare_stored_rows(self) -> None:
+        """Make room for the rows of stored items, which the first list would wait for."""
+        self._stored_rows = StoredRows(self.stored_encoder())
+
+    def stored_encoder(self) -> ItemEncoder:
+        """Return an encoder of stored items."""
+        return ItemEncoder(
+            self.schema, self._layout, self._ids, self._items, self._history, self.snapshot,
+            self._change,
+        )  # fmt: skip
 
     def _change(
         self, index: Integers, numbers: Floats, tokens: Integers, names: Collection[str]

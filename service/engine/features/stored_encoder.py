@@ -104,7 +104,9 @@ class ItemEncoder:
             records = [self._allowed(record) for record in records]
             numbers, tokens, kernels = self._fill(ids, index, records)
         scalars = numbers[:, self._scalars]
-        numbers[:, self._scalars] = within = np.clip(scalars, self._low, self._high)
+        within = np.clip(scalars, self._low, self._high)
+        clipped = np.count_nonzero(within != scalars, axis=1)
+        numbers[:, self._scalars] = within
         names = set[str]().union(*records)
         counts, has_counts = self.counts(items)
         ignored = [
@@ -113,7 +115,7 @@ class ItemEncoder:
         ]
         facts = np.zeros((len(ids), LIVE + 1), np.int64)
         facts[:, UPDATED] = [item.updated_at for item in items]
-        facts[:, CLIPPED] = np.count_nonzero(within != scalars, axis=1)
+        facts[:, CLIPPED] = clipped
         facts[:, IGNORED] = [len(each) for each in ignored]
         for rows, of_table in zip(kernels, self._history.take(index), strict=True):
             facts[:, KERNELS] |= (rows != of_table).any(axis=1)

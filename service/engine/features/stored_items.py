@@ -118,13 +118,16 @@ class StoredList:
         for rows, stored in zip(raw, self.kernels, strict=True):
             rows[self.at] = stored
 
-    def names(self) -> list[str]:
-        """Return the features that stored values give to some item, those of counters included."""
+    def feature_names(self) -> list[str]:
+        """Return the features that stored values give to some item."""
         bits = 0
         for entry in self.entries:
             bits |= entry.names
-        names = [name for place, name in enumerate(self.places.names) if bits >> place & 1]
-        return list(dict.fromkeys([*names, *self.statistics]))
+        return [name for place, name in enumerate(self.places.names) if bits >> place & 1]
+
+    def names(self) -> set[str]:
+        """Return the features in which an item may differ from the item table."""
+        return {*self.feature_names(), *self.statistics}
 
     def ignored_names(self) -> list[str]:
         """Return the names of the stored values that the schema does not declare or allow."""

@@ -70,17 +70,20 @@ def test_an_inline_history_takes_precedence(stored, candidates):
         ({"id": "u1", "history": []}, ("hit", 0, ["nosuch"])),
         ({"id": "u2"}, ("miss", 0, [])),
         ({"id": "noise"}, ("unavailable", 0, [])),
-        ({"id": "u1", "history": [], "features": {}}, None),
-        ({"history": []}, None),
+        ({"id": "u1", "history": [], "features": {}}, (None, 0, [])),
+        ({"history": []}, (None, 0, [])),
     ],
 )
 def test_an_explanation_says_what_the_store_gave(stored, candidates, user, state):
     client, _ = stored
     response, _ = slate_of(client, user, candidates, explain=True)
-    used = response.get("state")
-    assert (used and (used["user"], used["history"], used["ignored"])) == state
-    if state and state[0] == "hit":
-        assert used["age_s"] > 1e9
+    used = response["state"]
+    assert (used["user"], used["history"], used["ignored"]) == state
+    assert used["age_s"] is None if state[0] != "hit" else used["age_s"] > 1e9
+    assert used["items"] == {
+        "hits": 0, "misses": len(candidates), "features": [], "counters": [], "ignored": [],
+        "clipped": 0, "oldest_age_s": None, "newest_age_s": None,
+    }  # fmt: skip
 
 
 def test_a_list_without_its_user_is_ranked_degraded_and_keeps_its_figures(stored, candidates):

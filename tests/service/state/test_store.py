@@ -38,12 +38,17 @@ def look_up(settings, ids, metrics=None, times=1, prepare=lambda store: None):
         prepare(store)
         try:
             for _ in range(times):
-                lookups = await store.users(ids)
-            return [lookup.status for lookup in lookups], store.describe()
+                statuses = await user_statuses(store, ids)
+            return statuses, store.describe()
         finally:
             await store.close()
 
     return asyncio.run(run())
+
+
+async def user_statuses(store, ids):
+    """Look up lists without candidates, one for each user."""
+    return [lookup.user.status for lookup in await store.look_up(ids, [[]] * len(ids))]
 
 
 def value(metrics, line):
@@ -69,7 +74,7 @@ def test_users_are_hits_and_misses(address, engine):
     assert sum(description["entities"].values()) == 1
     assert value(metrics, LOOKUPS % "hit") == 2
     assert value(metrics, LOOKUPS % "miss") == 2
-    assert value(metrics, "rerank_state_read_bytes_total") == 2 * len(USER.to_blob())
+    assert value(metrics, "rerank_state_read_bytes_total") == len(USER.to_blob())
     assert value(metrics, "rerank_state_duration_seconds_count") == 1
     assert value(metrics, "rerank_state_age_seconds_sum") > 1e9
     assert value(metrics, "rerank_state_up") == 1
@@ -78,6 +83,59 @@ def test_users_are_hits_and_misses(address, engine):
     assert value(metrics, "rerank_state_volatile") == (0 if is_lmdb else 1)
     assert (value(metrics, "rerank_state_limit_bytes") > 0) == is_lmdb
     assert total(metrics.page().decode(), "rerank_state_entities") == 1
+
+
+@pytest.mark.parametrize("address", ["lmdb", "redis", "cluster"], indirect=True)
+def test_users_and_items_of_all_lists_are_read_together(address, engine, monkeypatch):
+    kept = [Key("user", "u1"), Key("item", "u1"), Key("item", "i1"), Key("item", "i2")]
+    blobs = {key: f"{key.kind} {key.id}".encode() for key in kept[1:]}
+    blobs[kept[0]] = USER.to_blob()
+    engine.put_many([(key, Value(blob)) for key, blob in blobs.items()])
+    engine.close()
+    calls, metrics = [], Metrics()
+
+    async def run():
+        settings = settings_of(address)
+        store = EntityStore(settings, settings.state, metrics)
+        await store.start()
+        read = store._read
+
+        async def counted(keys, began):
+            calls.append(keys)
+            return await read(keys, began)
+
+        monkeypatch.setattr(store, "_read", counted)
+        try:
+            lists = [["i2", "gone", "i1", "é" * 250], ["i1", "u1"], [""][:0]]
+            return await store.look_up(["u1", None, "u2"], lists)
+        finally:
+            await store.close()
+
+    first, second, third = asyncio.run(run())
+    users = [None if each.user is None else each.user.status for each in (first, second, third)]
+    assert users == ["hit", None, "miss"]
+    assert first.items == [b"item i2", None, b"item i1", None]
+    assert (second.items, third.items) == ([b"item i1", b"item u1"], [])
+    (keys,) = calls
+    assert len(keys) == len(set(keys)) == 6
+    assert value(metrics, "rerank_state_read_bytes_total") == sum(map(len, blobs.values()))
+
+
+def test_items_that_could_not_be_read_are_told_from_absent_ones(tmp_path):
+    (tmp_path / "data.mdb").write_bytes(b"no database")
+    settings, metrics = settings_of(f"lmdb://{tmp_path}"), Metrics()
+
+    async def run():
+        store = EntityStore(settings, settings.state, metrics)
+        await store.start()
+        try:
+            return await store.look_up([None, None], [["i1", "i2"], ["i2"]])
+        finally:
+            await store.close()
+
+    assert [(each.user, each.items) for each in asyncio.run(run())] == [(None, None)] * 2
+    assert value(metrics, 'rerank_state_item_lookups_total{result="error"}') == 2
+    assert value(metrics, LOOKUPS % "error") == 0
 
 
 def test_a_blob_that_no_store_has_written_is_unavailable_and_counted(tmp_path):
@@ -151,7 +209,7 @@ def test_after_failures_in_a_row_lookups_are_skipped_until_one_succeeds(tmp_path
         statuses = []
         for moment in (*[100.0] * (MAX_FAILURES + 3), 101.5, 101.6, 103.0, 103.0):
             now[0] = moment
-            statuses += [lookup.status for lookup in await store.users(["u"])]
+            statuses += await user_statuses(store, ["u"])
         await store.close()
         return statuses
 
@@ -169,13 +227,13 @@ def test_a_store_that_comes_up_later_is_used(tmp_path, monkeypatch):
         settings = settings_of(f"lmdb://{tmp_path}")
         store = EntityStore(settings, settings.state, Metrics())
         await store.start()
-        first = (await store.users(["u1"]))[0].status
+        first = (await user_statuses(store, ["u1"]))[0]
         data.unlink()
         for _ in range(1500):
             if store.problem is None:
                 break
             await asyncio.sleep(0.02)
-        second = (await store.users(["u1"]))[0].status
+        second = (await user_statuses(store, ["u1"]))[0]
         await store.close()
         return first, second
 
