@@ -15,7 +15,7 @@ from prometheus_client import ProcessCollector
 
 from loadtest.server import serving
 from service.state.engine import Key, Value, now_ms
-from service.state.entities import Answers, User
+from service.state.entities import Answers, Item, User
 from service.state.lmdb_engine import LmdbEngine
 from tests.support.bundles import BUNDLE
 
@@ -65,7 +65,10 @@ def prometheus(tmp_path_factory):
         port = free.getsockname()[1]
     engine = LmdbEngine(home / "state")
     user = User({}, Answers(["1"], [1.0], [None], [None]), updated_at=now_ms())
-    engine.put_many([(Key("user", "u1"), Value(user.to_blob()))])
+    item = Item({"runtime": 1e9, "unknown": 1}, updated_at=now_ms())
+    engine.put_many(
+        [(Key("user", "u1"), Value(user.to_blob())), (Key("item", "1"), Value(item.to_blob()))]
+    )
     engine.close()
     with serving(BUNDLE, timeout_ms=60_000, state=f"lmdb://{home}/state") as server:
         config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
@@ -171,6 +174,8 @@ def test_the_condition_of_the_entity_store_is_on_the_dashboard():
         "rerank_state_size_bytes", "rerank_state_limit_bytes", "rerank_state_entities",
         "rerank_state_read_bytes", "rerank_feedback_events", "rerank_feedback_waiting",
         "rerank_feedback_commit_duration_seconds", "rerank_feedback_commit_events",
+        "rerank_state_item_lookups", "rerank_state_item_age_seconds",
+        "rerank_state_clipped_values", "rerank_state_ignored_values",
     }  # fmt: skip
 
 
