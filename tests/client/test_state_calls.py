@@ -128,8 +128,12 @@ def test_feedback_of_many_events_is_sent_in_parts_and_added_up(connect):
         (CUT, Failed, "broken answer"),
         (reply(507), Failed, "status 507"),
         (reply(200, ACCEPTED, X_Request_ID="other"), Failed, "foreign answer"),
-        (lambda body, own: reply(200, {}, X_Request_ID=own), Failed, "unreadable answer"),
-        (lambda body, own: reply(200, b"no", X_Request_ID=own), Failed, "unreadable answer"),
+        (lambda body, sent_id: reply(200, {}, X_Request_ID=sent_id), Failed, "unreadable answer"),
+        (
+            lambda body, sent_id: reply(200, b"no", X_Request_ID=sent_id),
+            Failed,
+            "unreadable answer",
+        ),
     ],
 )
 def test_a_failure_is_raised_although_rankings_have_a_fallback(connect, action, error, reason):
