@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
 from service.engine.features.event_types import EventType
+from service.engine.features.featuriser import Featuriser
 from service.errors import FieldError, InvalidRequest, NotReady, Overloaded, ServiceError
 from service.http.big_integers import decode_exactly
 from service.http.bodies import read_body
@@ -71,7 +73,7 @@ class FeedbackApi:
             self._keys.client(request.headers.get("authorization"))
         settings, headers = self._settings, request.state.headers
         content = await read_body(request.receive, settings.max_body_bytes, settings.body_timeout_s)
-        payloads, rules = payloads_of(decode(content, headers)), self.rules()
+        payloads, rules = payloads_of(decode(content, headers)), await self._current_rules()
         events, refused = self._parsed(payloads, rules)
         if refused and not is_msgpack(headers.get("content-type")):
             payload = with_big_integers(content, list(refused.values()))
@@ -115,20 +117,23 @@ class FeedbackApi:
             counts[outcome].inc(outcomes.count(outcome))
         return outcomes
 
-    def rules(self) -> EventRules:
-        """Return the rules of the bundle that answers requests without a model."""
+    async def _current_rules(self) -> EventRules:
+        """Return the rules of the default bundle, whose counts are read on another thread."""
         active = [model.active.session.featuriser for model in self._fleet.models.values()]
         limit = max(featuriser.schema.history.limit for featuriser in active)
-        featuriser = self._fleet.models[self._fleet.default_name()].active.session.featuriser
-        rules = self._rules
+        featuriser, rules = self._default_featuriser(), self._rules
         if rules is None or rules.featuriser is not featuriser or rules.limit != limit:
-            rules = self._rules = EventRules(featuriser, limit)
+            rules = self._rules = await asyncio.to_thread(EventRules, featuriser, limit)
         return rules
+
+    def _default_featuriser(self) -> Featuriser:
+        return self._fleet.models[self._fleet.default_name()].active.session.featuriser
 
     def describe(self) -> dict[str, Any]:
         """Return the types of events and the window of their ids, for `GET /info`."""
+        types = self._default_featuriser().schema.events
         return {
-            "types": {name: type_content(kind) for name, kind in self.rules().types.items()},
+            "types": {name: type_content(kind) for name, kind in types.items()},
             "window_s": self._settings.state_event_window_s,
         }
 

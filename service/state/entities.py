@@ -119,6 +119,43 @@ class Item:
         return cls(_features(fields), counters, _updated_at(fields), _fingerprint(fields))
 
 
+def with_answers(
+    blob: bytes, answers: Sequence[tuple[str, float, str]], time: int, limit: int, updated_at: int
+) -> bytes | None:
+    """Return the blob of a user with new answers behind the old ones, without reading those.
+
+    None if an old answer is later, or if the blob is not as `to_blob` writes it.
+
+    Args:
+        blob: of the user.
+        answers: item, label and type of each.
+        time: of the answers, in ms since 1970 UTC.
+        limit: most answers that the user keeps.
+        updated_at: the user's new time, unless it is later already.
+    """
+    try:
+        fields = _unpack(blob)
+        items, labels, names, indices, times = fields["h"]
+        size, latest = len(items), times[-8:]
+        if (len(labels), len(indices), len(times)) != (4 * size, size, 8 * size):
+            return None
+        if latest and struct.unpack("<q", latest)[0] > time:
+            return None
+        for _, _, kind in answers:
+            if kind not in names:
+                names.append(kind)
+        if len(names) > MAX_TYPES:
+            return None
+        items += [item for item, _, _ in answers]
+        labels += b"".join([struct.pack("<f", label) for _, label, _ in answers])
+        indices += bytes([names.index(kind) for _, _, kind in answers])
+        times += struct.pack("<q", time) * len(answers)
+        history = items[-limit:], labels[-4 * limit :], names, indices[-limit:], times[-8 * limit :]
+        return ormsgpack.packb({**fields, "u": max(fields["u"], updated_at), "h": list(history)})
+    except (AttributeError, EntityError, KeyError, TypeError, ValueError, struct.error):
+        return None
+
+
 def fingerprint_of(schema: Schema) -> bytes:
     """Return the fingerprint of the features of users and items; training does not change it."""
     features = [

@@ -15,7 +15,14 @@ from service.engine.features.ids import read_id
 from service.engine.features.schema_rules import is_finite
 from service.state.counters import added, seed
 from service.state.engine import KEEP_EXPIRY, MARK_BYTES, Key, Value, encode_id
-from service.state.entities import Answers, Counter, Item, User, fingerprint_of
+from service.state.entities import (
+    Answers,
+    Counter,
+    Item,
+    User,
+    fingerprint_of,
+    with_answers,
+)
 from service.state.errors import EntityError
 from service.state.records import TIME_RULE
 
@@ -135,19 +142,29 @@ class EventRules:
 
     def user_after(self, blob: bytes | None, event: Event, now: int) -> Value:
         """Return the user of an event with its answers, in their place by time."""
-        user = _user(blob)
-        if blob is None:
-            user.fingerprint = self._fingerprint
         acted, passed = (event.label, event.type), (self._passed.label, PASS)
         stated = ((item, *(acted if item == event.item else passed)) for item in event.order)
         answers = [(item, label, kind) for item, label, kind in stated if label is not None]
-        user.answers = inserted(user.answers, answers, event.time).last(self.limit)
+        appended = None
+        if blob is not None:
+            appended = with_answers(blob, answers, event.time, self.limit, now)
+        if appended is None:
+            appended = self._with_late_answers(blob, answers, event.time, now)
+        return Value(appended, KEEP_EXPIRY)
+
+    def _with_late_answers(
+        self, blob: bytes | None, answers: Sequence[tuple[str, float, str]], time: int, now: int
+    ) -> bytes:
+        user = _user(blob)
+        if blob is None:
+            user.fingerprint = self._fingerprint
+        user.answers = inserted(user.answers, answers, time).last(self.limit)
         user.updated_at = max(user.updated_at, now)
         try:
-            return Value(user.to_blob(), KEEP_EXPIRY)
+            return user.to_blob()
         except EntityError:  # more types than a history has room for
             user.answers.types = [None] * len(user.answers.items)
-            return Value(user.to_blob(), KEEP_EXPIRY)
+            return user.to_blob()
 
     def item_after(self, blob: bytes | None, event: Event, key: Key, now: int) -> Value | None:
         """Return an item of an event with its counters moved, None if it has none that move."""

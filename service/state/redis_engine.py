@@ -50,7 +50,7 @@ from service.state.redis_keys import (
 
 MAX_ATTEMPTS = 50  # of a change that other writers overtake
 BACK_OFF_S = 0.001  # longest wait before the second attempt; it grows up to tenfold
-TRANSACTION = 128  # commands that the server runs without a pause, in a few ms
+TRANSACTION = 256  # commands that the server runs without a pause, in a few ms
 PRIMARIES = "primaries"
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import numpy as np
+import ormsgpack
 import pytest
 
 from service.engine.features.event_types import EventType
@@ -12,9 +13,17 @@ from service.engine.features.schema import LabelScale
 from service.engine.features.snapshot import Snapshot, StatisticCounts
 from service.state.counters import added
 from service.state.engine import KEEP_EXPIRY, Key
-from service.state.entities import UNKNOWN_SCHEMA, Answers, Counter, Item, User, fingerprint_of
+from service.state.entities import (
+    UNKNOWN_SCHEMA,
+    Answers,
+    Counter,
+    Item,
+    User,
+    fingerprint_of,
+    with_answers,
+)
 from service.state.errors import EntityError
-from service.state.events import EventRules
+from service.state.events import EventRules, inserted
 from tests.support.features import featuriser
 
 NOW = 1_700_000_000_000
@@ -245,3 +254,52 @@ def test_a_schema_without_the_type_pass_has_passed_over_items_with_a_label_of_0(
     blob = user_after(rules, None, displayed=["b"], time=5)
     assert history_of(blob)[0] == ("b", 0.0, "pass", 5)
     assert item_after(rules, None, "b", displayed=["b"]).counters["like_rate"].shows == 1.0
+
+
+def test_appending_without_reading_gives_the_bytes_of_reading_and_inserting(rules):
+    """Labels, types and times of many events; some are late and take the slow way."""
+    generator = np.random.default_rng(0)
+    rules, blob, slow = rules_of(limit=20), None, None
+    late = 0
+    for number in range(200):
+        change = {
+            "item": f"i{number}",
+            "type": ["like", "pass", "see", "hide"][generator.integers(4)],
+            "time": 1000 + 10 * number - int(generator.integers(0, 25)),
+            "displayed": [f"d{each}" for each in range(generator.integers(3))],
+        }
+        if change["type"] != "see":
+            change["label"] = float(generator.random())
+        event = parsed(rules, **change)
+        with_slow = User() if slow is None else User.from_blob(slow)
+        answers = [
+            (item, event.label, event.type) if item == event.item else (item, 0.0, "pass")
+            for item in event.order
+            if item != event.item or event.label is not None
+        ]
+        late += any((time or 0) > event.time for time in with_slow.answers.times)
+        with_slow.answers = inserted(with_slow.answers, answers, event.time).last(20)
+        with_slow.updated_at = NOW
+        slow = with_slow.to_blob()
+        blob = user_after(rules, blob, **change)
+        assert history_of(blob) == history_of(slow)
+        assert User.from_blob(blob).updated_at == NOW
+    assert 10 < late < 190
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"h": None}, {"h": [[], b"", [], b""]}, {"h": [["a"], b"", [], b"", b""]}, {"u": "x"},
+        {"v": 2}, {"h": [["a"], b"xxxx", [], b"x", "x" * 8]}, {"h": [[1], b"1234", [], b"", b""]},
+        {"h": [["a"], bytes(4), "", b"\0", bytes(8)]},
+    ],
+)  # fmt: skip
+def test_bytes_of_another_form_are_not_appended_to(rules, change):
+    blob = user_after(rules, None, time=5)
+    answers = [("a", 1.0, "like")]
+    assert with_answers(blob, answers, 5, 4, NOW) is not None
+    assert with_answers(blob, answers, 4, 4, NOW) is None
+    broken = ormsgpack.packb({**ormsgpack.unpackb(blob), **change})
+    assert with_answers(broken, answers, 5, 4, NOW) is None
+    assert with_answers(b"noise", answers, 5, 4, NOW) is None
