@@ -263,6 +263,8 @@ class Worth:
     """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""
     cache: Path | None = None
     """Directory of finished cells. Default: build/worth, with --smoke build/smoke/worth."""
+    cases: tuple[Literal["changing items", "fading items", "fading items, half-life"], ...] = ()
+    """Cases to measure. Default: all."""
     seeds: int = 3
     """Number of seeds of each case."""
     url: str | None = None

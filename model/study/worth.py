@@ -143,7 +143,7 @@ def report(command: Worth) -> bool:
     if not command.page_only:
         cache = cache_directory(command.cache, command.smoke, "worth")
         cells = []
-        for case in CASES:
+        for case in command.cases or CASES:
             for seed in range(command.seeds):
                 directory = cache / case.replace(",", "").replace(" ", "-") / str(seed)
                 cells.append(_cell(command, case, seed, directory))

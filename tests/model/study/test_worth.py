@@ -146,6 +146,9 @@ def test_the_report_has_a_row_per_case_seed_and_caller_and_resumes(tmp_path, mon
     assert command.execute() == 0
     assert Worth(seeds=2, out=tmp_path / "out", cache=tmp_path / "cache").execute() == 1
     assert measured == [(case, seed) for seed in (0, 1) for case in worth.CASES]
+    only = Worth(seeds=1, cases=("fading items",), out=tmp_path / "one", cache=tmp_path / "new")
+    assert only.execute() == 0
+    assert measured[6:] == [("fading items", 0)]
     page = (tmp_path / "out" / "worth.md").read_text()
     line = "| fading items | 1 | fresh | 0.5000 [0.4000, 0.6000] | 0.7000 | no |"
     assert line in page
