@@ -14,6 +14,7 @@ cpu       CPU time per request, inside the model and outside of it
 fuzz      generated requests whose responses must keep the contract
 egress    connections of the service beyond this machine, by strace
 balance   connections and latency of workers that share a port
+state     the entity store: lookups, loads, feedback, kills, replayed logs, erasure
 
 Each command has --help and starts the service that it measures. Exit status: 0 passed, 1 a bar was
 missed, 2 wrong arguments or no service, 3 void (the generator was the bottleneck), 128 + N

@@ -14,6 +14,7 @@ import tyro
 
 from loadtest.contract_commands import Balance, Egress, Fuzz
 from loadtest.errors import UsageError
+from loadtest.state.command import State
 from loadtest.validation import require_not_negative, require_positive
 
 ScenarioName = Literal[
@@ -387,6 +388,6 @@ COMMANDS: dict[str, type[Command]] = {
     command.__name__.lower(): command
     for command in (
         Load, Bench, Capacity, Growth, Agree, Compare, Overload, Reloads, Soak, Cpu, Fuzz, Egress,
-        Balance,
+        Balance, State,
     )
 }  # fmt: skip

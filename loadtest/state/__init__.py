@@ -1,0 +1,1 @@
+"""Measure the entity store of a service: `python -m loadtest state`."""
