@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import resource
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from service.journal.segments import segments_in
 from service.journal.summary import summarise
 from tests.support.bundles import BUNDLE
 from tests.support.journals import records_in
-from tests.support.processes import both_serve, metric, poll, workers_of
+from tests.support.processes import both_serve, poll, total, workers_of
 
 KILLS = 3
 CLIENTS = 3
@@ -44,10 +45,10 @@ def kill_workers(server, kills, draw):
     return killed_at
 
 
-def written(server):
-    """Return the records that the service counts as written, once it has none in its buffer."""
-    assert poll(lambda: metric(server, "rerank_journal_buffer_bytes") == 0, 20)
-    return metric(server, 'rerank_journal_records_total{result="written"}')
+def counted(page, result):
+    """Return the records of one result on a page of metrics."""
+    name = f'rerank_journal_records_total{{result="{result}"}} '
+    return next(float(li.removeprefix(name)) for li in page.splitlines() if li.startswith(name))
 
 
 def check_kills(directory, items, kills, seed):
@@ -80,6 +81,38 @@ def test_what_was_flushed_before_a_kill_is_readable(items, tmp_path):
     answered, records, page = check_kills(tmp_path, items, KILLS, 1)
     assert answered
     # A batch that is durable may miss in the metrics if its worker dies before it counts.
-    name = 'rerank_journal_records_total{result="written"} '
-    counted = next(float(li.removeprefix(name)) for li in page.splitlines() if li.startswith(name))
-    assert 0 < counted <= len(records)
+    assert 0 < counted(page, "written") <= len(records)
+
+
+def test_a_full_disk_costs_no_ranking_and_records_are_kept_once_it_has_room(items, tmp_path):
+    directory = tmp_path / "journal"
+    settings = {"journal": f"files://{directory}", "journal_flush_ms": 5, "journal_buffer_mb": 0.02}
+
+    def rank(client, count):
+        for _ in range(count):
+            answer = client.post("/rerank", json={"candidates": items[:20]}).json()
+            assert answer["degraded"] is None
+
+    def page(client):
+        return client.get("/metrics").text
+
+    with (
+        serving(BUNDLE, **settings) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        rank(client, 3)
+        assert poll(lambda: counted(page(client), "written") == 3, 20)
+        (segment,) = segments_in(directory)
+        size = segment.path.stat().st_size
+        _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size + 10, hard))
+        rank(client, 40)
+        assert poll(lambda: total(page(client), "rerank_journal_errors_total") > 0, 20)
+        lost = counted(page(client), "dropped")
+        assert 0 < lost < 40  # what the buffer could not hold
+        assert len(records_in(directory)) == 3
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        assert poll(lambda: counted(page(client), "written") == 43 - lost, 20)
+        rank(client, 5)
+    assert len(records_in(directory)) == 48 - lost
+    assert summarise(segments_in(directory)).problems == []

@@ -96,7 +96,12 @@ def test_every_decision_is_replayed_bit_for_bit(loaded, items, tmp_path, monkeyp
     monkeypatch.setattr(loaded, "run", spy)
     state = tmp_path / "users.ndjson"
     history = [{"id": item, "label": 0.25} for item in items[:40]]
-    state.write_text(json.dumps({"user": "stored", "history": history, "features": {"x": 1}}))
+    entities: list[dict] = [{"user": "stored", "history": history, "features": {"x": 1}}]
+    for number, item in enumerate([*items[:6], "brand new"]):
+        counters = {"like_rate": {"shows": 30.0 + number, "likes": 9.5, "time": 1_700_000_000_000}}
+        features = {"release_year": 1990 + number, "genres": ["War"], "tags_vector": None}
+        entities.append({"item": item, "features": features, "counters": counters})
+    state.write_text("".join(json.dumps(entity) + "\n" for entity in entities))
     assert operate_state(["load", str(state), "--state", f"lmdb://{tmp_path}/state"]) == 0
     settings = {
         "journal": f"files://{tmp_path}/journal",
@@ -108,6 +113,7 @@ def test_every_decision_is_replayed_bit_for_bit(loaded, items, tmp_path, monkeyp
         rows.clear()  # those of the warm-up
         bodies = [body_of(draw, items, options, f"u{n}") for n, options in enumerate(OPTIONS * 2)]
         bodies += [columns_of(draw, items), {"candidates": items[:9], "user": {"id": "stored"}}]
+        bodies.append({"candidates": ["brand new", *items[3:9]], "user": {"id": "stored"}})
         answers = [answer_of(client, body) for body in bodies]
     records = records_in(tmp_path / "journal")
     assert [record.request_id for record in records] == [each["request_id"] for each in answers]
@@ -124,7 +130,11 @@ def test_every_decision_is_replayed_bit_for_bit(loaded, items, tmp_path, monkeyp
         assert slate.logprob.tolist() == record.logprob
         assert [record.ids[place] for place in record.slate] == [e["id"] for e in answer["slate"]]
         assert answer["slate"][0]["logprob"] == pytest.approx(record.logprob[0], abs=1e-5)
-    stored = records[-1]
+    of_items = [blob is not None for blob in records[-1].store.blobs]
+    assert of_items == [True] * 4 + [False] * 3
+    records[-1].store.blobs = []
+    assert arrays_of(replay_row(records[-1], loaded)) != arrays_of(rows[-1])
+    stored = records[-2]
     assert (stored.store.status, stored.store.history, stored.store.ignored) == ("hit", 40, ["x"])
     assert len(stored.history) == 40
     assert max(len(record.history) for record in records) == 128  # as many as the model reads
