@@ -208,10 +208,12 @@ MUTATIONS = ("value", "value", "value", "key", "twice", "cut", "bytes", "code")
 
 
 @st.composite
-def mutated(draw: st.DrawFn, body: st.SearchStrategy[Any]) -> bytes:
+def mutated(
+    draw: st.DrawFn, body: st.SearchStrategy[Any], mutations: Sequence[str] = MUTATIONS
+) -> bytes:
     """Return a valid body with one mistake, or bytes that hardly are a body at all."""
     payload = draw(body)
-    mutation = draw(st.sampled_from(MUTATIONS))
+    mutation = draw(st.sampled_from(mutations))
     if mutation == "twice":
         _repeat_candidates(payload, draw(st.booleans()))
     if mutation in ("value", "key"):

@@ -23,7 +23,9 @@ class Bundle:
     items whose value the model has a name for; labels: the same for features of several values,
     those of `categories` included. numbers, vectors: names of the features that a
     candidate may have inline; of a vector also its width. of_items: those among them that belong to
-    items.
+    items. statistics: those of items that counters feed. events: names of their types. written: ids
+    of items that requests have written into the entity store, where checks must not rely on the
+    table.
     """
 
     ids: list[str]
@@ -33,6 +35,9 @@ class Bundle:
     vectors: dict[str, int] = field(default_factory=dict)
     labels: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
     of_items: frozenset[str] = frozenset()
+    statistics: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=lambda: ["like", "pass"])
+    written: set[str] = field(default_factory=set)
 
     @functools.cached_property
     def items(self) -> frozenset[str]:
@@ -67,7 +72,9 @@ class Bundle:
         numbers = [f["name"] for f in inline if f["kind"] in ("number", "statistic")]
         vectors = {f["name"]: f["width"] for f in inline if f["kind"] == "vector"}
         of_items = frozenset(f["name"] for f in inline if f["of"] == "item")
-        return cls(ids, categories, values, numbers, vectors, labels, of_items)
+        statistics = [f["name"] for f in inline if f["kind"] == "statistic"]
+        events = list(payload.get("events") or ("like", "pass"))
+        return cls(ids, categories, values, numbers, vectors, labels, of_items, statistics, events)
 
     def group(self, candidate: Mapping[str, Any], name: str) -> Any:
         """Return the candidate's value of an attribute, None when it is a group of its own."""

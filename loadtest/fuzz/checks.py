@@ -117,7 +117,7 @@ def steps(exchange: Exchange) -> str | None:
     budget = exchange.info["budget_per_position"] if requested is None else requested
     taken = [entry["reasoning_steps"] for entry in exchange.slate]
     granted = reasoning["budget_per_position"]
-    reduced = (exchange.response["degraded"] or {}).get("reason") == "reduced_budget"
+    reduced = "reduced_budget" in (exchange.response["degraded"] or {}).get("reasons", ())
     expected = (sum(taken), granted * len(taken), budget)
     reported = (reasoning["steps_used"], reasoning["budget"], reasoning["budget_asked"])
     if reported != expected or (granted < budget) != reduced or granted > budget:
@@ -135,7 +135,7 @@ def figures(exchange: Exchange) -> str | None:
     reason = exchange.response["degraded"] and exchange.response["degraded"]["reason"]
     if reason == "model_error":
         return "the model failed"
-    if reason not in (None, "reduced_budget"):
+    if reason not in (None, "reduced_budget", "state"):
         if any(value is not None for value in values):
             return "a degraded answer with figures of the model"
         order = [e["initial_position"] for e in exchange.slate]
@@ -163,4 +163,6 @@ CHECKS = (
     length, candidates, ids, request_id, blocked, pinned, max_per_group, steps, figures,
     unknown_candidates, explained,
 )  # fmt: skip
+# Of lists with candidates that the entity store may know otherwise than the item table.
+OF_TABLE = {check.__name__ for check in (length, max_per_group, unknown_candidates, explained)}
 LIST_CHECKS = {check.__name__: check for check in CHECKS}

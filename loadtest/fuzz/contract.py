@@ -10,15 +10,26 @@ import jsonschema_rs
 import ormsgpack
 
 from loadtest.fuzz.bundle import Bundle
-from loadtest.fuzz.checks import LIST_CHECKS
+from loadtest.fuzz.checks import LIST_CHECKS, OF_TABLE
+from loadtest.fuzz.entity_checks import entity, repeated, schema_of, stored
 from loadtest.fuzz.exchange import Exchange
 from loadtest.fuzz.http_rules import HTTP_CHECKS, method, negotiated, ranking_path, routes_of
 from loadtest.fuzz.json_text import ambiguous_key, finite, is_json, no_number, wrong_field
-from loadtest.fuzz.messages import MSGPACK, PATHS, Manner, Message, Response, is_msgpack
+from loadtest.fuzz.messages import (
+    IN_TURN,
+    MSGPACK,
+    PATHS,
+    Manner,
+    Message,
+    Response,
+    is_msgpack,
+)
 from loadtest.fuzz.transport import Outcome, is_kept
 
 SCHEMAS = ("RerankRequest", "BatchRequest", "RerankResponse", "BatchResponse", "Problem")
+OF_STORE = ("PutResponse", "FeedbackResponse", "UserRecord", "ItemRecord")
 CONSTRAINTS = ("pinned", "blocked", "max_per_group")
+CHECKS_OF_STORE = {Manner.STORED: stored, Manner.REPEATED: repeated}
 Result = tuple[str, str | None]  # name of a check, and its error
 
 
@@ -32,7 +43,8 @@ class Contract:
             name: jsonschema_rs.validator_for(
                 {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
             )
-            for name in SCHEMAS
+            for name in (*SCHEMAS, *OF_STORE)
+            if name in SCHEMAS or name in document["components"]["schemas"]
         }
 
     def check(self, message: Message, response: Response) -> Iterator[Result]:
@@ -45,6 +57,9 @@ class Contract:
             yield from self._check_problem(message, response)
             return
         path = ranking_path(message)
+        schema = schema_of(message)
+        if response.status == 200 and schema in self._schemas:
+            yield from self._check_entity(message, response, schema)
         if response.status != 200 or message.method != "POST" or path is None:
             return
         yield "negotiated", negotiated(message, response)
@@ -71,6 +86,18 @@ class Contract:
         if error_of_response is None:
             yield from self._check_lists(kind, request, content)
 
+    def _check_entity(self, message: Message, response: Response, schema: str) -> Iterator[Result]:
+        yield "negotiated", negotiated(message, response)
+        try:
+            content = _decoded(response)
+        except ValueError as error:
+            yield "response", str(error)
+            return
+        error_of_response = self._schema_error(schema, content)
+        yield "response", error_of_response
+        if error_of_response is None:
+            yield "entity", entity(message, content)
+
     def _check_lists(
         self, kind: str, request: dict[str, Any], content: dict[str, Any]
     ) -> Iterator[Result]:
@@ -82,7 +109,8 @@ class Contract:
         for one, answer in lists:
             exchange = Exchange(one, answer, self._bundle, self._info)
             for name, check in LIST_CHECKS.items():
-                yield name, check(exchange)
+                if name not in OF_TABLE or not exchange.is_written:
+                    yield name, check(exchange)
 
     def _check_problem(self, message: Message, response: Response) -> Iterator[Result]:
         """Check an error response."""
@@ -120,7 +148,9 @@ def check_conversation(outcome: Outcome) -> Iterator[Result]:
     yield "answered", outcome.error or _missing(outcome)
     if manner is Manner.TWINS and len(responses) == len(messages):
         yield "twins", _difference(*responses[:2])
-    elif manner not in (Manner.ALONE, Manner.TWINS):
+    elif manner in CHECKS_OF_STORE and len(responses) == len(messages):
+        yield manner.value, CHECKS_OF_STORE[manner](messages, responses)
+    elif manner not in IN_TURN:
         rest = f"{len(outcome.rest)} bytes follow the last response" if outcome.rest else None
         yield manner.value, rest
 

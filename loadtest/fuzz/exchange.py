@@ -62,6 +62,12 @@ class Exchange:
             for i, entry in enumerate(ids)
         ]
 
+    @property
+    def is_written(self) -> bool:
+        """True if the entity store may have one of the candidates."""
+        written = self.bundle.written
+        return bool(written) and any(canonical(item) in written for item in self.sent_ids)
+
     def option(self, *keys: str) -> Any:
         """Return a value of the request, None when it or its parent is missing or null."""
         value: Any = self.request

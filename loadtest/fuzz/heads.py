@@ -38,12 +38,14 @@ METHODS = (
     *("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW", "PROPFIND"),
     *("post", "Post", "get", "head", "POST", "M" * 300),
 )
-ROUTES = ("/livez", "/readyz", "/info", "/metrics", "/openapi.json", "/docs", *PATHS)
+ENTITIES = ("/users", "/v1/items", "/users/z", "/v1/items/z%2Fz", "/feedback")
+ROUTES = ("/livez", "/readyz", "/info", "/metrics", "/openapi.json", "/docs", *ENTITIES, *PATHS)
 TARGETS = (
     *("/", "/redoc", "/rerank?x=1&x=%ff", "/RERANK", "/nowhere", "//", "//[", "///rerank"),
     *("/%00", "/%ff%fe", "/../rerank", "/rerank/../info", "/rerank%2fbatch", "/é", "/a b", "*"),
     *("rerank", "/" + "a" * 5_000, "/rerank#x", "/{x}", "/rerank;a", "?", "http://[/rerank"),
     *("http://h/rerank", "h:443", "/v1//rerank", "/./rerank", "/rerank/batch//", "/rerank/?x=1"),
+    *("/users/", "/users//", "/users/%ff", "/items/%2F", "/items/..", "/users/z?x=1", "/users/%20"),
 )  # fmt: skip
 SLASHES = ("{}/", "/{}", "{}//", "/{}/")  # a route with a slash too many
 PADDING = (

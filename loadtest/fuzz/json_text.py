@@ -9,7 +9,9 @@ from typing import Any
 
 PLAIN = re.compile(r"[A-Za-z_]\w*")  # keys that a path can name without ambiguity
 STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
-NOT_IN_BODY = ("header ", "headers", "head", "target", "body")
+NOT_IN_BODY = (
+    "header ", "headers", "head", "target", "body", "query", "user id", "item id", "record "
+)  # fmt: skip
 
 
 def is_json(content: bytes) -> bool:

@@ -98,17 +98,23 @@ class Manner(StrEnum):
     """The way in which the messages of a conversation are sent.
 
     alone: one message on a kept connection. twins: one after the other; their statuses must agree.
-    The others take a connection of their own. pipelined: all at once. half_closed: all at once,
-    after which the client stops writing. cut: the same, within the last message. departed: all at
-    once, after which the client closes.
+    stored: a record of the entity store is written, read, deleted and read. repeated: the same
+    events twice. These are sent one after the other too. The others take a connection of their own.
+    pipelined: all at once. half_closed: all at once, after which the client stops writing. cut: the
+    same, within the last message. departed: all at once, after which the client closes.
     """
 
     ALONE = "alone"
     TWINS = "twins"
+    STORED = "stored"
+    REPEATED = "repeated"
     PIPELINED = "pipelined"
     HALF_CLOSED = "half_closed"
     CUT = "cut"
     DEPARTED = "departed"
+
+
+IN_TURN = (Manner.ALONE, Manner.TWINS, Manner.STORED, Manner.REPEATED)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from schemathesis import GenerationMode
 from loadtest.fuzz.arrays import bodies_with_arrays, with_arrays
 from loadtest.fuzz.bodies import bodies, mutated
 from loadtest.fuzz.bundle import Bundle
+from loadtest.fuzz.entities import FromStore, with_own_ids
 from loadtest.fuzz.heads import HEADERS, METHODS, accepts, padded, targets
 from loadtest.fuzz.messages import MSGPACK, PATHS, Conversation, Manner, Message
 from loadtest.fuzz.variants import FORMS, Optional, packed, with_repeated_key
@@ -48,7 +49,7 @@ def draw_conversations(strategy: Conversations, key: str, count: int) -> list[Co
                 missing -= len(conversations[-1].messages)
         if not missing:
             break
-    return conversations
+    return [with_own_ids(one, f"{key}.{place}") for place, one in enumerate(conversations)]
 
 
 def _examples(strategy: Conversations, key: str, count: int) -> list[Conversation]:
@@ -80,9 +81,16 @@ def from_document(document: dict[str, Any]) -> Conversations:
         for operation in (result.ok() for result in results)
         for mode in GenerationMode
         if mode is GenerationMode.POSITIVE or operation.body
-        for _ in range(1 if "batch" in operation.path else 2)  # lists of lists take long to draw
+        for _ in range(_share(operation.path))
     ]
     return st.one_of(strategies).map(lambda case: Conversation((_message(case),)))
+
+
+def _share(path: str) -> int:
+    """Return the share of an operation: rankings have several, but lists of lists draw slowly."""
+    if "/rerank" not in path:
+        return 1
+    return 2 if "batch" in path else 4
 
 
 def _message(case: Any) -> Message:
@@ -104,8 +112,9 @@ def _message(case: Any) -> Message:
 class FromBundle:
     """Strategies over a bundle, one method for each kind of conversation."""
 
-    def __init__(self, bundle: Bundle, optional: Optional) -> None:
-        self._optional, self._bundle = optional, bundle
+    def __init__(self, bundle: Bundle, optional: Optional, has_store: bool = False) -> None:
+        """has_store: the service has an entity store, with routes of its own."""
+        self._optional, self._bundle, self._has_store = optional, bundle, has_store
         single = bodies(bundle)
         batch = st.fixed_dictionaries({"requests": st.lists(single, min_size=1, max_size=4)})
         # Three of four are single lists.
@@ -122,6 +131,7 @@ class FromBundle:
         return {
             **{make.__name__: (make(), weight) for make, weight in weighted.items()},
             **{manner.value: (self.together(manner), 1) for manner in manners},
+            **(FromStore(self._bundle).kinds() if self._has_store else {}),
         }
 
     def _alone(self, message: st.SearchStrategy[Message]) -> Conversations:

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from loadtest.contract_commands import Fuzz
 from loadtest.errors import MISSED, PASSED
 from loadtest.fuzz.bundle import Bundle
 from loadtest.fuzz.contract import Contract, check_conversation
+from loadtest.fuzz.entities import written_ids
 from loadtest.fuzz.findings import Findings
 from loadtest.fuzz.messages import Conversation, Manner
 from loadtest.fuzz.requests import (
@@ -52,7 +54,10 @@ def fuzz(options: Fuzz) -> int:
     findings, began = Findings(), time.monotonic()
     interrupt: KeyboardInterrupt | None = None
     try:
-        with serving(options.bundle) as server:
+        with (
+            tempfile.TemporaryDirectory() as store,
+            serving(options.bundle, state=f"lmdb://{store}") as server,
+        ):
             watch = Watch(server)
             try:
                 send_and_check(
@@ -108,7 +113,8 @@ def send_and_check(
     contract = Contract(document, info, bundle)
     # In the processes started below, the order of a set depends on the seed alone.
     os.environ["PYTHONHASHSEED"] = "0"
-    weights = {kind: weight for kind, (_, weight) in FromBundle(bundle, {}).kinds().items()}
+    kinds = FromBundle(bundle, {}, has_store(document)).kinds()
+    weights = {kind: weight for kind, (_, weight) in kinds.items()}
     tasks = list(plan(weights, seed, count))
     with (
         multiprocessing.get_context("spawn").Pool(
@@ -118,6 +124,8 @@ def send_and_check(
         tqdm(total=count, unit="request", mininterval=1.0, disable=None) as progress,
     ):
         for (kind, _, size), conversations in zip(tasks, pool.imap(_draw, tasks), strict=True):
+            for message in (one for each in conversations for one in each.messages):
+                bundle.written.update(written_ids(message))
             for outcome in runner.run(send_all(url, conversations)):
                 judge(contract, outcome, findings)
             findings.sent[kind] += size
@@ -165,6 +173,11 @@ def judge(contract: Contract, outcome: Outcome, findings: Findings) -> None:
             findings.note(check, error, conversation, index, response.body)
 
 
+def has_store(document: Mapping[str, Any]) -> bool:
+    """Return True if a document has the routes of the entity store."""
+    return "/users" in document["paths"]
+
+
 # Drawing takes more time than answering, so it has processes of its own.
 
 STRATEGIES: dict[str, Conversations] = {}
@@ -174,7 +187,8 @@ def _prepare(document: dict[str, Any], bundle: Bundle) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
     end_with_parent()
     STRATEGIES["document"] = from_document(document)
-    for kind, (strategy, _) in FromBundle(bundle, optional_fields(document)).kinds().items():
+    strategies = FromBundle(bundle, optional_fields(document), has_store(document))
+    for kind, (strategy, _) in strategies.kinds().items():
         STRATEGIES[kind] = strategy
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from loadtest.fuzz.messages import Conversation, Manner, Message, Response
+from loadtest.fuzz.messages import IN_TURN, Conversation, Manner, Message, Response
 
 CONNECTIONS = 16
 ANSWER_S = 60.0  # a request without a response for so long was dropped
@@ -41,7 +41,7 @@ class Client:
         keep = False
         try:
             async with asyncio.timeout(ANSWER_S):
-                if outcome.conversation.manner in (Manner.ALONE, Manner.TWINS):
+                if outcome.conversation.manner in IN_TURN:
                     keep = await self._in_turn(outcome)
                 else:
                     self.close()

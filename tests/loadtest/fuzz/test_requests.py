@@ -36,7 +36,7 @@ def messages(conversations):
 
 def test_every_kind_is_drawn_in_the_requested_number(drawn):
     assert {kind: len(messages(many)) for kind, many in drawn.items()} == dict.fromkeys(drawn, 60)
-    for manner in (m for m in Manner if m is not Manner.ALONE):
+    for manner in set(Manner) - {Manner.ALONE, Manner.STORED, Manner.REPEATED}:
         assert {one.manner for one in drawn[manner]} == {manner}
     assert sum(ambiguous_key(one.body) is not None for one in messages(drawn["with_repeated_key"]))
     assert any(len(one.wire()) > 60_000 for one in messages(drawn["with_padded_head"]))
