@@ -27,7 +27,10 @@ class EntityError(StateError, ValueError):
     """A field of an entity breaks a rule: `field`, `rule`, `value`."""
 
     def __init__(self, field: str, rule: str, value: object) -> None:
-        text = repr(value)
+        try:
+            text = repr(value)
+        except RecursionError:
+            text = f"a deeply nested {type(value).__name__}"
         super().__init__(f"{field}: {rule}, got {text[:100]}{'...' if len(text) > 100 else ''}")
         self.field, self.rule, self.value = field, rule, value
 

@@ -119,6 +119,10 @@ def test_a_record_changes_only_what_it_has(client):
             b'{"item": "d1", "features": {"budget": "x"}}',
             ("features.budget", "a finite number", '"x"'),
         ),
+        (
+            b'{"item": "d1", "updated_at": %s%s}' % (b"[" * 1000, b"]" * 1000),
+            ("updated_at", "a whole number of ms", "a deeply nested list"),
+        ),
         (b'{"item": "d1", "expires_at": -1}', ("expires_at", "a whole number of ms", "-1")),
         (b'{"item": "d1", "x": "%s"}' % (b"d" * MAX_BYTES), ("line", "at most 4096", '"41')),
     ],
