@@ -64,6 +64,12 @@ def test_each_object_of_an_overlay_follows_the_schema_of_the_api(overlay):
             kubernetes_validate.validate(each, "1.37", strict=True)
 
 
+@pytest.mark.parametrize("name", ["statefulset", "service", "networkpolicy"])
+def test_each_manifest_of_the_store_follows_the_schema_of_the_api(name):
+    manifest = yaml.safe_load((KUBERNETES / "state" / f"{name}.yaml").read_text("utf-8"))
+    kubernetes_validate.validate(manifest, "1.37", strict=True)
+
+
 def namespace_of(each):
     metadata = each["metadata"]
     return metadata["name"] if each["kind"] == "Namespace" else metadata["namespace"]
