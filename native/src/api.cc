@@ -137,6 +137,7 @@ const char* eglr_native_message(int32_t code) {
     case EGLR_NOISE: return "noise and logits must lie within their arrays";
     case EGLR_INTENT: return "boosts, attributes and values must lie within their arrays";
     case EGLR_SLATE: return "slate must hold -1 or candidates of the list";
+    case EGLR_COLUMNS: return "sizes and columns of a list that is compared must fit each other";
     default: return "unknown error";
   }
 }
@@ -201,4 +202,21 @@ int32_t eglr_native_evaluate(const eglr_evaluator* evaluator, eglr_context* cont
           return EGLR_SLATE;
   }
   return rerank::evaluate(*evaluator, *context, *finished);
+}
+
+int32_t eglr_native_compare(eglr_context* context, eglr_columns* columns) {
+  const eglr_columns& list = *columns;
+  if (!within(list.candidates, 1, LARGEST) || !within(list.width, 0, LARGEST) ||
+      !within(list.relative, 0, LONGEST) || !within(list.kernels, 0, LONGEST))
+    return EGLR_COLUMNS;
+  for (int64_t r = 0; r < list.relative; r++) {
+    if (!within(list.sources[r], 0, list.width - 1)) return EGLR_COLUMNS;
+    for (int64_t column = 3 * r; column < 3 * r + 3; column++)
+      if (!within(list.targets[column], 0, list.width - 1)) return EGLR_COLUMNS;
+  }
+  if (list.kernels && (!within(list.entries, 1, LARGEST) ||
+                       !within(list.positives, 0, list.entries) ||
+                       !within(list.first, 0, list.width - 3 * list.kernels - 10)))
+    return EGLR_COLUMNS;
+  return rerank::compare(*context, *columns);
 }

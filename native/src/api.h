@@ -10,7 +10,7 @@
 
 #define EGLR_API extern "C" __attribute__((visibility("default")))
 
-constexpr int32_t EGLR_ABI = 1;  // raised whenever a struct or the order of weights changes
+constexpr int32_t EGLR_ABI = 2;  // raised whenever a struct or the order of weights changes
 
 enum eglr_code : int32_t {
   EGLR_OK = 0,
@@ -24,6 +24,7 @@ enum eglr_code : int32_t {
   EGLR_NOISE = 8,     // noise or logits beyond their array
   EGLR_INTENT = 9,    // attributes, columns or ends of an intent
   EGLR_SLATE = 10,    // candidate of a finished slate
+  EGLR_COLUMNS = 11,  // sizes or columns of a list that is compared
 };
 
 enum eglr_host : int32_t { EGLR_TRANSFORMER = 0, EGLR_GRU = 1, EGLR_POINTER = 2 };
@@ -104,6 +105,27 @@ struct eglr_finished {
   int64_t fault;
 };
 
+// A list of N candidates whose numbers are compared with each other and with a history of H entries
+// (service/engine/features/compared.py). The caller takes the sums.
+struct eglr_columns {
+  int64_t candidates;                // N
+  int64_t width;                     // F of numbers
+  int64_t relative;                  // R list-relative numbers
+  int64_t kernels;                   // K, 0 without a history
+  int64_t entries, positives;        // H, and the first ones that are positive
+  int64_t first;                     // column of the history
+  const int64_t *sources, *targets;  // columns [R] and [R, 3] of numbers
+  float* summands;         // [2 K + 2, N, H]: similarity by each kernel; outputs: their sizes, their
+                           // mean, and the mean of the nearest entries, 0 elsewhere
+  const int64_t* figures;  // [2, H + 1]: rows of entries, ascending, then float32 [2, H + 1]
+  const int64_t* rows;     // [N], of the candidates
+  float* numbers;          // [N, F], of which the columns without sums are written
+  float* compared;         // output [R, N], the list-relative numbers
+  float* nearest;          // output [N, 10], similarity of the nearest entries, if H > 10
+  float age;               // column of H
+  int64_t tied;            // output: 1 if more entries than the nearest are as near as the last one
+};
+
 EGLR_API int32_t eglr_native_abi();
 EGLR_API int32_t eglr_native_lanes();  // floats of one vector, which names the build
 EGLR_API const char* eglr_native_message(int32_t code);
@@ -121,3 +143,4 @@ EGLR_API int32_t eglr_native_decode(const eglr_model* model, eglr_context* conte
                                     eglr_batch* batch);
 EGLR_API int32_t eglr_native_evaluate(const eglr_evaluator* evaluator, eglr_context* context,
                                       eglr_finished* finished);
+EGLR_API int32_t eglr_native_compare(eglr_context* context, eglr_columns* columns);

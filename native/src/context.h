@@ -60,6 +60,7 @@ struct eglr_context {
   rerank::Memory x, wide, scores;             // of the encoder
   rerank::Memory tokens, normed, mixed, step;  // of a step: [LIVE, D], of `mixed` [LIVE, 6 D]
   rerank::Memory slate, flipped, attended;    // of the evaluator
+  rerank::Memory compared;                    // of a list that is compared
 };
 
 namespace rerank {
@@ -70,5 +71,8 @@ bool encode(const eglr_model& model, eglr_context& context, const eglr_batch& ba
 // Decode a checked batch, and estimate checked slates; EGLR_MEMORY or EGLR_OK.
 int32_t decode(const eglr_model& model, eglr_context& context, eglr_batch& batch);
 int32_t evaluate(const eglr_evaluator& evaluator, eglr_context& context, eglr_finished& finished);
+
+// Write the columns of a checked list; EGLR_MEMORY or EGLR_OK.
+int32_t compare(eglr_context& context, eglr_columns& list);
 
 }  // namespace rerank

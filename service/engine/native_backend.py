@@ -29,6 +29,7 @@ from service.engine.features.row_featuriser import RowFeaturiser
 from service.engine.initialisers import read_initialisers
 from service.engine.native import NativeEvaluator, NativeGenerator, NativeOutputs
 from service.engine.native_check import CLOSE, Comparison, DifferenceError, random_row
+from service.engine.native_columns import NativeColumns, gives_same_bits
 from service.engine.native_library import NativeLibrary, find_library
 from service.engine.native_weights import (
     GeneratorWeights,
@@ -67,12 +68,16 @@ class Backend:
         return cls("onnx", reasons.get(type(error), "library"), str(error) or repr(error))
 
 
-def native_backend(comparison: Comparison) -> Backend:
-    """Return the library as backend, after a comparison with the graph."""
+def native_backend(comparison: Comparison, columns: bool) -> Backend:
+    """Return the library as backend, after a comparison with the graph.
+
+    columns: whether the library also writes the columns that compare candidates.
+    """
     detail = (
         f"{comparison.slates - comparison.close} of {comparison.slates} slates are those of the "
         f"graph, the others differ at margins below {CLOSE:g}; figures differ by at most "
         f"{comparison.largest_difference:.1e}"
+        f"{'' if columns else '; numpy sums columns in another order, so it writes them'}"
     )
     return Backend("native", "", detail)
 
@@ -98,6 +103,14 @@ class NativeBackend:
         )
         self.generator = NativeGenerator(library, self.weights)
         self._featuriser = featuriser
+        self._columns = NativeColumns(library, featuriser.compared.places)
+
+    def take_columns(self) -> bool:
+        """Let the library write the featuriser's columns if it gives numpy's bits; true if so."""
+        compared = self._featuriser.compared
+        same = gives_same_bits(self._columns, compared)
+        compared.native = self._columns if same else None
+        return same
 
     def run(self, rows: Sequence[Row]) -> Decoded:
         """Decode rows; the utility of a slate without sampling is 0. Raises NativeError."""

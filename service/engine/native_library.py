@@ -9,14 +9,14 @@ import ctypes
 import importlib
 import threading
 import weakref
-from ctypes import POINTER, byref, c_char_p, c_int32, c_int64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
 from service.engine.contract import Floats
 from service.engine.native_weights import EvaluatorWeights, GeneratorWeights
 
-ABI = 1
+ABI = 2
 PACKAGE = "eglr_rerank_native"
 BUILT = Path(__file__).parents[2] / "build" / "native" / "libeglr_rerank_native.so"
 SHAPE = ("host", "width", "numbers", "blocks", "positions", "budget")
@@ -32,6 +32,12 @@ ARRAYS = (
     "weight", "retained", "values", "alone", "logits",
 )  # fmt: skip
 COUNTED = ("noise", "boosts", "ends", "values", "alone", "logits")
+COLUMN_COUNTS = (
+    "candidates", "width", "relative", "kernels", "entries", "positives", "first",
+)  # fmt: skip
+COLUMN_ARRAYS = (
+    "sources", "targets", "summands", "figures", "rows", "numbers", "compared", "nearest",
+)  # fmt: skip
 OUTPUTS = ("slate", "steps", "logprob", "before", "after")
 NONE = -1  # an offset of eglr_list
 
@@ -74,6 +80,17 @@ class Finished(ctypes.Structure):
     ]
 
 
+class Columns(ctypes.Structure):
+    """eglr_columns."""
+
+    _fields_ = [
+        *((name, c_int64) for name in COLUMN_COUNTS),
+        *((name, c_void_p) for name in COLUMN_ARRAYS),
+        ("age", c_float),
+        ("tied", c_int64),
+    ]
+
+
 # Function -> types of its arguments; each returns a code.
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "create": (POINTER(Shape), c_void_p, c_int64, POINTER(c_void_p)),
@@ -81,6 +98,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "context": (POINTER(c_void_p),),
     "decode": (c_void_p, c_void_p, POINTER(Batch)),
     "evaluate": (c_void_p, c_void_p, POINTER(Finished)),
+    "compare": (c_void_p, POINTER(Columns)),
 }
 DESTRUCTORS = ("destroy", "destroy_evaluator", "release")
 
@@ -117,6 +135,7 @@ class NativeLibrary:
             self._function(name).argtypes = (c_void_p,)
             self._function(name).restype = None
         self._decode, self._evaluate = self._function("decode"), self._function("evaluate")
+        self._compare = self._function("compare")
         self._of_thread = threading.local()
 
     def create_generator(self, weights: GeneratorWeights) -> Handle:
@@ -140,6 +159,12 @@ class NativeLibrary:
         code = self._evaluate(evaluator.pointer, self._context(), byref(finished))
         if code:
             raise NativeError(f"list {finished.fault} of the batch: {self._message(code)}")
+
+    def compare(self, columns: Columns) -> None:
+        """Write the columns of a list. Raises NativeError for sizes that do not fit each other."""
+        code = self._compare(self._context(), byref(columns))
+        if code:
+            raise NativeError(self._message(code))
 
     def _create(self, create: str, destroy: str, shape: Any, weights: Floats) -> Handle:
         pointer = c_void_p()

@@ -135,12 +135,13 @@ class Session:
             try:
                 native = NativeBackend(directory, self.manifest, self.featuriser)
                 comparison = check(native, self._run_graph, self.manifest, self.featuriser)
-                self._native = native
+                self._native, columns = native, native.take_columns()
                 self._replay_files(directory)
             except Exception as error:  # of a foreign library, a lack of memory ...
                 self._native, self.backend = None, Backend.onnx(error)
+                self.featuriser.compared.native = None
             else:
-                self.backend = native_backend(comparison)
+                self.backend = native_backend(comparison, columns)
                 del self._generator, self._evaluator, self._run, self._evaluate, self._run_intent
         if backend == "native" and self._native is None:
             raise BundleError(

@@ -60,7 +60,7 @@ class ItemTable:
 
 
 class Featuriser:
-    """A fitted schema with its item table, the columns of each feature and the row of each item."""
+    """A fitted schema with its item table; a native library may write its columns `compared`."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Featuriser:
             schema.label,
         )
         self._entries = HistoryEntries(layout, self._ids, arrays, schema.history, self._history)
-        self._compared = ComparedColumns(layout, self._history)
+        self.compared = ComparedColumns(layout, len(schema.history.kernels))
         self._stored_rows: StoredRows | None = None
 
     @property
@@ -221,10 +221,10 @@ class Featuriser:
         self._fill("context", candidates.context, "context", numbers, tokens, slice(None))
         self._check_required("context", candidates.context, "context")
         inline = self._inline.fill(candidates, numbers, tokens, kernels)
-        columns = None
+        past = None
         if history is not None:
-            columns = self._history.compare(history, index, kernels, row_in_history)
-        self._compared.fill(numbers, columns)
+            past = self._history.compare(history, index, kernels, row_in_history)
+        self.compared.fill(numbers, past)
         if stored is not None and names:
             inline = sorted(names)
         return EncodedList(numbers, tokens, index, inline, stored)

@@ -1,15 +1,13 @@
-"""Columns that compare a user's history with each candidate, by kernels over item features.
+"""The similarity of a user's history to each candidate, by kernels over item features.
 
-The user's half of these columns depends on the history alone: it is prepared once per history and
+The user's half of a comparison depends on the history alone: it is prepared once per history and
 may be cached.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -20,12 +18,10 @@ from service.engine.features.schema import Feature, History, LabelScale
 
 JOINT = 10  # columns over all kernels together
 RIDGE = 8.0  # of the kernel ridge regression, in units of an item's similarity to itself
-NEAREST = 10  # most similar history entries that are averaged
-SHARES = np.full(NEAREST, 1.0 / NEAREST, np.float32)
 
 
 def history_width(history: History) -> int:
-    """Return the number of columns that `HistoryKernels.compare` returns."""
+    """Return the number of columns that compare a history with a candidate."""
     # Per kernel: sum, mean and z-score of the mean; then the columns of all kernels together.
     return 3 * len(history.kernels) + JOINT if history.kernels else 0
 
@@ -36,20 +32,23 @@ class PreparedHistory:
 
     positives  number of positive entries
     order      int64 [H], the place of each entry in the order of time
+    weights    float32 [2 K + 2, H], of the sums over entries (service.engine.features.compared):
+               K times `surprise`, K times ones, `ridge` and `surprise`
     surprise   float32 [H], target minus its expectation
-    ones       float32 [H] of ones, which sum over the entries
     ridge      float32 [H], weights of a ridge regression of the surprises in the mean kernel
+    figures    int64 [2, H + 1], the memory of `rows` and `repeats`
     rows       int64 [H + 1], table rows in ascending order, equal ones by time, behind a -1
-    repeats    float32 [2, H + 1], the target of each of these rows, and 1 minus it
+    repeats    float32 [2, H + 1], the target of each of `rows`, and 1 minus it
     units      per kernel, the unit vectors of the entries as columns, float32 [M, H]
     tokens     per kernel, the tokens of the rows of `units`, None where they are fixed
     """
 
     positives: int
     order: Integers
+    weights: Floats
     surprise: Floats
-    ones: Floats
     ridge: Floats
+    figures: Integers
     rows: Integers
     repeats: Floats
     units: Sequence[Floats]
@@ -58,15 +57,29 @@ class PreparedHistory:
     @property
     def nbytes(self) -> int:
         """Size of the arrays in bytes."""
-        arrays: list[Encoded] = [self.order, self.surprise, self.ones, self.ridge, self.rows]
-        arrays += [self.repeats, *self.units, *(each for each in self.tokens if each is not None)]
+        arrays: list[Encoded] = [self.order, self.weights, self.figures, *self.units]
+        arrays += [each for each in self.tokens if each is not None]
         return sum(array.nbytes for array in arrays)
 
 
-class HistoryKernels:
-    """Computes the history columns of a candidate list; K kernels.
+@dataclass(slots=True)
+class Past:
+    """A history beside a candidate list.
 
-    compared: the columns that are also standardised within the list; standardised: their places.
+    summands        float32 [2 K + 2, N, H], similarity by each kernel first; the rest is left to
+                    `ComparedColumns`, for what it sums over the entries
+    row_in_history  int64 [N], row of each candidate in the item table, of a new item the row in
+                    the history
+    """
+
+    history: PreparedHistory
+    summands: Floats
+    row_in_history: Integers
+
+
+class HistoryKernels:
+    """Compares histories with candidate lists; K kernels.
+
     cache: None unless histories are kept.
     """
 
@@ -84,9 +97,6 @@ class HistoryKernels:
             scale: scale of the labels in a history.
         """
         self._kernels, self._expected, self._scale = kernels, expected, scale
-        joint = 3 * len(kernels)
-        self.compared = np.array([*range(1, joint, 3), joint, joint + 3])
-        self.standardised = self.compared + 1
         self.cache: HistoryCache[PreparedHistory] | None = None
 
     def __len__(self) -> int:
@@ -147,32 +157,37 @@ class HistoryKernels:
         """raw: None for the rows of the table."""
         targets, liked = self._scale.target(labels), self._scale.is_positive(labels)
         by_row, order = rows.argsort(kind="stable"), (~liked).argsort(kind="stable")
-        size = len(rows)
-        sorted_rows = np.empty(size + 1, np.int64)
-        sorted_rows[0], sorted_rows[1:] = -1, rows.take(by_row)
-        repeats = np.zeros((2, size + 1), np.float32)
-        repeats[0, 1:] = targets.take(by_row)
+        size, kernels = len(rows), len(self)
+        figures = np.empty((2, size + 1), np.int64)  # one piece, with one address
+        sorted_rows, repeats = figures[0], figures[1].view(np.float32).reshape(2, size + 1)
+        sorted_rows[0], repeats[:, 0] = -1, 0.0
+        rows.take(by_row, out=sorted_rows[1:])
+        targets.take(by_row, out=repeats[0, 1:])
         np.subtract(1.0, repeats[0, 1:], out=repeats[1, 1:])
         surprise = (targets - expected).take(order)
+        weights = np.empty((2 * kernels + 2, size), np.float32)
+        weights[:kernels], weights[kernels:], weights[-1] = surprise, 1.0, surprise
         if raw is None:
             units, tokens = self._kernels.of_history(rows.take(order))
         else:
             units, tokens = self._kernels.of_raw_history([each[order] for each in raw])
-        ends = [0, *accumulate(each.shape[1] for each in units)]
-        # One product of all unit vectors below each other is the sum of the kernels.
-        stacked = np.concatenate([each.T for each in units])
+        # One product of all unit vectors below each other is the sum of the kernels. The layout
+        # decides how BLAS sums, so no copy of another layout gives the same bits.
+        stacked = units.T
         among = stacked.T @ stacked
-        among /= len(units)
+        among /= kernels
         among.reshape(-1)[:: size + 1] += RIDGE
+        weights[-2] = np.linalg.solve(among, surprise)
         return PreparedHistory(
             positives=int(np.count_nonzero(liked)),
             order=order,
-            surprise=surprise,
-            ones=np.ones(size, np.float32),
-            ridge=np.linalg.solve(among, surprise),
+            weights=weights,
+            surprise=weights[-1],
+            ridge=weights[-2],
+            figures=figures,
             rows=sorted_rows,
             repeats=repeats,
-            units=[stacked[start:end] for start, end in pairwise(ends)],
+            units=[stacked[place] for place in self._kernels.places(tokens)],
             tokens=tokens,
         )
 
@@ -186,8 +201,8 @@ class HistoryKernels:
         index: Integers,
         rows: Sequence[Encoded],
         row_in_history: Integers,
-    ) -> Floats:
-        """Return the history columns float32 [3 K + JOINT, N], the standardised ones unset.
+    ) -> Past:
+        """Compare candidates with a history by each kernel.
 
         Args:
             history: from `prepare`.
@@ -195,38 +210,16 @@ class HistoryKernels:
             rows: per kernel, raw rows of the candidates; none at all: those of the table.
             row_in_history: the same as `index`, but of a new item the row in the history.
         """
+        summands = np.empty((2 * len(self) + 2, len(index), len(history.surprise)), np.float32)
         if rows:
             units = self._kernels.of_rows(rows, history.tokens)
         else:
             units = self._kernels.of_items(index, history.tokens)
-        shape = len(units), len(index), len(history.surprise)
-        if shape[2] == 1:  # a product with one column rounds by the stride of the rows
+        if len(history.surprise) == 1:  # a product with one column rounds by the stride of the rows
             units = [np.ascontiguousarray(each) for each in units]
-        similarity = np.empty(shape, np.float32)
-        for each, of_history, out in zip(units, history.units, similarity, strict=True):
+        for each, of_history, out in zip(units, history.units, summands, strict=False):
             np.matmul(each, of_history, out=out)
-        kernels, count, size = shape
-        columns = np.empty((3 * kernels + JOINT, count), np.float32)
-        totals = similarity @ history.surprise
-        to_history = np.add.reduce(similarity, axis=0)
-        to_history /= kernels
-        weights = np.abs(similarity, out=similarity) @ history.ones
-        weights += 1.0
-        np.divide(totals, math.sqrt(size), out=columns[0 : 3 * kernels : 3])
-        np.divide(totals, weights, out=columns[1 : 3 * kernels : 3])
-        joint = columns[3 * kernels :]
-        # All entries together: a ridge regression in the mean of the kernels, ...
-        np.matmul(to_history, history.ridge, out=joint[0])
-        # ... and the entries most similar to each candidate.
-        joint[2], joint[3] = _nearest(to_history, history)
-        _nearest_of_each_kind(to_history, history.positives, joint[5:7])
-        place = history.rows.searchsorted(row_in_history, "right") - 1  # of equal rows the last
-        repeated = history.rows.take(place) == row_in_history
-        joint[7:9] = 0.0
-        if repeated.any():
-            np.multiply(history.repeats.take(place, axis=1), repeated, out=joint[7:9])
-        joint[9] = math.log1p(size) / 4.0
-        return columns
+        return Past(history, summands, row_in_history)
 
 
 def expected_labels(rate: Feature | None, encoded: Floats) -> Floats:
@@ -239,37 +232,3 @@ def expected_labels(rate: Feature | None, encoded: Floats) -> Floats:
 def sigmoid(logits: Floats) -> Floats:
     """Return probabilities float32 of the same shape."""
     return np.asarray(1.0 / (1.0 + np.exp(-logits)), np.float32)
-
-
-def _nearest(similarity: Floats, history: PreparedHistory) -> tuple[Floats, Floats]:
-    """Return the mean similarity of the nearest entries of each row, and their echo, both [N].
-
-    The echo is the sum of their surprises, each times its similarity. similarity: float32 [N, H].
-    """
-    first = similarity.shape[1] - NEAREST
-    if first <= 0:
-        return similarity.mean(axis=1), similarity @ history.surprise
-    nearest = np.partition(similarity, first, axis=1)[:, first:]
-    chosen = similarity >= nearest[:, :1]
-    echo = (similarity * chosen) @ history.surprise
-    if np.count_nonzero(chosen) > len(chosen) * NEAREST:
-        # Others are as near as the last one. Bundles have learnt the choice of argpartition.
-        tied = np.count_nonzero(chosen, axis=1) > NEAREST
-        by_time = history.order.argsort()
-        rows, surprise = similarity[tied][:, by_time], history.surprise[by_time]
-        places = np.argpartition(-rows, NEAREST - 1, axis=1)[:, :NEAREST]
-        echo[tied] = np.vecdot(np.take_along_axis(rows, places, axis=1), surprise[places])
-    return nearest @ SHARES, echo
-
-
-def _nearest_of_each_kind(similarity: Floats, positives: int, out: Floats) -> None:
-    """Write the largest similarity, at least 0, to positive and to other entries to out [2, N].
-
-    similarity: float32 [N, H], the positive entries first.
-    """
-    if 0 < positives < similarity.shape[1]:
-        largest = np.maximum.reduceat(similarity, [0, positives], axis=1)
-        np.maximum(largest.T, 0.0, out=out)
-    else:
-        out[:] = 0.0
-        np.maximum.reduce(similarity, axis=1, initial=0.0, out=out[0 if positives else 1])

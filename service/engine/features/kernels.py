@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,7 @@ class KernelStack:
         ends = np.cumsum([0, *(kernels[number].columns or 0 for number in self._fixed)]).tolist()
         self._places = [slice(*pair) for pair in pairwise(ends)]
         self._kept = RecentRows(self._fixed_units, ends[-1], items + 1)
+        self._no_tokens: list[Encoded | None] = [None] * len(kernels)
 
     def __len__(self) -> int:
         return len(self._kernels)
@@ -137,19 +138,37 @@ class KernelStack:
         unknown = (index == self._items).nonzero()[0]
         return [kernel.take(index, unknown) for kernel in self._kernels]
 
-    def of_history(self, index: Integers) -> tuple[list[Floats], list[Encoded | None]]:
-        """Return the unit vectors of H entries by each kernel, [H, M] each, and their tokens."""
+    def of_history(self, index: Integers) -> tuple[Floats, list[Encoded | None]]:
+        """Return the unit vectors of H entries by all kernels, side by side, and their tokens.
+
+        index: rows of the item table, int64 [H].
+        """
+        if len(self._fixed) == len(self._kernels):
+            return self._kept.take(index), self._no_tokens
         none = np.zeros(0, np.int64)
         tokens = [
             None if kernel.columns is not None else kernel.tokens(kernel.take(index, none))
             for kernel in self._kernels
         ]
-        return self.of_items(index, tokens), tokens
+        return np.concatenate(self.of_items(index, tokens), axis=1), tokens
 
-    def of_raw_history(self, raw: Sequence[Encoded]) -> tuple[list[Floats], list[Encoded | None]]:
+    def of_raw_history(self, raw: Sequence[Encoded]) -> tuple[Floats, list[Encoded | None]]:
         """Do the same for H entries by their raw rows of each kernel."""
         tokens = [kernel.tokens(rows) for kernel, rows in zip(self._kernels, raw, strict=True)]
-        return self.of_rows(raw, tokens), tokens
+        return np.concatenate(self.of_rows(raw, tokens), axis=1), tokens
+
+    def places(self, tokens: Sequence[Encoded | None]) -> list[slice]:
+        """Return the columns of each kernel in the unit vectors of a history.
+
+        tokens: those of the history.
+        """
+        if len(self._fixed) == len(self._kernels):
+            return self._places
+        widths = [
+            kernel.columns or 0 if each is None else len(each)
+            for kernel, each in zip(self._kernels, tokens, strict=True)
+        ]
+        return [slice(*pair) for pair in pairwise(accumulate(widths, initial=0))]
 
     def of_items(self, index: Integers, tokens: Sequence[Encoded | None]) -> list[Floats]:
         """Return the unit vectors of R items by each kernel, to compare with a history.
@@ -159,6 +178,8 @@ class KernelStack:
             tokens: per kernel, those of the history.
         """
         kept = self._kept.take(index)
+        if len(self._fixed) == len(self._kernels):
+            return [kept[:, place] for place in self._places]
         units = [kept] * len(self._kernels)
         for number, place in zip(self._fixed, self._places, strict=True):
             units[number] = kept[:, place]
