@@ -30,6 +30,8 @@ UNKNOWN_SCHEMA = b""
 MAX_TYPES = 255  # distinct types in one history
 NO_TYPE = 255  # the index of an answer without a type
 NO_TIME = -1
+# MessagePack: the first byte of a map of five pairs, and the name of the fifth.
+FIVE_PAIRS, HISTORY_NAME = b"\x85", ormsgpack.packb("h")
 TEXTS = {str}
 
 
@@ -74,12 +76,8 @@ class User:
 
     def to_blob(self) -> bytes:
         """Return the bytes that the store keeps. Raises EntityError for more than MAX_TYPES."""
-        return ormsgpack.packb(
-            {
-                "v": VERSION, "s": self.fingerprint, "u": self.updated_at, "f": self.features,
-                "h": _pack_answers(self.answers),
-            }
-        )  # fmt: skip
+        history = pack_history(self.answers)
+        return user_blob(self.features, history, self.updated_at, self.fingerprint)
 
     @classmethod
     def from_blob(cls, blob: bytes) -> User:
@@ -203,7 +201,19 @@ def _fingerprint(fields: Mapping[str, Any]) -> bytes:
     return fingerprint
 
 
-def _pack_answers(answers: Answers) -> list[Any]:
+def user_blob(
+    features: Mapping[str, Any], history: bytes, updated_at: int, fingerprint: bytes
+) -> bytes:
+    """Return the blob of a user.
+
+    history: from `pack_history`.
+    """
+    fields = {"v": VERSION, "s": fingerprint, "u": updated_at, "f": features}
+    return FIVE_PAIRS + ormsgpack.packb(fields)[1:] + HISTORY_NAME + history
+
+
+def pack_history(answers: Answers) -> bytes:
+    """Return answers as a blob holds them. Raises EntityError for more than MAX_TYPES."""
     names = dict.fromkeys(answers.types)
     names.pop(None, None)
     if len(names) > MAX_TYPES:
@@ -213,10 +223,12 @@ def _pack_answers(answers: Answers) -> list[Any]:
     size, times = len(answers.items), answers.times
     if None in times:
         times = [NO_TIME if time is None else time for time in times]
-    return [
-        list(answers.items), struct.pack(f"<{size}f", *answers.labels), list(names),
-        bytes(map(index.__getitem__, answers.types)), struct.pack(f"<{size}q", *times),
-    ]  # fmt: skip
+    return ormsgpack.packb(
+        [
+            list(answers.items), struct.pack(f"<{size}f", *answers.labels), list(names),
+            bytes(map(index.__getitem__, answers.types)), struct.pack(f"<{size}q", *times),
+        ]
+    )  # fmt: skip
 
 
 def _unpack_answers(payload: Any) -> Answers:

@@ -97,6 +97,7 @@ def _records(
                 record = parse_record(payload)
                 if options.check is not None:
                     options.check(record)
+                record.pack(options.limit)
             except EntityError as refusal:
                 message = f"{path}:{number}: {refusal}"
                 if options.report_bad is None:

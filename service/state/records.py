@@ -16,6 +16,8 @@ from service.state.entities import (
     Counter,
     Item,
     User,
+    pack_history,
+    user_blob,
 )
 from service.state.errors import EntityError
 
@@ -37,7 +39,8 @@ COUNTER_FIELDS = {"shows", "likes", "time"}
 class Record:
     """A partial update of an entity. None leaves a part as it is.
 
-    A feature or counter of None is removed; `expires_at` is set only where it was stated.
+    A feature or counter of None is removed; `expires_at` is set only where it was stated. history:
+    the answers, once they are packed.
     """
 
     key: Key
@@ -46,6 +49,15 @@ class Record:
     counters: Mapping[str, Counter | None] | None
     updated_at: int | None
     expires_at: int | None
+    history: bytes | None = None
+
+    def pack(self, limit: int) -> None:
+        """Pack the last `limit` answers, which then take a tenth of the memory.
+
+        Raises EntityError for too many types.
+        """
+        if self.answers is not None:
+            self.history, self.answers = pack_history(self.answers.last(limit)), None
 
     def merged(
         self, blob: bytes | None, now: int, limit: int, fingerprint: bytes = UNKNOWN_SCHEMA
@@ -61,13 +73,13 @@ class Record:
         updated_at = now if self.updated_at is None else self.updated_at
         if self.key.kind == "user":
             user = _old(User, blob)
-            user.features = merged_values(user.features, self.features)
-            if self.answers is not None:
-                user.answers = self.answers
-            user.answers = user.answers.last(limit)
-            user.updated_at = updated_at
-            user.fingerprint = _fingerprint(blob, user, fingerprint)
-            return Value(user.to_blob(), self.expires_at)
+            features = merged_values(user.features, self.features)
+            history = self.history
+            if history is None:
+                answers = user.answers if self.answers is None else self.answers
+                history = pack_history(answers.last(limit))
+            fingerprint = _fingerprint(blob, user, fingerprint)
+            return Value(user_blob(features, history, updated_at, fingerprint), self.expires_at)
         item = _old(Item, blob)
         item.features = merged_values(item.features, self.features)
         item.counters = merged_values(item.counters, self.counters)
@@ -209,11 +221,12 @@ def _valid(
 
     Checks of whole columns take a fifth of the time of `_answer` for each entry.
     """
-    if set(map(type, items)) != {str} or "" in items or list(map(str.strip, items)) != items:
+    try:
+        if not items or "" in items or list(map(str.strip, items)) != items:
+            return None
+    except TypeError:  # an id that is no text
         return None
-    if set(map(type, labels)) != {float} or not 0.0 <= min(labels) <= max(labels) <= 1.0:
-        return None
-    if any(label != label for label in set(labels)):  # of NaN, min and max say nothing
+    if set(map(type, labels)) != {float} or not all(0.0 <= one <= 1.0 for one in set(labels)):
         return None
     if not all(kind is None or _is_name(kind) for kind in set(types)):
         return None

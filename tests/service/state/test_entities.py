@@ -24,6 +24,14 @@ def test_a_user_is_read_as_it_was_written():
     assert (user.updated_at, user.fingerprint) == (USER.updated_at, USER.fingerprint)
 
 
+def test_the_blob_of_a_user_is_one_map_of_message_pack():
+    blob = USER.to_blob()
+    fields = ormsgpack.unpackb(blob)
+    assert list(fields) == ["v", "s", "u", "f", "h"]
+    assert ormsgpack.packb(fields) == blob
+    assert ormsgpack.packb({**fields, "u": 0}) != blob
+
+
 def test_an_item_is_read_as_it_was_written():
     assert Item.from_blob(ITEM.to_blob()) == ITEM
 
