@@ -12,8 +12,11 @@ from tests.support.bundles import ROOT
 
 COMPILER = shutil.which("g++")
 LIMIT_S = 300  # a quiet machine needs a fifth of it
-# Parity of slates and utilities, and hostile arrays.
-TESTS = ("tests/service/engine/test_native.py", "tests/service/engine/test_native_border.py")
+# Parity of slates, utilities and columns, and hostile arrays.
+TESTS = (
+    "tests/service/engine/test_native.py", "tests/service/engine/test_native_border.py",
+    "tests/service/engine/test_native_columns.py",
+)  # fmt: skip
 MISTAKES = {
     "heap-buffer-overflow": "volatile int* p = new int[i]; int x = p[i]; delete[] p; return x;",
     "heap-use-after-free": "volatile int* p = new int[4]; delete[] p; return p[i];",
