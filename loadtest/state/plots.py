@@ -23,9 +23,9 @@ def draw_replay(curves: Mapping[str, Any], path: Path) -> None:
     for axes, (case, curve) in zip(panels, curves.items(), strict=True):
         for name, colour in COLOURS.items():
             style = "--" if name == "fresh features inline" else "-"
-            axes.plot(curve["days"], curve[name], style, color=colour, marker="o", markersize=3,
+            axes.plot(curve["lists"], curve[name], style, color=colour, marker="o", markersize=3,
                       label=name)  # fmt: skip
-        axes.set(title=case, xlabel="days since the bundle's moment")
+        axes.set(title=case, xlabel="lists since the bundle's moment")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("NDCG@10, mean of a block of lists")
     handles, labels = panels[0].get_legend_handles_labels()

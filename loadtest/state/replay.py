@@ -47,7 +47,6 @@ SHOWN_ORDER, IDS, FRESH, STORE = (
 )  # fmt: skip
 ARMS = (SHOWN_ORDER, IDS, FRESH, STORE)
 CLOSE = 0.02  # of NDCG@10
-DAY_MS = 86_400_000
 
 
 def measure(options: State) -> Measured:
@@ -201,11 +200,11 @@ class Replay:
         )  # fmt: skip
 
     def curves(self) -> dict[str, Any]:
-        """Return days since the bundle's moment and NDCG@10 in every way, in blocks of lists."""
-        days = np.array([(listed.time - self.begin) / DAY_MS for listed in self.judged])
-        blocks = np.array_split(np.arange(len(days)), min(POINTS, len(days)))
+        """Return NDCG@10 in every way in blocks of lists by time, and the middle of each block."""
+        count = len(self.judged)
+        blocks = np.array_split(np.arange(count), min(POINTS, count))
         return {
-            "days": [round(float(days[block].mean()), 3) for block in blocks],
+            "lists": [float(block.mean()) for block in blocks],
             **{
                 arm: [round(float(np.array(values)[block].mean()), 4) for block in blocks]
                 for arm, values in self.scores.items()

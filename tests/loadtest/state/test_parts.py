@@ -80,6 +80,9 @@ def test_a_replay_ranks_lists_behind_its_begin_in_every_way(tmp_path, items):
     replay = Replay(BUNDLE, lists, lists[1].time)
     replay.run(f"lmdb://{tmp_path / 'store'}", tmp_path / "clock")
     assert len(replay.judged) == 3
+    # Feedback moves counters behind the first list.
+    assert replay.scores[STORE][0] == replay.scores[FRESH][0]
     assert replay.scores[FRESH] != replay.scores[IDS]
     curves = replay.curves()
-    assert len(curves["days"]) == len(curves[STORE]) == 3
+    assert curves["lists"] == [0, 1, 2]
+    assert curves[STORE] == pytest.approx(replay.scores[STORE], abs=1e-4)

@@ -6,6 +6,7 @@ import pytest
 
 from loadtest.cli import parse, run_command
 from loadtest.errors import MISSED, PASSED, UsageError
+from loadtest.results import ROOT
 from loadtest.state import report, run
 from loadtest.state.command import PARTS
 from loadtest.state.report import Bar, Measured
@@ -120,3 +121,12 @@ def test_a_report_without_git_is_of_an_unknown_commit(monkeypatch, tmp_path):
     commit = report.current_commit(tmp_path / "out")
     assert commit == "unknown"
     assert not report.is_repeatable(commit)
+
+
+REPORTS = ROOT / "docs" / "reports"
+
+
+@pytest.mark.skipif(not (REPORTS / "state.json").exists(), reason="the report was not made yet")
+def test_the_committed_page_is_that_of_the_committed_figures():
+    parts = report.read_parts(REPORTS)
+    assert (REPORTS / "state.md").read_text("utf-8") == report.render_page(parts)
