@@ -28,7 +28,7 @@ from service.state.engine import now_ms
 from service.state.errors import EngineError, EntityError
 from service.state.events import Event, EventRules
 from service.state.store import EntityStore
-from service.state.writer import EventWriter, Outcome, QueueFull
+from service.state.writer import COMMITS, EventWriter, Outcome, QueueFull
 
 PATHS = ("/feedback", "/v1/feedback")
 
@@ -50,7 +50,7 @@ class FeedbackApi:
         self._journal = journal
         self._fleet, self._settings, self._metrics = fleet, settings, metrics
         self._keys, self._clock = keys, clock
-        self._writer = EventWriter(store, metrics, clock)
+        self._writer = EventWriter(store, metrics, COMMITS[store.engine_name], clock)
         self._rules: EventRules | None = None
 
     def add_routes(self, app: FastAPI) -> None:

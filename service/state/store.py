@@ -264,11 +264,16 @@ class EntityStore:
 
         return RedisReader(self._address, self._timeout_s, self._settings.state_connections)
 
+    @property
+    def engine_name(self) -> Literal["lmdb", "redis"]:
+        """The kind of engine that the address names."""
+        return "lmdb" if self._address.scheme == "lmdb" else "redis"
+
     def describe(self) -> dict[str, Any]:
         """Return engine, condition, entities and lag for `GET /info`; without the password."""
         health = self.health
         return {
-            "engine": "lmdb" if self._address.scheme == "lmdb" else "redis",
+            "engine": self.engine_name,
             "address": str(self._address),
             "status": "up" if self.problem is None else "down",
             "problem": self.problem,

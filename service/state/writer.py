@@ -1,4 +1,4 @@
-"""Write the events of a worker: one thread commits together whatever waits.
+"""Write the events of a worker: a thread commits together whatever waits.
 
 A call is answered after the commit that holds its events. Events of a client that has left, and
 those that wait when the service stops, are written too.
@@ -23,7 +23,22 @@ from service.state.events import Event, EventRules
 logger = logging.getLogger("service")
 
 MAX_WAITING = 50_000  # changes of entities that wait, beyond which calls are refused
-MAX_COMMIT = 5_000  # changes of one commit, so that it does not hold up the next one for long
+
+
+@dataclass(frozen=True)
+class Commits:
+    """The way in which an engine is written.
+
+    threads      LMDB has one writer at a time; of Redis, one thread prepares while one waits
+    changes      of one commit, at most: a commit of LMDB costs the same for many, and Redis is
+                 written in short transactions anyway
+    """
+
+    threads: int
+    changes: int
+
+
+COMMITS = {"lmdb": Commits(1, 5_000), "redis": Commits(2, 512)}
 
 Outcome = Literal["accepted", "duplicate"]
 
@@ -52,18 +67,23 @@ class Call:
 
 
 class EventWriter:
-    """Writes events on a thread of its own."""
+    """Writes events on threads of its own."""
 
     def __init__(
-        self, owner: EngineOwner, metrics: Metrics, clock: Callable[[], int] = now_ms
+        self,
+        owner: EngineOwner,
+        metrics: Metrics,
+        commits: Commits,
+        clock: Callable[[], int] = now_ms,
     ) -> None:
         """clock: returns the time in ms since 1970 UTC."""
         self._owner, self._metrics, self._clock = owner, metrics, clock
+        self._commits = commits
         self._calls: deque[Call] = deque()
         self._waiting = 0  # changes of calls in the queue
         self._arrival = threading.Condition()
         self._closing = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     async def write(self, events: Sequence[Event], rules: EventRules) -> list[Outcome]:
         """Return the outcome of each event once all are durable and every reader sees them.
@@ -81,9 +101,9 @@ class EventWriter:
                 raise QueueFull(f"{len(self._calls)} calls wait for the entity store")
             self._calls.append(call)
             self._waiting += len(changes)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="events")
-                self._thread.start()
+            if len(self._threads) < self._commits.threads:
+                self._threads.append(threading.Thread(target=self._run, name="events"))
+                self._threads[-1].start()
             self._arrival.notify()
         self._metrics.feedback_waiting.inc(len(events))
         try:
@@ -92,12 +112,12 @@ class EventWriter:
             self._metrics.feedback_waiting.dec(len(events))
 
     async def close(self) -> None:
-        """Write what waits, and end the thread."""
+        """Write what waits, and end the threads."""
         with self._arrival:
             self._closing = True
-            self._arrival.notify()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            self._arrival.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
     def _run(self) -> None:
         while calls := self._take():
@@ -123,7 +143,8 @@ class EventWriter:
         with self._arrival:
             while not self._calls and not self._closing:
                 self._arrival.wait()
-            while self._calls and (not calls or size + len(self._calls[0].changes) <= MAX_COMMIT):
+            limit = self._commits.changes
+            while self._calls and (not calls or size + len(self._calls[0].changes) <= limit):
                 call = self._calls.popleft()
                 size += len(call.changes)
                 calls.append(call)
