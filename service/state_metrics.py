@@ -6,6 +6,7 @@ from service.metric_families import SECONDS, MetricFamilies
 
 AGES = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400, 365 * 86400)  # seconds
 EVENT_OUTCOMES = ("accepted", "duplicate", "refused", "failed")
+RECORD_OUTCOMES = ("written", "refused", "deleted")
 COMMIT_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOOKUPS = ("hit", "miss", "timeout", "error", "corrupt")
 
@@ -52,6 +53,17 @@ class StateMetrics(MetricFamilies):
         self.state_bytes = self._counter(
             "rerank_state_read_bytes", "Bytes of entities read from the store."
         )
+        records = self._counter(
+            "rerank_state_records",
+            "Users and items received by the routes, by kind: user, item; and outcome: written, "
+            "refused, deleted.",
+            ("kind", "outcome"),
+        )
+        self.state_records = {
+            (kind, outcome): records.labels(kind, outcome)
+            for kind in ("user", "item")
+            for outcome in RECORD_OUTCOMES
+        }
         self._define_health()
 
     def _define_health(self) -> None:

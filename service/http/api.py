@@ -136,7 +136,9 @@ class Api:
         self._entities: EntityApi | None = None
         self._feedback: FeedbackApi | None = None
         if self._store is not None:
-            self._entities = EntityApi(self._store, fleet, settings, state_keys, self._journal)
+            self._entities = EntityApi(
+                self._store, fleet, settings, metrics, state_keys, self._journal
+            )
             self._entities.add_routes(self.app)
             self._feedback = FeedbackApi(
                 self._store, fleet, settings, metrics, keys, journal=self._journal

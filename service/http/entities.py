@@ -29,6 +29,7 @@ from service.http.record_streams import Decoder, Encoded, open_stream
 from service.http.responses import response_class
 from service.http.security import Keys
 from service.journal.journal import Journal
+from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.settings import Settings
 from service.state.engine import ID_RULE, Engine, Key, Value, encode_id, now_ms
@@ -55,11 +56,12 @@ class EntityApi:
         store: EntityStore,
         fleet: Fleet,
         settings: Settings,
+        metrics: Metrics,
         keys: Keys | None,
         journal: Journal | None = None,
     ) -> None:
         """keys: those of RERANK_STATE_KEYS_FILE. Without, the routes are open on loopback only."""
-        self._journal = journal
+        self._journal, self._records = journal, metrics.state_records
         self._store, self._fleet, self._settings, self._keys = store, fleet, settings, keys
         self._threads = ThreadPoolExecutor(THREADS, "entities")
 
@@ -101,6 +103,9 @@ class EntityApi:
             raise upload.ended_by(BadRequest(detail, [broken])) from None
         except ServiceError as refusal:
             raise upload.ended_by(refusal) from None
+        finally:
+            self._records[kind, "written"].inc(upload.written)
+            self._records[kind, "refused"].inc(upload.refused_count)
         return response_class(headers)(upload.outcome(), headers=NO_STORE)
 
     async def read(self, kind: EntityKind, request: Request) -> Response:
@@ -125,7 +130,8 @@ class EntityApi:
         self._authenticate(request)
         key = _key(kind, request)
         with _store_errors():
-            await self._run(partial(self._store.engine.delete, [key]))
+            deleted = await self._run(partial(self._store.engine.delete, [key]))
+        self._records[kind, "deleted"].inc(deleted)
         if self._journal is not None and kind == "user":
             self._journal.erase(key.id)
         return Response(status_code=204, headers=NO_STORE)

@@ -1,6 +1,7 @@
 """PUT, GET and DELETE of users and items over HTTP."""
 
 import json
+import re
 import time
 
 import httpx
@@ -12,6 +13,7 @@ from service.http.entities import MAX_REFUSED, is_loopback
 from service.state.engine import Key, Value
 from service.state.errors import StateFull, StateUnavailable
 from service.state.lmdb_engine import LmdbEngine
+from tests.support.redis_servers import redis_server
 from tests.support.servers import application, fresh
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -277,6 +279,20 @@ def test_other_methods_are_refused_with_those_of_the_path(client, path, methods)
     assert set(response.headers["allow"].split(", ")) == {"OPTIONS", *methods.split(", ")}
 
 
+def test_metrics_count_the_records_by_kind_and_outcome(client):
+    def counts():
+        page = client.get("/metrics").text
+        name = r'rerank_state_records_total\{kind="item",outcome="(\w+)"\} (\S+)'
+        return {outcome: float(number) for outcome, number in re.findall(name, page)}
+
+    before = counts()
+    put(client, "/items", lines({"item": "s1"}, {"item": "s2"}, {"user": "s3"}))
+    for _ in range(2):  # the second finds nothing to delete
+        client.delete("/items/s1")
+    added = {outcome: number - before[outcome] for outcome, number in counts().items()}
+    assert added == {"written": 2, "refused": 1, "deleted": 1}
+
+
 def test_a_client_that_pauses_for_too_long_is_refused_and_what_it_sent_stays(client):
     def slow():
         yield lines(*({"item": f"q{number}"} for number in range(600)))
@@ -406,3 +422,28 @@ def test_the_document_has_the_routes_and_its_examples_are_written(client):
 
 def test_a_service_without_a_store_does_not_document_the_routes(session):
     assert "/users" not in application(session).openapi()["paths"]
+
+
+def test_a_redis_that_goes_down_during_an_upload_and_comes_back(session, tmp_path):
+    with redis_server("valkey", tmp_path, "--appendonly", "yes") as server:
+        address = f"redis://127.0.0.1:{server.port}/0"
+        with (
+            fresh(session, state=address) as url,
+            httpx.Client(base_url=url, timeout=60) as client,
+        ):
+            assert outcome(put(client, "/users", lines({"user": "é/1"})))["written"] == 1
+
+            def content():
+                for start in range(0, 4000, 1000):
+                    if start == 2000:
+                        server.kill()
+                    yield lines(*({"item": str(n)} for n in range(start, start + 1000)))
+
+            body = problem(put(client, "/items", content()), 503, "state_unavailable")
+            assert body["written"] < 4000
+            problem(client.get("/users/%C3%A9%2F1"), 503, "state_unavailable")
+            server.start()
+            assert outcome(put(client, "/items", lines({"item": "last"})))["written"] == 1
+            assert client.get("/users/%C3%A9%2F1").status_code == 200
+            assert client.delete("/users/%C3%A9%2F1").status_code == 204
+            problem(client.get("/users/%C3%A9%2F1"), 404, "unknown_entity")
