@@ -18,7 +18,7 @@ from service.http.duplicates import refuse_repeated_keys
 from service.http.parsing import decode, decode_value, is_msgpack, refuse_compressed
 from service.state.errors import EntityError
 
-BATCH_RECORDS = 500  # after which a batch is handed on
+BATCH_RECORDS = 1000  # after which a batch is handed on
 BATCH_BYTES = 1 << 20
 LINES = "send a line per record as application/x-ndjson, whose number is not limited"
 QUOTED_BYTES = 60  # of a line that is no JSON
@@ -224,7 +224,10 @@ async def _split(
             size += len(part)
             for record in splitter.feed(part):
                 batch.append(record)
-            if len(batch) >= BATCH_RECORDS or (batch and size >= BATCH_BYTES):
+                if len(batch) == BATCH_RECORDS:
+                    yield batch
+                    batch, size = [], 0
+            if batch and size >= BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
         batch += splitter.end()

@@ -328,9 +328,9 @@ def test_a_store_that_fails_midway_is_a_problem_with_the_lines_written(
         fresh(session, state=f"lmdb://{tmp_path}") as url,
         httpx.Client(base_url=url, timeout=60) as client,
     ):
-        content = lines(*({"item": str(number)} for number in range(20_000)))
+        content = lines(*({"item": str(number)} for number in range(3000)))
         body = problem(put(client, "/items", content), status, code)
-        assert 500 <= body["written"] < 20_000
+        assert body["written"] == 1000
         assert "secret" not in str(body)
         assert client.get(f"/items/{body['written'] - 1}").status_code == 200
         assert client.get(f"/items/{body['written']}").status_code == 404
