@@ -136,18 +136,20 @@ class Api:
         self._entities: EntityApi | None = None
         self._feedback: FeedbackApi | None = None
         if self._store is not None:
-            self._entities = EntityApi(
-                self._store, fleet, settings, metrics, state_keys, self._journal
-            )
-            self._entities.add_routes(self.app)
-            self._feedback = FeedbackApi(
-                self._store, fleet, settings, metrics, keys, journal=self._journal
-            )
-            self._feedback.add_routes(self.app)
+            self._add_store_routes(self._store, keys, state_keys)
         self.app.add_exception_handler(ServiceError, self._on_error)
         self.app.add_exception_handler(HTTPException, self._on_error)
         self.app.add_middleware(self._edge)
         self.app.openapi = lambda: openapi(self.app)  # type: ignore[method-assign]
+
+    def _add_store_routes(
+        self, store: EntityStore, keys: Keys | None, state_keys: Keys | None
+    ) -> None:
+        fleet, settings, metrics = self._fleet, self._settings, self._metrics
+        self._entities = EntityApi(store, fleet, settings, metrics, state_keys, self._journal)
+        self._entities.add_routes(self.app)
+        self._feedback = FeedbackApi(store, fleet, settings, metrics, keys, journal=self._journal)
+        self._feedback.add_routes(self.app)
 
     def _add_routes(self) -> None:
         app = self.app
