@@ -64,7 +64,7 @@ class ListLookup:
     """
 
     user: UserLookup | None
-    items: Sequence[bytes | None] | None
+    items: list[bytes | None] | None
     now: int
 
 

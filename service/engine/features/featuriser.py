@@ -12,7 +12,7 @@ No row depends on the position of its candidate in the list.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,13 @@ from service.engine.features.id_index import HeldIds, Ids, pack_ids, unpack_ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays, with_last_row
 from service.engine.features.item_files import ItemFiles
+from service.engine.features.item_half import ItemHalf
 from service.engine.features.kernels import Kernel, KernelStack, TokenKernel, VectorKernel
 from service.engine.features.layout import EncodedList, Layout
 from service.engine.features.schema import NUMBER_KINDS, OWNERS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
 from service.engine.features.stored_encoder import ItemEncoder
-from service.engine.features.stored_items import Doubles, StoredList
+from service.engine.features.stored_items import StoredList
 from service.engine.features.stored_rows import StoredRows
 
 
@@ -251,14 +252,13 @@ class Featuriser:
         """Return an encoder of stored items."""
         return ItemEncoder(
             self.schema, self._layout, self._ids, self._items, self._history, self.snapshot,
-            self._change,
+            self._generator_half,
         )  # fmt: skip
 
-    def _change(
-        self, index: Integers, numbers: Floats, tokens: Integers, names: Collection[str]
-    ) -> Doubles:
-        """Return the change of item rows by other features, float64 [N, D]; no rows, D = 0."""
-        return np.zeros((len(index), 0))
+    @property
+    def _generator_half(self) -> ItemHalf | None:
+        """The item rows of the generator, None for a bundle without."""
+        return None
 
     def _fill(
         self,

@@ -19,7 +19,6 @@ from service.engine.features.flat_files import create_array, read_array, write_a
 from service.engine.features.item_arrays import ItemArrays
 from service.engine.features.item_files import ITEM_ID, ItemWords
 from service.engine.features.layout import Layout
-from service.engine.features.schema import Feature
 
 ROWS_PER_BLOCK = 1 << 14
 
@@ -178,11 +177,13 @@ class ItemHalf:
         """
         of_table, tokens_of_table = np.empty_like(numbers), np.empty_like(tokens)
         self._items.write_features(index, of_table, tokens_of_table, names)
-        changed = [f for f in self._layout.features.values() if f.name in names]
-        statistics = [feature for feature in changed if feature.kind == "statistic"]
+        layout = self._layout
+        changed = [feature for feature in layout.features.values() if feature.name in names]
+        statistics = [feature.name for feature in changed if feature.kind == "statistic"]
         others = [feature for feature in changed if feature.kind != "statistic"]
-        moved = self._move_numbers(others, numbers, of_table)
-        for slot in (slot for f in others if f.slots for slot in self._layout.slot_range(f)):
+        columns = [c for f in others if f.name in layout.column for c in layout.column_range(f)]
+        moved = moved_by(numbers[:, columns], of_table[:, columns], self.weights(columns))
+        for slot in (slot for f in others if f.slots for slot in layout.slot_range(f)):
             after, before = tokens[:, slot], tokens_of_table[:, slot]
             if slot == self._id_slot:
                 moved += self.embed_ids(after) - self.embed_ids(before)
@@ -192,24 +193,30 @@ class ItemHalf:
                 embedded = self._embeddings.take(places, axis=0)
                 moved += np.subtract(embedded[0], embedded[1], dtype=np.float64)
         if statistics:
-            moved += self._move_numbers(statistics, numbers, of_table)
+            columns = [layout.column[name] for name in statistics]
+            moved += moved_by(numbers[:, columns], of_table[:, columns], self.weights(columns))
         return moved
 
-    def _move_numbers(
-        self, features: Sequence[Feature], numbers: Floats, of_table: Floats
-    ) -> Doubles:
-        layout = self._layout
-        columns = [
-            column
-            for feature in features
-            if feature.name in layout.column
-            for column in layout.column_range(feature)
-        ]
-        change = numbers[:, columns].astype(np.float64) - of_table[:, columns]
-        weights = self._columns[[column - layout.request_numbers for column in columns]]
-        # A product of BLAS rounds a row in a way that depends on the number of rows.
-        moved: Doubles = np.einsum("nc,cd->nd", change, weights.astype(np.float64))
-        return moved
+    def weights(self, columns: Sequence[int]) -> Doubles:
+        """Return the projection of item columns of the layout, float64 [C, D]."""
+        places = [column - self._layout.request_numbers for column in columns]
+        return self._columns[places].astype(np.float64)
+
+
+def moved_by(after: Floats, before: Floats, weights: Doubles) -> Doubles:
+    """Return the change of rows by the change of C columns, float64 [N, D].
+
+    A product of BLAS would round a row in a way that depends on the number of rows.
+
+    Args:
+        after: new values, float32 [N, C].
+        before: old values.
+        weights: projection of the columns, float64 [C, D].
+    """
+    change = after.astype(np.float64)
+    change -= before
+    moved: Doubles = np.einsum("nc,cd->nd", change, weights)
+    return moved
 
 
 def id_words(layout: Layout) -> ItemWords | None:

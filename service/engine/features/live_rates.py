@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from service.engine.contract import Floats
-from service.engine.features.encoding import LARGEST, Doubles, Mask, encode_numbers
+from service.engine.features.encoding import Doubles
 from service.engine.features.rates import decay, log_odds, prior_rate
 from service.engine.features.schema import Feature
 from service.engine.features.snapshot import Snapshot
@@ -20,7 +20,7 @@ class LiveRates:
     """The statistics that a bundle has counts of; S in number.
 
     Their half-lives and prior rates are those of the bundle's item table, so that equal counts have
-    equal values there and here.
+    equal values there and here. A statistic with a transform is none of them.
     """
 
     def __init__(
@@ -35,40 +35,44 @@ class LiveRates:
             high: largest one.
         """
         counts = {} if snapshot is None else snapshot.statistics
-        chosen = [place for place, f in enumerate(statistics) if f.name in counts]
-        self._features = [statistics[place] for place in chosen]
-        self.names = [feature.name for feature in self._features]
-        self._low, self._high = low[chosen, None], high[chosen, None]
+        chosen = [
+            place
+            for place, feature in enumerate(statistics)
+            if feature.name in counts and feature.transform == "none"
+        ]
+        features = [statistics[place] for place in chosen]
+        self.names = [feature.name for feature in features]
+        self._low, self._high = low[chosen], high[chosen]
         listed = [counts[name] for name in self.names]
         self._half_life = np.array([c.half_life or math.inf for c in listed], np.float64)
         self._prior = np.array([prior_rate(c.all_likes, c.all_shows) for c in listed], np.float64)
-        self._strength = np.array([f.prior_strength for f in self._features], np.float64)
+        self._strength = np.array([f.prior_strength for f in features], np.float64)
+        self._mean = np.array([feature.mean for feature in features], np.float64)
+        self._std = np.array([feature.std for feature in features], np.float64)
 
     def counts(self, counters: Sequence[Counters]) -> Doubles:
-        """Return shows, likes and time of each counter, float64 [M, S, 3]; NaN without one."""
-        counts = np.full((len(counters), len(self.names), 3), np.nan)
+        """Return shows, likes and time of each counter, float64 [M, 3, S]; NaN without one."""
+        counts = np.full((len(counters), 3, len(self.names)), np.nan)
         for row, of_item in enumerate(counters):
             for place, name in enumerate(self.names):
                 if name in of_item:
-                    counts[row, place] = of_item[name]
+                    counts[row, :, place] = of_item[name]
         return counts
 
-    def values(self, counts: Doubles, now: int) -> tuple[Floats, Mask, int]:
-        """Return encoded values float32 [M, S], where there is one, and the number of clipped ones.
+    def values(self, counts: Doubles, now: int) -> tuple[Floats, int]:
+        """Return encoded values float32 [M, S], and the number of clipped ones.
+
+        The value is NaN without a counter.
 
         Args:
-            counts: float64 [M, S, 3].
+            counts: float64 [M, 3, S].
             now: time in ms since 1970 UTC.
         """
-        shows, likes, time = np.moveaxis(counts, 2, 0)
-        weight = decay(now - time, self._half_life)
-        rates = log_odds(likes * weight, shows * weight, self._prior, self._strength).T
-        absent = np.isnan(rates)
-        # The encoder refuses what lies this far from the mean, where all values are clipped.
-        middle = np.array([[feature.mean] for feature in self._features])
-        margin = np.array([[0.5 * LARGEST * feature.std] for feature in self._features])
-        rates = np.where(absent, middle, np.clip(rates, middle - margin, middle + margin))
-        encoded = np.asarray(encode_numbers(self._features, rates, absent), np.float32)
-        clipped = np.clip(encoded, self._low, self._high)
-        changed = np.count_nonzero((clipped != encoded) & ~absent)
-        return clipped.T, ~absent.T, int(changed)
+        weight = decay(now - counts[:, 2], self._half_life)
+        shows, likes = counts[:, 0] * weight, counts[:, 1] * weight
+        rates = log_odds(likes, shows, self._prior, self._strength)
+        # As encode_numbers does, but for its limit: what is too far from the mean is clipped.
+        with np.errstate(over="ignore"):
+            encoded = ((rates - self._mean) / self._std).astype(np.float32)
+        beyond = np.count_nonzero((encoded < self._low) | (encoded > self._high))
+        return np.minimum(np.maximum(encoded, self._low), self._high), int(beyond)

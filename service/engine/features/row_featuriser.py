@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from service.engine.features.item_files import ItemFiles
 from service.engine.features.item_half import ItemHalf, Weights
 from service.engine.features.layout import EncodedList, Layout
 from service.engine.features.snapshot import Snapshot
-from service.engine.features.stored_items import Doubles
 
 GENERATOR_ROWS = NETWORKS[0]
 
@@ -75,12 +74,9 @@ class RowFeaturiser(Featuriser):
             rows += half.embed(tokens[:, self._candidate_slots])
         return rows
 
-    def _change(
-        self, index: Integers, numbers: Floats, tokens: Integers, names: Collection[str]
-    ) -> Doubles:
-        if not self.halves:
-            return super()._change(index, numbers, tokens, names)
-        return self.halves[GENERATOR_ROWS].difference(index, numbers, tokens, names)
+    @property
+    def _generator_half(self) -> ItemHalf | None:
+        return self.halves.get(GENERATOR_ROWS)
 
     def transform(self, candidates: CandidateList) -> tuple[Floats, Integers]:
         numbers, tokens = super().transform(candidates)

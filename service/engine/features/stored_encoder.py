@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ from service.engine.features.id_index import Ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays
 from service.engine.features.item_files import ITEM_ID
+from service.engine.features.item_half import ItemHalf, moved_by
 from service.engine.features.kernels import Encoded
 from service.engine.features.layout import Layout, places_of
 from service.engine.features.live_rates import LiveRates
 from service.engine.features.schema import NUMBER_KINDS, Feature, Schema
 from service.engine.features.snapshot import Snapshot
-from service.engine.features.stored_items import Array, Doubles, Places, StoredItem
+from service.engine.features.stored_items import Array, Doubles, Entry, Places, StoredItem
 
 # A number farther from the train mean, in deviations, is clipped, unless the item table has one.
 RANGE = 5.0
@@ -30,29 +31,24 @@ RANGE = 5.0
 # raw kernel rows are not those of the table, if it has statistics as features, or as counters.
 UPDATED, CLIPPED, IGNORED, KERNELS, STATISTICS, LIVE = range(6)
 
-# As ItemHalf.difference; [N, 0] where there are no rows of networks.
-Change = Callable[[Integers, Floats, Integers, Collection[str]], Doubles]
-
 
 @dataclass(slots=True)
 class EncodedItems:
     """M items.
 
     arrays   by name, the rows [M, ...] that are kept
-    names    the features of each, a bit for each item feature of the schema
-    ignored  names of the features of each that the schema does not declare or allow
+    entries  the names of the features of each
     """
 
     arrays: Mapping[str, Array]
-    names: Sequence[int]
-    ignored: Sequence[tuple[str, ...]]
+    entries: Sequence[Entry]
 
 
 class ItemEncoder:
     """Encodes stored items over the rows of the item table, or the defaults of unknown items.
 
-    places: of the features of items. rates: the statistics that counters give. statistics: names
-    of all.
+    places: of the features of items. rates: the statistics that counters give; rate_places: their
+    columns among those of items.
     """
 
     def __init__(
@@ -63,10 +59,11 @@ class ItemEncoder:
         items: ItemArrays,
         history: HistoryKernels,
         snapshot: Snapshot | None,
-        change: Change,
+        half: ItemHalf | None,
     ) -> None:
+        """half: the generator's item rows, None for a bundle without."""
         self._layout, self._ids, self._items, self._history = layout, ids, items, history
-        self.change = change
+        self._half = half
         self._inline = InlineFeatures(layout, schema.history.kernels, ("item",))
         features = [feature for feature in schema.features if feature.of == "item"]
         # The id of an item is its key in the store, and no feature of it.
@@ -81,10 +78,14 @@ class ItemEncoder:
         self._low = np.minimum(items.numbers.min(axis=0), np.float32(-RANGE))
         self._high = np.maximum(items.numbers.max(axis=0), np.float32(RANGE))
         statistics = [feature for feature in numeric if feature.kind == "statistic"]
-        at = [items.place[feature.name] for feature in statistics]
-        self.statistics = frozenset(feature.name for feature in statistics)
-        self.rates = LiveRates(statistics, snapshot, self._low[at], self._high[at])
+        self._table_places = [items.place[feature.name] for feature in statistics]
+        low, high = self._low[self._table_places], self._high[self._table_places]
+        self.rates = LiveRates(statistics, snapshot, low, high)
         self.rate_places = [columns.index(layout.column[name]) for name in self.rates.names]
+        of_statistics = [layout.column[feature.name] for feature in statistics]
+        self._statistics = frozenset(feature.name for feature in statistics)
+        self._statistic_places = [columns.index(column) for column in of_statistics]
+        self._weights = None if half is None else half.weights(of_statistics)
 
     @property
     def kernels(self) -> int:
@@ -119,35 +120,45 @@ class ItemEncoder:
         facts[:, IGNORED] = [len(each) for each in ignored]
         for rows, of_table in zip(kernels, self._history.take(index), strict=True):
             facts[:, KERNELS] |= (rows != of_table).any(axis=1)
-        facts[:, STATISTICS] = [not self.statistics.isdisjoint(record) for record in records]
+        facts[:, STATISTICS] = [not self._statistics.isdisjoint(record) for record in records]
         facts[:, LIVE] = has_counts
         arrays = {
             "numbers": numbers[:, self.places.columns],
             "tokens": tokens[:, self.places.slots].astype(self._items.tokens.dtype),
-            "change": self.change(index, numbers, tokens, names - self.statistics),
+            "change": self._change(index, numbers, tokens, names - self._statistics),
             "facts": facts,
             "counts": counts,
         }
         arrays |= {f"kernel.{number}": rows for number, rows in enumerate(kernels)}
-        bits = [sum(self._bit[name] for name in record) for record in records]
-        return EncodedItems(arrays, bits, ignored)
+        entries = [
+            Entry(sum(self._bit[name] for name in record), refused)
+            for record, refused in zip(records, ignored, strict=True)
+        ]
+        return EncodedItems(arrays, entries)
 
     def counts(self, items: Sequence[StoredItem]) -> tuple[Doubles, Array]:
-        """Return the counters of M items, float64 [M, S, 3], and the items that have some."""
+        """Return the counters of M items, float64 [M, 3, S], and the items that have some."""
         counts = self.rates.counts([item.counters for item in items])
-        return counts, np.asarray((~np.isnan(counts[:, :, 0])).any(axis=1))
+        return counts, np.asarray((~np.isnan(counts[:, 0])).any(axis=1))
 
-    def statistics_change(self, index: Integers, numbers: Floats) -> Doubles:
-        """Return the change of item rows by their statistics, float64 [M, D].
+    def statistics_change(self, index: Integers, numbers: Floats) -> Doubles | None:
+        """Return the change of item rows by their statistics, float64 [M, D]; None without rows.
 
         Args:
             index: row of each item in the table, int64 [M].
             numbers: number columns of items, float32 [M, K].
         """
-        whole = np.zeros((len(index), self._layout.numbers_width), np.float32)
-        whole[:, self.places.columns] = numbers
-        tokens = np.zeros((len(index), self._layout.tokens_width), np.int64)
-        return self.change(index, whole, tokens, self.statistics)
+        if self._weights is None:
+            return None
+        before = self._items.numbers.take(index, axis=0)[:, self._table_places]
+        return moved_by(numbers[:, self._statistic_places], before, self._weights)
+
+    def _change(
+        self, index: Integers, numbers: Floats, tokens: Integers, names: Collection[str]
+    ) -> Doubles:
+        if self._half is None:
+            return np.zeros((len(index), 0))
+        return self._half.difference(index, numbers, tokens, names)
 
     def _fill(
         self, ids: Sequence[str], index: Integers, records: Sequence[Mapping[str, Any]]

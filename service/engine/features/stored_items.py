@@ -51,16 +51,13 @@ class StoredItems:
 
 @dataclass(slots=True)
 class Entry:
-    """An item whose row is kept.
+    """The names of an item's features, those in use and those ignored.
 
-    slot: place of the row; names: the features in use, a bit for each item feature of the schema;
-    ignored: names of the others.
+    names: a bit for each item feature of the schema.
     """
 
-    blob: bytes
-    slot: int
-    names: int = 0
-    ignored: tuple[str, ...] = ()
+    names: int
+    ignored: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -91,6 +88,7 @@ class StoredList:
 
     places: Places
     now: int
+    entries: Sequence[Entry]
     at: slice | Integers
     numbers: Floats
     tokens: Array
@@ -102,7 +100,6 @@ class StoredList:
     kernels: Sequence[Encoded] = ()
     statistics: Sequence[str] = ()
     change: Doubles | None = None
-    entries: Sequence[Entry] = ()
 
     def write(self, numbers: Floats, tokens: Integers) -> None:
         """Write the features of the items to numbers [N, F] and tokens [N, T]."""

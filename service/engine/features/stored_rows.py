@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
+from itertools import repeat
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from service.engine.features.stored_items import Entry, StoredItem, StoredItems,
 KEPT_BYTES = 64 << 20  # of rows, and again of the bytes that they were made from
 TYPICAL_BYTES = 1024  # that one row is made from
 LEAST_ROWS = 4096
+NO_ENTRY = Entry(0, ())
 FREE = np.iinfo(np.int64).max  # the last use of a row that holds no item
 
 Decode = Callable[[bytes], StoredItem]
@@ -50,16 +51,18 @@ class StoredRows:
             rows.itemsize * math.prod(rows.shape[1:]) for rows in parts.values()
         )
         count = max(least, self._max_bytes // size)
-        self._entries: dict[str, Entry] = {}
+        self._blobs: dict[str, bytes] = {}
+        self._slots: dict[str, int] = {}
         self._blob_bytes = 0
         # Pages that no row was written to take no memory.
         self._kept = {n: np.zeros((count, *r.shape[1:]), r.dtype) for n, r in parts.items()}
         self._ids = [""] * count  # of the item in each row
+        self._entries = [NO_ENTRY] * count
         self._free = list(range(count))
         self._used = np.full(count, FREE)  # number of the list that used each row last
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._slots)
 
     def take(
         self,
@@ -79,31 +82,33 @@ class StoredRows:
         self._lists += 1
         if 2 * len(ids) > len(self._used):
             self._allocate(2 * len(ids))
-        places = [place for place, blob in enumerate(items.blobs) if blob is not None]
-        pairs = [(ids[place], blob) for place, blob in enumerate(items.blobs) if blob is not None]
-        entries = self._current(pairs, items.decode)
-        valid = [entry for entry in entries if entry is not None]
-        if len(valid) < len(entries):
-            places = list(compress(places, [entry is not None for entry in entries]))
-        at = slice(None) if len(valid) == len(ids) else np.array(places, np.int64)
-        slots = np.array([entry.slot for entry in valid], np.int64)
+        corrupt = 0
+        if list(map(self._blobs.get, ids)) != list(items.blobs):
+            corrupt = self._refresh(ids, items)
+        slots = np.array(list(map(self._slots.get, ids, repeat(-1))), np.int64)
+        at: slice | Integers = slice(None)
+        if slots.min(initial=0) < 0:
+            at = np.flatnonzero(slots >= 0)
+            slots = slots[at]
         self._used[slots] = self._lists
         taken = self._gather(slots, at, items)
-        taken.entries, taken.corrupt = valid, len(entries) - len(valid)
+        taken.corrupt = corrupt
         if with_change:
             taken.change = self._kept["change"].take(slots, axis=0)
             if taken.moves_statistics:
-                taken.change += self._encoder.statistics_change(index[at], taken.numbers)
+                moved = self._encoder.statistics_change(index[at], taken.numbers)
+                taken.change = taken.change if moved is None else taken.change + moved
         return taken
 
     def _gather(self, slots: Integers, at: slice | Integers, items: StoredItems) -> StoredList:
         """Return copies of rows, with the statistics that counters give now."""
         kept, encoder = self._kept, self._encoder
         facts = kept["facts"].take(slots, axis=0)
-        totals = facts.sum(axis=0).tolist()
+        totals = np.add.reduce(facts, axis=0).tolist()
         taken = StoredList(
             encoder.places,
             items.now,
+            [self._entries[slot] for slot in slots.tolist()],
             at,
             kept["numbers"].take(slots, axis=0),
             kept["tokens"].take(slots, axis=0),
@@ -116,37 +121,34 @@ class StoredRows:
             names = [f"kernel.{number}" for number in range(encoder.kernels)]
             taken.kernels = [kept[name].take(slots, axis=0) for name in names]
         if items.live and totals[LIVE]:
-            counts, rates = kept["counts"].take(slots, axis=0), encoder.rates
-            values, present, clipped = rates.values(counts, items.now)
-            columns = encoder.rate_places
-            taken.numbers[:, columns] = np.where(present, values, taken.numbers[:, columns])
+            rates, columns = encoder.rates, encoder.rate_places
+            values, clipped = rates.values(kept["counts"].take(slots, axis=0), items.now)
+            absent = np.isnan(values)
+            if absent.any():
+                np.copyto(values, taken.numbers[:, columns], where=absent)
+            taken.numbers[:, columns] = values
             taken.clipped += clipped
-            some = np.flatnonzero(present.any(axis=0)).tolist()
+            some = np.flatnonzero(~absent.all(axis=0)).tolist()
             taken.statistics = [rates.names[place] for place in some]
             taken.moves_statistics = True
         return taken
 
-    def _current(self, pairs: Sequence[tuple[str, bytes]], decode: Decode) -> list[Entry | None]:
-        """Return the entry of each id and its bytes, None for bytes that no store has written."""
-        entries = self._entries
-        chosen = [entries.get(item) for item, _ in pairs]
-        changed = {
-            item: blob
-            for entry, (item, blob) in zip(chosen, pairs, strict=True)
-            if entry is None or entry.blob != blob
-        }
-        if not changed:
-            return chosen
-        # So that room is not made at their expense.
-        self._used[[entry.slot for entry in chosen if entry is not None]] = self._lists
-        decoded = {}
-        for item, blob in changed.items():
-            try:
-                decoded[item] = blob, decode(blob)
-            except ValueError:
-                self._drop(item)
-        self._keep(self._move_counters(decoded, decode))
-        return [entries.get(item) for item, _ in pairs]
+    def _refresh(self, ids: Sequence[str], items: StoredItems) -> int:
+        """Make the rows of a list those of its bytes; return the number of broken items."""
+        slots = map(self._slots.get, ids, repeat(-1))
+        self._used[[slot for slot in slots if slot >= 0]] = self._lists  # they stay
+        decoded, broken = {}, set()
+        for item_id, blob in zip(ids, items.blobs, strict=True):
+            if blob is None:
+                self._drop(item_id)
+            elif self._blobs.get(item_id) != blob:
+                try:
+                    decoded[item_id] = blob, items.decode(blob)
+                except ValueError:
+                    self._drop(item_id)
+                    broken.add(item_id)
+        self._keep(self._move_counters(decoded, items.decode))
+        return len(broken)
 
     def _move_counters(self, decoded: Decoded, decode: Decode) -> Decoded:
         """Update the rows of items whose features are the same, and return the other items.
@@ -155,14 +157,14 @@ class StoredRows:
         """
         rest, moved, slots = {}, [], []
         for item_id, (blob, item) in decoded.items():
-            entry = self._entries.get(item_id)
-            if entry is None or decode(entry.blob).packed_features() != item.packed_features():
+            before = self._blobs.get(item_id)
+            if before is None or decode(before).packed_features() != item.packed_features():
                 rest[item_id] = blob, item
                 continue
-            self._blob_bytes += len(blob) - len(entry.blob)
-            entry.blob = blob
+            self._blob_bytes += len(blob) - len(before)
+            self._blobs[item_id] = blob
             moved.append(item)
-            slots.append(entry.slot)
+            slots.append(self._slots[item_id])
         if moved:
             facts = self._kept["facts"]
             self._kept["counts"][slots], facts[slots, LIVE] = self._encoder.counts(moved)
@@ -181,11 +183,10 @@ class StoredRows:
         for name, rows in encoded.arrays.items():
             self._kept[name][slots] = rows
         self._used[slots] = self._lists
-        for place, (slot, item_id) in enumerate(zip(slots, decoded, strict=True)):
+        for slot, item_id, entry in zip(slots, decoded, encoded.entries, strict=True):
             blob = decoded[item_id][0]
-            names, ignored = encoded.names[place], encoded.ignored[place]
-            self._entries[item_id] = Entry(blob, slot, names, ignored)
-            self._ids[slot] = item_id
+            self._blobs[item_id], self._slots[item_id] = blob, slot
+            self._ids[slot], self._entries[slot] = item_id, entry
             self._blob_bytes += len(blob)
 
     def _make_room(self, count: int) -> None:
@@ -201,8 +202,9 @@ class StoredRows:
                 self._drop(self._ids[slot])
 
     def _drop(self, item_id: str) -> None:
-        entry = self._entries.pop(item_id, None)
-        if entry is not None:
-            self._blob_bytes -= len(entry.blob)
-            self._free.append(entry.slot)
-            self._used[entry.slot] = FREE
+        slot = self._slots.pop(item_id, None)
+        if slot is not None:
+            self._blob_bytes -= len(self._blobs.pop(item_id))
+            self._free.append(slot)
+            self._entries[slot] = NO_ENTRY
+            self._used[slot] = FREE
