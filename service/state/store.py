@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, Protocol
@@ -159,8 +159,7 @@ class EntityStore:
         """
         began = self._clock()
         wanted = [user for user in users if user is not None]
-        of_users = dict.fromkeys(filter(is_keepable, wanted))
-        of_items = dict.fromkeys(filter(is_keepable, chain.from_iterable(items)))
+        of_users, of_items = keepable(wanted), keepable(chain.from_iterable(items))
         keys = [Key("user", user) for user in of_users]
         keys += [Key("item", item) for item in of_items]
         try:
@@ -287,6 +286,9 @@ class EntityStore:
         }
 
 
-def is_keepable(item: str) -> bool:
-    """True for an id that a store can keep; no store has longer ones."""
-    return len(item) <= MAX_ID_BYTES // 4 or len(item.encode()) <= MAX_ID_BYTES
+def keepable(ids: Iterable[str]) -> dict[str, None]:
+    """Return the distinct ids that a store can keep, in their order; no store has longer ones."""
+    distinct = dict.fromkeys(ids)
+    if max(map(len, distinct), default=0) <= MAX_ID_BYTES // 4:  # bytes of a character, at most
+        return distinct
+    return {item: None for item in distinct if len(item.encode()) <= MAX_ID_BYTES}
