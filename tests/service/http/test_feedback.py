@@ -1,5 +1,6 @@
 """POST /feedback over HTTP: outcomes, refusals, read-your-writes, retries, full and lost stores."""
 
+import contextlib
 import threading
 import time
 
@@ -13,6 +14,7 @@ from service.state.entities import User
 from service.state.errors import StateFull, StateUnavailable
 from service.state.lmdb_engine import LmdbEngine
 from tests.support.processes import total
+from tests.support.redis_servers import redis_server
 from tests.support.servers import fresh
 
 NOW = 1_700_000_000_000
@@ -175,25 +177,44 @@ def test_metrics_count_events_by_outcome_and_commits(service):
     assert total(service.get("/metrics").text, "rerank_feedback_waiting") == 0
 
 
-def test_concurrent_writers_of_one_user_lose_nothing_and_share_commits(service):
+def test_a_hundred_concurrent_writers_of_one_user_lose_nothing(service):
+    outcomes = sent_at_once([service] * 100, "busy")
+    assert sum(outcome["accepted"] for outcome in outcomes) == 101
+    assert sum(outcome["duplicates"] for outcome in outcomes) == 99
+    assert history_used(service, "busy") == 101
+
+
+def sent_at_once(clients, user):
+    """Send an event of each client, and one that is the same for all, from a thread each."""
     failures, outcomes = [], []
 
-    def write(number):
+    def write(number, client):
         try:
-            for index in range(3):
-                events = [event_of(f"{number}.{index}", "busy"), event_of(f"same.{index}", "busy")]
-                outcomes.append(send(service, *events).raise_for_status().json())
+            events = [event_of(number, user), event_of("same", user)]
+            outcomes.append(send(client, *events).raise_for_status().json())
         except Exception as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(20)]
+    threads = [threading.Thread(target=write, args=each) for each in enumerate(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert failures == []
-    assert sum(outcome["accepted"] for outcome in outcomes) == 63
-    assert history_used(service, "busy") == 63
+    return outcomes
+
+
+def test_writers_at_two_instances_overtake_each_other_and_lose_nothing(session, tmp_path):
+    with redis_server("valkey", tmp_path) as server, contextlib.ExitStack() as stack:
+        state = f"redis://127.0.0.1:{server.port}/0"
+        settings = {"state": state, "state_timeout_ms": 10_000}
+        clients = []
+        for _ in range(2):
+            url = stack.enter_context(fresh(session, **settings))
+            clients.append(stack.enter_context(httpx.Client(base_url=url, timeout=60)))
+        outcomes = sent_at_once(clients * 50, "busy")
+        assert sum(outcome["accepted"] for outcome in outcomes) == 101
+        assert history_used(clients[0], "busy") == 101
 
 
 def test_without_a_store_there_is_no_route(client):

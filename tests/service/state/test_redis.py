@@ -7,7 +7,7 @@ import pytest
 
 from service.state.address import parse_address
 from service.state.engine import Key, Value
-from service.state.errors import EngineError, StateFull, StateTimeout, StateUnavailable
+from service.state.errors import StateFull, StateTimeout, StateUnavailable
 from service.state.redis_engine import RedisEngine, RedisReader
 from service.state.redis_health import health_of
 from tests.support.redis_servers import SERVERS, redis_server
@@ -118,8 +118,8 @@ def test_a_full_server_refuses_the_write_and_is_read_as_before(tmp_path):
         with pytest.raises(StateFull, match="maxmemory") as error:
             engine.put_many([(Key("user", "someone"), Value(b"1"))])
         assert "someone" not in str(error.value)
-        with pytest.raises(EngineError):
-            engine.update_many([USER], lambda place, blob: Value(b"2"))
+        with pytest.raises(StateFull):
+            engine.update_many([USER], lambda place, blob: Value(b"2"), [b"m" * 16])
         assert engine.get_many([USER]) == [b"1"]
         engine.close()
 
