@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import time
 
@@ -157,17 +158,17 @@ def test_a_list_whose_client_leaves_during_its_lookup_is_not_ranked(
     session, items, tmp_path, disconnects
 ):
     ranks = Slow(session, 0)
-    with redis_server("redis", tmp_path) as server, server.client() as administrator:
+    with redis_server("redis", tmp_path) as server:
         address = f"redis://127.0.0.1:{server.port}/0"
         with fresh(ranks, state=address, state_timeout_ms=30_000) as url, connect(url) as client:
             content = json.dumps({**body(items, 11), "user": {"id": "u1"}}).encode()
-            administrator.client_pause(60_000)
+            server.process.send_signal(signal.SIGSTOP)
             client.sendall(head("/rerank", len(content)) + content)
             time.sleep(0.2)  # the lookup waits
             if disconnects:
                 client.close()
                 time.sleep(0.2)
-            administrator.client_unpause()
+            server.process.send_signal(signal.SIGCONT)
             if not disconnects:
                 assert client.recv(65536).startswith(b"HTTP/1.1 200")
             next_call = {"requests": [{**body(items, 12), "user": {"id": "u2"}}]}
