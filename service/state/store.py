@@ -33,6 +33,7 @@ logger = logging.getLogger("service")
 
 CHECK_S = 5.0  # between two looks at the engine's health
 HEALTH_TIMEOUT_S = 2.0
+THREAD_CONNECTIONS = 8  # for the threads of uploads and events, and for health
 MAX_FAILURES = 5  # consecutive failed lookups before the next ones are skipped
 SKIP_S = 1.0  # for which they are skipped, before one is tried again
 
@@ -231,6 +232,7 @@ class EntityStore:
                     self._address,
                     self._settings.state_max_gb,
                     HEALTH_TIMEOUT_S,
+                    THREAD_CONNECTIONS,
                     window_s=self._settings.state_event_window_s,
                 )
                 self._reader = self._open_reader(self._engine)
