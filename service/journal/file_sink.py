@@ -93,8 +93,8 @@ class FileSink:
             raise SinkError(f"{self._directory}: {error.strerror or error}") from error
 
     def _is_due(self) -> bool:
-        """True if the segment is old, or was begun before all of them were to be closed."""
-        if time.time_ns() - self._opened_ns > 1e9 * ROLL_S:
+        """True if the segment is old or removed, or was begun before all were to be closed."""
+        if time.time_ns() - self._opened_ns > 1e9 * ROLL_S or not self._path.exists():
             return True
         try:
             return os.stat(self._directory / ROLL).st_mtime_ns >= self._opened_ns
@@ -105,10 +105,12 @@ class FileSink:
         """Close the segment under its final name, or delete it if it is empty."""
         descriptor, self._descriptor = self._descriptor, -1
         try:
+            if not self._path.exists():  # removed by someone else
+                return
             if self._size:
                 self._path.rename(self._path.with_name(self._path.name.removesuffix(".open")))
             else:
-                self._path.unlink(missing_ok=True)
+                self._path.unlink()
             sync(self._directory)
         finally:
             os.close(descriptor)

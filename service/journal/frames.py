@@ -16,7 +16,7 @@ import zstandard
 
 MAGIC = b"\x28\xb5\x2f\xfd"  # each frame of zstd begins with it
 ARRAY = b"\xdd"  # MessagePack: an array, whose length follows in 4 bytes
-LEVEL = 3
+LEVEL = 1  # twice as fast as the default, for a fifth more bytes
 CHUNK = 1 << 16
 MAX_BYTES = 1 << 30  # of one frame's records; a longer one was not written by the journal
 

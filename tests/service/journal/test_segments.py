@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -188,6 +189,14 @@ def test_a_segment_that_cannot_be_cut_back_is_closed_with_its_torn_tail(
     assert (first.is_open, second.is_open) == (False, True)
     assert list(first.read())[1] == Gap(size, size + 20, True)
     assert ids_in(tmp_path / "journal") == ids(0) + ids(6)
+
+
+def test_a_removed_directory_is_made_again(sink, tmp_path):
+    sink.write(batch(0))
+    shutil.rmtree(tmp_path / "journal")
+    sink.idle()
+    sink.write(batch(3))
+    assert ids_in(tmp_path / "journal") == ids(3)
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
