@@ -126,14 +126,12 @@ class RedisEngine:
     ) -> list[bool]:
         """Compare and set each entity; Redis keeps those before an error."""
         places, made = places_by_key(keys, once)
-        names = {key: self._names(key) for key in places}
+        names = dict(zip(places, names_of(list(places), self._prefix), strict=True))
         marks = [None] * len(keys) if once is None else once
         for attempt in range(MAX_ATTEMPTS):
-            if not places:
-                return made
             if attempt:  # writers that overtake each other in step would do so again
                 time.sleep(random.uniform(0.0, BACK_OFF_S * min(attempt, 10)))
-            blobs = self._get([names[key][0] for key in places])
+            blobs = self._get([names[key] for key in places])
             now = now_ms()
             calls = []
             for key, old in zip(places, blobs, strict=True):
@@ -141,7 +139,8 @@ class RedisEngine:
                 kept = [mark for place in places[key] if (mark := marks[place]) is not None]
                 if value is None and not kept:
                     continue
-                arguments = compare_arguments(names[key], old, value, kept, now, self._window_ms)
+                both = names[key], marks_name(names[key], key.kind)
+                arguments = compare_arguments(both, old, value, kept, now, self._window_ms)
                 calls.append((key, ("EVAL", COMPARE_AND_SET, 2, *arguments)))
             results = self._call_many([call for _, call in calls])
             later = {}
@@ -154,19 +153,20 @@ class RedisEngine:
                 remaining = [place for place in places[key] if made[place]]
                 if remaining:
                     later[key] = remaining
+            if not later:
+                return made
             places = later
         raise StateUnavailable(
             f"{self._address}: {len(places)} entities changed {MAX_ATTEMPTS} times while they were "
             "written; send fewer writes of one entity at a time"
         )
 
-    def _names(self, key: Key) -> tuple[bytes, bytes]:
-        return name_of(key, self._prefix), marks_name(key, self._prefix)
-
     def delete(self, keys: Sequence[Key]) -> int:
-        calls = [("DEL", name_of(key, self._prefix)) for key in keys]
-        users = [key for key in keys if key.kind == "user"]  # the name of their marks has the id
-        calls += [("DEL", marks_name(key, self._prefix)) for key in users]
+        names = names_of(keys, self._prefix)
+        calls = [("DEL", name) for name in names]
+        for key, name in zip(keys, names, strict=True):
+            if key.kind == "user":  # the name of its marks has the id
+                calls.append(("DEL", marks_name(name, key.kind)))
         return sum(self._call_many(calls)[: len(keys)])
 
     def _call_many(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -66,13 +66,12 @@ def _item_tags(prefix: bytes) -> Sequence[bytes]:
     return [b"%b:{%b%02x}:" % (prefix, LETTERS["item"], tag) for tag in range(TAGS)]
 
 
-def marks_name(key: Key, prefix: bytes) -> bytes:
-    """Return the name of the marks of an entity: of each user, and of each tag of items.
+def marks_name(name: bytes, kind: Kind) -> bytes:
+    """Return the name of the marks of the entity with a name: of each user, and of each tag.
 
     No entity has such a name: the name of a user ends with }, and that of an item has :.
     """
-    name = name_of(key, prefix)
-    return name[: name.index(b"}") + 1] + b"!" if key.kind == "item" else name + b"!"
+    return name[: name.index(b"}") + 1] + b"!" if kind == "item" else name + b"!"
 
 
 def id_of(name: bytes, kind: Kind, prefix: bytes) -> str:
