@@ -187,7 +187,8 @@ def check_slate(slate: Slate, row: Row) -> None:
     if slate.utility is not None and not np.isfinite(slate.utility):
         raise ModelError(f"utility: must be finite, got {slate.utility}")
     figures = (slate.logprob, slate.entropy_before, slate.entropy_after)
-    if not all(math.isfinite(value) for column in figures for value in column.tolist()):
+    # A sum of float32 is finite in float64 if and only if all of them are.
+    if not all(math.isfinite(sum(column.tolist())) for column in figures):
         raise ModelError(f"slate {indices}: log-probabilities or entropies are not finite")
     steps = slate.steps.tolist()
     if steps and not (min(steps) >= 0 and max(steps) <= row.budget):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from service.engine.rows import Row
 
 Array = npt.NDArray[Any]
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int64)
+addressof = ctypes.addressof
+buffer_of: Callable[[Array], ctypes.c_char] = ctypes.c_char.from_buffer  # type: ignore[assignment]
 
 
 def describe(
@@ -80,7 +82,7 @@ def vector_of(numbers: Sequence[float], dtype: np.dtype[Any]) -> Array:
 def address_of(array: Array) -> int:
     """Return the address of a contiguous array that is not empty."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(cast("Any", array)))
+        return addressof(buffer_of(array))
     except TypeError:  # read-only; this way takes much longer
         return int(array.ctypes.data)
 

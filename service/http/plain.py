@@ -42,8 +42,8 @@ def plain_history(value: Any) -> PlainHistory | None:
         return None
     if not are_plain_ids(ids) or not NUMBERS.issuperset(map(type, labels)):
         return None
-    # NaN is in no order. Whole numbers of any size have none of it, and may be too large to add.
-    if min(labels) < 0 or max(labels) > 1 or any(label != label for label in labels):
+    # Few are distinct. NaN is in no order.
+    if not all(0 <= label <= 1 for label in set(labels)):
         return None
     return list(zip(ids, map(float, labels), strict=True))
 
