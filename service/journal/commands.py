@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,12 +20,13 @@ from service.journal.address import FilesAddress, parse_journal_address
 from service.journal.erasure import SETTLE_S, erase
 from service.journal.errors import JournalAddressError, JournalError
 from service.journal.frames import Frame
-from service.journal.segments import segments_in
+from service.journal.segments import Segment, segments_in
 from service.journal.summary import summarise
 
 VARIABLE = "RERANK_JOURNAL"
 FOLLOW_S = 0.5  # between two looks at a journal that is followed
 MAX_REPORTED = 20  # problems that are printed
+Fields = Mapping[str, Any]  # of a record
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,16 @@ class Tail:
         """Print records. Raises OSError."""
         directory = directory_of(self.journal)
         places: dict[str, int] = {}
-        records = (record for record in unread(directory, places) if self._matches(record))
-        for record in deque(records, self.last) if self.last > 0 else records:
+        for record in last_records(directory, places, self._matches, self.last):
             print_record(record)
         while self.follow:
             time.sleep(FOLLOW_S)
-            for record in unread(directory, places):
-                if self._matches(record):
+            for segment in segments_in(directory):
+                for record in filter(self._matches, unread(segment, places)):
                     print_record(record)
         return 0
 
-    def _matches(self, record: Mapping[str, Any]) -> bool:
+    def _matches(self, record: Fields) -> bool:
         stated = {"kind": self.kind, "user": self.user, "request_id": self.request_id}
         return all(record.get(name) == value for name, value in stated.items() if value is not None)
 
@@ -154,24 +154,45 @@ def directory_of(text: str | None) -> Path:
     return address.directory
 
 
-def unread(directory: Path, places: dict[str, int]) -> Iterator[Mapping[str, Any]]:
-    """Yield the records behind the places, and advance these.
+def last_records(
+    directory: Path, places: dict[str, int], matches: Callable[[Fields], bool], count: int
+) -> Iterator[Fields]:
+    """Yield the last records that match, or all of them if `count` is 0.
+
+    The newest segments are read alone. places: as of `unread`; is set to the end of the journal.
+    """
+    segments = segments_in(directory)
+    if count < 1:
+        for segment in segments:
+            yield from filter(matches, unread(segment, places))
+        return
+    newest: list[deque[Fields]] = []
+    for segment in reversed(segments):
+        if sum(map(len, newest)) < count:
+            newest.append(deque(filter(matches, unread(segment, places)), count))
+        else:
+            places[segment.name] = segment.path.stat().st_size
+    chosen = [record for records in reversed(newest) for record in records]
+    yield from chosen[-count:]
+
+
+def unread(segment: Segment, places: dict[str, int]) -> Iterator[Fields]:
+    """Yield the records of a segment behind its place, and advance it.
 
     places: bytes read of each segment, by its name.
     """
-    for segment in segments_in(directory):
-        try:
-            for part in segment.read(places.get(segment.name, 0)):
-                if isinstance(part, Frame):
-                    yield from part.records
-                elif part.torn:  # or being written
-                    break
-                places[segment.name] = part.end
-        except FileNotFoundError:  # closed meanwhile; the next look finds it by its new name
-            continue
+    try:
+        for part in segment.read(places.get(segment.name, 0)):
+            if isinstance(part, Frame):
+                yield from part.records
+            elif part.torn:  # or being written
+                break
+            places[segment.name] = part.end
+    except FileNotFoundError:  # closed meanwhile; the next look has it under its new name
+        return
 
 
-def print_record(record: Mapping[str, Any]) -> None:
+def print_record(record: Fields) -> None:
     """Print a record as one line of JSON."""
     print(orjson.dumps(record, default=printable).decode(), flush=True)
 

@@ -66,6 +66,8 @@ class Journal:
     def of(cls, settings: JournalSettings, metrics: Metrics) -> Journal | None:
         """Return the journal that the settings name, or None."""
         if settings.journal == "off":
+            if settings.explore_share:
+                logger.warning("RERANK_EXPLORE_SHARE explores, but no RERANK_JOURNAL records it")
             return None
         limits = BufferLimits(
             MIB * settings.journal_buffer_mb,

@@ -1,6 +1,9 @@
 """The command line of a journal: tail, verify, stats, erase."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from service.journal.file_sink import FileLimits, FileSink
 from service.journal.records import ErasureRecord, Policy, StoredValues, pack
 from service.journal.segments import maintenance, segments_in
 from service.state.entities import Item
+from tests.support.bundles import ROOT
 from tests.support.journals import decision, event, ids_in
 
 EACH = FileLimits(1, 1 << 40, 1e9)  # a segment for each write
@@ -53,6 +57,25 @@ def test_tail_prints_the_last_records_as_json_and_can_choose(tmp_path, capsys):
         assert main(["tail", str(tmp_path), *options]) == 0
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [line["record"] for line in lines] == expected
+
+
+def test_tail_follows_a_journal_that_is_written(tmp_path, sink):
+    write(tmp_path, decision(1), decision(2))
+    sink.write([pack(decision(3))])
+    command = [sys.executable, "-m", "service", "journal", "tail", str(tmp_path), "--follow"]
+    with subprocess.Popen(
+        [*command, "--last", "2"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline())["record"] for _ in range(2)]
+        sink.write([pack(decision(4))])
+        lines.append(json.loads(process.stdout.readline())["record"])
+        sink.close()  # under another name from now on
+        write(tmp_path, decision(5))
+        lines.append(json.loads(process.stdout.readline())["record"])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert lines == ["d2", "d3", "d4", "d5"]
 
 
 def test_tail_prints_stored_items_by_name(tmp_path, capsys):

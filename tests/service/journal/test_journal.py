@@ -9,6 +9,7 @@ from service.journal.errors import SinkError
 from service.journal.journal import BufferLimits, Journal
 from service.journal.records import pack
 from service.metrics import Metrics
+from service.settings import Settings
 from tests.support.journals import event
 from tests.support.processes import poll, total
 
@@ -161,6 +162,13 @@ def test_a_record_that_cannot_be_packed_is_dropped_alone(sink, metrics, caplog):
     assert sink.records == [pack(event(1))]
     assert counted(metrics, "dropped") == 1
     assert "journal: a record of kind event was dropped" in caplog.text
+
+
+def test_exploration_without_a_journal_is_warned_about(metrics, caplog):
+    assert Journal.of(Settings(), metrics) is None
+    assert caplog.text == ""
+    assert Journal.of(Settings(explore_share=0.1), metrics) is None
+    assert "no RERANK_JOURNAL records it" in caplog.text
 
 
 def test_ids_of_records_differ_between_journals(sink, metrics):
