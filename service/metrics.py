@@ -100,7 +100,8 @@ class Metrics(StateMetrics):
         self.list_size = self._histogram("rerank_list_size", "Candidates of one list.", LIST_SIZES)
         self.unknown = self._counter(
             "rerank_unknown_candidates",
-            "Candidates whose id the item table lacks; a rising share is a wrong id space.",
+            "Candidates that neither item table nor entity store has; a rising share is a wrong id "
+            "space.",
         )
         self.histories = self._counter(
             "rerank_history_cache",

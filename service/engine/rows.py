@@ -33,8 +33,8 @@ class Row:
     """One featurised candidate list and its options.
 
     numbers float32 [N, F]; budget: reasoning steps per position; entropy_threshold in nats. Without
-    sampling the slate is the greedy one. unknown: candidates that the item table lacks. intent: is
-    added to the logits, None for none; only for a session that `supports_intent`.
+    sampling the slate is the greedy one. unknown: candidates that neither item table nor store has.
+    intent: is added to the logits, None for none; only for a session that `supports_intent`.
 
     rows float32 [N, D] are the generator's item rows, and `encoded` is what those of the evaluator
     are made from. A bundle of the old contract has tokens int64 [N, T] in their place.

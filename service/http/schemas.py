@@ -346,7 +346,9 @@ class RerankResponse(BaseModel):
     slate: list[SlateEntry]
     reasoning: ReasoningUsed
     utility: float | None = Field(description="the evaluator's estimate of a sampled slate")
-    unknown_candidates: int = Field(description="candidates whose id the model's item table lacks")
+    unknown_candidates: int = Field(
+        description="candidates that neither the model's item table nor the entity store has"
+    )
     latency_ms: Latency
     degraded: Degraded | None
     state: StateUsed | None = Field(

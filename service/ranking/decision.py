@@ -47,7 +47,7 @@ class Decision:
         fallback: the candidate index of each position of the initial ranking, else empty.
         budget: steps per position that the run was granted.
         steps: steps taken, over all positions.
-        unknown: number of candidates whose id the item table lacks.
+        unknown: number of candidates that neither item table nor entity store has.
         degraded: None, `reduced_budget`, or the code of the error behind the initial ranking.
         state: the part of the entity store, None if it was not asked.
         explored: the slate was sampled by the service.

@@ -47,8 +47,8 @@ Pending = asyncio.Future[RowResult] | ServiceError
 class PreparedList:
     """One checked and featurised list, and the deployment that will rank it.
 
-    shed is set for a list that was refused before it was featurised; unknown counts the
-    candidates whose id the item table lacks; state is the part of the entity store, if asked.
+    shed is set for a list that was refused before it was featurised; unknown counts the candidates
+    that neither item table nor entity store has; state is the part of the entity store, if asked.
     exploration is the draw, None for a list that was shed or if nothing is explored.
     """
 
