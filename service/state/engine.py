@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import repeat
 from typing import Literal, NamedTuple, Protocol
 
 from service.state.errors import EntityError
@@ -148,6 +150,11 @@ def change_in_order(places: Sequence[int], blob: bytes | None, change: Change) -
             changed = Value(changed.blob, value.expires_at)
         value, blob = changed, changed.blob
     return value
+
+
+def keys_of(kind: Kind, ids: Iterable[str]) -> list[Key]:
+    """Return the keys of entities of a kind, several times faster than one by one."""
+    return list(map(partial(tuple.__new__, Key), zip(repeat(kind), ids, strict=False)))
 
 
 def encode_id(key: Key) -> bytes:

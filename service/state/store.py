@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.address import Address
-from service.state.engine import MAX_ID_BYTES, Engine, Health, Key, now_ms
+from service.state.engine import MAX_ID_BYTES, Engine, Health, Key, keys_of, now_ms
 from service.state.entities import User
 from service.state.errors import (
     EngineError,
@@ -161,8 +161,7 @@ class EntityStore:
         began = self._clock()
         wanted = [user for user in users if user is not None]
         of_users, of_items = keepable(wanted), keepable(chain.from_iterable(items))
-        keys = [Key("user", user) for user in of_users]
-        keys += [Key("item", item) for item in of_items]
+        keys = keys_of("user", of_users) + keys_of("item", of_items)
         try:
             blobs = await self._read(keys, began) if keys else []
         except EngineError as error:

@@ -209,7 +209,7 @@ class Featuriser:
         history, row_in_history = self._entries.prepare(candidates, index)
         overwritten = history is not None and (candidates.inline or (stored and stored.kernels))
         kernels = self._history.take(index) if overwritten else []
-        if stored is not None:
+        if stored is not None and stored.entries:
             stored.write(numbers, tokens)
             if kernels and stored.kernels:
                 stored.write_kernels(kernels)

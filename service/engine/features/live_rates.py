@@ -42,7 +42,10 @@ class LiveRates:
         ]
         features = [statistics[place] for place in chosen]
         self.names = [feature.name for feature in features]
-        self._low, self._high = low[chosen], high[chosen]
+        self._low, self._high = low[chosen].astype(np.float64), high[chosen].astype(np.float64)
+        # The values next to these, which no float32 within the range rounds from.
+        self._below = np.nextafter(low[chosen], np.float32(-np.inf)).astype(np.float64)
+        self._above = np.nextafter(high[chosen], np.float32(np.inf)).astype(np.float64)
         listed = [counts[name] for name in self.names]
         self._half_life = np.array([c.half_life or math.inf for c in listed], np.float64)
         self._prior = np.array([prior_rate(c.all_likes, c.all_shows) for c in listed], np.float64)
@@ -72,7 +75,9 @@ class LiveRates:
         shows, likes = counts[:, 0] * weight, counts[:, 1] * weight
         rates = log_odds(likes, shows, self._prior, self._strength)
         # As encode_numbers does, but for its limit: what is too far from the mean is clipped.
-        with np.errstate(over="ignore"):
-            encoded = ((rates - self._mean) / self._std).astype(np.float32)
-        beyond = np.count_nonzero((encoded < self._low) | (encoded > self._high))
-        return np.minimum(np.maximum(encoded, self._low), self._high), int(beyond)
+        encoded = (rates - self._mean) / self._std
+        clipped = np.count_nonzero(encoded <= self._below) + np.count_nonzero(
+            encoded >= self._above
+        )
+        within = np.minimum(np.maximum(encoded, self._low), self._high)
+        return within.astype(np.float32), clipped

@@ -61,7 +61,7 @@ class RowFeaturiser(Featuriser):
         stored = encoded.stored
         if encoded.inline:
             rows += half.difference(encoded.index, encoded.numbers, tokens, encoded.inline)
-        elif stored is not None:
+        elif stored is not None and stored.entries:
             at, change = stored.at, stored.change
             if network != GENERATOR_ROWS or change is None:
                 change = half.difference(

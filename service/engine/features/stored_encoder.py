@@ -28,7 +28,7 @@ from service.engine.features.stored_items import Array, Doubles, Entry, Places, 
 RANGE = 5.0
 
 # Columns of the facts of an item: time of its last change, values clipped and ignored; and 1 if its
-# raw kernel rows are not those of the table, if it has statistics as features, or as counters.
+# raw kernel rows are not those of the table, or if it has statistics as features; and its counters.
 UPDATED, CLIPPED, IGNORED, KERNELS, STATISTICS, LIVE = range(6)
 
 
@@ -109,7 +109,7 @@ class ItemEncoder:
         clipped = np.count_nonzero(within != scalars, axis=1)
         numbers[:, self._scalars] = within
         names = set[str]().union(*records)
-        counts, has_counts = self.counts(items)
+        counts, numbers_of_counters = self.counts(items)
         ignored = [
             tuple(n for n, v in item.features.items() if n not in record and v is not None)
             for item, record in zip(items, records, strict=True)
@@ -121,7 +121,7 @@ class ItemEncoder:
         for rows, of_table in zip(kernels, self._history.take(index), strict=True):
             facts[:, KERNELS] |= (rows != of_table).any(axis=1)
         facts[:, STATISTICS] = [not self._statistics.isdisjoint(record) for record in records]
-        facts[:, LIVE] = has_counts
+        facts[:, LIVE] = numbers_of_counters
         arrays = {
             "numbers": numbers[:, self.places.columns],
             "tokens": tokens[:, self.places.slots].astype(self._items.tokens.dtype),
@@ -137,9 +137,9 @@ class ItemEncoder:
         return EncodedItems(arrays, entries)
 
     def counts(self, items: Sequence[StoredItem]) -> tuple[Doubles, Array]:
-        """Return the counters of M items, float64 [M, 3, S], and the items that have some."""
+        """Return the counters of M items, float64 [M, 3, S], and the number of each, int [M]."""
         counts = self.rates.counts([item.counters for item in items])
-        return counts, np.asarray((~np.isnan(counts[:, 0])).any(axis=1))
+        return counts, np.count_nonzero(~np.isnan(counts[:, 0]), axis=1)
 
     def statistics_change(self, index: Integers, numbers: Floats) -> Doubles | None:
         """Return the change of item rows by their statistics, float64 [M, D]; None without rows.

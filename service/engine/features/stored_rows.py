@@ -7,6 +7,7 @@ store returns others.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -60,6 +61,8 @@ class StoredRows:
         self._entries = [NO_ENTRY] * count
         self._free = list(range(count))
         self._used = np.full(count, FREE)  # number of the list that used each row last
+        none = np.zeros(0, np.int64)
+        self._nothing = self._gather(none, none, 0, live=False)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -90,8 +93,10 @@ class StoredRows:
         if slots.min(initial=0) < 0:
             at = np.flatnonzero(slots >= 0)
             slots = slots[at]
+        if not len(slots):
+            return dataclasses.replace(self._nothing, now=items.now, corrupt=corrupt)
         self._used[slots] = self._lists
-        taken = self._gather(slots, at, items)
+        taken = self._gather(slots, at, items.now, items.live)
         taken.corrupt = corrupt
         if with_change:
             taken.change = self._kept["change"].take(slots, axis=0)
@@ -100,14 +105,14 @@ class StoredRows:
                 taken.change = taken.change if moved is None else taken.change + moved
         return taken
 
-    def _gather(self, slots: Integers, at: slice | Integers, items: StoredItems) -> StoredList:
+    def _gather(self, slots: Integers, at: slice | Integers, now: int, live: bool) -> StoredList:
         """Return copies of rows, with the statistics that counters give now."""
         kept, encoder = self._kept, self._encoder
         facts = kept["facts"].take(slots, axis=0)
         totals = np.add.reduce(facts, axis=0).tolist()
         taken = StoredList(
             encoder.places,
-            items.now,
+            now,
             [self._entries[slot] for slot in slots.tolist()],
             at,
             kept["numbers"].take(slots, axis=0),
@@ -120,16 +125,17 @@ class StoredRows:
         if totals[KERNELS]:
             names = [f"kernel.{number}" for number in range(encoder.kernels)]
             taken.kernels = [kept[name].take(slots, axis=0) for name in names]
-        if items.live and totals[LIVE]:
+        if live and totals[LIVE]:
             rates, columns = encoder.rates, encoder.rate_places
-            values, clipped = rates.values(kept["counts"].take(slots, axis=0), items.now)
-            absent = np.isnan(values)
-            if absent.any():
+            values, clipped = rates.values(kept["counts"].take(slots, axis=0), now)
+            taken.statistics = rates.names
+            if totals[LIVE] < values.size:  # else every item has every counter
+                absent = np.isnan(values)
                 np.copyto(values, taken.numbers[:, columns], where=absent)
+                some = np.flatnonzero(~absent.all(axis=0)).tolist()
+                taken.statistics = [rates.names[place] for place in some]
             taken.numbers[:, columns] = values
             taken.clipped += clipped
-            some = np.flatnonzero(~absent.all(axis=0)).tolist()
-            taken.statistics = [rates.names[place] for place in some]
             taken.moves_statistics = True
         return taken
 
