@@ -76,8 +76,6 @@ class LiveRates:
         rates = log_odds(likes, shows, self._prior, self._strength)
         # As encode_numbers does, but for its limit: what is too far from the mean is clipped.
         encoded = (rates - self._mean) / self._std
-        clipped = np.count_nonzero(encoded <= self._below) + np.count_nonzero(
-            encoded >= self._above
-        )
+        clipped = np.count_nonzero((encoded <= self._below) | (encoded >= self._above))
         within = np.minimum(np.maximum(encoded, self._low), self._high)
-        return within.astype(np.float32), clipped
+        return within.astype(np.float32), int(clipped)
