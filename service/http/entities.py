@@ -140,10 +140,10 @@ class EntityApi:
         """Raise Unauthorized or Forbidden; or NotFound where the routes are off."""
         if self._keys is not None:
             self._keys.client(request.headers.get("authorization"))
-        elif not is_loopback(self._settings.host):
+        elif not (is_loopback(self._settings.host) and is_loopback(_host_of(request))):
             raise NotFound(
                 f"{request.method} {request.scope['path'][:100]}: set RERANK_STATE_KEYS_FILE; "
-                "without keys, users and items are served on a loopback address only"
+                "without keys, users and items are served under a loopback address only"
             )
 
     def _upload(self, kind: EntityKind, request: Request, decoder: Decoder) -> Upload:
@@ -305,6 +305,15 @@ def _store_errors() -> Iterator[None]:
         yield
     except EngineError as error:
         raise refusal_by_store(error) from None
+
+
+def _host_of(request: Request) -> str:
+    """Return the host that a request names, without its port.
+
+    A page in a browser can make a name of its own lead here, and a proxy may pass on other names.
+    """
+    host: str = request.state.headers.get("host", "")
+    return host.rpartition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 def is_loopback(host: str) -> bool:

@@ -362,11 +362,23 @@ def test_without_keys_the_routes_are_off_but_on_loopback(session, tmp_path):
             assert "RERANK_STATE_KEYS_FILE" in problem(response, 404, "not_found")["detail"]
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 204), ("127.0.0.1:80", 204), ("[::1]:8000", 204), ("[::1]", 204),
+        ("shop.example", 404), ("127.0.0.1.example:8000", 404), ("[::2]", 404), ("", 404),
+    ],
+)  # fmt: skip
+def test_without_keys_a_request_names_a_loopback_host(client, host, status):
+    assert client.delete("/users/t1", headers={"Host": host}).status_code == status
+
+
 def test_with_keys_every_route_requires_one(session, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(f"feed:{KEY}\n")
     settings = {"state": f"lmdb://{tmp_path}/state", "state_keys_file": keys, "host": "0.0.0.0"}
     with fresh(session, **settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        client.headers["Host"] = "shop.example"
         for method, path in (("PUT", "/items"), ("GET", "/items/i1"), ("DELETE", "/users/u1")):
             problem(client.request(method, path), 401, "unauthorized")
             wrong = {"Authorization": f"Bearer {KEY}x"}
