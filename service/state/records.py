@@ -224,14 +224,15 @@ def _valid(
     try:
         if not items or "" in items or list(map(str.strip, items)) != items:
             return None
-    except TypeError:  # an id that is no text
+        if not all(kind is None or _is_name(kind) for kind in set(types)):
+            return None
+    except TypeError:  # an id that is no text, or a type that has no hash
         return None
     if set(map(type, labels)) != {float} or not all(0.0 <= one <= 1.0 for one in set(labels)):
         return None
-    if not all(kind is None or _is_name(kind) for kind in set(types)):
-        return None
-    moments = times if None not in times else [time for time in times if time is not None]
-    if moments and (set(map(type, moments)) != {int} or not _are_times(moments)):
+    kinds = set(map(type, times))
+    moments = times if kinds == {int} else [time for time in times if time is not None]
+    if moments and (not kinds <= {int, type(None)} or not _are_times(moments)):
         return None
     return Answers(items, labels, types, times)
 

@@ -128,6 +128,8 @@ def test_features_of_two_schemas_together_have_no_fingerprint():
         ({"user": "a", "history": [{"id": "b", "label": 2}]}, r"history\[0\].label: a number from"),
         ({"user": "a", "history": [{"id": "b", "label": True}]}, r"history\[0\].label: a number"),
         ({"user": "a", "history": [{"id": "b", "type": 5}]}, r"history\[0\].type: a text of 1"),
+        ({"user": "a", "history": {"id": ["b"], "type": [[]]}}, r"history\[0\].type: a text of 1"),
+        ({"user": "a", "history": [{"id": "b", "label": 1.0, "type": {}}]}, r"\[0\].type: a text"),
         ({"user": "a", "history": [{"id": "b", "time": 0.5}]}, r"history\[0\].time: a whole"),
         ({"user": "a", "history": [{"id": "b", "x": 5}]}, r"history\[0\].x: unknown field"),
         ({"user": "a", "updated_at": -1}, "updated_at: a whole number of ms"),
