@@ -35,38 +35,45 @@ REDIS_SHARE = 5  # kills of the service over LMDB for each over Redis
 
 
 def measure(options: State) -> Measured:
-    """Measure each engine. Raises ServerError."""
+    """Measure each engine. Raises ServerError or LoadTestError."""
     measured = Measured()
     for engine in options.engine:
-        ledger, kills = Ledger(options.bundle), options.kills
         if engine == "redis":
-            kills = max(1, kills // REDIS_SHARE)
+            kills = max(1, options.kills // REDIS_SHARE)
             with redis_server(options, "kills-redis") as server:
-                kill_repeatedly(options, server.url, ledger, kills, server)
-                add_counts(measured, options, engine, server.url, ledger)
+                kill_and_count(measured, options, engine, server.url, kills, server)
             measured.add("kills of Redis under load", engine, kills, "kills")
         else:
+            kills = options.kills
             with empty_store(options, engine, "kills") as address:
-                kill_repeatedly(options, address, ledger, kills, None)
-                add_counts(measured, options, engine, address, ledger)
+                kill_and_count(measured, options, engine, address, kills, None)
         measured.add("kills of the service under load", engine, kills, "kills")
     return measured
 
 
-def kill_repeatedly(
-    options: State, address: str, ledger: Ledger, kills: int, redis: RedisServer | None
+def kill_and_count(
+    measured: Measured,
+    options: State,
+    engine: EngineName,
+    address: str,
+    kills: int,
+    redis: RedisServer | None,
 ) -> None:
-    """Start the service and kill it, again and again; let the last one acknowledge every event."""
-    draw = random.Random(0)
-    with serving(options.bundle, state=address, **SETTINGS) as server:
-        put_records(server.url, "items", ledger.items())
-    for _ in tqdm(range(kills), unit="kill", desc="kills", disable=None, leave=False):
+    """Kill the service again and again; let the last one acknowledge every event, and count."""
+    draw, ledger = random.Random(0), Ledger(options.bundle)
+    for kill in tqdm(range(kills), unit="kill", desc="kills", disable=None, leave=False):
         with serving(options.bundle, state=address, **SETTINGS) as server:
+            if kill == 0:
+                put_records(server.url, "items", ledger.items())
             seconds = draw.uniform(SHORTEST_S, LONGEST_S)
             before = None if redis is None else draw.uniform(0.0, seconds)
             asyncio.run(pour_until_kill(server, ledger, seconds, redis, before))
     with serving(options.bundle, state=address, **SETTINGS) as server:
         asyncio.run(pour_rest(server, ledger))
+        add_counts(measured, engine, server, ledger)
+    dump = options.scratch / f"kills-{engine}.msgpack"
+    run_state("dump", address, dump)
+    dump.unlink()
 
 
 async def pour_until_kill(
@@ -147,15 +154,10 @@ def read_record(client: httpx.Client, kind: str, name: str) -> dict[str, Any] | 
     return record
 
 
-def add_counts(
-    measured: Measured, options: State, engine: EngineName, address: str, ledger: Ledger
-) -> None:
-    """Read every user and item through a new service, and add what is missing or too much."""
+def add_counts(measured: Measured, engine: EngineName, server: Server, ledger: Ledger) -> None:
+    """Read every user and item, and add what is missing or too much."""
     lost = repeated = moved = 0
-    with (
-        serving(options.bundle, state=address, **SETTINGS) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
-    ):
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         for name in ledger.moments:
             record = read_record(client, "users", name) or {"history": {"time": []}}
             missing, extra = ledger.faults_of_user(name, record)
@@ -169,6 +171,3 @@ def add_counts(
     measured.add("acknowledged events that are lost", engine, lost, "events", none)
     measured.add("events that are there more than once", engine, repeated, "events", none)
     measured.add("items whose counter differs from its events", engine, moved, "items", none)
-    dump = options.scratch / f"kills-{engine}.msgpack"
-    run_state("dump", address, dump)
-    dump.unlink()

@@ -6,13 +6,14 @@ import pytest
 
 from loadtest.cli import run_command
 from loadtest.errors import MISSED, PASSED
+from loadtest.state import lookup
 from loadtest.state.logs import Listed
 from loadtest.state.replay import FRESH, IDS, STORE, Replay
 from tests.support.bundles import BUNDLE
 
 SMALL = [
     "--turns", "1", "--requests", "50", "--seconds", "0.2", "--users", "200", "--items", "100",
-    "--tries", "40", "--kills", "2",
+    "--tries", "40", "--kills", "1",
 ]  # fmt: skip
 
 
@@ -57,10 +58,19 @@ def test_a_load_has_rates_sizes_and_reads_beside_writes(tmp_path):
         assert rows["lmdb", name]["value"] > 0
 
 
-def test_lookups_have_differences_and_capacities(tmp_path):
+def test_lookups_have_differences_and_capacities(tmp_path, monkeypatch):
+    rates = iter([100.0, 150.0, 90.0, 60.0])
+
+    def search(*arguments, result, **options):
+        result.rates.append(next(rates))
+
+    monkeypatch.setattr(lookup, "capacity", search)
     rows = run_part(tmp_path, "lookup", "lmdb")
-    for name in ("p50 latency without a store", "CPU time without a store", "capacity by id"):
+    for name in ("p50 latency without a store", "CPU time without a store"):
         assert rows["lmdb", name]["value"] > 0
+    # The second search is in the opposite order.
+    ratio = rows["lmdb", "capacity by id over inline"]
+    assert (ratio["value"], ratio["low"], ratio["high"]) == (1.5, 1.5, 1.5)
     assert rows["lmdb", "p50 latency added by the store"]["bar"] == "<= 0.1"
 
 
