@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 
 import numpy as np
@@ -32,7 +32,6 @@ LEAST_ROWS = 4096
 NO_ENTRY = Entry(0, ())
 FREE = np.iinfo(np.int64).max  # the last use of a row that holds no item
 
-Decode = Callable[[bytes], StoredItem]
 Decoded = Mapping[str, tuple[bytes, StoredItem]]  # bytes and item by id
 
 
@@ -59,6 +58,7 @@ class StoredRows:
         self._kept = {n: np.zeros((count, *r.shape[1:]), r.dtype) for n, r in parts.items()}
         self._ids = [""] * count  # of the item in each row
         self._entries = [NO_ENTRY] * count
+        self._hashes = [0] * count  # of the features of each
         self._free = list(range(count))
         self._used = np.full(count, FREE)  # number of the list that used each row last
         none = np.zeros(0, np.int64)
@@ -153,24 +153,24 @@ class StoredRows:
                 except ValueError:
                     self._drop(item_id)
                     broken.add(item_id)
-        self._keep(self._move_counters(decoded, items.decode))
+        self._keep(self._move_counters(decoded))
         return len(broken)
 
-    def _move_counters(self, decoded: Decoded, decode: Decode) -> Decoded:
+    def _move_counters(self, decoded: Decoded) -> Decoded:
         """Update the rows of items whose features are the same, and return the other items.
 
         Most changes are events, which move counters alone.
         """
         rest, moved, slots = {}, [], []
         for item_id, (blob, item) in decoded.items():
-            before = self._blobs.get(item_id)
-            if before is None or decode(before).packed_features() != item.packed_features():
+            slot = self._slots.get(item_id)
+            if slot is None or self._hashes[slot] != hash(item.packed_features()):
                 rest[item_id] = blob, item
                 continue
-            self._blob_bytes += len(blob) - len(before)
+            self._blob_bytes += len(blob) - len(self._blobs[item_id])
             self._blobs[item_id] = blob
             moved.append(item)
-            slots.append(self._slots[item_id])
+            slots.append(slot)
         if moved:
             facts = self._kept["facts"]
             self._kept["counts"][slots], facts[slots, LIVE] = self._encoder.counts(moved)
@@ -190,9 +190,10 @@ class StoredRows:
             self._kept[name][slots] = rows
         self._used[slots] = self._lists
         for slot, item_id, entry in zip(slots, decoded, encoded.entries, strict=True):
-            blob = decoded[item_id][0]
+            blob, item = decoded[item_id]
             self._blobs[item_id], self._slots[item_id] = blob, slot
             self._ids[slot], self._entries[slot] = item_id, entry
+            self._hashes[slot] = hash(item.packed_features())
             self._blob_bytes += len(blob)
 
     def _make_room(self, count: int) -> None:
