@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 HISTORY = 48  # entries of a history
 SHORT, LONG = 50, 500  # candidates of lists of ids
 CACHE_BYTES = 1 << 24
+NOW = 1_700_000_000_000  # ms since 1970 UTC, of lists with stored items
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def load_served(bundle: Path) -> Featuriser:
 def featurise(featuriser: Featuriser, candidates: CandidateList) -> Any:
     """Return the arrays of a list that the service makes of it."""
     of_rows: Any = featuriser  # by its methods, because older trees lack the class
-    if hasattr(of_rows, "encode"):
+    if hasattr(of_rows, "rows"):
         return of_rows.rows(of_rows.encode(candidates), "generator")
     return featuriser.transform(candidates)
 
@@ -176,7 +179,62 @@ def lists_of_ids(bundle: Path) -> dict[str, tuple[Featuriser, CandidateList]]:
         lists[f"{name} list of ids with a history"] = served, with_history
         if caches:
             lists[f"{name} list of ids with a cached history"] = cached, with_history
+    if "stored" in {field.name for field in fields(CandidateList)}:
+        lists |= lists_of_stored_items(bundle)
     return lists
+
+
+@dataclass
+class BenchItem:
+    """An item of a store in memory."""
+
+    features: dict[str, Any]
+    counters: dict[str, tuple[float, float, int]]
+    updated_at: int = 0
+
+    def packed_features(self) -> bytes:
+        """Return the features as bytes."""
+        return repr(self.features).encode()
+
+
+def lists_of_stored_items(bundle: Path) -> dict[str, tuple[Featuriser, CandidateList]]:
+    """Return short lists whose numbers of items come from a store or from the request."""
+    from service.engine.features.stored_items import StoredItems  # older trees lack it
+
+    served = load_counted(bundle)
+    ids = list(served.items.ids)[:SHORT]
+    features = served.schema.features
+    values = {f.name: f.mean for f in features if f.of == "item" and f.kind == "number"}
+    rate = next(feature.name for feature in features if feature.kind == "statistic")
+    blobs = [item.encode() for item in ids]
+
+    def stored(item: BenchItem) -> CandidateList:
+        return CandidateList(ids=ids, stored=StoredItems(blobs, lambda blob: item, NOW))
+
+    inline, moving = CandidateList(ids=ids, features=[values] * SHORT), load_counted(bundle)
+    return {
+        "short list of ids with inline numbers": (served, inline),
+        "short list of ids with stored numbers": (served, stored(BenchItem(values, {}))),
+        "short list of ids with stored numbers and counters": (
+            moving,
+            stored(BenchItem(values, {rate: (40.0, 8.0, NOW)})),
+        ),
+    }
+
+
+def load_counted(bundle: Path) -> Featuriser:
+    """Load the featuriser of a bundle with counts behind its statistics, ready for stored items."""
+    from service.engine.features.snapshot import Snapshot, StatisticCounts
+
+    items = len(load_served(bundle).items.ids)
+    counts = StatisticCounts(np.full(items, 40.0), np.full(items, 8.0), 4e4, 8e3, 3_600_000, NOW)
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copytree(bundle, directory, dirs_exist_ok=True)
+        counted = load_served(Path(directory))
+        names = [feature.name for feature in counted.schema.features if feature.kind == "statistic"]
+        Snapshot(NOW, dict.fromkeys(names, counts)).save(Path(directory))
+        counted.prepare_stored_rows()
+    return counted
 
 
 def list_with_history(featuriser: Featuriser, size: int) -> CandidateList:

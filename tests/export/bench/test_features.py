@@ -20,6 +20,14 @@ def test_every_form_of_a_wide_list_gives_the_same_numbers():
     np.testing.assert_allclose(arrays, records, rtol=1e-5, atol=1e-6)  # float32 was sent
 
 
+def test_stored_numbers_give_the_rows_of_inline_ones():
+    runs = cases(5, 4, BUNDLE)
+    names = ("inline numbers", "stored numbers", "stored numbers and counters")
+    inline, stored, counted = (runs[f"short list of ids with {name}"]() for name in names)
+    np.testing.assert_array_equal(stored, inline)
+    assert not np.array_equal(counted, inline)
+
+
 def test_the_report_has_the_time_of_every_case(tmp_path):
     out = tmp_path / "features.json"
     measure_features(FeaturesOptions(5, 4, BUNDLE, out, turns=1, seconds=0.01))
