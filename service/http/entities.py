@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,11 +21,12 @@ from service.errors import (
     InvalidRequest,
     NotFound,
     ServiceError,
+    SlowClient,
     StoreCorrupt,
     UnknownEntity,
 )
 from service.http.problems import refusal_by_store
-from service.http.record_streams import Decoder, Encoded, open_stream
+from service.http.record_streams import Encoded, Splitter, body_parts, splitter_for
 from service.http.responses import response_class
 from service.http.security import Keys
 from service.journal.journal import Journal
@@ -43,6 +44,8 @@ T = TypeVar("T")
 EntityKind = Literal["user", "item"]
 COLLECTIONS: tuple[tuple[EntityKind, str], ...] = (("user", "/users"), ("item", "/items"))
 UPLOAD_PATHS = [prefix + path for prefix in ("", "/v1") for _, path in COLLECTIONS]
+BATCH_RECORDS = 1000  # after which records are written
+BATCH_BYTES = 1 << 20  # of the body
 MAX_REFUSED = 20  # refused records that one response names
 THREADS = 4  # of a worker, for all entity routes; LMDB has one writer at a time
 NO_STORE = {"Cache-Control": "no-store"}
@@ -82,21 +85,14 @@ class EntityApi:
         await asyncio.to_thread(self._threads.shutdown)
 
     async def put(self, kind: EntityKind, request: Request) -> Response:
-        """Merge the records of the body into the store, a batch at a time.
-
-        A batch is durable before the next one is read; the response counts what was written.
-        """
+        """Merge the records of the body into the store; the response counts what was written."""
         self._authenticate(request)
         headers = request.state.headers
-        stream = open_stream(
-            request.receive, headers, self._settings.max_body_bytes, self._settings.body_timeout_s
-        )
+        splitter = splitter_for(headers, self._settings.max_body_bytes)
         with _store_errors():
-            upload = self._upload(kind, request, stream.decoder)
+            upload = self._upload(kind, request, splitter)
         try:
-            async for batch in stream.batches:
-                with _store_errors():
-                    await self._run(partial(upload.write, batch))
+            await self._read_body(upload, request)
         except EntityError as error:
             broken = FieldError(error.field, error.rule, error.value)
             detail = f"body: {broken.path}: {broken.rule}, got {broken.value_text}"
@@ -107,6 +103,17 @@ class EntityApi:
             self._records[kind, "written"].inc(upload.written)
             self._records[kind, "refused"].inc(upload.refused_count)
         return response_class(headers)(upload.outcome(), headers=NO_STORE)
+
+    async def _read_body(self, upload: Upload, request: Request) -> None:
+        """Feed the body to an upload, on a thread: rankings wait for the event loop meanwhile."""
+        with _store_errors():
+            try:
+                async for part in body_parts(request.receive, self._settings.body_timeout_s):
+                    await self._run(partial(upload.feed, part))
+            except SlowClient:
+                await self._run(upload.flush)
+                raise
+            await self._run(upload.end)
 
     async def read(self, kind: EntityKind, request: Request) -> Response:
         """Return an entity in the form of a record. Raises UnknownEntity or StoreCorrupt."""
@@ -146,7 +153,7 @@ class EntityApi:
                 "without keys, users and items are served under a loopback address only"
             )
 
-    def _upload(self, kind: EntityKind, request: Request, decoder: Decoder) -> Upload:
+    def _upload(self, kind: EntityKind, request: Request, splitter: Splitter) -> Upload:
         """Return the upload that the query asks for. Raises InvalidRequest."""
         options = _options(request)
         active = [model.active for model in self._fleet.models.values()]
@@ -155,7 +162,7 @@ class EntityApi:
         if options.check:
             default = self._fleet.models[self._fleet.default_name()].active
             check = SchemaCheck(default.session.featuriser.schema)
-        return Upload(self._store.engine, kind, decoder, check, limit, options.expires_at)
+        return Upload(self._store.engine, kind, splitter, check, limit, options.expires_at)
 
     async def _run(self, work: Callable[[], T]) -> T:
         """Do work that may wait for a disk or a server on a thread."""
@@ -174,22 +181,47 @@ class Upload:
 
     engine: Engine
     kind: EntityKind
-    decoder: Decoder
+    splitter: Splitter
     check: SchemaCheck | None
     limit: int
     expires_at: int | None
     written: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
     refused_count: int = 0
+    _pending: list[Record] = field(default_factory=list)
+    _pending_bytes: int = 0
 
-    def write(self, batch: Sequence[Encoded]) -> None:
-        """Merge the good records of a batch; durable on return. Raises EngineError."""
-        records = []
-        for entry in batch:
-            try:
-                records.append(self._record(entry))
-            except EntityError as error:
-                self._refuse(entry.number, error)
+    def feed(self, part: bytes) -> None:
+        """Take a part of the body; each full batch is durable on return.
+
+        Raises EngineError; or EntityError behind the records before an error that ends the body.
+        """
+        self._pending_bytes += len(part)
+        self._take(self.splitter.feed(part))
+        if self._pending_bytes >= BATCH_BYTES:
+            self.flush()
+
+    def end(self) -> None:
+        """Take the end of the body. Raises as `feed` does, or ServiceError."""
+        self._take(self.splitter.end())
+        self.flush()
+
+    def _take(self, entries: Iterator[Encoded]) -> None:
+        try:
+            for entry in entries:
+                try:
+                    self._pending.append(self._record(entry))
+                except EntityError as error:
+                    self._refuse(entry.number, error)
+                if len(self._pending) == BATCH_RECORDS:
+                    self.flush()
+        except EntityError:
+            self.flush()
+            raise
+
+    def flush(self) -> None:
+        """Merge the pending records into the store; durable on return. Raises EngineError."""
+        records, self._pending, self._pending_bytes = self._pending, [], 0
         now, limit = now_ms(), self.limit
         fingerprint = UNKNOWN_SCHEMA if self.check is None else self.check.fingerprint
 
@@ -204,7 +236,7 @@ class Upload:
         """Return the record of one part of the body. Raises EntityError."""
         if entry.error is not None:
             raise entry.error
-        record = parse_record(self.decoder(entry.content))
+        record = parse_record(self.splitter.decode(entry.content))
         if record.key.kind != self.kind:
             rule = f"{self.kind}s only; send it to PUT /{record.key.kind}s"
             raise EntityError(record.key.kind, rule, record.key.id)

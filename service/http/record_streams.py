@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgpack
@@ -13,21 +13,18 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from service.errors import FieldError, InvalidRequest, PayloadTooLarge, SlowClient
-from service.http.bodies import read_body
 from service.http.duplicates import refuse_repeated_keys
 from service.http.parsing import decode, decode_value, is_msgpack, refuse_compressed
 from service.state.errors import EntityError
 
-BATCH_RECORDS = 1000  # after which a batch is handed on
-BATCH_BYTES = 1 << 20
-LINES = "send a line per record as application/x-ndjson, whose number is not limited"
+ADVICE = "send a line per record as application/x-ndjson, whose number is not limited"
 QUOTED_BYTES = 60  # of a line that is no JSON
 
 
 class Encoded(NamedTuple):
     """One record of a body.
 
-    number: of its line or value, from 1; content: as the decoder of its form takes it; error: in
+    number: of its line or value, from 1; content: as `decode` of its splitter takes it; error: in
     its place.
     """
 
@@ -36,28 +33,20 @@ class Encoded(NamedTuple):
     error: EntityError | None = None
 
 
-Decoder = Callable[[Any], Any]  # raises EntityError
-
-
-class RecordStream(NamedTuple):
-    """The batches of a body, and the decoder of its records.
-
-    Iterating over the batches raises SlowClient, ClientDisconnect or, where the start of the next
-    record is unknown, EntityError; and of a JSON document, what `read_body` and `decode` raise.
-    """
-
-    batches: AsyncIterator[list[Encoded]]
-    decoder: Decoder
-
-
 class Splitter(Protocol):
-    """Finds the records in the parts of a body."""
+    """Finds the records in the parts of a body, on any thread."""
 
     def feed(self, part: bytes) -> Iterator[Encoded]:
-        """Yield the records that a part completes. Raises EntityError if no more can follow."""
+        """Yield the records that a part completes.
+
+        Raises EntityError if no more can follow, or PayloadTooLarge.
+        """
 
     def end(self) -> Iterator[Encoded]:
-        """Yield the last record. Raises EntityError if it is incomplete."""
+        """Yield the last records. Raises EntityError if one is incomplete, or ServiceError."""
+
+    def decode(self, content: Any) -> Any:
+        """Return the value of a record. Raises EntityError."""
 
 
 class Lines:
@@ -94,6 +83,19 @@ class Lines:
             yield Encoded(self._number, None, EntityError("line", rule, f"{size} bytes"))
         elif line and not line.isspace():
             yield Encoded(self._number, line)
+
+    def decode(self, content: bytes) -> Any:
+        """Decode a line. Raises EntityError for all but JSON, and for a key with two values."""
+        try:
+            payload = orjson.loads(content)
+            refuse_repeated_keys(content, payload)
+        except orjson.JSONDecodeError as error:
+            quoted = content[:QUOTED_BYTES].decode("utf-8", "replace")
+            raise EntityError("line", f"JSON in UTF-8 ({error})", quoted) from None
+        except InvalidRequest as refusal:
+            repeated = refusal.errors[0]
+            raise EntityError(repeated.path, repeated.rule, repeated.value) from None
+        return payload
 
 
 class Values:
@@ -141,105 +143,72 @@ class Values:
         """Yield nothing. Raises EntityError if the last value is incomplete."""
         if self._rest:
             raise self._broken("complete", f"{len(self._rest)} bytes")
-        return iter(())
+        yield from ()
 
     def _broken(self, rule: str, value: str) -> EntityError:
         return EntityError(f"record {self._number + 1}", rule, value)
 
-
-def decode_line(line: bytes) -> Any:
-    """Decode a line. Raises EntityError for all but JSON, and for a key with two values."""
-    try:
-        payload = orjson.loads(line)
-        refuse_repeated_keys(line, payload)
-    except orjson.JSONDecodeError as error:
-        quoted = line[:QUOTED_BYTES].decode("utf-8", "replace")
-        raise EntityError("line", f"JSON in UTF-8 ({error})", quoted) from None
-    except InvalidRequest as refusal:
-        repeated = refusal.errors[0]
-        raise EntityError(repeated.path, repeated.rule, repeated.value) from None
-    return payload
+    def decode(self, content: bytes) -> Any:
+        """Decode a MessagePack value. Raises EntityError."""
+        try:
+            return decode_value(content)
+        except ormsgpack.MsgpackDecodeError as error:
+            size = f"{len(content)} bytes"
+            raise EntityError("record", f"MessagePack ({error})", size) from None
 
 
-def decode_record(content: bytes) -> Any:
-    """Decode a MessagePack value. Raises EntityError."""
-    try:
-        return decode_value(content)
-    except ormsgpack.MsgpackDecodeError as error:
-        raise EntityError("record", f"MessagePack ({error})", f"{len(content)} bytes") from None
+class Document:
+    """One JSON document: an object, or a list of them."""
+
+    def __init__(self, max_bytes: int, headers: Mapping[str, str]) -> None:
+        self._max_bytes, self._headers = max_bytes, headers
+        self._content = bytearray()
+
+    def feed(self, part: bytes) -> Iterator[Encoded]:
+        """Yield nothing. Raises PayloadTooLarge."""
+        self._content += part
+        size = len(self._content)
+        if size > self._max_bytes:
+            rule = f"at most {self._max_bytes} bytes as application/json"
+            error = FieldError("body", rule, f"at least {size} bytes")
+            raise PayloadTooLarge(f"body: {rule}, got at least {size}; {ADVICE}", [error])
+        return iter(())
+
+    def end(self) -> Iterator[Encoded]:
+        """Yield the entries. Raises BadRequest or InvalidRequest for all but JSON."""
+        payload = decode(bytes(self._content), self._headers)
+        entries = payload if isinstance(payload, list) else [payload]
+        return (Encoded(number, entry) for number, entry in enumerate(entries, 1))
+
+    def decode(self, content: Any) -> Any:
+        """Return the entry, which is decoded."""
+        return content
 
 
-def _decoded(payload: Any) -> Any:
-    return payload
-
-
-def open_stream(
-    receive: Receive, headers: Mapping[str, str], max_bytes: int, timeout_s: float
-) -> RecordStream:
-    """Return the records of a body.
+def splitter_for(headers: Mapping[str, str], max_bytes: int) -> Splitter:
+    """Return the splitter of a body.
 
     Args:
         headers: `Content-Type` application/json is one object or a list of them, a name of
             MessagePack is values behind each other, and all else is lines of JSON.
         max_bytes: largest record, and largest JSON document.
-        timeout_s: time within which the next part of the body has to arrive.
 
     Raises UnsupportedMedia for a compressed body.
     """
     refuse_compressed(headers)
-    content_type = headers.get("content-type")
+    content_type = headers.get("content-type", "")
     if is_msgpack(content_type):
-        return RecordStream(_split(receive, Values(max_bytes), timeout_s), decode_record)
-    if content_type is not None and content_type.partition(";")[0].strip().lower() == (
-        "application/json"
-    ):
-        return RecordStream(_document(receive, headers, max_bytes, timeout_s), _decoded)
-    return RecordStream(_split(receive, Lines(max_bytes), timeout_s), decode_line)
+        return Values(max_bytes)
+    if content_type.partition(";")[0].strip().lower() == "application/json":
+        return Document(max_bytes, headers)
+    return Lines(max_bytes)
 
 
-async def _document(
-    receive: Receive, headers: Mapping[str, str], max_bytes: int, timeout_s: float
-) -> AsyncIterator[list[Encoded]]:
-    try:
-        content = await read_body(receive, max_bytes, timeout_s)
-    except PayloadTooLarge as refusal:
-        size = refusal.errors[0].value
-        detail = f"body: at most {max_bytes} bytes as application/json, got {size}; {LINES}"
-        raise PayloadTooLarge(detail, refusal.errors) from None
-    payload = decode(content, headers)
-    entries = payload if isinstance(payload, list) else [payload]
-    for start in range(0, len(entries), BATCH_RECORDS):
-        batch = entries[start : start + BATCH_RECORDS]
-        yield [Encoded(start + place, entry) for place, entry in enumerate(batch, 1)]
+async def body_parts(receive: Receive, timeout_s: float) -> AsyncIterator[bytes]:
+    """Yield a body as it arrives. Raises SlowClient or ClientDisconnect.
 
-
-async def _split(
-    receive: Receive, splitter: Splitter, timeout_s: float
-) -> AsyncIterator[list[Encoded]]:
-    """Yield batches of records; those before an error come first."""
-    batch: list[Encoded] = []
-    size = 0
-    try:
-        async for part in _parts(receive, timeout_s):
-            size += len(part)
-            for record in splitter.feed(part):
-                batch.append(record)
-                if len(batch) == BATCH_RECORDS:
-                    yield batch
-                    batch, size = [], 0
-            if batch and size >= BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-        batch += splitter.end()
-    except EntityError:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
-
-
-async def _parts(receive: Receive, timeout_s: float) -> AsyncIterator[bytes]:
+    timeout_s: time within which each part has to follow the one before.
+    """
     more = True
     while more:
         try:
