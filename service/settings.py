@@ -277,7 +277,7 @@ class ServiceSettings(BaseSettings):
         ge=60,
         le=366 * 86_400,
         description="Seconds for which ids of events are kept, so that a repeated event counts "
-        "once. Raise it if callers send again later; each event takes about 50 bytes for as long.",
+        "once. Raise it if callers send again later; they take room in the store for as long.",
     )
     log_format: Literal["json", "console"] = Field(
         "json", description="Log format. Use console to read logs in a terminal."
