@@ -77,7 +77,7 @@ def native_backend(comparison: Comparison, columns: bool) -> Backend:
         f"{comparison.slates - comparison.close} of {comparison.slates} slates are those of the "
         f"graph, the others differ at margins below {CLOSE:g}; figures differ by at most "
         f"{comparison.largest_difference:.1e}"
-        f"{'' if columns else '; numpy sums columns in another order, so it writes them'}"
+        f"{'' if columns else '; numpy selects entries in another order, so it writes the features'}"
     )
     return Backend("native", "", detail)
 

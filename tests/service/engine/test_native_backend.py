@@ -54,6 +54,21 @@ def test_a_bundle_of_the_old_contract_runs_natively(with_library):
             np.testing.assert_array_equal(one.indices, other.indices)
 
 
+def test_the_library_writes_columns_only_where_they_have_the_bits_of_numpy(
+    with_library, session, monkeypatch
+):
+    native = Session.load(BUNDLE, backend="native")
+    assert native.featuriser.compared.native is not None
+    assert session.featuriser.compared.native is None  # of the graph
+    monkeypatch.setattr(native_backend, "gives_same_bits", lambda *parts: False)
+    other = Session.load(BUNDLE, backend="native")
+    assert other.featuriser.compared.native is None
+    assert (
+        "numpy selects entries in another order, so it writes the features" in other.backend.detail
+    )
+    assert "numpy" not in native.backend.detail
+
+
 def test_without_a_library_the_graph_serves_and_says_why(without_library, session):
     automatic = Session.load(BUNDLE, backend="auto")
     assert automatic.backend == native_backend.Backend("onnx", "library", "no library here")
