@@ -73,11 +73,12 @@ def native_backend(comparison: Comparison, columns: bool) -> Backend:
 
     columns: whether the library also writes the columns that compare candidates.
     """
+    by_numpy = "; numpy selects entries in another order, so it writes the features"
     detail = (
         f"{comparison.slates - comparison.close} of {comparison.slates} slates are those of the "
         f"graph, the others differ at margins below {CLOSE:g}; figures differ by at most "
         f"{comparison.largest_difference:.1e}"
-        f"{'' if columns else '; numpy selects entries in another order, so it writes the features'}"
+        f"{'' if columns else by_numpy}"
     )
     return Backend("native", "", detail)
 
