@@ -138,7 +138,11 @@ RULES = {
         {"numpy"},
         {"service.engine", "service.journal", "service.ranking"},
     ),
-    "service.journal.commands": ({"orjson", "ormsgpack", "tyro"}, {"service.journal"}),
+    "service.journal.cost": ({"numpy"}, {"service.engine", "service.journal"}),
+    "service.journal.commands": (
+        {"orjson", "ormsgpack", "tyro"},
+        {"service.engine.contract", "service.engine.session", "service.journal"},
+    ),
     "service.http": (SERVING | {"httptools"}, {"service"}),
     # Finds the ends of MessagePack values without building them.
     "service.http.record_streams": ({"msgpack", "orjson", "ormsgpack", "starlette"}, {"service"}),

@@ -16,10 +16,12 @@ import ormsgpack
 import tyro
 from tyro.conf import Positional, subcommand
 
+from service.engine.contract import BundleError
 from service.journal.address import FilesAddress, parse_journal_address
 from service.journal.erasure import SETTLE_S, erase
 from service.journal.errors import JournalAddressError, JournalError
 from service.journal.frames import Frame
+from service.journal.records import DecisionRecord, record_of
 from service.journal.segments import Segment, segments_in
 from service.journal.summary import summarise
 
@@ -131,11 +133,44 @@ class Erase:
         return 0
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Estimate the utility that exploration costs, by the evaluator of a bundle.
+
+    Explored lists of this bundle are ranked again, greedily.
+    """
+
+    bundle: Path
+    """Bundle that made the decisions."""
+    journal: Positional[str | None] = None
+    """Directory or files:// address of the journal. By default that of RERANK_JOURNAL."""
+    last: int = 2000
+    """Number of the last explored lists to compare. 0 compares all."""
+
+    def execute(self) -> int:
+        """Print the estimate. Raises BundleError or OSError."""
+        from service.engine.session import Session  # only here: it loads the runtime of graphs
+        from service.journal.cost import estimate_cost
+
+        directory = directory_of(self.journal)
+        fields = last_records(directory, {}, is_explored, self.last)
+        records = [each for each in map(record_of, fields) if isinstance(each, DecisionRecord)]
+        cost = estimate_cost(records, Session.load(self.bundle))
+        print(cost or "no explored lists of this bundle")
+        return 0
+
+
+def is_explored(record: Fields) -> bool:
+    """Tell if a record is a decision that the service sampled to explore."""
+    return record.get("kind") == "decision" and record["policy"]["kind"] == "explore"
+
+
 Command = (
     Annotated[Tail, subcommand("tail")]
     | Annotated[Verify, subcommand("verify")]
     | Annotated[Stats, subcommand("stats")]
     | Annotated[Erase, subcommand("erase")]
+    | Annotated[Cost, subcommand("cost")]
 )
 
 
@@ -219,7 +254,7 @@ def main(arguments: Sequence[str]) -> int:
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
         )
         return command.execute()
-    except (JournalError, OSError) as error:
+    except (JournalError, BundleError, OSError) as error:
         print(f"journal: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -10,12 +10,15 @@ import ormsgpack
 import pytest
 
 from service.engine.session import Session
+from service.journal.commands import main
+from service.journal.cost import _greedy_row, estimate_cost
 from service.journal.errors import RecordError
+from service.journal.records import Policy
 from service.journal.replay import replay_row
 from service.state.address import parse_address
 from service.state.commands import main as operate_state
 from tests.support.bundles import BUNDLE
-from tests.support.journals import records_in
+from tests.support.journals import decision, records_in
 from tests.support.servers import fresh
 
 OPTIONS = [
@@ -151,6 +154,43 @@ def test_a_value_that_is_lost_is_noticed_by_the_replay(loaded, items, tmp_path):
     record.bundle.digest = "0" * 64
     with pytest.raises(RecordError, match="the decision was made by ranklens/1 of SHA-256 000"):
         replay_row(record, loaded)
+
+
+def test_the_cost_of_exploration_is_the_utility_that_greedy_slates_have_above_explored_ones(
+    loaded, items, tmp_path, capsys
+):
+    draw = random.Random(3)
+    settings = {"journal": f"files://{tmp_path}/j", "explore_share": 0.9}
+    command = ["cost", str(tmp_path / "j"), "--bundle", str(BUNDLE)]
+    with fresh(loaded, **settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for number in range(60):
+            body = {"candidates": draw.sample(items, 30), "user": {"id": f"u{number % 20}"}}
+            client.post("/rerank", json=body).raise_for_status()
+    records = records_in(tmp_path / "j")
+    cost = estimate_cost(records, loaded)
+    assert cost is not None
+    assert cost.error is not None
+    explored = [record for record in records if record.policy.kind == "explore"]
+    assert cost.lists == len(explored) < 60
+    assert cost.explored == pytest.approx(np.mean([record.utility for record in explored]))
+    assert cost.users == len({record.user for record in explored})
+    assert cost.greedy - cost.explored > 2 * cost.error > 0
+    # Slates that are greedy already cost nothing.
+    for record in explored:
+        record.utility = None
+    (slate,) = loaded.run([_greedy_row(explored[0], loaded)])
+    assert slate.indices.tolist() != explored[0].slate
+    explored[0].utility = slate.utility
+    alone = estimate_cost(explored, loaded)
+    assert alone is not None
+    assert (alone.lists, alone.greedy - alone.explored, alone.error) == (1, 0.0, None)
+    assert main(command) == 0
+    assert f"{cost.lists} explored lists of {cost.users} users" in capsys.readouterr().out
+
+
+def test_explored_lists_of_another_bundle_are_left_out_of_the_cost(loaded):
+    policy = Policy("explore", 0.1, 1.0, 3, 3, 0.5, 1.0, 1.0, 4, 1, 0)
+    assert estimate_cost([decision(policy=policy, utility=1.0), decision()], loaded) is None
 
 
 def test_a_batch_call_leaves_a_record_for_each_list_and_a_refusal_none(loaded, items, tmp_path):
