@@ -38,8 +38,10 @@ struct ConstRows {
 template <int R, int C, Into INTO>
 inline void tile(ConstRows x, ConstRows w, int64_t depth, const float* bias, Rows y) {
   Vector sums[R][C];
+  UNROLL
   for (int c = 0; c < C; c++) {
     const Vector start = bias ? load(bias + c * LANES) : Vector{};
+    UNROLL
     for (int r = 0; r < R; r++) {
       sums[r][c] = start;
       if constexpr (INTO == Into::sum) sums[r][c] += load(y.at + r * y.stride + c * LANES);
@@ -51,26 +53,38 @@ inline void tile(ConstRows x, ConstRows w, int64_t depth, const float* bias, Row
     Vector others[R][C] = {};
     for (; k + 2 <= depth; k += 2) {
       const float* row = w.at + k * w.stride;
+      UNROLL
       for (int r = 0; r < R; r++) {
         const float a = x.at[r * x.stride + k], b = x.at[r * x.stride + k + 1];
+        UNROLL
         for (int c = 0; c < C; c++) {
           sums[r][c] += a * load(row + c * LANES);
           others[r][c] += b * load(row + w.stride + c * LANES);
         }
       }
     }
+    UNROLL
     for (int r = 0; r < R; r++)
+      UNROLL
       for (int c = 0; c < C; c++) sums[r][c] += others[r][c];
   }
   for (; k < depth; k++) {
     Vector columns[C];
+    UNROLL
     for (int c = 0; c < C; c++) columns[c] = load(w.at + k * w.stride + c * LANES);
+    if constexpr (R > 1)
+      UNROLL
+      for (int c = 0; c < C; c++) keep(columns[c]);
+    UNROLL
     for (int r = 0; r < R; r++) {
       const float a = x.at[r * x.stride + k];
+      UNROLL
       for (int c = 0; c < C; c++) sums[r][c] += a * columns[c];
     }
   }
+  UNROLL
   for (int r = 0; r < R; r++)
+    UNROLL
     for (int c = 0; c < C; c++) store(y.at + r * y.stride + c * LANES, sums[r][c]);
 }
 

@@ -22,6 +22,13 @@ typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
 using AllLanes = std::make_integer_sequence<int, LANES>;
 
+// Unrolls the next loop, of at most 16 turns, so that arrays of vectors stay in registers.
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 constexpr float MASKED = -1e9f;  // logit of a candidate that is not available, as in the graph
 
 inline Vector load(const float* from) {
@@ -31,6 +38,15 @@ inline Vector load(const float* from) {
 }
 
 inline void store(float* to, Vector v) { std::memcpy(to, &v, sizeof v); }
+
+// Keep a vector in a register: GCC may otherwise load it again for every row that it multiplies.
+inline void keep(Vector& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
 
 inline Vector broadcast(float x) { return x - Vector{}; }
 
