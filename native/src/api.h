@@ -10,7 +10,7 @@
 
 #define EGLR_API extern "C" __attribute__((visibility("default")))
 
-constexpr int32_t EGLR_ABI = 2;  // raised whenever a struct or the order of weights changes
+constexpr int32_t EGLR_ABI = 3;  // raised whenever a struct or the order of weights changes
 
 enum eglr_code : int32_t {
   EGLR_OK = 0,

@@ -13,7 +13,7 @@ struct List {
   int64_t index = 0, size = 0, stride = 0;  // stride: size, padded to whole vectors
   int64_t first = 0;                        // of its candidates in the batch
   int64_t users = 0;                        // slates that are not finished
-  Memory candidates, flipped;               // [stride, D], [D, stride]
+  Memory candidates;                        // [stride, D], zero beyond the list
   // Of the intent: boosts [stride], alone [A, stride], values [V, stride].
   Memory intent;
   int64_t attributes = 0, columns = 0;
@@ -41,8 +41,8 @@ struct Slate {
   const int64_t *pinned = nullptr, *group = nullptr;
   const float* noise = nullptr;  // [K, N]
   float* explained = nullptr;    // [K, N]
-  Memory cached_tokens, cached_values;  // [D, L], [L, D]
-  Memory hidden, recurrent;             // [D]
+  Memory cached_tokens;                 // [L, D]
+  Memory hidden, recurrent, aggregate;  // [D]
   Memory vectors;                       // [4, stride]
   Memory kept;                          // [V]
 
@@ -57,9 +57,9 @@ struct Slate {
 struct eglr_context {
   rerank::List lists[rerank::LIVE];
   rerank::Slate slates[rerank::LIVE];
-  rerank::Memory x, wide, scores;             // of the encoder
+  rerank::Memory x, wide, scores, flipped;    // of the encoder; `flipped` also of the evaluator
   rerank::Memory tokens, normed, mixed, step;  // of a step: [LIVE, D], of `mixed` [LIVE, 6 D]
-  rerank::Memory slate, flipped, attended;    // of the evaluator
+  rerank::Memory slate, attended;             // of the evaluator
   rerank::Memory compared;                    // of a list that is compared
 };
 

@@ -98,6 +98,7 @@ int32_t Loop::run() {
     count_ = 0;
     Slate* rest[LIVE];
     for (int64_t i = 0; i < stepped; i++) {
+      choose(*live_[i], context_.mixed.at() + i * width_);
       if (advance(*live_[i])) {
         rest[count_++] = live_[i];
       } else {
@@ -147,14 +148,14 @@ bool Loop::begin(Slate& slate, List& list, int64_t number) {
   const eglr_list& input = batch_.list[index];
   const eglr_knobs& knobs = batch_.knobs[index];
   if (!slate.vectors.reserve(4 * list.stride) || !slate.hidden.reserve(width_) ||
+      !slate.aggregate.reserve(width_) ||
       !slate.kept.reserve(list.columns) ||
       !context_.step.reserve(list.stride > cached_ ? list.stride : cached_))
     return false;
   if (model_.recurrent()) {
     if (!slate.recurrent.reserve(width_)) return false;
     std::memset(slate.recurrent.at(), 0, 4 * static_cast<size_t>(width_));
-  } else if (!slate.cached_tokens.reserve(cached_ * width_) ||
-             !slate.cached_values.reserve(cached_ * width_)) {
+  } else if (!slate.cached_tokens.reserve(cached_ * width_)) {
     return false;
   }
   slate.list = &list, slate.token = Token::start, slate.row = row_++;
@@ -195,18 +196,14 @@ void Loop::step() {
 
 // Embed the tokens: aggregates of reasoning steps, chosen items, start tokens.
 void Loop::read_tokens() {
-  float* softened = context_.step.at();
+  const size_t bytes = 4 * static_cast<size_t>(width_);
   for (int64_t i = 0; i < reasoning_; i++) {
     const Slate& slate = *live_[i];
-    const List& list = *slate.list;
-    softmax(slate.logits(), softened, list.stride, slate.cool);
-    product({softened, 0}, 1, {list.candidates.at(), width_}, list.size, width_, nullptr,
-            {normed(i), 0});
+    std::memcpy(normed(i), slate.aggregate.at(), bytes);
     const float *thought = model_.thoughts + slate.steps * width_, *hidden = slate.hidden.at();
     for (int64_t c = 0; c < width_; c += LANES)
       store(token(i) + c, load(thought + c) + load(hidden + c));
   }
-  const size_t bytes = 4 * static_cast<size_t>(width_);
   for (int64_t i = reasoning_; i < count_; i++) {
     const Slate& slate = *live_[i];
     if (slate.token == Token::item) {
@@ -223,23 +220,17 @@ void Loop::read_tokens() {
 
 // Self-attention of the transformer to the tokens so far; keys are the normalised tokens.
 void Loop::attend_to_tokens() {
-  const int64_t apart = 2 * width_;
-  float *mixed = context_.mixed.at(), *scores = context_.step.at();
+  float *queries = context_.mixed.at(), *scores = context_.step.at();
   for (int64_t i = 0; i < count_; i++) model_.token_norm.apply(token(i), normed(i), width_);
-  model_.query_value.apply({normed(0), width_}, count_, {mixed, apart});
+  model_.query.apply({normed(0), width_}, count_, {queries, width_});
   for (int64_t i = 0; i < count_; i++) {
     Slate& slate = *live_[i];
-    float *keys = slate.cached_tokens.at(), *values = slate.cached_values.at();
-    const int64_t at = slate.read++, stride = padded(slate.read);
-    const float *query = mixed + i * apart, *z = normed(i);
-    for (int64_t c = 0; c < width_; c++) keys[c * cached_ + at] = z[c];
-    std::memcpy(values + at * width_, query + width_, 4 * static_cast<size_t>(width_));
-    product({query, 0}, 1, {keys, cached_}, width_, stride, nullptr, {scores, 0});
-    for (int64_t j = slate.read; j < stride; j++) scores[j] = MASKED;
-    softmax(scores, scores, stride);
-    product<Into::sum>({scores, 0}, 1, {values, width_}, slate.read, width_, nullptr,
-                       {token(i), 0});
+    float* tokens = slate.cached_tokens.at();
+    std::memcpy(tokens + slate.read++ * width_, normed(i), 4 * static_cast<size_t>(width_));
+    score(queries + i * width_, tokens, slate.read, width_, nullptr, scores);
+    mean(scores, 1.0f, tokens, slate.read, width_, scores, normed(i));
   }
+  model_.value.apply<Into::sum>({normed(0), width_}, count_, {token(0), width_});
 }
 
 // Advance the GRU; gates lie as update, reset, new.
@@ -272,12 +263,9 @@ void Loop::glimpse() {
   model_.glimpse_query.apply({normed(0), width_}, count_, {queries, width_});
   for (int64_t i = 0; i < count_; i++) {
     const List& list = *live_[i]->list;
-    product({queries + i * width_, 0}, 1, {list.flipped.at(), list.stride}, width_, list.stride,
-            nullptr, {scores, 0});
-    for (int64_t j = list.size; j < list.stride; j++) scores[j] = MASKED;
-    softmax(scores, scores, list.stride);
-    product({scores, 0}, 1, {list.candidates.at(), width_}, list.size, width_, nullptr,
-            {normed(i), 0});
+    const float* candidates = list.candidates.at();
+    score(queries + i * width_, candidates, list.size, width_, nullptr, scores);
+    mean(scores, 1.0f, candidates, list.size, width_, scores, normed(i));
   }
   model_.glimpse_output.apply<Into::sum>({normed(0), width_}, count_, {token(0), width_});
 }
@@ -293,18 +281,14 @@ void Loop::finish_tokens() {
   model_.refine.apply<Into::sum>({token(0), width_}, reasoning_, {hidden, width_});
   for (int64_t i = reasoning_; i < count_; i++) std::memcpy(normed(i), token(i), bytes);
   model_.pointer.apply({hidden, width_}, count_, {mixed, width_});
-  for (int64_t i = 0; i < count_; i++) {
-    std::memcpy(live_[i]->hidden.at(), normed(i), bytes);
-    choose(*live_[i], mixed + i * width_);
-  }
+  for (int64_t i = 0; i < count_; i++) std::memcpy(live_[i]->hidden.at(), normed(i), bytes);
 }
 
 // Compute logits, up to a constant, and their entropy in nats.
 void Loop::choose(Slate& slate, const float* query) {
   const List& list = *slate.list;
   float* logits = slate.logits();
-  product({query, 0}, 1, {list.flipped.at(), list.stride}, width_, list.stride, slate.prior(),
-          {logits, 0});
+  score(query, list.candidates.at(), list.size, width_, slate.prior(), logits);
   slate.top = top_of(logits, list.stride);
   const Vector top = broadcast(slate.top);
   Vector total{}, weighted{};
@@ -325,6 +309,9 @@ bool Loop::advance(Slate& slate) {
   }
   const bool free = slate.pinned[slate.position] < 0;
   if (free && slate.steps < slate.budget && slate.entropy > slate.threshold) {
+    const List& list = *slate.list;
+    mean(slate.logits(), slate.cool, list.candidates.at(), list.size, width_, context_.step.at(),
+         slate.aggregate.at());
     slate.token = Token::reason;
     return true;
   }

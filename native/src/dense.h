@@ -190,6 +190,52 @@ inline void softmax(const float* x, float* y, int64_t count, float scale = 1.0f)
   for (int64_t i = 0; i < count; i += LANES) store(y + i, load(y + i) * rate);
 }
 
+// Products of x [width] with R rows of w [width], each in the lane of its row.
+template <int R>
+inline Vector dot_rows(const float* x, const float* w, int64_t width) {
+  Vector sums[LANES] = {};
+  for (int64_t c = 0; c < width; c += LANES) {
+    const Vector part = load(x + c);
+    UNROLL
+    for (int r = 0; r < R; r++) sums[r] += part * load(w + r * width + c);
+  }
+  return sum_each(sums);
+}
+
+// Scores x . w[j] + prior[j] of `count` rows of w [., width] into y, which is filled with MASKED to
+// whole vectors. Reads up to whole vectors of rows; `prior` may be null.
+inline void score(const float* x, const float* w, int64_t count, int64_t width, const float* prior,
+                  float* y) {
+  for (int64_t at = 0; at < count; at += LANES) {
+    const int64_t rows = count - at;
+    const float* from = w + at * width;
+    Vector v;
+    if (rows <= LANES / 4) v = dot_rows<LANES / 4>(x, from, width);
+    else if (rows <= LANES / 2) v = dot_rows<LANES / 2>(x, from, width);
+    else v = dot_rows<LANES>(x, from, width);
+    if (prior) v += load(prior + at);
+    store(y + at, rows < LANES ? mask_beyond(v, rows, AllLanes{}) : v);
+  }
+}
+
+// Mean of `count` rows of w [., width], weighted by softmax(scale * scores), into y [width].
+//
+// The weights are divided by their sum last, so that the sum of rows need not wait for it.
+inline void mean(const float* scores, float scale, const float* w, int64_t count, int64_t width,
+                 float* weights, float* y) {
+  const int64_t stride = padded(count);
+  const Vector top = broadcast(top_of(scores, stride));
+  Vector total{};
+  for (int64_t i = 0; i < stride; i += LANES) {
+    const Vector e = decay((load(scores + i) - top) * scale);
+    store(weights + i, e);
+    total += e;
+  }
+  const Vector rate = broadcast(1.0f / sum(total));
+  product({weights, 0}, 1, {w, width}, count, width, nullptr, {y, 0});
+  for (int64_t c = 0; c < width; c += LANES) store(y + c, load(y + c) * rate);
+}
+
 // x [rows, width] into y [width, stride], the padded rows; columns beyond the rows become zero.
 inline void transpose(const float* x, int64_t rows, int64_t width, float* y, int64_t stride) {
   for (int64_t r = 0; r < stride; r += LANES)

@@ -5,12 +5,12 @@ namespace rerank {
 namespace {
 
 // Attend from every candidate to all: x [N, D] += softmax(q . normed + prior) . v.
-void attend(const float* query_value, const List& list, const float* prior, int64_t width,
-            float* scores, float* x) {
+void attend(const float* query_value, const float* flipped, const List& list, const float* prior,
+            int64_t width, float* scores, float* x) {
   const int64_t apart = 2 * width;
   for (int64_t at = 0; at < list.size; at += QUERY_ROWS) {
     const int64_t count = list.size - at < QUERY_ROWS ? list.size - at : QUERY_ROWS;
-    product({query_value + at * apart, apart}, count, {list.flipped.at(), list.stride}, width,
+    product({query_value + at * apart, apart}, count, {flipped, list.stride}, width,
             list.stride, prior, {scores, list.stride});
     for (int64_t i = 0; i < count; i++)
       softmax(scores + i * list.stride, scores + i * list.stride, list.stride);
@@ -23,12 +23,12 @@ void attend(const float* query_value, const List& list, const float* prior, int6
 
 bool encode(const eglr_model& model, eglr_context& context, const eglr_batch& batch, List& list) {
   const int64_t width = model.shape.width, size = list.size, stride = list.stride;
-  if (!list.candidates.reserve(stride * width) || !list.flipped.reserve(stride * width) ||
+  if (!list.candidates.reserve(stride * width) || !context.flipped.reserve(stride * width) ||
       !context.x.reserve(size * width) || !context.wide.reserve(3 * size * width) ||
       !context.scores.reserve((QUERY_ROWS + 1) * stride))
     return false;
   float *x = context.x.at(), *wide = context.wide.at(), *candidates = list.candidates.at();
-  float *prior = context.scores.at(), *scores = prior + stride;
+  float *prior = context.scores.at(), *scores = prior + stride, *flipped = context.flipped.at();
   for (int64_t i = 0; i < stride; i++) prior[i] = i < size ? 0.0f : MASKED;
   model.embedding.apply(batch.rows + list.first * width,
                         batch.numbers + list.first * model.shape.numbers, size, x, wide);
@@ -37,13 +37,13 @@ bool encode(const eglr_model& model, eglr_context& context, const eglr_batch& ba
     for (int64_t i = 0; i < size; i++)
       block.norm.apply(x + i * width, candidates + i * width, width);
     block.query_value.apply({candidates, width}, size, {wide, 2 * width});
-    transpose(candidates, size, width, list.flipped.at(), stride);
-    attend(wide, list, prior, width, scores, x);
+    transpose(candidates, size, width, flipped, stride);
+    attend(wide, flipped, list, prior, width, scores, x);
     block.feed_forward.add(x, size, wide);
   }
   for (int64_t i = 0; i < size; i++)
     model.encoded_norm.apply(x + i * width, candidates + i * width, width);
-  transpose(candidates, size, width, list.flipped.at(), stride);
+  std::memset(candidates + size * width, 0, 4 * static_cast<size_t>((stride - size) * width));
   return true;
 }
 

@@ -101,7 +101,8 @@ void eglr_model::read(rerank::Weights& weights) {
     gates_in = weights.dense(width, 3 * width);
     gates_on = weights.dense(width, 3 * width);
   } else {
-    query_value = weights.dense(width, 2 * width);
+    query = weights.dense(width, width);
+    value = weights.dense(width, width);
   }
   if (glimpses()) {
     glimpse_norm = weights.norm(width);

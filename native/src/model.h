@@ -91,7 +91,7 @@ struct eglr_model {
   const float *start, *places, *thoughts;  // [D], [K - 1, D], [S, D]
   rerank::Dense item, reason;
   rerank::Norm token_norm;
-  rerank::Dense query_value;          // of the transformer's self-attention, as in EncoderBlock
+  rerank::Dense query, value;         // of the transformer's self-attention, as in EncoderBlock
   rerank::Dense gates_in, gates_on;   // of the GRU: update, reset, new; of token and state
   rerank::Norm glimpse_norm;
   rerank::Dense glimpse_query, glimpse_output;

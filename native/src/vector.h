@@ -50,6 +50,13 @@ inline void keep(Vector& v) {
 
 inline Vector broadcast(float x) { return x - Vector{}; }
 
+// Lanes from `count` on become MASKED.
+template <int... I>
+inline Vector mask_beyond(Vector v, int64_t count, std::integer_sequence<int, I...>) {
+  const Integers lanes = {I...};
+  return lanes < static_cast<int32_t>(count) ? v : broadcast(MASKED);
+}
+
 // Numbers of floats that fill whole vectors.
 inline int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
@@ -72,6 +79,22 @@ inline float fold(V v, Operation operation) {
 
 inline float sum(Vector v) {
   return fold<LANES>(v, [](auto a, auto b) { return a + b; });
+}
+
+// Sum each of LANES vectors into the lane of its number, halving their number STEP by STEP.
+template <int STEP, int... I>
+inline Vector add_halves(Vector a, Vector b, std::integer_sequence<int, I...>) {
+  const Vector straight = __builtin_shufflevector(a, b, ((I & STEP) ? LANES + I : I)...);
+  return straight + __builtin_shufflevector(a, b, ((I & STEP) ? LANES + I - STEP : I + STEP)...);
+}
+
+template <int STEP = LANES / 2>
+inline Vector sum_each(Vector (&rows)[LANES]) {
+  UNROLL
+  for (int i = 0; i < STEP; i++)
+    rows[i] = add_halves<STEP>(rows[i], rows[i + STEP], AllLanes{});
+  if constexpr (STEP > 1) return sum_each<STEP / 2>(rows);
+  else return rows[0];
 }
 
 inline float maximum(Vector v) {

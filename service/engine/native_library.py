@@ -16,7 +16,7 @@ from typing import Any
 from service.engine.contract import Floats
 from service.engine.native_weights import EvaluatorWeights, GeneratorWeights
 
-ABI = 2
+ABI = 3
 PACKAGE = "eglr_rerank_native"
 BUILT = Path(__file__).parents[2] / "build" / "native" / "libeglr_rerank_native.so"
 SHAPE = ("host", "width", "numbers", "blocks", "positions", "budget")

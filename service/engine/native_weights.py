@@ -225,7 +225,9 @@ def add_host(reader: Reader, width: int) -> int:
     if host == TRANSFORMER:
         if "host.own.output.weight" in reader:
             raise UnsupportedError("the host has several heads; only one is supported")
-        reader.add(*query_and_value(reader, "host.own.query_key_value", width, width**-0.5))
+        joined, bias = query_and_value(reader, "host.own.query_key_value", width, width**-0.5)
+        for part in (slice(width), slice(width, None)):  # two layers: the value comes later
+            reader.add(joined[:, part], bias[part])
     else:
         bias = reader.get("host.cell.b", 1, 6 * width)[0]
         for letter, part in (("w", bias[: 3 * width]), ("r", bias[3 * width :])):
