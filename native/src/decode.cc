@@ -221,7 +221,7 @@ void Loop::read_tokens() {
 // Self-attention of the transformer to the tokens so far; keys are the normalised tokens.
 void Loop::attend_to_tokens() {
   float *queries = context_.mixed.at(), *scores = context_.step.at();
-  for (int64_t i = 0; i < count_; i++) model_.token_norm.apply(token(i), normed(i), width_);
+  model_.token_norm.apply(token(0), normed(0), count_, width_);
   model_.query.apply({normed(0), width_}, count_, {queries, width_});
   for (int64_t i = 0; i < count_; i++) {
     Slate& slate = *live_[i];
@@ -237,7 +237,7 @@ void Loop::attend_to_tokens() {
 void Loop::advance_cells() {
   const int64_t apart = 6 * width_;
   float* mixed = context_.mixed.at();
-  for (int64_t i = 0; i < count_; i++) model_.token_norm.apply(token(i), normed(i), width_);
+  model_.token_norm.apply(token(0), normed(0), count_, width_);
   model_.gates_in.apply({normed(0), width_}, count_, {mixed, apart});
   for (int64_t i = 0; i < count_; i++)
     std::memcpy(normed(i), live_[i]->recurrent.at(), 4 * static_cast<size_t>(width_));
@@ -259,7 +259,7 @@ void Loop::advance_cells() {
 // Cross-attention to the candidates, whose projections are multiplied into query and output.
 void Loop::glimpse() {
   float *queries = context_.mixed.at(), *scores = context_.step.at();
-  for (int64_t i = 0; i < count_; i++) model_.glimpse_norm.apply(token(i), normed(i), width_);
+  model_.glimpse_norm.apply(token(0), normed(0), count_, width_);
   model_.glimpse_query.apply({normed(0), width_}, count_, {queries, width_});
   for (int64_t i = 0; i < count_; i++) {
     const List& list = *live_[i]->list;
@@ -274,7 +274,7 @@ void Loop::glimpse() {
 void Loop::finish_tokens() {
   float *mixed = context_.mixed.at(), *hidden = normed(0);
   model_.feed_forward.add(token(0), count_, mixed);
-  for (int64_t i = 0; i < count_; i++) model_.hidden_norm.apply(token(i), token(i), width_);
+  model_.hidden_norm.apply(token(0), token(0), count_, width_);
   const size_t bytes = 4 * static_cast<size_t>(width_);
   for (int64_t i = 0; i < reasoning_; i++)
     std::memcpy(normed(i), live_[i]->hidden.at(), bytes);

@@ -10,6 +10,10 @@ namespace rerank {
 // Where a product starts from: zero, or the values that lie in the output already.
 enum class Into { fresh, sum };
 
+// Rows of which norms and softmax take one step after another, since steps of one row wait for
+// each other.
+constexpr int64_t ROWS_ABREAST = 16;
+
 // Rows of one tile, chosen so that its sums stay in registers.
 constexpr int TILE_ROWS = 6;
 
@@ -151,19 +155,31 @@ struct Dense {
 struct Norm {
   const float *scale = nullptr, *shift = nullptr;
 
-  // Normalise x [width] into y, which may be x.
-  void apply(const float* x, float* y, int64_t width) const {
+  // Normalise rows x [count, width] into y, which may be x.
+  void apply(const float* x, float* y, int64_t count, int64_t width) const {
     const float share = 1.0f / static_cast<float>(width);
-    Vector total{}, squares{};
-    for (int64_t i = 0; i < width; i += LANES) total += load(x + i);
-    const Vector mean = broadcast(sum(total) * share);
-    for (int64_t i = 0; i < width; i += LANES) {
-      const Vector centred = load(x + i) - mean;
-      squares += centred * centred;
+    for (; count > 0; count -= ROWS_ABREAST, x += ROWS_ABREAST * width, y += ROWS_ABREAST * width) {
+      const int64_t rows = count < ROWS_ABREAST ? count : ROWS_ABREAST;
+      float means[ROWS_ABREAST], rates[ROWS_ABREAST];
+      for (int64_t r = 0; r < rows; r++) {
+        Vector total{};
+        for (int64_t i = 0; i < width; i += LANES) total += load(x + r * width + i);
+        means[r] = sum(total) * share;
+      }
+      for (int64_t r = 0; r < rows; r++) {
+        Vector squares{};
+        for (int64_t i = 0; i < width; i += LANES) {
+          const Vector centred = load(x + r * width + i) - means[r];
+          squares += centred * centred;
+        }
+        rates[r] = 1.0f / std::sqrt(sum(squares) * share + 1e-5f);
+      }
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < width; i += LANES) {
+          const Vector centred = load(x + r * width + i) - means[r];
+          store(y + r * width + i, centred * rates[r] * load(scale + i) + load(shift + i));
+        }
     }
-    const Vector rate = broadcast(1.0f / std::sqrt(sum(squares) * share + 1e-5f));
-    for (int64_t i = 0; i < width; i += LANES)
-      store(y + i, (load(x + i) - mean) * rate * load(scale + i) + load(shift + i));
   }
 };
 
@@ -175,19 +191,6 @@ inline float top_of(const float* x, int64_t count) {
     top = v > top ? v : top;
   }
   return maximum(top);
-}
-
-// Weights exp(scale * x) that sum to one, from x into y [count], whole vectors.
-inline void softmax(const float* x, float* y, int64_t count, float scale = 1.0f) {
-  const Vector top = broadcast(top_of(x, count));
-  Vector total{};
-  for (int64_t i = 0; i < count; i += LANES) {
-    const Vector e = decay((load(x + i) - top) * scale);
-    store(y + i, e);
-    total += e;
-  }
-  const Vector rate = broadcast(1.0f / sum(total));
-  for (int64_t i = 0; i < count; i += LANES) store(y + i, load(y + i) * rate);
 }
 
 // Products of x [width] with R rows of w [width], each in the lane of its row.
@@ -218,22 +221,43 @@ inline void score(const float* x, const float* w, int64_t count, int64_t width, 
   }
 }
 
+// Numerators exp(scale * (x - top)) of a softmax, from x into y [count], whole vectors; returns 1
+// over their sum.
+inline float exponentials(const float* x, float top, float scale, int64_t count, float* y) {
+  Vector total{};
+  for (int64_t i = 0; i < count; i += LANES) {
+    const Vector e = decay((load(x + i) - top) * scale);
+    store(y + i, e);
+    total += e;
+  }
+  return 1.0f / sum(total);
+}
+
 // Mean of `count` rows of w [., width], weighted by softmax(scale * scores), into y [width].
 //
-// The weights are divided by their sum last, so that the sum of rows need not wait for it.
+// The sum is divided last, so that it need not wait for that of the weights, which are scratch
+// [padded count] and may be the scores.
 inline void mean(const float* scores, float scale, const float* w, int64_t count, int64_t width,
                  float* weights, float* y) {
   const int64_t stride = padded(count);
-  const Vector top = broadcast(top_of(scores, stride));
-  Vector total{};
-  for (int64_t i = 0; i < stride; i += LANES) {
-    const Vector e = decay((load(scores + i) - top) * scale);
-    store(weights + i, e);
-    total += e;
-  }
-  const Vector rate = broadcast(1.0f / sum(total));
+  const float rate = exponentials(scores, top_of(scores, stride), scale, stride, weights);
   product({weights, 0}, 1, {w, width}, count, width, nullptr, {y, 0});
   for (int64_t c = 0; c < width; c += LANES) store(y + c, load(y + c) * rate);
+}
+
+// Softmax of rows x [rows, count] in place, whole vectors.
+inline void softmax(float* x, int64_t rows, int64_t count) {
+  float rates[ROWS_ABREAST];
+  for (; rows > 0; rows -= ROWS_ABREAST, x += ROWS_ABREAST * count) {
+    const int64_t few = rows < ROWS_ABREAST ? rows : ROWS_ABREAST;
+    float tops[ROWS_ABREAST];
+    for (int64_t r = 0; r < few; r++) tops[r] = top_of(x + r * count, count);
+    for (int64_t r = 0; r < few; r++)
+      rates[r] = exponentials(x + r * count, tops[r], 1.0f, count, x + r * count);
+    for (int64_t r = 0; r < few; r++)
+      for (int64_t i = r * count; i < (r + 1) * count; i += LANES)
+        store(x + i, load(x + i) * rates[r]);
+  }
 }
 
 // x [rows, width] into y [width, stride], the padded rows; columns beyond the rows become zero.

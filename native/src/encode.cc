@@ -12,8 +12,7 @@ void attend(const float* query_value, const float* flipped, const List& list, co
     const int64_t count = list.size - at < QUERY_ROWS ? list.size - at : QUERY_ROWS;
     product({query_value + at * apart, apart}, count, {flipped, list.stride}, width,
             list.stride, prior, {scores, list.stride});
-    for (int64_t i = 0; i < count; i++)
-      softmax(scores + i * list.stride, scores + i * list.stride, list.stride);
+    softmax(scores, count, list.stride);
     product<Into::sum>({scores, list.stride}, count, {query_value + width, apart}, list.size,
                        width, nullptr, {x + at * width, width});
   }
@@ -34,15 +33,13 @@ bool encode(const eglr_model& model, eglr_context& context, const eglr_batch& ba
                         batch.numbers + list.first * model.shape.numbers, size, x, wide);
   for (int32_t b = 0; b < model.shape.blocks; b++) {
     const EncoderBlock& block = model.blocks[b];
-    for (int64_t i = 0; i < size; i++)
-      block.norm.apply(x + i * width, candidates + i * width, width);
+    block.norm.apply(x, candidates, size, width);
     block.query_value.apply({candidates, width}, size, {wide, 2 * width});
     transpose(candidates, size, width, flipped, stride);
     attend(wide, flipped, list, prior, width, scores, x);
     block.feed_forward.add(x, size, wide);
   }
-  for (int64_t i = 0; i < size; i++)
-    model.encoded_norm.apply(x + i * width, candidates + i * width, width);
+  model.encoded_norm.apply(x, candidates, size, width);
   std::memset(candidates + size * width, 0, 4 * static_cast<size_t>((stride - size) * width));
   return true;
 }

@@ -16,11 +16,9 @@ void attend(const eglr_evaluator& evaluator, const float* packed, int64_t length
   for (int64_t head = 0; head < heads; head++) {
     product({packed + head * part, apart}, length, {flipped + head * part * stride, stride}, part,
             stride, nullptr, {scores, stride});
-    for (int64_t i = 0; i < length; i++) {
-      float* row = scores + i * stride;
-      for (int64_t j = length; j < stride; j++) row[j] = MASKED;
-      softmax(row, row, stride);
-    }
+    for (int64_t i = 0; i < length; i++)
+      for (int64_t j = length; j < stride; j++) scores[i * stride + j] = MASKED;
+    softmax(scores, length, stride);
     product({scores, stride}, length, {packed + 2 * width + head * part, apart}, length, part,
             nullptr, {attended + head * part, width});
   }
@@ -43,18 +41,17 @@ void estimate(const eglr_evaluator& evaluator, eglr_context& context, const floa
   for (int32_t b = 0; b < evaluator.shape.blocks; b++) {
     const EvaluatorBlock& block = evaluator.blocks[b];
     float* attended = context.attended.at();
-    for (int64_t i = 0; i < length; i++)
-      block.norm.apply(x + i * width, attended + i * width, width);
+    block.norm.apply(x, attended, length, width);
     block.query_key_value.apply({attended, width}, length, {wide, 3 * width});
     attend(evaluator, wide, length, context.flipped.at(), context.scores.at(), attended);
     block.output.apply<Into::sum>({attended, width}, length, {x, width});
     block.feed_forward.add(x, length, wide);
   }
+  evaluator.norm.apply(x, x, length, width);
   float total = 0.0f, weights = 0.0f;
   for (int64_t k = 0, i = 0; k < positions; k++) {
     if (slate[k] < 0) continue;
-    float* row = x + i++ * width;
-    evaluator.norm.apply(row, row, width);
+    const float* row = x + i++ * width;
     float logit = *evaluator.head_shift;
     for (int64_t c = 0; c < width; c++) logit += row[c] * evaluator.head[c];
     likes[k] = 1.0f / (1.0f + std::exp(-logit));

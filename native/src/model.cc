@@ -62,7 +62,7 @@ void Embedding::apply(const float* rows, const float* numbers, int64_t count, fl
   project.apply<Into::sum>({numbers, project.depth}, count, {x, width});
   for (int64_t i = 0; i < count * width; i += LANES) store(scratch + i, gelu(load(x + i)));
   hidden.apply<Into::sum>({scratch, width}, count, {x, width});
-  for (int64_t i = 0; i < count; i++) norm.apply(x + i * width, x + i * width, width);
+  norm.apply(x, x, count, width);
 }
 
 void FeedForward::read(Weights& weights, int64_t width) {
@@ -74,7 +74,7 @@ void FeedForward::read(Weights& weights, int64_t width) {
 void FeedForward::add(float* x, int64_t count, float* scratch) const {
   const int64_t width = outer.wide;
   float *normed = scratch, *wide = scratch + count * width;
-  for (int64_t i = 0; i < count; i++) norm.apply(x + i * width, normed + i * width, width);
+  norm.apply(x, normed, count, width);
   inner.apply({normed, width}, count, {wide, 2 * width});
   for (int64_t i = 0; i < 2 * count * width; i += LANES) store(wide + i, gelu(load(wide + i)));
   outer.apply<Into::sum>({wide, 2 * width}, count, {x, width});

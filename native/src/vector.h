@@ -57,6 +57,14 @@ inline Vector mask_beyond(Vector v, int64_t count, std::integer_sequence<int, I.
   return lanes < static_cast<int32_t>(count) ? v : broadcast(MASKED);
 }
 
+// A constant that the compiler does not see, so that a comparison with it becomes a maximum or
+// minimum instruction: GCC misses those with constants.
+inline Vector hidden(float x) {
+  Vector v = broadcast(x);
+  keep(v);
+  return v;
+}
+
 // Numbers of floats that fill whole vectors.
 inline int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
@@ -125,13 +133,13 @@ inline Vector exponential_within(Vector x) {
 
 // e^x for x <= 0; below -87 it is 1.6e-38. NaN stays NaN, because of the order of the operands.
 inline Vector decay(Vector x) {
-  const Vector low = broadcast(-87.0f);
+  const Vector low = hidden(-87.0f);
   return exponential_within(low > x ? low : x);
 }
 
 // e^x; below -87 it is 1.6e-38 and above 88 it is 1.7e38.
 inline Vector exponential(Vector x) {
-  const Vector high = broadcast(88.0f);
+  const Vector high = hidden(88.0f);
   return decay(high < x ? high : x);
 }
 
@@ -141,7 +149,7 @@ inline Vector exponential(Vector x) {
 // within 6e-8 of 0 or 1. The polynomial is a minimax fit of q in s = 2 (b / 5.3)^2 - 1, whose terms
 // stay small, so that neither an exponential nor a division is needed.
 inline Vector gelu(Vector x) {
-  const Vector low = broadcast(-5.3f), high = broadcast(5.3f);
+  const Vector low = hidden(-5.3f), high = hidden(5.3f);
   Vector b = low > x ? low : x;
   b = high < b ? high : b;
   const Vector s = b * b * 7.1199715e-2f - 1.0f;
