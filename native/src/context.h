@@ -5,7 +5,7 @@
 
 namespace rerank {
 
-constexpr int64_t LIVE = 8;       // slates that share the dense layers of a step
+constexpr int64_t LIVE = 12;        // slates that share the dense layers of a step
 constexpr int64_t QUERY_ROWS = 24;  // of the encoder's attention, whose scores then stay in cache
 
 // A candidate list, encoded once for all of its slates.
