@@ -1,6 +1,7 @@
 """Items by id over HTTP: the same slates as with their features inline, and explanations."""
 
 import httpx
+import numpy as np
 import pytest
 
 from service.state.engine import Key, Value, now_ms
@@ -143,3 +144,25 @@ def test_lists_of_a_batch_share_items(client, candidates):
     slates = [[entry["id"] for entry in each["slate"]] for each in response["responses"]]
     alone = [client.post("/rerank", json=each).json()["slate"] for each in requests]
     assert slates == [[entry["id"] for entry in slate] for slate in alone]
+
+
+def test_values_that_change_daily_rank_as_with_the_fresh_values_inline(session, tmp_path):
+    draw, ids = np.random.default_rng(6), list(session.featuriser.items.ids)[:30]
+    slates = []
+    with (
+        fresh(session, state=f"lmdb://{tmp_path}") as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        for _ in range(4):
+            changed = draw.choice([*ids, NEW], 20, replace=False).tolist()
+            values = {item: {"vote_cnt": int(draw.integers(10, 30_000))} for item in changed}
+            lines = [{"item": item, "features": record} for item, record in values.items()]
+            client.put("/items", json=lines).raise_for_status()
+            stored = {item: client.get(f"/items/{item}").json()["features"] for item in changed}
+            assert stored == values
+            inline = [{"id": item, "features": values[item]} for item in changed]
+            slates.append(slate_of(client, changed)[1])
+            assert slates[-1] == slate_of(client, inline)[1]
+            # By id, an item that did not change today has the value of the day of its last change.
+            slates.append(slate_of(client, [*ids, NEW])[1])
+    assert len({tuple(slate) for slate in slates}) == len(slates)
