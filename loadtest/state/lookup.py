@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import orjson
 from tqdm import tqdm
@@ -80,6 +82,7 @@ def measure(options: State) -> Measured:
         asyncio.run(run_turns(list(cases.values()), options))
         for engine in options.engine:
             add_rows(measured, cases, engine)
+            measured.add("mean time of a lookup", engine, lookup_ms(servers[engine]), "ms")
         add_capacities(measured, servers, bodies, options)
     return measured
 
@@ -154,6 +157,16 @@ def add_rows(measured: Measured, cases: dict[tuple[str, str], Case], engine: Eng
             f"{title} by id, over inline history without a store", engine,
             (with_id - without).tolist(), "ms",
         )  # fmt: skip
+
+
+def lookup_ms(server: Server) -> float:
+    """Return the mean time of the lookups of a service so far, in ms."""
+    page = httpx.get(f"{server.url}/metrics", timeout=10).text
+    total, count = (
+        sum(map(float, re.findall(rf"^rerank_state_duration_seconds_{end} (\S+)$", page, re.M)))
+        for end in ("sum", "count")
+    )
+    return 1e3 * total / count
 
 
 def add_capacities(

@@ -135,7 +135,8 @@ def write_report(out: Path, parts: Mapping[str, Any]) -> None:
 
 def render_page(parts: Mapping[str, Any]) -> str:
     """Return the report as Markdown; every figure comes from the parts."""
-    return page.render(f"{NAME}.md", parts=parts, figure=figure, interval=interval)
+    text = page.render(f"{NAME}.md", parts=parts, figure=figure, interval=interval)
+    return text.rstrip() + "\n"
 
 
 def figure(number: float) -> str:
