@@ -30,6 +30,7 @@ UNKNOWN_SCHEMA = b""
 MAX_TYPES = 255  # distinct types in one history
 NO_TYPE = 255  # the index of an answer without a type
 NO_TIME = -1
+LATEST = 1 << 63  # ms; times are int64
 # MessagePack: the first byte of a map of five pairs, and the name of the fifth.
 FIVE_PAIRS, HISTORY_NAME = b"\x85", ormsgpack.packb("h")
 TEXTS = {str}
@@ -189,8 +190,8 @@ def _features(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _updated_at(fields: Mapping[str, Any]) -> int:
     updated_at = fields.get("u")
-    if type(updated_at) is not int:
-        raise broken("a time of another type")
+    if type(updated_at) is not int or not 0 <= updated_at < LATEST:
+        raise broken("no time of a change")
     return updated_at
 
 
