@@ -41,6 +41,7 @@ from service.state.redis_keys import (
     COMPARE_AND_SET,
     compare_arguments,
     id_of,
+    mark_of,
     marks_name,
     name_of,
     names_of,
@@ -127,7 +128,10 @@ class RedisEngine:
         """Compare and set each entity; Redis keeps those before an error."""
         places, made = places_by_key(keys, once)
         names = dict(zip(places, names_of(list(places), self._prefix), strict=True))
-        marks = [None] * len(keys) if once is None else once
+        marks: list[bytes | None] = [None] * len(keys)
+        if once is not None:
+            for place, (key, mark) in enumerate(zip(keys, once, strict=True)):
+                marks[place] = None if mark is None else mark_of(names[key], key.kind, mark)
         for attempt in range(MAX_ATTEMPTS):
             if attempt:  # writers that overtake each other in step would do so again
                 time.sleep(random.uniform(0.0, BACK_OFF_S * min(attempt, 10)))

@@ -11,7 +11,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 
-from service.state.engine import KEEP_EXPIRY, Key, Kind, Value, encode_id
+from service.state.engine import KEEP_EXPIRY, MARK_BYTES, Key, Kind, Value, encode_id
 
 TAGS = 64
 LETTERS: dict[Kind, bytes] = {"user": b"u", "item": b"i", "load": b"l"}
@@ -72,6 +72,16 @@ def marks_name(name: bytes, kind: Kind) -> bytes:
     No entity has such a name: the name of a user ends with }, and that of an item has :.
     """
     return name[: name.index(b"}") + 1] + b"!" if kind == "item" else name + b"!"
+
+
+def mark_of(name: bytes, kind: Kind, mark: bytes) -> bytes:
+    """Return the mark as the marks of the entity with a name have it.
+
+    Items of one tag share their marks, and one event may change several of them.
+    """
+    if kind != "item":
+        return mark
+    return hashlib.blake2b(name, key=mark, digest_size=MARK_BYTES).digest()
 
 
 def id_of(name: bytes, kind: Kind, prefix: bytes) -> str:

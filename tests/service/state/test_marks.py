@@ -11,6 +11,7 @@ from service.state.errors import StateUnavailable
 from service.state.lmdb_engine import LmdbEngine
 from service.state.opening import open_engine
 from service.state.redis_engine import RedisEngine
+from service.state.redis_keys import TAGS, name_of
 from tests.support.processes import poll
 from tests.support.redis_servers import SERVERS
 
@@ -46,6 +47,30 @@ def test_a_mark_that_occurs_twice_in_one_call_counts_once(engine):
     keys, marks = [USER, ITEM, USER, ITEM], [MARKS[0]] * 4
     assert engine.update_many(keys, append, marks) == [True, True, False, False]
     assert engine.get_many([USER, ITEM]) == [b"0", b"1"]
+
+
+@ENGINES
+def test_an_event_of_more_items_than_tags_changes_each_of_them_once(engine):
+    """Items of one tag share the name of their marks in Redis."""
+    keys = [USER, *(Key("item", str(number)) for number in range(TAGS + 1))]
+    marks = [MARKS[0]] * len(keys)
+    assert engine.update_many(keys, append, marks) == [True] * len(keys)
+    assert engine.update_many(keys, append, marks) == [False] * len(keys)
+    assert engine.get_many(keys) == [b"%d" % place for place in range(len(keys))]
+
+
+@pytest.mark.parametrize("address", SERVERS, indirect=True)
+def test_the_rest_of_an_event_that_redis_kept_in_part_is_made_later(engine):
+    first, second = items_of_one_tag()
+    assert engine.update_many([first], append, [MARKS[0]]) == [True]
+    assert engine.update_many([first, second], append, [MARKS[0]] * 2) == [False, True]
+
+
+def items_of_one_tag():
+    names = [name_of(Key("item", str(number)), b"p") for number in range(TAGS + 1)]
+    tags = [name.split(b"}")[0] for name in names]
+    second = next(place for place, tag in enumerate(tags) if tag in tags[:place])
+    return Key("item", str(tags.index(tags[second]))), Key("item", str(second))
 
 
 @ENGINES
