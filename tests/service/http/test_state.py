@@ -126,6 +126,10 @@ def test_a_service_whose_store_is_down_is_ready_and_ranks(session, candidates, t
         response, slate = slate_of(client, {"id": "u1"}, candidates, explain=True)
         assert response["degraded"]["reasons"] == ["state"]
         assert response["state"]["user"] == "unavailable"
+        assert response["state"]["items"] is None
+        assert None not in [logprob for _, logprob in slate]
+        without_user, slate = slate_of(client, {}, candidates)
+        assert without_user["degraded"]["reasons"] == ["state"]  # for want of the items
         assert None not in [logprob for _, logprob in slate]
 
 
