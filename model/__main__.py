@@ -13,6 +13,7 @@ from tyro.conf import subcommand
 from model.data.commands import Featurise, Prepare
 from model.data.options import refuse_repeats
 from model.learning.commands import Evaluate, Train
+from model.offline.commands import Compare, Coverage
 from model.study.budget_command import BudgetReport
 from model.study.commands import (
     Diversity,
@@ -46,6 +47,8 @@ Command = (
     | Annotated[Diversity, subcommand("diversity")]
     | Annotated[Search, subcommand("search")]
     | Annotated[BudgetReport, subcommand("budget")]
+    | Annotated[Compare, subcommand("compare")]
+    | Annotated[Coverage, subcommand("coverage")]
 )
 
 

@@ -179,6 +179,13 @@ RULES = {
     "model.study.dealing": ({"polars", "duckdb"}, {"model.data.shards.exchange"}),
     # It checks the evaluation, so it shares nothing with it.
     "model.study.caller": ({"polars", "yaml"}, set()),
+    # Policies are compared as they are served, on what the journal logged.
+    "model.offline": (
+        {"numpy", "tqdm"},
+        {"model.data", "model.study", "service.engine", "service.journal"},
+    ),
+    # Runs in the environment of obp, and shares nothing with what it checks.
+    "model.offline.obp_child": ({"numpy", "obp"}, set()),
     "model.__main__": ({"tyro"}, {"model", "service.engine"}),
     "export": (
         {"torch", "onnxruntime", "numpy", "tqdm", "tyro"},
@@ -345,6 +352,7 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("model.learning.train", "from service.engine import session"),
         ("model.study.grid", "from export import bundle"),
         ("model.study.caller", "from model.data.metrics import ndcg"),
+        ("model.offline.obp_child", "from model.offline import estimators"),
         ("export.bundle", "from model.study import grid"),
         ("export.bundle", "import fastapi"),
         ("export.verify", "from model.learning import train"),
