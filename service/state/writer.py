@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, Protocol
 
 from service.metrics import Metrics
@@ -153,7 +154,19 @@ class EventWriter:
 
     def _commit(self, calls: Sequence[Call]) -> Iterator[Outcome]:
         """Write the events of calls, and return the outcome of each."""
-        changes = [(call.rules, *change) for call in calls for change in call.changes]
+        changes, marks, sizes = [], [], []
+        taken: set[bytes] = set()
+        for call in calls:
+            rest = iter(call.changes)
+            for event in call.events:
+                part = [(call.rules, *change) for change in islice(rest, 2 + len(event.shows))]
+                mark = event.mark()
+                if mark in taken:  # whatever it states: of two events with one id the first counts
+                    part = []
+                taken.add(mark)
+                changes += part
+                marks += [mark] * len(part)
+                sizes.append(len(part))
         now = self._clock()
 
         def changed(place: int, blob: bytes | None) -> Value | None:
@@ -162,16 +175,10 @@ class EventWriter:
                 return rules.user_after(blob, event, now)
             return rules.item_after(blob, event, key, now)
 
-        marks = [mark for call in calls for event in call.events for mark in _marks(event)]
-        made = iter(self._owner.engine.update_many([key for *_, key in changes], changed, marks))
+        keys = [key for *_, key in changes]
+        made = iter(self._owner.engine.update_many(keys, changed, marks))
         # Redis may have kept a part of an event that was not answered; the rest is new.
-        return iter(
-            [
-                "accepted" if sum(next(made) for _ in event.entities()) else "duplicate"
-                for call in calls
-                for event in call.events
-            ]
-        )
+        return iter(["accepted" if sum(islice(made, size)) else "duplicate" for size in sizes])
 
     @staticmethod
     def _answer(call: Call, answer: list[Outcome] | Exception) -> None:
@@ -184,7 +191,3 @@ class EventWriter:
                 call.outcomes.set_result(answer)
 
         call.loop.call_soon_threadsafe(resolve)
-
-
-def _marks(event: Event) -> list[bytes]:
-    return [event.mark()] * len(event.entities())

@@ -57,6 +57,14 @@ def test_an_event_is_in_the_next_ranking_and_counts_once(service):
     assert history_used(service, "ryw") == 3
 
 
+def test_of_two_events_with_one_id_the_first_counts_in_one_call_as_in_two(service):
+    first, other = event_of(1, "reused"), event_of(1, "reused", item="296")
+    expected = {"accepted": 1, "duplicates": 1, "refused": []}
+    assert send(service, first, other).raise_for_status().json() == expected
+    assert send(service, other).json() == {"accepted": 0, "duplicates": 1, "refused": []}
+    assert history_used(service, "reused") == 1
+
+
 def test_a_like_changes_the_slate_of_the_user_alone(service, items):
     def slate(user):
         body = {"user": {"id": user}, "candidates": items[20:60]}
