@@ -345,7 +345,10 @@ def _host_of(request: Request) -> str:
     A page in a browser can make a name of its own lead here, and a proxy may pass on other names.
     """
     host: str = request.state.headers.get("host", "")
-    return host.rpartition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if not host.startswith("["):
+        return host.partition(":")[0]
+    address, _, port = host[1:].partition("]")
+    return address if port[:1] in ("", ":") else host
 
 
 def is_loopback(host: str) -> bool:

@@ -367,6 +367,7 @@ def test_without_keys_the_routes_are_off_but_on_loopback(session, tmp_path):
     [
         ("localhost", 204), ("127.0.0.1:80", 204), ("[::1]:8000", 204), ("[::1]", 204),
         ("shop.example", 404), ("127.0.0.1.example:8000", 404), ("[::2]", 404), ("", 404),
+        ("[::1].shop.example", 404),
     ],
 )  # fmt: skip
 def test_without_keys_a_request_names_a_loopback_host(client, host, status):
