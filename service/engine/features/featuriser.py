@@ -224,7 +224,8 @@ class Featuriser:
         inline = self._inline.fill(candidates, numbers, tokens, kernels)
         past = None
         if history is not None:
-            past = self._history.compare(history, index, kernels, row_in_history)
+            over = stored.over_units() if stored is not None else None
+            past = self._history.compare(history, index, kernels, row_in_history, over)
         self.compared.fill(numbers, past)
         if stored is not None and names:
             inline = sorted(names)
@@ -233,16 +234,14 @@ class Featuriser:
     def _take_stored(
         self, candidates: CandidateList, index: Integers, alone: bool
     ) -> StoredList | None:
-        """Return the stored items of a list, None without a store.
-
-        alone: the change of item rows comes from stored features alone.
-        """
+        """Return the stored items of a list; alone: they alone change the item rows."""
         if candidates.stored is None:
             return None
         if self._stored_rows is None:
             self.prepare_stored_rows()
         assert self._stored_rows is not None
-        return self._stored_rows.take(candidates.ids, index, candidates.stored, alone)
+        ids, raw = candidates.ids, candidates.inline
+        return self._stored_rows.take(ids, index, candidates.stored, alone, raw)
 
     def prepare_stored_rows(self) -> None:
         """Make room for the rows of stored items, which the first list would wait for."""

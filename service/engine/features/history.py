@@ -195,12 +195,20 @@ class HistoryKernels:
         """Return each kernel's raw rows of candidates, to be overwritten by inline features."""
         return self._kernels.take(index)
 
+    def units_of(self, raw: Sequence[Encoded], count: int) -> Floats:
+        """Return unit vectors of M raw rows of each kernel, float32 [M, W].
+
+        W is 0 where they depend on the history. count: M.
+        """
+        return self._kernels.units_of(raw, count)
+
     def compare(
         self,
         history: PreparedHistory,
         index: Integers,
         rows: Sequence[Encoded],
         row_in_history: Integers,
+        over: tuple[slice | Integers, Floats] | None = None,
     ) -> Past:
         """Compare candidates with a history by each kernel.
 
@@ -209,12 +217,13 @@ class HistoryKernels:
             index: row of each candidate in the item table, int64 [N].
             rows: per kernel, raw rows of the candidates; none at all: those of the table.
             row_in_history: the same as `index`, but of a new item the row in the history.
+            over: without rows, places of candidates with other unit vectors, and these.
         """
         summands = np.empty((2 * len(self) + 2, len(index), len(history.surprise)), np.float32)
         if rows:
             units = self._kernels.of_rows(rows, history.tokens)
         else:
-            units = self._kernels.of_items(index, history.tokens)
+            units = self._kernels.of_items(index, history.tokens, over)
         if len(history.surprise) == 1:  # a product with one column rounds by the stride of the rows
             units = [np.ascontiguousarray(each) for each in units]
         for each, of_history, out in zip(units, history.units, summands, strict=False):

@@ -170,14 +170,31 @@ class KernelStack:
         ]
         return [slice(*pair) for pair in pairwise(accumulate(widths, initial=0))]
 
-    def of_items(self, index: Integers, tokens: Sequence[Encoded | None]) -> list[Floats]:
+    def units_of(self, raw: Sequence[Encoded], count: int) -> Floats:
+        """Return unit vectors of R raw rows by all kernels, side by side, float32 [R, W].
+
+        W is 0 unless the columns of all kernels are fixed.
+        """
+        if len(self._fixed) < len(self._kernels) or not self._kernels:
+            return np.zeros((count, 0), np.float32)
+        return np.concatenate(self.of_rows(raw, self._no_tokens), axis=1)
+
+    def of_items(
+        self,
+        index: Integers,
+        tokens: Sequence[Encoded | None],
+        over: tuple[slice | Integers, Floats] | None = None,
+    ) -> list[Floats]:
         """Return the unit vectors of R items by each kernel, to compare with a history.
 
         Args:
             index: rows of the item table, int64 [R].
             tokens: per kernel, those of the history.
+            over: places of items with other unit vectors, and these, as of `units_of`.
         """
         kept = self._kept.take(index)
+        if over is not None:
+            kept[over[0]] = over[1]
         if len(self._fixed) == len(self._kernels):
             return [kept[:, place] for place in self._places]
         units = [kept] * len(self._kernels)

@@ -128,6 +128,7 @@ class ItemEncoder:
             "change": self._change(index, numbers, tokens, names - self._statistics),
             "facts": facts,
             "counts": counts,
+            "units": self._history.units_of(kernels, len(ids)),
         }
         arrays |= {f"kernel.{number}": rows for number, rows in enumerate(kernels)}
         entries = [

@@ -80,8 +80,10 @@ class StoredList:
     clipped     values that were clipped to the range of training
     ignored     stored values that the schema does not declare or allow
     corrupt     candidates whose bytes no store has written
-    moves_statistics  some statistic may differ from that of the table
+    moves_statistics, moves_kernels  some statistic, or raw row of a history kernel, may differ
+                from that of the table
     kernels     per history kernel, raw rows [h, width]; empty if they are those of the table
+    units       unit vectors of all kernels in their place, float32 [h, W]
     statistics  names of the statistics that counters give to some item
     change      float64 [h, D], the change of each row for the generator; None if not asked for
     """
@@ -97,7 +99,9 @@ class StoredList:
     ignored: int
     corrupt: int = 0
     moves_statistics: bool = False
+    moves_kernels: bool = False
     kernels: Sequence[Encoded] = ()
+    units: Floats | None = None
     statistics: Sequence[str] = ()
     change: Doubles | None = None
 
@@ -114,6 +118,10 @@ class StoredList:
         """Write the raw rows of each history kernel to raw rows [N, width]."""
         for rows, stored in zip(raw, self.kernels, strict=True):
             rows[self.at] = stored
+
+    def over_units(self) -> tuple[slice | Integers, Floats] | None:
+        """Return the places of the items and their unit vectors, None for those of the table."""
+        return None if self.units is None else (self.at, self.units)
 
     def feature_names(self) -> list[str]:
         """Return the features that stored values give to some item."""

@@ -73,6 +73,7 @@ class StoredRows:
         index: Integers,
         items: StoredItems,
         with_change: bool = True,
+        raw: bool = True,
     ) -> StoredList:
         """Return the encoded items of a list.
 
@@ -81,6 +82,7 @@ class StoredRows:
             index: row of each candidate in the item table, int64 [N].
             items: of the list.
             with_change: compute the change of the generator's rows.
+            raw: return raw rows of the history kernels, even where unit vectors would do.
         """
         self._lists += 1
         if 2 * len(ids) > len(self._used):
@@ -98,6 +100,13 @@ class StoredRows:
         self._used[slots] = self._lists
         taken = self._gather(slots, at, items.now, items.live)
         taken.corrupt = corrupt
+        if taken.moves_kernels:
+            units = self._kept["units"]
+            if units.shape[1] and not raw:
+                taken.units = units.take(slots, axis=0)
+            else:
+                names = [f"kernel.{number}" for number in range(self._encoder.kernels)]
+                taken.kernels = [self._kept[name].take(slots, axis=0) for name in names]
         if with_change:
             taken.change = self._kept["change"].take(slots, axis=0)
             if taken.moves_statistics:
@@ -121,10 +130,8 @@ class StoredRows:
             totals[CLIPPED],
             totals[IGNORED],
             moves_statistics=totals[STATISTICS] > 0,
+            moves_kernels=totals[KERNELS] > 0,
         )
-        if totals[KERNELS]:
-            names = [f"kernel.{number}" for number in range(encoder.kernels)]
-            taken.kernels = [kept[name].take(slots, axis=0) for name in names]
         if live and totals[LIVE]:
             rates, columns = encoder.rates, encoder.rate_places
             values, clipped = rates.values(kept["counts"].take(slots, axis=0), now)

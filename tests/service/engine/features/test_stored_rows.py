@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.contract import NETWORKS
-from service.engine.features import stored_encoder, stored_rows
+from service.engine.features import kernels, stored_encoder, stored_rows
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.row_featuriser import RowFeaturiser, write_rows
@@ -102,6 +102,21 @@ def test_stored_features_give_the_arrays_of_inline_ones_in_every_bit(
         for featuriser in (plain, rows):
             stored = arrays_of(featuriser, with_stored(candidates, items))
             assert_equal(stored, arrays_of(featuriser, with_inline(candidates, items)))
+
+
+@pytest.mark.usefixtures("unlimited")
+@pytest.mark.parametrize("small", [0, 64])
+def test_kernels_with_columns_of_the_history_read_stored_values_too(monkeypatch, small):
+    monkeypatch.setattr(kernels, "SMALL", small)
+    draw, differences = np.random.default_rng(11), 0
+    for _ in range(40):
+        plain = random_featuriser(draw)
+        items = random_items(draw, plain.schema)
+        candidates = random_list(draw, plain.schema, inline=False)
+        stored = arrays_of(plain, with_stored(candidates, items))
+        assert_equal(stored, arrays_of(plain, with_inline(candidates, items)))
+        differences += not np.array_equal(stored[0], plain.transform(candidates)[0])
+    assert differences > 10
 
 
 @pytest.mark.usefixtures("unlimited")
