@@ -9,7 +9,7 @@ import jsonschema_rs
 import ormsgpack
 import pytest
 
-from service.http.entities import MAX_REFUSED, is_loopback
+from service.http.entities import MAX_REFUSED
 from service.state.engine import Key, Value
 from service.state.errors import StateFull, StateUnavailable
 from service.state.lmdb_engine import LmdbEngine
@@ -19,7 +19,6 @@ from tests.support.servers import application, fresh
 NDJSON = {"Content-Type": "application/x-ndjson"}
 MSGPACK = {"Content-Type": "application/msgpack"}
 JSON = {"Content-Type": "application/json"}
-KEY = "state-key-0123456789"
 MAX_BYTES = 4096
 
 
@@ -334,70 +333,6 @@ def test_a_store_that_fails_midway_is_a_problem_with_the_lines_written(
         assert "secret" not in str(body)
         assert client.get(f"/items/{body['written'] - 1}").status_code == 200
         assert client.get(f"/items/{body['written']}").status_code == 404
-
-
-def test_routes_of_a_store_that_is_down_are_unavailable(session, tmp_path):
-    (tmp_path / "data.mdb").write_bytes(b"no database")
-    with (
-        fresh(session, state=f"lmdb://{tmp_path}") as url,
-        httpx.Client(base_url=url, timeout=60) as client,
-    ):
-        for response in (
-            put(client, "/users", b"{}"), client.get("/users/u1"), client.delete("/users/u1"),
-        ):  # fmt: skip
-            assert "data.mdb" not in str(problem(response, 503, "state_unavailable"))
-            assert response.headers["retry-after"] == "1"
-
-
-def test_without_a_store_there_are_no_routes(session):
-    with fresh(session) as url:
-        assert httpx.get(f"{url}/users/u1").json()["code"] == "not_found"
-        assert httpx.put(f"{url}/users", content=b"").status_code == 404
-
-
-def test_without_keys_the_routes_are_off_but_on_loopback(session, tmp_path):
-    with fresh(session, state=f"lmdb://{tmp_path}", host="0.0.0.0") as url:
-        for method, path in (("PUT", "/users"), ("GET", "/v1/items/i1"), ("DELETE", "/users/u1")):
-            response = httpx.request(method, f"{url}{path}")
-            assert "RERANK_STATE_KEYS_FILE" in problem(response, 404, "not_found")["detail"]
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        ("localhost", 204), ("127.0.0.1:80", 204), ("[::1]:8000", 204), ("[::1]", 204),
-        ("shop.example", 404), ("127.0.0.1.example:8000", 404), ("[::2]", 404), ("", 404),
-        ("[::1].shop.example", 404),
-    ],
-)  # fmt: skip
-def test_without_keys_a_request_names_a_loopback_host(client, host, status):
-    assert client.delete("/users/t1", headers={"Host": host}).status_code == status
-
-
-def test_with_keys_every_route_requires_one(session, tmp_path):
-    keys = tmp_path / "keys"
-    keys.write_text(f"feed:{KEY}\n")
-    settings = {"state": f"lmdb://{tmp_path}/state", "state_keys_file": keys, "host": "0.0.0.0"}
-    with fresh(session, **settings) as url, httpx.Client(base_url=url, timeout=60) as client:
-        client.headers["Host"] = "shop.example"
-        for method, path in (("PUT", "/items"), ("GET", "/items/i1"), ("DELETE", "/users/u1")):
-            problem(client.request(method, path), 401, "unauthorized")
-            wrong = {"Authorization": f"Bearer {KEY}x"}
-            problem(client.request(method, path, headers=wrong), 403, "forbidden")
-        allowed = {"Authorization": f"Bearer {KEY}"}
-        assert outcome(put(client, "/items", lines({"item": "i1"}), allowed))["written"] == 1
-        assert client.get("/items/i1", headers=allowed).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-        ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.example", False),
-    ],
-)  # fmt: skip
-def test_only_addresses_of_this_host_are_loopback(host, expected):
-    assert is_loopback(host) is expected
 
 
 def test_rankings_go_on_during_a_long_slow_upload(client, items):
