@@ -198,7 +198,7 @@ class StoreUnavailable(ServiceError):
 
 
 class StoreFull(ServiceError):
-    """The entity store has no room; the write was not kept."""
+    """The entity store has no room for all of a write; Redis may have kept a part."""
 
     status, code = 507, "state_full"
 

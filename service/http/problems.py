@@ -27,7 +27,7 @@ def refusal_by_store(error: EngineError) -> ServiceError:
     """Return the refusal for an error of the entity store; the log has the cause."""
     logger.warning("entity store: %s", error)
     if isinstance(error, StateFull):
-        return StoreFull("the entity store has no room; nothing of this write was kept")
+        return StoreFull("the entity store has no room for all of this write; a part may be kept")
     return StoreUnavailable("the entity store does not respond; send the request again later")
 
 

@@ -7,7 +7,7 @@
        |- StateUnavailable   it cannot be reached, opened or read
        |  |- StateTimeout    it did not respond in time
        |  `- StateReplaced   its file was removed or replaced, so that it must be opened anew
-       `- StateFull          it has no room; the write was not kept
+       `- StateFull          it has no room; Redis may have kept a part of the write
 
 No message holds a password.
 """

@@ -7,7 +7,7 @@ import pytest
 
 from service.state.address import parse_address
 from service.state.engine import KEEP_EXPIRY, WINDOW_S, Key, Value, now_ms
-from service.state.errors import StateUnavailable
+from service.state.errors import StateFull, StateUnavailable
 from service.state.lmdb_engine import LmdbEngine
 from service.state.opening import open_engine
 from service.state.redis_engine import RedisEngine
@@ -191,6 +191,28 @@ def test_the_marks_of_a_user_in_redis_are_deleted_with_it(servers):
         assert client.dbsize() == 2
         engine.delete([USER])
         assert client.keys() == []
+        engine.close()
+
+
+def test_a_full_redis_keeps_a_part_and_the_rest_is_made_later(servers):
+    server, count = servers("valkey"), 1500
+    keys, marks = [Key("item", str(number)) for number in range(count)], [MARKS[0]] * count
+
+    def lengthen(place, blob):
+        return Value((blob or b"") + bytes(20_000))
+
+    with server.client() as client:
+        client.flushall()
+        engine = open_engine(parse_address(f"redis://127.0.0.1:{server.port}/0"))
+        client.config_set("maxmemory", client.info()["used_memory"] + (20 << 20))
+        try:
+            with pytest.raises(StateFull):
+                engine.update_many(keys, lengthen, marks)
+        finally:
+            client.config_set("maxmemory", 0)
+        assert 0 < sum(engine.update_many(keys, lengthen, marks)) < count
+        assert {len(blob) for blob in engine.get_many(keys)} == {20_000}
+        client.flushall()
         engine.close()
 
 
