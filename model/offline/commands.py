@@ -50,7 +50,7 @@ class Compare:
 class Coverage:
     """Measure the comparison's intervals and verdicts in the simulated environment; resumes."""
 
-    pairs: int = 240
+    pairs: int = 400
     """Pairs of policies."""
     out: Path | None = None
     """Directory of the report. Default: docs/reports, with --smoke build/smoke/reports."""

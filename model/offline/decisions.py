@@ -26,7 +26,7 @@ class Decisions:
             and its mask, after the choices before it; 0 behind the end.
         reward: float64 [R, K], what each position earned; 0 behind the end.
         user: int64 [R], number of the user. Lists of a user are resampled together.
-        features: float64 [R, N, F] of the candidates, for models of the reward; 0 at padding.
+        features: float [R, N, F] of the candidates, for models of the reward; 0 at padding.
 
     Raises:
         PropensityError: a propensity is not in (0, 1].

@@ -51,7 +51,7 @@ class Replay:
     """The choices of one bundle on R logged slates.
 
     choice: float64 [R, K, N], probabilities after the logged choices before; logprob: float64
-    [R, K], of the logged choices as the graph computes them, 0 where pinned; numbers: float64
+    [R, K], of the logged choices as the graph computes them, 0 where pinned; numbers: float32
     [R, N, F] of the candidates.
     """
 
@@ -91,7 +91,8 @@ def replay(session: Session, log: Log, old: Session, kind: PolicyKind, name: str
             choice[place, :length, :size] = choices_of(row, slate, kind)
             logprob[place, :length] = slate.logprob
             if numbers is None:
-                numbers = np.zeros((len(records), candidates, row.numbers.shape[1]))
+                shape = (len(records), candidates, row.numbers.shape[1])
+                numbers = np.zeros(shape, np.float32)
             numbers[place, :size] = row.numbers
     assert numbers is not None
     return Replay(choice, logprob, numbers)

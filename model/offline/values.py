@@ -51,7 +51,7 @@ class LinearValue:
         observed = chosen[present]
         self._mean, self._scale = observed.mean(axis=0), observed.std(axis=0)
         self._scale = np.where(self._scale > 1e-9, self._scale, 1.0)
-        features, chosen = self._standardised(features), self._standardised(chosen)
+        chosen = self._standardised(chosen)
         positions = slate.shape[1]
         coefficients: list[Array] = [np.zeros(0)] * positions
         following = np.zeros(len(rows))
@@ -65,23 +65,32 @@ class LinearValue:
                 columns[present[:, k]],
                 (decisions.reward[rows, k] + following)[present[:, k]],
             )
-            estimates = linear(features, previous, before, coefficients[k])
+            estimates = self._linear(features, previous, before, coefficients[k])
             following = (target.choice[rows, k] * estimates).sum(axis=1)
         self._coefficients = coefficients
 
     def estimate(self, decisions: Decisions, rows: Array) -> Array:
         """Return estimates float64 [r, K, N] for each candidate at each position."""
-        features = self._standardised(decisions.features[rows])
-        slate = np.maximum(decisions.slate[rows], 0)
-        chosen = np.take_along_axis(features, slate[:, :, None], axis=1)
+        features, slate = decisions.features[rows], np.maximum(decisions.slate[rows], 0)
+        chosen = self._standardised(np.take_along_axis(features, slate[:, :, None], axis=1))
         parts = [
-            linear(features, *prefix_of(chosen, k), coefficients)
+            self._linear(features, *prefix_of(chosen, k), coefficients)
             for k, coefficients in enumerate(self._coefficients)
         ]
         return np.where(decisions.present[rows][:, :, None], np.stack(parts, axis=1), 0.0)
 
     def _standardised(self, features: Array) -> Array:
         return np.asarray((features - self._mean) / self._scale)
+
+    def _linear(
+        self, features: Array, previous: Array, before: Array, coefficients: Array
+    ) -> Array:
+        """Return the estimate float64 [r, N] of every candidate, features [r, N, F] as logged."""
+        alone, near, far, context = np.split(coefficients[:-1], 4)
+        # Standardising the slopes in place of the features spares a copy of all candidates.
+        slope = (alone + near * previous + far * before) / self._scale
+        constant = previous @ context + coefficients[-1] - slope @ self._mean
+        return np.asarray(np.einsum("rnf,rf->rn", features, slope) + constant[:, None])
 
     def _solve(self, columns: Array, sums: Array) -> Array:
         penalty = np.full(columns.shape[1], self.ridge)
@@ -96,16 +105,6 @@ def prefix_of(chosen: Array, position: int) -> tuple[Array, Array]:
     for k in range(position):
         before = DECAY * before + chosen[:, k]
     return (chosen[:, position - 1] if position else np.zeros_like(before)), before
-
-
-def linear(features: Array, previous: Array, before: Array, coefficients: Array) -> Array:
-    """Return the estimate float64 [r, N] of every candidate, features float64 [r, N, F]."""
-    alone, near, far, context = (
-        coefficients[part * features.shape[2] : (part + 1) * features.shape[2]] for part in range(4)
-    )
-    slope = alone + near * previous + far * before
-    of_candidates = np.einsum("rnf,rf->rn", features, slope)
-    return np.asarray(of_candidates + (previous @ context + coefficients[-1])[:, None])
 
 
 def cross_fit(

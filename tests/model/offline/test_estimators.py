@@ -161,3 +161,25 @@ def test_probabilities_that_do_not_sum_to_1_are_refused(tiny):
     decisions, target, _, _ = tiny
     with pytest.raises(OfflineError, match=r"choice of new: .* sum of 1\.1"):
         Target.of("new", 1.1 * target.choice, decisions)
+
+
+def test_the_unit_of_a_feature_does_not_change_estimated_values():
+    population = Population.draw(8, 0)
+    old, new = draw_pair(2)
+    decisions, lists = population.log(old, 60, 0)
+    target = population.target("new", new, decisions, lists)
+    scaled = dataclasses.replace(decisions, features=40.0 * decisions.features - 7.0)
+    values = cross_fit(decisions, target, 0)
+    assert cross_fit(scaled, target, 0) == pytest.approx(values, abs=1e-8)
+    assert np.abs(cross_fit(decisions, target, 1) - values).max() > 1e-3
+
+
+def test_the_model_of_the_reward_prefers_candidates_that_are_clicked_more():
+    population = Population.draw(30, 0)
+    policy, _ = draw_pair(0)
+    decisions, lists = population.log(policy, 400, 0)
+    values = cross_fit(decisions, population.target("old", policy, decisions, lists), 0)
+    appeal = decisions.features[:, :, 0]
+    assert np.corrcoef(values[:, 0].ravel(), appeal.ravel())[0, 1] > 0.5
+    other = np.roll(appeal, 1, axis=0)
+    assert abs(np.corrcoef(values[:, 0].ravel(), other.ravel())[0, 1]) < 0.5
