@@ -28,6 +28,7 @@ from model.study.pages import provenance, render
 Record = dict[str, Any]
 USERS = (150, 300, 600)  # logged ones, of a pair in turn
 POPULATION, SMOKE_POPULATION = 150, 8  # users
+LOG_SEED, NULL_SEED = 100_000, 200_000  # added to a pair's: draws of their own
 LARGE = 3.0  # standard errors of a difference that a verdict should recognise
 # The range of each share that the method must keep to.
 GOALS = {
@@ -95,12 +96,12 @@ def compare_pair(population: Population, seed: int) -> Record:
     """Log a pair's first policy, compare both on the log, and once more with permuted rewards."""
     old, new = draw_pair(seed)
     users = USERS[seed % len(USERS)]
-    decisions, lists = population.log(old, users, seed)
+    decisions, lists = population.log(old, users, LOG_SEED + seed)
     of_old = population.target("old", old, decisions, lists)
     of_new = population.target("new", new, decisions, lists)
     comparison = compare(decisions, of_old, of_new, seed=seed)
     # Rewards of other lists: no policy earns more than another, whatever it chooses.
-    order = np.random.default_rng(seed).permutation(len(lists))
+    order = np.random.default_rng(NULL_SEED + seed).permutation(len(lists))
     permuted = dataclasses.replace(decisions, reward=decisions.reward[order])
     return {
         "seed": seed, "users": users, "lists": len(lists),
