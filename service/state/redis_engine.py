@@ -391,5 +391,5 @@ def _errors(address: Address) -> Iterator[None]:
         if str(error).startswith("OOM"):
             raise StateFull(f"{address}: {error}") from None
         raise EngineError(f"{address}: {error}") from None
-    except (redis.RedisError, RedisClusterException, OSError) as error:
+    except (redis.RedisError, RedisClusterException, OSError, UnicodeError) as error:
         raise StateUnavailable(f"{address}: {error}") from None

@@ -88,6 +88,22 @@ def test_a_server_that_is_down_is_unavailable():
         engine.close()
 
 
+def test_a_host_that_is_no_name_is_unavailable():
+    """The resolver refuses it by an error of its own."""
+    address = parse_address("redis://no..name:6379/0")
+    for call in (RedisEngine(address).health, lambda: asyncio.run(read_one(address))):
+        with pytest.raises(StateUnavailable, match="redis://no..name:6379/0"):
+            call()
+
+
+async def read_one(address):
+    reader = RedisReader(address, 5.0, 1)
+    try:
+        await reader.get_many([Key("user", "u1")])
+    finally:
+        await reader.close()
+
+
 def test_a_server_that_does_not_respond_is_late():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
