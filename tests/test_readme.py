@@ -1,4 +1,4 @@
-"""README and docs/quality.md: requests respond as printed, and figures equal their reports."""
+"""README, quality.md and state.md: requests respond as printed, figures equal their reports."""
 
 import contextlib
 import io
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "docs" / "reports"
 ARCHIVED = "archive/quality-2026-11"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STATE = (ROOT / "docs" / "state.md").read_text(encoding="utf-8")
 QUALITY = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
 ONE_HEAD = (ROOT / "docs" / "decisions" / "one-head.md").read_text(encoding="utf-8")
 MANIFEST = json.loads((BUNDLE / "manifest.json").read_text(encoding="utf-8"))
@@ -89,6 +90,40 @@ def test_the_client_of_the_readme_prints_its_comments(address, monkeypatch):
     assert isinstance(client, Client)
     client.close()
     assert output.getvalue() == f"{before}\n{after}\n"
+
+
+def test_the_liked_movie_of_the_readme_alone_changes_the_slate(address):
+    (item,) = re.findall(r'like, passed = {"item": "(\d+)"', README)
+    with Client(address, timeout_ms=30_000) as client:
+        slates = [
+            client.rerank(["1036", "47", "110", "588", "364"], user={"history": history})
+            for history in ([], [item])
+        ]
+    assert slates[0].ids != slates[1].ids
+
+
+def test_the_first_steps_of_the_state_page_respond_as_printed(address):
+    section = STATE.split("## Try it\n")[1].split("\n## ")[0]
+    (request,) = re.findall(r"/rerank -d '(.*?)'", section, re.DOTALL)
+    (events,) = re.findall(r"/feedback -d '(.*?)'", section, re.DOTALL)
+    (items,) = re.findall(r"/items --data-binary '(.*?)'", section, re.DOTALL)
+    rows = re.findall(r"^\| (?:first|after .*?) \| `(\[.*?\])` \| (.*) \|$", section, re.MULTILINE)
+
+    def rank():
+        response = httpx.post(f"{address}/rerank", content=request).raise_for_status().json()
+        return [entry["id"] for entry in response["slate"]], json.dumps(response["state"])
+
+    responses = [rank()]
+    assert httpx.post(f"{address}/feedback", content=events).json()["accepted"] == 2
+    responses.append(rank())
+    assert httpx.put(f"{address}/items", content=items).json()["written"] == 3
+    responses.append(rank())
+    for item in re.findall(r'{"item": "(\d+)"', items):
+        httpx.delete(f"{address}/items/{item}").raise_for_status()  # other tests rank these movies
+    assert len(rows) == len(responses)
+    for (ids, state), (slate, printed) in zip(responses, rows, strict=True):
+        assert ids == json.loads(slate)
+        assert all(part in state for part in re.findall(r"`(.*?)`", printed))
 
 
 def reported_rows():
