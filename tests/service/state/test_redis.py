@@ -92,7 +92,7 @@ def test_a_host_that_is_no_name_is_unavailable():
     """The resolver refuses it by an error of its own."""
     address = parse_address("redis://no..name:6379/0")
     for call in (RedisEngine(address).health, lambda: asyncio.run(read_one(address))):
-        with pytest.raises(StateUnavailable, match="redis://no..name:6379/0"):
+        with pytest.raises(StateUnavailable, match=r"redis://no\.\.name:6379/0"):
             call()
 
 
