@@ -311,8 +311,11 @@ def _key(kind: EntityKind, request: Request) -> Key:
 
     The id is read from the path as it was sent: decoded, a slash at its end would be lost.
     """
-    path, prefix = request.scope["raw_path"], request.scope["path"].startswith("/v1/")
-    sent = path.split(b"/", 3 if prefix else 2)[-1].removesuffix(b"/")
+    path, version = request.scope["raw_path"], request.scope["path"].startswith("/v1/")
+    start = f"{'/v1' if version else ''}/{kind}s/"
+    if not path.startswith(start.encode()):  # of /users%2Fu1, nobody knows which id was meant
+        raise InvalidRequest.of(FieldError("path", f"{start}ID", path.decode("latin-1")))
+    sent = path[len(start) :].removesuffix(b"/")
     try:
         text = unquote_to_bytes(sent).decode()
     except UnicodeDecodeError:

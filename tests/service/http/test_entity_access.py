@@ -41,6 +41,13 @@ def test_routes_of_a_store_that_is_down_are_unavailable(session, tmp_path):
             assert response.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize("path", ["/users%2Fu1", "/v1%2Fusers/u1", "/%75sers/u1"])
+def test_a_route_that_is_percent_encoded_deletes_nobody(client, path):
+    """An answer of 204 for the user `users/u1` would hide that u1 stays."""
+    (error,) = problem(client.delete(path), 422, "invalid_request")["errors"]
+    assert error["field"] == "path"
+
+
 def test_without_a_store_there_are_no_routes(session):
     with fresh(session) as url:
         assert httpx.get(f"{url}/users/u1").json()["code"] == "not_found"
