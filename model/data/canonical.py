@@ -20,7 +20,7 @@ from model.data.dataset import Dataset
 from model.data.encodable import check_encodable
 from model.data.layout import COLUMNS, IMPRESSIONS, SPLITS
 from model.data.log_splits import to_iso
-from model.data.moment import RECORD
+from model.data.moment import RECORD, TOTALS
 from model.data.rated_rows import (
     RatedCounts,
     counts_without_time,
@@ -101,14 +101,16 @@ def write_tables(
     user_names = [name for name in of_user if name in source.users.columns]
     user_columns = ["user_id", *(name for name in user_names if name != "user_id")]
     source.users.select(user_columns).write_parquet(directory / "users.parquet")
-    moment = source.moment
+    totals, moment = write_counts(directory, items, counts), source.moment
     if moment is not None:
-        moment = write_counts(directory, items, counts, moment)
+        moment = dataclasses.replace(moment, statistics=totals)
     shutil.copyfile(schema_path, directory / "schema.yaml")
     summary = {
         "name": schema.name,
         **provenance,
-        **({} if moment is None else {RECORD: moment.to_json()}),
+        **(
+            {RECORD: moment.to_json()} if moment is not None else {TOTALS: totals} if totals else {}
+        ),
         "splits": counted.splits,
         "items": len(items),
         "users": len(source.users),

@@ -85,8 +85,9 @@ class Dataset:
         self.histories = _scan_parquet([histories]) if histories.exists() else None
         self.moment = read_moment(directory)
         snapshot = read_snapshot(directory, self.moment, len(self.items))
+        timed, counts = (None, snapshot) if self.moment is None else (snapshot, None)
         self.featuriser = featuriser or fit(
-            schema, self.rows, self.items, self.users, snapshot, earlier
+            schema, self.rows, self.items, self.users, timed, earlier, counts
         )
 
     @property

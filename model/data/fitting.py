@@ -45,13 +45,13 @@ def fit(
     users: pl.DataFrame,
     snapshot: Snapshot | None = None,
     earlier: Schema | None = None,
+    item_counts: Snapshot | None = None,
 ) -> Featuriser:
     """Return a featuriser with means, deviations and vocabularies of the train split alone.
 
     With an `earlier` fitted schema, means and deviations are its own, and vocabularies grow.
-
     In a data set with a snapshot, values of items and users that train rows carry inline count
-    too. Without one only those of the tables do, as for RankLens.
+    too. Without one only those of the tables do, as for RankLens; its `item_counts` change no fit.
 
     Raises FeatureError if an item breaks the fitted schema, SchemaError for another `earlier` one.
     """
@@ -97,7 +97,7 @@ def fit(
                 mean = float(np.clip(gain.item(), 1e-3, 1.0 - 1e-3))
             fitted[-1] = dataclasses.replace(fitted[-1], default=math.log(mean / (1.0 - mean)))
     complete = grow(dataclasses.replace(schema, features=tuple(fitted)), earlier)
-    return Featuriser(complete, encode_items(Layout(complete), items), snapshot)
+    return Featuriser(complete, encode_items(Layout(complete), items), snapshot or item_counts)
 
 
 def _read_log(

@@ -11,7 +11,7 @@ import polars as pl
 
 from model.data import labels
 from model.data.errors import DataError
-from model.data.moment import AGAIN, RECORD, SUMMARY, Moment
+from model.data.moment import AGAIN, RECORD, SUMMARY, TOTALS, Moment, Totals, read_totals
 from model.data.rates import Clock, Events, bucket_of, count_events, rates_over_time
 from model.data.source import Source
 from service.engine.features.rates import log_odds, prior_rate
@@ -121,13 +121,11 @@ def counts_without_time(counts: pl.DataFrame, schema: Schema, source: Source) ->
 RatedCounts = tuple[pl.Series, dict[str, StatisticCounts]]
 
 
-def write_counts(
-    directory: Path, items: pl.DataFrame, rated: RatedCounts, moment: Moment
-) -> Moment:
-    """Write `statistics.parquet`, in the order of the items, and return the moment with totals."""
+def write_counts(directory: Path, items: pl.DataFrame, rated: RatedCounts) -> Totals:
+    """Write `statistics.parquet`, in the order of the items, and return the totals by statistic."""
     ids, statistics = rated
     if not statistics:
-        return moment
+        return {}
     columns = {
         f"{field}.{name}": getattr(counts, field)
         for name, counts in statistics.items()
@@ -140,15 +138,14 @@ def write_counts(
         .join(table, on="item_id", how="left", maintain_order="left")
     )
     aligned.fill_null(0.0).write_parquet(directory / COUNTS)
-    totals = {
+    return {
         name: {field: getattr(counts, field) for field in SCALARS}
         for name, counts in statistics.items()
     }
-    return dataclasses.replace(moment, statistics=totals)
 
 
 def read_snapshot(directory: Path, moment: Moment | None, items: int) -> Snapshot | None:
-    """Return what `write_counts` wrote; None for a data set without a record of its moment.
+    """Return what `write_counts` wrote; None for a data set without counts and moment.
 
     Args:
         items: number of rows of items.parquet.
@@ -156,20 +153,22 @@ def read_snapshot(directory: Path, moment: Moment | None, items: int) -> Snapsho
     Raises DataError for counts that cannot be read, or that another table or no record belongs to.
     """
     path = directory / COUNTS
-    if moment is None:
+    totals_of = read_totals(directory) if moment is None else moment.statistics
+    as_of = None if moment is None else moment.as_of
+    if moment is None and not totals_of:
         if path.exists():
-            rule = f"must have the key {RECORD}, as there is {COUNTS}; {AGAIN}"
+            rule = f"must have the key {RECORD} or {TOTALS}, as there is {COUNTS}; {AGAIN}"
             raise DataError(directory / SUMMARY, rule)
         return None
-    if not moment.statistics:
-        return Snapshot(moment.as_of, {})
+    if not totals_of:
+        return Snapshot(as_of, {})
     try:
         table = pl.read_parquet(path)
         statistics = {
             name: StatisticCounts(
                 table[f"shows.{name}"].to_numpy(), table[f"likes.{name}"].to_numpy(), **totals
             )
-            for name, totals in moment.statistics.items()
+            for name, totals in totals_of.items()
         }
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(path, f"cannot be read ({str(error).splitlines()[0]}); {AGAIN}") from None
@@ -177,4 +176,4 @@ def read_snapshot(directory: Path, moment: Moment | None, items: int) -> Snapsho
         raise DataError(
             path, f"must have the {items:,} rows of items.parquet; {AGAIN}", value=len(table)
         )
-    return Snapshot(moment.as_of, statistics)
+    return Snapshot(as_of, statistics)

@@ -21,7 +21,7 @@ def test_the_documentation_shows_the_output_for_ranklens(ranklens):
 def test_preparing_ranklens_twice_gives_the_same_bytes(ranklens, tmp_path):
     prepare("ranklens", "--events", EVENTS, "--out", tmp_path)
     assert digest_tree(tmp_path) == digest_tree(ranklens[0])
-    assert len(digest_tree(tmp_path)) == 15
+    assert len(digest_tree(tmp_path)) == 18
 
 
 def test_the_documented_example_has_the_documented_output_files_and_error(tmp_path):
