@@ -68,7 +68,7 @@ def refuse_compressed(headers: Mapping[str, str]) -> None:
     """Raise UnsupportedMedia for the headers of a compressed body."""
     encoding = headers.get("content-encoding", "")
     if encoding.strip().lower() not in ("", "identity"):
-        error = FieldError("header Content-Encoding", "identity: bodies are small", encoding)
+        error = FieldError("header Content-Encoding", "absent or identity", encoding)
         detail = f"header Content-Encoding: send the body uncompressed, got {encoding[:50]!r}"
         raise UnsupportedMedia(detail, [error])
 

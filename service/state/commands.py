@@ -160,8 +160,10 @@ class Compact:
         with closing(opened(self.state, self.max_gb)) as engine:
             before = engine.health().bytes
             engine.compact()
-            after = engine.health().bytes
-        print(f"compacted from {before} to {after} bytes")
+            if engine.name == "redis":
+                print("the server rewrites its append-only file in the background")
+            else:
+                print(f"compacted from {before} to {engine.health().bytes} bytes")
         return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ SUFFIXES: dict[str, Format] = {
 }  # fmt: skip
 MAX_RECORD = 4 << 20  # bytes of one entity in a file
 READ_BYTES = 1 << 20
+READ, CREATE = os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 STANDARD = Path("-")  # standard input or output
 
 
@@ -39,12 +41,12 @@ def format_of(path: Path, stated: Format | None) -> Format:
 def open_file(path: Path, mode: Literal["rb", "wb"]) -> tuple[IO[bytes], IO[bytes]]:
     """Return a stream of the content, and the stream below it, whose position is the progress.
 
-    Raises OSError.
+    A new file is readable by its owner alone, because it may hold personal data. Raises OSError.
     """
     if path == STANDARD:
         stream = sys.stdin.buffer if mode == "rb" else sys.stdout.buffer
         return stream, stream
-    raw = path.open(mode)
+    raw = os.fdopen(os.open(path, READ if mode == "rb" else CREATE, 0o600), mode)
     if ".gz" in path.suffixes[-2:]:
         zipped = gzip.GzipFile(fileobj=raw, mode=mode, compresslevel=1, filename="", mtime=0)
         return zipped, raw  # type: ignore[return-value]

@@ -73,6 +73,7 @@ def test_a_dump_of_one_engine_loads_into_the_other(tmp_path, state, address, for
     first, second = tmp_path / f"a.{form}", tmp_path / f"b.{form}.gz"
     assert main(["load", write(tmp_path / "in.ndjson"), "--state", state]) == 0
     assert main(["dump", str(first), "--state", state]) == 0
+    assert first.stat().st_mode & 0o777 == 0o600  # it holds personal data
     assert main(["load", str(first), "--state", str(address)]) == 0
     assert entities_of(address) == entities_of(state)
     assert main(["dump", str(second), "--state", str(address)]) == 0
