@@ -120,7 +120,12 @@ class FromStore:
                 "item": IDS,
                 "type": st.sampled_from(self._bundle.events),
             },
-            optional={"time": time, "shown": st.lists(IDS, max_size=4)},
+            optional={
+                "time": time,
+                "shown": st.lists(IDS, max_size=4),
+                "request_id": st.text(min_size=1, max_size=128),
+                "value": st.floats(allow_nan=False, allow_infinity=False),
+            },
         )
         events = st.lists(event, min_size=1, max_size=5, unique_by=lambda one: str(one["event_id"]))
 

@@ -9,30 +9,47 @@ from pydantic import BaseModel, Field
 from service.http.fields import StrictModel
 from service.http.ids import Id
 from service.http.schemas import FieldProblem
-from service.state.events import MAX_SHOWN
+from service.state.events import MAX_POSITION, MAX_REQUEST_CHARACTERS, MAX_SHOWN
 
 MAX_EVENTS = 1000  # of one call
 EXAMPLE = {
     "events": [
         {"event_id": "e1", "user": "u42", "item": "260", "type": "like"},
         {"event_id": "e2", "user": "u42", "item": "296", "type": "like", "shown": ["318", "296"]},
+        {
+            "event_id": "e3", "request_id": "5f0c", "user": "u42", "item": "1", "type": "like",
+            "position": 0, "value": 9.99,
+        },
     ]
-}
+}  # fmt: skip
 
 
 class FeedbackEvent(StrictModel):
     """One event about an item."""
 
     event_id: Id = Field(description="of each event of a user another one")
-    user: Id
+    user: Id | None = Field(None, description="optional beside a request_id")
     item: Id
     type: str = Field(description="a type of the bundle's schema, listed by GET /info")
     time: int | None = Field(None, ge=0, description="ms since 1970 UTC; default: now")
     label: float | None = Field(None, ge=0, le=1, description="replaces the label of the type")
+    request_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_REQUEST_CHARACTERS,
+        description="of the response that the event is about; joins it with that slate",
+    )
+    position: int | None = Field(
+        None, ge=0, lt=MAX_POSITION, description="of the item in that slate, from 0"
+    )
+    value: float | None = Field(
+        None, description="such as a price or a dwell time; the journal keeps it"
+    )
     displayed: Annotated[list[Id], Field(max_length=MAX_SHOWN)] | None = Field(
         None,
         alias="shown",
-        description="items displayed together; those without this event were passed over",
+        description="items displayed together; those without this event were passed over. With "
+        "request_id it says which part of the slate was displayed",
     )
 
 

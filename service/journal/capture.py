@@ -47,8 +47,9 @@ def record_events(journal: Journal, events: Sequence[Event], outcomes: Sequence[
     for event, outcome in zip(events, outcomes, strict=True):
         journal.add(
             EventRecord(
-                journal.next_id(), at, event.event_id, None, event.user, event.item, event.type,
-                outcome, None, event.label, event.time, None, event.order if event.shows else (),
+                journal.next_id(), at, event.event_id, event.request_id, event.user, event.item,
+                event.type, outcome, event.value, event.label, event.time, event.position,
+                event.order if event.displays else (),
             )
         )  # fmt: skip
 

@@ -29,7 +29,11 @@ from service.state.records import TIME_RULE
 MAX_SHOWN = 1000  # items in the field `shown` of an event
 MAX_AHEAD_MS = 60_000  # of the service's clock
 MAX_CHARACTERS = 256  # of an id, as in requests
-FIELDS = {"event_id", "user", "item", "type", "time", "label", "shown"}
+MAX_REQUEST_CHARACTERS = 128  # of a request id, as in requests
+MAX_POSITION = 1 << 31
+FIELDS = {
+    "event_id", "user", "item", "type", "time", "label", "shown", "request_id", "position", "value",
+}  # fmt: skip
 ID_TEXT_RULE = f"a text of 1 to {MAX_CHARACTERS} characters that is not blank, or an integer"
 # Without a type of this name in the schema, passed-over items have a label of 0 and a weight of 1.
 PASS = "pass"
@@ -39,30 +43,42 @@ PASS = "pass"
 class Event:
     """One checked event.
 
+    user        None only with a request_id: then it moves counters of items alone
     type        name of its type in the schema
     time        in ms since 1970 UTC
     label       of the answer, 0..1; None: it adds no answer
     shows       items that were displayed with it and got no event of their own, as passed over
     order       of the answers: items of `shows` and the event's own, in the order of display
+    request_id  of the list that it is about; position in its slate, from 0; value: as stated, such
+                as a price. The store does not read the three, the journal keeps them.
     """
 
     event_id: str
-    user: str
+    user: str | None
     item: str
     type: str
     time: int
     label: float | None
     shows: Sequence[str] = ()
     order: Sequence[str] = ()
+    request_id: str | None = None
+    position: int | None = None
+    value: float | None = None
+    displays: bool = False  # `order` is the display as the event states it
 
     def mark(self) -> bytes:
-        """Return the mark by which a repetition is noticed: of the user and the event's id."""
-        text = f"{len(self.user)}:{self.user}{self.event_id}".encode()
+        """Return the mark by which a repetition is noticed: of the user and the event's id.
+
+        Without a user, of the request and the event's id.
+        """
+        kind, owner = ("", self.user) if self.user is not None else ("r", str(self.request_id))
+        text = f"{kind}{len(owner)}:{owner}{self.event_id}".encode()
         return hashlib.blake2b(text, digest_size=MARK_BYTES).digest()
 
     def entities(self) -> list[Key]:
         """Return the entities that it changes: the user, the item, and the items passed over."""
-        return [Key("user", self.user), *(Key("item", item) for item in (self.item, *self.shows))]
+        of_items = [Key("item", item) for item in (self.item, *self.shows)]
+        return of_items if self.user is None else [Key("user", self.user), *of_items]
 
 
 @dataclass(frozen=True)
@@ -115,21 +131,25 @@ class EventRules:
             rule = f"unknown field; must be one of {', '.join(sorted(FIELDS))}"
             raise EntityError(str(name), rule, payload[name])
         event_id = _id(payload.get("event_id"), "event_id")
-        user = _entity(payload.get("user"), "user", "user")
+        request_id = _request_id(payload.get("request_id"))
+        user = None
+        if payload.get("user") is not None or request_id is None:
+            user = _entity(payload.get("user"), "user", "user")
         item = _entity(payload.get("item"), "item", "item")
         name = payload.get("type")
         if type(name) is not str or name not in self.types:
             raise EntityError("type", f"one of {', '.join(self.types)}", name)
         label = self._label(payload.get("label"), self.types[name])
         time = _time(payload.get("time"), now)
+        about = request_id, _position(payload, request_id), _value(payload.get("value"))
         displayed = payload.get("shown")
         if displayed is None:
-            return Event(event_id, user, item, name, time, label, (), (item,))
+            return Event(event_id, user, item, name, time, label, (), (item,), *about)
         order = _displayed(displayed)
         shows = [other for other in order if other != item]
         if len(shows) == len(order):
             order.append(item)
-        return Event(event_id, user, item, name, time, label, shows, order)
+        return Event(event_id, user, item, name, time, label, shows, order, *about, bool(displayed))
 
     def _label(self, label: Any, kind: EventType) -> float | None:
         if label is None:
@@ -257,6 +277,35 @@ def _time(value: Any, now: int) -> int:
         rule = f"{TIME_RULE}, at most {MAX_AHEAD_MS // 1000} s ahead of the service's clock"
         raise EntityError("time", rule, value)
     return value
+
+
+def _request_id(value: Any) -> str | None:
+    """Return the id of a request as it was answered; no blanks are taken off."""
+    if value is None:
+        return None
+    if type(value) is not str or not 0 < len(value) <= MAX_REQUEST_CHARACTERS:
+        rule = f"the request_id of a response, a text of 1 to {MAX_REQUEST_CHARACTERS} characters"
+        raise EntityError("request_id", rule, value)
+    return value
+
+
+def _position(payload: Mapping[str, Any], request_id: str | None) -> int | None:
+    value = payload.get("position")
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value < MAX_POSITION:
+        raise EntityError("position", "a whole number from 0 on, the place in the slate", value)
+    if request_id is None:
+        raise EntityError("position", "absent without the request_id of its slate", value)
+    return value
+
+
+def _value(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not is_finite(value):
+        raise EntityError("value", "a finite number", value)
+    return float(value)
 
 
 def _displayed(payload: Any) -> list[str]:

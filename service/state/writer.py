@@ -159,7 +159,8 @@ class EventWriter:
         for call in calls:
             rest = iter(call.changes)
             for event in call.events:
-                part = [(call.rules, *change) for change in islice(rest, 2 + len(event.shows))]
+                size = (event.user is not None) + 1 + len(event.shows)
+                part = [(call.rules, *change) for change in islice(rest, size)]
                 mark = event.mark()
                 if mark in taken:  # whatever it states: of two events with one id the first counts
                     part = []

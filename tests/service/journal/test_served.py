@@ -257,3 +257,27 @@ def test_feedback_and_deletions_are_recorded(loaded, items, tmp_path):
     assert (first.displayed, first.outcome) == (items[:3], "accepted")
     assert (repeated.event_id, repeated.outcome) == ("e1", "duplicate")
     assert (erasure.kind, erasure.user) == ("erasure", "u1")
+
+
+def test_feedback_by_request_keeps_request_position_value_and_display(loaded, items, tmp_path):
+    settings = {"journal": f"files://{tmp_path}/j", "state": f"lmdb://{tmp_path}/state"}
+    with fresh(loaded, **settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        answer = client.post("/rerank", json={"candidates": items[:6]}).raise_for_status().json()
+        request, item = answer["request_id"], answer["slate"][0]["id"]
+        liked = {"event_id": "e1", "request_id": request, "item": item, "type": "like"}
+        events = [
+            {**liked, "position": 0, "value": 9.5, "shown": [item]},
+            {**liked, "event_id": "e2", "request_id": "elsewhere"},
+            {**liked, "event_id": "e3", "position": -1},
+        ]
+        outcome = client.post("/feedback", json={"events": events}).raise_for_status().json()
+        again = client.post("/feedback", json={"events": events[:1]}).raise_for_status().json()
+    assert (outcome["accepted"], again["duplicates"]) == (2, 1)
+    (refused,) = outcome["refused"]
+    assert (refused["index"], refused["field"]) == (2, "events[2].position")
+    _, first, other, repeated = records_in(tmp_path / "j")
+    assert (first.request_id, first.user, first.item) == (request, None, item)
+    assert (first.position, first.value, first.displayed) == (0, 9.5, [item])
+    # The service does not judge a request id: another instance may have answered it.
+    assert (other.request_id, other.outcome, other.displayed) == ("elsewhere", "accepted", [])
+    assert (repeated.event_id, repeated.outcome) == ("e1", "duplicate")

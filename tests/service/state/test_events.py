@@ -75,7 +75,16 @@ def rules():
         ({"shown": "a"}, "shown: a list of at most 1000 ids, got 'a'"),
         ({"shown": ["a"] * 1001}, "shown: a list of at most 1000 ids, got"),
         ({"shown": ["a", None]}, "shown[1]: a text of 1 to 256 characters"),
-        ({"weight": 2}, "weight: unknown field; must be one of event_id, item, label, shown"),
+        ({"weight": 2}, "weight: unknown field; must be one of event_id, item, label, position"),
+        ({"request_id": 5}, "request_id: the request_id of a response, a text of 1 to 128 char"),
+        ({"request_id": ""}, "request_id: the request_id of a response, a text of 1 to 128 char"),
+        ({"request_id": "r" * 129}, "request_id: the request_id of a response, a text of 1 to"),
+        ({"position": 1}, "position: absent without the request_id of its slate, got 1"),
+        ({"request_id": "r", "position": -1}, "position: a whole number from 0 on, the place in"),
+        ({"request_id": "r", "position": True}, "position: a whole number from 0 on, the place"),
+        ({"value": float("inf")}, "value: a finite number, got inf"),
+        ({"value": "9"}, "value: a finite number, got '9'"),
+        ({"user": None}, "user: a text of 1 to 256 characters that is not blank, or an integer"),
     ],
 )
 def test_a_bad_event_is_refused_naming_field_rule_and_value(rules, change, message):
@@ -105,6 +114,25 @@ def test_a_mark_is_of_the_user_and_the_id_of_the_event(rules):
     pairs = [("u1", "e1"), ("u1", "e2"), ("u2", "e1"), ("u", "1e1"), ("u1e", "1")]
     assert len({mark(user=user, event_id=event_id) for user, event_id in pairs}) == len(pairs)
     assert len(mark()) == 16
+
+
+def test_an_event_of_a_request_needs_no_user_and_moves_items_alone(rules):
+    stated = {"request_id": " r 1", "position": 2, "value": 3, "user": None, "shown": ["a", "b"]}
+    event = rules.parse({**EVENT, **stated}, NOW)
+    assert (event.user, event.request_id, event.position, event.value) == (None, " r 1", 2, 3.0)
+    assert (event.displays, event.order) == (True, ["a", "b"])
+    assert event.entities() == [Key("item", "a"), Key("item", "b")]
+    assert not rules.parse({**EVENT, "request_id": "r"}, NOW).displays
+
+
+def test_a_mark_without_a_user_is_of_the_request_and_the_event(rules):
+    def mark(request, event_id="e1", user=None):
+        change = {"request_id": request, "event_id": event_id, "user": user}
+        return rules.parse({**EVENT, **change}, NOW).mark()
+
+    marks = [mark("r1"), mark("r2"), mark("r1", "e2"), mark("r", "1e1"), mark("r1", user="r1")]
+    assert len(set(marks)) == len(marks)
+    assert mark("r1", user="u1") == mark("r2", user="u1")
 
 
 def test_only_items_of_shown_without_the_event_count_as_passed_over(rules):
