@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from service.engine.features.durations import to_ms
-from service.engine.features.event_types import EventType
+from service.engine.features.event_types import PASS, EventType
 from service.engine.features.featuriser import Featuriser
 from service.engine.features.ids import read_id
 from service.engine.features.schema_rules import is_finite
@@ -35,8 +35,6 @@ FIELDS = {
     "event_id", "user", "item", "type", "time", "label", "shown", "request_id", "position", "value",
 }  # fmt: skip
 ID_TEXT_RULE = f"a text of 1 to {MAX_CHARACTERS} characters that is not blank, or an integer"
-# Without a type of this name in the schema, passed-over items have a label of 0 and a weight of 1.
-PASS = "pass"
 
 
 @dataclass(slots=True)

@@ -11,6 +11,8 @@ from service.engine.features.schema_rules import SchemaError, is_finite, refuse_
 MAX_EVENT_TYPES = 64
 MAX_TYPE_NAME = 256  # characters
 FIELDS = {"label", "weight", "show"}
+# Without a type of this name in the schema, passed-over items have a label of 0 and a weight of 1.
+PASS = "pass"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class EventType:
     show: bool = True
 
 
-DEFAULT_EVENTS: Mapping[str, EventType] = {"like": EventType(1.0), "pass": EventType(0.0)}
+DEFAULT_EVENTS: Mapping[str, EventType] = {"like": EventType(1.0), PASS: EventType(0.0)}
 
 
 def parse_event_types(payload: Any) -> Mapping[str, EventType]:

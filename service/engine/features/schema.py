@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from service.engine.features.durations import DURATION, is_duration
 from service.engine.features.event_types import DEFAULT_EVENTS, EventType, parse_event_types
+from service.engine.features.passed_over import UP_TO_ACTION, PassedOver
 from service.engine.features.schema_rules import SchemaError, is_finite, refuse_unknown
 
 OWNERS = ("item", "user", "context", "candidate")
@@ -23,6 +24,7 @@ TRANSFORMS = ("none", "log")
 GAINS = ("binary", "linear", "exponential")
 GRADES = 31  # widest range of labels whose gain may be exponential, as in LightGBM
 WHOLE, FINITE, POSITIVE = "a whole number above 0", "a finite number", "a finite number above 0"
+FIELDS = {"name", "features", "history", "label", "events", "passed_over"}
 TEXT, TEXTS = "a text", "a list of texts"
 
 
@@ -276,7 +278,8 @@ BINARY = LabelScale()  # of a schema that declares none
 class Schema:
     """The declared features of one data set, in the order of their columns.
 
-    events: types of events by name; without a declaration, like and pass.
+    events: types of events by name; without a declaration, like and pass. passed_over: the
+    displayed items that count as passed over.
     """
 
     name: str
@@ -284,6 +287,7 @@ class Schema:
     history: History = History()
     label: LabelScale = BINARY
     events: Mapping[str, EventType] = field(default_factory=lambda: DEFAULT_EVENTS, hash=False)
+    passed_over: PassedOver = UP_TO_ACTION
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str | int | float):  # YAML reads 2026 as a number
@@ -307,7 +311,7 @@ class Schema:
     @classmethod
     def from_dict(cls, payload: Any) -> Schema:
         """Build a schema from parsed YAML or JSON. Raises SchemaError for any other form."""
-        refuse_unknown(payload, {"name", "features", "history", "label", "events"}, "schema")
+        refuse_unknown(payload, FIELDS, "schema")
         if "name" not in payload:
             raise SchemaError("schema.name: required")
         entries, history, label = (
@@ -331,6 +335,7 @@ class Schema:
             history=History(**_with_tuple(history, "kernels")),
             label=LabelScale.from_dict(label),
             events=parse_event_types(payload.get("events")),
+            passed_over=PassedOver.from_dict(payload.get("passed_over")),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -352,6 +357,11 @@ class Schema:
             "history": {**history, "kernels": list(self.history.kernels)},
             "features": features,
             **({} if self.events == DEFAULT_EVENTS else {"events": events}),
+            **(
+                {}
+                if self.passed_over == UP_TO_ACTION
+                else {"passed_over": dataclasses.asdict(self.passed_over)}
+            ),
         }
 
 
