@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import subcommand
 
 from model.data.commands import Featurise, Prepare
+from model.data.join.commands import Join
 from model.data.options import refuse_repeats
 from model.learning.commands import Evaluate, Train
 from model.offline.commands import Compare, Coverage
@@ -32,6 +33,7 @@ from service.engine.contract import BundleError
 
 Command = (
     Annotated[Prepare, subcommand("prepare")]
+    | Annotated[Join, subcommand("join")]
     | Annotated[Featurise, subcommand("featurise")]
     | Annotated[FirstStage, subcommand("first-stage")]
     | Annotated[Train, subcommand("train")]

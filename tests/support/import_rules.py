@@ -147,6 +147,12 @@ RULES = {
         {"ray"},
         {"model.data.errors", "model.data.shards.engines"},
     ),
+    # Reads the records of the journal, and nothing else of the service.
+    "model.data.join": (
+        {"ormsgpack", "polars", "tqdm", "tyro"},
+        {*DATA, "service.journal.errors", "service.journal.frames", "service.journal.records",
+         "service.journal.segments", "service.state.entities", "service.state.errors"},
+    ),
     "model.network": ({"numpy", "torch", "yaml", "pydantic", "pydantic_core"}, NETWORK),
     "model.learning": ({"numpy", "torch", "safetensors", "tqdm"}, {*DATA, *NETWORK}),
     # Offline metrics come from the code that serves.

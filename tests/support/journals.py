@@ -1,14 +1,15 @@
 """Records of journals, and journals in files read back."""
 
-from service.journal.frames import Frame
+from service.journal.frames import Frame, FrameEncoder
 from service.journal.records import (
     Bundle,
     DecisionRecord,
     EventRecord,
     Policy,
+    pack,
     record_of,
 )
-from service.journal.segments import segments_in
+from service.journal.segments import new_name, segments_in
 
 
 def decision(number=0, user="u1", at=1000, request="r1", **more):
@@ -31,6 +32,13 @@ def event(number=0, user=None, at=1000, request="r1", **more):
     """Return the record of a like."""
     fields = {"event_id": f"e{number}", "item": "a", "type": "like", "displayed": [], **more}
     return EventRecord(f"f{number}", at, request_id=request, user=user, **fields)
+
+
+def write_segment(directory, records):
+    """Add a closed segment to a journal, and return its path."""
+    path = directory / new_name()
+    path.write_bytes(FrameEncoder().encode([pack(record) for record in records]))
+    return path
 
 
 def records_in(directory):

@@ -1,0 +1,180 @@
+"""The rows of a join give the arrays that were served, bit for bit, and the logged choices."""
+
+import dataclasses
+import json
+import random
+
+import httpx
+import pytest
+
+from model.data.errors import DataError
+from model.data.join import checking
+from model.data.join.checking import ServedBundle
+from model.data.join.joining import join
+from model.data.join.options import JoinOptions
+from model.data.join.served import served_lists
+from service.engine.session import Session
+from service.journal.replay import replay_row
+from service.state.address import parse_address
+from tests.support.bundles import BUNDLE
+from tests.support.journals import records_in
+from tests.support.servers import fresh
+
+HOUR = 3_600_000
+NDJSON = {"content-type": "application/x-ndjson"}
+NEW = {"release_year": 2020.0, "genres": ["Drama", "War"]}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """A bundle of this module alone, on the graph, whose runs are spied on."""
+    return Session.load(BUNDLE)
+
+
+def bodies_of(draw, items):
+    """Return lists with scores, features, histories and users of every form."""
+    for number in range(6):
+        ids = [*draw.sample(items, 12), "new"]
+        candidates = [{"id": item, "score": draw.random()} for item in ids]
+        candidates[-1]["features"] = NEW
+        history = [{"id": i, "label": draw.choice([0, 0.3, 1])} for i in draw.sample(items, 150)]
+        history[-1] = {"id": "new", "label": 1.0, "features": NEW}
+        user = {"id": f"u{number}", "history": history}
+        yield {"candidates": candidates, **({"user": user} if number else {}), "slate_size": 6}
+    yield {"candidates": items[:9], "user": {"id": "stored"}}
+    yield {"candidates": ["brand new", *items[3:9]], "user": {"id": "stored"}}
+    features = {"runtime": [90.5 + n for n in range(9)], "director": ["someone", None, "x"] * 3}
+    yield {"candidates": {"id": items[10:19], "features": features}}
+
+
+@pytest.fixture(scope="module")
+def served(loaded, items, tmp_path_factory):
+    """The rows that were served, the records of their decisions, and the directory of the join."""
+    directory, draw, rows, run = tmp_path_factory.mktemp("served"), random.Random(5), [], loaded.run
+    settings = {
+        "journal": f"files://{directory}/journal",
+        "explore_share": 0.5,
+        "state": parse_address(f"lmdb://{directory}/state"),
+    }
+
+    def spy(batch):
+        rows.extend(batch)
+        return run(batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaded, "run", spy)
+        with fresh(loaded, **settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+            stored = [{"item": "brand new", "features": {"release_year": 1999, "genres": ["War"]}}]
+            stored += [{"item": item, "features": {"runtime": 100.25}} for item in items[:5]]
+            lines = "".join(f"{json.dumps(one)}\n" for one in stored)
+            client.put("/items", content=lines, headers=NDJSON).raise_for_status()
+            likes = [
+                {"event_id": f"s{n}", "user": "stored", "item": items[n], "type": "like"}
+                for n in range(20)
+            ]
+            client.post("/feedback", json={"events": likes}).raise_for_status()
+            rows.clear()  # those of the warm-up
+            for body in bodies_of(draw, items):
+                answer = client.post("/rerank", json=body).raise_for_status().json()
+                like = {
+                    "event_id": answer["request_id"], "request_id": answer["request_id"],
+                    "item": answer["slate"][2]["id"], "type": "like",
+                }  # fmt: skip
+                client.post("/feedback", json={"events": [like]}).raise_for_status()
+    records = [each for each in records_in(directory / "journal") if each.kind == "decision"]
+    options = JoinOptions(loaded.featuriser.schema, HOUR, HOUR)
+    until, bundle = records[-1].at + 4 * HOUR, ServedBundle.load(BUNDLE)
+    counts = join(directory / "journal", directory / "out", options, until, bundle)
+    assert (counts["lists"], counts["events: joined"]) == (9, 9)
+    assert counts["lists: compared with those served"] == 9
+    assert counts["impressions"] >= 27
+    return rows, records, directory / "out"
+
+
+def rows_again(loaded, served, change=lambda request: request):
+    """Return the row of each decision that its joined list gives, after a change of the list."""
+    _, records, out = served
+    lists = dict(served_lists(out, loaded.featuriser.schema))
+    assert lists.keys() == {record.record for record in records}
+    for record in records:
+        policy = record.policy
+        yield loaded.row(
+            change(lists[record.record]), len(record.slate), policy.granted, policy.threshold
+        )
+
+
+def arrays_of(row):
+    """Return the bytes of the featurised arrays."""
+    return [array.tobytes() for array in (row.numbers, row.tokens, row.rows)]
+
+
+def test_joined_rows_are_featurised_as_they_were_served_bit_for_bit(loaded, served):
+    rows, records, _ = served
+    again = list(rows_again(loaded, served))
+    assert len(rows) == len(again) == 9
+    for record, row, once_more in zip(records, rows, again, strict=True):
+        assert arrays_of(once_more) == arrays_of(row), record.request_id
+
+
+def without_history(request):
+    """Return a list as a featuriser that forgets the latest answer would read it."""
+    return dataclasses.replace(
+        request, history=request.history[:-1], history_features=request.history_features[:-1]
+    )
+
+
+def without_features(request):
+    """Return a list as a featuriser that reads no inline value would read it."""
+    return dataclasses.replace(request, features=())
+
+
+def without_store(request):
+    """Return a list as a featuriser that reads no stored item would read it."""
+    return dataclasses.replace(request, stored=None)
+
+
+@pytest.mark.parametrize("change", [without_history, without_features, without_store])
+def test_a_perturbed_featuriser_is_noticed(loaded, served, change):
+    rows = served[0]
+    pairs = zip(rows, rows_again(loaded, served, change), strict=True)
+    assert [arrays_of(row) == arrays_of(again) for row, again in pairs].count(False) >= 1
+
+
+def test_a_join_whose_lists_differ_from_those_served_is_refused_and_recorded_nowhere(
+    loaded, served, tmp_path, monkeypatch
+):
+    _, records, out = served
+    before = served_lists
+
+    def perturbed(files, schema):
+        return ((record, without_history(one)) for record, one in before(files, schema))
+
+    monkeypatch.setattr(checking, "served_lists", perturbed)
+    options = JoinOptions(loaded.featuriser.schema, HOUR, HOUR)
+    until, bundle = records[-1].at + 4 * HOUR, ServedBundle.load(BUNDLE)
+    with pytest.raises(DataError, match=r"\d of 9 joined lists give other arrays than were served"):
+        join(out.parent / "journal", tmp_path / "out", options, until, bundle)
+    assert not (tmp_path / "out" / "join.json").exists()
+
+
+def test_another_temperature_or_bundle_is_noticed(loaded, served):
+    _, records, _ = served
+    sampled = next(record for record in records if record.policy.kind == "explore")
+    row = replay_row(sampled, loaded)
+    again = dict(zip((r.record for r in records), rows_again(loaded, served), strict=True))
+    row = dataclasses.replace(
+        again[sampled.record],
+        sampling=row.sampling,
+        reason_temperature=row.reason_temperature,
+        recommend_temperature=row.recommend_temperature,
+    )
+    (slate,) = loaded.run([row])
+    assert slate.logprob.tolist() == sampled.logprob
+    warmer = dataclasses.replace(row, recommend_temperature=1.01 * row.recommend_temperature)
+    (slate,) = loaded.run([warmer])
+    assert slate.logprob.tolist() != sampled.logprob
+    sampled = dataclasses.replace(
+        sampled, bundle=dataclasses.replace(sampled.bundle, digest="0" * 64)
+    )
+    with pytest.raises(ValueError, match="the decision was made by ranklens/1 of SHA-256 000"):
+        replay_row(sampled, loaded)
