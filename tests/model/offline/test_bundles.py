@@ -14,11 +14,8 @@ from model.offline.errors import OfflineError, SkewError
 from model.offline.journal import read_log
 from model.offline.replay import targets
 from service.engine.session import Session
-from service.journal.frames import FrameEncoder
-from service.journal.records import pack
-from service.journal.segments import new_name
 from tests.support.bundles import BUNDLE
-from tests.support.journals import event, records_in
+from tests.support.journals import event, records_in, write_segment
 from tests.support.servers import fresh
 
 LISTS, USERS = 24, 8
@@ -47,7 +44,7 @@ def journal(loaded, items, tmp_path_factory):
         sampled = {"candidates": ids, "sampling": {"slates": 2, "seed": 1}}
         client.post("/rerank", json=sampled).raise_for_status()
     decisions = [record for record in records_in(directory) if record.policy.kind == "explore"]
-    write(directory, [on(decision, n) for n, decision in enumerate(decisions)])
+    write_segment(directory, [on(decision, n) for n, decision in enumerate(decisions)])
     return directory
 
 
@@ -56,12 +53,6 @@ def on(decision, number, position=0, **more):
     item = decision.ids[decision.slate[position]]
     fields = {"request": decision.request_id, "item": item, "label": 1.0, "at": decision.at + 5}
     return event(number, **{**fields, **more})
-
-
-def write(directory, records):
-    """Add a closed segment to a journal."""
-    frame = FrameEncoder().encode([pack(record) for record in records])
-    (directory / new_name()).write_bytes(frame)
 
 
 def test_the_replay_gives_the_logged_propensities_and_whole_distributions(loaded, journal):
@@ -132,8 +123,8 @@ def test_events_that_no_decision_explains_are_counted_and_earn_nothing(loaded, j
         on(third, 7, request=None, user=third.user), on(third, 8, label=0.5),
         on(third, 9, type="x"),
     ]  # fmt: skip
-    write(tmp_path, [first, second, third])
-    write(tmp_path, events)
+    write_segment(tmp_path, [first, second, third])
+    write_segment(tmp_path, events)
     log = read_log(tmp_path, loaded.digest, 1000, types=["like"])
     assert log.counts == {
         "decisions": 3, "decisions beyond the latest": 0, "events": 2, "events: ambiguous": 1,
@@ -153,7 +144,7 @@ def test_a_users_event_goes_to_the_latest_list_with_the_item_if_the_caller_says_
     later.ids, later.slate, greedy.ids = earlier.ids, earlier.slate, ["z", *earlier.ids[1:]]
     greedy.slate, greedy.policy.kind = [0], "greedy"
     fields = {"request": None, "user": "u"}
-    write(tmp_path, [
+    write_segment(tmp_path, [
         greedy, later, earlier,
         on(earlier, 1, at=500, **fields), on(later, 2, 1, at=2500, **fields),
         on(greedy, 3, at=2500, **fields), on(later, 4, at=10**9, **fields),
