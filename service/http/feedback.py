@@ -15,6 +15,7 @@ from service.http.big_integers import decode_exactly
 from service.http.bodies import read_body
 from service.http.feedback_openapi import MAX_EVENTS
 from service.http.ids import sent_id
+from service.http.origins import refuse_cross_site
 from service.http.parsing import decode, is_msgpack
 from service.http.problems import refusal_by_store
 from service.http.responses import response_class
@@ -69,9 +70,11 @@ class FeedbackApi:
         """
         if not request.app.state.ready:
             raise NotReady("no model is ready")
-        if self._keys is not None:
-            self._keys.client(request.headers.get("authorization"))
         settings, headers = self._settings, request.state.headers
+        if self._keys is None:
+            refuse_cross_site(headers)
+        else:
+            self._keys.client(headers.get("authorization"))
         content = await read_body(request.receive, settings.max_body_bytes, settings.body_timeout_s)
         payloads, rules = payloads_of(decode(content, headers)), await self._current_rules()
         events, refused = self._parsed(payloads, rules)

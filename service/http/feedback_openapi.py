@@ -75,6 +75,7 @@ class FeedbackResponse(BaseModel):
 
 
 REFUSALS = (
+    ("403", "The API key is not valid; or, without keys, a page of another origin sends events"),
     ("503", "Not ready, the store does not respond, or too many events wait; see Retry-After"),
     ("507", "The store has no room"),
 )
