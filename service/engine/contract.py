@@ -87,7 +87,7 @@ OLD_LIST_INPUTS: Table = {
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"  # of the manifest's bytes, which itself vouches for every other file
 GENERATOR = "generator.onnx"  # the gated form: a branch skips steps that no slate needs
-STATIC = "generator.static.onnx"  # the same without control flow, for CUDA graphs
+STATIC = "generator.static.onnx"  # the same without control flow, for CUDA graphs and traces
 EVALUATOR = "evaluator.onnx"
 # Optional, all or none: both forms with the inputs of intent, and golden requests with intent.
 INTENT_GENERATOR = "generator.intent.onnx"

@@ -55,6 +55,7 @@ def open_graph(
     spinning: bool = False,
     capture: bool = False,
     packed: bool = True,
+    content: bytes | None = None,
 ) -> ort.InferenceSession:
     """Open a graph on the requested provider.
 
@@ -66,6 +67,7 @@ def open_graph(
         capture: capture CUDA graphs; then the session must run through a CudaRunner.
         packed: lay out weights anew for matrix products. Not for a graph with branches:
             onnxruntime would not plan their memory (docs/inference.md).
+        content: the model to open in place of that of the file.
 
     Raises:
         BundleError: the graph does not load, or runs on another provider.
@@ -85,7 +87,7 @@ def open_graph(
 
     def create() -> ort.InferenceSession:
         return ort.InferenceSession(
-            str(path),
+            str(path) if content is None else content,
             options,
             providers=providers,
             # On the CPU the fused operator is slower than the two it replaces (docs/inference.md).

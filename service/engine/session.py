@@ -45,6 +45,7 @@ from service.engine.native_backend import (
     native_backend,
 )
 from service.engine.rows import Row, Slate, SlateSampling, Timing
+from service.engine.steps import StepTracer
 
 GENERATOR_ROWS, EVALUATOR_ROWS = NETWORKS
 EVERY_STEP = -1.0  # a threshold below every entropy, nats
@@ -73,6 +74,7 @@ class Session:
         self._provider = str(generator.get_providers()[0])
         self.supports_intent = intent is not None
         self.graph_cpu_s = 0.0  # CPU seconds of all runs so far
+        self.tracer: StepTracer | None = None  # of a bundle that was loaded
         self._native: NativeBackend | None = None
         self.backend = BY_SETTING
         self._run, self._evaluate = generator.run, evaluator.run
@@ -114,6 +116,7 @@ class Session:
         graphs = open_graphs(directory, manifest, threads, provider, spinning)
         session = cls(manifest, featuriser, *graphs)
         session.digest = (directory / SEAL).read_text(encoding="ascii").strip()
+        session.tracer = StepTracer(directory, manifest)
         session._replay_files(directory)
         if backend != "onnx":
             session._take_native(directory, backend)
