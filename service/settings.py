@@ -203,6 +203,12 @@ class ServiceSettings(BaseSettings):
         description="Response to a late, shed or failed list: its initial ranking, or an error. "
         "Use error if the caller has a fallback of its own.",
     )
+    max_traces: int = Field(
+        16,
+        ge=0,
+        description='Lists of `explain: "steps"` that may wait for their steps at each worker; '
+        "further ones are answered without. 0: refuse such lists.",
+    )
     body_timeout_s: float = Field(
         5.0,
         gt=0,

@@ -118,12 +118,12 @@ class Api:
         self._state: dict[str, Any] = {"ready": False, "draining": False}
         self.app.state = State(self._state)  # the server sets `draining` on SIGTERM
         self.app.state.reload = self.reload
-        reranker = Reranker(settings, fleet, self._observer.shadow_compared)
+        self._reranker = Reranker(settings, fleet, self._observer.shadow_compared)
         self.app.ranking_calls = RankingCalls(
             settings,
             fleet,
             self._observer,
-            reranker,
+            self._reranker,
             self._state,
             keys,
             self._tracer,
@@ -179,6 +179,7 @@ class Api:
         app.state.ready = True
         yield {"head_timeout_s": self._settings.body_timeout_s}
         app.state.ready = False
+        self._reranker.close()
         await self._fleet.close()
         if self._entities is not None:
             await self._entities.close()

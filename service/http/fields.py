@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -14,6 +15,7 @@ from pydantic import (
     WithJsonSchema,
     WrapValidator,
 )
+from pydantic_core import PydanticCustomError
 
 Text = Annotated[str, Field(max_length=256)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
@@ -32,6 +34,14 @@ def _without_copy(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     return value
 
 
+def _refuse_numbers(value: Any) -> Any:
+    """Return a value of `explain`; to pydantic the number 1 would be the literal True."""
+    if isinstance(value, bool) or (isinstance(value, str) and value == "steps"):
+        return value
+    raise PydanticCustomError("explain", 'true, false or "steps"')
+
+
+Explain = Annotated[Literal[False, True, "steps"], BeforeValidator(_refuse_numbers)]
 # Values are checked against the bundle's feature schema, not here.
 Features = Annotated[dict[str, Any], WrapValidator(_without_copy)]
 # Tags of unions in pydantic's error locations; no keys of a body.

@@ -181,6 +181,7 @@ def ranking_request(
         intent=requested_intent(body, path),
         priority=body.priority or "interactive",
         explain=bool(body.explain),
+        explain_steps=body.explain == "steps",
     )
 
 

@@ -17,7 +17,9 @@ from starlette.responses import Response
 from service.engine.features.ids import SentId
 from service.engine.features.stored_items import StoredList
 from service.engine.rows import Row, Slate
+from service.engine.steps import MASKED_LOGIT
 from service.http.big_integers import INTEGERS, encodable
+from service.http.explained_steps import add_steps
 from service.http.negotiation import weight_of, weights
 from service.http.parsing import MSGPACK, MSGPACK_NAMES, is_msgpack
 from service.models.fleet import Fleet
@@ -29,7 +31,6 @@ from service.state.store import EntityStore
 
 JSON_NAMES = ("application/json",)
 ALTERNATIVES = 3  # entries of an explanation
-MASKED_LOGIT = -1e8  # candidates that may no longer be chosen have logits below it
 
 
 def to_json(content: Any) -> bytes:
@@ -106,9 +107,14 @@ def encoder_for(headers: Mapping[str, str]) -> Encoder:
 
 def decision_entries(decision: Decision) -> list[dict[str, Any]]:
     """Render the positions of a decision, ranked or not."""
+    row, effect = decision.row, decision.effect
     if decision.slate is not None:
-        return slate_entries(decision.ids, decision.slate, decision.row, decision.effect)
-    return fallback_entries(decision.ids, decision.fallback, decision.row.explain, decision.effect)
+        entries = slate_entries(decision.ids, decision.slate, row, effect)
+    else:
+        entries = fallback_entries(decision.ids, decision.fallback, row.explain, effect)
+    if decision.explain_steps:
+        add_steps(entries, decision)
+    return entries
 
 
 def decision_content(

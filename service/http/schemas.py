@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from service.http.explanation_schemas import Explanation
 from service.http.fields import (
     COLUMNS,
     ENTRY,
@@ -27,6 +28,7 @@ from service.http.fields import (
     Boost,
     Boosts,
     Diversities,
+    Explain,
     Features,
     Name,
     PackedNumbers,
@@ -248,8 +250,10 @@ class RerankRequest(StrictModel):
     priority: Literal["interactive", "background"] | None = Field(
         "interactive", description="background waits behind interactive, and is shed first"
     )
-    explain: bool | None = Field(
-        False, description="per position: probability, alternatives, movement"
+    explain: Explain | None = Field(
+        False,
+        description="per position: probability, alternatives, movement; steps: and the states of "
+        "reasoning",
     )
 
 
@@ -257,30 +261,6 @@ class BatchRequest(StrictModel):
     """Several lists in one call."""
 
     requests: list[RerankRequest] = Field(min_length=1)
-
-
-class Alternative(BaseModel):
-    """A candidate that could have been chosen, and its probability."""
-
-    id: str | int
-    probability: float
-
-
-class Explanation(BaseModel):
-    """The model's figures behind the choice for one position."""
-
-    probability: float | None = Field(description="probability of the choice, exp(logprob)")
-    alternatives: list[Alternative] = Field(
-        description="up to three most probable other candidates that were still allowed"
-    )
-    moved: int = Field(description="initial position less position: positive is up")
-    boost: float | None = Field(
-        description="nats that the request's `boost` added to the logit of the choice"
-    )
-    diversity: float | None = Field(description="nats that `diversity` added to it")
-    instead_of: str | int | None = Field(
-        description="the candidate that the model would have chosen here without both, if another"
-    )
 
 
 class SlateEntry(BaseModel):

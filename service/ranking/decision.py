@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.engine.rows import Row, Slate
+from service.engine.steps import StepTrace
 from service.ranking.intent import IntentEffect
 from service.ranking.stored_user import StateUse
 
@@ -52,6 +53,8 @@ class Decision:
         state: the part of the entity store, None if it was not asked.
         explored: the slate was sampled by the service.
         effect: of the row's intent, None without one.
+        explain_steps: the request asks for the states of its slate.
+        trace: these states, None if they could not be traced.
     """
 
     request_id: str
@@ -72,6 +75,8 @@ class Decision:
     effect: IntentEffect | None = None
     state: StateUse | None = None
     explored: bool = False
+    explain_steps: bool = False
+    trace: StepTrace | None = None
 
     @property
     def reasons(self) -> list[str]:

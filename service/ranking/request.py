@@ -58,7 +58,7 @@ class RankingRequest:
     path is the prefix of field paths in errors, such as "requests[3]."; deadline is a time of
     time.monotonic(); form is that of the candidates in the body. lookup is that of the list in the
     entity store, None without one; has_history is true if the request states a history, be
-    it empty.
+    it empty. explain_steps: with `explain`, the states of reasoning as well.
     """
 
     inputs: CandidateList
@@ -77,6 +77,7 @@ class RankingRequest:
     form: Literal["records", "ids", "columns"] = "records"
     priority: str = "interactive"
     explain: bool = False
+    explain_steps: bool = False
     lookup: ListLookup | None = None
     has_history: bool = False
 

@@ -34,6 +34,7 @@ from service.ranking.exploration import Exploration, Explorer
 from service.ranking.intent import effect_of, resolve_intent
 from service.ranking.request import RankingRequest
 from service.ranking.shadow import ShadowRanker
+from service.ranking.step_tracing import StepTracing
 from service.ranking.stored_user import StateUse, with_stored, without
 from service.settings import Settings
 
@@ -75,6 +76,12 @@ class Reranker:
         self._fleet = fleet
         self._explorer = Explorer.of(settings)
         self._shadows = ShadowRanker(fleet, settings.timeout_ms / 1e3, on_shadow)
+        self._max_traces = settings.max_traces
+        self._step_tracing = StepTracing(settings.max_traces)
+
+    def close(self) -> None:
+        """Stop the thread that traces steps."""
+        self._step_tracing.close()
 
     def prepare(self, request: RankingRequest) -> PreparedList:
         """Check a request against its bundle and featurise it. Raises InvalidRequest.
@@ -85,6 +92,9 @@ class Reranker:
         inputs = request.inputs
         deployment, variant = self._fleet.choose(request.model, inputs.user_id, request.path)
         check_limits(request, deployment.manifest)
+        if request.explain_steps and not self._max_traces:
+            rule = "true or false: RERANK_MAX_TRACES=0 refuses steps"
+            raise InvalidRequest.of(FieldError(request.field("explain"), rule, "steps"))
         shed = None
         if request.cheap_to_shed and deployment.batcher.would_be_late(
             len(inputs.ids), request.deadline, PRIORITIES[request.priority],
@@ -134,12 +144,21 @@ class Reranker:
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failures and self._fail_calls:
             raise failures[0]
+        explain_steps = False
         for entry, outcome in zip(lists, outcomes, strict=True):
+            explain_steps = explain_steps or entry.request.explain_steps
             if isinstance(outcome, RowResult):
                 self._shadows.submit(entry.request.inputs, entry.row, entry.deployment, outcome)
-        return [
+        decisions = [
             decide(entry, outcome, timeline) for entry, outcome in zip(lists, outcomes, strict=True)
         ]
+        if explain_steps:
+            await self._step_tracing.add(
+                decisions,
+                [entry.deployment.session.tracer for entry in lists],
+                [entry.request.deadline for entry in lists],
+            )
+        return decisions
 
     def _submit(self, lists: Sequence[PreparedList], pending: list[Pending]) -> None:
         """Submit the lists, and watch the deadlines of those that were not refused."""
@@ -271,5 +290,5 @@ def decide(entry: PreparedList, outcome: RowResult | ServiceError, timeline: Tim
         entry.request.request_id, manifest.name, manifest.version, entry.variant,
         entry.request.inputs.ids, row, slate, fallback, budget, steps, entry.unknown,
         degraded, timeline, queue_s, inference_s, effect, entry.state,
-        explored and slate is not None,
+        explored and slate is not None, entry.request.explain_steps,
     )  # fmt: skip

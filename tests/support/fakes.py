@@ -1,6 +1,7 @@
-"""Sessions that are slow or fail."""
+"""Sessions that are slow or fail, and a tracer that counts."""
 
 import dataclasses
+import threading
 import time
 
 from service.engine.collate import ModelError
@@ -9,6 +10,7 @@ from service.engine.features.encoding import FeatureError
 from service.engine.features.inline import REQUIRED
 from service.engine.rows import Timing
 from service.engine.session import Session
+from service.engine.steps import StepTracer
 
 
 class Failing(Session):
@@ -50,3 +52,16 @@ class Slow(Failing):
     def run(self, rows):
         self.ran += [len(row.numbers) for row in rows]
         return super().run(rows)
+
+
+class CountingTracer(StepTracer):
+    """A tracer that counts the slates, waits for `go`, and passes them on to a real one."""
+
+    def __init__(self, real):
+        self.real, self.slates, self.go = real, 0, threading.Event()
+        self.go.set()
+
+    def trace(self, row, slate, budget):
+        self.slates += 1
+        assert self.go.wait(60)
+        return self.real.trace(row, slate, budget)

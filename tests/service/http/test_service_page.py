@@ -1,4 +1,4 @@
-"""docs/service.md: the request about diversity and boosts responds as printed."""
+"""docs/service.md: the requests about diversity and steps respond as printed."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from tests.support.bundles import ROOT
 
 PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("### Diversity and boosts\n")[1].split("\n### ")[0]
+STEPS = PAGE.split("### Steps of reasoning\n")[1].split("\n## ")[0]
 CLOSE = 1e-3  # nats: processors differ in the last digits
 
 
@@ -46,6 +47,27 @@ def test_the_curl_about_diversity_responds_as_printed(client):
     payload = json.loads(body) | {"diversity": {"by": "genres", "weight": 0.49}}
     other = printed_rows(client.post("/rerank", json=payload).raise_for_status().json())
     assert differences(other, expected) != []
+
+
+def printed_states(result):
+    """Return what the program about steps prints of a response."""
+    return [
+        [state["entropy"], state["choice"], state["changed"], state["choices"][0]["probability"]]
+        for state in result["slate"][1]["explanation"]["steps"]
+    ]
+
+
+def test_the_curl_about_steps_responds_as_printed(client):
+    program = (
+        ".slate[1].explanation.steps[] | [.entropy, .choice, .changed, .choices[0].probability]"
+    )
+    assert f"jq -c '{program}'" in STEPS
+    (body,) = re.findall(r"/rerank -d '\n(.*?)' \|\n", STEPS, re.DOTALL)
+    (block,) = re.findall(r"^```json\n(.*?)^```", STEPS, re.DOTALL | re.MULTILINE)
+    expected = [json.loads(line) for line in block.splitlines()]
+    rows = printed_states(client.post("/rerank", content=body).raise_for_status().json())
+    assert differences(rows, expected) == []
+    assert differences(rows[1:], expected[:-1]) != []
 
 
 def test_the_limits_and_defaults_of_the_page_are_those_of_the_schema(client):
