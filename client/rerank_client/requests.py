@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Required, TypedDict, Unpack
+from typing import Any, Literal, Required, TypedDict, Unpack
 
 from rerank_client.checks import (
     BYTES,
@@ -65,8 +65,8 @@ class RequestOptions(TypedDict, total=False):
     features. slate_size: positions (default: that of the bundle). reasoning: `budget` (steps per
     position), `entropy_threshold` (nats). sampling: `slates`, `seed`. temperatures: `reason`,
     `recommend`. model: name of a served model. priority: `interactive` or `background`. explain:
-    add an explanation to each position. diversity: one mapping or a list of them, of `by`,
-    `weight`, `decay` and `law`.
+    add an explanation to each position, with `steps` also the states of reasoning. diversity: one
+    mapping or a list of them, of `by`, `weight`, `decay` and `law`.
     """
 
     user: Mapping[str, Any] | None
@@ -77,7 +77,7 @@ class RequestOptions(TypedDict, total=False):
     temperatures: Mapping[str, float] | None
     constraints: Constraints | None
     diversity: Diversity | Sequence[Diversity] | None
-    explain: bool
+    explain: bool | Literal["steps"]
     model: str | None
     priority: str | None
 

@@ -20,7 +20,7 @@ class Position:
     initial_position: index among the candidates. logprob: log-probability of this choice. entropy
     and entropy_after: nats, before any reasoning step and after the last. explanation: with
     `explain=True` the keys `probability`, `alternatives`, `moved`, `boost`, `diversity` and
-    `instead_of`.
+    `instead_of`; with `explain="steps"` also `steps`.
     """
 
     id: ItemId
