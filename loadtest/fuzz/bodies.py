@@ -166,7 +166,7 @@ def _options(bundle: Bundle) -> st.SearchStrategy[dict[str, Any]]:
             ),
             "sampling": st.fixed_dictionaries(sampling),
             "priority": st.sampled_from(["interactive", "background"]),
-            "explain": st.booleans(),
+            "explain": st.booleans() | st.just("steps"),
             "timeout_ms": st.sampled_from([5e-324, 0.01, 1, 5, 20, 100, 1e4, 1e300]),
         },
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from loadtest.fuzz.exchange import Exchange
-from loadtest.fuzz.explanations import explained, has_intent
+from loadtest.fuzz.explanations import explained, has_intent, steps_explained
 from loadtest.fuzz.ids import is_id
 
 
@@ -161,7 +161,7 @@ def unknown_candidates(exchange: Exchange) -> str | None:
 
 CHECKS = (
     length, candidates, ids, request_id, blocked, pinned, max_per_group, steps, figures,
-    unknown_candidates, explained,
+    unknown_candidates, explained, steps_explained,
 )  # fmt: skip
 # Of lists with candidates that the entity store may know otherwise than the item table.
 OF_TABLE = {check.__name__ for check in (length, max_per_group, unknown_candidates, explained)}

@@ -1,4 +1,4 @@
-"""The check of explanations: there if requested, with boosts and diversity by the stated law."""
+"""The checks of explanations: there if requested, with boosts and diversity by the stated law."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from loadtest.fuzz.exchange import Exchange
 CLOSE = 1e-3  # nats: the service computes in float32
 SMALLEST = 1e-37  # of a boost that float32 holds in full
 FLOOR = 1e-30
+ROUNDED = 1e-4  # nats and shares: figures of another computation, rounded to six digits
+MAX_CHOICES = 5  # of a state
 DEFAULTS = {"weight": 0.6, "decay": 0.2, "law": "sum"}
 
 
@@ -83,4 +85,55 @@ def explained(exchange: Exchange) -> str | None:
             return f"position {position} is instead of itself"
         if figures["instead_of"] not in [None, *exchange.sent_ids]:
             return f"position {position} is instead of no candidate: {figures['instead_of']!r}"
+    return None
+
+
+def steps_explained(exchange: Exchange) -> str | None:
+    """Check that states of reasoning are there if requested, and agree with their position.
+
+    A list that was not ranked has none, nor one whose trace was late.
+    """
+    explanations = [entry.get("explanation") or {} for entry in exchange.slate]
+    if exchange.option("explain") != "steps":
+        unasked = any("steps" in explanation for explanation in explanations)
+        return "states of reasoning unasked" if unasked else None
+    if any("steps" not in explanation for explanation in explanations):
+        return "states of reasoning are missing"
+    states_of = [explanation["steps"] for explanation in explanations]
+    if None in states_of:
+        some = any(states is not None for states in states_of)
+        return "states of reasoning of a part of the slate" if some else None
+    pins = exchange.pinned()
+    for position, entry in enumerate(exchange.response["slate"]):
+        states = states_of[position]
+        if exchange.slate[position]["id"] in pins:
+            wrong = "states of a choice that was none" if states else None
+        else:
+            wrong = _states_differ(entry, states)
+        if wrong is not None:
+            return f"position {position}: {wrong}"
+    return None
+
+
+def _states_differ(entry: dict[str, Any], states: list[dict[str, Any]]) -> str | None:
+    """Return the first disagreement of the states of a choice with its entry, or None."""
+    if len(states) != 1 + entry["reasoning_steps"]:
+        return f"{len(states)} states of {entry['reasoning_steps']} steps"
+    if states[-1]["choice"] != entry["id"]:
+        return f"the last state chooses {states[-1]['choice']!r}, not {entry['id']!r}"
+    for figure, state in (("entropy", states[0]), ("entropy_after", states[-1])):
+        if abs(state["entropy"] - entry[figure]) > ROUNDED:
+            return f"a state with entropy {state['entropy']}, {figure} is {entry[figure]}"
+    for number, state in enumerate(states):
+        changed = number > 0 and state["choice"] != states[number - 1]["choice"]
+        if state["changed"] != changed:
+            return f"state {number} has changed {state['changed']}"
+        choices = state["choices"]
+        if not 1 <= len(choices) <= MAX_CHOICES:
+            return f"{len(choices)} choices in state {number}"
+        is_last = number + 1 == len(states)
+        if any((choice["weight"] is None) != is_last for choice in choices):
+            return f"state {number} of {len(states)} has weights {choices}"
+        if math.fsum(choice["probability"] for choice in choices) > 1 + ROUNDED:
+            return f"state {number} has more than the whole probability: {choices}"
     return None

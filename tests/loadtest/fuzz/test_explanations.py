@@ -8,7 +8,7 @@ import pytest
 
 from loadtest.fuzz.bundle import Bundle
 from loadtest.fuzz.exchange import Exchange
-from loadtest.fuzz.explanations import explained, has_intent
+from loadtest.fuzz.explanations import explained, has_intent, steps_explained
 from service.engine.features.candidates import CandidateList
 from tests.support.bundles import BUNDLE
 
@@ -71,6 +71,63 @@ def test_without_intent_the_figures_are_null_and_without_a_request_nothing_is_ex
     nothing = [{**entry, "explanation": SLATE[1]["explanation"]} for entry in SLATE]
     assert explained(exchange(plain, nothing)) is None
     assert explained(exchange({**plain, "explain": False})) == "explained unasked"
+
+
+def state(choice, entropy, weight, changed=False):
+    choices = [{"id": "a", "probability": 0.6, "logprob": -0.510826, "weight": weight}]
+    return {"choice": choice, "entropy": entropy, "changed": changed, "choices": choices}
+
+
+STEPS_SLATE = [
+    {"id": "a", "reasoning_steps": 1, "entropy": 1.0, "entropy_after": 0.5, "explanation": {
+        "steps": [state("b", 1.0, 0.5), state("a", 0.5, None, True)]}},
+    {"id": "c", "reasoning_steps": 0, "entropy": None, "entropy_after": None, "explanation": {
+        "steps": []}},
+]  # fmt: skip
+STEPS_REQUEST = {
+    "candidates": ["a", "b", "c"], "constraints": {"pinned": {"c": 1}}, "explain": "steps"
+}  # fmt: skip
+
+
+def with_state(number, **figures):
+    slate = copy.deepcopy(STEPS_SLATE)
+    slate[0]["explanation"]["steps"][number].update(figures)
+    return slate
+
+
+def test_states_that_agree_with_their_position_pass():
+    assert steps_explained(exchange(STEPS_REQUEST, STEPS_SLATE)) is None
+    late = [{**entry, "explanation": {"steps": None}} for entry in STEPS_SLATE]
+    assert steps_explained(exchange(STEPS_REQUEST, late)) is None
+    assert steps_explained(exchange(REQUEST, SLATE)) is None
+
+
+@pytest.mark.parametrize(
+    "slate",
+    [
+        with_state(0, entropy=1.001),
+        with_state(1, entropy=0.499),
+        with_state(1, choice="b", changed=False),
+        with_state(1, changed=False),
+        with_state(0, changed=True),
+        with_state(0, choices=[]),
+        with_state(0, choices=6 * STEPS_SLATE[0]["explanation"]["steps"][0]["choices"]),
+        with_state(0, choices=2 * STEPS_SLATE[0]["explanation"]["steps"][0]["choices"]),
+        with_state(0, choices=STEPS_SLATE[0]["explanation"]["steps"][1]["choices"]),
+        with_state(1, choices=STEPS_SLATE[0]["explanation"]["steps"][0]["choices"]),
+        [{**STEPS_SLATE[0], "reasoning_steps": 2}, STEPS_SLATE[1]],
+        [STEPS_SLATE[0], {**STEPS_SLATE[1], "explanation": {"steps": [state("c", 0.0, None)]}}],
+        [STEPS_SLATE[0], {**STEPS_SLATE[1], "explanation": {"steps": None}}],
+        [STEPS_SLATE[0], {**STEPS_SLATE[1], "explanation": {}}],
+    ],
+)
+def test_states_that_disagree_are_reported(slate):
+    assert steps_explained(exchange(STEPS_REQUEST, slate)) is not None
+
+
+def test_states_that_were_not_requested_are_reported():
+    request = {**STEPS_REQUEST, "explain": True}
+    assert steps_explained(exchange(request, STEPS_SLATE)) == "states of reasoning unasked"
 
 
 def test_the_values_of_the_bundle_are_those_of_the_service(session, items):
