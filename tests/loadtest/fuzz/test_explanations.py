@@ -78,9 +78,10 @@ def state(choice, entropy, weight, changed=False):
     return {"choice": choice, "entropy": entropy, "changed": changed, "choices": choices}
 
 
+BEFORE, AFTER = state("b", 1.0, 0.5), state("a", 0.5, None, True)
 STEPS_SLATE = [
     {"id": "a", "reasoning_steps": 1, "entropy": 1.0, "entropy_after": 0.5, "explanation": {
-        "steps": [state("b", 1.0, 0.5), state("a", 0.5, None, True)]}},
+        "steps": [BEFORE, AFTER]}},
     {"id": "c", "reasoning_steps": 0, "entropy": None, "entropy_after": None, "explanation": {
         "steps": []}},
 ]  # fmt: skip
@@ -90,9 +91,9 @@ STEPS_REQUEST = {
 
 
 def with_state(number, **figures):
-    slate = copy.deepcopy(STEPS_SLATE)
-    slate[0]["explanation"]["steps"][number].update(figures)
-    return slate
+    states = copy.deepcopy([BEFORE, AFTER])
+    states[number].update(figures)
+    return [{**STEPS_SLATE[0], "explanation": {"steps": states}}, STEPS_SLATE[1]]
 
 
 def test_states_that_agree_with_their_position_pass():
@@ -111,10 +112,10 @@ def test_states_that_agree_with_their_position_pass():
         with_state(1, changed=False),
         with_state(0, changed=True),
         with_state(0, choices=[]),
-        with_state(0, choices=6 * STEPS_SLATE[0]["explanation"]["steps"][0]["choices"]),
-        with_state(0, choices=2 * STEPS_SLATE[0]["explanation"]["steps"][0]["choices"]),
-        with_state(0, choices=STEPS_SLATE[0]["explanation"]["steps"][1]["choices"]),
-        with_state(1, choices=STEPS_SLATE[0]["explanation"]["steps"][0]["choices"]),
+        with_state(0, choices=6 * BEFORE["choices"]),
+        with_state(0, choices=2 * BEFORE["choices"]),
+        with_state(0, choices=AFTER["choices"]),
+        with_state(1, choices=BEFORE["choices"]),
         [{**STEPS_SLATE[0], "reasoning_steps": 2}, STEPS_SLATE[1]],
         [STEPS_SLATE[0], {**STEPS_SLATE[1], "explanation": {"steps": [state("c", 0.0, None)]}}],
         [STEPS_SLATE[0], {**STEPS_SLATE[1], "explanation": {"steps": None}}],

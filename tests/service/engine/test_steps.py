@@ -154,9 +154,12 @@ def test_the_traced_states_are_those_of_the_torch_loop(host, intents, tmp_path):
         for index, (constraints, sampling, intent) in enumerate(parts):
             row = row_of(generator, feeds, index, constraints, sampling, intent)
             size = row.slate_size
+            logprob, before, after = (getattr(decoded, name)[index, :size] for name in FIGURES)
             slate = Slate(
                 decoded.slate[index, :size].numpy(),
-                *(getattr(decoded, name)[index, :size].numpy() for name in FIGURES),
+                logprob.numpy(),
+                before.numpy(),
+                after.numpy(),
                 decoded.steps[index, :size].numpy(),
                 sample=int(sampling is not None),
             )
