@@ -35,6 +35,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY service service
 COPY model model
 COPY export export
+COPY pages pages
 COPY data data
 RUN useradd --uid 65532 --create-home train && mkdir build && chown train build
 USER 65532:65532
@@ -49,6 +50,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /venv && /venv/bin/pip install pip==26.1 \
  && /venv/bin/pip install --constraint constraints.txt --group load
 COPY loadtest loadtest
+COPY pages pages
 COPY bundles bundles
 USER 65532:65532
 EXPOSE 8089

@@ -15,6 +15,7 @@ fuzz      generated requests whose responses must keep the contract
 egress    connections of the service beyond this machine, by strace
 balance   connections and latency of workers that share a port
 state     the entity store: lookups, loads, feedback, kills, replayed logs, erasure
+html      HTML pages of committed reports, from their Markdown and JSON
 
 Each command has --help and starts the service that it measures. Exit status: 0 passed, 1 a bar was
 missed, 2 wrong arguments or no service, 3 void (the generator was the bottleneck), 128 + N

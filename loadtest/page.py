@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from loadtest.results import RateResult, described
+from pages.figures import drawn, inline
+from pages.page import environment
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+DIRECTORY = Path(__file__).with_name("templates")
 TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=jinja2.select_autoescape(["html"]),
+    loader=jinja2.FileSystemLoader(DIRECTORY),
+    autoescape=False,  # Markdown
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -26,7 +26,7 @@ TEMPLATES = jinja2.Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template of loadtest/templates filled with values."""
+    """Return a Markdown template of loadtest/templates filled with values."""
     return TEMPLATES.get_template(template).render(**values)
 
 
@@ -56,18 +56,24 @@ def bench(report: Mapping[str, Any], results: Sequence[RateResult]) -> str:
         for name, value in without_runs(report).items()
         if name != "beside"
     }
-    return render(
-        "bench.html",
-        title=f"{report.get('scenario', '')}: latency under load",
-        facts=facts,
-        rows=[row(run.report()) for run in runs],
-        beside={
-            ", ".join(f"{key} {value}" for key, value in without_runs(section).items() if value): [
-                row(run) for run in sorted(section["runs"], key=lambda run: run["asked_rps"])
-            ]
-            for section in beside
-        },
-        figures={title: svg(figure) for title, figure in figures.items()},
+    return (
+        environment(DIRECTORY)
+        .get_template("bench.html")
+        .render(
+            title=f"{report.get('scenario', '')}: latency under load",
+            facts=facts,
+            rows=[row(run.report()) for run in runs],
+            beside={
+                ", ".join(
+                    f"{key} {value}" for key, value in without_runs(section).items() if value
+                ): [row(run) for run in sorted(section["runs"], key=lambda run: run["asked_rps"])]
+                for section in beside
+            },
+            figures={
+                title: Markup(inline(drawn(figure), title, f"figure-{number}"))
+                for number, (title, figure) in enumerate(figures.items(), 1)
+            },
+        )
     )
 
 
@@ -97,11 +103,3 @@ def row(run: Mapping[str, Any]) -> dict[str, Any]:
         "void": run["void"],
     }
     return {name: "" if value is None else value for name, value in columns.items()}
-
-
-def svg(figure: Figure) -> str:
-    """Return a figure as an SVG element."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    drawing = text.getvalue()
-    return drawing[drawing.index("<svg") :]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loadtest.results import RateResult
+from pages import figures
 
 FULL, REDUCED, INITIAL, FAILED = "tab:green", "tab:orange", "tab:red", "black"
 MAX_CURVES = 5  # of percentiles; more cannot be read
@@ -130,7 +131,7 @@ def overload(report: Mapping[str, Any], path: Path) -> None:
     latency.set_ylim(bottom=0)
     for axes in (counts, budget, latency):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path)
 
 
 GROWTH_LABELS = {
@@ -155,7 +156,7 @@ def growth(report: Mapping[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path)
 
 
 def _line(axes: Axes, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -22,12 +22,12 @@ from model.study.commands import (
     FirstStage,
     Graded,
     Recency,
-    Report,
     Scale,
     Throughput,
     World,
     Worth,
 )
+from model.study.report_command import Report
 from model.study.search_command import Search
 from service.engine.contract import BundleError
 

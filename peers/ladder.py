@@ -16,7 +16,7 @@ from peers.comparison import Comparison
 from peers.environments import install
 from peers.options import LadderOptions
 from peers.progress import Progress
-from peers.report import page, write_page
+from peers.report import page, write_html, write_page
 from peers.summary import SERVICE
 
 
@@ -40,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loadtest: --only: {reason}; choose from {', '.join(modules)}", file=sys.stderr)
         return UNUSABLE
     try:
+        if options.html is not None:
+            write_html(options.directory, options.html)
+            return PASSED
         return write_page_again(options) if options.page_only else compare(options)
     except (OSError, KeyError, ValueError, LoadTestError, subprocess.CalledProcessError) as error:
         print(f"loadtest: {error}", file=sys.stderr)

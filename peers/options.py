@@ -41,6 +41,8 @@ class LadderOptions:
     """Directory of the report; by default docs/reports, or build/peers when --only omits peers."""
     page_only: bool = False
     """Write page and plot again from the peers.json in --out, without measuring."""
+    html: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Write only peers.html into this directory, from peers.md and peers.json in --out."""
 
     @property
     def directory(self) -> Path:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from pages import figures
+from pages.reports import write_reports
 from peers import PEERS
 from peers.summary import SERVICE
 
@@ -38,6 +41,11 @@ def write_page(directory: Path) -> None:
     plot(report, directory / "peers.png")
 
 
+def write_html(directory: Path, pages: Path) -> None:
+    """Write peers.html into another directory, from the Markdown and JSON of a report."""
+    write_reports(directory, ["peers"], pages, {"peers.png": ("peers.json", plot)})
+
+
 def page(report: dict[str, Any]) -> str:
     """Render the report as Markdown."""
     packages = {peer.name: f"{peer.distribution} " for peer in PEERS} | {SERVICE: ""}
@@ -56,7 +64,7 @@ def page(report: dict[str, Any]) -> str:
     return TEMPLATES.get_template("peers.md.jinja").render(values)
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
+def plot(report: Mapping[str, Any], path: Path) -> None:
     """Plot each server's capacity as a dot with the range of its rounds."""
     from matplotlib.figure import Figure
 
@@ -81,7 +89,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
              xlim=(0, None), ylim=(-0.6, len(rows) - 0.4))  # fmt: skip
     axes.grid(axis="x", alpha=0.3)
     axes.legend(title="mean and range of the rounds", loc="lower right")
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figures.save(figure, path)
 
 
 def kind_of(row: dict[str, Any]) -> str:

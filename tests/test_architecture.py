@@ -115,6 +115,8 @@ def test_every_package_has_modules_and_every_rule_a_module_that_follows_it():
         ("export.graph.lower", "from model.data import dataset"),
         ("loadtest.locustfile", "import service.engine.contract"),
         ("loadtest.capacity", "from model.study import click_model"),
+        ("pages.reports", "from loadtest import plots"),
+        ("pages.page", "import torch"),
         ("peers.work", "import schemathesis"),
         ("peers.work", "from service.http import api"),
         ("peers.litserve_peer", "from model.learning import checkpoint"),

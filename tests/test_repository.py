@@ -15,7 +15,7 @@ TOP_LEVEL = {
     ".ci", ".dockerignore", ".editorconfig", ".gitignore", ".pre-commit-config.yaml",
     "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "NOTICE", "README.md",
     "SECURITY.md", "bundles", "client", "constraints.txt", "data", "deploy", "docker-compose.yml",
-    "docs", "examples", "export", "loadtest", "model", "native", "peers", "pyproject.toml",
+    "docs", "examples", "export", "loadtest", "model", "native", "pages", "peers", "pyproject.toml",
     "service", "tests",
 }  # fmt: skip
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

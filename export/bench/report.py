@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.bench.pages import render
+from pages.figures import save
 
 Row = dict[str, Any]
 KEY = ("variant", "batch", "candidates", "slate_length", "budget", "reasoning_share")
@@ -200,5 +201,5 @@ def plot(figures: Figures, path: Path) -> None:
     ]
     handles.append(Rectangle((0, 0), 1, 1, color="grey", alpha=0.3, label="median to p99"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    save(figure, path, 100)
     pyplot.close(figure)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.plots import new_figure
+from pages import figures
 
 COLOURS = {
     "shown order": "tab:gray",
@@ -30,4 +31,4 @@ def draw_replay(curves: Mapping[str, Any], path: Path) -> None:
     panels[0].set_ylabel("NDCG@10, mean of a block of lists")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(COLOURS), frameon=False)
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path)

@@ -10,7 +10,7 @@ from model.offline.comparison import compare
 from model.offline.errors import OfflineError
 from model.offline.journal import read_log
 from model.offline.replay import targets
-from model.offline.report import format_comparison, plot_comparison
+from model.offline.report import comparison_page, format_comparison, plot_comparison
 from service.engine.session import Session
 
 
@@ -43,4 +43,5 @@ def compare_bundles(options: Compare) -> dict[str, Any]:
         text = json.dumps(figures, indent=1) + "\n"
         (options.out / "compare.json").write_text(text, encoding="utf-8")
         plot_comparison(figures, options.out / "compare.png")
+        (options.out / "compare.html").write_text(comparison_page(figures), encoding="utf-8")
     return figures

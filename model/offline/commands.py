@@ -36,7 +36,7 @@ class Compare:
     seed: int = 0
     """Seed of folds and resamples."""
     out: Path | None = None
-    """Directory of compare.json and compare.png. Default: only print."""
+    """Directory of compare.json, compare.png and compare.html. Default: only print."""
 
     def execute(self) -> int:
         """Print estimates, controls and the verdict. Raises OfflineError."""

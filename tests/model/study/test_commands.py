@@ -6,12 +6,12 @@ import pytest
 
 from model.study.commands import (
     FirstStage,
-    Report,
     World,
     cache_directory,
     command_line,
     report_directory,
 )
+from model.study.report_command import Report
 
 
 @pytest.mark.parametrize(

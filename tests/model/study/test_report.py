@@ -12,11 +12,11 @@ import pytest
 from model.network.config import ConfigError
 from model.study import grid
 from model.study import report as study_report
-from model.study.commands import Report
 from model.study.grid import save
 from model.study.merge import MergeError
 from model.study.plots import plot_entropy
 from model.study.report import page, report
+from model.study.report_command import Report
 from model.study.summary import SECTIONS, identity, read_cells, summarise
 from model.study.variants import NEURAL, SEEDS, Study, plan_studies, select
 
