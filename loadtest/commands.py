@@ -15,6 +15,7 @@ import tyro
 from loadtest.contract_commands import Balance, Egress, Fuzz
 from loadtest.errors import UsageError
 from loadtest.html_pages import Html
+from loadtest.journal.command import Journal
 from loadtest.state.command import State
 from loadtest.validation import require_not_negative, require_positive
 
@@ -389,6 +390,6 @@ COMMANDS: dict[str, type[Command]] = {
     command.__name__.lower(): command
     for command in (
         Load, Bench, Capacity, Growth, Agree, Compare, Overload, Reloads, Soak, Cpu, Fuzz, Egress,
-        Balance, State, Html,
+        Balance, State, Journal, Html,
     )
 }  # fmt: skip

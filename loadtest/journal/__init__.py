@@ -1,0 +1,1 @@
+"""Measure the journal of a service: `python -m loadtest journal`."""
