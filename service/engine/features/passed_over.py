@@ -8,20 +8,20 @@ from typing import Any
 from service.engine.features.durations import DURATION, is_duration, to_ms
 from service.engine.features.schema_rules import SchemaError, refuse_unknown
 
-RULES = ("above", "all", "stated")
+RULES = ("all", "above", "stated")
 
 
 @dataclass(frozen=True)
 class PassedOver:
     """The items of a slate that count as passed over.
 
-    rule    above: those before the last position that the user acted on; all: every item of the
-            slate; stated: only those that an event states as displayed. A display that events
-            state replaces `above` and `all`
+    rule    all: every item of the slate; above: those before the last position that the user acted
+            on, so that each list ends with an action; stated: only those that an event states as
+            displayed. A display that events state replaces `above` and `all`
     settle  time after a list at which its labels are settled, unless its user comes back earlier
     """
 
-    rule: str = "above"
+    rule: str = "all"
     settle: str = "30m"
 
     def __post_init__(self) -> None:
@@ -40,9 +40,9 @@ class PassedOver:
     def from_dict(cls, payload: Any) -> PassedOver:
         """Build the rule from the entry `passed_over` of a schema. Raises SchemaError."""
         if payload is None:
-            return UP_TO_ACTION
+            return DEFAULT
         refuse_unknown(payload, {"rule", "settle"}, "passed_over")
         return cls(**payload)
 
 
-UP_TO_ACTION = PassedOver()  # of a schema that declares none
+DEFAULT = PassedOver()  # of a schema that declares none

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from service.engine.features.durations import DURATION, is_duration
 from service.engine.features.event_types import DEFAULT_EVENTS, EventType, parse_event_types
-from service.engine.features.passed_over import UP_TO_ACTION, PassedOver
+from service.engine.features.passed_over import DEFAULT, PassedOver
 from service.engine.features.schema_rules import SchemaError, is_finite, refuse_unknown
 
 OWNERS = ("item", "user", "context", "candidate")
@@ -287,7 +287,7 @@ class Schema:
     history: History = History()
     label: LabelScale = BINARY
     events: Mapping[str, EventType] = field(default_factory=lambda: DEFAULT_EVENTS, hash=False)
-    passed_over: PassedOver = UP_TO_ACTION
+    passed_over: PassedOver = DEFAULT
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str | int | float):  # YAML reads 2026 as a number
@@ -359,7 +359,7 @@ class Schema:
             **({} if self.events == DEFAULT_EVENTS else {"events": events}),
             **(
                 {}
-                if self.passed_over == UP_TO_ACTION
+                if self.passed_over == DEFAULT
                 else {"passed_over": dataclasses.asdict(self.passed_over)}
             ),
         }

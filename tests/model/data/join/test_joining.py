@@ -30,9 +30,9 @@ def journal(tmp_path):
 
 @pytest.fixture
 def schema(tmp_path):
-    """The file of the shop's schema."""
+    """The file of the shop's schema, by which lists end at the last action."""
     path = tmp_path / "schema.yaml"
-    path.write_text(SCHEMA)
+    path.write_text(f"{SCHEMA}passed_over: {{rule: above}}\n")
     return path
 
 
@@ -135,15 +135,15 @@ def test_a_stated_display_replaces_the_rule(journal, schema, tmp_path):
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        ("above", {"d1": {"c": 0.0, "a": 1.0}}),
-        ("all", {"d1": {"c": 0.0, "a": 1.0, "d": 0.0, "b": 0.0}, "d2": dict.fromkeys("cadb", 0.0)}),
-        ("stated", {"d1": {"a": 1.0}}),
+        ("", {"d1": {"c": 0.0, "a": 1.0, "d": 0.0, "b": 0.0}, "d2": dict.fromkeys("cadb", 0.0)}),
+        ("rule: above, ", {"d1": {"c": 0.0, "a": 1.0}}),
+        ("rule: stated, ", {"d1": {"a": 1.0}}),
     ],
 )
 def test_the_rule_of_the_schema_says_what_counts_as_passed_over(
     journal, schema, tmp_path, rule, expected
 ):
-    schema.write_text(f"{SCHEMA}passed_over: {{rule: {rule}, settle: 20m}}\n")
+    schema.write_text(f"{SCHEMA}passed_over: {{{rule}settle: 20m}}\n")
     write_segment(journal, [made(1), made(2, HOUR - 1), on(1, "a")])
     joined(journal, schema, tmp_path / "out", hours=4)
     assert labels(tmp_path / "out") == expected
@@ -158,7 +158,7 @@ def test_an_action_without_a_label_reaches_down_the_slate_and_has_no_row(journal
 
 
 def test_labels_have_the_range_of_the_schema(journal, schema, tmp_path):
-    schema.write_text(f"{SCHEMA}label: {{range: [1, 5]}}\n")
+    schema.write_text(f"{SCHEMA}label: {{range: [1, 5]}}\npassed_over: {{rule: above}}\n")
     write_segment(journal, [made(1), on(1, "a", label=0.5), on(2, "a", label=0.25)])
     joined(journal, schema, tmp_path / "out")
     assert labels(tmp_path / "out") == {"d1": {"c": 1.0, "a": 3.0}}
@@ -279,9 +279,9 @@ def test_prepare_reads_the_log(journal, schema, tmp_path):
     )  # fmt: skip
     assert "train: " in output
     rows = pl.read_parquet(tmp_path / "data" / "impressions.parquet")
-    assert len(rows) == 36
+    assert len(rows) == 48
     assert rows.group_by("item_id").agg(pl.col("label").mean()).sort("item_id").rows() == [
-        ("a", 0.0), ("c", 0.0), ("d", 1.0),
+        ("a", 0.0), ("b", 0.0), ("c", 0.0), ("d", 1.0),
     ]  # fmt: skip
 
 
