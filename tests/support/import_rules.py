@@ -150,7 +150,7 @@ RULES = {
     ),
     # Reads the records of the journal, and nothing else of the service.
     "model.data.join": (
-        {"ormsgpack", "polars", "tqdm", "tyro"},
+        {"numpy", "ormsgpack", "polars", "tqdm", "tyro"},
         {*DATA, "service.journal.errors", "service.journal.frames", "service.journal.records",
          "service.journal.segments", "service.state.entities", "service.state.errors"},
     ),

@@ -16,7 +16,8 @@ from model.data.join.erasing import forget, without_erased
 from model.data.join.labelling import KEY, label_rows, settled_at
 from model.data.join.matching import LIST_KEYS, first_of_each, match
 from model.data.join.options import JoinOptions, Part
-from model.data.join.reading import PartTables, Span, read_part, read_records, spans_of
+from model.data.join.reading import PartTables, read_part
+from model.data.join.records import Span, first_moment, read_records, spans_of
 from model.data.join.state import State, locked
 from model.data.join.tables import (
     CANDIDATES,
@@ -54,7 +55,7 @@ def join(
         if first is None:
             if not spans:
                 raise DataError(journal, "must hold a record, got none")
-            first = min(span.first for span in spans)
+            first = first_moment(spans)
         for part in tqdm([*options.parts(first, until)], desc="join", leave=False, disable=None):
             state.add(out, part, _join_part(spans, part, options, out, bundle))
         start = first - first % options.width if state.end is None else state.end
@@ -91,7 +92,7 @@ def _join_part(
     """
     scratch = out / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
-    tables = read_part(spans, part, options, scratch)
+    tables = read_part(spans, part, options, scratch, bundle)
     lists = without_erased(tables.lists.scan(), "timestamp", tables.erased)
     following = tables.following.scan()
     events = first_of_each(without_erased(tables.events.scan(), "at", tables.erased)).collect()

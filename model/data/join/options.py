@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from model.data.errors import DataError
+from model.data.join.tables import taken_name
 from model.data.schemas import load_schema
 from service.engine.features.durations import to_ms
 from service.engine.features.schema import Schema
@@ -48,6 +49,9 @@ class JoinOptions:
     def read(cls, schema: Path, wait: str, part: str, model: str | None) -> JoinOptions:
         """Read the options of a command. Raises DataError."""
         options = cls(load_schema(schema), _duration("--wait", wait), _duration("--part", part))
+        if taken := taken_name(options.schema):
+            rule = "must not be a column that a join adds"
+            raise DataError(schema, f"features.{taken}.name: {rule}", value=taken)
         settle = options.schema.passed_over.settle
         if options.wait < options.schema.passed_over.settle_ms:
             rule = f"must be at least passed_over.settle of the schema, {settle}"
@@ -56,9 +60,8 @@ class JoinOptions:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the options as the state of a join keeps them."""
-        schema = json.dumps(self.schema.to_dict(), sort_keys=True)
         return {
-            "schema": hashlib.sha256(schema.encode()).hexdigest(),
+            "schema": schema_digest(self.schema),
             "wait_ms": self.wait,
             "part_ms": self.width,
             "model": self.model,
@@ -73,6 +76,11 @@ class JoinOptions:
         while start + self.width + self.wait + SKEW_MS <= until:
             yield Part(start, start + self.width)
             start += self.width
+
+
+def schema_digest(schema: Schema) -> str:
+    """Return the SHA-256 by which a join recognises its schema."""
+    return hashlib.sha256(json.dumps(schema.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def _duration(option: str, text: str) -> int:

@@ -55,7 +55,8 @@ def _histories(path: Path) -> dict[str, list[tuple[str, float, bytes | None]]]:
     """Return the entries of each decision, oldest first."""
     entries: dict[str, list[tuple[str, float, bytes | None]]] = {}
     if path.exists():
-        for request, item, label, features in pl.read_parquet(path).iter_rows():
+        columns = ["request_id", "item_id", "label", "features"]
+        for request, item, label, features in pl.read_parquet(path, columns=columns).iter_rows():
             entries.setdefault(request, []).append((item, label, features))
     return entries
 

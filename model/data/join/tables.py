@@ -4,14 +4,18 @@ lists       a row per decision: request_id (the id of its record), request (the 
             response), user_id, timestamp, bundle, digest, variant, policy, reason (null unless the
             list is left out), features of the user and the use of the entity store
 rows        a row per candidate: request_id, user_id, timestamp, rank (place in the initial
-            ranking), position (in the slate, null outside), item_id, and the features
-histories   a row per entry, oldest first: request_id, item_id, label, features (MessagePack)
+            ranking), position (in the slate, null outside), item_id, the features, and the
+            statistics as served
+histories   a row per entry, oldest first: request_id, item_id, label, rate (of its item as
+            served), features (MessagePack)
 events      a row per event
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ormsgpack
@@ -24,6 +28,7 @@ from service.state.entities import Item
 from service.state.errors import EntityError
 
 Row = dict[str, Any]
+Columns = Mapping[str, Sequence[Any]]
 KIND_TYPES: Mapping[str, pl.DataType] = {
     "identifier": pl.String(), "category": pl.String(), "categories": pl.List(pl.String()),
     "number": pl.Float64(), "statistic": pl.Float64(), "vector": pl.List(pl.Float32()),
@@ -32,20 +37,40 @@ KIND_TYPES: Mapping[str, pl.DataType] = {
 IMPRESSIONS, USERS, CANDIDATES = "impressions", "users", "candidates"
 HISTORIES, REQUESTS = "histories", "requests"
 TABLES = (IMPRESSIONS, USERS, CANDIDATES, HISTORIES, REQUESTS)
-INLINE = "inline."  # before the name of a statistic, which a log must not hold
+# Before the name of a statistic, which a log must not hold: as its request had it, and as served.
+INLINE, SERVED = "inline.", "served."
 LIST_TYPES: Mapping[str, Any] = {
     "request_id": pl.String, "request": pl.String, "user_id": pl.String, "timestamp": pl.Int64,
     "bundle": pl.String, "digest": pl.String, "variant": pl.String, "policy": pl.String,
     "reason": pl.String, "partial": pl.Boolean, "now": pl.Int64, "live": pl.Boolean,
 }  # fmt: skip
 HISTORY_TYPES: Mapping[str, Any] = {
-    "request_id": pl.String, "item_id": pl.String, "label": pl.Float32, "features": pl.Binary,
+    "request_id": pl.String, "item_id": pl.String, "label": pl.Float32, "rate": pl.Float64,
+    "features": pl.Binary,
 }  # fmt: skip
 EVENT_TYPES: Mapping[str, Any] = {
     "record": pl.String, "event_id": pl.String, "request": pl.String, "user_id": pl.String,
     "item_id": pl.String, "type": pl.String, "outcome": pl.String, "value": pl.Float64,
     "label": pl.Float64, "at": pl.Int64, "position": pl.Int32, "displayed": pl.List(pl.String),
 }  # fmt: skip
+
+
+# Columns that the tables of candidates have beside the features, while and after they are labelled.
+TAKEN = {
+    "rank", "stored", "from_store", "settled_at", "acted", "displayed", "last", "stated",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Served:
+    """Values of statistics that a list was served with, whatever gave them.
+
+    statistics: of each candidate, by name; rates: of the item of each entry of the history, the
+    statistic `history.rate`. Both are empty for a list whose bundle is not at hand.
+    """
+
+    statistics: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    rates: Sequence[float] = ()
 
 
 class ValueOfAnotherKind(ValueError):
@@ -62,9 +87,21 @@ def row_features(schema: Schema) -> list[Feature]:
     return [f for f in schema.features if f.of != "user" and f.name != "item_id"]
 
 
+def taken_name(schema: Schema) -> str | None:
+    """Return a feature that has the name of a column of the tables, None without one."""
+    names = [f.name for f in user_features(schema) if f.name in {*LIST_TYPES, "settled_at"}]
+    names += [f.name for f in row_features(schema) if f.name in TAKEN]
+    return names[0] if names else None
+
+
 def column_of(feature: Feature) -> str:
     """Return the name of a feature's column."""
     return f"{INLINE}{feature.name}" if feature.kind == "statistic" else feature.name
+
+
+def served_statistics(schema: Schema) -> list[str]:
+    """Return the statistics whose served values can be read off the arrays of a list."""
+    return [f.name for f in schema.features if f.kind == "statistic" and f.transform == "none"]
 
 
 def list_types(schema: Schema) -> dict[str, Any]:
@@ -78,6 +115,7 @@ def row_types(schema: Schema) -> dict[str, Any]:
         "request_id": pl.String, "user_id": pl.String, "timestamp": pl.Int64, "rank": pl.Int32,
         "position": pl.Int32, "item_id": pl.String,
         **{column_of(f): KIND_TYPES[f.kind] for f in row_features(schema)},
+        **{f"{SERVED}{name}": pl.Float64() for name in served_statistics(schema)},
         "stored": pl.Binary, "from_store": pl.List(pl.String),
     }  # fmt: skip
 
@@ -122,69 +160,69 @@ def list_row(record: DecisionRecord, schema: Schema, reason: str | None) -> Row:
     return row
 
 
-def candidate_rows(record: DecisionRecord, schema: Schema) -> list[Row]:
-    """Return a row for each candidate in initial order. Raises ValueOfAnotherKind."""
-    position_of = {candidate: place for place, candidate in enumerate(record.slate)}
-    features, blobs = row_features(schema), record.store.blobs if record.store else ()
-    inline = record.candidate_list().by_candidate()
-    rows: list[Row] = []
-    for rank, item in enumerate(record.ids):
-        values = inline[rank] if inline else {}
-        blob = blobs[rank] if blobs else None
-        of_store = _stored_features(blob, features, values)
-        row: Row = {
-            "request_id": record.record, "user_id": record.user, "timestamp": record.at,
-            "rank": rank, "position": position_of.get(rank), "item_id": item, "stored": blob,
-            "from_store": list(of_store),
-        }  # fmt: skip
-        for feature in features:
-            if feature.name in of_store:
-                row[feature.name] = of_store[feature.name]
-                continue
-            value = (record.context if feature.of == "context" else values).get(feature.name)
-            if feature.name == "score" and feature.of == "candidate" and record.scores:
-                value = record.scores[rank] if value is None else value
-            row[column_of(feature)] = converted(feature, value)
-        rows.append(row)
-    return rows
+def candidate_columns(record: DecisionRecord, schema: Schema, served: Served) -> Columns:
+    """Return the columns of the candidates in initial order. Raises ValueOfAnotherKind."""
+    count = len(record.ids)
+    positions: list[int | None] = [None] * count
+    for place, candidate in enumerate(record.slate):
+        positions[candidate] = place
+    nothing: Sequence[Any] = [None] * count
+    blobs = record.store.blobs if record.store else ()
+    columns: dict[str, list[Any]] = {
+        "request_id": [record.record] * count, "user_id": [record.user] * count,
+        "timestamp": [record.at] * count, "rank": list(range(count)), "position": positions,
+        "item_id": list(record.ids), "stored": list(blobs or nothing),
+        "from_store": [[] for _ in range(count)],
+    }  # fmt: skip
+    candidates = record.candidate_list()
+    for feature in row_features(schema):
+        name = feature.name
+        if feature.of == "context":
+            columns[name] = [converted(feature, record.context.get(name))] * count
+            continue
+        values = candidates.values(name) or nothing
+        if name == "score" and feature.of == "candidate" and record.scores:
+            pairs = zip(record.scores, values, strict=True)
+            values = [value if score is None else score for score, value in pairs]
+        columns[column_of(feature)] = [converted(feature, value) for value in values]
+    for name in served_statistics(schema):
+        columns[f"{SERVED}{name}"] = [*(served.statistics.get(name) or nothing)]
+    for rank, blob in enumerate(blobs):
+        if blob is not None:
+            _take_stored(blob, rank, schema, columns)
+    return columns
 
 
-def _stored_features(
-    blob: bytes | None, features: Sequence[Feature], inline: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the stored values that a request does not replace and that the schema allows.
+def _take_stored(blob: bytes, rank: int, schema: Schema, columns: Mapping[str, list[Any]]) -> None:
+    """Write the stored values of a candidate that its request does not replace.
 
-    Stored values of statistics stay in the blob, because a log must not hold them.
+    Values that the schema does not allow were left out by the service too. Those of statistics
+    stay in the blob.
     """
-    if blob is None:
-        return {}
     try:
         stored = Item.from_blob(blob).features
     except EntityError:
-        return {}
-    values = {}
-    for feature in features:
-        is_stored = feature.of == "item" and feature.kind != "statistic"
-        if is_stored and stored.get(feature.name) is not None and inline.get(feature.name) is None:
-            try:
-                values[feature.name] = converted(feature, stored[feature.name])
-            except ValueError:  # the service left it out too
-                continue
-    return values
+        return
+    for feature in row_features(schema):
+        name, value = feature.name, stored.get(feature.name)
+        is_stored = feature.of == "item" and feature.kind != "statistic" and value is not None
+        if is_stored and columns[name][rank] is None:
+            with contextlib.suppress(ValueError):
+                columns[name][rank] = converted(feature, value)
+                columns["from_store"][rank].append(name)
 
 
-def history_rows(record: DecisionRecord) -> list[Row]:
-    """Return a row for each entry of the history as it was used."""
-    features: Sequence[Mapping[str, Any]] = record.history_features or [{}] * len(record.history)
-    return [
-        {
-            "request_id": record.record,
-            "item_id": item,
-            "label": label,
-            "features": ormsgpack.packb(dict(of_entry)) if of_entry else None,
-        }
-        for (item, label), of_entry in zip(record.history, features, strict=True)
-    ]
+def history_columns(record: DecisionRecord, served: Served) -> Columns:
+    """Return the columns of the entries of the history as it was used."""
+    count = len(record.history)
+    features, nothing = record.history_features or [{}] * count, [None] * count
+    return {
+        "request_id": [record.record] * count,
+        "item_id": [item for item, _ in record.history],
+        "label": [label for _, label in record.history],
+        "rate": [*(served.rates or nothing)],
+        "features": [ormsgpack.packb(dict(each)) if each else None for each in features],
+    }
 
 
 def event_row(record: EventRecord) -> Row:

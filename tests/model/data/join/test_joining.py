@@ -305,6 +305,15 @@ def test_wrong_options_are_refused_in_one_line(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "owner"), [("rank", "candidate"), ("policy", "user")])
+def test_a_feature_with_the_name_of_a_column_of_the_join_is_refused(schema, name, owner):
+    schema.write_text(f"{SCHEMA}  - {{name: {name}, of: {owner}, kind: category}}\n")
+    with pytest.raises(
+        DataError, match=rf"features.{name}.name: must not be a column that a join adds"
+    ):
+        JoinOptions.read(schema, wait="1h", part="1h", model=None)
+
+
 def test_a_directory_of_other_options_is_refused(journal, schema, tmp_path):
     days(journal)
     joined(journal, schema, tmp_path / "out")
