@@ -56,12 +56,14 @@ def join(
             if not spans:
                 raise DataError(journal, "must hold a record, got none")
             first = first_moment(spans)
+        state.count_late(out, spans)
         for part in tqdm([*options.parts(first, until)], desc="join", leave=False, disable=None):
-            state.add(out, part, _join_part(spans, part, options, out, bundle))
+            counts, read = _join_part(spans, part, options, out, bundle)
+            state.add(out, part, counts, read, spans)
         start = first - first % options.width if state.end is None else state.end
-        counts, erased = _unsettled(spans, start, until)
+        unsettled, erased = _unsettled(spans, start, until)
         forget(out, erased)
-        return state.counts() + counts
+        return state.counts() + unsettled
 
 
 def _unsettled(
@@ -85,8 +87,8 @@ def _unsettled(
 
 def _join_part(
     spans: Sequence[Span], part: Part, options: JoinOptions, out: Path, bundle: ServedBundle | None
-) -> Counter[str]:
-    """Write the files of a part, and return its counts.
+) -> tuple[Counter[str], Counter[str]]:
+    """Write the files of a part, and return its counts and the number of records by segment.
 
     Killed at any moment, it leaves a part that the next run writes again.
     """
@@ -118,7 +120,7 @@ def _join_part(
             target.unlink(missing_ok=True)
     forget(out, tables.erased)
     shutil.rmtree(scratch)
-    return counts
+    return counts, tables.read
 
 
 def _write(

@@ -11,7 +11,8 @@ from model.data.errors import DataError
 from model.data.join import joining
 from model.data.join.joining import join
 from model.data.join.options import JoinOptions
-from service.journal.records import Bundle, ErasureRecord
+from service.journal.frames import FrameEncoder
+from service.journal.records import Bundle, ErasureRecord, pack
 from tests.support.journals import decision, event, write_segment
 from tests.support.logs import SCHEMA, digest_tree, prepare
 
@@ -193,7 +194,10 @@ def test_runs_one_after_another_give_the_bytes_of_one_run_and_redo_no_part(
     second = joined(journal, schema, steps, 6)
     assert second == expected
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert digest_tree(steps) == digest_tree(whole)
+    of_steps, of_whole = digest_tree(steps), digest_tree(whole)
+    states = [json.loads((out / "join.json").read_text()) for out in (steps, whole)]
+    assert states[0]["parts"] == states[1]["parts"]
+    assert {**of_steps, "join.json": ""} == {**of_whole, "join.json": ""}
     assert expected["events: joined"] == 12
     assert joined(journal, schema, steps, 6) == expected
 
@@ -220,6 +224,20 @@ def test_a_join_that_dies_goes_on_where_it_was(journal, schema, tmp_path, monkey
     assert len(json.loads((broken / "join.json").read_text())["parts"]) == 1
     assert joined(journal, schema, broken, 6) == expected
     assert digest_tree(broken) == digest_tree(whole)
+
+
+def test_records_flushed_after_their_part_was_joined_are_counted_once(journal, schema, tmp_path):
+    name, out = "records: flushed after their part", tmp_path / "out"
+    grown = write_segment(journal, [made(1), on(1, "c")])
+    assert name not in joined(journal, schema, out)
+    write_segment(journal, [made(2, 500), on(2, "a", at=900), made(3, 5 * HOUR)])
+    assert joined(journal, schema, out, hours=6)[name] == 2
+    frame = FrameEncoder().encode([pack(on(3, "d", at=950)), pack(made(4, 5 * HOUR + 1))])
+    grown.write_bytes(grown.read_bytes() + frame)
+    for _ in range(2):
+        counts = joined(journal, schema, out, hours=8)
+        assert (counts[name], counts["lists"], counts["events: joined"]) == (3, 3, 1)
+    assert labels(out) == {"d1": {"c": 1.0}}
 
 
 def test_records_of_users_that_were_deleted_later_are_left_out(journal, schema, tmp_path):
