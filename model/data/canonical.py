@@ -18,7 +18,7 @@ from model.data import labels, statistics
 from model.data.collisions import count_collisions, describe_collisions
 from model.data.dataset import Dataset
 from model.data.encodable import check_encodable
-from model.data.layout import COLUMNS, IMPRESSIONS, SPLITS
+from model.data.layout import CANDIDATES, COLUMNS, HISTORIES, IMPRESSIONS, SPLITS
 from model.data.log_splits import to_iso
 from model.data.moment import RECORD, TOTALS
 from model.data.rated_rows import (
@@ -63,7 +63,7 @@ def write_canonical(
         labels.has_grades(pl.scan_parquet(impressions)),
     )
     if source.histories is not None:
-        source.histories.write_parquet(directory / "histories.parquet")
+        source.histories.write_parquet(directory / HISTORIES)
     finished = dataclasses.replace(source, items=items)
     write_tables(directory, schema_path, schema, finished, counts, counted, provenance)
 
@@ -126,6 +126,8 @@ def write_tables(
     dataset = Dataset(directory)  # fits the schema, so that a misfit fails before training starts
     fitted = dataset.featuriser.schema
     check_encodable(IMPRESSIONS, dataset.rows, fitted, ["request_id", "item_id"])
+    if dataset.candidates is not None:
+        check_encodable(CANDIDATES, dataset.candidates, fitted, ["request_id", "item_id"])
     check_encodable("users.parquet", dataset.users.lazy(), fitted, ["user_id"])
 
 

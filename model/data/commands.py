@@ -59,6 +59,9 @@ class PrepareImpressions:
     """Files of item features, likewise."""
     users: Paths = ()
     """Files of user features, likewise."""
+    served: Path | None = None
+    """Directory of a join whose log --log reads: its lists are then featurised with all their
+    candidates, and with the histories and statistics that they were served with."""
     delimiter: str = ","
     """Character between the fields of a .csv; a .tsv always has tabs."""
     encoding: str = "utf-8"
@@ -103,7 +106,7 @@ class PrepareImpressions:
         sharding = ShardOptions(self.engine, self.workers, self.shards)
         prepare_impressions(
             log, self.schema, self.out, items, users, splitting, dialect, self.skip_bad_rows, form,
-            sharding,
+            sharding, self.served,
         )  # fmt: skip
         return _print_summaries([self.out])
 

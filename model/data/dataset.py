@@ -19,12 +19,13 @@ from model.data.errors import DataError
 from model.data.fitting import fit
 from model.data.growth import grow
 from model.data.histories import HistoryWindow
-from model.data.layout import IMPRESSIONS, SHARDS
+from model.data.layout import CANDIDATES, HISTORIES, IMPRESSIONS, SHARDS
 from model.data.lists import Arrays, Lists, build_in_files, build_in_memory, join_files
 from model.data.moment import AGAIN, read_moment
 from model.data.rated_rows import read_snapshot
 from model.data.requests import RequestBuilder
 from model.data.schemas import load_schema
+from model.data.served_lists import ServedRequests
 from model.data.shard_files import check_files, impression_files, read_shards
 from model.data.train_values import numbers_over_time
 from model.data.user_lists import UserLists
@@ -40,13 +41,18 @@ MEMORY_LIMIT = 128 << 20  # bytes of arrays per split; RankLens' train split tak
 
 @dataclass(frozen=True)
 class Impression:
-    """One displayed slate: the request as the service would receive it, and the user's labels."""
+    """One displayed slate: the request as the service would receive it, and the user's labels.
+
+    whole: the request with all candidates of a list that was served, in initial order, and the
+    place in it of each displayed item; None for other lists.
+    """
 
     request_id: str
     user_id: str
     split: str
     request: CandidateList
     labels: tuple[float, ...]  # 0..1, in display order
+    whole: tuple[CandidateList, list[int]] | None = None
 
 
 class Dataset:
@@ -81,8 +87,10 @@ class Dataset:
         check_files(directory, self.shards)
         self.items = _scan_parquet([directory / "items.parquet"]).collect()
         self.users = _scan_parquet([directory / "users.parquet"]).collect()
-        histories = directory / "histories.parquet"
-        self.histories = _scan_parquet([histories]) if histories.exists() else None
+        self.histories, self.candidates = (
+            _scan_parquet([directory / name]) if (directory / name).exists() else None
+            for name in (HISTORIES, CANDIDATES)
+        )
         self.moment = read_moment(directory)
         snapshot = read_snapshot(directory, self.moment, len(self.items))
         timed, counts = (None, snapshot) if self.moment is None else (snapshot, None)
@@ -105,7 +113,8 @@ class Dataset:
         # The list of the shards holds the digests of their files.
         rows = SHARDS if self.shards else IMPRESSIONS
         names = ["schema.yaml", rows, "items.parquet", "users.parquet"]
-        for name in names + ([] if self.histories is None else ["histories.parquet"]):
+        names += [] if self.histories is None else [HISTORIES]
+        for name in names + ([] if self.candidates is None else [CANDIDATES]):
             with (self.directory / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         if self.moment is not None:
@@ -116,7 +125,8 @@ class Dataset:
     def _by_user(self) -> list[UserLists]:
         """Return readers of the lists, one for each shard, or one for the only file."""
         shards = [shard.scan(self.directory) for shard in self.shards] or [self.rows]
-        return [UserLists(rows, self.users, self.histories) for rows in shards]
+        tables = self.users, self.histories, self.candidates
+        return [UserLists(rows, *tables) for rows in shards]
 
     def impressions(
         self, splits: Sequence[str], fresh: bool = False, shards: Sequence[int] | None = None
@@ -124,7 +134,8 @@ class Dataset:
         """Yield the lists of these splits, user by user, each with its history.
 
         The history is the entry of histories.parquet if the data set has that file, else it is
-        built from the user's other lists (see histories.HistoryWindow).
+        built from the user's other lists (see histories.HistoryWindow). With candidates.parquet,
+        the former holds for the lists of that file and the latter for all others.
 
         Args:
             fresh: a list that is not train carries the item features that the log had at its time.
@@ -133,7 +144,10 @@ class Dataset:
             shards: numbers of the shards to read; by default all.
         """
         schema, names = self.featuriser.schema, self.rows.collect_schema().names()
-        builder = RequestBuilder(schema, names, self.moment, fresh)
+        builder, of_served = RequestBuilder(schema, names, self.moment, fresh), None
+        if self.candidates is not None:
+            columns_of_served = self.candidates.collect_schema().names()
+            of_served = ServedRequests(schema, columns_of_served, self.moment, fresh)
         ordered = self.moment is not None and self.moment.ordered
         limit, train_answer = schema.history.limit, builder.answer_columns("train")
         readers = self._by_user if shards is None else [self._by_user[n] for n in shards]
@@ -143,7 +157,10 @@ class Dataset:
             width = len(builder.answer_columns(split))
             request = builder.build(columns, one.user, [answer[:width] for answer in one.history])
             request_id, user_id = columns["request_id"][0], columns["user_id"][0]
-            yield Impression(request_id, user_id, split, request, tuple(columns["label"]))
+            whole = None
+            if of_served is not None and one.served is not None:
+                whole = of_served.build(one.served, columns)
+            yield Impression(request_id, user_id, split, request, tuple(columns["label"]), whole)
 
     def requests(self, splits: Sequence[str]) -> pl.DataFrame:
         """Return request_id and user_id of the lists of these splits, in the order of `lists`."""
@@ -257,11 +274,14 @@ class Dataset:
             block = Arrays.zeros(min(height, total - start), *shape[1:])
             for row, impression in enumerate(islice(impressions, len(block.mask))):
                 size = len(impression.labels)
+                request, places = impression.whole or (impression.request, None)
                 try:
-                    numbers, tokens = self.featuriser.transform(impression.request)
+                    numbers, tokens = self.featuriser.transform(request)
                 except FeatureError as error:
                     file = self.directory / "impressions.parquet"
                     raise DataError(file, f"request {impression.request_id!r}: {error}") from None
+                if places is not None:
+                    numbers, tokens = numbers[places], tokens[places]
                 block.numbers[row, :size], block.tokens[row, :size] = numbers, tokens
                 block.mask[row, :size] = True
                 block.labels[row, :size] = impression.labels
@@ -270,7 +290,10 @@ class Dataset:
 
 def _code_files() -> list[Path]:
     """Return the modules that make the arrays; a change to one of them invalidates the cache."""
-    makers = (Dataset, fit, grow, UserLists, HistoryWindow, numbers_over_time, RequestBuilder)
+    makers = (
+        Dataset, fit, grow, UserLists, HistoryWindow, numbers_over_time, RequestBuilder,
+        ServedRequests,
+    )  # fmt: skip
     modules = [Path(inspect.getfile(maker)) for maker in makers]
     return [*modules, *sorted(Path(inspect.getfile(Featuriser)).parent.glob("*.py"))]
 

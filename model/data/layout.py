@@ -3,6 +3,7 @@
 COLUMNS = ("request_id", "user_id", "timestamp", "position", "item_id", "label", "split")
 SPLITS = ("train", "valid", "test", "history")
 IMPRESSIONS = "impressions.parquet"
+CANDIDATES, HISTORIES = "candidates.parquet", "histories.parquet"
 # The impressions of a data set in shards: their list, and the directory of their files.
 SHARDS, SHARD_FILES = "shards.json", "impressions"
 FILES = (
@@ -10,7 +11,8 @@ FILES = (
     IMPRESSIONS,
     SHARDS,
     SHARD_FILES,
-    "histories.parquet",
+    CANDIDATES,
+    HISTORIES,
     "items.parquet",
     "users.parquet",
     "statistics.parquet",

@@ -26,6 +26,7 @@ from model.data.rated_rows import refuse_memory_without_time
 from model.data.rejects import Rejects
 from model.data.replacement import SCRATCH, atomic_replacement
 from model.data.schemas import SCHEMAS, load_schema
+from model.data.served_files import files_of, write_served
 from model.data.shards.driver import prepare_shards
 from model.data.shards.options import ShardOptions
 from model.data.shards.unfinished import Unfinished
@@ -107,6 +108,7 @@ def prepare_impressions(
     skip_bad_rows: Path | None = None,
     form: Format = TABLES,
     sharding: ShardOptions = BY_ROWS,
+    served: Path | None = None,
 ) -> None:
     """Write `out` from a user's log. Raises DataError for an unusable log, table or schema.
 
@@ -116,24 +118,23 @@ def prepare_impressions(
         skip_bad_rows: file for rows that break a rule; without it they are an error.
         form: format of the log.
         sharding: engine, workers and number of shards.
+        served: directory of a join with the lists as they were served.
     """
     if schema is not None:
         load_schema(schema)  # a mistake there is reported before any file is read
-    arguments = {
-        role: [names] if isinstance(names, Path) else names or ()
-        for role, names in (("log", log), ("items", items), ("users", users))
-    }
+    arguments = _by_role(log=log, items=items, users=users)
     inputs, unfinished = form.find(arguments, dialect), None
+    of_join = [] if served is None else files_of(served)
     with atomic_replacement([out]) as (directory,):
         scratch = directory / SCRATCH
         scratch.mkdir()
-        rejects = None
-        if skip_bad_rows is not None:
-            rejects = _open_rejects(skip_bad_rows, out, inputs, schema)
+        rejects = _open_rejects(skip_bad_rows, out, inputs, schema)
         tables = convert(inputs, schema, form, splitting, scratch)
         place, feature_schema = (directory, tables.schema), load_schema(tables.schema)
         opened = open_log(tables.log, feature_schema, scratch, rejects)
-        describe = partial(_describe, inputs, tables, form, splitting, rejects)
+        describe = partial(_describe, inputs, tables, form, splitting, rejects, of_join)
+        if served is not None:
+            write_served(directory, served, feature_schema)
         width = cells_per_row(opened.read(opened.good))
         shards = sharding.count_shards(sum(tables.log.counts), width)
         if shards is None:
@@ -158,12 +159,18 @@ def prepare_impressions(
         unfinished.remove()
 
 
+def _by_role(**names: Path | Sequence[Path] | None) -> dict[str, Sequence[Path]]:
+    """Return the paths of each role as a sequence."""
+    return {role: [of] if isinstance(of, Path) else of or () for role, of in names.items()}
+
+
 def _describe(
     inputs: dict[str, Files],
     tables: Tables,
     form: Format,
     splitting: SplitOptions,
     rejects: Rejects | None,
+    of_join: Sequence[Path],
     source: Source,
     schema: Schema,
 ) -> dict[str, Any]:
@@ -174,14 +181,19 @@ def _describe(
     assert source.moment is not None
     if source.moment.as_of is None:
         refuse_memory_without_time(schema, tables.schema)
-    provenance = _describe_inputs(inputs, tables, form, splitting, source.moment.split)
+    provenance = _describe_inputs(inputs, tables, form, splitting, source.moment.split, of_join)
     if rejects is not None:
         provenance["dropped"] = {f"bad rows, written to {rejects.path}": rejects.count}
     return provenance
 
 
 def _describe_inputs(
-    inputs: dict[str, Files], tables: Tables, form: Format, splitting: SplitOptions, split: str
+    inputs: dict[str, Files],
+    tables: Tables,
+    form: Format,
+    splitting: SplitOptions,
+    split: str,
+    of_join: Sequence[Path],
 ) -> dict[str, Any]:
     """Return the entries of summary.json about arguments and files."""
     names = {role: [Path(name).name for name in f.arguments] for role, f in inputs.items()}
@@ -195,14 +207,22 @@ def _describe_inputs(
             "split": split,
             "valid_share": splitting.valid_share,
             "test_share": splitting.test_share,
+            **({"served": of_join[0].parents[1].name} if of_join else {}),
         },
-        "sources": file_digests([*paths, tables.schema]),
+        "sources": file_digests([*dict.fromkeys([*paths, *of_join, tables.schema])]),
         "inputs": [line for role, files in inputs.items() for line in files.describe(role)],
     }
 
 
-def _open_rejects(path: Path, out: Path, inputs: dict[str, Files], schema: Path | None) -> Rejects:
-    """Return the file for bad rows. Raises DataError if writing it would destroy other data."""
+def _open_rejects(
+    path: Path | None, out: Path, inputs: dict[str, Files], schema: Path | None
+) -> Rejects | None:
+    """Return the file for bad rows, None without a path.
+
+    Raises DataError if writing it would destroy other data.
+    """
+    if path is None:
+        return None
     option, target = Path("--skip-bad-rows"), path.resolve()
     if target.is_relative_to(out.resolve()):
         raise DataError(option, "must lie outside of --out, which is replaced", value=str(path))

@@ -19,6 +19,7 @@ from model.data.histories import (
     StoredHistories,
     first_answers,
 )
+from model.data.served_lists import ServedList, ServedLists
 
 # Rows, and values of these rows, that are Python objects at the same time, if a list has no more.
 ROWS_PER_BLOCK, CELLS_PER_BLOCK = 1 << 16, 1 << 21
@@ -27,20 +28,25 @@ NUMBER = "__number"  # of a user, in order of appearance; no feature has a name 
 
 @dataclass(frozen=True)
 class UserList:
-    """One list with the features of its user and its history, oldest first."""
+    """One list with the features of its user and its history, oldest first.
+
+    served: the list with all its candidates, None if it is not on record.
+    """
 
     columns: ListColumns
     user: Mapping[str, Any]
     history: Sequence[Answer]
+    served: ServedList | None = None
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """A frame of rows: features, stored histories and first answers of its users, by user_id."""
+    """A frame of rows: features and first answers of its users, by user_id; lists on record."""
 
     users: Mapping[str, Mapping[str, Any]]
     stored: StoredHistories | None
     first: Mapping[str, Sequence[Answer]]  # the first answers in train
+    served: ServedLists | None = None
 
 
 class UserLists:
@@ -52,14 +58,32 @@ class UserLists:
     """
 
     def __init__(
-        self, rows: pl.LazyFrame, users: pl.DataFrame, histories: pl.LazyFrame | None
+        self,
+        rows: pl.LazyFrame,
+        users: pl.DataFrame,
+        histories: pl.LazyFrame | None,
+        candidates: pl.LazyFrame | None = None,
     ) -> None:
-        self._rows, self._users, self._histories = rows, users, histories
+        """Read from the files of a data set.
+
+        Args:
+            candidates: of the lists that were served; histories are then theirs, and those of
+                other lists are made of their user's lists.
+        """
+        self._rows, self._users = rows, users
+        self._histories = histories if candidates is None else None
+        self._candidates, self._served_histories = candidates, histories
 
     @cached_property
     def _height(self) -> int:
-        """Number of rows of a chunk."""
-        return chunks.rows_per_chunk(self._rows)
+        """Number of rows of a chunk, whose lists may have many more candidates."""
+        height = chunks.rows_per_chunk(self._rows)
+        if self._candidates is None:
+            return height
+        rows, candidates = (
+            frame.select(pl.len()).collect().item() for frame in (self._rows, self._candidates)
+        )
+        return max(1, height * rows // max(candidates, rows, 1))
 
     @cached_property
     def table(self) -> pl.DataFrame:
@@ -128,11 +152,15 @@ class UserLists:
                 if window is None:
                     window = HistoryWindow(limit, ordered, names, frame.first.get(user_id, ()))
                 if columns["split"][0] in splits:
-                    if frame.stored is None:
+                    request = columns["request_id"][0]
+                    served = None if frame.served is None else frame.served.of(request)
+                    if served is not None:
+                        history: Sequence[Answer] = served.history
+                    elif frame.stored is None:
                         history = window.history(columns)
                     else:
-                        history = frame.stored.of(columns["request_id"][0])
-                    yield UserList(columns, frame.users.get(user_id, {}), history)
+                        history = frame.stored.of(request)
+                    yield UserList(columns, frame.users.get(user_id, {}), history, served)
                 window.add(columns)
 
     def _entries(
@@ -160,18 +188,20 @@ class UserLists:
         users = rows["user_id"].unique()
         features = self._users.filter(pl.col("user_id").is_in(users.implode()))
         of_user = {row["user_id"]: row for row in features.iter_rows(named=True)}
-        stored = None
+        stored, served, requests = None, None, rows["request_id"].unique()
         if self._histories is not None:
-            stored = StoredHistories.read(self._histories, rows["request_id"].unique())
+            stored = StoredHistories.read(self._histories, requests)
+        if self._candidates is not None and self._served_histories is not None:
+            served = ServedLists.read(self._candidates, self._served_histories, requests)
         if not size:
-            return _Frame(of_user, stored, {})
+            return _Frame(of_user, stored, {}, served)
         if before is not None and users[0] in before.first:  # the frame goes on with its user
-            return _Frame(of_user, stored, before.first)
+            return _Frame(of_user, stored, before.first, served)
         total = self.table.filter(pl.col("user_id").is_in(users.implode()))["rows"].sum()
         whole = rows.lazy()
         if len(rows) < total:
             whole = self._rows.filter(pl.col("user_id") == users[0])
-        return _Frame(of_user, stored, first_answers(whole, size, names))
+        return _Frame(of_user, stored, first_answers(whole, size, names), served)
 
 
 def _frames_of_user(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:

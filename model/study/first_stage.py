@@ -21,7 +21,7 @@ from tqdm import tqdm
 from model.data import statistics
 from model.data.dataset import Dataset
 from model.data.errors import DataError
-from model.data.layout import SPLITS
+from model.data.layout import CANDIDATES, SPLITS
 from model.data.lists import Lists
 from model.data.metrics import selecting_metric, slate_metrics
 from model.data.replacement import atomic_replacement
@@ -47,6 +47,9 @@ def first_stage(data: Path, out: Path) -> dict[str, float]:
         raise DataError(
             data / "schema.yaml", "must not have a feature named score, which the first stage adds"
         )
+    if dataset.candidates is not None:
+        rule = "must be absent: the lists of a journal have the first stage that served them"
+        raise DataError(data / CANDIDATES, rule)
     with atomic_replacement([out]) as (directory,):
         scored, rounds = _score(dataset)
         with_scores(dataset, scored).write_parquet(

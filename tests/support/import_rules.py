@@ -154,6 +154,8 @@ RULES = {
         {*DATA, "service.journal.errors", "service.journal.frames", "service.journal.records",
          "service.journal.segments", "service.state.entities", "service.state.errors"},
     ),
+    # Decodes the features of histories.
+    "model.data.served_lists": ({"ormsgpack", "polars"}, DATA),
     "model.network": ({"numpy", "torch", "yaml", "pydantic", "pydantic_core"}, NETWORK),
     "model.learning": ({"numpy", "torch", "safetensors", "tqdm"}, {*DATA, *NETWORK}),
     # Offline metrics come from the code that serves.

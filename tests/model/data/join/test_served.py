@@ -3,24 +3,33 @@
 import dataclasses
 import json
 import random
+import shutil
 
 import httpx
+import numpy as np
+import polars as pl
 import pytest
 
+from model.data.dataset import Dataset
 from model.data.errors import DataError
 from model.data.join import checking
 from model.data.join.checking import ServedBundle
 from model.data.join.joining import join
 from model.data.join.options import JoinOptions
 from model.data.join.served import served_lists
+from model.data.layout import SPLITS
+from model.data.schemas import SCHEMAS, load_schema
 from service.engine.session import Session
 from service.journal.replay import replay_row
 from service.state.address import parse_address
 from tests.support.bundles import BUNDLE
 from tests.support.journals import records_in
+from tests.support.logs import prepare
 from tests.support.servers import fresh
 
 HOUR = 3_600_000
+SCHEMA = SCHEMAS / "ranklens.yaml"
+KEY = ["request_id", "item_id"]
 NDJSON = {"content-type": "application/x-ndjson"}
 NEW = {"release_year": 2020.0, "genres": ["Drama", "War"]}
 
@@ -82,7 +91,7 @@ def served(loaded, items, tmp_path_factory):
                 }  # fmt: skip
                 client.post("/feedback", json={"events": [like]}).raise_for_status()
     records = [each for each in records_in(directory / "journal") if each.kind == "decision"]
-    options = JoinOptions(loaded.featuriser.schema, HOUR, HOUR)
+    options = JoinOptions(load_schema(SCHEMA), HOUR, HOUR)
     until, bundle = records[-1].at + 4 * HOUR, ServedBundle.load(BUNDLE)
     counts = join(directory / "journal", directory / "out", options, until, bundle)
     assert (counts["lists"], counts["events: joined"]) == (9, 9)
@@ -150,7 +159,7 @@ def test_a_join_whose_lists_differ_from_those_served_is_refused_and_recorded_now
         return ((record, without_history(one)) for record, one in before(files, schema))
 
     monkeypatch.setattr(checking, "served_lists", perturbed)
-    options = JoinOptions(loaded.featuriser.schema, HOUR, HOUR)
+    options = JoinOptions(load_schema(SCHEMA), HOUR, HOUR)
     until, bundle = records[-1].at + 4 * HOUR, ServedBundle.load(BUNDLE)
     with pytest.raises(DataError, match=r"\d of 9 joined lists give other arrays than were served"):
         join(out.parent / "journal", tmp_path / "out", options, until, bundle)
@@ -178,3 +187,73 @@ def test_another_temperature_or_bundle_is_noticed(loaded, served):
     )
     with pytest.raises(ValueError, match="the decision was made by ranklens/1 of SHA-256 000"):
         replay_row(sampled, loaded)
+
+
+@pytest.fixture(scope="module")
+def prepared(served, tmp_path_factory):
+    """A data set that `prepare` made of the join, with the lists as they were served."""
+    return prepare_log(served[2], tmp_path_factory.mktemp("prepared"), "--served", served[2])
+
+
+def prepare_log(joined, directory, *options):
+    """Prepare the log of a join and return the directory of the data set."""
+    log, out = joined / "impressions", directory / "data"
+    prepare("impressions", "--log", log, "--schema", SCHEMA, *options, "--out", out)
+    return out
+
+
+def trained_and_served(data, served):
+    """Return the arrays of each list of a data set, and those of its displayed items as served."""
+    featuriser = ServedBundle.load(BUNDLE).featuriser
+    dataset = Dataset(data, featuriser=featuriser)
+    arrays = dataset.lists(SPLITS, fresh=True)
+    ids, records = dataset.requests(SPLITS)["request_id"], {r.record: r for r in served[1]}
+    assert sorted(ids) == sorted(records)
+    for place, record in enumerate(records[request] for request in ids):
+        used = featuriser.transform(record.candidate_list())
+        width = len(record.slate)
+        of_training = [array[place, :width].tobytes() for array in (arrays.numbers, arrays.tokens)]
+        yield record.record, of_training, [array[record.slate].tobytes() for array in used]
+
+
+def test_training_on_the_prepared_log_has_the_features_that_were_served_bit_for_bit(
+    served, prepared
+):
+    lists = list(trained_and_served(prepared, served))
+    assert len(lists) == 9
+    for record, of_training, of_service in lists:
+        assert of_training == of_service, record
+
+
+def test_displayed_items_alone_give_other_features(served, tmp_path):
+    lists = trained_and_served(prepare_log(served[2], tmp_path), served)
+    assert all(of_training != of_service for _, of_training, of_service in lists)
+
+
+def nudge(column):
+    """Return numbers of the next larger size that a float32 tells apart."""
+    return (column.cast(pl.Float32).to_numpy() * np.float32(1 + 1e-6)).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("candidates", lambda rows, _: rows.with_columns(like_rate=nudge(rows["like_rate"]))),
+        ("candidates", lambda rows, displayed: rows.join(displayed, on=KEY, how="semi")),
+        ("histories", lambda rows, _: rows.with_columns(rate=nudge(rows["rate"]))),
+        ("histories", lambda rows, _: rows.filter(pl.col("item_id") != "new")),
+        ("histories", lambda rows, _: rows.with_columns(features=pl.lit(None, pl.Binary))),
+    ],
+    ids=["statistics", "candidates", "rates", "histories", "features of histories"],
+)
+def test_a_data_set_with_other_values_than_were_served_is_noticed(
+    served, prepared, tmp_path, file, change
+):
+    copy = tmp_path / "data"
+    shutil.copytree(prepared, copy)
+    displayed = pl.read_parquet(copy / "impressions.parquet", columns=KEY)
+    change(pl.read_parquet(copy / f"{file}.parquet"), displayed).write_parquet(
+        copy / f"{file}.parquet"
+    )
+    pairs = trained_and_served(copy, served)
+    assert [training == service for _, training, service in pairs].count(False) >= 1
