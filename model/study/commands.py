@@ -169,6 +169,8 @@ class Scale:
     """Sizes of the logs in rows; each size is measured in turn."""
     test_lists: tuple[int, ...] = ()
     """Measure instead the evaluation of a bundle on so many test lists, for scale_evaluate.md."""
+    join: tuple[int, ...] = ()
+    """Measure instead the join of generated journals of so many decisions, for join.json."""
     shards: bool = False
     """Measure instead the preparation of raw logs of --rows rows in shards, for catalogue.md."""
     featurised: tuple[int, ...] = ()
@@ -188,10 +190,12 @@ class Scale:
 
     def execute(self) -> int:
         """Write scale.md, scale_evaluate.md or catalogue.md with its JSON file."""
-        from model.study import scale, scale_evaluate, scale_kernel, scale_shards
+        from model.study import scale, scale_evaluate, scale_join, scale_kernel, scale_shards
 
         if self.categories is not None:
             scale_kernel.report(self)
+        elif self.join:
+            scale_join.report(self)
         elif self.shards:
             scale_shards.report(self)
         elif self.test_lists:

@@ -180,6 +180,12 @@ RULES = {
         {*DATA, "model.learning", "model.study", "service.engine.rows",
          "service.engine.session"},
     ),
+    # Writes journals as the service does.
+    "model.study.scale_join": (
+        {"tqdm"},
+        {"model.data", "model.study", "service.journal.frames", "service.journal.records",
+         "service.journal.segments"},
+    ),
     # Compared with the way that `prepare` deals, where it is installed.
     "model.study.dealing": ({"polars", "duckdb"}, {"model.data.shards.exchange"}),
     # It checks the evaluation, so it shares nothing with it.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.data.dataset import Dataset
 from model.learning.state import current_commit
-from model.study import scale_evaluate
+from model.study import scale_evaluate, scale_join
 from model.study.commands import Scale
 from model.study.pages import short_commit
 
@@ -42,4 +42,19 @@ def test_the_page_of_the_evaluation_has_a_row_for_each_number_of_test_lists(tmp_
     commit = short_commit(current_commit())
     small, large = "| 40 | 39 | 2 | 20 | 250 MB |", "| 300 | 299 | 2 | 150 | 250 MB |"
     assert f"{small} {commit} |\n{large} {commit} |" in page
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_join_is_measured_on_a_journal_of_the_stated_size(tmp_path, monkeypatch, capsys):
+    def in_process(task, *arguments):
+        return {"result": task(*arguments), "seconds": 2.0, "peak": 250.0}
+
+    monkeypatch.setattr(scale_join, "in_process", in_process)
+    monkeypatch.setattr(scale_join, "PART", 200)
+    Scale(join=(300,), out=tmp_path / "out", cache=tmp_path / "cache").execute()
+    (size,) = json.loads((tmp_path / "out" / "join.json").read_text())
+    counts = size["result"]
+    assert (counts["lists"], counts["events: joined"]) == (300, 600)
+    assert counts["impressions"] == 300 * scale_join.SLATE
+    assert "300 decisions, 6,000 rows: 2 s, 250 MB" in capsys.readouterr().out
     assert list((tmp_path / "cache").iterdir()) == []
