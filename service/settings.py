@@ -209,6 +209,11 @@ class ServiceSettings(BaseSettings):
         description='Lists of `explain: "steps"` that may wait for their steps at each worker; '
         "further ones are answered without. 0: refuse such lists.",
     )
+    preload_steps: bool = Field(
+        False,
+        description='Open the graphs of `explain: "steps"` when a bundle is loaded, beside the '
+        "requests, instead of for the first such list. Enable it where people look at steps.",
+    )
     body_timeout_s: float = Field(
         5.0,
         gt=0,

@@ -70,6 +70,8 @@ class RerankResponse:
     latency_ms: `total` and its parts at the service, or the time that the client spent.
     raw: the JSON of the service, including keys without a field here; empty if there was none.
     unknown_candidates: candidates whose id the model does not know; None without the service.
+    steps_missing: with `explain="steps"`, the reason for a slate without steps: `not_ranked`,
+    `opening`, `deadline`, `overload` or `model_error`.
     """
 
     slate: tuple[Position, ...]
@@ -80,6 +82,7 @@ class RerankResponse:
     degraded: str | None
     raw: Mapping[str, Any] = field(repr=False)
     unknown_candidates: int | None = None
+    steps_missing: str | None = None
 
     @property
     def ids(self) -> tuple[ItemId, ...]:
@@ -131,6 +134,7 @@ def _parse_response(raw: Mapping[str, Any]) -> RerankResponse:
         degraded=None if degraded is None else str(degraded["reason"]),
         raw=raw,
         unknown_candidates=raw.get("unknown_candidates"),
+        steps_missing=raw.get("steps_missing"),
     )
 
 

@@ -13,6 +13,8 @@ SMALLEST = 1e-37  # of a boost that float32 holds in full
 FLOOR = 1e-30
 ROUNDED = 1e-4  # nats and shares: figures of another computation, rounded to six digits
 MAX_CHOICES = 5  # of a state
+UNRANKED = frozenset(("deadline", "overload", "model_error"))  # reasons for an initial ranking
+STEPS_MISSING = ("opening", "deadline", "overload")  # reasons for a ranked slate without steps
 DEFAULTS = {"weight": 0.6, "decay": 0.2, "law": "sum"}
 
 
@@ -91,18 +93,24 @@ def explained(exchange: Exchange) -> str | None:
 def steps_explained(exchange: Exchange) -> str | None:
     """Check that states of reasoning are there if requested, and agree with their position.
 
-    A list that was not ranked has none, nor one whose trace was late.
+    A slate without them must have a reason, which is "not_ranked" for an initial ranking alone.
     """
     explanations = [entry.get("explanation") or {} for entry in exchange.slate]
+    missing = exchange.response.get("steps_missing")
     if exchange.option("explain") != "steps":
-        unasked = any("steps" in explanation for explanation in explanations)
+        unasked = missing or any("steps" in explanation for explanation in explanations)
         return "states of reasoning unasked" if unasked else None
     if any("steps" not in explanation for explanation in explanations):
         return "states of reasoning are missing"
     states_of = [explanation["steps"] for explanation in explanations]
     if None in states_of:
-        some = any(states is not None for states in states_of)
-        return "states of reasoning of a part of the slate" if some else None
+        if any(states is not None for states in states_of):
+            return "states of reasoning of a part of the slate"
+        reasons = (exchange.response["degraded"] or {}).get("reasons", ())
+        expected = STEPS_MISSING if UNRANKED.isdisjoint(reasons) else {"not_ranked"}
+        return None if missing in expected else f"steps_missing {missing!r}, degraded {reasons}"
+    if missing is not None:
+        return f"states of reasoning with steps_missing {missing!r}"
     pins = exchange.pinned()
     for position, entry in enumerate(exchange.response["slate"]):
         states = states_of[position]

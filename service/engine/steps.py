@@ -1,8 +1,8 @@
 """Reasoning states of a decoded slate: its choices before each step and after the last.
 
 The slate is decoded once more by the static graph, with every choice forced, so that the tokens of
-the positions before are those of the slate. The graph is opened for the first slate that is traced;
-other slates and other graphs are not touched.
+the positions before are those of the slate. The graph is opened for the first slate that is traced,
+or before it by `open`; other slates and other graphs are not touched.
 
 Axes: k positions of the slate, S steps, 1 + S states, N candidates, T leading candidates.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,27 @@ class StepTrace:
 
 
 class StepTracer:
-    """Traces the slates of one bundle on the CPU; for one thread at a time."""
+    """Traces the slates of one bundle on the CPU, in any thread."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         """directory: the bundle; its static graphs are read when they are first needed."""
         self._directory, self._manifest = directory, manifest
         self._graphs: dict[str, tuple[ort.InferenceSession, list[str]]] = {}
+        self._opening = threading.Lock()
+
+    def open(self) -> bool:
+        """Open the static graphs of the bundle; return False if all were open.
+
+        Raises BundleError.
+        """
+        names = {STATIC, INTENT_STATIC} & self._manifest.files.keys() - self._graphs.keys()
+        for name in sorted(names, reverse=True):  # that without intent first
+            self._open(name)
+        return bool(names)
+
+    def is_open_for(self, row: Row) -> bool:
+        """Return True once the graph that traces the slates of a row is open."""
+        return graph_name(row) in self._graphs
 
     def trace(self, row: Row, slate: Slate, budget: int) -> StepTrace:
         """Return the states of a slate that was decoded for a row.
@@ -83,7 +99,7 @@ class StepTracer:
         """Return the logits float32 [k, 1 + S, N] of every state. Raises as `trace` does."""
         manifest, size = self._manifest, row.slate_size
         positions = manifest.slate_length
-        graph, names = self._open(STATIC if row.intent is None else INTENT_STATIC)
+        graph, names = self._open(graph_name(row))
         feeds = collate([dataclasses.replace(row, budget=budget, sampling=None)], positions)
         if row.intent is not None:
             feeds |= intent_inputs([row.intent], feeds)
@@ -107,22 +123,31 @@ class StepTracer:
 
     def _open(self, name: str) -> tuple[ort.InferenceSession, list[str]]:
         """Return a static graph and the names of its states. Raises BundleError."""
-        if name not in self._graphs:
-            manifest, path = self._manifest, self._directory / name
-            try:
-                model = path.read_bytes()
-            except OSError as error:
-                raise BundleError(f"{path}: cannot be read ({error})") from error
-            digest, expected = hashlib.sha256(model).hexdigest(), manifest.files[name]["sha256"]
-            if digest != expected:
-                raise BundleError(f"{path}: SHA-256 is {digest}, but the manifest says {expected}")
-            try:
-                names = state_names(model, manifest.slate_length, manifest.budget)
-            except ValueError as error:
-                raise BundleError(f"{path}: {error}") from error
-            graph = open_graph(path, 1, "cpu", content=with_outputs(model, names))
-            self._graphs[name] = graph, names
-        return self._graphs[name]
+        with self._opening:
+            if name not in self._graphs:
+                self._graphs[name] = self._read(name)
+            return self._graphs[name]
+
+    def _read(self, name: str) -> tuple[ort.InferenceSession, list[str]]:
+        """Read a static graph from its verified file. Raises BundleError."""
+        manifest, path = self._manifest, self._directory / name
+        try:
+            model = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error})") from error
+        digest, expected = hashlib.sha256(model).hexdigest(), manifest.files[name]["sha256"]
+        if digest != expected:
+            raise BundleError(f"{path}: SHA-256 is {digest}, but the manifest says {expected}")
+        try:
+            names = state_names(model, manifest.slate_length, manifest.budget)
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}") from error
+        return open_graph(path, 1, "cpu", content=with_outputs(model, names)), names
+
+
+def graph_name(row: Row) -> str:
+    """Return the static graph that traces the slates of a row."""
+    return STATIC if row.intent is None else INTENT_STATIC
 
 
 def summarise(logits: Floats, row: Row, slate: Slate, positions: int) -> StepTrace:

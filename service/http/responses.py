@@ -147,8 +147,11 @@ def decision_content(
         },
         "degraded": {"reason": reasons[0], "reasons": reasons} if reasons else None,
     }  # fmt: skip
-    if row.explain and decision.state is not None:
-        content["state"] = state_used(decision.state, len(decision.ids))
+    if row.explain:
+        if decision.state is not None:
+            content["state"] = state_used(decision.state, len(decision.ids))
+        if decision.explain_steps and decision.trace is None:
+            content["steps_missing"] = decision.steps_missing
     return content
 
 

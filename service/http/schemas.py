@@ -41,6 +41,7 @@ from service.http.fields import (
 from service.http.ids import Id, KeyId
 from service.http.plain import read_history, read_ids
 from service.http.state_schemas import StateUsed
+from service.ranking.decision import StepsMissing
 
 Form = Literal["records", "ids", "columns"]  # of the candidates
 Reason = Literal["deadline", "overload", "model_error", "state", "reduced_budget"]
@@ -333,6 +334,12 @@ class RerankResponse(BaseModel):
     degraded: Degraded | None
     state: StateUsed | None = Field(
         None, description="only if the request sets `explain` and the store was asked"
+    )
+    steps_missing: StepsMissing | None = Field(
+        None,
+        description='only if `explain` is "steps" and the slate has none: it was not ranked; the '
+        "graph of the steps was still being opened, so that a later request has them; they were "
+        "not ready by the deadline; too many other lists waited for theirs; or they failed",
     )
 
 

@@ -123,6 +123,23 @@ def log_backend(session: Session) -> None:
     )  # fmt: skip
 
 
+def open_steps(session: Session) -> None:
+    """Open the graphs that trace the steps of a session; log the time, or the failure."""
+    manifest, begin = session.manifest, time.monotonic()
+    if session.tracer is None:
+        return
+    try:
+        if session.tracer.open():
+            logger.info(
+                "%s/%s: graphs of steps opened in %.1f s", manifest.name, manifest.version,
+                time.monotonic() - begin,
+            )  # fmt: skip
+    except Exception as error:  # the bundle ranks without them
+        logger.warning(
+            "%s/%s: its steps cannot be traced (%s)", manifest.name, manifest.version, error
+        )
+
+
 def deploy(session: Session, settings: Settings, metrics: Metrics) -> Deployment:
     """Warm up a session and build its deployment. Raises BundleError."""
     batches = [1, max(2, settings.max_batch_size)]

@@ -28,6 +28,7 @@ from service.models.deployment import (
     deploy,
     load_session,
     lower_thread_priority,
+    open_steps,
 )
 from service.models.store import ServingConfig, in_canary, stamp_of
 from service.models.versions import SERVING, scan_store
@@ -60,6 +61,7 @@ class Fleet:
         # onnxruntime's threads would inherit the priority of the thread that creates them.
         initializer = lower_thread_priority if settings.threads == 1 else None
         self._loader = ThreadPoolExecutor(1, "loading", initializer=initializer)
+        self._step_opener = ThreadPoolExecutor(1, "steps", lower_thread_priority)
 
     @classmethod
     def load(cls, settings: Settings, metrics: Metrics, digests: Digests | None = None) -> Fleet:
@@ -125,6 +127,7 @@ class Fleet:
             *(deployment.batcher.close() for deployment in deployments), *self._draining
         )
         self._loader.shutdown()
+        self._step_opener.shutdown(cancel_futures=True)
 
     def choose(self, name: str | None, user_id: str | None, path: str) -> tuple[Deployment, str]:
         """Return the deployment that answers a request, and its variant: "active" or "canary".
@@ -271,11 +274,13 @@ class Fleet:
         self._publish(name, model)
 
     def _publish(self, name: str, model: ServedModel) -> None:
-        """Set the metrics of a model."""
+        """Set the metrics of a model, and open the graphs of its steps if the settings say so."""
         for deployment in model.deployments.values():
             version, provider = deployment.manifest.version, deployment.session.provider
             self._metrics.model_info.labels(name, version, provider).set(1)
             self._set_backend(deployment, 1)
+            if self._settings.preload_steps:
+                self._step_opener.submit(open_steps, deployment.session)
         for outcome in OUTCOMES:  # exported from 0, or the first change would be no increase
             self._metrics.changes.labels(name, outcome)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from service.engine.rows import Row, Slate
 from service.engine.steps import StepTrace
 from service.ranking.intent import IntentEffect
 from service.ranking.stored_user import StateUse
+
+StepsMissing = Literal["not_ranked", "opening", "deadline", "overload", "model_error"]
 
 
 # The classes below are built for every list. They are not frozen, because a frozen dataclass takes
@@ -54,7 +57,8 @@ class Decision:
         explored: the slate was sampled by the service.
         effect: of the row's intent, None without one.
         explain_steps: the request asks for the states of its slate.
-        trace: these states, None if they could not be traced.
+        trace: these states, None without.
+        steps_missing: the reason for a slate without the states that the request asks for.
     """
 
     request_id: str
@@ -77,6 +81,7 @@ class Decision:
     explored: bool = False
     explain_steps: bool = False
     trace: StepTrace | None = None
+    steps_missing: StepsMissing | None = None
 
     @property
     def reasons(self) -> list[str]:

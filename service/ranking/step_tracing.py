@@ -35,37 +35,43 @@ class StepTracing:
         tracers: Sequence[StepTracer | None],
         deadlines: Sequence[float],
     ) -> None:
-        """Set the trace of every decision that requests its steps and has a slate.
-
-        It stays None if the trace fails, is not ready by the deadline of its list, or if too many
-        others wait.
+        """Set the trace of every decision that requests its steps, or why it has none.
 
         Args:
             decisions: of one call.
             tracers: one per decision, of its bundle.
             deadlines: one per decision, as times of time.monotonic() in seconds.
         """
-        jobs: list[tuple[asyncio.Future[StepTrace | None], Decision, float]] = []
+        jobs: list[tuple[asyncio.Future[StepTrace | None], Decision, StepTracer, float]] = []
         try:
             for decision, tracer, deadline in zip(decisions, tracers, deadlines, strict=True):
-                if decision.explain_steps and decision.slate is not None and tracer is not None:
-                    submitted = self._submit(tracer, decision, decision.slate)
-                    if submitted is not None:
-                        jobs.append((submitted, decision, deadline))
-            for job, decision, deadline in jobs:
+                if not decision.explain_steps:
+                    continue
+                if decision.slate is None:
+                    decision.steps_missing = "not_ranked"
+                elif tracer is None:
+                    decision.steps_missing = "model_error"
+                elif self._waiting >= self._limit:
+                    decision.steps_missing = "overload"
+                else:
+                    job = self._submit(tracer, decision, decision.slate)
+                    jobs.append((job, decision, tracer, deadline))
+            for job, decision, tracer, deadline in jobs:
                 await asyncio.wait([job], timeout=max(0.0, deadline - time.monotonic()))
-                if job.done():
-                    decision.trace = job.result()
+                if not job.done():
+                    is_open = tracer.is_open_for(decision.row)
+                    decision.steps_missing = "deadline" if is_open else "opening"
+                    continue
+                decision.trace = job.result()
+                if decision.trace is None:
+                    decision.steps_missing = "model_error"
         finally:
             for job, *_ in jobs:
                 job.cancel()
 
     def _submit(
         self, tracer: StepTracer, decision: Decision, slate: Slate
-    ) -> asyncio.Future[StepTrace | None] | None:
-        """Start a trace, or return None if too many wait."""
-        if self._waiting >= self._limit:
-            return None
+    ) -> asyncio.Future[StepTrace | None]:
         self._waiting += 1
         job = asyncio.get_running_loop().run_in_executor(
             self._executor, trace, tracer, decision.row, slate, decision.budget, decision.request_id

@@ -55,11 +55,22 @@ class Slow(Failing):
 
 
 class CountingTracer(StepTracer):
-    """A tracer that counts the slates, waits for `go`, and passes them on to a real one."""
+    """A tracer that counts the slates, waits for `go`, and passes them on to a real one.
 
-    def __init__(self, real):
-        self.real, self.slates, self.go = real, 0, threading.Event()
+    Its graph is open as `is_open` says, or once `open` is called.
+    """
+
+    def __init__(self, real, is_open=True):
+        self.real, self.is_open = real, is_open
+        self.slates, self.go = 0, threading.Event()
         self.go.set()
+
+    def open(self):
+        self.is_open = True
+        return True
+
+    def is_open_for(self, row):
+        return self.is_open
 
     def trace(self, row, slate, budget):
         self.slates += 1

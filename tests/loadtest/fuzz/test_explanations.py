@@ -29,8 +29,9 @@ SLATE = [
 ]  # fmt: skip
 
 
-def exchange(request=REQUEST, slate=SLATE):
-    return Exchange(request, {"slate": slate}, Bundle([], {}, {}, labels={"genres": GENRES}), {})
+def exchange(request=REQUEST, slate=SLATE, **response):
+    bundle = Bundle([], {}, {}, labels={"genres": GENRES})
+    return Exchange(request, {"slate": slate, "degraded": None, **response}, bundle, {})
 
 
 def changed(position, **figures):
@@ -98,9 +99,32 @@ def with_state(number, **figures):
 
 def test_states_that_agree_with_their_position_pass():
     assert steps_explained(exchange(STEPS_REQUEST, STEPS_SLATE)) is None
-    late = [{**entry, "explanation": {"steps": None}} for entry in STEPS_SLATE]
-    assert steps_explained(exchange(STEPS_REQUEST, late)) is None
     assert steps_explained(exchange(REQUEST, SLATE)) is None
+
+
+@pytest.mark.parametrize(
+    ("reasons", "missing", "passes"),
+    [
+        ([], "opening", True),
+        (["state", "reduced_budget"], "deadline", True),
+        (["overload"], "not_ranked", True),
+        ([], None, False),
+        ([], "not_ranked", False),
+        ([], "model_error", False),
+        (["deadline", "state"], "deadline", False),
+    ],
+)
+def test_a_slate_without_states_needs_a_reason_that_fits_its_degradation(reasons, missing, passes):
+    late = [{**entry, "explanation": {"steps": None}} for entry in STEPS_SLATE]
+    degraded = {"reason": reasons[0], "reasons": reasons} if reasons else None
+    late_list = exchange(STEPS_REQUEST, late, degraded=degraded, steps_missing=missing)
+    assert (steps_explained(late_list) is None) == passes
+
+
+def test_a_reason_beside_states_is_reported():
+    for request, slate in ((STEPS_REQUEST, STEPS_SLATE), (REQUEST, SLATE)):
+        assert steps_explained(exchange(request, slate)) is None
+        assert steps_explained(exchange(request, slate, steps_missing="deadline")) is not None
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,18 @@ def test_the_traced_states_are_those_of_the_torch_loop(host, intents, tmp_path):
     assert told_apart >= 2
 
 
+def test_the_static_graphs_are_opened_once_and_that_of_a_row_is_reported(tmp_path):
+    generator, _, models = build("gru")
+    tracer = tracer_of(models, tmp_path)
+    feeds, ((constraints, sampling, intent), *_) = sampled_feeds(0, 5, True)
+    with_intent = row_of(generator, feeds, 0, constraints, sampling, intent)
+    rows = [with_intent, dataclasses.replace(with_intent, intent=None)]
+    assert not any(tracer.is_open_for(row) for row in rows)
+    assert tracer.open()
+    assert all(tracer.is_open_for(row) for row in rows)
+    assert not tracer.open()
+
+
 def explained(session, ids, **options):
     """Return a row of plain ids that takes every step, and its slate."""
     row = session.row(CandidateList(ids=ids), entropy_threshold=-1.0)

@@ -4,10 +4,13 @@ import httpx
 import numpy as np
 import pytest
 
+from service.engine.steps import StepTracer
 from service.http.schemas import RerankResponse
 from tests.support.bodies import body, problem_of
+from tests.support.bundles import BUNDLE
 from tests.support.fakes import CountingTracer, Failing, Slow
 from tests.support.servers import fresh
+from tests.support.stores import wait_until
 
 CLOSE = 2e-5
 EVERY_STEP = {"budget": 3, "entropy_threshold": -1.0}
@@ -22,9 +25,16 @@ def counted(session):
 
 
 def post(client, payload):
+    return response_to(client, payload)["slate"]
+
+
+def response_to(client, payload):
     result = client.post("/rerank", json=payload).raise_for_status().json()
     RerankResponse.model_validate(result, strict=True)
-    return result["slate"]
+    assert ("steps_missing" in result) == (
+        payload.get("explain") == "steps" and result["slate"][0]["explanation"]["steps"] is None
+    )
+    return result
 
 
 def check_states(entry, ids):
@@ -141,6 +151,8 @@ def test_of_more_lists_than_may_wait_the_last_ones_have_no_steps(counted, items)
         for response in [*result["responses"], again]
     ]
     assert with_steps == [True, True, False, False, True]
+    missing = [response.get("steps_missing") for response in result["responses"]]
+    assert missing == [None, None, "overload", "overload"]
 
 
 def test_without_traces_a_request_for_steps_is_refused(session, items):
@@ -162,12 +174,35 @@ def test_a_failed_trace_leaves_the_slate_without_steps(session, items, caplog):
     broken = Slow(session, 0.0)
     broken.tracer = CountingTracer(None)
     with fresh(broken) as url, httpx.Client(base_url=url, timeout=60) as client:
-        slate = post(client, body(items, explain="steps", request_id="r-1"))
-    assert all(entry["explanation"]["steps"] is None for entry in slate)
+        response = response_to(client, body(items, explain="steps", request_id="r-1"))
+    assert all(entry["explanation"]["steps"] is None for entry in response["slate"])
+    assert response["steps_missing"] == "model_error"
     assert "request r-1: its steps cannot be traced" in caplog.text
 
 
 def test_a_degraded_response_has_no_steps(session, items):
     with fresh(Failing(session)) as url, httpx.Client(base_url=url, timeout=60) as client:
-        slate = post(client, body(items, explain="steps"))
-    assert all(entry["explanation"]["steps"] is None for entry in slate)
+        response = response_to(client, body(items, explain="steps"))
+    assert all(entry["explanation"]["steps"] is None for entry in response["slate"])
+    assert response["steps_missing"] == "not_ranked"
+
+
+def test_the_graphs_of_steps_are_opened_at_the_start_if_the_settings_say_so(session, items):
+    lazy, eager = (CountingTracer(session.tracer, is_open=False) for _ in range(2))
+    for tracer in (lazy, eager):
+        copy = Slow(session, 0.0)
+        copy.tracer = tracer
+        with fresh(copy, preload_steps=tracer is eager) as url:
+            httpx.post(f"{url}/rerank", json=body(items)).raise_for_status()
+            if tracer is eager:
+                wait_until(lambda: eager.is_open)
+    assert not lazy.is_open
+
+
+def test_graphs_of_steps_that_cannot_be_opened_leave_the_service_ready(session, items, caplog):
+    copy = Slow(session, 0.0)
+    copy.tracer = StepTracer(BUNDLE / "absent", session.manifest)
+    with fresh(copy, preload_steps=True) as url:
+        httpx.post(f"{url}/rerank", json=body(items)).raise_for_status()
+    assert "ranklens/1: its steps cannot be traced" in caplog.text
+    assert "generator.static.onnx: cannot be read" in caplog.text

@@ -61,10 +61,14 @@ def test_only_ranked_lists_that_request_their_steps_are_traced(decision, tracer)
     assert requested.trace is not None
     assert plain.trace is None
     assert fallback.trace is None
+    missing = [each.steps_missing for each in (requested, plain, fallback)]
+    assert missing == [None, None, "not_ranked"]
 
 
-def test_a_late_trace_is_left_and_the_next_list_has_its_own(decision, tracer):
+@pytest.mark.parametrize(("is_open", "reason"), [(True, "deadline"), (False, "opening")])
+def test_a_late_trace_is_left_and_the_next_list_has_its_own(decision, tracer, is_open, reason):
     late, in_time = fresh(decision, 2)
+    tracer.is_open = is_open
     with tracing_of(4) as tracing:
 
         async def run():
@@ -75,7 +79,9 @@ def test_a_late_trace_is_left_and_the_next_list_has_its_own(decision, tracer):
 
         asyncio.run(run())
     assert late.trace is None
+    assert late.steps_missing == reason
     assert in_time.trace is not None
+    assert in_time.steps_missing is None
 
 
 def test_no_more_lists_wait_than_the_limit(decision, tracer):
@@ -88,6 +94,7 @@ def test_no_more_lists_wait_than_the_limit(decision, tracer):
 
         asyncio.run(run())
     assert [each.trace is not None for each in first] == [True, True, False, False]
+    assert [each.steps_missing for each in first] == [None, None, "overload", "overload"]
     assert [each.trace is not None for each in again] == [True, True]
     assert tracer.slates == 4
 
@@ -119,6 +126,7 @@ def test_a_failed_trace_is_logged_with_the_request(decision, caplog):
     with tracing_of(1) as tracing:
         asyncio.run(add(tracing, [failed], CountingTracer(None), LATER))
     assert failed.trace is None
+    assert failed.steps_missing == "model_error"
     assert "request r-1: its steps cannot be traced" in caplog.text
 
 
