@@ -24,7 +24,7 @@ endif
 export CXX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test lint train export report bench load client wheel image clean
+.PHONY: help setup native serve test lint train export report bench load client wheel docs image clean
 
 help: ## show these lines
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +117,19 @@ wheel: .venv-release/.installed ## build and check the native library's wheel an
 	build/wheel/venv/bin/python -m pip install --quiet --no-index build/wheel/*.whl
 	cd build/wheel && venv/bin/python -W error -c \
 	  "import ctypes, eglr_rerank_native as native; ctypes.CDLL(native.library_path())"
+
+# The generator has an environment of its own, with what the service and its client import.
+build/docs/venv/.installed: docs/site/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv build/docs/venv
+	build/docs/venv/bin/python -m pip install --quiet pip==$(PIP)
+	build/docs/venv/bin/python -m pip install --quiet --constraint constraints.txt \
+	  --group service --group client
+	build/docs/venv/bin/python -m pip install --quiet --requirement docs/site/requirements.txt
+	touch $@
+
+docs: build/docs/venv/.installed ## build the documentation into build/docs/site
+	build/docs/venv/bin/python -m docs.site \
+	  $(if $(DOCS_VERSION),--version $(call quoted,$(DOCS_VERSION)))
 
 image: ## build the service image with docker or buildah
 	if command -v docker >/dev/null && docker info >/dev/null 2>&1; then \
