@@ -202,14 +202,15 @@ class Featuriser:
         if every_item_feature:
             self._items.write(index, numbers, tokens)
         else:
-            self._items.write_compared(index, numbers)
+            if stored is None or not stored.is_complete:
+                self._items.write_compared(index, numbers)
             if names:
                 names |= stored.names() if stored is not None else set()
                 self._items.write_features(index, numbers, tokens, names)
         history, row_in_history = self._entries.prepare(candidates, index)
         overwritten = history is not None and (candidates.inline or (stored and stored.kernels))
         kernels = self._history.take(index) if overwritten else []
-        if stored is not None and stored.entries:
+        if stored is not None and len(stored.entries):
             stored.write(numbers, tokens)
             if kernels and stored.kernels:
                 stored.write_kernels(kernels)

@@ -192,9 +192,12 @@ class KernelStack:
             tokens: per kernel, those of the history.
             over: places of items with other unit vectors, and these, as of `units_of`.
         """
-        kept = self._kept.take(index)
-        if over is not None:
-            kept[over[0]] = over[1]
+        if over is not None and isinstance(over[0], slice):  # all of them
+            kept = over[1]
+        else:
+            kept = self._kept.take(index)
+            if over is not None:
+                kept[over[0]] = over[1]
         if len(self._fixed) == len(self._kernels):
             return [kept[:, place] for place in self._places]
         units = [kept] * len(self._kernels)

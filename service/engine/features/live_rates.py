@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from service.engine.contract import Floats
 from service.engine.features.encoding import Doubles
@@ -21,6 +22,8 @@ class LiveRates:
 
     Their half-lives and prior rates are those of the bundle's item table, so that equal counts have
     equal values there and here. A statistic with a transform is none of them.
+
+    decay: some counters decay; the values of others stay until an event.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class LiveRates:
         self._strength = np.array([f.prior_strength for f in features], np.float64)
         self._mean = np.array([feature.mean for feature in features], np.float64)
         self._std = np.array([feature.std for feature in features], np.float64)
+        self.decay = bool(np.isfinite(self._half_life).any())
 
     def counts(self, counters: Sequence[Counters]) -> Doubles:
         """Return shows, likes and time of each counter, float64 [M, 3, S]; NaN without one."""
@@ -62,8 +66,8 @@ class LiveRates:
                     counts[row, :, place] = of_item[name]
         return counts
 
-    def values(self, counts: Doubles, now: int) -> tuple[Floats, int]:
-        """Return encoded values float32 [M, S], and the number of clipped ones.
+    def values(self, counts: Doubles, now: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Return encoded values float32 [M, S], and true for each that was clipped.
 
         The value is NaN without a counter.
 
@@ -76,6 +80,6 @@ class LiveRates:
         rates = log_odds(likes, shows, self._prior, self._strength)
         # As encode_numbers does, but for its limit: what is too far from the mean is clipped.
         encoded = (rates - self._mean) / self._std
-        clipped = np.count_nonzero((encoded <= self._below) | (encoded >= self._above))
+        clipped = (encoded <= self._below) | (encoded >= self._above)
         within = np.minimum(np.maximum(encoded, self._low), self._high)
-        return within.astype(np.float32), int(clipped)
+        return within.astype(np.float32), clipped

@@ -55,19 +55,23 @@ class RowFeaturiser(Featuriser):
         Tokens of the request are added, and inline features of items change the row as if the item
         table had held them.
         """
-        half = self.halves[network]
-        rows = half.rows.take(encoded.index, axis=0)
-        tokens = encoded.tokens
-        stored = encoded.stored
-        if encoded.inline:
-            rows += half.difference(encoded.index, encoded.numbers, tokens, encoded.inline)
-        elif stored is not None and stored.entries:
-            at, change = stored.at, stored.change
-            if network != GENERATOR_ROWS or change is None:
-                change = half.difference(
+        half, tokens, stored = self.halves[network], encoded.tokens, encoded.stored
+        of_stored = None
+        if network == GENERATOR_ROWS and stored is not None and not encoded.inline:
+            of_stored = stored.rows
+        if stored is not None and of_stored is not None and stored.is_complete:
+            rows = of_stored.copy()
+        else:
+            rows = half.rows.take(encoded.index, axis=0)
+            if encoded.inline:
+                rows += half.difference(encoded.index, encoded.numbers, tokens, encoded.inline)
+            elif stored is not None and of_stored is not None:
+                rows[stored.at] = of_stored
+            elif stored is not None and len(stored.entries):
+                at = stored.at
+                rows[at] += half.difference(
                     encoded.index[at], encoded.numbers[at], tokens[at], stored.names()
                 )
-            rows[at] += change
         if self._shared_slots:
             rows += half.embed(tokens[:1, self._shared_slots])
         if self._candidate_slots:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from service.engine.contract import Floats, Integers
 from service.engine.features.candidates import CandidateList
@@ -27,9 +28,10 @@ from service.engine.features.stored_items import Array, Doubles, Entry, Places, 
 # A number farther from the train mean, in deviations, is clipped, unless the item table has one.
 RANGE = 5.0
 
-# Columns of the facts of an item: time of its last change, values clipped and ignored; and 1 if its
-# raw kernel rows are not those of the table, or if it has statistics as features; and its counters.
-UPDATED, CLIPPED, IGNORED, KERNELS, STATISTICS, LIVE = range(6)
+# Columns of the facts of an item: time of its last change, values clipped and ignored; 1 if its raw
+# kernel rows are not those of the table; its counters, and the values of those that were clipped
+# and stay.
+UPDATED, CLIPPED, IGNORED, KERNELS, LIVE, CLIPPED_RATES = range(6)
 
 
 @dataclass(slots=True)
@@ -114,13 +116,12 @@ class ItemEncoder:
             tuple(n for n, v in item.features.items() if n not in record and v is not None)
             for item, record in zip(items, records, strict=True)
         ]
-        facts = np.zeros((len(ids), LIVE + 1), np.int64)
+        facts = np.zeros((len(ids), CLIPPED_RATES + 1), np.int64)
         facts[:, UPDATED] = [item.updated_at for item in items]
         facts[:, CLIPPED] = clipped
         facts[:, IGNORED] = [len(each) for each in ignored]
         for rows, of_table in zip(kernels, self._history.take(index), strict=True):
             facts[:, KERNELS] |= (rows != of_table).any(axis=1)
-        facts[:, STATISTICS] = [not self._statistics.isdisjoint(record) for record in records]
         facts[:, LIVE] = numbers_of_counters
         arrays = {
             "numbers": numbers[:, self.places.columns],
@@ -142,17 +143,45 @@ class ItemEncoder:
         counts = self.rates.counts([item.counters for item in items])
         return counts, np.count_nonzero(~np.isnan(counts[:, 0]), axis=1)
 
-    def statistics_change(self, index: Integers, numbers: Floats) -> Doubles | None:
-        """Return the change of item rows by their statistics, float64 [M, D]; None without rows.
+    def with_rates(
+        self, numbers: Floats, counts: Doubles, now: int
+    ) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Return the number columns with the statistics that counters give at a time.
+
+        Also return true for each statistic that was clipped, bool [M, S].
+
+        Args:
+            numbers: float32 [M, K], which is written to.
+            counts: float64 [M, 3, S].
+            now: time in ms since 1970 UTC.
+        """
+        values, clipped = self.rates.values(counts, now)
+        absent = np.isnan(values)
+        if absent.any():
+            np.copyto(values, numbers[:, self.rate_places], where=absent)
+        numbers[:, self.rate_places] = values
+        return numbers, clipped
+
+    def item_rows(self, index: Integers, numbers: Floats, change: Doubles) -> Floats:
+        """Return the generator's item rows, float32 [M, D]; D is 0 for a bundle without.
 
         Args:
             index: row of each item in the table, int64 [M].
             numbers: number columns of items, float32 [M, K].
+            change: of each row by other features than statistics, float64 [M, D].
         """
-        if self._weights is None:
-            return None
-        before = self._items.numbers.take(index, axis=0)[:, self._table_places]
-        return moved_by(numbers[:, self._statistic_places], before, self._weights)
+        if self._half is None or self._weights is None:
+            return np.zeros((len(index), 0), np.float32)
+        if self._table_places:
+            before = self._items.numbers.take(index, axis=0)[:, self._table_places]
+            change = change + moved_by(numbers[:, self._statistic_places], before, self._weights)
+        rows = self._half.rows.take(index, axis=0)
+        rows += change
+        return rows
+
+    def find(self, ids: Sequence[str]) -> Integers:
+        """Return the row of each item in the table, int64 [M]."""
+        return self._ids.find(ids)
 
     def _change(
         self, index: Integers, numbers: Floats, tokens: Integers, names: Collection[str]

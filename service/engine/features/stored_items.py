@@ -43,7 +43,7 @@ class StoredItems:
     live    counters give the values of statistics
     """
 
-    blobs: Sequence[bytes | None]
+    blobs: list[bytes | None]
     decode: Callable[[bytes], StoredItem]
     now: int
     live: bool = True
@@ -73,6 +73,7 @@ class Places:
 class StoredList:
     """The stored items of a list, encoded; h of its candidates have one.
 
+    entries     Entry [h]
     at          position of each of them in the list; a slice if all candidates have one
     numbers     float32 [h, K], the number columns of items
     tokens      int [h, Q], the token slots of items
@@ -80,17 +81,15 @@ class StoredList:
     clipped     values that were clipped to the range of training
     ignored     stored values that the schema does not declare or allow
     corrupt     candidates whose bytes no store has written
-    moves_statistics, moves_kernels  some statistic, or raw row of a history kernel, may differ
-                from that of the table
     kernels     per history kernel, raw rows [h, width]; empty if they are those of the table
     units       unit vectors of all kernels in their place, float32 [h, W]
     statistics  names of the statistics that counters give to some item
-    change      float64 [h, D], the change of each row for the generator; None if not asked for
+    rows        float32 [h, D], the item rows of the generator; None if not asked for
     """
 
     places: Places
     now: int
-    entries: Sequence[Entry]
+    entries: npt.NDArray[np.object_]
     at: slice | Integers
     numbers: Floats
     tokens: Array
@@ -98,12 +97,15 @@ class StoredList:
     clipped: int
     ignored: int
     corrupt: int = 0
-    moves_statistics: bool = False
-    moves_kernels: bool = False
     kernels: Sequence[Encoded] = ()
     units: Floats | None = None
     statistics: Sequence[str] = ()
-    change: Doubles | None = None
+    rows: Floats | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all candidates have a stored item."""
+        return isinstance(self.at, slice)
 
     def write(self, numbers: Floats, tokens: Integers) -> None:
         """Write the features of the items to numbers [N, F] and tokens [N, T]."""
@@ -142,8 +144,11 @@ class StoredList:
         """Return the seconds since the oldest and since the latest change, None without items."""
         if not len(self.updated_at):
             return None
-        oldest, newest = int(self.updated_at.min()), int(self.updated_at.max())
-        return max(0, self.now - oldest) / 1e3, max(0, self.now - newest) / 1e3
+        return self.age_s(self.updated_at.min()), self.age_s(self.updated_at.max())
+
+    def age_s(self, updated_at: int | np.int64) -> float:
+        """Return the seconds since a change, 0 for one to come."""
+        return max(0, self.now - int(updated_at)) / 1e3
 
 
 def _put(target: Array, at: slice | Integers, places: slice | Integers, values: Array) -> None:

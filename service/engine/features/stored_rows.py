@@ -17,10 +17,10 @@ import numpy as np
 from service.engine.contract import Integers
 from service.engine.features.stored_encoder import (
     CLIPPED,
+    CLIPPED_RATES,
     IGNORED,
     KERNELS,
     LIVE,
-    STATISTICS,
     UPDATED,
     ItemEncoder,
 )
@@ -30,6 +30,8 @@ KEPT_BYTES = 64 << 20  # of rows, and again of the bytes that they were made fro
 TYPICAL_BYTES = 1024  # that one row is made from
 LEAST_ROWS = 4096
 NO_ENTRY = Entry(0, ())
+ABSENT = repeat(-1)
+EVERYWHERE = slice(None)
 FREE = np.iinfo(np.int64).max  # the last use of a row that holds no item
 
 Decoded = Mapping[str, tuple[bytes, StoredItem]]  # bytes and item by id
@@ -41,12 +43,16 @@ class StoredRows:
     def __init__(self, encoder: ItemEncoder, max_bytes: int = KEPT_BYTES) -> None:
         """max_bytes: limit of the rows."""
         self._encoder, self._max_bytes = encoder, max_bytes
-        self._lists = 0
+        self._lists, self._live = 0, True
         self._allocate(LEAST_ROWS)
 
     def _allocate(self, least: int) -> None:
         """Make room for at least so many items, and forget all rows."""
-        parts = self._encoder.encode([], []).arrays
+        encoder = self._encoder
+        parts = dict(encoder.encode([], []).arrays)
+        none = np.zeros(0, np.int64)
+        parts["values"] = parts["numbers"]
+        parts["rows"] = encoder.item_rows(none, parts["numbers"], parts["change"])
         size = TYPICAL_BYTES + sum(
             rows.itemsize * math.prod(rows.shape[1:]) for rows in parts.values()
         )
@@ -57,12 +63,11 @@ class StoredRows:
         # Pages that no row was written to take no memory.
         self._kept = {n: np.zeros((count, *r.shape[1:]), r.dtype) for n, r in parts.items()}
         self._ids = [""] * count  # of the item in each row
-        self._entries = [NO_ENTRY] * count
+        self._entries = np.full(count, NO_ENTRY, object)
         self._hashes = [0] * count  # of the features of each
         self._free = list(range(count))
         self._used = np.full(count, FREE)  # number of the list that used each row last
-        none = np.zeros(0, np.int64)
-        self._nothing = self._gather(none, none, 0, live=False)
+        self._nothing = self._gather(none, none, 0, raw=False)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -72,7 +77,7 @@ class StoredRows:
         ids: Sequence[str],
         index: Integers,
         items: StoredItems,
-        with_change: bool = True,
+        with_rows: bool = True,
         raw: bool = True,
     ) -> StoredList:
         """Return the encoded items of a list.
@@ -81,40 +86,39 @@ class StoredRows:
             ids: of the N candidates.
             index: row of each candidate in the item table, int64 [N].
             items: of the list.
-            with_change: compute the change of the generator's rows.
+            with_rows: return the generator's rows.
             raw: return raw rows of the history kernels, even where unit vectors would do.
         """
         self._lists += 1
-        if 2 * len(ids) > len(self._used):
-            self._allocate(2 * len(ids))
+        if 2 * len(ids) > len(self._used) or items.live is not self._live:
+            self._live = items.live
+            self._allocate(max(2 * len(ids), len(self._used)))
         corrupt = 0
-        if list(map(self._blobs.get, ids)) != list(items.blobs):
+        if list(map(self._blobs.get, ids)) != items.blobs:
             corrupt = self._refresh(ids, items)
-        slots = np.array(list(map(self._slots.get, ids, repeat(-1))), np.int64)
-        at: slice | Integers = slice(None)
+        slots = np.fromiter(map(self._slots.get, ids, ABSENT), np.int64, len(ids))
+        at: slice | Integers = EVERYWHERE
         if slots.min(initial=0) < 0:
             at = np.flatnonzero(slots >= 0)
             slots = slots[at]
         if not len(slots):
             return dataclasses.replace(self._nothing, now=items.now, corrupt=corrupt)
         self._used[slots] = self._lists
-        taken = self._gather(slots, at, items.now, items.live)
+        taken = self._gather(slots, at, items.now, raw)
         taken.corrupt = corrupt
-        if taken.moves_kernels:
-            units = self._kept["units"]
-            if units.shape[1] and not raw:
-                taken.units = units.take(slots, axis=0)
-            else:
-                names = [f"kernel.{number}" for number in range(self._encoder.kernels)]
-                taken.kernels = [self._kept[name].take(slots, axis=0) for name in names]
-        if with_change:
-            taken.change = self._kept["change"].take(slots, axis=0)
-            if taken.moves_statistics:
-                moved = self._encoder.statistics_change(index[at], taken.numbers)
-                taken.change = taken.change if moved is None else taken.change + moved
+        if with_rows and self._changes_with_time:
+            change = self._kept["change"].take(slots, axis=0)
+            taken.rows = self._encoder.item_rows(index[at], taken.numbers, change)
+        elif with_rows:
+            taken.rows = self._kept["rows"].take(slots, axis=0)
         return taken
 
-    def _gather(self, slots: Integers, at: slice | Integers, now: int, live: bool) -> StoredList:
+    @property
+    def _changes_with_time(self) -> bool:
+        """True if the values of an item change without a write."""
+        return self._live and self._encoder.rates.decay
+
+    def _gather(self, slots: Integers, at: slice | Integers, now: int, raw: bool) -> StoredList:
         """Return copies of rows, with the statistics that counters give now."""
         kept, encoder = self._kept, self._encoder
         facts = kept["facts"].take(slots, axis=0)
@@ -122,29 +126,42 @@ class StoredRows:
         taken = StoredList(
             encoder.places,
             now,
-            [self._entries[slot] for slot in slots.tolist()],
+            self._entries.take(slots),
             at,
-            kept["numbers"].take(slots, axis=0),
+            kept["values"].take(slots, axis=0),
             kept["tokens"].take(slots, axis=0),
             facts[:, UPDATED],
-            totals[CLIPPED],
+            totals[CLIPPED] + totals[CLIPPED_RATES],
             totals[IGNORED],
-            moves_statistics=totals[STATISTICS] > 0,
-            moves_kernels=totals[KERNELS] > 0,
         )
-        if live and totals[LIVE]:
-            rates, columns = encoder.rates, encoder.rate_places
-            values, clipped = rates.values(kept["counts"].take(slots, axis=0), now)
-            taken.statistics = rates.names
-            if totals[LIVE] < values.size:  # else every item has every counter
-                absent = np.isnan(values)
-                np.copyto(values, taken.numbers[:, columns], where=absent)
-                some = np.flatnonzero(~absent.all(axis=0)).tolist()
-                taken.statistics = [rates.names[place] for place in some]
-            taken.numbers[:, columns] = values
-            taken.clipped += clipped
-            taken.moves_statistics = True
+        if totals[KERNELS]:
+            units = kept["units"]
+            if units.shape[1] and not raw:
+                taken.units = units.take(slots, axis=0)
+            else:
+                names = [f"kernel.{number}" for number in range(encoder.kernels)]
+                taken.kernels = [kept[name].take(slots, axis=0) for name in names]
+        if self._live and totals[LIVE]:
+            taken.statistics = encoder.rates.names
+            if totals[LIVE] < len(slots) * len(taken.statistics):
+                some = ~np.isnan(kept["counts"].take(slots, axis=0)[:, 0]).all(axis=0)
+                taken.statistics = [encoder.rates.names[place] for place in np.flatnonzero(some)]
+            if encoder.rates.decay:
+                counts = kept["counts"].take(slots, axis=0)
+                _, clipped = encoder.with_rates(taken.numbers, counts, now)
+                taken.clipped += int(np.count_nonzero(clipped))
         return taken
+
+    def _settle(self, slots: Sequence[int], ids: Sequence[str]) -> None:
+        """Write what stays until the next write of an item: its values, and its row."""
+        kept, encoder = self._kept, self._encoder
+        values, index = kept["numbers"][slots], encoder.find(ids)
+        if self._live and encoder.rates.names and not encoder.rates.decay:
+            values, clipped = encoder.with_rates(values, kept["counts"][slots], 0)
+            kept["facts"][slots, CLIPPED_RATES] = np.count_nonzero(clipped, axis=1)
+        kept["values"][slots] = values
+        if not self._changes_with_time:
+            kept["rows"][slots] = encoder.item_rows(index, values, kept["change"][slots])
 
     def _refresh(self, ids: Sequence[str], items: StoredItems) -> int:
         """Make the rows of a list those of its bytes; return the number of broken items."""
@@ -168,7 +185,9 @@ class StoredRows:
 
         Most changes are events, which move counters alone.
         """
-        rest, moved, slots = {}, [], []
+        rest: dict[str, tuple[bytes, StoredItem]] = {}
+        moved: dict[str, StoredItem] = {}
+        slots = []
         for item_id, (blob, item) in decoded.items():
             slot = self._slots.get(item_id)
             if slot is None or self._hashes[slot] != hash(item.packed_features()):
@@ -176,12 +195,13 @@ class StoredRows:
                 continue
             self._blob_bytes += len(blob) - len(self._blobs[item_id])
             self._blobs[item_id] = blob
-            moved.append(item)
+            moved[item_id] = item
             slots.append(slot)
         if moved:
-            facts = self._kept["facts"]
-            self._kept["counts"][slots], facts[slots, LIVE] = self._encoder.counts(moved)
-            facts[slots, UPDATED] = [item.updated_at for item in moved]
+            facts, changed = self._kept["facts"], list(moved.values())
+            self._kept["counts"][slots], facts[slots, LIVE] = self._encoder.counts(changed)
+            facts[slots, UPDATED] = [item.updated_at for item in changed]
+            self._settle(slots, list(moved))
         return rest
 
     def _keep(self, decoded: Decoded) -> None:
@@ -195,6 +215,7 @@ class StoredRows:
         slots = [self._free.pop() for _ in decoded]
         for name, rows in encoded.arrays.items():
             self._kept[name][slots] = rows
+        self._settle(slots, list(decoded))
         self._used[slots] = self._lists
         for slot, item_id, entry in zip(slots, decoded, encoded.entries, strict=True):
             blob, item = decoded[item_id]
