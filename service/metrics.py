@@ -27,7 +27,7 @@ from service.shared_values import (
     value_class,
     value_key,
 )
-from service.state_metrics import StateMetrics
+from service.state_metrics import AGES, StateMetrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -254,6 +254,16 @@ class HotMetrics:
         self.histories = {
             hit: self._counter(metrics.histories, {"result": "hit" if hit else "miss"})
             for hit in (True, False)
+        }
+
+        self.state_duration = self._histogram(metrics.state_duration, SECONDS)
+        self.state_age = self._histogram(metrics.state_age, AGES)
+        self.state_item_age = self._histogram(metrics.state_item_age, AGES)
+        self.state_bytes = self._counter(metrics.state_bytes)
+        self.state_users_hit = self._counter(metrics.state_lookups["hit"], {"result": "hit"})
+        self.state_items = {
+            result: self._counter(counter, {"result": result})
+            for result, counter in metrics.state_item_lookups.items()
         }
 
     def observe_list(self, stages: Sequence[float], total: float, steps: int, size: int) -> None:

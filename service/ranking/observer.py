@@ -57,17 +57,17 @@ class Observer:
     def _count_items(self, items: StoredList, candidates: int) -> None:
         """Count the stored items of a list and observe their age."""
         metrics, hits = self._metrics, len(items.entries)
-        metrics.state_item_lookups["hit"].inc(hits)
-        metrics.state_item_lookups["miss"].inc(candidates - hits - items.corrupt)
+        results = metrics.hot.state_items
+        results["hit"].add(hits)
+        results["miss"].add(candidates - hits - items.corrupt)
         if items.corrupt:
-            metrics.state_item_lookups["corrupt"].inc(items.corrupt)
+            results["corrupt"].add(items.corrupt)
         if items.clipped:
             metrics.state_clipped.inc(items.clipped)
         if items.ignored:
             metrics.state_ignored.inc(items.ignored)
-        ages = items.ages_s()
-        if ages is not None:
-            metrics.state_item_age.observe(ages[0])
+        if hits:
+            metrics.hot.state_item_age.observe(items.age_s(items.updated_at.min()))
 
     def decided(self, decision: Decision, times: StageTimes) -> None:
         """Observe one decision and its times."""

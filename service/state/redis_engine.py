@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 import time
@@ -10,11 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import hiredis
 import redis
-from redis.asyncio import Redis as AsyncRedis
-from redis.asyncio.cluster import RedisCluster as AsyncCluster
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError as LostConnection
@@ -98,7 +93,7 @@ class RedisEngine:
             "retry": Retry(NoBackoff(), 1, supported_errors=(LostConnection,)),
         }
         self._client: Any = None
-        with _errors(address):
+        with redis_errors(address):
             if address.cluster:
                 self._client = RedisCluster(**options)
             else:
@@ -113,7 +108,7 @@ class RedisEngine:
     def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
         if not names:
             return []
-        with _errors(self._address):
+        with redis_errors(self._address):
             if self._address.cluster:
                 return list(self._client.mget_nonatomic(names))
             return list(self._client.mget(names))
@@ -189,7 +184,7 @@ class RedisEngine:
         return responses
 
     def _call(self, new_pipeline: Callable[[], Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        with _errors(self._address), new_pipeline() as pipeline:
+        with redis_errors(self._address), new_pipeline() as pipeline:
             for call in calls:
                 pipeline.execute_command(*call)
             # The errors of a pipeline would name the command, and with it the entity.
@@ -205,7 +200,7 @@ class RedisEngine:
     def scan(self, kind: Kind) -> Iterator[list[tuple[str, Value]]]:
         pattern = pattern_of(kind, self._prefix)
         names: list[bytes] = []
-        with _errors(self._address):
+        with redis_errors(self._address):
             for name in self._client.scan_iter(match=pattern, count=SCAN_BATCH):
                 names.append(name)
                 if len(names) == SCAN_BATCH:
@@ -224,7 +219,7 @@ class RedisEngine:
         ]
 
     def health(self) -> Health:
-        with _errors(self._address):
+        with redis_errors(self._address):
             if self._address.cluster:
                 infos = self._client.info(target_nodes=PRIMARIES)
                 infos = list(infos.values()) if "role" not in infos else [infos]
@@ -246,7 +241,7 @@ class RedisEngine:
 
     def compact(self) -> None:
         """Start a rewrite of the server's file; it goes on in the background."""
-        with _errors(self._address):
+        with redis_errors(self._address):
             if self._address.cluster:
                 for node in self._client.get_primaries():
                     self._client.execute_command("BGREWRITEAOF", target_nodes=node)
@@ -259,113 +254,6 @@ class RedisEngine:
             self._client.connection_pool.disconnect()
 
 
-class PackingInC:
-    """Packs MGET, whose many names redis-py packs in Python, by hiredis; part of a connection."""
-
-    def pack_command(self, *arguments: Any) -> list[bytes]:
-        """Return a command as the server reads it."""
-        if arguments[0] == "MGET":
-            return [hiredis.pack_command(arguments)]
-        packed: list[bytes] = super().pack_command(*arguments)  # type: ignore[misc]
-        return packed
-
-
-class ReaderConnection(PackingInC, redis.asyncio.Connection):
-    """A connection of lookups."""
-
-
-class SecureReaderConnection(PackingInC, redis.asyncio.SSLConnection):
-    """A connection of lookups with TLS."""
-
-
-class RedisReader:
-    """Reads entities on an event loop."""
-
-    name = "redis"
-
-    def __init__(
-        self, address: Address, timeout_s: float, connections: int, connect_s: float = 2.0
-    ) -> None:
-        """Connect at the first lookup.
-
-        Args:
-            timeout_s: seconds that a lookup may take.
-            connections: most connections at a time.
-            connect_s: seconds to wait for a connection or a response after the lookup is given up.
-        """
-        self._timeout_s, self._connect_s = timeout_s, connect_s
-        self._address, self._prefix = address, address.prefix.encode()
-        # No timeout per command: redis-py would start a task for each. `get_many` has one timer.
-        options = connection_options(address) | {
-            "socket_connect_timeout": connect_s,
-            "retry": AsyncRetry(NoBackoff(), 1, supported_errors=(LostConnection,)),
-        }
-        # The pools of redis-py refuse a call without a free connection, or take longer to wait.
-        self._free = asyncio.Semaphore(connections)
-        if address.cluster:
-            self._client: Any = AsyncCluster(**options)
-        else:
-            secure = options.pop("ssl", False)
-            kind = SecureReaderConnection if secure else ReaderConnection
-            pool = redis.asyncio.ConnectionPool(connection_class=kind, **options)
-            self._client = AsyncRedis(connection_pool=pool)
-
-    async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """Return the blob of each entity, None for one that is absent. Raises EngineError."""
-        loop, names = asyncio.get_running_loop(), names_of(keys, self._prefix)
-        blobs: asyncio.Future[list[bytes | None]] = loop.create_future()
-        # A lookup that is given up goes on: a cancelled one would lose its connection, and where
-        # connecting takes longer than a lookup may, none would ever be open.
-        task = loop.create_task(self._resolve(blobs, names))
-        timer = loop.call_later(self._timeout_s, self._give_up, blobs)
-        try:
-            return await blobs
-        finally:
-            timer.cancel()
-            if not task.done():
-                loop.call_later(self._connect_s, task.cancel)
-
-    async def keep_open(self) -> None:
-        """Use a connection, so that the next lookup need not open one. Raises EngineError."""
-        names = names_of([Key("load", "none")], self._prefix)
-        try:
-            await asyncio.wait_for(self._get(names), self._connect_s)
-        except TimeoutError:
-            raise StateTimeout(f"{self._address}: no response in {self._connect_s:g} s") from None
-
-    async def _resolve(
-        self, blobs: asyncio.Future[list[bytes | None]], names: Sequence[bytes]
-    ) -> None:
-        """Read entities into a future, unless the lookup was given up meanwhile."""
-        try:
-            values = await self._get(names)
-        except Exception as error:
-            if not blobs.done():
-                blobs.set_exception(error)
-        else:
-            if not blobs.done():
-                blobs.set_result(values)
-
-    def _give_up(self, blobs: asyncio.Future[list[bytes | None]]) -> None:
-        if not blobs.done():
-            text = f"{self._address}: no response in {1e3 * self._timeout_s:g} ms"
-            blobs.set_exception(StateTimeout(text))
-
-    async def _get(self, names: Sequence[bytes]) -> list[bytes | None]:
-        with _errors(self._address):
-            async with self._free:
-                if self._address.cluster:
-                    return list(await self._client.mget_nonatomic(names))
-                blobs: list[bytes | None] = await self._client.mget(names)
-                return blobs
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-        if not self._address.cluster:
-            await self._client.connection_pool.disconnect()
-
-
 def _for_pool(options: Mapping[str, Any]) -> Any:
     """Return the options of a client as those of its pool."""
     of_pool = dict(options)
@@ -375,7 +263,7 @@ def _for_pool(options: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _errors(address: Address) -> Iterator[None]:
+def redis_errors(address: Address) -> Iterator[None]:
     """Raise the errors of redis-py as those of the store."""
     try:
         yield

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, Protocol
@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.address import Address
-from service.state.engine import MAX_ID_BYTES, Engine, Health, Key, keys_of, now_ms
+from service.state.engine import MAX_ID_BYTES, Engine, Health, now_ms
 from service.state.entities import User
 from service.state.errors import (
     EngineError,
@@ -27,7 +27,9 @@ from service.state.errors import (
     StateTimeout,
     StateUnavailable,
 )
+from service.state.lmdb_engine import LmdbEngine
 from service.state.opening import open_engine
+from service.state.recent_users import RecentUsers
 
 logger = logging.getLogger("service")
 
@@ -72,8 +74,11 @@ class ListLookup:
 class Reader(Protocol):
     """Reads entities on an event loop."""
 
-    async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """Return the blob of each entity, None for one that is absent. Raises EngineError."""
+    async def read(self, users: Collection[str], items: Collection[str]) -> list[bytes | None]:
+        """Return the blobs of users, then those of items, None for an absent one.
+
+        Ids must be `keepable`. Raises EngineError.
+        """
 
     async def keep_open(self) -> None:
         """Use a connection, so that the next lookup need not open one. Raises EngineError."""
@@ -85,12 +90,12 @@ class Reader(Protocol):
 class InlineReader:
     """Reads an embedded engine, which takes less time than a switch to another thread."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: LmdbEngine) -> None:
         self._engine = engine
 
-    async def get_many(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """Return the blob of each entity, None for one that is absent. Raises EngineError."""
-        return self._engine.get_many(keys)
+    async def read(self, users: Collection[str], items: Collection[str]) -> list[bytes | None]:
+        """Return the blobs of users, then those of items, None for an absent one."""
+        return self._engine.read(users, items)
 
     async def keep_open(self) -> None:
         """Do nothing: there is no connection."""
@@ -113,6 +118,7 @@ class EntityStore:
         self._timeout_s, self._clock = settings.state_timeout_ms / 1e3, clock
         self._engine: Engine | None = None
         self._reader: Reader | None = None
+        self._users = RecentUsers()
         self._failures, self._skip_until = 0, 0.0
         self._checks: asyncio.Task[None] | None = None
         self.health: Health | None = None
@@ -161,34 +167,36 @@ class EntityStore:
         began = self._clock()
         wanted = [user for user in users if user is not None]
         of_users, of_items = keepable(wanted), keepable(chain.from_iterable(items))
-        keys = keys_of("user", of_users) + keys_of("item", of_items)
         try:
-            blobs = await self._read(keys, began) if keys else []
+            blobs = await self._read(of_users, of_items, began) if of_users or of_items else []
         except EngineError as error:
             self._record_failure(error, len(wanted), len(of_items))
             return [ListLookup(None if u is None else UNAVAILABLE, None, now_ms()) for u in users]
-        self._metrics.state_duration.observe(self._clock() - began)
-        now, places = now_ms(), len(of_users)
-        user_blobs = dict(zip(of_users, blobs[:places], strict=True))
-        item_blobs = dict(zip(of_items, blobs[places:], strict=True))
-        self._metrics.state_bytes.inc(sum(map(len, filter(None, blobs))))
+        metrics, now = self._metrics.hot, now_ms()
+        metrics.state_duration.observe(self._clock() - began)
+        metrics.state_bytes.add(sum(map(len, filter(None, blobs))))
+        user_blobs = dict(zip(of_users, blobs, strict=False))
+        blobs_of_items = blobs[len(of_users) :]
+        if len(items) == 1 and len(items[0]) == len(of_items):
+            lists = [blobs_of_items]
+        else:
+            item_blobs = dict(zip(of_items, blobs_of_items, strict=True))
+            lists = [list(map(item_blobs.get, listed)) for listed in items]
         return [
-            ListLookup(
-                None if user is None else self._user(user_blobs.get(user), now),
-                list(map(item_blobs.get, listed)),
-                now,
-            )
-            for user, listed in zip(users, items, strict=True)
+            ListLookup(None if user is None else self._user(user, user_blobs, now), of_list, now)
+            for user, of_list in zip(users, lists, strict=True)
         ]
 
-    async def _read(self, keys: Sequence[Key], began: float) -> list[bytes | None]:
+    async def _read(
+        self, users: Collection[str], items: Collection[str], began: float
+    ) -> list[bytes | None]:
         if self._reader is None:
             raise EngineError(self.problem or "not open")
         if self._failures >= MAX_FAILURES:
             if began < self._skip_until:
                 raise EngineError("skipped after failures")
             self._skip_until = began + SKIP_S
-        blobs = await self._reader.get_many(keys)
+        blobs = await self._reader.read(users, items)
         self._failures = 0
         return blobs
 
@@ -201,19 +209,20 @@ class EntityStore:
             self._skip_until = self._clock() + SKIP_S
             logger.warning("%s: %d lookups in a row failed: %s", self._address, MAX_FAILURES, error)
 
-    def _user(self, blob: bytes | None, now: int) -> UserLookup:
-        metrics = self._metrics
+    def _user(self, user_id: str, blobs: Mapping[str, bytes | None], now: int) -> UserLookup:
+        metrics, blob = self._metrics, blobs.get(user_id)
         if blob is None:
+            self._users.forget(user_id)
             metrics.state_lookups["miss"].inc()
             return MISS
         try:
-            user = User.from_blob(blob)
+            user = self._users.user(user_id, blob)
         except EntityError:
             metrics.state_lookups["corrupt"].inc()
             return UNAVAILABLE
         age_s = max(0.0, (now - user.updated_at) / 1e3)
-        metrics.state_lookups["hit"].inc()
-        metrics.state_age.observe(age_s)
+        metrics.hot.state_users_hit.add(1.0)
+        metrics.hot.state_age.observe(age_s)
         return UserLookup("hit", user, age_s)
 
     async def _check_repeatedly(self) -> None:
@@ -258,11 +267,11 @@ class EntityStore:
             self._metrics.state_entities.labels(kind).set(number)
 
     def _open_reader(self, engine: Engine) -> Reader:
-        if self._address.scheme == "lmdb":
+        if isinstance(engine, LmdbEngine):
             return InlineReader(engine)
-        from service.state.redis_engine import RedisReader  # imports parts of OpenTelemetry
+        from service.state.redis_reader import open_reader  # imports parts of OpenTelemetry
 
-        return RedisReader(self._address, self._timeout_s, self._settings.state_connections)
+        return open_reader(self._address, self._timeout_s, self._settings.state_connections)
 
     @property
     def engine_name(self) -> Literal["lmdb", "redis"]:

@@ -1,6 +1,5 @@
 """Redis: servers that are down, full, slow or restarted, and what their settings mean."""
 
-import asyncio
 import socket
 
 import pytest
@@ -8,57 +7,15 @@ import pytest
 from service.state.address import parse_address
 from service.state.engine import Key, Value
 from service.state.errors import StateFull, StateTimeout, StateUnavailable
-from service.state.redis_engine import RedisEngine, RedisReader
+from service.state.redis_engine import RedisEngine
 from service.state.redis_health import health_of
-from tests.support.redis_servers import SERVERS, redis_server
+from tests.support.redis_servers import redis_server
 
 USER = Key("user", "u1")
 
 
 def engine_of(server, **options):
     return RedisEngine(parse_address(f"redis://127.0.0.1:{server.port}/0"), **options)
-
-
-@pytest.mark.parametrize("address", SERVERS, indirect=True)
-def test_a_reader_on_an_event_loop_reads_what_was_written(engine, address):
-    keys = [Key("item", f"i{number}") for number in range(50)]
-    engine.put_many([(key, Value(key.id.encode())) for key in keys])
-
-    async def read():
-        reader = RedisReader(address, timeout_s=30, connections=2)
-        try:
-            return await asyncio.gather(*(reader.get_many([USER, *keys]) for _ in range(8)))
-        finally:
-            await reader.close()
-
-    expected = [None, *(key.id.encode() for key in keys)]
-    assert asyncio.run(read()) == [expected] * 8
-
-
-def test_a_lookup_that_is_given_up_returns_its_connection_to_later_ones():
-    connections = []
-
-    async def never_respond(reader, writer):
-        connections.append(writer)
-        await reader.read()
-
-    async def look_up_twice():
-        server = await asyncio.start_server(never_respond, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        address = parse_address(f"redis://127.0.0.1:{port}/0")
-        reader = RedisReader(address, timeout_s=0.05, connections=1, connect_s=0.2)
-        for number in (1, 2):
-            with pytest.raises(StateTimeout, match="50 ms"):
-                await reader.get_many([USER])
-            while len(connections) < number:  # the second needs the place of the first
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.3)
-        await reader.close()
-        server.close()
-        for writer in connections:
-            writer.close()
-
-    asyncio.run(asyncio.wait_for(look_up_twice(), 30))
 
 
 @pytest.mark.parametrize("address", ["redis"], indirect=True)
@@ -86,22 +43,6 @@ def test_a_server_that_is_down_is_unavailable():
             engine.get_many([USER])
         assert "s3cret" not in str(error.value)
         engine.close()
-
-
-def test_a_host_that_is_no_name_is_unavailable():
-    """The resolver refuses it by an error of its own."""
-    address = parse_address("redis://no..name:6379/0")
-    for call in (RedisEngine(address).health, lambda: asyncio.run(read_one(address))):
-        with pytest.raises(StateUnavailable, match=r"redis://no\.\.name:6379/0"):
-            call()
-
-
-async def read_one(address):
-    reader = RedisReader(address, 5.0, 1)
-    try:
-        await reader.get_many([Key("user", "u1")])
-    finally:
-        await reader.close()
 
 
 def test_a_server_that_does_not_respond_is_late():

@@ -100,9 +100,9 @@ def test_users_and_items_of_all_lists_are_read_together(address, engine, monkeyp
         await store.start()
         read = store._read
 
-        async def counted(keys, began):
-            calls.append(keys)
-            return await read(keys, began)
+        async def counted(users, items, began):
+            calls.append((list(users), list(items)))
+            return await read(users, items, began)
 
         monkeypatch.setattr(store, "_read", counted)
         try:
@@ -116,8 +116,7 @@ def test_users_and_items_of_all_lists_are_read_together(address, engine, monkeyp
     assert users == ["hit", None, "miss"]
     assert first.items == [b"item i2", None, b"item i1", None]
     assert (second.items, third.items) == ([b"item i1", b"item u1"], [])
-    (keys,) = calls
-    assert len(keys) == len(set(keys)) == 6
+    assert calls == [(["u1", "u2"], ["i2", "gone", "i1", "u1"])]
     assert value(metrics, "rerank_state_read_bytes_total") == sum(map(len, blobs.values()))
 
 
@@ -185,11 +184,11 @@ class Scripted:
     def __init__(self, failures, error):
         self.calls, self._failures, self._error = 0, failures, error
 
-    async def get_many(self, keys):
+    async def read(self, users, items):
         self.calls += 1
         if self.calls <= self._failures:
             raise self._error
-        return [None] * len(keys)
+        return [None] * (len(users) + len(items))
 
     async def keep_open(self):
         pass
@@ -243,7 +242,7 @@ def test_a_store_that_comes_up_later_is_used(tmp_path, monkeypatch):
 def test_an_embedded_engine_is_read_without_a_pause(tmp_path):
     put(tmp_path, u1=USER.to_blob())
     engine = LmdbEngine(tmp_path)
-    read = InlineReader(engine).get_many([Key("user", "u1")])
+    read = InlineReader(engine).read(["u1"], [])
     with pytest.raises(StopIteration) as end:
         read.send(None)  # it ends without yielding to an event loop
     assert end.value.value == [USER.to_blob()]
