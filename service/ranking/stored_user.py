@@ -59,7 +59,7 @@ def with_stored(
     if lookup.items is None:
         use.items_failed = True
         return inputs, use
-    items = StoredItems(lookup.items, Item.from_blob, lookup.now, live)
+    items = StoredItems(lookup.items, Item.from_blob, lookup.now, live, lookup.recent)
     return inputs.with_values(stored=items), use
 
 

@@ -155,23 +155,24 @@ class RedisReader:
         Raises EngineError.
         """
         names = names_of_lookup(users, items, self._prefix)
-        command = hiredis.pack_command(("MGET", *names))
+        command = packed("MGET", *names)
         began = time.monotonic()
         try:
             try:
-                return await self._call(command, self._timeout_s)
+                blobs: Blobs = await self._call(command, self._timeout_s)
             except LostConnection:  # for example one that the server closed while it was idle
                 rest_s = self._timeout_s - (time.monotonic() - began)
-                return await self._call(command, max(0.0, rest_s))
+                blobs = await self._call(command, max(0.0, rest_s))
         except Exception:
             with redis_errors(self._address):
                 raise
+        return blobs
 
     async def keep_open(self) -> None:
         """Use a connection, so that the next lookup need not open one. Raises EngineError."""
         (name,) = names_of([Key("load", "none")], self._prefix)
         with redis_errors(self._address):
-            await self._call(hiredis.pack_command(("MGET", name)), self._connect_s)
+            await self._call(packed("MGET", name), self._connect_s)
 
     async def _call(self, command: bytes, budget_s: float) -> Any:
         """Return the response to a packed command. Raises errors of redis-py, or StateTimeout."""
@@ -237,7 +238,7 @@ class RedisReader:
         try:
             for command in commands:
                 response = loop.create_future()
-                connection.send(hiredis.pack_command(command), response)
+                connection.send(packed(*command), response)
                 await response
         except BaseException:
             connection.abort()
@@ -327,6 +328,12 @@ def open_reader(
     """Return a reader of a server or cluster; arguments as of RedisReader."""
     kind = ClusterReader if address.cluster else RedisReader
     return kind(address, timeout_s, connections)
+
+
+def packed(*command: str | bytes) -> bytes:
+    """Return a command as the server reads it."""
+    content: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub is wrong
+    return content
 
 
 def late(address: Address, budget_s: float) -> StateTimeout:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, Protocol
 
+from service.engine.features.recent_items import Recent, RecentItems
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.address import Address
@@ -63,12 +64,13 @@ class ListLookup:
 
     user: None for a list that leaves nothing of its user to the store; items: the blob of each
     candidate, None for an absent one, and None for all if they could not be read; now: time of the
-    lookup in ms since 1970 UTC.
+    lookup in ms since 1970 UTC; recent: the handles of the items, None for one list of many.
     """
 
     user: UserLookup | None
     items: list[bytes | None] | None
     now: int
+    recent: Recent | None = None
 
 
 class Reader(Protocol):
@@ -87,23 +89,6 @@ class Reader(Protocol):
         """Release connections."""
 
 
-class InlineReader:
-    """Reads an embedded engine, which takes less time than a switch to another thread."""
-
-    def __init__(self, engine: LmdbEngine) -> None:
-        self._engine = engine
-
-    async def read(self, users: Collection[str], items: Collection[str]) -> list[bytes | None]:
-        """Return the blobs of users, then those of items, None for an absent one."""
-        return self._engine.read(users, items)
-
-    async def keep_open(self) -> None:
-        """Do nothing: there is no connection."""
-
-    async def close(self) -> None:
-        """Leave the engine open; its owner closes it."""
-
-
 class EntityStore:
     """Looks up entities for one worker."""
 
@@ -117,7 +102,9 @@ class EntityStore:
         self._settings, self._address, self._metrics = settings, address, metrics
         self._timeout_s, self._clock = settings.state_timeout_ms / 1e3, clock
         self._engine: Engine | None = None
+        self._embedded: LmdbEngine | None = None
         self._reader: Reader | None = None
+        self._items = RecentItems()
         self._users = RecentUsers()
         self._failures, self._skip_until = 0, 0.0
         self._checks: asyncio.Task[None] | None = None
@@ -146,7 +133,7 @@ class EntityStore:
             await self._reader.close()
         if self._engine is not None:
             self._engine.close()
-        self._reader = self._engine = None
+        self._reader = self._engine = self._embedded = None
 
     @property
     def engine(self) -> Engine:
@@ -166,39 +153,59 @@ class EntityStore:
         """
         began = self._clock()
         wanted = [user for user in users if user is not None]
-        of_users, of_items = keepable(wanted), keepable(chain.from_iterable(items))
+        of_users = keepable(wanted)
+        of_items = keepable(items[0] if len(items) == 1 else chain.from_iterable(items))
         try:
-            blobs = await self._read(of_users, of_items, began) if of_users or of_items else []
+            user_blobs, recent = await self._read(list(of_users), list(of_items), began)
         except EngineError as error:
             self._record_failure(error, len(wanted), len(of_items))
             return [ListLookup(None if u is None else UNAVAILABLE, None, now_ms()) for u in users]
-        metrics, now = self._metrics.hot, now_ms()
-        metrics.state_duration.observe(self._clock() - began)
-        metrics.state_bytes.add(sum(map(len, filter(None, blobs))))
-        user_blobs = dict(zip(of_users, blobs, strict=False))
-        blobs_of_items = blobs[len(of_users) :]
-        if len(items) == 1 and len(items[0]) == len(of_items):
-            lists = [blobs_of_items]
-        else:
-            item_blobs = dict(zip(of_items, blobs_of_items, strict=True))
-            lists = [list(map(item_blobs.get, listed)) for listed in items]
+        now, blob_of = now_ms(), dict(zip(of_users, user_blobs, strict=True))
+        self._metrics.hot.state_duration.observe(self._clock() - began)
+        blobs = recent.items.blobs(recent.handles)
+        if len(items) == 1 and len(items[0]) == len(blobs):
+            user_id = users[0]
+            user = None if user_id is None else self._user(user_id, blob_of, now)
+            return [ListLookup(user, blobs, now, recent)]
+        item_blobs = dict(zip(of_items, blobs, strict=True))
         return [
-            ListLookup(None if user is None else self._user(user, user_blobs, now), of_list, now)
-            for user, of_list in zip(users, lists, strict=True)
+            ListLookup(
+                None if user is None else self._user(user, blob_of, now),
+                list(map(item_blobs.get, listed)),
+                now,
+            )
+            for user, listed in zip(users, items, strict=True)
         ]
 
     async def _read(
-        self, users: Collection[str], items: Collection[str], began: float
-    ) -> list[bytes | None]:
-        if self._reader is None:
-            raise EngineError(self.problem or "not open")
-        if self._failures >= MAX_FAILURES:
-            if began < self._skip_until:
-                raise EngineError("skipped after failures")
-            self._skip_until = began + SKIP_S
-        blobs = await self._reader.read(users, items)
-        self._failures = 0
-        return blobs
+        self, users: Sequence[str], items: Sequence[str], began: float
+    ) -> tuple[list[bytes | None], Recent]:
+        """Return the blobs of users, and the items. Raises EngineError."""
+        embedded, blobs = self._embedded, list[bytes | None]()
+        if users or items:
+            if embedded is None and self._reader is None:
+                raise EngineError(self.problem or "not open")
+            if self._failures >= MAX_FAILURES:
+                if began < self._skip_until:
+                    raise EngineError("skipped after failures")
+                self._skip_until = began + SKIP_S
+            if embedded is None and self._reader is not None:
+                blobs = await self._reader.read(users, items)
+        recent = self._items
+        if 2 * len(items) > recent.size:
+            recent = RecentItems(2 * len(items))
+        before = recent.bytes_read
+        if embedded is not None:  # read here: a switch to another thread takes more time
+            blobs, handles = embedded.read(users, items, recent)
+        else:
+            handles = recent.find(items)
+            recent.put(handles.tolist(), blobs[len(users) :])
+            del blobs[len(users) :]
+        read = recent.bytes_read - before + sum(map(len, filter(None, blobs)))
+        self._metrics.hot.state_bytes.add(read)
+        if users or items:
+            self._failures = 0
+        return blobs, recent.recent(handles)
 
     def _record_failure(self, error: EngineError, users: int, items: int) -> None:
         result = "timeout" if isinstance(error, StateTimeout) else "error"
@@ -243,7 +250,11 @@ class EntityStore:
                     THREAD_CONNECTIONS,
                     window_s=self._settings.state_event_window_s,
                 )
-                self._reader = self._open_reader(self._engine)
+                self._items = RecentItems()
+                if isinstance(self._engine, LmdbEngine):
+                    self._embedded = self._engine
+                else:
+                    self._reader = self._open_reader()
             health = await asyncio.to_thread(self._engine.health)
             if self._reader is not None:
                 await self._reader.keep_open()
@@ -253,7 +264,7 @@ class EntityStore:
             self.problem, self.health, self.ping_ms = str(error), None, None
             self._metrics.state_up.set(0)
             if isinstance(error, StateReplaced):  # dropped, not closed: threads may still use it
-                self._engine = self._reader = None
+                self._engine = self._embedded = None
             return
         if self.problem is not None:
             logger.info("entity store: %s is up", self._address)
@@ -266,9 +277,7 @@ class EntityStore:
         for kind, number in health.entities.items():
             self._metrics.state_entities.labels(kind).set(number)
 
-    def _open_reader(self, engine: Engine) -> Reader:
-        if isinstance(engine, LmdbEngine):
-            return InlineReader(engine)
+    def _open_reader(self) -> Reader:
         from service.state.redis_reader import open_reader  # imports parts of OpenTelemetry
 
         return open_reader(self._address, self._timeout_s, self._settings.state_connections)

@@ -191,14 +191,14 @@ class Featuriser:
         does not give and no column compares. Raises FeatureError.
         """
         layout, count = self._layout, len(candidates.ids)
-        index = self._ids.find(candidates.ids)
         numbers = np.empty((count, layout.numbers_width), np.float32)
         tokens = np.empty((count, layout.tokens_width), np.int64)
         numbers[:], tokens[:] = self._default_numbers, self._default_tokens
         names = set[str]()
         if candidates.inline:  # values that a request leaves out are those of store or table
             names = candidates.names() & self._features_of["item"].keys()
-        stored = self._take_stored(candidates, index, alone=not (every_item_feature or names))
+        stored = self._take_stored(candidates, alone=not (every_item_feature or names))
+        index = self._ids.find(candidates.ids) if stored is None else stored.index
         if every_item_feature:
             self._items.write(index, numbers, tokens)
         else:
@@ -232,17 +232,14 @@ class Featuriser:
             inline = sorted(names)
         return EncodedList(numbers, tokens, index, inline, stored)
 
-    def _take_stored(
-        self, candidates: CandidateList, index: Integers, alone: bool
-    ) -> StoredList | None:
+    def _take_stored(self, candidates: CandidateList, alone: bool) -> StoredList | None:
         """Return the stored items of a list; alone: they alone change the item rows."""
         if candidates.stored is None:
             return None
         if self._stored_rows is None:
             self.prepare_stored_rows()
         assert self._stored_rows is not None
-        ids, raw = candidates.ids, candidates.inline
-        return self._stored_rows.take(ids, index, candidates.stored, alone, raw)
+        return self._stored_rows.take(candidates.ids, candidates.stored, alone, candidates.inline)
 
     def prepare_stored_rows(self) -> None:
         """Make room for the rows of stored items, which the first list would wait for."""

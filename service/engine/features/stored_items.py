@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from service.engine.contract import Floats, Integers
 from service.engine.features.kernels import Encoded
+from service.engine.features.recent_items import Recent
 
 Array = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
@@ -41,12 +42,14 @@ class StoredItems:
     decode  returns the item of some bytes; raises ValueError for bytes that no store has written
     now     time of the list in ms since 1970 UTC
     live    counters give the values of statistics
+    recent  their handles; None for a list that is not compared with earlier ones
     """
 
-    blobs: list[bytes | None]
+    blobs: Sequence[bytes | None]
     decode: Callable[[bytes], StoredItem]
     now: int
     live: bool = True
+    recent: Recent | None = None
 
 
 @dataclass(slots=True)
@@ -75,6 +78,7 @@ class StoredList:
 
     entries     Entry [h]
     at          position of each of them in the list; a slice if all candidates have one
+    index       int64 [N], row of each candidate in the item table
     numbers     float32 [h, K], the number columns of items
     tokens      int [h, Q], the token slots of items
     updated_at  int64 [h], time of each item's last change in ms
@@ -91,6 +95,7 @@ class StoredList:
     now: int
     entries: npt.NDArray[np.object_]
     at: slice | Integers
+    index: Integers
     numbers: Floats
     tokens: Array
     updated_at: Integers

@@ -15,6 +15,7 @@ from itertools import repeat
 import numpy as np
 
 from service.engine.contract import Integers
+from service.engine.features.recent_items import Recent, RecentItems
 from service.engine.features.stored_encoder import (
     CLIPPED,
     CLIPPED_RATES,
@@ -35,6 +36,25 @@ EVERYWHERE = slice(None)
 FREE = np.iinfo(np.int64).max  # the last use of a row that holds no item
 
 Decoded = Mapping[str, tuple[bytes, StoredItem]]  # bytes and item by id
+
+
+class Located:
+    """The slots of recent items by their handles.
+
+    stamps, slots, index: int64 [H], stamp that each was located at, its slot or -1, and its row in
+    the item table.
+    """
+
+    def __init__(self, items: RecentItems) -> None:
+        self.items = items
+        self.stamps = np.zeros(items.size, np.int64)  # no item has this stamp
+        self.slots, self.index = np.zeros_like(self.stamps), np.zeros_like(self.stamps)
+
+    def put(self, recent: Recent, slots: Integers, index: Integers) -> None:
+        """Locate the items of a list."""
+        handles = recent.handles
+        self.stamps[handles], self.slots[handles] = recent.stamps, slots
+        self.index[handles] = index
 
 
 class StoredRows:
@@ -66,25 +86,21 @@ class StoredRows:
         self._entries = np.full(count, NO_ENTRY, object)
         self._hashes = [0] * count  # of the features of each
         self._free = list(range(count))
+        self._handles = np.zeros(count, np.int64)  # of the item in each row, if it is located
+        self._located: Located | None = None
         self._used = np.full(count, FREE)  # number of the list that used each row last
-        self._nothing = self._gather(none, none, 0, raw=False)
+        self._nothing = self._gather(none, none, none, 0, raw=False)
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def take(
-        self,
-        ids: Sequence[str],
-        index: Integers,
-        items: StoredItems,
-        with_rows: bool = True,
-        raw: bool = True,
+        self, ids: Sequence[str], items: StoredItems, with_rows: bool = True, raw: bool = True
     ) -> StoredList:
         """Return the encoded items of a list.
 
         Args:
             ids: of the N candidates.
-            index: row of each candidate in the item table, int64 [N].
             items: of the list.
             with_rows: return the generator's rows.
             raw: return raw rows of the history kernels, even where unit vectors would do.
@@ -93,18 +109,15 @@ class StoredRows:
         if 2 * len(ids) > len(self._used) or items.live is not self._live:
             self._live = items.live
             self._allocate(max(2 * len(ids), len(self._used)))
-        corrupt = 0
-        if list(map(self._blobs.get, ids)) != items.blobs:
-            corrupt = self._refresh(ids, items)
-        slots = np.fromiter(map(self._slots.get, ids, ABSENT), np.int64, len(ids))
+        slots, index, corrupt = self._locate(ids, items)
         at: slice | Integers = EVERYWHERE
-        if slots.min(initial=0) < 0:
+        if not len(slots) or slots.min() < 0:
             at = np.flatnonzero(slots >= 0)
             slots = slots[at]
         if not len(slots):
-            return dataclasses.replace(self._nothing, now=items.now, corrupt=corrupt)
+            return dataclasses.replace(self._nothing, now=items.now, corrupt=corrupt, index=index)
         self._used[slots] = self._lists
-        taken = self._gather(slots, at, items.now, raw)
+        taken = self._gather(slots, at, index, items.now, raw)
         taken.corrupt = corrupt
         if with_rows and self._changes_with_time:
             change = self._kept["change"].take(slots, axis=0)
@@ -113,12 +126,42 @@ class StoredRows:
             taken.rows = self._kept["rows"].take(slots, axis=0)
         return taken
 
+    def _locate(self, ids: Sequence[str], items: StoredItems) -> tuple[Integers, Integers, int]:
+        """Return the slot of each candidate, -1 without one, and its row in the item table.
+
+        Also return the number of broken items.
+        """
+        recent, located = items.recent, self._located
+        if recent is not None:
+            if located is None or located.items is not recent.items:
+                self._located = located = Located(recent.items)
+            if (located.stamps.take(recent.handles) == recent.stamps).all():
+                handles = recent.handles
+                return located.slots.take(handles), located.index.take(handles), 0
+        corrupt = 0
+        if list(map(self._blobs.get, ids)) != list(items.blobs):
+            corrupt = self._refresh(ids, items)
+        slots = np.fromiter(map(self._slots.get, ids, ABSENT), np.int64, len(ids))
+        index = self._encoder.find(ids)
+        if recent is not None and located is not None and not corrupt:
+            located.put(recent, slots, index)
+            held = slots >= 0
+            self._handles[slots[held]] = recent.handles[held]
+        return slots, index, corrupt
+
+    def _unlocate(self, slots: Sequence[int]) -> None:
+        """Let the next lists look for the items in some slots, which hold other values now."""
+        if self._located is not None:
+            self._located.stamps[self._handles[slots]] = 0
+
     @property
     def _changes_with_time(self) -> bool:
         """True if the values of an item change without a write."""
         return self._live and self._encoder.rates.decay
 
-    def _gather(self, slots: Integers, at: slice | Integers, now: int, raw: bool) -> StoredList:
+    def _gather(
+        self, slots: Integers, at: slice | Integers, index: Integers, now: int, raw: bool
+    ) -> StoredList:
         """Return copies of rows, with the statistics that counters give now."""
         kept, encoder = self._kept, self._encoder
         facts = kept["facts"].take(slots, axis=0)
@@ -128,6 +171,7 @@ class StoredRows:
             now,
             self._entries.take(slots),
             at,
+            index,
             kept["values"].take(slots, axis=0),
             kept["tokens"].take(slots, axis=0),
             facts[:, UPDATED],
@@ -202,6 +246,7 @@ class StoredRows:
             self._kept["counts"][slots], facts[slots, LIVE] = self._encoder.counts(changed)
             facts[slots, UPDATED] = [item.updated_at for item in changed]
             self._settle(slots, list(moved))
+            self._unlocate(slots)
         return rest
 
     def _keep(self, decoded: Decoded) -> None:
@@ -241,5 +286,6 @@ class StoredRows:
         if slot is not None:
             self._blob_bytes -= len(self._blobs.pop(item_id))
             self._free.append(slot)
+            self._unlocate([slot])
             self._entries[slot] = NO_ENTRY
             self._used[slot] = FREE

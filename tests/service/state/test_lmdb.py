@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.features.recent_items import RecentItems
 from service.state.engine import Key, Value
 from service.state.errors import StateFull, StateUnavailable
 from service.state.lmdb_engine import LmdbEngine
@@ -182,4 +183,40 @@ def test_no_byte_of_a_deleted_or_expired_user_is_left_after_a_compaction(tmp_pat
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.name for path in files if b"secret-" in path.read_bytes()] == []
     assert engine.get_many([Key("user", "kept-7")]) == [b"kept" * 9]
+    engine.close()
+
+
+def read(engine, recent, ids):
+    _, handles = engine.read([], ids, recent)
+    return recent.blobs(handles)
+
+
+def test_a_lookup_reads_what_another_process_has_written(tmp_path):
+    engine, recent = LmdbEngine(tmp_path), RecentItems()
+    engine.put_many([(Key("item", "i1"), Value(b"1")), (Key("item", "i2"), Value(b"22"))])
+    assert read(engine, recent, ["i1", "i2", "i3"]) == [b"1", b"22", None]
+    assert read(engine, recent, ["i3", "i1"]) == [None, b"1"]
+    assert recent.bytes_read == 3  # none was read twice
+    script = (
+        "from pathlib import Path\n"
+        "from service.state.lmdb_engine import LmdbEngine\n"
+        "from service.state.engine import Key, Value\n"
+        f"engine = LmdbEngine(Path({str(tmp_path)!r}))\n"
+        "engine.put_many([(Key('item', 'i3'), Value(b'3'))])\n"
+        "engine.delete([Key('item', 'i1')])\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+    assert read(engine, recent, ["i1", "i2", "i3"]) == [None, b"22", b"3"]
+    engine.update_many([Key("item", "i2")], lambda place, blob: Value(b"22!"))
+    assert read(engine, recent, ["i1", "i2", "i3"]) == [None, b"22!", b"3"]
+    engine.close()
+
+
+def test_an_item_expires_between_two_lookups_without_a_write(tmp_path):
+    now = [1000]
+    engine, recent = LmdbEngine(tmp_path, clock=lambda: now[0]), RecentItems()
+    engine.put_many([(Key("item", "i1"), Value(b"1", 1500)), (Key("item", "i2"), Value(b"2"))])
+    assert read(engine, recent, ["i1", "i2"]) == [b"1", b"2"]
+    now[0] = 1500
+    assert read(engine, recent, ["i1", "i2"]) == [None, b"2"]
     engine.close()

@@ -12,7 +12,7 @@ from service.state.engine import Key, Value
 from service.state.entities import Answers, User
 from service.state.errors import StateTimeout, StateUnavailable
 from service.state.lmdb_engine import LmdbEngine
-from service.state.store import MAX_FAILURES, EntityStore, InlineReader
+from service.state.store import MAX_FAILURES, EntityStore
 from tests.support.processes import total
 
 USER = User({"age": 31}, Answers(["i1"], [1.0], [None], [None]), updated_at=1)
@@ -241,9 +241,15 @@ def test_a_store_that_comes_up_later_is_used(tmp_path, monkeypatch):
 
 def test_an_embedded_engine_is_read_without_a_pause(tmp_path):
     put(tmp_path, u1=USER.to_blob())
-    engine = LmdbEngine(tmp_path)
-    read = InlineReader(engine).read(["u1"], [])
-    with pytest.raises(StopIteration) as end:
-        read.send(None)  # it ends without yielding to an event loop
-    assert end.value.value == [USER.to_blob()]
-    engine.close()
+
+    async def run():
+        settings = settings_of(f"lmdb://{tmp_path}")
+        store = EntityStore(settings, settings.state, Metrics())
+        await store.start()
+        lookup = store.look_up(["u1"], [["i1"]])
+        with pytest.raises(StopIteration) as end:
+            lookup.send(None)  # it ends without yielding to an event loop
+        await store.close()
+        return end.value.value[0].user.status
+
+    assert asyncio.run(run()) == "hit"

@@ -255,7 +255,7 @@ def test_the_least_recently_used_rows_make_room(monkeypatch, encoded_items):
 
     def take(listed):
         candidates = with_stored(CandidateList(ids=listed), items)
-        taken = rows.take(listed, featuriser.find(listed), candidates.stored)
+        taken = rows.take(listed, candidates.stored)
         expected = [(items[item]["price"] - 4.0) / 2.0 for item in listed]
         assert taken.numbers[:, 0].tolist() == expected
 
@@ -274,5 +274,5 @@ def test_large_items_make_room_too(monkeypatch):
     items = {f"x{number}": {"price": 1.0, "text": "t" * 10_000} for number in range(100)}
     for item in items:
         stored = with_stored(CandidateList(ids=[item]), items).stored
-        rows.take([item], featuriser.find([item]), stored)
+        rows.take([item], stored)
     assert len(rows) < 30
