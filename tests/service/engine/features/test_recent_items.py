@@ -96,13 +96,13 @@ def test_rows_are_those_of_the_bytes_of_each_list(monkeypatch, in_table):
     def blob_of(price):
         return Item({"price": float(price)}, updated_at=NOW).to_blob()
 
-    def expected(ids, blobs):
-        known = [(item, blob) for item, blob in zip(ids, blobs, strict=True) if blob is not None]
-        return [(Item.from_blob(blob).features["price"] - 4.0) / 2.0 for _, blob in known]
+    def expected(blobs):
+        prices = [Item.from_blob(blob).features["price"] for blob in blobs if blob is not None]
+        return [(price - 4.0) / 2.0 for price in prices]
 
     def take(ids, items):
         taken = rows.take(ids, items)
-        assert taken.numbers[:, 0].tolist() == expected(ids, items.blobs)
+        assert taken.numbers[:, 0].tolist() == expected(items.blobs)
         assert taken.index.tolist() == featuriser.find(ids).tolist()
         assert len(taken.entries) == sum(blob is not None for blob in items.blobs)
 
