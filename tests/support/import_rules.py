@@ -107,7 +107,10 @@ RULES = {
         {"hiredis", "lmdb", "msgpack", "orjson", "ormsgpack", "redis"},
         {"service.engine.contract", "service.engine.features"},
     ),
-    "service.state.store": (set(), {"service.metrics", "service.settings", "service.state"}),
+    "service.state.store": (
+        set(),
+        {"service.engine.features", "service.metrics", "service.settings", "service.state"},
+    ),
     "service.state.writer": (set(), {"service.metrics", "service.state"}),
     "service.state.loading": ({"ormsgpack", "tqdm"}, {"service.state"}),
     "service.state.commands": ({"tyro"}, {"service.state"}),
