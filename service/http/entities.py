@@ -23,6 +23,7 @@ from service.errors import (
     ServiceError,
     SlowClient,
     StoreCorrupt,
+    StoreUnavailable,
     UnknownEntity,
 )
 from service.http.problems import refusal_by_store
@@ -35,7 +36,7 @@ from service.models.fleet import Fleet
 from service.settings import Settings
 from service.state.engine import ID_RULE, Engine, Key, Value, encode_id, now_ms
 from service.state.entities import UNKNOWN_SCHEMA
-from service.state.errors import EngineError, EntityError
+from service.state.errors import EngineError, EntityError, NewerEntity
 from service.state.records import MAX_TIME, Record, parse_record, record_of
 from service.state.schema_check import SchemaCheck
 from service.state.store import EntityStore
@@ -116,7 +117,10 @@ class EntityApi:
             await self._run(upload.end)
 
     async def read(self, kind: EntityKind, request: Request) -> Response:
-        """Return an entity in the form of a record. Raises UnknownEntity or StoreCorrupt."""
+        """Return an entity in the form of a record.
+
+        Raises UnknownEntity, StoreCorrupt, or StoreUnavailable for one of a later version.
+        """
         self._authenticate(request)
         key = _key(kind, request)
         with _store_errors():
@@ -125,6 +129,11 @@ class EntityApi:
             raise UnknownEntity(f"{kind}: the store has no {_quoted(key)}")
         try:
             record = record_of(key, Value(blobs[0]))
+        except NewerEntity:
+            raise StoreUnavailable(
+                f"{kind} {_quoted(key)}: was written by a later version of the service; send the "
+                "request again later, or update this service"
+            ) from None
         except EntityError:
             raise StoreCorrupt(
                 f"{kind} {_quoted(key)}: its bytes are not those of a {kind}; delete it or put it "

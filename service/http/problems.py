@@ -9,7 +9,7 @@ from typing import Any
 
 from service.errors import FieldError, ServiceError, StoreFull, StoreUnavailable
 from service.http.responses import JsonResponse
-from service.state.errors import EngineError, StateFull
+from service.state.errors import EngineError, StateFull, StateNewer
 
 logger = logging.getLogger("service")
 
@@ -28,6 +28,11 @@ def refusal_by_store(error: EngineError) -> ServiceError:
     logger.warning("entity store: %s", error)
     if isinstance(error, StateFull):
         return StoreFull("the entity store has no room for all of this write; a part may be kept")
+    if isinstance(error, StateNewer):
+        return StoreUnavailable(
+            "an entity was written by a later version of the service, and is kept; send the "
+            "request again later, or update this service"
+        )
     return StoreUnavailable("the entity store does not respond; send the request again later")
 
 

@@ -17,12 +17,12 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import ormsgpack
 
 from service.engine.features.schema import Schema
-from service.state.errors import EntityError
+from service.state.errors import EntityError, NewerEntity, StateNewer
 
 VERSION = 1
 FINGERPRINT_BYTES = 8
@@ -118,6 +118,24 @@ class Item:
         return cls(_features(fields), counters, _updated_at(fields), _fingerprint(fields))
 
 
+Entity = TypeVar("Entity", User, Item)
+
+
+def entity_to_change(kind: type[Entity], blob: bytes | None) -> Entity:
+    """Return the entity of a blob; one that no version of the store has written is replaced.
+
+    Raises StateNewer for one of a later version, whose content would be lost.
+    """
+    try:
+        return kind() if blob is None else kind.from_blob(blob)
+    except NewerEntity as error:
+        raise StateNewer(
+            f"an entity was written by a later version of the service ({error}); update this one"
+        ) from None
+    except EntityError:
+        return kind()
+
+
 def with_answers(
     blob: bytes, answers: Sequence[tuple[str, float, str]], time: int, limit: int, updated_at: int
 ) -> bytes | None:
@@ -176,8 +194,13 @@ def _unpack(blob: bytes) -> dict[str, Any]:
         fields = ormsgpack.unpackb(blob)
     except ValueError:
         raise broken("no MessagePack") from None
-    if type(fields) is not dict or fields.get("v") != VERSION:
-        raise broken(f"version {fields.get('v')!r}" if type(fields) is dict else "no map")
+    if type(fields) is not dict:
+        raise broken("no map")
+    version = fields.get("v")
+    if type(version) is int and version > VERSION:
+        raise NewerEntity("blob", f"at most version {VERSION}", version)
+    if version != VERSION:
+        raise broken(f"version {version!r}")
     return fields
 
 

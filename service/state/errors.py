@@ -3,10 +3,12 @@
     StateError
     |- AddressError        the address of the store breaks a rule
     |- EntityError         an entity, or a line of a file of entities, breaks a rule
+    |  `- NewerEntity        its bytes are of a later version of the service
     `- EngineError         the engine did not do what it was called for
        |- StateUnavailable   it cannot be reached, opened or read
        |  |- StateTimeout    it did not respond in time
        |  `- StateReplaced   its file was removed or replaced, so that it must be opened anew
+       |- StateNewer         an entity to change is of a later version of the service
        `- StateFull          it has no room; Redis may have kept a part of the write
 
 No message holds a password.
@@ -35,6 +37,10 @@ class EntityError(StateError, ValueError):
         self.field, self.rule, self.value = field, rule, value
 
 
+class NewerEntity(EntityError):
+    """The bytes of an entity are of a later version of the service."""
+
+
 class EngineError(StateError):
     """The engine did not do what it was called for."""
 
@@ -49,6 +55,10 @@ class StateTimeout(StateUnavailable):
 
 class StateReplaced(StateUnavailable):
     """The file of the engine was removed or replaced; writes to the old one are not kept."""
+
+
+class StateNewer(EngineError):
+    """An entity to change is of a later version of the service; nothing of the write was kept."""
 
 
 class StateFull(EngineError):

@@ -20,6 +20,7 @@ from service.state.entities import (
     Counter,
     Item,
     User,
+    entity_to_change,
     fingerprint_of,
     with_answers,
 )
@@ -173,7 +174,7 @@ class EventRules:
     def _with_late_answers(
         self, blob: bytes | None, answers: Sequence[tuple[str, float, str]], time: int, now: int
     ) -> bytes:
-        user = _user(blob)
+        user = entity_to_change(User, blob)
         if blob is None:
             user.fingerprint = self._fingerprint
         user.answers = inserted(user.answers, answers, time).last(self.limit)
@@ -186,7 +187,7 @@ class EventRules:
 
     def item_after(self, blob: bytes | None, event: Event, key: Key, now: int) -> Value | None:
         """Return an item of an event with its counters moved, None if it has none that move."""
-        item = _item(blob)
+        item = entity_to_change(Item, blob)
         if blob is None:
             item.fingerprint, item.updated_at = self._fingerprint, now
         kind, label = self._passed, self._passed.label
@@ -229,22 +230,6 @@ def inserted(answers: Answers, new: Sequence[tuple[str, float, str]], time: int)
         [*answers.types[:at], *types, *answers.types[at:]],
         [*times[:at], *[time] * len(new), *times[at:]],
     )
-
-
-def _user(blob: bytes | None) -> User:
-    """Return the user of a blob; one that no store has written is replaced."""
-    try:
-        return User() if blob is None else User.from_blob(blob)
-    except EntityError:
-        return User()
-
-
-def _item(blob: bytes | None) -> Item:
-    """Return the item of a blob; one that no store has written is replaced."""
-    try:
-        return Item() if blob is None else Item.from_blob(blob)
-    except EntityError:
-        return Item()
 
 
 def _id(value: Any, path: str) -> str:

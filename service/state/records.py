@@ -16,6 +16,7 @@ from service.state.entities import (
     Counter,
     Item,
     User,
+    entity_to_change,
     pack_history,
     user_blob,
 )
@@ -65,14 +66,16 @@ class Record:
         """Return the new value of the entity.
 
         Args:
-            blob: the old value, None if absent; one that no store has written is replaced.
+            blob: the old value, None if absent.
             now: time of the change in ms, unless the record has one.
             limit: most answers that a user keeps.
             fingerprint: of the schema that the features of the record were checked against.
+
+        Raises StateNewer as `entity_to_change`.
         """
         updated_at = now if self.updated_at is None else self.updated_at
         if self.key.kind == "user":
-            user = _old(User, blob)
+            user = entity_to_change(User, blob)
             features = merged_values(user.features, self.features)
             history = self.history
             if history is None:
@@ -80,20 +83,11 @@ class Record:
                 history = pack_history(answers.last(limit))
             fingerprint = _fingerprint(blob, user, fingerprint)
             return Value(user_blob(features, history, updated_at, fingerprint), self.expires_at)
-        item = _old(Item, blob)
+        item = entity_to_change(Item, blob)
         item.features = merged_values(item.features, self.features)
         item.counters = merged_values(item.counters, self.counters)
         item.updated_at, item.fingerprint = updated_at, _fingerprint(blob, item, fingerprint)
         return Value(item.to_blob(), self.expires_at)
-
-
-def _old(kind: Any, blob: bytes | None) -> Any:
-    if blob is None:
-        return kind()
-    try:
-        return kind.from_blob(blob)
-    except EntityError:
-        return kind()
 
 
 def _fingerprint(blob: bytes | None, entity: User | Item, fingerprint: bytes) -> bytes:

@@ -8,8 +8,16 @@ import ormsgpack
 import pytest
 
 from service.engine.features.schema import Schema
-from service.state.entities import Answers, Counter, Item, User, fingerprint_of
-from service.state.errors import EntityError
+from service.state.entities import (
+    VERSION,
+    Answers,
+    Counter,
+    Item,
+    User,
+    entity_to_change,
+    fingerprint_of,
+)
+from service.state.errors import EntityError, NewerEntity, StateNewer
 
 ANSWERS = Answers(["i1", "ключ"], [1.0, 0.25], ["like", None], [1_700_000_000_000, None])
 USER = User({"age": 31, "tags": ["a", "b"]}, ANSWERS, 1_700_000_000_001, b"\1" * 8)
@@ -71,7 +79,8 @@ ONE = [["i1"], struct.pack("<f", 1.0), [], b"\xff", struct.pack("<q", -1)]
         ormsgpack.packb({}),
         b"\x91" * 100_000,
         USER.to_blob()[:-1],
-        blob_of(USER, v=2),
+        blob_of(USER, v=0),
+        blob_of(USER, v="2"),
         blob_of(USER, f=[1]),
         blob_of(USER, u="now"),
         blob_of(USER, u=-1),
@@ -90,6 +99,17 @@ ONE = [["i1"], struct.pack("<f", 1.0), [], b"\xff", struct.pack("<q", -1)]
 def test_a_blob_that_no_store_has_written_is_refused(blob):
     with pytest.raises(EntityError, match="written by this store"):
         User.from_blob(blob)
+
+
+@pytest.mark.parametrize(("kind", "entity"), [(User, USER), (Item, ITEM)])
+def test_an_entity_of_a_later_version_is_no_noise_that_a_change_may_replace(kind, entity):
+    later = blob_of(entity, v=VERSION + 1)
+    with pytest.raises(NewerEntity, match="at most version 1, got 2"):
+        kind.from_blob(later)
+    with pytest.raises(StateNewer, match="by a later version of the service"):
+        entity_to_change(kind, later)
+    assert entity_to_change(kind, blob_of(entity, v=VERSION)).features == entity.features
+    assert entity_to_change(kind, b"noise") == entity_to_change(kind, None) == kind()
 
 
 @pytest.mark.parametrize(
