@@ -18,7 +18,8 @@ from service.http.parsing import decode, decode_value, is_msgpack, refuse_compre
 from service.state.errors import EntityError
 
 ADVICE = "send a line per record as application/x-ndjson, whose number is not limited"
-QUOTED_BYTES = 60  # of a line that is no JSON
+QUOTED_BYTES = 60  # of text that is no record
+TEXT = frozenset(b"\t\n\r" + bytes(range(0x20, 0x7F)))  # the first byte of text in ASCII
 
 
 class Encoded(NamedTuple):
@@ -113,6 +114,10 @@ class Values:
 
     def feed(self, part: bytes) -> Iterator[Encoded]:
         """Yield the values that a part completes. Raises EntityError if no more can follow."""
+        if part and part[0] in TEXT and not self._number and not self._rest:
+            # Each letter would be a value of its own, a small number, and be refused alone.
+            quoted = part[:QUOTED_BYTES].decode("utf-8", "replace")
+            raise self._broken("MessagePack; send text as application/x-ndjson", quoted)
         self._unpacker.feed(part)
         self._rest += part
         begin = 0

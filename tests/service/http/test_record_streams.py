@@ -70,3 +70,12 @@ def test_a_record_that_never_ends_is_not_kept(start):
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", [b"xxx", b'{"item": "f2"}\n', b"\n[]"])
+def test_text_that_is_sent_as_messagepack_is_refused_once(text):
+    rule = "record 1: MessagePack; send text as application/x-ndjson"
+    for parts in ([text], [b"", text[:1], text[1:]]):
+        with pytest.raises(EntityError, match=rule):
+            records_of(Values(45), parts)
+    assert len(records_of(Values(45), [MSGPACK[:1], MSGPACK[1:]])) == len(VALUES)
