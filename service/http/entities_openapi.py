@@ -18,10 +18,10 @@ NDJSON = "application/x-ndjson"
 TIME = "ms since 1970 UTC"
 USER_EXAMPLE = {
     "user": "u42",
-    "history": [{"id": "260", "label": 1.0, "type": "like", "time": 1700000000000}, "1721"],
+    "history": [{"id": "480", "label": 1.0, "type": "like", "time": 1700000000000}, "1721"],
 }
 ITEM_EXAMPLE = {
-    "item": "260",
+    "item": "480",
     "features": {"popularity": 9.5, "genres": ["Drama"]},
     "counters": {"like_rate": {"shows": 40.0, "likes": 11.5, "time": 1700000000000}},
 }

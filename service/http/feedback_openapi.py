@@ -14,10 +14,10 @@ from service.state.events import MAX_POSITION, MAX_REQUEST_CHARACTERS, MAX_SHOWN
 MAX_EVENTS = 1000  # of one call
 EXAMPLE = {
     "events": [
-        {"event_id": "e1", "user": "u42", "item": "260", "type": "like"},
+        {"event_id": "e1", "user": "u42", "item": "480", "type": "like"},
         {"event_id": "e2", "user": "u42", "item": "296", "type": "like", "shown": ["318", "296"]},
         {
-            "event_id": "e3", "request_id": "5f0c", "user": "u42", "item": "1", "type": "like",
+            "event_id": "e3", "request_id": "5f0c", "user": "u42", "item": "10", "type": "like",
             "position": 0, "value": 9.99,
         },
     ]

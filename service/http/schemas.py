@@ -79,7 +79,7 @@ class User(StrictModel):
     history: Entries | None = Field(
         None,
         description="past impressions, the latest last; an id alone counts as liked",
-        examples=[["260", {"id": "1721", "label": 0.0}]],
+        examples=[["480", {"id": "1721", "label": 0.0}]],
     )
     features: Features | None = Field(None, description="user features of the schema")
 
@@ -370,8 +370,10 @@ class Problem(BaseModel):
 
 
 EXAMPLE = {
-    "user": {"history": [{"id": "260", "label": 1.0}, {"id": "1721", "label": 0.0}]},
-    "candidates": [{"id": i} for i in ("1", "296", "1196", "1580", "2571", "3114", "4993", "6539")],
+    "user": {"history": [{"id": "480", "label": 1.0}, {"id": "1721", "label": 0.0}]},
+    "candidates": [
+        {"id": i} for i in ("10", "296", "1196", "1580", "2571", "3114", "4993", "6539")
+    ],
     "slate_size": 5,
     "reasoning": {"budget": 2},
 }
