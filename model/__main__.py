@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
-from model.data.commands import Featurise, Prepare
+from model.data.commands import Featurise, Prepare, Titles
 from model.data.join.commands import Join
 from model.data.options import refuse_repeats
 from model.learning.commands import Evaluate, Train
@@ -51,6 +51,7 @@ Command = (
     | Annotated[BudgetReport, subcommand("budget")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Coverage, subcommand("coverage")]
+    | Annotated[Titles, subcommand("titles")]
 )
 
 

@@ -216,6 +216,30 @@ class Featurise:
         return 0
 
 
+@dataclass(frozen=True)
+class Titles:
+    """Write the titles of RankLens's movies that the service's page /playground prints."""
+
+    bundle: Path = Path("bundles/ranklens/1")
+    """Bundle whose items get their titles."""
+    events: Path = Path("data/ranklens/events.jsonl.gz")
+    """RankLens events, gzipped JSON lines."""
+    out: Path = Path("service/playground/titles.json")
+    """File of the titles."""
+
+    def execute(self) -> int:
+        """Write the file and print the number of titles. Raises BundleError or DataError."""
+        from model.data.titles import read_titles, write_titles
+        from service.engine.contract import Manifest
+        from service.engine.features.loading import load_featuriser
+
+        manifest = Manifest.read(self.bundle)
+        movies = read_titles(self.events, load_featuriser(self.bundle, manifest).items.ids)
+        write_titles(self.out, movies, manifest.name)
+        print(f"{self.out}: {len(movies):,} titles")
+        return 0
+
+
 def _print_summaries(directories: Sequence[Path]) -> int:
     from model.data.canonical import summary_lines
 
