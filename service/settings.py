@@ -290,6 +290,11 @@ class ServiceSettings(BaseSettings):
         description="Seconds for which ids of events are kept, so that a repeated event counts "
         "once. Raise it if callers send again later; they take room in the store for as long.",
     )
+    playground: bool = Field(
+        False,
+        description="Serve the page /playground, which shows how the model ranks. Enable it where "
+        "people look at the service.",
+    )
     log_format: Literal["json", "console"] = Field(
         "json", description="Log format. Use console to read logs in a terminal."
     )

@@ -73,9 +73,10 @@ def test_the_committed_bundle_reasons_unless_validation_is_to_choose(make):
 @pytest.mark.parametrize("name", ["RERANK_BUNDLE", "RERANK_MODELS"])
 @pytest.mark.parametrize("bundle", [{}, {"BUNDLE": ""}])
 def test_the_settings_of_the_environment_are_in_force(make, name, bundle):
-    arguments, settings = make("serve", **bundle, **{name: "/mine", "RERANK_STATE": "off"})
+    variables = {name: "/mine", "RERANK_STATE": "off", "RERANK_PLAYGROUND": "false"}
+    arguments, settings = make("serve", **bundle, **variables)
     assert arguments == ["-m", "service"]
-    assert settings == {name: "/mine", "RERANK_STATE": "off"}
+    assert settings == variables
 
 
 @pytest.mark.parametrize("directory", ["plain", "with space", "it's 100 % #1?"])
@@ -89,7 +90,11 @@ def test_an_entity_store_of_the_environment_takes_precedence(make, state):
     assert make("serve", RERANK_STATE=state)[1]["RERANK_STATE"] == state
 
 
-def test_the_other_targets_have_no_entity_store(make):
+def test_serve_has_the_playground(make):
+    assert make("serve")[1]["RERANK_PLAYGROUND"] == "true"
+
+
+def test_the_other_targets_have_neither_entity_store_nor_playground(make):
     assert make("bench")[1] == {}
 
 

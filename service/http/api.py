@@ -24,6 +24,7 @@ from service.http.entities import UPLOAD_PATHS, EntityApi
 from service.http.feedback import FeedbackApi
 from service.http.methods import refusal_by_router
 from service.http.openapi import openapi
+from service.http.playground import add_playground
 from service.http.problems import problem_response
 from service.http.responses import server_info
 from service.http.security import Keys
@@ -131,6 +132,8 @@ class Api:
             self._journal,
         )
         self._add_routes()
+        if settings.playground:
+            add_playground(self.app, keys)
         if admin_keys is not None:
             AdminApi(fleet, admin_keys, settings).add_routes(self.app)
         self._entities: EntityApi | None = None
