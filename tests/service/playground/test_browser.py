@@ -1,0 +1,364 @@
+"""The page /playground in Chromium, against a running service."""
+
+import json
+
+import httpx
+
+from tests.support.browsers import require_chromium, serious_problems
+from tests.support.servers import fresh
+
+require_chromium()
+
+from playwright.sync_api import expect  # noqa: E402
+
+KEY = "an-api-key-of-32-characters-xxxx"
+BOB = "Feedback: the user's id alone"
+RULES = "A pin, a block and one movie per director"
+HOSTILE = [
+    "<img src=x onerror=alert(1)>", "\u05d0\u05d1\u05d2 \u0645\u0631\u062d\u0628\u0627",
+    "\U0001f600 \U0001f469\u200d\U0001f680", "'\"`${x}</script>", "x" * 256,
+]  # fmt: skip
+
+
+def request_of(page):
+    """Return the request that the page shows as JSON."""
+    return json.loads(page.locator("#json").input_value())
+
+
+def type_request(page, request):
+    page.locator("#json").fill(json.dumps(request))
+
+
+def slate_of(page):
+    return page.locator("#ranked > li").evaluate_all("items => items.map((i) => i.dataset.id)")
+
+
+def expect_slate(page, ranked):
+    """Wait until the page shows the slate that the service gives for the request as it is."""
+    expected = ranked(request_of(page))
+    page.wait_for_function(
+        "expected => JSON.stringify([...document.querySelectorAll('#ranked > li')]"
+        ".map((item) => item.dataset.id)) === JSON.stringify(expected)",
+        arg=expected,
+    )
+    return expected
+
+
+def choose(page, sample):
+    page.locator("#sample").select_option(label=sample)
+
+
+def test_every_sample_is_ranked_as_the_service_ranks_it(opened, ranked):
+    page = opened()
+    samples = page.locator("#sample option").all_text_contents()
+    assert len(samples) >= 6
+    for sample in samples:
+        choose(page, sample)
+        expect_slate(page, ranked)
+        expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_the_table_follows_the_json_and_the_json_the_table(opened, ranked):
+    page = opened()
+    type_request(page, {"candidates": ["318", "296", "1"], "slate_size": 2})
+    rows = page.locator("#candidates tbody tr")
+    expect(rows).to_have_count(3)
+    rows.nth(1).get_by_label("Pin at position").fill("1")
+    rows.nth(1).get_by_label("Pin at position").press("Enter")
+    rows.nth(0).get_by_label("Block").check()
+    rows.nth(2).get_by_label("Boost").fill("1.5")
+    rows.nth(2).get_by_label("Boost").press("Enter")
+    request = request_of(page)
+    assert request["constraints"] == {"pinned": {"296": 0}, "blocked": ["318"]}
+    assert request["candidates"][2] == {"id": "1", "boost": 1.5}
+    assert request["slate_size"] == 2
+    assert expect_slate(page, ranked) == ["296", "1"]
+    for badge in ("pinned", "blocked", "boosted +1.5"):
+        expect(page.locator("#initial .badge", has_text=badge)).to_have_count(1)
+    rows.nth(2).get_by_label("Move up").click()
+    assert [entry["id"] for entry in request_of(page)["candidates"]] == ["318", "1", "296"]
+    rows.nth(0).get_by_label("Remove").click()
+    assert "blocked" not in request_of(page)["constraints"]
+    page.get_by_label("Add a candidate").fill("4993")
+    page.get_by_label("Add a candidate").press("Enter")
+    assert request_of(page)["candidates"][-1] == {"id": "4993"}
+    expect_slate(page, ranked)
+
+
+def test_json_that_is_none_or_no_request_is_named_and_changes_nothing(opened):
+    page = opened()
+    before = slate_of(page)
+    for text, words in (("{", "This is no JSON"), ("{}", "candidates"), ("[]", "an object")):
+        page.locator("#json").fill(text)
+        expect(page.locator("#json-problem")).to_contain_text(words)
+    assert slate_of(page) == before
+
+
+def test_chips_of_the_history_are_added_flipped_and_removed(opened, ranked):
+    page = opened()
+    type_request(page, {"user": {"history": ["260"]}, "candidates": ["318", "296", "1", "4993"]})
+    chips = page.locator("#history > li")
+    expect(chips).to_have_count(1)
+    page.get_by_label("Add an item to the history").fill("1721")
+    page.get_by_label("Add an item to the history").press("Enter")
+    expect(chips).to_have_count(2)
+    chips.nth(1).get_by_role("button", name=": liked").click()
+    assert request_of(page)["user"]["history"][1] == {"id": "1721", "label": 0}
+    chips.nth(0).get_by_role("button", name="Remove").click()
+    assert [entry["id"] for entry in request_of(page)["user"]["history"]] == ["1721"]
+    expect_slate(page, ranked)
+
+
+def test_sliders_set_a_field_and_give_it_back_to_the_default(opened, ranked):
+    page = opened()
+    budget = page.locator("#slider-budget")
+    budget.fill("1")
+    assert request_of(page)["reasoning"] == {"budget": 1}
+    page.locator("#slider-threshold").fill("0")
+    assert request_of(page)["reasoning"]["entropy_threshold"] < 0
+    expect(page.locator("#slider-threshold")).to_have_attribute("aria-valuetext", "always reason")
+    page.locator("#slider-recommend").fill("50")
+    page.locator("#slider-reason").fill("50")
+    assert request_of(page)["temperatures"] == {"recommend": 1, "reason": 1}
+    page.locator("#slider-diversity").fill("0.5")
+    assert request_of(page)["diversity"] == {"by": "genres", "weight": 0.5}
+    expect_slate(page, ranked)
+    for name in ("Budget", "Entropy threshold", "Weight of diversity"):
+        page.get_by_role("button", name=name).click()
+    assert {"reasoning", "diversity"}.isdisjoint(request_of(page))
+    expect_slate(page, ranked)
+
+
+def test_a_cap_is_set_and_its_victims_have_a_badge(opened, ranked):
+    page = opened()
+    choose(page, RULES)
+    expect(page.locator("#initial .badge", has_text="capped").first).to_be_visible()
+    page.locator("#cap").fill("")
+    page.locator("#cap").press("Enter")
+    assert "max_per_group" not in request_of(page)["constraints"]
+    expect(page.locator("#initial .badge", has_text="capped")).to_have_count(0)
+    expect(page.locator("#initial .badge", has_text="unknown")).to_have_count(2)
+    expect_slate(page, ranked)
+
+
+def test_up_and_down_are_told_by_sign_words_and_a_line_beside_the_colour(opened):
+    page = opened()
+    kinds = page.locator("#ranked > li").evaluate_all("items => items.map((i) => i.dataset.kind)")
+    assert {"up", "down"} <= set(kinds)
+    for kind, sign, word in (("up", "▲", "up"), ("down", "▼", "down")):
+        mark = page.locator(f'#ranked > li[data-kind="{kind}"] .move').first
+        assert sign in mark.inner_text()
+        assert mark.get_attribute("aria-label").startswith(word)
+    assert page.locator("#columns > svg path").count() == len(kinds)
+
+
+def test_a_position_opens_the_choices_before_and_after_each_step(opened):
+    page = opened()
+    expect(page.locator("#thinking-summary")).to_contain_text("positions took steps")
+    stepped = page.locator("#positions > li", has_text="Took 3 of 3 steps").first
+    expect(page.locator("#thinking-summary")).to_contain_text("choice")  # of single steps
+    stepped.get_by_role("button").click()
+    states = stepped.locator("thead th").all_inner_texts()
+    assert [text.split("\n")[0] for text in states] == [
+        "Candidate", "Before reasoning", "After step 1", "After step 2", "After step 3",
+    ]  # fmt: skip
+    assert stepped.locator("td strong").count() == 4  # the choice of each state
+    assert stepped.locator("td", has_text="read").count() == 5 * 3
+    assert stepped.locator(".entropy").count() == 4
+    assert stepped.locator(".dot:not(.left)").count() == 3
+    assert stepped.locator(".threshold").count() == 1
+    page.locator("#slider-budget").fill("0")
+    expect(page.locator("#thinking-summary")).to_have_text("No position took a reasoning step.")
+
+
+def test_the_time_has_a_part_for_each_stage(opened):
+    page = opened()
+    rows = page.locator("#time-bar th").all_text_contents()
+    assert {"parse", "features", "queue", "inference", "respond"} <= set(rows)
+    assert page.locator("#time-bar .stages span").count() == len(rows)
+
+
+def test_an_item_opens_the_reasons_of_its_position(opened):
+    page = opened()
+    third = page.locator("#ranked > li").nth(2)
+    third.get_by_role("button", name="Why").click()
+    position = page.locator("#positions > li").nth(2)
+    expect(position.get_by_role("button")).to_be_focused()
+    expect(position.get_by_role("button")).to_have_attribute("aria-expanded", "true")
+    expect(position).to_contain_text("Chosen with probability")
+    expect(position).to_contain_text("The initial ranking has it at")
+
+
+def test_a_comparison_says_what_reasoning_and_diversity_changed(opened):
+    page = opened()
+    page.get_by_role("button", name="Reasoning off and on").click()
+    expect(page.locator("#compare-words")).to_contain_text("positions differ")
+    expect(page.locator("#compare-words")).to_contain_text("Kendall's tau")
+    page.get_by_role("button", name="Diversity 0 and 0.5").click()
+    result = page.locator("#compare-result")
+    expect(result.locator("thead")).to_contain_text("B: Weight of diversity 0.5")
+    counts = result.locator("tr", has_text="genres in the first 5").locator("td")
+    assert int(counts.nth(1).inner_text()) > int(counts.nth(0).inner_text())
+    expect(page.locator("#compare-words")).to_contain_text("The first 5 of A have")
+
+
+def test_the_settings_of_both_sides_are_compared(opened):
+    page = opened()
+    page.locator("#sides-part summary").click()
+    choose(page, "Twelve movies, diversity and a boost")
+    page.locator("#compare-A-budget").fill("")
+    page.locator("#compare-A-diversity").fill("0")
+    page.locator("#compare-B-slates").fill("4")
+    page.locator("#compare-run").click()
+    expect(page.locator("#compare-result tr", has_text="Utility")).to_contain_text("only sampled")
+    type_request(page, {"candidates": ["318"]})
+    page.locator("#compare-A-diversity").fill("")
+    page.locator("#compare-B-slates").fill("")
+    page.locator("#compare-run").click()
+    expect(page.locator("#compare-words")).to_contain_text("slates are the same")
+
+
+def test_a_request_that_reasoning_changes_is_searched_and_then_shown(opened, ranked):
+    page = opened()
+    before = request_of(page)
+    page.locator("#find").click()
+    expect(page.locator("#compare-words")).to_contain_text("positions differ")
+    request = request_of(page)
+    assert request["candidates"] != before["candidates"]
+    assert request["user"] == before["user"]
+    without = {**request, "reasoning": {"budget": 0}}
+    assert ranked(request) != ranked(without)
+
+
+def test_feedback_moves_the_next_ranking_and_the_user_is_looked_at_and_forgotten(
+    opened, service_url, ranked
+):
+    page = opened(refusals=[404])
+    choose(page, BOB)
+    first = expect_slate(page, ranked)
+    page.locator(f'#ranked > li[data-id="{first[-2]}"]').get_by_role("button", name="Like").click()
+    expect(page.locator("#loop-words")).to_contain_text("Sent like")
+    page.locator(f'#ranked > li[data-id="{first[0]}"]').get_by_role("button", name="Hide").click()
+    expect(page.locator("#loop-words")).to_contain_text("Sent pass")
+    page.locator("#again").click()
+    expect(page.locator("#loop-words")).to_contain_text("Moved:")
+    assert slate_of(page) != first
+    page.locator("#look").click()
+    expect(page.locator("#loop-words")).to_contain_text("all that the store has")
+    record = json.loads(page.locator("#stored-user").inner_text())
+    assert record["history"]["id"] == [first[-2], first[0]]
+    page.locator("#forget").click()
+    expect(page.locator("#loop-words")).to_contain_text("forgotten")
+    assert httpx.get(f"{service_url}/users/bob").status_code == 404
+    page.locator("#look").click()
+    expect(page.locator("#loop-words")).to_contain_text("knows nothing")
+
+
+def test_a_stated_history_is_named_as_the_reason_that_events_move_nothing(opened):
+    page = opened()
+    expect(page.locator("#loop-note")).to_contain_text("states a history")
+    page.locator("#stored-history").check()
+    expect(page.locator("#loop-note")).not_to_contain_text("states a history")
+    assert "history" not in request_of(page)["user"]
+
+
+def test_a_link_opens_the_same_request(opened):
+    page = opened()
+    choose(page, RULES)
+    page.locator("#share").click()
+    expect(page.locator("#copied-words")).to_contain_text("Copied")
+    link = page.evaluate("navigator.clipboard.readText()")
+    other = opened(link[link.index("#") :])
+    assert request_of(other) == request_of(page)
+
+
+def test_a_copy_is_in_the_clipboard_and_on_the_page(opened, service_url):
+    page = opened()
+    for language in ("curl", "python", "node"):
+        page.locator(f'button.copy[data-language="{language}"]').click()
+        expect(page.locator("#copied-words")).to_contain_text(language)
+        text = page.evaluate("navigator.clipboard.readText()")
+        assert service_url in text
+        assert page.locator("#copied-text").input_value() == text
+
+
+def test_any_id_is_shown_as_text(opened, ranked):
+    page = opened()
+    request = {
+        "user": {"id": HOSTILE[-1], "history": HOSTILE}, "candidates": [*HOSTILE, "318"],
+        "constraints": {"pinned": {HOSTILE[0]: 1}},
+    }  # fmt: skip
+    type_request(page, request)
+    expect_slate(page, ranked)
+    names = sorted([*HOSTILE, "The Shawshank Redemption"])
+    for items in ("#ranked > li", "#initial > li", "#candidates tbody tr", "#positions > li"):
+        assert sorted(page.locator(f"{items} bdi").all_inner_texts()) == names
+    assert page.locator("#ranked > li").nth(1).locator("bdi").inner_text() == HOSTILE[0]
+    assert page.locator("#history bdi").all_inner_texts() == HOSTILE
+    assert page.locator("img").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_refusal_names_the_field_and_the_next_ranking_removes_it(opened, ranked):
+    page = opened(refusals=[422])
+    type_request(page, {"candidates": ["1", "1"]})
+    expect(page.locator("#problem")).to_contain_text("candidates")
+    type_request(page, {"candidates": ["1", "296"]})
+    expect(page.locator("#problem")).to_be_hidden()
+    expect_slate(page, ranked)
+
+
+def test_the_keyboard_alone_ranks_and_opens_a_position(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the slate"
+    page.locator("#rank").focus()
+    page.keyboard.press("Enter")
+    first = page.locator("#positions button.open").first
+    first.focus()
+    page.keyboard.press("Enter")
+    expect(first).to_have_attribute("aria-expanded", "true")
+    page.locator("#candidates").get_by_label("Move down").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.closest('tr')?.rowIndex === 2")  # its row moved
+    assert page.evaluate("document.activeElement.ariaLabel").startswith("Move down")
+
+
+def test_the_accessibility_checker_calls_nothing_serious(opened):
+    # The checker makes markup of text, which the policy of the page forbids.
+    page = opened(viewport={"width": 1280, "height": 900}, bypass_csp=True)
+    choose(page, RULES)
+    page.locator("#positions button.open").nth(1).click()
+    page.locator(".preset").first.click()
+    page.locator("#compare-result table").wait_for()
+    assert serious_problems(page) == []
+    page.evaluate("document.querySelector('#json').removeAttribute('aria-label')")
+    assert serious_problems(page, ["label"]) != []
+
+
+def test_a_narrow_dark_page_keeps_contrast_and_width(opened):
+    page = opened(color_scheme="dark", viewport={"width": 360, "height": 800}, bypass_csp=True)
+    choose(page, RULES)
+    page.locator("#positions button.open").nth(1).click()
+    rules = ["color-contrast", "scrollable-region-focusable"]
+    assert serious_problems(page, rules) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate("document.querySelector('h1').style.color = '#333'")
+    assert serious_problems(page, rules) != []
+
+
+def test_a_key_is_asked_for_where_there_are_keys_and_kept_in_the_tab(browser, session, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"shop:{KEY}\n")
+    with fresh(session, playground=True, api_keys_file=keys) as url:
+        context = browser.new_context(http_credentials={"username": "me", "password": KEY})
+        page = context.new_page()
+        page.goto(f"{url}/playground")
+        expect(page.locator("#keys")).to_be_visible()
+        page.locator("#api-key").fill(KEY)
+        page.locator("#api-key").press("Enter")
+        expect(page.locator("#ranked > li").first).to_be_visible()
+        page.reload()
+        expect(page.locator("#ranked > li").first).to_be_visible()
+        assert page.evaluate("localStorage.length") == 0
+        context.close()
