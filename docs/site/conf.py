@@ -24,6 +24,7 @@ html_theme = "pydata_sphinx_theme"
 html_static_path = [str(ROOT / "pages" / "assets" / "tables.js"), str(ROOT / "docs/site/site.css")]
 html_js_files = [("tables.js", {"defer": "defer"})]
 html_css_files = ["site.css"]
+html_favicon = str(ROOT / "docs" / "site" / "icon.svg")
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False

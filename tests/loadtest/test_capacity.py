@@ -97,7 +97,7 @@ def test_capacity_of_a_service_is_searched_and_reported_as_a_page(tmp_path, caps
     assert all(run["latency_ms"]["p99"] <= 500 for run in holding[-1:])
     text = (tmp_path / "capacity.html").read_text()
     assert text.count("<svg") == 4
-    assert not re.search(r'(src|href)="(?!#)', text)  # the page loads no other file
+    assert not re.search(r'(src|href)="(?!#|data:)', text)  # the page loads no other file
 
 
 def test_the_capacity_of_two_checkouts_is_searched_in_every_scenario(tmp_path):
