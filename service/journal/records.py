@@ -259,6 +259,11 @@ PARTS: Mapping[str, Any] = {
     "bundle": Bundle, "policy": Policy, "constraints": Constraints, "intent": Intent,
     "store": StoredValues,
 }  # fmt: skip
+# Read for every record.
+NAMES: Mapping[type[Any], frozenset[str]] = {
+    kind: frozenset(each.name for each in dataclasses.fields(kind))
+    for kind in (*KINDS.values(), *PARTS.values())
+}
 
 
 def now_ms() -> int:
@@ -298,8 +303,8 @@ def record_of(fields: object) -> Record:
 def _built(kind: type[T], fields: object) -> T:
     if not isinstance(fields, dict):
         raise RecordError(f"{kind.__name__}: must be a map, got {str(fields)[:100]}")
-    names = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    names = NAMES[kind]
     try:
-        return kind(**{name: fields[name] for name in names if name in fields})
+        return kind(**{name: value for name, value in fields.items() if name in names})
     except TypeError as error:
         raise RecordError(f"{kind.__name__}: {error}") from None

@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from types import NoneType
 from typing import Any
 
 import ormsgpack
@@ -32,6 +34,11 @@ Columns = Mapping[str, Sequence[Any]]
 KIND_TYPES: Mapping[str, pl.DataType] = {
     "identifier": pl.String(), "category": pl.String(), "categories": pl.List(pl.String()),
     "number": pl.Float64(), "statistic": pl.Float64(), "vector": pl.List(pl.Float32()),
+}  # fmt: skip
+# Types of values that a column holds as they are.
+PLAIN: Mapping[str, set[type]] = {
+    "category": {str, NoneType}, "categories": {list, NoneType},
+    "number": {float, NoneType}, "statistic": {float, NoneType},
 }  # fmt: skip
 # Directories of a join; prepare reads the first two.
 IMPRESSIONS, USERS, CANDIDATES = "impressions", "users", "candidates"
@@ -140,6 +147,20 @@ def converted(feature: Feature, value: Any) -> Any:
     raise ValueOfAnotherKind(f"{feature.name}: a {kind}, got {str(value)[:80]}")
 
 
+def converted_column(feature: Feature, values: Sequence[Any]) -> list[Any]:
+    """Return `converted` of each value; columns of one plain type, as most are, stay as they are.
+
+    Raises ValueOfAnotherKind.
+    """
+    if set(map(type, values)) <= PLAIN.get(feature.kind, set()):
+        if feature.kind != "categories":
+            return list(values)
+        texts = chain.from_iterable(value for value in values if value is not None)
+        if set(map(type, texts)) <= {str}:
+            return list(values)
+    return [converted(feature, value) for value in values]
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -184,7 +205,7 @@ def candidate_columns(record: DecisionRecord, schema: Schema, served: Served) ->
         if name == "score" and feature.of == "candidate" and record.scores:
             pairs = zip(record.scores, values, strict=True)
             values = [value if score is None else score for score, value in pairs]
-        columns[column_of(feature)] = [converted(feature, value) for value in values]
+        columns[column_of(feature)] = converted_column(feature, values)
     for name in served_statistics(schema):
         columns[f"{SERVED}{name}"] = [*(served.statistics.get(name) or nothing)]
     for rank, blob in enumerate(blobs):
