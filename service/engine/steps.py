@@ -123,10 +123,11 @@ class StepTracer:
 
     def _open(self, name: str) -> tuple[ort.InferenceSession, list[str]]:
         """Return a static graph and the names of its states. Raises BundleError."""
-        with self._opening:
-            if name not in self._graphs:
-                self._graphs[name] = self._read(name)
-            return self._graphs[name]
+        if name not in self._graphs:  # an open graph need not wait for another one
+            with self._opening:
+                if name not in self._graphs:
+                    self._graphs[name] = self._read(name)
+        return self._graphs[name]
 
     def _read(self, name: str) -> tuple[ort.InferenceSession, list[str]]:
         """Read a static graph from its verified file. Raises BundleError."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import threading
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from service.engine.collate import ModelError
 from service.engine.constraints import SlateConstraints
 from service.engine.contract import INTENT_STATIC, STATIC, BundleError, Manifest
 from service.engine.features.candidates import CandidateList
+from service.engine.graph import open_graph
 from service.engine.rows import Row, Slate, SlateSampling
 from service.engine.session import Session
 from service.engine.step_outputs import state_names, with_outputs
@@ -94,6 +96,20 @@ def row_of(generator, feeds, index, constraints, sampling, intent):
     )
 
 
+def slate_of(decoded, index, row):
+    """Return the slate of the torch loop for one list."""
+    size = row.slate_size
+    logprob, before, after = (getattr(decoded, name)[index, :size] for name in FIGURES)
+    return Slate(
+        decoded.slate[index, :size].numpy(),
+        logprob.numpy(),
+        before.numpy(),
+        after.numpy(),
+        decoded.steps[index, :size].numpy(),
+        sample=int(row.sampling is not None),
+    )
+
+
 def tracer_of(models, directory):
     """Write both static graphs as those of a bundle, and return its tracer."""
     for name, form in ((STATIC, "static"), (INTENT_STATIC, "static, intent")):
@@ -154,15 +170,7 @@ def test_the_traced_states_are_those_of_the_torch_loop(host, intents, tmp_path):
         for index, (constraints, sampling, intent) in enumerate(parts):
             row = row_of(generator, feeds, index, constraints, sampling, intent)
             size = row.slate_size
-            logprob, before, after = (getattr(decoded, name)[index, :size] for name in FIGURES)
-            slate = Slate(
-                decoded.slate[index, :size].numpy(),
-                logprob.numpy(),
-                before.numpy(),
-                after.numpy(),
-                decoded.steps[index, :size].numpy(),
-                sample=int(sampling is not None),
-            )
+            slate = slate_of(decoded, index, row)
             trace = tracer.trace(row, slate, row.budget)
             states = logits[index, :size, :, : len(row.numbers)]
             assert_states(trace, states, row)
@@ -188,6 +196,31 @@ def test_the_static_graphs_are_opened_once_and_that_of_a_row_is_reported(tmp_pat
     assert tracer.open()
     assert all(tracer.is_open_for(row) for row in rows)
     assert not tracer.open()
+
+
+def test_a_slate_is_traced_while_the_graph_of_others_is_opened(tmp_path, monkeypatch):
+    generator, _, models = build("gru")
+    tracer = tracer_of(models, tmp_path)
+    go, waits = threading.Event(), threading.Event()
+
+    def open_later(path, *arguments, **options):
+        if path.name == INTENT_STATIC:
+            waits.set()
+            assert go.wait(60)
+        return open_graph(path, *arguments, **options)
+
+    monkeypatch.setattr("service.engine.steps.open_graph", open_later)
+    opening = threading.Thread(target=tracer.open)
+    opening.start()
+    try:
+        assert waits.wait(60)
+        feeds, ((constraints, sampling, _), *_) = sampled_feeds(0, 5, False)
+        row = row_of(generator, feeds, 0, constraints, sampling, None)
+        slate = slate_of(torch_states(generator, feeds)[0], 0, row)
+        assert tracer.trace(row, slate, row.budget).entropy.shape == (row.slate_size, 1 + S)
+    finally:
+        go.set()
+        opening.join(60)
 
 
 def explained(session, ids, **options):
@@ -217,7 +250,7 @@ def test_the_states_of_a_bundle_of_the_first_version_begin_and_end_with_its_figu
 def test_slates_of_the_native_library_are_traced_too(native_library, session, intents, monkeypatch):
     monkeypatch.setattr(native_backend, "shared_library", lambda: native_library)
     native = Session.load(BUNDLE, backend="native")
-    steps = 0
+    taken = 0
     for rows in random_batches(session, random_lists(session, 3, 1), 2, intents):
         for row, slate in zip(rows, native.run(rows), strict=True):
             trace = trace_of(native, row, slate, row.budget)
@@ -227,8 +260,8 @@ def test_slates_of_the_native_library_are_traced_too(native_library, session, in
                 trace.entropy[free, 0], slate.entropy_before[free], atol=CLOSE
             )
             np.testing.assert_allclose(last, slate.entropy_after[free], atol=CLOSE)
-            steps += int(slate.steps.sum())
-    assert steps > 20
+            taken += int(slate.steps.sum())
+    assert taken > 20
 
 
 def test_a_trace_that_takes_other_steps_than_the_slate_is_refused(session, items):
