@@ -58,8 +58,11 @@ def test_lookups_at_one_time_read_what_was_written(engine, address, new_loop):
 
 
 @LOOPS
-@pytest.mark.parametrize("turns", range(4))
-@pytest.mark.parametrize("address", ["redis", "cluster"], indirect=True)
+@pytest.mark.parametrize(
+    ("address", "turns"),
+    [("redis", 0), ("redis", 1), ("redis", 3), ("cluster", 1)],
+    indirect=["address"],
+)
 def test_a_loop_that_is_busy_beyond_the_budget_reads_what_has_arrived(
     engine, address, turns, new_loop
 ):
@@ -88,7 +91,7 @@ def test_the_budget_holds_for_a_server_that_is_slow(tmp_path, busy_s, new_loop):
         try:
             await reader.keep_open()
             server.process.send_signal(signal.SIGSTOP)
-            for _ in range(3):
+            for _ in range(2):
                 lookup = asyncio.ensure_future(reader.read([], ITEMS[:2]))
                 await asyncio.sleep(0)
                 time.sleep(busy_s)
