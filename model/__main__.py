@@ -13,6 +13,7 @@ from tyro.conf import subcommand
 from model.data.commands import Featurise, Prepare, Titles
 from model.data.join.commands import Join
 from model.data.options import refuse_repeats
+from model.experiment.commands import Experiment
 from model.learning.commands import Evaluate, Train
 from model.offline.commands import Compare, Coverage
 from model.study.budget_command import BudgetReport
@@ -52,6 +53,7 @@ Command = (
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Coverage, subcommand("coverage")]
     | Annotated[Titles, subcommand("titles")]
+    | Annotated[Experiment, subcommand("experiment")]
 )
 
 

@@ -198,6 +198,12 @@ RULES = {
         {"markupsafe", "numpy", "tqdm"},
         {"model.data", "model.study", "pages", "service.engine", "service.journal"},
     ),
+    "model.served": (set(), {"service.engine.contract", "service.models.versions"}),
+    "model.experiment": (
+        {"numpy", "pydantic", "yaml"},
+        {"model.data", "model.offline.journal", "model.served", "model.study.plots",
+         "service.models.store", "service.models.versions"},
+    ),
     # Runs in the environment of obp, and shares nothing with what it checks.
     "model.offline.obp_child": ({"numpy", "obp"}, set()),
     "model.__main__": ({"tyro"}, {"model", "service.engine"}),

@@ -90,8 +90,8 @@ def _duration(option: str, text: str) -> int:
         raise DataError(Path(option), str(error)) from None
 
 
-def read_until(text: str) -> int:
-    """Return the time of --until in ms: of a number of ms or ISO 8601 text, UTC by default.
+def read_until(text: str, option: str = "--until") -> int:
+    """Return the time of an option in ms: of a number of ms or ISO 8601 text, UTC by default.
 
     Raises DataError.
     """
@@ -101,6 +101,6 @@ def read_until(text: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError:
         rule = "must be a time such as 2026-01-05T12:00 or ms since 1970 UTC"
-        raise DataError(Path("--until"), rule, value=text) from None
+        raise DataError(Path(option), rule, value=text) from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1e3)

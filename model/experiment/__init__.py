@@ -1,0 +1,1 @@
+"""Compare the canary with the active version on what users did, and promote or roll back."""
