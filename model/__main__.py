@@ -16,6 +16,7 @@ from model.data.options import refuse_repeats
 from model.experiment.commands import Experiment
 from model.learning.commands import Evaluate, Train
 from model.offline.commands import Compare, Coverage
+from model.retraining.commands import Retrain
 from model.study.budget_command import BudgetReport
 from model.study.commands import (
     Diversity,
@@ -53,6 +54,7 @@ Command = (
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Coverage, subcommand("coverage")]
     | Annotated[Titles, subcommand("titles")]
+    | Annotated[Retrain, subcommand("retrain")]
     | Annotated[Experiment, subcommand("experiment")]
 )
 

@@ -27,7 +27,7 @@ def refuse_repeats(arguments: Sequence[str], options: Any) -> None:
     names = (name.partition("=")[0].replace("_", "-") for name in used if name.startswith("--"))
     command = getattr(options, "source", options)  # `prepare` has a command for each source
     fields = dataclasses.fields(command)
-    lists = {f"--{field.name.replace('_', '-')}" for field in fields if field.type == "Paths"}
+    lists = {f"--{field.name.replace('_', '-')}" for field in fields if "Paths" in str(field.type)}
     for name, count in Counter(names).items():
         if count > 1 and name not in lists:
             raise DataError(Path(name), f"must be passed once, got it {count} times")

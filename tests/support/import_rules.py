@@ -199,6 +199,12 @@ RULES = {
         {"model.data", "model.study", "pages", "service.engine", "service.journal"},
     ),
     "model.served": (set(), {"service.engine.contract", "service.models.versions"}),
+    # A candidate is judged by the session that will serve it, and published into its store.
+    "model.retraining": (
+        {"markupsafe", "matplotlib", "numpy", "tyro"},
+        {"model.data", "model.learning", "model.offline", "model.served", "model.study.plots",
+         "pages", "service.engine", "service.models.store", "service.models.versions"},
+    ),
     "model.experiment": (
         {"numpy", "pydantic", "yaml"},
         {"model.data", "model.offline.journal", "model.served", "model.study.plots",
