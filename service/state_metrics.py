@@ -89,6 +89,11 @@ class StateMetrics(MetricFamilies):
         self.state_size = self._gauge(
             "rerank_state_size_bytes", "Size of the entity store.", "livemax"
         )
+        self.state_lag = self._gauge(
+            "rerank_state_lag_seconds",
+            "Seconds since a replica of the entity store last heard from its primary.",
+            "livemax",
+        )
         self.state_limit = self._gauge(
             "rerank_state_limit_bytes",
             "Size that the entity store may grow to; 0 without a limit that the service knows.",

@@ -274,6 +274,7 @@ class EntityStore:
         self._metrics.state_size.set(health.bytes or 0)
         self._metrics.state_limit.set(health.limit or 0)
         self._metrics.state_volatile.set(health.durable is False)
+        self._metrics.state_lag.set(health.lag_s)
         for kind, number in health.entities.items():
             self._metrics.state_entities.labels(kind).set(number)
 

@@ -81,6 +81,7 @@ def test_users_are_hits_and_misses(address, engine):
     assert value(metrics, "rerank_state_configured") == 1
     is_lmdb = address.scheme == "lmdb"
     assert value(metrics, "rerank_state_volatile") == (0 if is_lmdb else 1)
+    assert value(metrics, "rerank_state_lag_seconds") == 0
     assert (value(metrics, "rerank_state_limit_bytes") > 0) == is_lmdb
     assert total(metrics.page().decode(), "rerank_state_entities") == 1
 
