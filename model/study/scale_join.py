@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from model.data.join.joining import join
-from model.data.join.options import JoinOptions
 from model.study.commands import Scale, cache_directory, command_line, report_directory
 from model.study.pages import provenance
-from model.study.scale import in_process
+from model.study.process_memory import watch
 from service.journal.frames import FrameEncoder
 from service.journal.records import Bundle, DecisionRecord, EventRecord, Policy, Record, pack
 from service.journal.segments import CLOSED
@@ -88,12 +88,6 @@ def _records(number: int, draw: random.Random) -> Iterator[Record]:
         yield EventRecord(record, at + 20_000, record, f"r{number}", user, item, "like", label=1.0)
 
 
-def join_journal(journal: Path, out: Path, schema: Path, decisions: int) -> dict[str, int]:
-    """Join a whole journal and return the counts."""
-    options = JoinOptions.read(schema, "1d", "1d", None)
-    return dict(join(journal, out, options, _time(decisions) + 3 * DAY_MS))
-
-
 def measure(decisions: int, scratch: Path) -> dict[str, Any]:
     """Measure the join of a journal; `scratch` is left empty."""
     directory = scratch / f"join-{decisions}"
@@ -102,12 +96,18 @@ def measure(decisions: int, scratch: Path) -> dict[str, Any]:
     try:
         write_journal(journal, decisions)
         schema.write_text(SCHEMA, encoding="utf-8")
-        figures = in_process(join_journal, journal, out, schema, decisions)
+        command = [sys.executable, "-m", "model", "join", "--journal", journal, "--schema", schema]
+        command += ["--out", out, "--until", _time(decisions) + 2 * DAY_MS]
+        (stage,) = watch([*map(str, command)], lambda: "join")
+        parts = json.loads((out / "join.json").read_text(encoding="utf-8"))["parts"]
         return {
             "decisions": decisions,
+            "parts": len(parts),
+            "counts": dict(sum((Counter(part["counts"]) for part in parts), Counter())),
             "journal_bytes": _size(journal),
             "log_bytes": _size(out),
-            **figures,
+            "seconds": stage.seconds,
+            "peak_mb": stage.peak_mb,
         }
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -131,5 +131,5 @@ def report(command: Scale) -> None:
         rows = decisions * CANDIDATES
         print(
             f"join of {decisions:,} decisions, {rows:,} rows: {size['seconds']:,.0f} s, "
-            f"{size['peak']:,.0f} MB at most"
+            f"{size['peak_mb']:,.0f} MB at most"
         )

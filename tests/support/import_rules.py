@@ -186,7 +186,7 @@ RULES = {
     # Writes journals as the service does.
     "model.study.scale_join": (
         {"tqdm"},
-        {"model.data", "model.study", "service.journal.frames", "service.journal.records",
+        {"model.study", "service.journal.frames", "service.journal.records",
          "service.journal.segments"},
     ),
     # Compared with the way that `prepare` deals, where it is installed.

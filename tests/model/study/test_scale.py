@@ -46,15 +46,13 @@ def test_the_page_of_the_evaluation_has_a_row_for_each_number_of_test_lists(tmp_
 
 
 def test_a_join_is_measured_on_a_journal_of_the_stated_size(tmp_path, monkeypatch, capsys):
-    def in_process(task, *arguments):
-        return {"result": task(*arguments), "seconds": 2.0, "peak": 250.0}
-
-    monkeypatch.setattr(scale_join, "in_process", in_process)
     monkeypatch.setattr(scale_join, "PART", 200)
     Scale(join=(300,), out=tmp_path / "out", cache=tmp_path / "cache").execute()
     (size,) = json.loads((tmp_path / "out" / "join.json").read_text())
-    counts = size["result"]
-    assert (counts["lists"], counts["events: joined"]) == (300, 600)
+    counts = size["counts"]
+    assert (size["parts"], counts["lists"], counts["events: joined"]) == (2, 300, 600)
     assert counts["impressions"] == 300 * scale_join.SLATE
-    assert "300 decisions, 6,000 rows: 2 s, 250 MB" in capsys.readouterr().out
+    figures = f"{size['seconds']:,.0f} s, {size['peak_mb']:,.0f} MB at most"
+    assert f"300 decisions, 6,000 rows: {figures}" in capsys.readouterr().out
+    assert size["peak_mb"] > 0
     assert list((tmp_path / "cache").iterdir()) == []
