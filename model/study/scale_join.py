@@ -24,7 +24,7 @@ from service.journal.segments import CLOSED
 
 DAY_MS = 86_400_000
 START = 20_000 * DAY_MS
-PART = 125_000  # decisions of a day, which is a part
+PART = 20_000  # decisions of a day, which is a part
 CANDIDATES, SLATE, HISTORY = 20, 10, 30  # of a decision
 EVENTS = 2  # on a decision, 20 s after it
 USERS, ITEMS = 20_000, 50_000
