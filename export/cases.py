@@ -63,7 +63,9 @@ class RequestSampler:
         self.items = dataset.featuriser.items.ids
         impressions = itertools.islice(dataset.impressions(["valid", "test"], fresh=True), 256)
         self.requests = [impression.request for impression in impressions]
-        self.inline = [features for request in self.requests for features in request.features]
+        inline = (features for request in self.requests for features in request.features)
+        # Candidates with equal features are a tie in every choice.
+        self.inline = list({repr(features): features for features in inline}.values())
         if not self.requests:
             raise BundleError(f"{data}: no valid or test list to draw requests from")
 
@@ -74,7 +76,8 @@ class RequestSampler:
         chosen = draw.choice(len(pool), size, replace=False).tolist()
         length = min(len(items), int(draw.integers(0, 48)))
         past = draw.choice(len(items), length, replace=False).tolist()
-        inline = draw.integers(0, len(self.inline), size).tolist() if self.inline else []
+        repeated = len(self.inline) < size
+        inline = draw.choice(len(self.inline), size, repeated).tolist() if self.inline else []
         return dataclasses.replace(
             self.requests[int(draw.integers(len(self.requests)))],
             ids=[pool[i] for i in chosen],
