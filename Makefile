@@ -24,7 +24,7 @@ endif
 export CXX
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test lint train export report bench load client wheel docs image clean
+.PHONY: help setup native serve test lint train export report bench load loop client wheel docs image clean
 
 help: ## show these lines
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ load: setup ## Locust for a minute against a service started for it; fails where
 
 .venv-release/.installed: pyproject.toml constraints.txt
 	$(call install,.venv-release,release)
+
+loop: setup ## the whole circle in miniature: serve, explore, learn, promote, with simulated users
+	.venv/bin/python -m loadtest loop --smoke
 
 client: .venv-release/.installed ## build and check the client's wheel and sdist into build/client
 	rm -rf build/client

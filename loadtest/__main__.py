@@ -16,6 +16,7 @@ egress    connections of the service beyond this machine, by strace
 balance   connections and latency of workers that share a port
 state     the entity store: lookups, loads, feedback, kills, replayed logs, erasure
 html      HTML pages of committed reports, from their Markdown and JSON
+loop      users of a known world, and a service that learns from them
 
 Each command has --help and starts the service that it measures. Exit status: 0 passed, 1 a bar was
 missed, 2 wrong arguments or no service, 3 void (the generator was the bottleneck), 128 + N

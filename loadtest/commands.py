@@ -16,6 +16,7 @@ from loadtest.contract_commands import Balance, Egress, Fuzz
 from loadtest.errors import UsageError
 from loadtest.html_pages import Html
 from loadtest.journal.command import Journal
+from loadtest.loop.command import Loop
 from loadtest.state.command import State
 from loadtest.validation import require_not_negative, require_positive
 
@@ -390,6 +391,6 @@ COMMANDS: dict[str, type[Command]] = {
     command.__name__.lower(): command
     for command in (
         Load, Bench, Capacity, Growth, Agree, Compare, Overload, Reloads, Soak, Cpu, Fuzz, Egress,
-        Balance, State, Journal, Html,
+        Balance, State, Journal, Html, Loop,
     )
 }  # fmt: skip

@@ -30,11 +30,13 @@ class Html:
     def execute(self, command_line: str) -> int:
         """Write the pages and print their paths."""
         from loadtest import plots
+        from loadtest.loop.plots import draw_days
         from loadtest.state.plots import draw_replay
         from pages.reports import Drawing, UnknownReportError, write_reports
 
         drawings: dict[str, tuple[str, Drawing]] = {
             "growth.png": ("growth.json", plots.growth),
+            "loop.png": ("loop.json", lambda report, path: draw_days(report["rows"], path)),
             "overload.png": ("overload.json", plots.overload),
             "state.png": (
                 "state.json",

