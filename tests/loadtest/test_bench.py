@@ -17,6 +17,8 @@ from tests.support.bundles import ROOT
 from tests.support.stub_servers import RANKED, http, stub_server, unused_url, wait_for
 
 BODIES = Scenario("plain", "/rerank", [b"{}"])
+# Commands that read none, or have no --out.
+WITHOUT_BUNDLE = {"compare", "load", "fuzz", "agree", "html", "loop"}
 SHORT = ["--seconds", "0.5", "--warmup", "0.1", "--scenario", "ids"]
 
 
@@ -185,7 +187,7 @@ def test_a_url_without_http_is_refused_with_an_example(capsys, url):
     assert "http://127.0.0.1:8000" in errors
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"compare", "load", "fuzz", "agree"}))
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - WITHOUT_BUNDLE))
 def test_a_missing_bundle_is_named_with_its_missing_file(name, tmp_path, capsys):
     bundle = tmp_path / "none"
     out = tmp_path / "out"
