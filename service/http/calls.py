@@ -24,6 +24,7 @@ from service.http.disconnects import DISCONNECTED, ON_DISCONNECT
 from service.http.edge import header_map, request_id_of
 from service.http.exchange import Exchange
 from service.http.lookups import look_up
+from service.http.origins import refuse_cross_site
 from service.http.parsing import (
     Limits,
     decode,
@@ -202,6 +203,8 @@ class RankingCalls:
         if not self._state["ready"]:
             raise NotReady("no model is ready")
         if self._keys is None:
+            if self._journal is not None:  # a journal becomes training data
+                refuse_cross_site(call.headers, self._settings.host)
             return ""
         return self._keys.client(call.headers.get("authorization"))
 

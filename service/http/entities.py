@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -26,6 +25,7 @@ from service.errors import (
     StoreUnavailable,
     UnknownEntity,
 )
+from service.http.origins import is_loopback, named_host
 from service.http.problems import refusal_by_store
 from service.http.record_streams import Encoded, Splitter, body_parts, splitter_for
 from service.http.responses import response_class
@@ -156,7 +156,9 @@ class EntityApi:
         """Raise Unauthorized or Forbidden; or NotFound where the routes are off."""
         if self._keys is not None:
             self._keys.client(request.headers.get("authorization"))
-        elif not (is_loopback(self._settings.host) and is_loopback(_host_of(request))):
+        elif not (
+            is_loopback(self._settings.host) and is_loopback(named_host(request.state.headers))
+        ):
             raise NotFound(
                 f"{request.method} {request.scope['path'][:100]}: set RERANK_STATE_KEYS_FILE; "
                 "without keys, users and items are served under a loopback address only"
@@ -349,25 +351,3 @@ def _store_errors() -> Iterator[None]:
         yield
     except EngineError as error:
         raise refusal_by_store(error) from None
-
-
-def _host_of(request: Request) -> str:
-    """Return the host that a request names, without its port.
-
-    A page in a browser can make a name of its own lead here, and a proxy may pass on other names.
-    """
-    host: str = request.state.headers.get("host", "")
-    if not host.startswith("["):
-        return host.partition(":")[0]
-    address, _, port = host[1:].partition("]")
-    return address if port[:1] in ("", ":") else host
-
-
-def is_loopback(host: str) -> bool:
-    """Tell if only processes of this host can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

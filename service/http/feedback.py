@@ -72,7 +72,7 @@ class FeedbackApi:
             raise NotReady("no model is ready")
         settings, headers = self._settings, request.state.headers
         if self._keys is None:
-            refuse_cross_site(headers)
+            refuse_cross_site(headers, settings.host)
         else:
             self._keys.client(headers.get("authorization"))
         content = await read_body(request.receive, settings.max_body_bytes, settings.body_timeout_s)

@@ -21,7 +21,11 @@ from service.http.parsing import MSGPACK
 REFUSALS = (
     ("400", "The body is not valid JSON or MessagePack, or the request is not HTTP"),
     ("401", "No API key, although the service requires one"),
-    ("403", "The API key is not valid"),
+    (
+        "403",
+        "The API key is not valid; or, without keys and with a journal, a page of another origin "
+        "sends the call",
+    ),
     ("408", "The body took too long to arrive"),
     ("413", "The body is over the size limit"),
     ("414", "Path and query are too long"),

@@ -3,7 +3,6 @@
 import httpx
 import pytest
 
-from service.http.entities import is_loopback
 from tests.support.servers import fresh
 
 KEY = "state-key-0123456789"
@@ -87,14 +86,3 @@ def test_with_keys_every_route_requires_one(session, tmp_path):
         written = client.put("/items", content=b'{"item": "i1"}', headers=allowed)
         assert written.json()["written"] == 1
         assert client.get("/items/i1", headers=allowed).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-        ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.example", False),
-    ],
-)  # fmt: skip
-def test_only_addresses_of_this_host_are_loopback(host, expected):
-    assert is_loopback(host) is expected
