@@ -41,7 +41,7 @@ class RecentItems:
     """
 
     def __init__(self, handles: int = HANDLES, max_bytes: int = KEPT_BYTES) -> None:
-        """Keep at most so many items, and so many bytes of them."""
+        """Keep at most so many items, and so many bytes of them beside those of the last lookup."""
         self.size, self._max_bytes, self._bytes = handles, max_bytes, 0
         self.version, self.bytes_read = -1, 0
         self._handles: dict[str, int] = {}
@@ -72,6 +72,8 @@ class RecentItems:
             for place in absent:
                 handles[place] = self._add(ids[place])
         self._used[handles] = self._lookups
+        if self._bytes > self._max_bytes:
+            self._make_room(0)
         return handles
 
     def stale(self, handles: Integers) -> list[int]:
@@ -112,13 +114,16 @@ class RecentItems:
         return handle
 
     def _make_room(self, count: int) -> None:
-        """Drop the items that are unused for longest, unless there is room for `count` others."""
-        lacking = count - len(self._free)
-        if lacking <= 0 and self._bytes <= self._max_bytes:
-            return
-        unused = np.flatnonzero(self._used < self._lookups)
-        number = min(len(unused), max(lacking, len(self) // 8))
-        if number:
+        """Drop the items that are unused for longest, until `count` others and the bytes have room.
+
+        Items of the current lookup stay. An eighth of the items goes at a time, because the search
+        for the oldest reads all of them.
+        """
+        while (lacking := count - len(self._free)) > 0 or self._bytes > self._max_bytes:
+            unused = np.flatnonzero(self._used < self._lookups)
+            number = min(len(unused), max(1, lacking, len(self) // 8))
+            if not number:
+                return
             oldest = np.argpartition(self._used[unused], number - 1)[:number]
             self._drop(unused[oldest].tolist())
 

@@ -73,6 +73,34 @@ def test_the_items_that_are_unused_for_longest_make_room(options):
     assert (again.stamps == kept.stamps).all()
 
 
+def kept_bytes(recent):
+    return sum(len(blob or b"") for blob in recent.blobs(np.arange(recent.size)))
+
+
+def test_items_that_grow_stay_within_the_bytes():
+    """Every id is known after the first turn, so only the bytes ask for room."""
+    recent, peak = RecentItems(128, max_bytes=1000), 0
+    for turn in range(1, 21):
+        recent.outdate()
+        for item in IDS:
+            read(recent, {item: bytes(5 * turn)}, [item])
+            peak = max(peak, kept_bytes(recent))
+    assert 900 < peak <= 1000 + 5 * turn
+
+
+@pytest.mark.parametrize("earlier", [0, 30])
+def test_large_new_items_stay_within_the_bytes(earlier):
+    """earlier: items that are read before; of a few items an eighth is none."""
+    recent = RecentItems(128, max_bytes=1000)
+    for item in IDS[:earlier]:
+        read(recent, {item: b"1"}, [item])
+    for number in range(60):
+        ids = [f"large {number} {place}" for place in range(4)]
+        read(recent, dict.fromkeys(ids, bytes(100)), ids)
+        assert kept_bytes(recent) <= 1000 + 4 * 100
+    assert len(recent) >= 8
+
+
 @pytest.mark.parametrize("in_table", [20, 40])
 def test_rows_are_those_of_the_bytes_of_each_list(monkeypatch, in_table):
     """Items change, are deleted and make room; lists without handles, and old ones, come between.
