@@ -148,6 +148,7 @@ class RedisReader:
         self._connections: list[Connection] = []
         self._opening: asyncio.Task[None] | None = None
         self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self._tls: ssl.SSLContext | None = None
 
     async def read(self, users: Collection[str], items: Collection[str]) -> Blobs:
         """Return the blobs of users, then those of items, None for an absent one.
@@ -224,9 +225,11 @@ class RedisReader:
     async def _connect(self) -> Connection:
         """Return a connection that is logged in. Raises OSError or errors of redis-py."""
         loop, address = asyncio.get_running_loop(), self._address
-        secure = ssl.create_default_context() if address.scheme == "rediss" else None
+        if address.scheme == "rediss" and self._tls is None:
+            # On a thread, and once: it reads the certificates of all authorities, in milliseconds.
+            self._tls = await asyncio.to_thread(ssl.create_default_context)
         _, connection = await loop.create_connection(
-            lambda: Connection(self._on_lost), address.host, address.port, ssl=secure
+            lambda: Connection(self._on_lost), address.host, address.port, ssl=self._tls
         )
         commands: list[tuple[str, ...]] = []
         if address.username is not None:

@@ -1,8 +1,11 @@
 """Lookups in Redis on an event loop: budgets, busy loops, lost connections, passwords."""
 
 import asyncio
+import shutil
 import signal
 import socket
+import ssl
+import threading
 import time
 
 import pytest
@@ -14,6 +17,7 @@ from service.state.errors import EngineError, StateTimeout, StateUnavailable
 from service.state.redis_engine import RedisEngine
 from service.state.redis_reader import PIPELINED, RedisReader, open_reader
 from tests.support.redis_servers import SERVERS, redis_server
+from tests.support.tls import self_signed
 
 ITEMS = [f"i{number}" for number in range(50)]
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -198,3 +202,38 @@ def test_a_host_that_is_no_name_is_unavailable():
     for call in (RedisEngine(address).health, lambda: run(read_one(address))):
         with pytest.raises(StateUnavailable, match=r"redis://no\.\.name:6379/0"):
             call()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_connections_by_tls_share_a_context_that_a_thread_builds(tmp_path, monkeypatch):
+    certificate, key = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.load_cert_chain(certificate, key)
+    builders, connections, build = [], [], ssl.create_default_context
+
+    def counted():
+        builders.append(threading.current_thread())
+        return build()
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+
+    async def respond_once(reader, writer):
+        connections.append(writer)
+        await reader.read(100)
+        writer.write(b"*1\r\n$-1\r\n")
+        writer.close()
+
+    async def look_up_twice():
+        async with await asyncio.start_server(respond_once, "127.0.0.1", 0, ssl=served) as server:
+            port = server.sockets[0].getsockname()[1]
+            reader = RedisReader(parse_address(f"rediss://127.0.0.1:{port}/0"), 5.0, 1)
+            try:
+                return [await reader.read(["u1"], []) for _ in range(2)]
+            finally:
+                await reader.close()
+
+    assert run(look_up_twice()) == [[None], [None]]
+    assert len(connections) == 2
+    (builder,) = builders
+    assert builder is not threading.main_thread()
