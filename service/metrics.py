@@ -84,7 +84,7 @@ class Metrics(StateMetrics):
         )
         self.duration = self._histogram(
             "rerank_request_duration_seconds",
-            "Time from the complete body to the rendered response.",
+            "Time from the complete body to the rendered response, without waits for traced steps.",
             SECONDS,
         )
         self.stage = self._histogram(

@@ -272,8 +272,11 @@ class RankingCalls:
 
     def _content(self, decision: Decision) -> dict[str, Any]:
         entries = decision_entries(decision)
-        times = decision.stage_times(time.monotonic())
-        self._observer.decided(decision, times)
+        now = time.monotonic()
+        times = of_ranking = decision.stage_times(now)
+        if decision.trace_s:  # a wait for explanations says nothing about the speed of rankings
+            of_ranking = decision.stage_times(now - decision.trace_s)
+        self._observer.decided(decision, of_ranking)
         return decision_content(decision, entries, times)
 
     def _log(

@@ -83,7 +83,8 @@ def decision_record(
         policy_of(entry, decision), constraints_of(request, row),
         None if request.intent is None else intent_of(request),
         chosen, logprob, before, after, steps, decision.utility, decision.unknown,
-        decision.reasons, request.priority, 1e3 * (now - decision.timeline.received),
+        decision.reasons, request.priority,
+        1e3 * (now - decision.timeline.received - decision.trace_s),
         1e3 * decision.queue_s, 1e3 * decision.inference_s,
     )  # fmt: skip
 

@@ -137,7 +137,7 @@ class DecisionRecord:
         entropy_before, entropy_after: nats [k]; steps: reasoning steps [k].
         utility: the evaluator's estimate of a sampled slate.
         degraded: all reasons, the gravest first.
-        total_ms, queue_ms, inference_ms: times of the list.
+        total_ms, queue_ms, inference_ms: times of the list, without waits for steps of reasoning.
     """
 
     record: str

@@ -59,6 +59,7 @@ class Decision:
         explain_steps: the request asks for the states of its slate.
         trace: these states, None without.
         steps_missing: the reason for a slate without the states that the request asks for.
+        trace_s: seconds that the call waited for the states of its slates, after ranking.
     """
 
     request_id: str
@@ -82,6 +83,7 @@ class Decision:
     explain_steps: bool = False
     trace: StepTrace | None = None
     steps_missing: StepsMissing | None = None
+    trace_s: float = 0.0
 
     @property
     def reasons(self) -> list[str]:

@@ -37,11 +37,14 @@ class StepTracing:
     ) -> None:
         """Set the trace of every decision that requests its steps, or why it has none.
 
+        All decisions get the seconds of the wait, because the lists of a call are answered at once.
+
         Args:
             decisions: of one call.
             tracers: one per decision, of its bundle.
             deadlines: one per decision, as times of time.monotonic() in seconds.
         """
+        began = time.monotonic()
         jobs: list[tuple[asyncio.Future[StepTrace | None], Decision, StepTracer, float]] = []
         try:
             for decision, tracer, deadline in zip(decisions, tracers, deadlines, strict=True):
@@ -68,6 +71,9 @@ class StepTracing:
         finally:
             for job, *_ in jobs:
                 job.cancel()
+        trace_s = time.monotonic() - began
+        for decision in decisions:
+            decision.trace_s = trace_s
 
     def _submit(
         self, tracer: StepTracer, decision: Decision, slate: Slate

@@ -1,5 +1,8 @@
 """The states of reasoning in responses: `explain` "steps"."""
 
+import re
+import time
+
 import httpx
 import numpy as np
 import pytest
@@ -139,6 +142,27 @@ def test_a_list_that_requests_no_steps_is_not_traced(counted, items):
     first, second = (response["slate"] for response in result["responses"])
     assert all("steps" not in entry["explanation"] for entry in first)
     assert all(entry["explanation"]["steps"] for entry in second)
+
+
+def test_the_wait_for_steps_counts_in_responses_and_not_in_metrics(session, items):
+    wait_s, copy = 0.2, Slow(session, 0.0)
+
+    class SlowTracer(CountingTracer):
+        def trace(self, row, slate, budget):
+            time.sleep(wait_s)
+            return super().trace(row, slate, budget)
+
+    copy.tracer = SlowTracer(session.tracer)
+    batch = {"requests": [body(items, explain="steps"), body(items, seed=1)]}
+    with fresh(copy) as url:
+        result = httpx.post(f"{url}/rerank/batch", json=batch, timeout=60).raise_for_status().json()
+        metrics = httpx.get(f"{url}/metrics").text
+    totals = [response["latency_ms"]["total"] / 1e3 for response in result["responses"]]
+    sums = re.findall(r"^rerank_(?:request|stage)_duration_seconds_sum\S* (\S+)$", metrics, re.M)
+    observed, *stages = map(float, sums)
+    assert len(stages) == 5
+    assert sum(totals) - observed >= len(totals) * wait_s - CLOSE
+    assert sum(stages) == pytest.approx(observed, abs=CLOSE)
 
 
 def test_of_more_lists_than_may_wait_the_last_ones_have_no_steps(counted, items):

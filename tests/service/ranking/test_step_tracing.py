@@ -9,8 +9,14 @@ import time
 import pytest
 
 from service.engine.features.candidates import CandidateList
+from service.journal.capture import decision_record
+from service.metrics import Metrics
+from service.models.fleet import Fleet
 from service.ranking.decision import Decision, Timeline
+from service.ranking.request import RankingRequest
+from service.ranking.reranker import Reranker
 from service.ranking.step_tracing import StepTracing
+from service.settings import Settings
 from tests.support.fakes import CountingTracer
 
 PAST, LATER = -1.0, 60.0  # seconds from now
@@ -134,3 +140,20 @@ def test_nothing_is_started_before_the_first_trace():
     names = {thread.name for thread in threading.enumerate()}
     with tracing_of(1):
         assert {thread.name for thread in threading.enumerate()} == names
+
+
+def test_every_list_of_a_call_has_the_time_of_the_wait(decision, tracer):
+    requested, plain = fresh(decision, 2)
+    plain.explain_steps = False
+    with tracing_of(1) as tracing:
+        asyncio.run(add(tracing, [requested, plain], tracer, LATER))
+    assert requested.trace_s == plain.trace_s > 0
+
+
+def test_the_wait_for_steps_is_no_time_of_a_list_in_the_journal(session, items, decision):
+    settings = Settings()
+    reranker = Reranker(settings, Fleet.of(session, settings, Metrics()), lambda *_: None)
+    request = RankingRequest(CandidateList(ids=items[:12]), "r-1", "", time.monotonic() + LATER)
+    waited = dataclasses.replace(decision, trace_s=5.0)  # received at 0
+    record = decision_record(reranker.prepare(request), waited, "d1", 0, now=26.0)
+    assert record.total_ms == 21_000
