@@ -127,7 +127,8 @@ class Fleet:
             *(deployment.batcher.close() for deployment in deployments), *self._draining
         )
         self._loader.shutdown()
-        self._step_opener.shutdown(cancel_futures=True)
+        # A graph that is being opened takes seconds, in which the journal could not be written.
+        self._step_opener.shutdown(wait=False, cancel_futures=True)
 
     def choose(self, name: str | None, user_id: str | None, path: str) -> tuple[Deployment, str]:
         """Return the deployment that answers a request, and its variant: "active" or "canary".

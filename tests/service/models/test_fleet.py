@@ -1,7 +1,9 @@
 """Models, canaries and shadows of a store, behind a real server."""
 
+import asyncio
 import random
 import shutil
+import threading
 
 import pytest
 
@@ -10,6 +12,7 @@ from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.models.store import ServingConfig, in_canary
 from service.settings import Settings
+from tests.support.fakes import CountingTracer, Slow
 from tests.support.stores import (
     copy_bundle,
     metric_value,
@@ -173,3 +176,30 @@ def test_a_shadow_that_ranks_differently_is_counted_as_different(store, items):
         wait_until(lambda: metric_value(client, SHADOW % "different") == 6)
         post_rerank(client, candidates=items[:1]).raise_for_status()
         wait_until(lambda: metric_value(client, SHADOW % "same_slate") == 1)
+
+
+def test_a_fleet_that_closes_does_not_wait_for_a_graph_that_is_being_opened(session):
+    class Opening(CountingTracer):
+        began, opened = threading.Event(), False
+
+        def open(self):
+            self.began.set()
+            self.go.wait(5)
+            self.opened = True
+            return True
+
+    copy = Slow(session, 0.0)
+    copy.tracer = tracer = Opening(None)
+    tracer.go.clear()
+    fleet = Fleet.of(copy, Settings(preload_steps=True), Metrics())
+
+    async def start_and_close():
+        fleet.start()
+        assert await asyncio.to_thread(tracer.began.wait, 60)
+        await fleet.close()
+        return tracer.opened
+
+    try:
+        assert not asyncio.run(start_and_close())
+    finally:
+        tracer.go.set()
