@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pages.page import page
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "client"))
 DEVELOPMENT = "development"  # version of a site that is not of a release
+VERSION = re.compile(r"[0-9A-Za-z][\w.+-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,15 @@ class Build:
 
 
 def build(options: Build) -> int:
-    """Build, check and list. 1: Sphinx has a warning, or the site a broken or external address."""
+    """Build, check and list.
+
+    1: Sphinx has a warning, or the site a broken or external address. 2: the version is no name of
+    a directory below `out`, which is emptied first.
+    """
+    if not VERSION.fullmatch(options.version):
+        rule = "must begin with a letter or digit, then letters, digits and . _ + -"
+        print(f"--version: {rule}, got {options.version!r}", file=sys.stderr)
+        return 2
     source = ROOT / "build/docs/source"
     write_source(source)
     site = options.out.resolve() / options.version

@@ -1,6 +1,8 @@
 """The documentation as a site: its navigation, links and OpenAPI page, without the generator."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -146,8 +148,46 @@ def test_the_list_of_versions_has_the_development_version_and_then_the_latest(tm
     assert names == ["development", "0.10.0", "0.9.0"]
 
 
-def test_every_package_of_the_generator_is_pinned_as_elsewhere():
-    lines = (ROOT / "docs/site/requirements.txt").read_text("utf-8").splitlines()
+def deletions(monkeypatch):
+    """Return the directories that a build deletes; nothing is deleted or built."""
+    deleted: list = []
+    failed = subprocess.CompletedProcess[str]([], 1)
+    monkeypatch.setattr(build, "write_source", lambda source: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: deleted.append(path))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: failed)
+    return deleted
+
+
+@pytest.mark.parametrize("version", ["", ".", "..", "../../..", "/", "a/b", "-x", "1.0\n", "ä"])
+def test_a_version_that_is_no_name_of_a_directory_deletes_nothing(
+    tmp_path, monkeypatch, capsys, version
+):
+    deleted = deletions(monkeypatch)
+    assert build.build(build.Build(version, tmp_path)) == 2
+    assert "--version: must begin with a letter or digit" in capsys.readouterr().err
+    assert deleted == []
+
+
+@pytest.mark.parametrize("version", ["development", "0.2.0", "1.0.0-rc.1+local_2"])
+def test_a_build_deletes_the_site_of_its_version_alone(tmp_path, monkeypatch, version):
+    deleted = deletions(monkeypatch)
+    assert build.build(build.Build(version, tmp_path)) == 1
+    assert deleted == [tmp_path.resolve() / version]
+
+
+def pins_of(name):
+    """Return the versions of a file of pins by the normalised names of the packages."""
+    lines = (ROOT / name).read_text("utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[\w.]+", line) for line in pins)
-    assert {"sphinx", "myst-parser"} <= {line.partition("==")[0].lower() for line in pins}
+    pairs = (line.split("==") for line in pins)
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in pairs}
+
+
+def test_every_package_of_the_generator_is_pinned_as_elsewhere():
+    of_generator, elsewhere = pins_of("docs/site/requirements.txt"), pins_of("constraints.txt")
+    assert {"sphinx", "myst-parser"} <= of_generator.keys()
+    shared = of_generator.keys() & elsewhere.keys()
+    assert len(shared) > 10
+    # The generator takes no later docutils; elsewhere it renders the README for an index.
+    assert {name for name in shared if of_generator[name] != elsewhere[name]} == {"docutils"}
