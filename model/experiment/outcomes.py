@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from model.experiment.errors import ExperimentError
-from model.offline.journal import fields_in
+from model.offline.journal import fields_in, identity
 
 Array = np.ndarray[Any, Any]
 
@@ -178,7 +178,8 @@ def read_rewards(
     for fields in fields_in(journal):
         if fields.get("kind") != "event" or (types and fields.get("type") not in types):
             continue
-        reason = exclusion(fields, seen)
+        event = identity(fields)
+        reason = exclusion(fields, event, seen)
         if reason is None:
             key = hash((fields["request_id"], fields["item"]))
             first, last = (int(np.searchsorted(places, key, side)) for side in ("left", "right"))
@@ -191,22 +192,26 @@ def read_rewards(
         counts[f"events: {reason}" if reason else "events"] += 1
         if reason is None:
             labels[first] = max(fields["label"], labels.get(first, 0.0))
+            if event is not None:
+                seen.add(event)
     reward = np.zeros(len(lists.at))
     for entry, label in labels.items():
         reward[numbers[entry]] += label
     return reward
 
 
-def exclusion(fields: Mapping[str, Any], seen: set[int]) -> str | None:
-    """Return the reason for which an event is left out, None if it may count; note its id."""
-    event_id, user = fields.get("event_id"), fields.get("user")
-    # An id is unique for its user, and without a user for its request.
-    owner = ("user", user) if user is not None else ("request", fields.get("request_id"))
-    key = None if event_id is None else hash((owner, event_id))
-    if fields.get("outcome") == "duplicate" or key in seen:
+def exclusion(fields: Mapping[str, Any], event: int | None, seen: set[int]) -> str | None:
+    """Return the reason for which an event is left out, None if it may count.
+
+    The outcome `duplicate` is none: a worker that was killed before the journal's flush has lost
+    the first record of an event that the store had kept, and a repetition has its place.
+
+    Args:
+        event: identity of the event.
+        seen: identities of the events that count.
+    """
+    if event in seen:
         return "duplicate"
-    if key is not None:
-        seen.add(key)
     if fields.get("label") is None:
         return "without a label"
     if fields.get("request_id") is None:

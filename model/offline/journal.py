@@ -98,7 +98,7 @@ def read_log(
     requests: defaultdict[str, list[int]] = defaultdict(list)
     for number, record in enumerate(records):
         requests[record.request_id].append(number)
-    seen: set[str] = set()
+    seen: set[int] = set()
     for fields in fields_in(directory):
         if fields.get("kind") == "decision":
             if touches is not None:
@@ -148,15 +148,29 @@ def decision_of(fields: Mapping[str, Any]) -> DecisionRecord:
     return record
 
 
+def identity(fields: Mapping[str, Any]) -> int | None:
+    """Return the hash that records of one event share, None for an event without an id.
+
+    An id is unique for its user, and without a user for its request.
+    """
+    event_id, user = fields.get("event_id"), fields.get("user")
+    owner = ("user", user) if user is not None else ("request", fields.get("request_id"))
+    return None if event_id is None else hash((owner, event_id))
+
+
 def _add_event(
     log: Log,
     fields: Mapping[str, Any],
     requests: Mapping[str, Sequence[int]],
     touches: Touches | None,
-    seen: set[str],
+    seen: set[int],
 ) -> None:
-    event_id, label = fields.get("event_id"), fields.get("label")
-    if fields.get("outcome") == "duplicate" or (event_id is not None and event_id in seen):
+    """Count an event, and add its label to a list.
+
+    The outcome `duplicate` excludes none: the journal may have lost the first record of its event.
+    """
+    event, label = identity(fields), fields.get("label")
+    if event in seen:
         log.counts["events: duplicate"] += 1
     elif label is None:
         log.counts["events: without a label"] += 1
@@ -166,8 +180,8 @@ def _add_event(
         log.counts["events: without a request"] += 1
     else:
         touches.events.append(fields)
-    if event_id is not None:
-        seen.add(event_id)
+    if event is not None:
+        seen.add(event)
 
 
 def _add_by_request(log: Log, fields: Mapping[str, Any], numbers: Sequence[int]) -> None:

@@ -18,19 +18,20 @@ LIST_KEYS = ("request_id", "request", "user_id", "timestamp", "reason")
 def first_of_each(events: pl.LazyFrame) -> pl.LazyFrame:
     """Return events with the outcome `duplicate` on all but the first of each id.
 
-    An id is of its user, and without one of its request. Repeated records are one event.
+    An id is of its user, and without one of its request. Repeated records are one event. A record
+    that the service took for a repetition counts if no other of its id is on record: a worker that
+    was killed between the store's commit and the journal's flush has lost the first one.
     """
     owner = pl.coalesce(
         pl.lit("u") + pl.col("user_id"), pl.lit("r") + pl.col("request"), pl.lit("")
     )
     ordered = (
-        events.sort("at", "record")
+        events.sort(pl.col("outcome") == "duplicate", "at", "record")
         .unique("record", keep="first", maintain_order=True)
         .with_columns(owner.alias("owner"))
     )
     is_first = pl.int_range(pl.len()).over("owner", "event_id") == 0
-    repeated = (pl.col("outcome") == "duplicate") | ~is_first
-    outcome = pl.when(repeated).then(pl.lit("duplicate")).otherwise(pl.lit("accepted"))
+    outcome = pl.when(is_first).then(pl.lit("accepted")).otherwise(pl.lit("duplicate"))
     return ordered.with_columns(outcome.alias("outcome")).drop("owner")
 
 

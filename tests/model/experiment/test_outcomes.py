@@ -60,7 +60,7 @@ def test_lists_and_events_that_do_not_count_are_counted_by_reason(tmp_path):
         a_list(5, "a", 2050), a_list(6, "b", 2050, request_id="r5"),
         event(0, "c", 2010, "r0", item="z", label=1.0), event(1, "c", 2010, None, label=1.0),
         event(2, "c", 2010, "r0", item="a", label=None), event(3, "c", 2200, "r0", label=1.0),
-        event(4, "c", 2010, "r0", label=1.0, outcome="duplicate"),
+        event(7, "c", 2010, "r0", label=1.0, outcome="duplicate"),
         event(5, "c", 2010, "r5", label=1.0), event(6, "c", 2010, "r0", label=1.0, type="x"),
         event(7, "c", 2010, "r0", label=1.0), event(7, "c", 2010, "r0", label=1.0),
         event(8, "a", 2010, "r0", label=1.0), event(0, None, 2010, "r0", item="z", label=1.0),
@@ -73,6 +73,15 @@ def test_lists_and_events_that_do_not_count_are_counted_by_reason(tmp_path):
         "events: ambiguous": 1, "events: of another user": 1,
     }  # fmt: skip
     assert outcomes.reward.tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("at", [2010, 2101])
+def test_a_repetition_counts_if_it_alone_is_on_record_and_late_ones_leave_its_place(tmp_path, at):
+    repeated = {"label": 1.0, "outcome": "duplicate"}
+    records = [event(0, "c", at, "r0", **repeated), event(0, "c", 2020, "r0", **repeated)]
+    outcomes = read(tmp_path, [a_list(0, "c", 2000, CANARY), a_list(1, "a", 2000), *records])
+    assert outcomes.reward.tolist() == [1.0, 0.0]
+    assert outcomes.counts["events"] == 1
 
 
 def test_a_user_of_both_versions_is_left_out_and_counted(tmp_path):

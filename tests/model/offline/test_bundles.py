@@ -124,8 +124,8 @@ def test_events_that_no_decision_explains_are_counted_and_earn_nothing(loaded, j
     second.ids, second.slate = first.ids, first.slate
     third.request_id = "third"
     events = [
-        on(first, 1), on(third, 2), on(third, 2), on(third, 3, item="elsewhere"),
-        on(third, 4, user="another"), on(third, 5, label=None), on(third, 6, outcome="duplicate"),
+        on(first, 1), on(third, 2, outcome="duplicate"), on(third, 2), on(third, 2),
+        on(third, 3, item="elsewhere"), on(third, 4, user="another"), on(third, 5, label=None),
         on(third, 7, request=None, user=third.user), on(third, 8, label=0.5),
         on(third, 9, type="x"),
     ]  # fmt: skip

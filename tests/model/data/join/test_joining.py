@@ -87,7 +87,7 @@ def test_every_event_is_counted_once_and_none_is_guessed(journal, schema, tmp_pa
     records = [
         made(1), made(2, request="twice"), made(3, request="twice"), made(4, user=None),
         on(1, "c"), on(11, "c", at=2000, event_id="e1"),
-        on(2, "a", outcome="duplicate"), on(3, "a", request=None),
+        on(2, "c", outcome="duplicate", event_id="e1"), on(3, "a", request=None),
         on(4, "a", request="elsewhere"), on(5, "a", at=HOUR + 1), on(6, "a", request="twice"),
         on(7, "a", user="u2"), on(8, "z"), on(9, "a", position=3), on(10, "a", request="r4"),
     ]  # fmt: skip
@@ -104,6 +104,14 @@ def test_every_event_is_counted_once_and_none_is_guessed(journal, schema, tmp_pa
     of_outcomes = ["item not in the slate", "another position"]
     events = sum(n for name, n in counts.items() if name.startswith("events: "))
     assert events - sum(counts[f"events: {name}"] for name in of_outcomes) == 11
+
+
+def test_a_repetition_counts_if_the_first_record_of_its_event_was_lost(journal, schema, tmp_path):
+    again = {"event_id": "e1", "outcome": "duplicate"}
+    write_segment(journal, [made(1), on(1, "c", **again), on(2, "c", at=2000, **again)])
+    counts = joined(journal, schema, tmp_path / "out", hours=4)
+    assert (counts["events: joined"], counts["events: duplicate"]) == (1, 1)
+    assert labels(tmp_path / "out") == {"d1": {"c": 1.0}}
 
 
 def test_an_event_may_arrive_before_its_list_by_the_difference_of_two_clocks_alone(
