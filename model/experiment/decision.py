@@ -70,20 +70,24 @@ def decide(paths: dict[str, Trajectory], outcomes: Outcomes, rules: Rules, until
             return Decision("roll back", [reason])
     if reasons:
         return Decision("roll back", [*reasons, end]) if over else Decision("wait", reasons)
+    risen = [
+        f"{name}: the share rises by {rise:.4f}, at most {guard.rise:g} may be"
+        for name, guard in guards_of(rules).items()
+        if (rise := float(paths[name].difference[-1])) > guard.rise
+    ]
     low, high = float(paths["reward"].low[-1]), float(paths["reward"].high[-1])
     interval = f"reward: the interval of the difference is {low:.4f} to {high:.4f}"
     if high < rules.reward.roll_back_below:
         return Decision("roll back", [f"{interval}, below {rules.reward.roll_back_below:g}"])
     if low > rules.reward.promote_above:
-        risen = [
-            f"{name}: the share rises by {rise:.4f}, at most {guard.rise:g} may be"
-            for name, guard in guards_of(rules).items()
-            if (rise := float(paths[name].difference[-1])) > guard.rise
-        ]
         if not risen:
             return Decision("promote", [f"{interval}, above {rules.reward.promote_above:g}"])
         return Decision("roll back", [*risen, end]) if over else Decision("wait", risen)
-    return Decision(rules.at_the_end, [interval, end]) if over else Decision("wait", [interval])
+    if not over:
+        return Decision("wait", [interval])
+    if rules.at_the_end == "promote" and risen:
+        return Decision("roll back", [interval, *risen, end])
+    return Decision(rules.at_the_end, [interval, end])
 
 
 def shortcomings(paths: dict[str, Trajectory], outcomes: Outcomes, rules: Rules) -> list[str]:

@@ -75,6 +75,21 @@ def test_equal_versions_wait_until_the_longest_time_and_then_follow_the_rule(tmp
     assert figures["decision"]["action"] == "promote"
 
 
+def test_a_canary_whose_guard_has_risen_is_not_promoted_at_the_end(tmp_path, store):
+    records = traffic(
+        store, USERS, (0.4, 0.4),
+        degraded=lambda draw, canary: ["model"] if canary and draw.random() < 0.05 else [],
+    )  # fmt: skip
+    write_segment(tmp_path / "journal", records)
+    ending = {"longest_days": 1, "at_the_end": "promote"}
+    decision = look(tmp_path, store, "--until", END, **ending)[1]["decision"]
+    assert decision["action"] == "roll back"
+    assert decision["reasons"][1].startswith("degraded: the share rises by 0.0")
+    tolerant = {"degraded": {"rise": 0.1}}
+    decision = look(tmp_path, store, "--until", END, **ending, guards=tolerant)[1]["decision"]
+    assert decision["action"] == "promote"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
