@@ -18,8 +18,9 @@ def label_rows(
 ) -> tuple[pl.LazyFrame, Counter[str]]:
     """Return the rows of the impression log, and counts of events on them.
 
-    An item has the highest label of its events. Others of the slate have that of a pass, if the
-    rule `passed_over` of the schema says so, and else no row: nobody can tell if they were seen.
+    An item has the highest label of its events. Others of the slate, and items whose events have
+    no label, have that of a pass, if the rule `passed_over` of the schema or an event's `displayed`
+    says so, and else no row: nobody can tell if they were seen.
 
     Args:
         rows: of all candidates.
@@ -37,11 +38,12 @@ def label_rows(
         {
             "item not in the slate": on_items["place"].null_count(),
             "another position": len(on_items.filter(pl.col("position") != pl.col("place"))),
+            "without a label": on_items["label"].null_count(),
         }
     )
     on_slates = on_items.filter(pl.col("place").is_not_null())
     acted = pl.col("type") != PASS
-    labels = on_slates.group_by(KEY).agg(pl.col("label").max(), acted.any().alias("acted"))
+    labels = on_slates.group_by(KEY).agg(pl.col("label").max())
     displays = joined.select(
         pl.col("list").alias("request_id"), pl.col("displayed").alias("item_id")
     ).filter(pl.col("item_id").list.len() > 0)
@@ -58,13 +60,12 @@ def label_rows(
     )
     low, span = schema.label.range[0], schema.label.span
     label = (pl.lit(low) + pl.lit(span) * pl.col("label")).alias("label")
-    return labelled.with_columns(label).drop("acted", "displayed", "last", "stated"), counts
+    return labelled.with_columns(label).drop("displayed", "last", "stated"), counts
 
 
 def _canonical(schema: Schema) -> pl.Expr:
     """Return the label 0..1 of a row of a slate, null for one that is left out."""
     passed = schema.events.get(PASS, EventType(0.0)).label
-    has_event = pl.col("acted").is_not_null()
     is_stated = pl.col("stated").fill_null(False)
     by_rule = {
         "above": (pl.col("position") < pl.col("last")).fill_null(False),
@@ -73,7 +74,7 @@ def _canonical(schema: Schema) -> pl.Expr:
     }[schema.passed_over.rule]
     is_passed = pl.col("displayed").fill_null(False) | (~is_stated & by_rule)
     return (
-        pl.when(has_event)
+        pl.when(pl.col("label").is_not_null())
         .then(pl.col("label"))
         .when(is_passed)
         .then(pl.lit(passed, pl.Float64))

@@ -64,7 +64,7 @@ EVENT_TYPES: Mapping[str, Any] = {
 
 # Columns that the tables of candidates have beside the features, while and after they are labelled.
 TAKEN = {
-    "rank", "stored", "from_store", "settled_at", "acted", "displayed", "last", "stated",
+    "rank", "stored", "from_store", "settled_at", "displayed", "last", "stated",
 }  # fmt: skip
 
 

@@ -166,6 +166,26 @@ def test_an_action_without_a_label_reaches_down_the_slate_and_has_no_row(journal
     assert labels(tmp_path / "out") == {"d1": {"c": 0.0, "b": 0.0}}
 
 
+@pytest.mark.parametrize(
+    ("rule", "displayed", "expected"),
+    [
+        ("all", [], {"c": 0.0, "a": 0.0, "d": 1.0, "b": 0.0}),
+        ("above", [], {"c": 0.0, "a": 0.0, "d": 1.0}),
+        ("above", ["a", "d"], {"a": 0.0, "d": 1.0}),
+        ("stated", [], {"d": 1.0}),
+    ],
+)
+def test_an_item_whose_events_have_no_label_follows_the_rule(
+    journal, schema, tmp_path, rule, displayed, expected
+):
+    schema.write_text(f"{SCHEMA}passed_over: {{rule: {rule}}}\n")
+    see = on(1, "a", type="see", label=None, displayed=displayed)
+    write_segment(journal, [made(1), see, on(2, "d")])
+    counts = joined(journal, schema, tmp_path / "out")
+    assert labels(tmp_path / "out") == {"d1": expected}
+    assert (counts["events: joined"], counts["events: without a label"]) == (2, 1)
+
+
 def test_labels_have_the_range_of_the_schema(journal, schema, tmp_path):
     schema.write_text(f"{SCHEMA}label: {{range: [1, 5]}}\npassed_over: {{rule: above}}\n")
     write_segment(journal, [made(1), on(1, "a", label=0.5), on(2, "a", label=0.25)])
