@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from model.data.join.durable import move, remove
 from model.data.join.tables import CANDIDATES, HISTORIES, IMPRESSIONS, REQUESTS, USERS
 
 LATEST = (1 << 63) - 1  # ms; of a user whose lists of all times are removed
@@ -39,6 +40,7 @@ def forget(out: Path, erased: Mapping[str, int]) -> int:
     """Remove the lists of deleted users from all parts, and return the number of lists.
 
     Killed at any moment, it leaves each file as it was or as it will be, and a repetition goes on.
+    So does a power loss, because a file is durable before the next one changes.
 
     erased: last moment in ms of each user's lists to remove.
     """
@@ -68,11 +70,11 @@ def forget(out: Path, erased: Mapping[str, int]) -> int:
 
 
 def _replace(path: Path, rows: pl.LazyFrame) -> None:
-    """Replace a file atomically by some of its rows; delete it if there are none."""
+    """Replace a file atomically and durably by some of its rows; delete it if there are none."""
     scratch = path.with_name(f"{path.name}.tmp")
     rows.sink_parquet(scratch)
     if pl.scan_parquet(scratch).select(pl.len()).collect().item():
-        scratch.replace(path)
+        move(scratch, path)
     else:
-        path.unlink()
+        remove(path)
         scratch.unlink()

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from model.data.errors import DataError
 from model.data.join.checking import ServedBundle, check_part
+from model.data.join.durable import move, remove
 from model.data.join.erasing import forget, without_erased
 from model.data.join.labelling import KEY, label_rows, settled_at
 from model.data.join.matching import LIST_KEYS, first_of_each, match
@@ -31,6 +32,7 @@ from model.data.join.tables import (
     user_features,
 )
 from service.journal.records import DecisionRecord, EventRecord
+from service.journal.segments import sync_directory
 
 SCRATCH = ".part"
 NEW = "new"  # directory of the scratch with the finished files of a part
@@ -103,7 +105,7 @@ def _unsettled(
 def _join_part(
     spans: Sequence[Span], part: Part, options: JoinOptions, out: Path, bundle: ServedBundle | None
 ) -> tuple[Counter[str], Counter[str]]:
-    """Write the files of a part, and return its counts and the number of records by segment.
+    """Write the files of a part durably; return its counts and the number of records by segment.
 
     Killed at any moment, it leaves a part that the next run writes again.
     """
@@ -130,9 +132,10 @@ def _join_part(
     for table in TABLES:
         target, file = _file(out, table, part), _file(scratch / NEW, table, part)
         if file.exists():
-            file.replace(target)
+            move(file, target)
         else:
-            target.unlink(missing_ok=True)
+            remove(target)
+    sync_directory(out)
     forget(out, tables.erased)
     shutil.rmtree(scratch)
     return counts, tables.read

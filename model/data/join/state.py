@@ -16,6 +16,7 @@ from model.data.errors import DataError
 from model.data.join.options import SKEW_MS, JoinOptions, Part, schema_digest
 from model.data.join.records import Span, times_in
 from service.engine.features.schema import Schema
+from service.journal.segments import sync_directory
 
 STATE, LOCK = "join.json", ".lock"
 VERSION = 1
@@ -112,6 +113,7 @@ class State:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(directory / STATE)
+        sync_directory(directory)
 
     def counts(self) -> Counter[str]:
         """Return the counts of all parts together."""
