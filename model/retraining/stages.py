@@ -25,8 +25,8 @@ DATA, BUNDLES, JOINED = "data", "bundles", "joined"
 def join(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     """Bring the joined log of the journal up to the end of the run, or take the log as it is.
 
-    Joined lists of the champion are featurised again and compared with those that it served, bit
-    for bit. Raises RetrainError if no list is settled, and DataError like `python -m model join`.
+    Joined lists of the champion are compared with those that it served, as by `model join --check`.
+    Raises RetrainError if no list is settled, and DataError like `python -m model join`.
     """
     from model.data.join.checking import ServedBundle
     from model.data.join.joining import join as join_journal

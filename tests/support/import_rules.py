@@ -157,6 +157,12 @@ RULES = {
         {*DATA, "service.journal.errors", "service.journal.frames", "service.journal.records",
          "service.journal.segments", "service.state.entities", "service.state.errors"},
     ),
+    # Decodes lists again by the graph that served them, as `compare` does.
+    "model.data.join.checking": (
+        {"numpy"},
+        {*DATA, "model.offline.errors", "model.offline.journal", "model.offline.replay",
+         "service.engine.session", "service.journal.records"},
+    ),
     # Decodes the features of histories.
     "model.data.served_lists": ({"ormsgpack", "polars"}, DATA),
     "model.network": ({"numpy", "torch", "yaml", "pydantic", "pydantic_core"}, NETWORK),

@@ -31,7 +31,8 @@ class Join:
     """Name of the bundles whose decisions to join. Needed if the journal has several."""
     check: Path | None = None
     """Bundle that made some of the decisions: featurise its lists as they were joined and as they
-    were served, and stop if an array differs in a bit. Default: no comparison."""
+    were journalled, and stop if an array differs in a bit; decode a sample of them again, and stop
+    if the log-probabilities are not those that were served. Default: no comparison."""
     forget: tuple[str, ...] = ()
     """Ids of users whose lists to remove from the parts that are done. Users whose deletion the
     journal records are removed in any case."""
@@ -49,7 +50,7 @@ class Join:
         if self.forget:
             print(f"{self.out} lists removed: {removed:,}")
         bundle = None if self.check is None else ServedBundle.load(self.check)
-        counts = join(self.journal, self.out, options, until, bundle)
+        counts = join(self.journal, self.out, options, until, bundle, must_have_served=True)
         for name, count in sorted(counts.items()):
             print(f"{self.out} {name}: {count:,}")
         return 0

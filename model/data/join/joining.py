@@ -13,7 +13,7 @@ import polars as pl
 from tqdm import tqdm
 
 from model.data.errors import DataError
-from model.data.join.checking import ServedBundle, check_part
+from model.data.join.checking import ServedBundle, check_part, require_served
 from model.data.join.durable import move, remove
 from model.data.join.erasing import forget, without_erased
 from model.data.join.labelling import KEY, label_rows, settled_at
@@ -44,12 +44,14 @@ def join(
     options: JoinOptions,
     until: int,
     bundle: ServedBundle | None = None,
+    must_have_served: bool = False,
 ) -> Counter[str]:
     """Join all parts that are settled and not done yet; return the counts of all parts.
 
     Args:
         until: time in ms up to which the journal is complete.
         bundle: whose joined lists are compared with those that it served, None for no comparison.
+        must_have_served: refuse a bundle that made no list of these parts, if they have lists.
 
     Raises DataError for a journal or a directory that cannot be used, or if a comparison fails.
     """
@@ -61,7 +63,10 @@ def join(
                 raise DataError(journal, "must hold a record, got none")
             first = first_moment(spans)
         state.count_late(out, spans)
-        for part in tqdm([*options.parts(first, until)], desc="join", leave=False, disable=None):
+        parts = [*options.parts(first, until)]
+        if bundle is not None and must_have_served and parts:
+            require_served(spans, parts[0].start, parts[-1].end, options.model, bundle)
+        for part in tqdm(parts, desc="join", leave=False, disable=None):
             counts, read = _join_part(spans, part, options, out, bundle)
             state.add(out, part, counts, read, spans)
             gc.collect()
@@ -127,8 +132,7 @@ def _join_part(
     _write(scratch, part, log, rows, lists, settled, tables, options)
     counts = _counts(scratch, part, lists, outcomes, on_items, tables)
     if bundle is not None:
-        checked = check_part(spans, part, scratch / NEW, options.schema, bundle)
-        counts["lists: compared with those served"] = checked
+        counts.update(check_part(spans, part, scratch / NEW, options.schema, bundle))
     for table in TABLES:
         target, file = _file(out, table, part), _file(scratch / NEW, table, part)
         if file.exists():

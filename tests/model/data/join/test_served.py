@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from model.__main__ import main
 from model.data.dataset import Dataset
 from model.data.errors import DataError
 from model.data.join import checking
@@ -20,10 +21,11 @@ from model.data.join.served import served_lists
 from model.data.layout import SPLITS
 from model.data.schemas import SCHEMAS, load_schema
 from service.engine.session import Session
+from service.journal.records import Bundle
 from service.journal.replay import replay_row
 from service.state.address import parse_address
 from tests.support.bundles import BUNDLE
-from tests.support.journals import records_in
+from tests.support.journals import records_in, write_segment
 from tests.support.logs import prepare
 from tests.support.servers import fresh
 
@@ -92,10 +94,10 @@ def served(loaded, items, tmp_path_factory):
                 client.post("/feedback", json={"events": [like]}).raise_for_status()
     records = [each for each in records_in(directory / "journal") if each.kind == "decision"]
     options = JoinOptions(load_schema(SCHEMA), HOUR, HOUR)
-    until, bundle = records[-1].at + 4 * HOUR, ServedBundle.load(BUNDLE)
+    until, bundle = records[-1].at + 4 * HOUR, ServedBundle(loaded)
     counts = join(directory / "journal", directory / "out", options, until, bundle)
     assert (counts["lists"], counts["events: joined"]) == (9, 9)
-    assert counts["lists: compared with those served"] == 9
+    assert counts["lists: compared with those served"] == counts["lists: replayed"] == 9
     assert counts["impressions"] >= 27
     return rows, records, directory / "out"
 
@@ -152,17 +154,64 @@ def test_a_perturbed_featuriser_is_noticed(loaded, served, change):
 def test_a_join_whose_lists_differ_from_those_served_is_refused_and_recorded_nowhere(
     loaded, served, tmp_path, monkeypatch
 ):
-    _, records, out = served
     before = served_lists
 
     def perturbed(files, schema):
         return ((record, without_history(one)) for record, one in before(files, schema))
 
     monkeypatch.setattr(checking, "served_lists", perturbed)
-    options = JoinOptions(load_schema(SCHEMA), HOUR, HOUR)
-    until, bundle = records[-1].at + 4 * HOUR, ServedBundle.load(BUNDLE)
-    with pytest.raises(DataError, match=r"\d of 9 joined lists give other arrays than were served"):
-        join(out.parent / "journal", tmp_path / "out", options, until, bundle)
+    refuse(r"\d of 9 joined lists give other arrays than journalled ones", loaded, served, tmp_path)
+
+
+def refuse(message, loaded, served, directory, journal=None):
+    """Join the journal of the service, or another one, with a check that fails by this message."""
+    _, records, out = served
+    options, until = JoinOptions(load_schema(SCHEMA), HOUR, HOUR), records[-1].at + 4 * HOUR
+    journal = journal or out.parent / "journal"
+    with pytest.raises(DataError, match=message):
+        join(journal, directory / "out", options, until, ServedBundle(loaded))
+    assert not (directory / "out" / "join.json").exists()
+
+
+@pytest.mark.parametrize("change", [without_history, without_store])
+def test_a_featuriser_other_than_the_one_that_served_is_refused_by_the_check(
+    loaded, served, tmp_path, monkeypatch, change
+):
+    for name in ("encode", "transform"):  # of both sides of the comparison of arrays
+        before = getattr(loaded.featuriser, name)
+        monkeypatch.setattr(loaded.featuriser, name, lambda one, before=before: before(change(one)))
+    refuse("code, bundle or temperatures are not those that served", loaded, served, tmp_path)
+
+
+def changed_journal(served, directory, change):
+    """Write a journal of the decisions with a change, and return it."""
+    directory.mkdir()
+    write_segment(directory, [change(record) for record in served[1]])
+    return directory
+
+
+def test_a_temperature_other_than_the_logged_one_is_refused_by_the_check(loaded, served, tmp_path):
+    def warmer(record):
+        temperature = 1.1 * record.policy.recommend_temperature
+        policy = dataclasses.replace(record.policy, recommend_temperature=temperature)
+        return dataclasses.replace(record, policy=policy)
+
+    journal = changed_journal(served, tmp_path / "journal", warmer)
+    refuse("code, bundle or temperatures are not", loaded, served, tmp_path, journal)
+
+
+def test_a_check_by_a_bundle_that_made_none_of_the_lists_is_refused(served, tmp_path, capsys):
+    other = Bundle("ranklens", "0", "0" * 64)
+    journal = changed_journal(
+        served, tmp_path / "journal", lambda record: dataclasses.replace(record, bundle=other)
+    )
+    arguments = [
+        "join", "--journal", journal, "--schema", SCHEMA, "--out", tmp_path / "out", "--wait", "1h",
+        "--part", "1h", "--until", served[1][-1].at + 4 * HOUR, "--check",
+    ]  # fmt: skip
+    assert main([str(each) for each in (*arguments, BUNDLE)]) == 2
+    message = "--check: must be a bundle that made some of the lists, which are of ranklens/0 (9)"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "join.json").exists()
 
 
