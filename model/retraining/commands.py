@@ -51,6 +51,8 @@ class Retrain:
     """Replaces the epochs of every stage."""
     seed: int | None = None
     """Replaces the seed of the configuration."""
+    entropy_quantile: float | None = None
+    """Passed on to `python -m export`. By default validation chooses the gate of reasoning."""
     margin: float = 0.01
     """Loss of NDCG@10 on the latest lists that noise may hide: the interval of the difference to
     the active bundle must hold 0 or lie above it, and end above minus this."""

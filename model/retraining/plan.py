@@ -78,6 +78,9 @@ def check_options(options: Retrain) -> None:
         raise RetrainError(f"--margin: must be from 0 to below 1, got {options.margin}")
     if not (options.slowdown >= 1.0 and math.isfinite(options.slowdown)):
         raise RetrainError(f"--slowdown: must be at least 1, got {options.slowdown}")
+    quantile = options.entropy_quantile
+    if quantile is not None and not 0.0 <= quantile <= 1.0:
+        raise RetrainError(f"--entropy-quantile: must be from 0 to 1, got {quantile}")
     share_of(options.promote)
 
 

@@ -98,7 +98,10 @@ def export(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     """
     out, checkpoint = bundle_of(record), record.directory / TRAINING
     shutil.rmtree(out, ignore_errors=True)  # a killed attempt may have ended after its last move
-    text = child(["export", "--checkpoint", checkpoint, "--out", out], lock)
+    words: list[object] = ["export", "--checkpoint", checkpoint, "--out", out]
+    if options.entropy_quantile is not None:
+        words += ["--entropy-quantile", options.entropy_quantile]
+    text = child(words, lock)
     outcome: dict[str, Any] = json.loads(text)
     return {"verification": outcome["verification"], "metrics": outcome["offline_metrics"]}
 

@@ -9,8 +9,9 @@ import pytest
 
 from model.__main__ import main
 from model.data.errors import DataError
+from model.retraining import stages
 from model.retraining.errors import RetrainError
-from model.retraining.plan import next_version, share_of
+from model.retraining.plan import make_plan, next_version, share_of
 from model.retraining.record import RECORD, RunRecord
 from model.retraining.run import LOCK, STAGES, exclusive, retrain
 from model.retraining.stages import bundle_of
@@ -138,6 +139,7 @@ def test_a_run_waits_for_a_canary_that_is_under_way(root, capsys):
         ({"name": "shop"}, r"--name: must be one of sale, got shop"),
         ({"until": "soon"}, r"--until: must be a time such as .*got 'soon'"),
         ({"checkpoint": None}, r"--checkpoint: .* has no run of the active bundle sale/1"),
+        ({"entropy_quantile": 1.5}, r"--entropy-quantile: must be from 0 to 1, got 1\.5"),
     ],
 )
 def test_a_wrong_option_is_refused_with_rule_and_value(root, fields, message):
@@ -177,3 +179,18 @@ def test_versions_are_counted_above_those_of_the_store_and_of_all_runs(tmp_path)
 def test_shares_of_a_canary_are_read():
     assert share_of("canary:0.1") == 0.1
     assert share_of("shadow") is None
+
+
+def test_the_entropy_quantile_reaches_the_export_and_is_part_of_the_plan(root, monkeypatch):
+    calls = []
+
+    def child(words, lock):
+        calls.append([str(word) for word in words])
+        return '{"verification": {}, "offline_metrics": {}}'
+
+    monkeypatch.setattr(stages, "child", child)
+    for quantile in (None, 0.3):
+        options = options_of(root, entropy_quantile=quantile)
+        stages.export(RunRecord(root / "work" / "2", make_plan(options, 0)), options, 0)
+        assert make_plan(options, 0).options.get("entropy_quantile") == (quantile and "0.3")
+    assert [call[5:] for call in calls] == [[], ["--entropy-quantile", "0.3"]]
