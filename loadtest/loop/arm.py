@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from loadtest.loop.day import ServedDay
 from loadtest.loop.feedback import WAIT, Feedback, events_of
 from loadtest.loop.first_model import BUNDLE, histories
+from loadtest.loop.journal import read_journal
+from loadtest.loop.kills import KILLS, Part, kill_in_flight
 from loadtest.loop.learner import PART, Learner, iso
+from loadtest.loop.ledger import JOURNAL_FLUSH_S, Ledger
 from loadtest.loop.plan import FIRST_RETRAINING, MORNING_H, Arm, Scale, hour, hour_of
 from loadtest.loop.served import Served
 from loadtest.loop.steps import run_step
 from loadtest.state.calls import put_records
 from loadtest.state.clock import Clock
 from loadtest.state.stores import RedisServer, binary_of
-from model.study.known_world import SLATE, KnownWorld, Lists
+from model.study.known_world import KnownWorld
 
 Array = np.ndarray[Any, Any]
 HISTORY = 48  # as in the schema of the world
 REPORTED_MS = 300_000  # from a list to its feedback
 JOINED = ("work", "joined")  # directory of the joined log of a retraining
 SETTINGS: dict[str, object] = {
-    "adaptive_budget": "false", "state_timeout_ms": 500, "watch_s": 0.2, "journal_flush_ms": 200,
+    "adaptive_budget": "false", "state_timeout_ms": 500, "watch_s": 0.2,
+    "journal_flush_ms": round(1e3 * JOURNAL_FLUSH_S),
     # Redis removes the ids of events by its own clock, which is ahead of that of the service.
     "state_event_window_s": 200 * 86_400,
 }  # fmt: skip
-FLUSHED_S = 0.5  # before a kill, so that only what follows is not flushed
-# Days on which something is killed, in the middle of the rounds.
-KILLS: dict[int, Literal["store", "service", "worker"]] = {0: "store", 1: "service", 2: "worker"}
 
 
 @dataclass
 class ArmRun:
-    """The state of one arm while its days pass; begin: time in ms of day 0."""
+    """The state of one arm while its days pass.
+
+    Args:
+        begin: time in ms of day 0.
+        stages: seconds of the stages in which the first model was made.
+    """
 
     directory: Path
     arm: Arm
@@ -51,7 +55,10 @@ class ArmRun:
     first: Path
     seed: int
     engine: str
+    stages: Mapping[str, float] = field(default_factory=dict)
     days: list[dict[str, Any]] = field(default_factory=list)
+    kills: list[dict[str, Any]] = field(default_factory=list)
+    compared: list[dict[str, int]] = field(default_factory=list)  # answers of the store
 
     def run(self) -> dict[str, Any]:
         """Serve all days, and return their figures as JSON. Raises LoadTestError."""
@@ -67,13 +74,15 @@ class ArmRun:
         if self.arm.kind == "loop":
             self.learner = Learner(
                 self.directory, self.first, self.arm.base, self.scale, self.seed, self.world,
-                np.random.default_rng([self.seed, 3]),
+                np.random.default_rng([self.seed, 3]), self.stages,
             )  # fmt: skip
         with self._store() as (address, self.redis):
             settings = {**SETTINGS, "models": self.directory / "models", **self._settings(address)}
-            self.served = Served(self.first / BUNDLE, self.clock, settings)
+            self.ledger = Ledger(HISTORY)
+            self.served = Served(self.first / BUNDLE, self.clock, settings, self.ledger)
             draw = np.random.default_rng([self.seed, 2])
             self.feedback = Feedback(draw, self.scale.faults)
+            self._moments = np.random.default_rng([self.seed, 4])  # of kills
             with self.served.running():
                 if self.arm.kind != "frozen":
                     self._put_first()
@@ -116,6 +125,8 @@ class ArmRun:
         past = histories(self.world, self.begin, HISTORY)
         users = [{"user": user, "history": answers} for user, answers in past.items()]
         put_records(self.served.url, "users", users)
+        for user, answers in past.items():
+            self.ledger.put(user, answers)
         self._put_items(self.world.on_sale(0))
 
     def _put_items(self, numbers: Array) -> None:
@@ -129,27 +140,19 @@ class ArmRun:
         """Rank the lists of a day and send their feedback; the night's jobs come in between."""
         if self.arm.kind != "frozen" and day > 0:
             self._put_items(self.world.arrivals(day))
-        lists = self.world.lists(day)
-        slates = np.zeros((len(lists), SLATE), np.int64)
-        versions: Counter[str] = Counter()
-        jobs_are_due = True
+        today, jobs_are_due = ServedDay(day, self.world.lists(day)), True
         for number in range(self.world.size.rounds):
             hours = hour_of(number, self.world.size)
             if jobs_are_due and hours > MORNING_H:
                 self._do_jobs(day)
                 jobs_are_due = False
-            rows = np.flatnonzero(lists.round == number)
-            moment = self._time(day, hours)
-            middle = number == self.world.size.rounds // 2
-            responses = self._round(lists, rows, day, moment, KILLS.get(day) if middle else None)
-            for row, response in zip(rows.tolist(), responses, strict=True):
-                slates[row] = places_of(response, lists.item[row])
-                versions[response["model"]["version"]] += 1
-            self._report(lists, rows, slates, responses, moment + REPORTED_MS)
-        expected = self.world.expected_clicks(lists, slates)
-        self.days.append(
-            {"day": day, "expected_clicks": float(expected.mean()), "versions": dict(versions)}
-        )
+            rows, moment = today.rows_of(number), self._time(day, hours)
+            part = self._part_to_kill(day) if number == self.world.size.rounds // 2 else None
+            if part is None:
+                self._rank(today, rows, moment)
+            else:
+                self._rank_through_kill(part, today, rows, moment)
+        self.days.append(today.figures(self.world))
 
     def _do_jobs(self, day: int) -> None:
         if self.learner is None:
@@ -161,48 +164,65 @@ class ArmRun:
         if FIRST_RETRAINING <= day < self.scale.days - 1:  # a later candidate would never serve
             self.learner.retrain(self.served, day, morning)
 
-    def _round(
-        self, lists: Lists, rows: Array, day: int, moment: int, kill: str | None
-    ) -> list[dict[str, Any]]:
-        """Rank the lists of a round; kill the part of the loop that is due."""
+    def _rank(self, today: ServedDay, rows: Array, moment: int) -> None:
+        """Rank lists at a moment, and deliver their feedback that is in time."""
         self._deliver_until(moment)
         self.clock.set(moment)
+        self._report(today, rows, self.served.rank(today.requests(rows)), moment + REPORTED_MS)
+        self._deliver_until(moment + REPORTED_MS)
+
+    def _part_to_kill(self, day: int) -> Part | None:
+        part = KILLS.get(day)
         if self.learner is None or not self.scale.faults:
-            kill = None
-        if kill is not None:
-            time.sleep(FLUSHED_S)
-        if kill == "store" and self.redis is not None:
-            self.redis.kill()
-        if kill == "worker":
-            self.served.kill_worker()
-        responses = self.served.rank(
-            [
-                {
-                    "request_id": f"d{day}-{row}",
-                    "user": {"id": f"u{lists.user[row]}"},
-                    "candidates": [f"i{item}" for item in lists.item[row].tolist()],
-                }
-                for row in rows.tolist()
-            ]
+            return None
+        return None if part == "store" and self.redis is None else part
+
+    def _rank_through_kill(self, part: Part, today: ServedDay, rows: Array, moment: int) -> None:
+        """Kill a part while half of a round is ranked and the feedback on the other half sent."""
+        half = len(rows) // 2
+        self._deliver_until(moment)
+        self.clock.set(moment)
+        responses = self.served.rank(today.requests(rows[:half]))
+        later = moment + REPORTED_MS
+        self._report(today, rows[:half], responses, later)
+        self.clock.set(later)
+        events = [event for _, events in self.feedback.due(later) for event in events]
+        kill, revive = self._ends_of(part)
+        outage = kill_in_flight(
+            self.served, kill, revive, today.requests(rows[half:]), events, self._moments
         )
-        if kill == "store" and self.redis is not None:
-            self.redis.start()
-        if kill == "service":
-            self.served.kill()
-            self.served.start()
-        return responses
+        self.kills.append(
+            {
+                "part": part, "day": today.number, "down_s": outage.down_s,
+                "in_flight": dict(outage.in_flight),
+            }
+        )  # fmt: skip
+        if part != "store":
+            self.ledger.kills.append(outage.moment)
+        self.compared.append(self.served.compare_store())
+        self._report(today, rows[half:], outage.responses, later + REPORTED_MS)
+        self._deliver_until(later + REPORTED_MS)
+
+    def _ends_of(self, part: Part) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Return the calls that kill a part and start it again."""
+        if part == "store":
+            assert self.redis is not None
+            return self.redis.kill, self.redis.start
+        if part == "service":
+            return self.served.kill, self.served.start
+        return self.served.kill_worker, lambda: None  # the supervisor starts another one
 
     def _report(
-        self, lists: Lists, rows: Array, slates: Array, responses: list[dict[str, Any]], moment: int
+        self, today: ServedDay, rows: Array, responses: list[dict[str, Any]], moment: int
     ) -> None:
-        """Let the users of a round click, and schedule what they report."""
+        """Let the users of ranked lists click, and schedule what they report at a moment."""
+        today.record(rows, responses)
         if self.arm.kind == "frozen":
             return
-        clicks = self.world.clicks(lists, slates)[rows].tolist()
+        clicks = self.world.clicks(today.lists, today.slates)[rows].tolist()
         for row, clicked, response in zip(rows.tolist(), clicks, responses, strict=True):
-            events = events_of(response, f"u{lists.user[row]}", clicked, moment)
+            events = events_of(response, f"u{today.lists.user[row]}", clicked, moment)
             self.feedback.add(moment, events)
-        self._deliver_until(moment)
 
     def _deliver_until(self, moment: int) -> None:
         """Send what is due, each at its time."""
@@ -220,32 +240,26 @@ class ArmRun:
         }
 
     def _outcome(self) -> dict[str, Any]:
-        """Return all figures; a loop's journal is joined to its end and compared with the calls."""
+        """Return all figures; what a loop acknowledged is compared with its store and journal."""
         outcome: dict[str, Any] = {
             "days": self.days, "calls": dict(self.served.counts),
             "feedback": dict(self.feedback.counts),
         }  # fmt: skip
         if self.learner is None:
             return outcome
+        self.compared.append(self.served.compare_store())
+        self.served.stop()
         until = self._time(self.scale.days + 1, MORNING_H)  # after the last overdue event
-        time.sleep(FLUSHED_S)
-        self.served.kill()  # what was flushed must be there
-        log = self.directory / "log"
-        run_step(log, "service", "journal", "verify", self.directory / "journal")
+        journal, log = self.directory / "journal", self.directory / "log"
+        run_step(log, "service", "journal", "verify", journal)
         run_step(
-            log, "model", "join", "--journal", self.directory / "journal", "--schema",
-            self.first / "schema.yaml", "--out", self.directory.joinpath(*JOINED),
-            "--until", iso(until), "--wait", WAIT, "--part", PART, "--model", "world",
+            log, "model", "join", "--journal", journal, "--schema", self.first / "schema.yaml",
+            "--out", self.directory.joinpath(*JOINED), "--until", iso(until), "--wait", WAIT,
+            "--part", PART, "--model", "world",
         )  # fmt: skip
-        state = json.loads((self.directory.joinpath(*JOINED) / "join.json").read_text("utf-8"))
-        joined: dict[str, int] = {}
-        for part in state["parts"]:
-            for name, count in part["counts"].items():
-                joined[name] = joined.get(name, 0) + count
-        return {**outcome, "joined": joined, "jobs": self.learner.notes}
-
-
-def places_of(response: dict[str, Any], items: Array) -> list[int]:
-    """Return the candidates of a response's slate as indices of the list of items."""
-    index = {f"i{item}": place for place, item in enumerate(items.tolist())}
-    return [index[entry["id"]] for entry in response["slate"]]
+        content = read_journal(journal, self.directory.joinpath(*JOINED))
+        return {
+            **outcome, "joined": content.counts, "jobs": self.learner.notes,
+            "kills": [*self.kills, *self.learner.kills], "store": self.compared,
+            "journal": self.ledger.compare_journal(content.requests, content.events),
+        }  # fmt: skip

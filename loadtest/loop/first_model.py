@@ -32,9 +32,15 @@ DAYS_AGO = 60  # of day 0; files of a journal must not be older than their recor
 def make_first_model(directory: Path, base: Base, scale: Scale, seed: int) -> dict[str, Any]:
     """Write the log, train, and export the bundle into a directory, unless it has all.
 
-    Returns `begin`, the time in ms of day 0, and the seconds that it took. A training that was
-    interrupted resumes. Raises LoadTestError.
+    Returns `begin`, the time in ms of day 0, the seconds that it took, and those of each stage. A
+    training that was interrupted resumes. Raises LoadTestError.
     """
+    stages: dict[str, float] = {}
+
+    def run_stage(name: str, log: Path, *words: object) -> None:
+        began = time.monotonic()
+        run_step(log, *words)
+        stages[name] = round(time.monotonic() - began, 1)
 
     def work() -> dict[str, Any]:
         began = time.monotonic()
@@ -45,21 +51,21 @@ def make_first_model(directory: Path, base: Base, scale: Scale, seed: int) -> di
         config = training_config(base, scale, seed, again=False)
         path = write_config(directory / "config.yaml", config)
         if not (directory / "data" / "summary.json").exists():
-            run_step(
-                log, "model", "prepare", "impressions", "--log", directory / "log.parquet",
-                "--items", directory / "items.parquet", "--schema", directory / "schema.yaml",
-                "--out", directory / "data",
+            run_stage(
+                "prepare", log, "model", "prepare", "impressions",
+                "--log", directory / "log.parquet", "--items", directory / "items.parquet",
+                "--schema", directory / "schema.yaml", "--out", directory / "data",
             )  # fmt: skip
-        run_step(
-            log, "model", "train", "--config", path, "--data", directory / "data",
+        run_stage(
+            "train", log, "model", "train", "--config", path, "--data", directory / "data",
             "--out", directory / RUN,
         )  # fmt: skip
         shutil.rmtree(directory / BUNDLE, ignore_errors=True)
-        run_step(
-            log, "export", "--checkpoint", directory / RUN, "--out", directory / BUNDLE,
+        run_stage(
+            "export", log, "export", "--checkpoint", directory / RUN, "--out", directory / BUNDLE,
             "--entropy-quantile", config["reasoning"]["entropy_quantile"],
         )  # fmt: skip
-        return {**begin, "seconds": round(time.monotonic() - began, 1)}
+        return {**begin, "seconds": round(time.monotonic() - began, 1), "stages": stages}
 
     return done_once(directory / "first.json", work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,17 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.errors import LoadTestError
 from loadtest.loop.feedback import WAIT
 from loadtest.loop.first_model import RUN, write_items
+from loadtest.loop.kills import RETRAINING, STAGES, UNMEASURED_S, StageKill
 from loadtest.loop.plan import Base, Scale, training_config, write_config
 from loadtest.loop.served import Served
-from loadtest.loop.steps import run_step
+from loadtest.loop.steps import KILLED, run_step
 from model.study.known_world import KnownWorld
 
-KILLED = -9  # status of a command that was killed
-LONGEST_S = 4.0  # of a retraining before it is killed
 PART = "1d"
+SLOWDOWN = 3.0  # several arms share the cores, so times of lists vary
 # A canary is promoted after a day unless it is certainly worse: the gates have already shown that
 # it is not worse on the latest lists, and appeal drifts while an experiment waits.
 RULES = """reward: {types: [click], effect: 0.1}
@@ -36,7 +36,12 @@ at_the_end: promote
 
 @dataclass
 class Learner:
-    """The jobs of one arm. notes: what each job did, in order, as JSON."""
+    """The jobs of one arm.
+
+    Args:
+        stages: seconds of the stages of the first model's training, as far as they were measured.
+        notes: what each job did, in order, as JSON; kills: of retrainings, likewise.
+    """
 
     directory: Path
     first: Path
@@ -45,14 +50,21 @@ class Learner:
     seed: int
     world: KnownWorld
     draw: np.random.Generator
+    stages: Mapping[str, float]
     notes: list[dict[str, Any]] = field(default_factory=list)
+    kills: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         config = training_config(self.base, self.scale, self.seed, again=True)
         self._config = write_config(self.directory / "again.yaml", config)
+        self._quantile = config["reasoning"]["entropy_quantile"]
         self._rules, self._log = self.directory / "rules.yaml", self.directory / "log"
         self._rules.write_text(RULES, "utf-8")
-        self._kills = 1 if self.scale.faults else 0
+        self._kills_left = self.scale.kills if self.scale.faults else 0
+        self._killed_stages = self.draw.permutation(len(STAGES)).tolist()
+        self._seconds = {**self.stages}
+        if "train" in self._seconds:
+            self._seconds["train"] *= self.scale.again
 
     @property
     def serving(self) -> Path:
@@ -86,7 +98,7 @@ class Learner:
     def retrain(self, served: Served, day: int, now: int) -> None:
         """Retrain on all days so far, unless a canary is under way. Raises LoadTestError.
 
-        The first run is killed at a random moment and started again.
+        The first runs are killed once each, in another stage each, and started again.
         """
         if self._canary() is not None:
             return
@@ -97,22 +109,37 @@ class Learner:
             "--models", self.directory / "models", "--schema", self.first / "schema.yaml",
             "--items", items, "--work", self.directory / "work", "--config", self._config,
             "--until", iso(now), "--wait", WAIT, "--part", PART, "--margin", self.scale.margin,
-            "--slowdown", 3.0, "--promote", f"canary:{self.scale.share:g}",
+            "--slowdown", SLOWDOWN, "--promote", f"canary:{self.scale.share:g}",
+            "--entropy-quantile", self._quantile,  # as of the first model
         ]  # fmt: skip
         if json.loads(self.serving.read_text("utf-8"))["active"] == "1":
             words += ["--checkpoint", self.first / RUN]
-        kills = 0
-        while self._kills:
-            self._kills -= 1
-            kills += self._run(served, words, self.draw.uniform(0.5, LONGEST_S)) == KILLED
-        if self._run(served, words, None) == KILLED:
-            raise LoadTestError(f"model retrain: was killed; its output is in {self._log}")
-        self.notes.append({"day": day, "job": "retraining", "kills": kills, **self._outcome()})
+        # Another run would begin behind one that ended before its kill.
+        if not self._kills_left or self._run_until_kill(served, words, day):
+            self._run(served, words, None)
+        outcome = self._outcome()
+        self._seconds = outcome["seconds"]
+        self.notes.append({"day": day, "job": "retraining", **outcome})
 
-    def _run(self, served: Served, words: list[object], kill_after_s: float | None) -> int:
+    def _run_until_kill(self, served: Served, words: list[object], day: int) -> bool:
+        """Kill a run at a random moment of a stage; return false if the run ended before.
+
+        The stage lasts about as long as it did in an earlier run.
+        """
+        stage = STAGES[self._killed_stages[0]]
+        delay_s = self.draw.uniform(0.0, self._seconds.get(stage, UNMEASURED_S))
+        kill = StageKill(self.directory / "work", stage, delay_s)
+        if self._run(served, words, kill) != KILLED:
+            return False
+        self._kills_left -= 1
+        self._killed_stages.pop(0)
+        self.kills.append({"part": RETRAINING, "day": day, "stage": kill.under_way})
+        return True
+
+    def _run(self, served: Served, words: list[object], kill: StageKill | None) -> int:
+        kill_when = None if kill is None else kill.is_due
         return served.change_versions(
-            lambda: run_step(self._log, *words, accepted=(0, 1), kill_after_s=kill_after_s),
-            self.serving,
+            lambda: run_step(self._log, *words, accepted=(0, 1), kill_when=kill_when), self.serving
         )
 
     def _canary(self) -> str | None:

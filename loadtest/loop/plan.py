@@ -63,7 +63,7 @@ class Scale:
 
     share: of the users that a canary gets; explore: share of users whose slates are sampled;
     margin: of the gate of validation; epochs: multiple of those of the configuration; again: of
-    these, the multiple in a retraining.
+    these, the multiple in a retraining; kills: retrainings that are killed once.
     """
 
     size: Size = field(default_factory=Size)
@@ -74,13 +74,14 @@ class Scale:
     epochs: float = 1.0
     again: float = 0.5
     faults: bool = True
+    kills: int = 2
 
 
 def scale_of(options: Loop) -> Scale:
     """Return the size of a run."""
     if options.smoke:
         size = Size(users=150, items=60, arrivals=6, lists=720, rounds=12)
-        return Scale(size, 4, 0.5, 0.2, 0.3, 1.0, 0.3, options.faults)
+        return Scale(size, 4, 0.5, 0.2, 0.3, 1.0, 0.3, options.faults, kills=1)
     return Scale(days=options.days, faults=options.faults)
 
 

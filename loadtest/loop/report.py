@@ -12,26 +12,33 @@ import numpy as np
 from scipy import stats
 
 from loadtest import page
+from loadtest.loop.bars import Results, loops_of, store_of
+from loadtest.loop.kills import RETRAINING
 
 NAME = "loop"
-DELIVERED = ("in time", "late", "overdue", "doubled")  # fates of feedback that is sent
-SEVERAL = ("lists: with feedback", "lists: compared with those served")  # counts of joined lists
 FEWEST = 2  # seeds of an interval
-Results = Mapping[str, Sequence[Mapping[str, Any]]]  # arm -> the outcome of each seed
 PAIRS = (("loop", "frozen"), ("loop", "state"), ("state", "frozen"))
+LEARNING = ("loop", "loop plain", "loop transformer", "loop transformer plain")
 REASONING = (("loop", "loop plain"), ("loop transformer", "loop transformer plain"))
 
 
 def rows_of(results: Results) -> list[dict[str, Any]]:
-    """Return expected clicks of each arm and day: the mean over seeds with its 95 % interval."""
+    """Return expected clicks of each arm and day: the mean over seeds with its 95 % interval.
+
+    steps: mean reasoning steps of a list; None for slates that no model made.
+    """
     rows = []
     for arm, outcomes in results.items():
         by_day = days_of(outcomes)
         for day in range(by_day.shape[1]):
             value, low, high = interval(by_day[:, day])
+            steps = [outcome["days"][day].get("steps") for outcome in outcomes]
             rows.append(
-                {"arm": arm, "day": day, "expected_clicks": value, "low": low, "high": high}
-            )
+                {
+                    "arm": arm, "day": day, "expected_clicks": value, "low": low, "high": high,
+                    "steps": None if None in steps else round(float(np.mean(steps)), 4),
+                }
+            )  # fmt: skip
     return rows
 
 
@@ -56,7 +63,7 @@ def interval(values: Any) -> tuple[float, float | None, float | None]:
 def summary_of(results: Results) -> list[dict[str, Any]]:
     """Return differences between arms over all days and over the last half, paired by seed.
 
-    The share of the gap is (loop - frozen) / (best - frozen).
+    The share of the gap is (loop - frozen) / (best - frozen), and likewise from state.
     """
     rows = []
     for days, name in ((slice(None), "all days"), (slice(-(days_count(results) // 2), None),
@@ -65,12 +72,14 @@ def summary_of(results: Results) -> list[dict[str, Any]]:
         for arm, against in (*PAIRS, *REASONING):
             if arm in means and against in means:
                 rows.append(_row(f"{arm} - {against}, {name}", means[arm] - means[against]))
-        if {"best", "frozen"} <= means.keys():
-            gap = means["best"] - means["frozen"]
-            for arm in means:
-                if arm not in ("best", "frozen"):
-                    share = (means[arm] - means["frozen"]) / gap
-                    rows.append(_row(f"share of the gap closed by {arm}, {name}", share))
+        for base, others in (("frozen", means), ("state", [m for m in means if m in LEARNING])):
+            if {"best", base} <= means.keys():
+                gap = means["best"] - means[base]
+                for arm in others:
+                    if arm not in ("best", base):
+                        share = (means[arm] - means[base]) / gap
+                        what = f"share of the gap from {base} to best closed by {arm}, {name}"
+                        rows.append(_row(what, share))
     return rows
 
 
@@ -99,65 +108,21 @@ def jobs_of(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def losses_of(outcome: Mapping[str, Any]) -> dict[str, int]:
-    """Compare what one loop's service answered and acknowledged with what its journal has.
-
-    Decisions of a killed process that were not flushed yet are lost, and events about them are
-    orphans. All other events that were acknowledged must be in the journal.
-    """
-    calls, joined, feedback = outcome["calls"], outcome["joined"], outcome["feedback"]
-    lists = sum(count for name, count in joined.items() if is_fate_of_lists(name))
-    events = sum(joined.get(f"events: {name}", 0) for name in ("joined", "orphaned", "late"))
-    sent = sum(feedback.get(f"events {fate}", 0) for fate in DELIVERED)
-    return {
-        "lists answered": calls.get("lists", 0),
-        "lists in the journal": lists,
-        "events sent": sent,
-        "events accepted": calls.get("events accepted", 0),
-        "events in the journal": events,
-        "events orphaned": joined.get("events: orphaned", 0),
-        "events late": joined.get("events: late", 0),
-        "events repeated": calls.get("events repeated", 0),
-    }
-
-
-def is_fate_of_lists(name: str) -> bool:
-    """Return true for a count of the join in which every list is once."""
-    return name == "lists" or (name.startswith("lists: ") and name not in SEVERAL)
-
-
-def bars_of(results: Results, smoke: bool) -> list[dict[str, Any]]:
-    """Return the bars: the circle closes, nothing acknowledged is lost, and the loop gains."""
-    loops = [o for arm, outs in results.items() if arm.startswith("loop") for o in outs]
-    bars = []
-    if loops:
-        jobs = [job for outcome in loops for job in outcome["jobs"]]
-        promoted = sum(job["outcome"] == "promote" for job in jobs)
-        canaries = sum(job["outcome"] == "canary" for job in jobs)
-        bars.append(
-            _bar(
-                "a candidate passes its gates as canary in every loop",
-                f"{canaries} canaries in {len(loops)} loops",
-                canaries >= len(loops),
-            )
-        )
-        bars.append(_bar("a canary is promoted in every loop",
-                         f"{promoted} promotions", promoted >= len(loops)))  # fmt: skip
-        losses = [losses_of(outcome) for outcome in loops]
-        gone = sum(loss["events sent"] - loss["events in the journal"] for loss in losses)
-        bars.append(_bar("every acknowledged event is in the journal once",
-                         f"{gone} of {sum(loss['events sent'] for loss in losses)} are not",
-                         gone == 0))  # fmt: skip
-    gains = [row for row in summary_of(results) if row["what"] == "loop - frozen, all days"]
-    if gains and not smoke:
-        low = gains[0]["low"]
-        figure = "one seed" if low is None else f"interval from {low:.4f}"
-        bars.append(_bar("the loop is above the frozen model", figure, low is not None and low > 0))
-    return bars
-
-
-def _bar(rule: str, figure: str, kept: bool) -> dict[str, Any]:
-    return {"rule": rule, "figure": figure, "kept": kept}
+def faults_of(results: Results) -> dict[str, int]:
+    """Return the faults of all loops and what they cost, each count by its name."""
+    counts: Counter[str] = Counter()
+    for loop in loops_of(results):
+        for kill in loop["kills"]:
+            stage = f" in {kill['stage']}" if kill["part"] == RETRAINING else ""
+            counts[f"kills of {kill['part']}{stage}"] += 1
+        counts["calls sent again"] += loop["calls"].get("calls sent again", 0)
+        counts["lists without the store or unranked"] += loop["calls"].get("degraded", 0)
+        for name, count in store_of(loop).items():
+            counts[f"answers of the store: {name}"] += count
+        counts.update(loop["journal"])
+        for name in ("joined", "orphaned", "late", "ambiguous", "duplicate"):
+            counts[f"event records {name}"] += loop["joined"].get(f"events: {name}", 0)
+    return dict(counts)
 
 
 def write_report(out: Path, payload: Mapping[str, Any]) -> None:
@@ -173,14 +138,10 @@ def write_report(out: Path, payload: Mapping[str, Any]) -> None:
 def render_page(payload: Mapping[str, Any]) -> str:
     """Return the report as Markdown; every figure comes from the payload."""
     results = payload["results"]
-    losses: Counter[str] = Counter()
-    for arm, outcomes in results.items():
-        if arm.startswith("loop"):
-            for outcome in outcomes:
-                losses.update(losses_of(outcome))
     text = page.render(
-        f"{NAME}.md", report=payload, jobs=jobs_of(results), losses=losses, figure=figure
-    )
+        f"{NAME}.md", report=payload, jobs=jobs_of(results), faults=faults_of(results),
+        figure=figure,
+    )  # fmt: skip
     return text.rstrip() + "\n"
 
 

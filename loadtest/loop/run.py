@@ -18,10 +18,24 @@ from tqdm import tqdm
 
 from loadtest.errors import MISSED, PASSED, LoadTestError
 from loadtest.loop.arm import ArmRun
+from loadtest.loop.bars import bars_of
 from loadtest.loop.command import ArmName, Loop
+from loadtest.loop.feedback import WAIT
 from loadtest.loop.first_model import make_first_model
-from loadtest.loop.plan import ARMS, Base, Scale, arms_of, scale_of, seeds_of, world_of
-from loadtest.loop.report import bars_of, rows_of, summary_of, write_report
+from loadtest.loop.kills import KILLS, RETRAINING
+from loadtest.loop.learner import PART, RULES, SLOWDOWN
+from loadtest.loop.plan import (
+    ARMS,
+    BASE,
+    Base,
+    Scale,
+    arms_of,
+    scale_of,
+    seeds_of,
+    training_config,
+    world_of,
+)
+from loadtest.loop.report import rows_of, summary_of, write_report
 from loadtest.loop.steps import done_once
 from loadtest.processes import end_with_parent
 from loadtest.results import commit, hardware
@@ -54,12 +68,12 @@ class Job:
     def _serve(self, directory: Path, first: Path) -> dict[str, Any]:
         assert self.arm is not None
         arm, began = ARMS[self.arm], time.monotonic()
-        begin = 0  # no service has the best possible slates
+        made: dict[str, Any] = {"begin": 0}  # no service has the best slates
         if arm.kind != "best":
-            begin = json.loads((first / "first.json").read_text("utf-8"))["begin"]
+            made = json.loads((first / "first.json").read_text("utf-8"))
         run = ArmRun(
-            directory, arm, self.scale, world_of(self.seed, self.scale), begin, first, self.seed,
-            self.engine,
+            directory, arm, self.scale, world_of(self.seed, self.scale), made["begin"], first,
+            self.seed, self.engine, made.get("stages", {}),
         )  # fmt: skip
         try:
             outcome = run.run()
@@ -97,12 +111,26 @@ def run_loop(options: Loop, command_line: str) -> int:
         "seconds": round(time.monotonic() - began, 1), "scale": dataclasses.asdict(scale),
         "seeds": len(seeds), "engine": options.engine, "smoke": options.smoke,
     }  # fmt: skip
+    quantile = training_config(BASE, scale, 0, again=True)["reasoning"]["entropy_quantile"]
+    payload["jobs"] = {
+        "margin": scale.margin, "slowdown": SLOWDOWN, "wait": WAIT, "part": PART,
+        "entropy_quantile": quantile, "rules": RULES,
+    }  # fmt: skip
     payload |= {"rows": rows_of(results), "summary": summary_of(results)}
-    payload |= {"bars": bars_of(results, options.smoke), "results": results}
+    bars = bars_of(results, payload["summary"], options.smoke, parts_of(options))
+    payload |= {"bars": bars, "results": results}
     smoke_out = options.smoke and options.out == Loop().out
     out = options.scratch if smoke_out else options.out
     write_report(out, payload)
     return print_verdict(payload, out)
+
+
+def parts_of(options: Loop) -> tuple[str, ...]:
+    """Return the parts that are killed in every loop; LMDB is no process that can be."""
+    if not options.faults:
+        return ()
+    parts = [part for part in KILLS.values() if part != "store" or options.engine == "redis"]
+    return (*parts, RETRAINING)
 
 
 def keep_options(scratch: Path, options: Loop, scale: Scale) -> None:

@@ -1,4 +1,7 @@
-"""The service of an arm: started, killed and started again over the same store and journal."""
+"""The service of an arm: started, killed and started again over the same store and journal.
+
+Lists and events may be sent from several threads, also while the service is killed and started.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import os
 import re
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,26 +20,36 @@ import httpx
 import orjson
 
 from loadtest.errors import LoadTestError
+from loadtest.loop.ledger import Ledger
 from loadtest.server import Server, ServerError, serving_under
-from loadtest.state.calls import RANKING_MS, batches
+from loadtest.state.calls import PATIENCE_S, RANKING_MS, batches, entity_path
 from loadtest.state.clock import Clock
 
 WORKERS = 2
 LISTS = 16  # of a call
 EVENTS = 500  # of a call
-TRIES, PAUSE_S = 100, 0.2  # of a call to a service whose worker or store was killed
+TRIES, PAUSE_S = 300, 0.2  # of a call to a service that was killed, or its worker or store
 CHANGE_S = 60.0  # limit for all workers to serve another version
+RANKING, FEEDBACK = "/rerank/batch", "/feedback"
 T = TypeVar("T")
 
 
 class Served:
-    """A service under a clock that is set; counts has what happened to its calls."""
+    """A service under a clock that is set.
 
-    def __init__(self, bundle: Path, clock: Clock, settings: Mapping[str, object]) -> None:
-        self._bundle, self._clock = bundle, clock
+    counts has what happened to its calls, and the ledger what was acknowledged.
+    """
+
+    def __init__(
+        self, bundle: Path, clock: Clock, settings: Mapping[str, object], ledger: Ledger
+    ) -> None:
+        self._bundle, self._clock, self._ledger = bundle, clock, ledger
         self._settings = {"workers": WORKERS, "timeout_ms": RANKING_MS, **settings}
-        self._resources = contextlib.ExitStack()
+        # A call may still use the client of a service that was killed.
+        self._servers, self._clients = contextlib.ExitStack(), contextlib.ExitStack()
         self.counts: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()  # calls without a response, by path
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -44,16 +58,17 @@ class Served:
         try:
             yield
         finally:
-            self._resources.close()
+            self._clients.close()
+            self._servers.close()
 
     def start(self) -> None:
         """Start it and wait until every worker serves. Raises ServerError."""
-        self._server: Server = self._resources.enter_context(
+        self._server: Server = self._servers.enter_context(
             serving_under(self._clock.wrapper, self._bundle, settings=self._settings)
         )
         # A connection is of one worker, and every call should go to any of them.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self._client = self._resources.enter_context(
+        self._client = self._clients.enter_context(
             httpx.Client(base_url=self._server.url, timeout=60, limits=limits)
         )
         self._wait(lambda: self.metric("rerank_workers") >= WORKERS, "all workers must serve")
@@ -66,7 +81,11 @@ class Served:
     def kill(self) -> None:
         """End all processes of the service without a chance to write anything."""
         os.killpg(self._server.process.pid, signal.SIGKILL)
-        self._resources.close()
+        self._servers.close()
+
+    def stop(self) -> None:
+        """Let the service flush its journal and exit."""
+        self._servers.close()
 
     def kill_worker(self) -> None:
         """End one worker; the supervisor starts another one."""
@@ -79,25 +98,61 @@ class Served:
                 return
         raise ServerError(f"process {pid}: must have workers, got {' '.join(children)}")
 
-    def rank(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return the response to each list, also to degraded ones. Raises ServerError."""
+    def rank(
+        self, requests: Sequence[Mapping[str, Any]], at_once: int = LISTS
+    ) -> list[dict[str, Any]]:
+        """Return the response to each list, also to degraded ones.
+
+        at_once: lists of a call. Raises ServerError.
+        """
         responses: list[dict[str, Any]] = []
-        for batch in batches(requests, LISTS):
+        for batch in batches(requests, at_once):
             bodies = [{**request, "timeout_ms": RANKING_MS} for request in batch]
-            answer = self._post("/rerank/batch", {"requests": bodies})
+            answer, _ = self._post(RANKING, {"requests": bodies})
+            self._ledger.answer(batch, time.monotonic())
             responses += answer["responses"]
-        self.counts["lists"] += len(responses)
-        self.counts["degraded"] += sum(bool(each["degraded"]) for each in responses)
+        degraded = sum(bool(each["degraded"]) for each in responses)
+        self._count({"lists": len(responses), "degraded": degraded})
         return responses
 
-    def send_feedback(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Send events until they are acknowledged. Raises ServerError if one is refused."""
-        for batch in batches(events, EVENTS):
-            answer = self._post("/feedback", {"events": batch})
+    def send_feedback(self, events: Sequence[Mapping[str, Any]], at_once: int = EVENTS) -> None:
+        """Send events until they are acknowledged.
+
+        at_once: events of a call. Raises ServerError if one is refused.
+        """
+        for batch in batches(events, at_once):
+            answer, tries = self._post(FEEDBACK, {"events": batch})
             if answer["refused"]:
                 raise ServerError(f"POST /feedback: refused {answer['refused'][0]}")
-            self.counts["events accepted"] += answer["accepted"]
-            self.counts["events repeated"] += answer["duplicates"]
+            self._ledger.acknowledge(batch, time.monotonic(), again=tries > 1)
+            counts = {
+                "events accepted": answer["accepted"],
+                "events repeated": answer["duplicates"],
+            }
+            self._count(counts)
+
+    def in_flight(self) -> dict[str, int]:
+        """Return the number of calls that wait for their response, by path."""
+        with self._lock:
+            return dict(self._waiting)
+
+    def compare_store(self) -> dict[str, int]:
+        """Compare the history of each user with what was acknowledged, as the ledger does.
+
+        Raises httpx.HTTPError.
+        """
+        with httpx.Client(base_url=self.url, timeout=PATIENCE_S) as client:
+
+            def read_history(user: str) -> Mapping[str, Sequence[Any]]:
+                record = client.get(entity_path("users", user)).raise_for_status().json()
+                history: Mapping[str, Sequence[Any]] = record["history"]
+                return history
+
+            return self._ledger.compare_store(read_history)
+
+    def _count(self, counts: Mapping[str, int]) -> None:
+        with self._lock:
+            self.counts.update(counts)
 
     def change_versions(self, change: Callable[[], T], config: Path) -> T:
         """Run what may write `serving.json`, and wait until every worker serves what it says.
@@ -133,21 +188,32 @@ class Served:
                 raise ServerError(f"{self.url}: {rule}, not so after {CHANGE_S:g} s")
             time.sleep(0.05)
 
-    def _post(self, path: str, payload: Any) -> dict[str, Any]:
-        """Return the response; try again while a worker or the store comes back."""
-        problem = ""
-        for _ in range(TRIES):
+    def _post(self, path: str, payload: Any) -> tuple[dict[str, Any], int]:
+        """Return the response and the number of tries; a part that was killed comes back."""
+        problem, body = "", orjson.dumps(payload)
+        for tries in range(1, TRIES + 1):
             try:
-                response = self._client.post(path, content=orjson.dumps(payload))
+                with self._call(path):
+                    response = self._client.post(path, content=body)
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
                 if response.status_code == 200:
                     content: dict[str, Any] = orjson.loads(response.content)
-                    return content
+                    return content, tries
                 problem = f"status {response.status_code}: {response.text[:300]}"
                 if response.status_code != 503:
                     break
-            self.counts["calls sent again"] += 1
+            self._count({"calls sent again": 1})
             time.sleep(PAUSE_S)
         raise ServerError(f"POST {path}: {problem}")
+
+    @contextlib.contextmanager
+    def _call(self, path: str) -> Iterator[None]:
+        with self._lock:
+            self._waiting[path] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting[path] -= 1

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ from loadtest.results import ROOT
 
 # Several commands run at the same time, so each gets one core.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+KILLED = -signal.SIGKILL  # status of a command that was killed
+POLL_S = 0.005  # between two looks at the condition of a kill
 
 
 def run_step(
-    log: Path, *words: object, accepted: Sequence[int] = (0,), kill_after_s: float | None = None
+    log: Path,
+    *words: object,
+    accepted: Sequence[int] = (0,),
+    kill_when: Callable[[], bool] | None = None,
 ) -> int:
     """Run `python -m WORDS` of this checkout, append its output to a file, and return its status.
 
-    kill_after_s: SIGKILL for it and its children if it still runs then; -9 is returned.
+    kill_when: condition for SIGKILL for it and its children while it runs; -9 is returned.
 
     Raises LoadTestError with the last line of its output for another status than the accepted ones.
     """
@@ -35,10 +41,13 @@ def run_step(
             env={**os.environ, **ENVIRONMENT}, start_new_session=True,
         )  # fmt: skip
         try:
-            status = process.wait(kill_after_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return process.wait()
+            if kill_when is not None:
+                while process.poll() is None and not kill_when():
+                    time.sleep(POLL_S)
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    accepted = (*accepted, KILLED)
+            status = process.wait()
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
