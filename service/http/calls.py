@@ -170,14 +170,15 @@ class RankingCalls:
         parsed = time.monotonic()
         if self._quota is not None:
             self._spend_quota(self._quota, client, len(bodies))
-        lookups = None
+        lookups = looked_up = None
         if self._store is not None:
             lookups = await look_up(self._store, bodies)
+            looked_up = time.monotonic()
             if exchange is not None and exchange.disconnected:
                 observer.call_abandoned(len(bodies))
                 raise ClientDisconnect
         lists = self._prepare(call, bodies, lookups, received)
-        timeline = Timeline(received, parsed, time.monotonic())
+        timeline = Timeline(received, parsed, time.monotonic(), looked_up)
         observer.call_started()
         state, task = call.scope.setdefault("state", {}), asyncio.current_task()
         assert task is not None

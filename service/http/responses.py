@@ -137,14 +137,7 @@ def decision_content(
         },
         "utility": None if utility is None else round(utility, 6),
         "unknown_candidates": decision.unknown,
-        "latency_ms": {
-            "total": round(1e3 * times.total, 3),
-            "parse": round(1e3 * times.parse, 3),
-            "features": round(1e3 * times.features, 3),
-            "queue": round(1e3 * times.queue, 3),
-            "inference": round(1e3 * times.inference, 3),
-            "respond": round(1e3 * times.respond, 3),
-        },
+        "latency_ms": latency_in_ms(times),
         "degraded": {"reason": reasons[0], "reasons": reasons} if reasons else None,
     }  # fmt: skip
     if row.explain:
@@ -153,6 +146,18 @@ def decision_content(
         if decision.explain_steps and decision.trace is None:
             content["steps_missing"] = decision.steps_missing
     return content
+
+
+def latency_in_ms(times: StageTimes) -> dict[str, float]:
+    """Render the milliseconds of the stages, in their order."""
+    stages = {"total": round(1e3 * times.total, 3), "parse": round(1e3 * times.parse, 3)}
+    if times.state is not None:
+        stages["state"] = round(1e3 * times.state, 3)
+    stages["features"] = round(1e3 * times.features, 3)
+    stages["queue"] = round(1e3 * times.queue, 3)
+    stages["inference"] = round(1e3 * times.inference, 3)
+    stages["respond"] = round(1e3 * times.respond, 3)
+    return stages
 
 
 def state_used(use: StateUse, candidates: int) -> dict[str, Any]:
@@ -198,8 +203,9 @@ def slowest_latency(responses: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def server_timing(latency_ms: Mapping[str, float]) -> str:
     """Render the Server-Timing header."""
+    state = f"state;dur={latency_ms['state']}, " if "state" in latency_ms else ""
     return (
-        f"parse;dur={latency_ms['parse']}, features;dur={latency_ms['features']}, "
+        f"parse;dur={latency_ms['parse']}, {state}features;dur={latency_ms['features']}, "
         f"queue;dur={latency_ms['queue']}, inference;dur={latency_ms['inference']}, "
         f"respond;dur={latency_ms['respond']}, total;dur={latency_ms['total']}"
     )

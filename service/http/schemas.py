@@ -298,6 +298,9 @@ class Latency(BaseModel):
 
     total: float
     parse: float
+    state: float | None = Field(
+        None, description="the lookup in the entity store; absent without a store"
+    )
     features: float
     queue: float
     inference: float

@@ -3,7 +3,7 @@
 import { byId, element } from "./dom.js";
 import { milliseconds } from "./measures.js";
 
-const STAGES = ["parse", "features", "state", "queue", "inference", "respond"];
+const STAGES = ["parse", "state", "features", "queue", "inference", "respond"];
 
 /** Show the stages of a response, and the time that the browser waited. */
 export function showTiming(response, waitedMs) {

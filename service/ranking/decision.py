@@ -18,16 +18,23 @@ StepsMissing = Literal["not_ranked", "opening", "deadline", "overload", "model_e
 # seven times as long to build.
 @dataclass(slots=True)
 class Timeline:
-    """Ends of the stages that all lists of a call share, in seconds of time.monotonic()."""
+    """Ends of the stages that all lists of a call share, in seconds of time.monotonic().
+
+    looked_up: end of the lookup in the entity store, None without a store.
+    """
 
     received: float
     parsed: float
     featurised: float
+    looked_up: float | None = None
 
 
 @dataclass(slots=True)
 class StageTimes:
-    """Seconds per stage; the stages add up to the total."""
+    """Seconds per stage; the stages add up to the total.
+
+    state: the lookup in the entity store, None without a store.
+    """
 
     total: float
     parse: float
@@ -35,10 +42,15 @@ class StageTimes:
     queue: float
     inference: float
     respond: float
+    state: float | None = None
 
     def stages(self) -> tuple[float, float, float, float, float]:
-        """Return the stages in the order of service.metrics.STAGES."""
-        return self.parse, self.features, self.queue, self.inference, self.respond
+        """Return the stages in the order of service.metrics.STAGES.
+
+        The metric has no stage for a lookup, which counts as features there.
+        """
+        features = self.features if self.state is None else self.state + self.features
+        return self.parse, features, self.queue, self.inference, self.respond
 
 
 @dataclass(slots=True)
@@ -103,6 +115,11 @@ class Decision:
         timeline = self.timeline
         total = now - timeline.received
         parse = timeline.parsed - timeline.received
-        features = timeline.featurised - timeline.parsed
-        respond = max(0.0, total - (parse + features + self.queue_s + self.inference_s))
-        return StageTimes(total, parse, features, self.queue_s, self.inference_s, respond)
+        prepared = timeline.featurised - timeline.parsed
+        respond = max(0.0, total - (parse + prepared + self.queue_s + self.inference_s))
+        if timeline.looked_up is None:
+            return StageTimes(total, parse, prepared, self.queue_s, self.inference_s, respond)
+        state = timeline.looked_up - timeline.parsed
+        return StageTimes(
+            total, parse, prepared - state, self.queue_s, self.inference_s, respond, state
+        )

@@ -34,8 +34,21 @@ def test_stage_times_add_up_and_match_the_server_timing_header(client, items):
     total = latency.pop("total")
     assert sum(latency.values()) == pytest.approx(total, abs=0.005)
     timing = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
-    assert float(timing["inference"]) == latency["inference"]
-    assert float(timing["total"]) == total
+    assert {name: float(ms) for name, ms in timing.items()} == {**latency, "total": total}
+    assert "state" not in latency
+
+
+def test_the_lookup_in_an_entity_store_is_a_stage_in_response_and_header(session, items, tmp_path):
+    with fresh(session, state=f"lmdb://{tmp_path}") as url:
+        response = httpx.post(f"{url}/rerank", json=body(items)).raise_for_status()
+    latency = response.json()["latency_ms"]
+    timing = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    assert {name: float(ms) for name, ms in timing.items()} == latency
+    assert list(latency) == [
+        "total", "parse", "state", "features", "queue", "inference", "respond",
+    ]  # fmt: skip
+    assert latency["state"] > 0
+    assert sum(latency.values()) == pytest.approx(2 * latency["total"], abs=0.005)
 
 
 @pytest.mark.parametrize(

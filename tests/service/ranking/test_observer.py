@@ -42,6 +42,17 @@ def test_the_stages_of_a_decision_add_up_to_its_total(decision):
     times = decision.stage_times(now=26.0)
     assert (times.parse, times.features, times.queue, times.inference) == (1.0, 2.0, 4.0, 8.0)
     assert (times.respond, times.total) == (1.0, 16.0)
+    assert times.state is None
+
+
+def test_a_lookup_is_a_stage_of_its_own_that_the_metric_counts_as_features(decision, observed):
+    decision.timeline.looked_up = 12.5
+    times = decision.stage_times(now=26.0)
+    assert (times.parse, times.state, times.features, times.queue) == (1.0, 1.5, 0.5, 4.0)
+    assert (times.respond, times.total) == (1.0, 16.0)
+    observer, value = observed
+    observer.decided(decision, times)
+    assert value('rerank_stage_duration_seconds_sum{stage="features"}') == 2
 
 
 @pytest.mark.parametrize(
