@@ -56,11 +56,9 @@ setup: .venv/.installed ## install everything for development into .venv
 native: ## build the native decode loop into build/native; SANITIZE=1 for ASan and UBSan
 	$(MAKE) --no-print-directory -C native
 
-# The entity store and the page /playground of `make serve`, unless the variables say otherwise. The
-# page shows the steps of reasoning.
+# The entity store and the page /playground of `make serve`, unless the variables say otherwise.
 serve: export RERANK_STATE ?= lmdb://$(call in_url,$(CURDIR))/build/state
 serve: export RERANK_PLAYGROUND ?= true
-serve: export RERANK_PRELOAD_STEPS ?= true
 
 serve: .venv-service/.installed ## serve BUNDLE, or what RERANK_* says, on 127.0.0.1:8000 (no torch)
 	$(try_native)

@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -212,7 +212,7 @@ class ServiceSettings(BaseSettings):
     preload_steps: bool = Field(
         False,
         description='Open the graphs of `explain: "steps"` when a bundle is loaded, beside the '
-        "requests, instead of for the first such list. Enable it where people look at steps.",
+        "requests, instead of for the first such list. Unless set, RERANK_PLAYGROUND enables it.",
     )
     body_timeout_s: float = Field(
         5.0,
@@ -316,6 +316,12 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _fold_case(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _preload_for_the_page(self) -> Self:
+        if self.playground and self.max_traces and "preload_steps" not in self.model_fields_set:
+            self.preload_steps = True
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -75,7 +75,6 @@ def test_the_committed_bundle_reasons_unless_validation_is_to_choose(make):
 def test_the_settings_of_the_environment_are_in_force(make, name, bundle):
     variables = {
         name: "/mine", "RERANK_STATE": "off", "RERANK_PLAYGROUND": "false",
-        "RERANK_PRELOAD_STEPS": "false",
     }  # fmt: skip
     arguments, settings = make("serve", **bundle, **variables)
     assert arguments == ["-m", "service"]
@@ -95,7 +94,6 @@ def test_an_entity_store_of_the_environment_takes_precedence(make, state):
 
 def test_serve_has_the_playground(make):
     assert make("serve")[1]["RERANK_PLAYGROUND"] == "true"
-    assert make("serve")[1]["RERANK_PRELOAD_STEPS"] == "true"
 
 
 def test_the_other_targets_have_neither_entity_store_nor_playground(make):

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from service.http.playground import DIRECTORY, MEDIA_TYPES
+from service.settings import Settings
 from tests.support.bodies import problem_of
 from tests.support.servers import fresh
 
@@ -121,6 +122,13 @@ def test_a_password_of_the_page_ranks_nothing(session, tmp_path):
         headers = {"Authorization": basic("anyone", KEY)}  # a browser sends it without being asked
         response = httpx.post(f"{url}/rerank", json={"candidates": ["1"]}, headers=headers)
         assert problem_of(response, 401)["code"] == "unauthorized"
+
+
+def test_the_page_has_the_graphs_of_steps_preloaded_unless_the_settings_say_otherwise():
+    assert Settings(playground=True).preload_steps
+    assert not Settings(playground=True, preload_steps=False).preload_steps
+    assert not Settings(playground=True, max_traces=0).preload_steps  # no list may have steps
+    assert not Settings().preload_steps
 
 
 def test_every_sample_is_ranked_in_full(page):
