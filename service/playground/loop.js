@@ -50,8 +50,9 @@ export class Loop {
     return words;
   }
 
-  /** Return the buttons beside an item of the slate. */
-  reactions(id) {
+  /** Return the buttons beside an entry of a response. */
+  reactions(entry, response) {
+    const { id } = entry;
     const name = this.#titles.name(id);
     const disabled = this.#types === null || this.#user() === null;
     const button = (text, type) =>
@@ -62,7 +63,7 @@ export class Loop {
           disabled,
           "aria-label": `${text} ${name}`,
           "data-focus": `${text} ${idText(id)}`,
-          onclick: () => this.#attempt(() => this.#react(id, type)),
+          onclick: () => this.#attempt(() => this.#react(entry, response, type)),
         },
         text,
       );
@@ -74,8 +75,8 @@ export class Loop {
     this.#baseline = response;
   }
 
-  async #react(id, type) {
-    await sendEvent(this.#user(), idText(id), type);
+  async #react({ id, position }, response, type) {
+    await sendEvent(this.#user(), idText(id), type, response.request_id, position);
     const stated = this.#statesHistory()
       ? ` ${this.#note(this.#user())}`
       : " Rank again to see what it moved.";

@@ -38,9 +38,9 @@ class Page {
       (error) => this.refused(error),
     );
     this.thinking = new ThinkingView(titles);
-    this.slate = new SlateView(titles, (entry) => [
+    this.slate = new SlateView(titles, (entry, response) => [
       this.thinking.opener(entry),
-      ...this.loop.reactions(entry.id),
+      ...this.loop.reactions(entry, response),
     ]);
     const rankSoon = delayed(() => this.rank(), PAUSE_MS);
     this.editor = new Editor(info, titles, () => {

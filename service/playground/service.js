@@ -132,9 +132,14 @@ export async function unknownIds(request, response) {
   return unknown;
 }
 
-/** Report one event of a user. Raises Refusal also if the event alone is refused. */
-export async function sendEvent(user, item, type) {
-  const event = { event_id: crypto.randomUUID(), user, item, type };
+/**
+ * Report one event of a user. Raises Refusal also if the event alone is refused.
+ *
+ * `requestId` and `position` are those of the slate that the user saw: a journal joins by them.
+ */
+export async function sendEvent(user, item, type, requestId, position) {
+  const event_id = crypto.randomUUID();
+  const event = { event_id, user, item, type, request_id: requestId, position };
   const { refused } = await call("POST", "feedback", { events: [event] }, "api");
   if (refused.length) throw new Refusal(200, { errors: refused });
 }

@@ -7,7 +7,7 @@ import { idText, recordsOf } from "./requests.js";
 const MAX_LEFT_OUT = 30; // candidates behind the slate's length that are listed
 const INSET = 4; // pixels between an item and its line
 
-/** Draws responses; `actions` returns the buttons beside an entry of the slate. */
+/** Draws responses; `actions` returns the buttons beside an entry of a response. */
 export class SlateView {
   #titles;
   #actions;
@@ -68,7 +68,7 @@ export class SlateView {
     return element(
       "li",
       { "data-id": id, "data-kind": moved.kind },
-      element("span", { class: "actions" }, ...this.#actions(entry)),
+      element("span", { class: "actions" }, ...this.#actions(entry, response)),
       element("span", { class: "place" }, `${entry.position + 1}. `),
       itemName(this.#titles.name(id)),
       " ",

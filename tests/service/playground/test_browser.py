@@ -235,8 +235,14 @@ def test_feedback_moves_the_next_ranking_and_the_user_is_looked_at_and_forgotten
 ):
     page = opened(refusals=[404])
     choose(page, BOB)
+    with page.expect_request(lambda sent: '"of-bob","explain":"steps"' in (sent.post_data or "")):
+        type_request(page, {**request_of(page), "request_id": "of-bob"})  # the slate, then steps
     first = expect_slate(page, ranked)
-    page.locator(f'#ranked > li[data-id="{first[-2]}"]').get_by_role("button", name="Like").click()
+    like = page.locator(f'#ranked > li[data-id="{first[-2]}"]').get_by_role("button", name="Like")
+    with page.expect_request("**/feedback") as request:
+        like.click()
+    (event,) = request.value.post_data_json["events"]
+    assert (event["request_id"], event["position"]) == ("of-bob", len(first) - 2)
     expect(page.locator("#loop-words")).to_contain_text("Sent like")
     page.locator(f'#ranked > li[data-id="{first[0]}"]').get_by_role("button", name="Hide").click()
     expect(page.locator("#loop-words")).to_contain_text("Sent pass")
