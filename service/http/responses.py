@@ -352,6 +352,7 @@ def server_info(
         "state": None if store is None else store.describe(),
         "threads": settings.threads,
         "max_batch_size": settings.max_batch_size,
+        "max_lists_per_call": min(settings.max_lists_per_call, settings.max_queue),
         "versions": {"onnxruntime": onnxruntime.__version__, "fastapi": fastapi.__version__},
     }
 

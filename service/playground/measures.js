@@ -12,6 +12,17 @@ export function changedPositions(first, second) {
   return Array.from({ length }, (_, place) => place).filter((place) => one[place] !== other[place]);
 }
 
+/** True if two responses of one model have the same slate and took the same steps. */
+export function sameSteps(first, second) {
+  const [one, other] = [first, second].map(({ model, slate }) =>
+    JSON.stringify([
+      [model.name, model.version],
+      slate.map((entry) => [idText(entry.id), entry.reasoning_steps]),
+    ]),
+  );
+  return one === other;
+}
+
 /**
  * Return Kendall's tau of two slates over the items that both have, with their number.
  *

@@ -4,6 +4,7 @@ import { Comparison } from "./compare.js";
 import { byId, delayed, element } from "./dom.js";
 import { Editor } from "./editor.js";
 import { Loop } from "./loop.js";
+import { sameSteps } from "./measures.js";
 import { SNIPPETS, fragmentOf, requestIn } from "./requests.js";
 import {
   ORIGIN,
@@ -17,7 +18,7 @@ import {
 } from "./service.js";
 import { SlateView } from "./slate.js";
 import { TOPICS, attributesOf } from "./sliders.js";
-import { ThinkingView } from "./thinking.js";
+import { OTHER_SLATE, PENDING, ThinkingView } from "./thinking.js";
 import { showTiming } from "./timing.js";
 import { Titles } from "./titles.js";
 
@@ -26,9 +27,10 @@ const PAUSE_MS = 150; // after a change, before it is ranked
 /** The parts of the page and the request that they share. */
 class Page {
   #call = 0;
-  #steps = new AbortController();
+  #followUps = new AbortController();
 
   constructor(info, titles, samples) {
+    this.info = info;
     this.samples = samples;
     this.loop = new Loop(
       info,
@@ -95,22 +97,21 @@ class Page {
   /** Rank the request and show the response, which is returned; null if it was refused. */
   async rank() {
     const call = ++this.#call;
-    this.#steps.abort();
-    this.#steps = new AbortController();
+    this.#followUps.abort();
+    this.#followUps = new AbortController();
     const { request } = this.editor;
     const began = performance.now();
     try {
       const response = await explain(request);
       const waitedMs = performance.now() - began;
-      const unknown = await unknownIds(request, response);
       if (call !== this.#call) return null; // a later request is under way
       byId("problem").hidden = true;
-      this.slate.show(request, response, unknown);
-      this.thinking.show(response, true);
+      this.slate.show(request, response, new Set());
+      this.thinking.show(response, PENDING);
       showTiming(response, waitedMs);
       this.loop.keep(response);
       byId("status").textContent = `Ranked ${response.slate.length} positions.`;
-      this.#showSteps(request, call, response);
+      this.#followUp(request, call, response, this.#followUps.signal);
       return response;
     } catch (error) {
       if (call === this.#call) this.refused(error);
@@ -118,14 +119,24 @@ class Page {
     }
   }
 
-  // The states of steps follow the slate, which they must not delay.
-  async #showSteps(request, call, response) {
+  // Badges of unknown candidates and states of steps follow the slate, which must not wait for them.
+  async #followUp(request, call, response, signal) {
+    // Without the badges, the summary of the slate still has the number of unknown candidates.
+    const probes = unknownIds(request, response, this.info, signal);
+    const unknown = await probes.catch(() => new Set());
+    if (call !== this.#call) return;
+    if (unknown.size > 0) this.slate.show(request, response, unknown);
     try {
       const ranked = response.slate.some((entry) => entry.entropy !== null);
-      const explained = ranked ? await explainSteps(request, this.#steps.signal) : null;
-      if (call === this.#call) this.thinking.show(explained ?? response);
+      const explained = ranked ? await explainSteps(request, signal) : null;
+      if (call !== this.#call) return;
+      if (explained === null) this.thinking.show(response);
+      else if (sameSteps(response, explained)) this.thinking.show(explained);
+      else this.thinking.show(response, OTHER_SLATE);
     } catch (error) {
-      if (call === this.#call) this.refused(error);
+      if (call !== this.#call) return;
+      this.thinking.show(response);
+      this.refused(error);
     }
   }
 

@@ -3,7 +3,7 @@
 import { idText, parseExact, recordsOf } from "./requests.js";
 
 const ROOT = new URL("../", import.meta.url);
-const PROBES_PER_CALL = 32;
+const LISTS_PER_CALL = 32;
 const MAX_PROBES = 256;
 const STEP_ATTEMPTS = 2;
 
@@ -71,10 +71,16 @@ export async function readFile(name) {
 /** Rank a request, without explanations and so in the time that its caller waits. */
 export const rank = (request) => call("POST", "rerank", { ...request, explain: false }, "api");
 
-/** Rank several requests in one call, and return their responses. */
-export async function rankBatch(requests) {
-  const { responses } = await call("POST", "rerank/batch", { requests }, "api");
-  return responses;
+/** Rank requests in calls of at most `limit` lists, one after the other; return the responses. */
+export async function rankBatch(requests, limit = LISTS_PER_CALL, signal = undefined) {
+  const size = Math.min(limit, LISTS_PER_CALL);
+  const answers = [];
+  for (let begin = 0; begin < requests.length; begin += size) {
+    const part = { requests: requests.slice(begin, begin + size) };
+    const { responses } = await call("POST", "rerank/batch", part, "api", signal);
+    answers.push(...responses);
+  }
+  return answers;
 }
 
 /** Rank a request with the explanations that cost next to nothing. */
@@ -110,26 +116,30 @@ export async function explainSteps(request, signal) {
  * Return the ids, as text, of the candidates that neither item table nor entity store has.
  *
  * A response only counts them, so candidates are ranked alone where some are unknown and some not.
+ * Raises what these calls raise. `info` is `GET /info`; `signal` ends the calls.
  */
-export async function unknownIds(request, response) {
+export async function unknownIds(request, response, info, signal) {
   const records = recordsOf(request.candidates);
   const ids = records.map((record) => idText(record.id));
   if (response.unknown_candidates === 0) return new Set();
   if (response.unknown_candidates === records.length) return new Set(ids);
-  const unknown = new Set();
   const { context, model } = request;
-  for (let begin = 0; begin < Math.min(records.length, MAX_PROBES); begin += PROBES_PER_CALL) {
-    const part = records.slice(begin, Math.min(begin + PROBES_PER_CALL, MAX_PROBES));
-    const requests = part.map((record) => {
-      const { boost, topics, ...candidate } = record;
-      return { candidates: [candidate], context, model, reasoning: { budget: 0 } };
-    });
-    const responses = await rankBatch(requests);
-    responses.forEach((each, place) => {
-      if (each.unknown_candidates) unknown.add(idText(part[place].id));
-    });
-  }
-  return unknown;
+  const user = userOfProbes(request, info);
+  const probes = records.slice(0, MAX_PROBES).map(({ boost, topics, ...candidate }) => {
+    return { candidates: [candidate], user, context, model, reasoning: { budget: 0 } };
+  });
+  const responses = await rankBatch(probes, info.max_lists_per_call, signal);
+  return new Set(ids.filter((_, row) => responses[row]?.unknown_candidates));
+}
+
+// A journal records each list of a user, so a probe names the user only where a feature of users is
+// required, or where that cannot be told: `GET /info` has the features of the default model alone.
+function userOfProbes({ user, model }, info) {
+  const isDefault = (model ?? info.model.name) === info.model.name;
+  const required = info.features.some((feature) => feature.of === "user" && feature.required);
+  if (isDefault && !required) return undefined;
+  const { history, ...rest } = user ?? {}; // a history may be long, and makes no item known
+  return rest;
 }
 
 /**

@@ -7,20 +7,28 @@ import { idText } from "./requests.js";
 const [WIDTH, HEIGHT, TOP, BASE, LEFT] = [240, 76, 14, 58, 6];
 const DOT = 4;
 
+// Reasons for positions without the states of single steps.
+const NO_STATES = "The service gave no states of single steps.";
+export const PENDING = "The states of single steps follow …";
+export const OTHER_SLATE =
+  "The states of single steps are not shown: the service ranks the list once more for them, and " +
+  "gave another slate or took other steps. It may explore, grant another budget under load, or " +
+  "know an event that arrived in between.";
+
 /** Draws the positions of a response; those that were open stay open. */
 export class ThinkingView {
   #titles;
   #open = new Set();
-  #pending = false;
+  #missing = NO_STATES;
 
   constructor(titles) {
     this.#titles = titles;
   }
 
-  /** Show the positions of a response; `pending`: the states of its steps are on their way. */
-  show(response, pending = false) {
+  /** Show the positions of a response; `missing`: the reason if it has no states of its steps. */
+  show(response, missing = NO_STATES) {
     const { slate, reasoning } = response;
-    this.#pending = pending;
+    this.#missing = missing;
     const highest = Math.max(
       reasoning.entropy_threshold,
       0.1,
@@ -30,7 +38,8 @@ export class ThinkingView {
       byId("positions"),
       slate.map((entry) => this.#position(entry, reasoning, highest)),
     );
-    byId("thinking-summary").textContent = totals(slate, reasoning);
+    const words = totals(slate, reasoning);
+    byId("thinking-summary").textContent = missing === OTHER_SLATE ? `${words} ${missing}` : words;
   }
 
   /** Return the button that opens the position of an entry. */
@@ -109,13 +118,7 @@ export class ThinkingView {
     const choices = [{ id, probability, logprob }, ...others];
     return [
       this.#table([{ entropy: entry.entropy, choice: id, choices, name: "At the choice" }]),
-      element(
-        "p",
-        { class: "hint" },
-        this.#pending
-          ? "The states of single steps follow …"
-          : "The service gave no states of single steps.",
-      ),
+      element("p", { class: "hint" }, this.#missing),
     ];
   }
 

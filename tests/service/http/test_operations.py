@@ -31,6 +31,7 @@ def test_info_has_the_offline_metrics_provider_and_features_of_the_bundle(client
     assert info["as_of"] is None  # the bundle is older than its field
     assert info["item_table"] == {"items": 2520, "bytes": TABLE_BYTES, "age_s": None}
     assert info["metrics_of"] is None
+    assert info["max_lists_per_call"] == 64
     assert info["gate"] == session.manifest.gate
     assert info["label"] == {"range": [0.0, 1.0], "gain": "binary", "positive": None}
     assert info["provider"] == "CPUExecutionProvider"
