@@ -1,12 +1,20 @@
 // Two settings or two models side by side, ranked for the same request.
 
 import { byId, element, itemName } from "./dom.js";
-import { comparison, countValues, median, milliseconds, slateIds } from "./measures.js";
-import { withValue } from "./requests.js";
+import {
+  cautions,
+  comparison,
+  countValues,
+  fairRun,
+  median,
+  milliseconds,
+  slateIds,
+} from "./measures.js";
+import { unexplored, withValue } from "./requests.js";
 import { findChanged } from "./search.js";
 import { rank } from "./service.js";
 
-const RUNS = 5; // of each side, in turn, for their times
+const RUNS = 5; // of each side, in turn, for their times and against a degraded one
 const SHORT = 5; // first positions whose different values are counted
 const SEED = 1; // of sampled slates, the same on both sides
 
@@ -154,21 +162,41 @@ export class Comparison {
 
   #run(before = "") {
     return this.#attempt("Ranking both sides …", async () => {
+      const requests = ["A", "B"].map((side) => unexplored(this.#request(side), this.#info));
       const [first, second] = [[], []];
       for (let run = 0; run < RUNS; run++) {
-        first.push(await rank(this.#request("A")));
-        second.push(await rank(this.#request("B")));
+        first.push(await rank(requests[0]));
+        second.push(await rank(requests[1]));
       }
-      const counts = this.#counts(first[0], second[0]);
-      byId("compare-result").replaceChildren(this.#table(first, second, counts));
-      return [before, comparison(first[0], second[0]), ...counts.slice(0, 1).map(inWords)].join(" ");
+      const run = fairRun(first, second);
+      const pair = [first[run], second[run]];
+      const counts = this.#counts(...pair);
+      const times = [first, second].map((runs) =>
+        milliseconds(median(runs.map((response) => response.latency_ms.total))),
+      );
+      byId("compare-result").replaceChildren(this.#table(...pair, times, counts));
+      return [
+        before,
+        ...cautions(first, second),
+        comparison(...pair),
+        ...counts.slice(0, 1).map(inWords),
+      ]
+        .filter(Boolean)
+        .join(" ");
     });
   }
 
   #find() {
     return this.#attempt("Ranking drawn requests without reasoning and with it …", async () => {
-      const { changed, tried } = await findChanged(this.#requestOf(), this.#titles.ids());
-      if (changed === null) return `Reasoning changed no slate of ${tried} requests drawn.`;
+      const { changed, tried, degraded } = await findChanged(
+        this.#requestOf(),
+        this.#titles.ids(),
+        this.#info,
+      );
+      if (changed === null) {
+        const left = degraded ? ` ${degraded} of them were degraded and do not count.` : "";
+        return `Reasoning changed no slate of ${tried} requests drawn.${left}`;
+      }
       this.#showRequest(changed);
       this.#fill("reasoning");
       const drawn = tried === 1 ? "1 request was" : `${tried} requests were`;
@@ -201,7 +229,7 @@ export class Comparison {
       .filter(({ A, B }) => A + B > 0);
   }
 
-  #table(first, second, counts) {
+  #table(first, second, times, counts) {
     const figure = (label, one, other) =>
       element(
         "tr",
@@ -211,8 +239,7 @@ export class Comparison {
         element("td", {}, other),
         element("td", {}),
       );
-    const both = (label, value) => figure(label, value(first[0]), value(second[0]));
-    const time = (runs) => milliseconds(median(runs.map((response) => response.latency_ms.total)));
+    const both = (label, value) => figure(label, value(first), value(second));
     return element(
       "table",
       {},
@@ -238,9 +265,9 @@ export class Comparison {
         both("Utility", ({ utility }) =>
           utility === null ? "none: only sampled slates have one" : utility.toFixed(3),
         ),
-        figure(`Time, median of ${RUNS}`, time(first), time(second)),
+        figure(`Time, median of ${RUNS}`, ...times),
         both("Model", ({ model }) => `${model.name}, version ${model.version}, ${model.variant}`),
-        ...this.#places(slateIds(first[0]), slateIds(second[0])),
+        ...this.#places(slateIds(first), slateIds(second)),
       ),
     );
   }

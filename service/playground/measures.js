@@ -51,6 +51,34 @@ export function moves(first, second) {
     .filter(({ from, to }) => from !== to);
 }
 
+/** Return the number of the first run in which neither side was degraded, 0 if there is none. */
+export function fairRun(first, second) {
+  const run = first.findIndex((one, place) => [one, second[place]].every(isWhole));
+  return Math.max(run, 0);
+}
+
+/** Return sentences on differences that settings may not explain, for the runs of sides A and B. */
+export function cautions(first, second) {
+  const run = fairRun(first, second);
+  const words = [];
+  for (const [side, runs] of [["A", first], ["B", second]]) {
+    if (!isWhole(runs[run])) {
+      const reasons = runs[run].degraded.reasons.join(", ");
+      words.push(`${side} was degraded (${reasons}), which may be why the slates differ or agree.`);
+    }
+    const slates = new Set(runs.filter(isWhole).map((response) => slateIds(response).join("\n")));
+    if (slates.size > 1) {
+      words.push(
+        `${side} gave ${slates.size} different slates in ${runs.length} runs: the service ` +
+          "explores, or something changed in between, so differences need not come from settings.",
+      );
+    }
+  }
+  return words;
+}
+
+const isWhole = (response) => response.degraded === null;
+
 /** Return words and class of a movement by so many places; positive is up. */
 export function movement(places) {
   if (places > 0) return { text: `▲ ${places}`, words: `up ${places}`, kind: "up" };

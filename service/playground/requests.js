@@ -58,6 +58,21 @@ export function withValue(request, path, value) {
   return changed;
 }
 
+/**
+ * Return a copy that is not explored: it states the temperature that it would have by default.
+ *
+ * A service that explores samples the slates of requests that state neither sampling nor
+ * temperatures. `GET /info`, here `info`, has the temperatures of the default model alone, so a
+ * request for another model is returned as it is.
+ */
+export function unexplored(request, info) {
+  const { sampling, temperatures, model } = request;
+  const stated = [sampling, temperatures?.reason, temperatures?.recommend];
+  if (stated.some((value) => value !== undefined && value !== null)) return request;
+  if ((model ?? info.model.name) !== info.model.name) return request;
+  return withValue(request, ["temperatures", "recommend"], info.temperatures.recommend);
+}
+
 /** Return a copy with these records as candidates. */
 export const withRecords = (request, records) => ({ ...request, candidates: records });
 

@@ -5,6 +5,7 @@ import json
 import httpx
 
 from tests.support.browsers import require_chromium, serious_problems
+from tests.support.playground import request_of, slate_of, type_request
 from tests.support.servers import fresh
 
 require_chromium()
@@ -18,19 +19,6 @@ HOSTILE = [
     "<img src=x onerror=alert(1)>", "\u05d0\u05d1\u05d2 \u0645\u0631\u062d\u0628\u0627",
     "\U0001f600 \U0001f469\u200d\U0001f680", "'\"`${x}</script>", "x" * 256,
 ]  # fmt: skip
-
-
-def request_of(page):
-    """Return the request that the page shows as JSON."""
-    return json.loads(page.locator("#json").input_value())
-
-
-def type_request(page, request):
-    page.locator("#json").fill(json.dumps(request))
-
-
-def slate_of(page):
-    return page.locator("#ranked > li").evaluate_all("items => items.map((i) => i.dataset.id)")
 
 
 def expect_slate(page, ranked):

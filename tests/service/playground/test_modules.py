@@ -1,4 +1,4 @@
-"""The modules of the page that need no browser: requests, figures and sentences, run by Node."""
+"""The modules of the page that need no browser, run by Node: requests, calls and sentences."""
 
 import json
 import shlex
@@ -21,7 +21,7 @@ HOSTILE = ["<b>x</b>", "\u05d0\u05d1 \u202e\u0645", "\U0001f600", 'it\'s `$HOME`
 def modules(tmp_path_factory):
     """A copy of the modules that Node takes for such, whatever its version."""
     directory = tmp_path_factory.mktemp("modules")
-    for name in ("requests.js", "measures.js"):
+    for name in ("requests.js", "measures.js", "service.js", "search.js"):
         shutil.copy(DIRECTORY / name, directory / name)
     (directory / "package.json").write_text('{"type": "module"}')
     return directory
@@ -29,13 +29,23 @@ def modules(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluate(modules):
-    """Return the JSON of an expression over both modules; `data` is what the test passes."""
+    """Return the JSON of an expression over the modules.
 
-    def run(expression, data=None):
+    `data` is the value of the test, and `respond` the code of a function that maps a list and the
+    number of its call, from 1, to its response; `sent` then has the lists of each call.
+    """
+
+    def run(expression, data=None, respond="() => null"):
         program = (
             'import * as r from "./requests.js"; import * as m from "./measures.js";'
+            'import * as s from "./service.js"; import * as f from "./search.js";'
+            "globalThis.sessionStorage = { getItem: () => null }; const sent = [];"
+            "globalThis.fetch = async (url, { body }) => {"
+            "  const { requests } = JSON.parse(body); sent.push(requests);"
+            f"  const responses = requests.map((list) => ({respond})(list, sent.length));"
+            "  return { ok: true, text: async () => JSON.stringify({ responses }) }; };"
             f"const data = {json.dumps(data)};"
-            f"console.log(JSON.stringify({expression}) ?? null);"
+            f"console.log(JSON.stringify(await ({expression})) ?? null);"
         )
         done = subprocess.run(
             [NODE, "--input-type=module", "--eval", program],
@@ -257,6 +267,106 @@ def test_moves_name_items_that_enter_leave_or_change_their_place(evaluate):
         {"id": "b", "from": 1, "to": 0}, {"id": "a", "from": 0, "to": 1},
         {"id": "d", "from": None, "to": 2}, {"id": "c", "from": 2, "to": None},
     ]  # fmt: skip
+
+
+INFO = {
+    "model": {"name": "m"}, "temperatures": {"reason": 1.0, "recommend": 0.5},
+    "max_lists_per_call": 8, "features": [{"name": "age", "of": "user", "required": False}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("required", "model", "user"),
+    [
+        (True, None, {"id": "ann", "features": {"age": 3}}),
+        (False, None, None),
+        (False, "m", None),
+        (False, "other", {"id": "ann", "features": {"age": 3}}),
+    ],
+)
+def test_probes_keep_to_the_limits_and_the_required_features_of_the_service(
+    evaluate, required, model, user
+):
+    ann = {"id": "ann", "history": ["x"], "features": {"age": 3}}
+    features = [{"name": "age", "of": "user", "required": required}]
+    info = {**INFO, "max_lists_per_call": 2, "features": features}
+    data = [request_of("a", "new", "b", user=ann, model=model), {"unknown_candidates": 1}, info]
+    unknown, sent = evaluate(
+        "s.unknownIds(...data).then((ids) => [[...ids], sent])",
+        data,
+        "(list) => ({ unknown_candidates: list.candidates[0].id === 'new' ? 1 : 0 })",
+    )
+    assert unknown == ["new"]
+    assert [[probe["candidates"][0]["id"] for probe in call] for call in sent] == [
+        ["a", "new"], ["b"],
+    ]  # fmt: skip
+    assert all(probe.get("user") == user for call in sent for probe in call)
+
+
+@pytest.mark.parametrize(
+    ("stated", "temperatures"),
+    [
+        ({}, {"recommend": 0.5}),
+        ({"model": "m", "temperatures": None}, {"recommend": 0.5}),
+        ({"temperatures": {"reason": 2}}, {"reason": 2}),
+        ({"sampling": {"slates": 4}}, None),
+        ({"model": "other"}, None),  # whose temperatures are not in /info
+    ],
+)
+def test_a_request_states_the_default_temperature_if_it_might_be_explored(
+    evaluate, stated, temperatures
+):
+    request = request_of("1", **stated)
+    assert evaluate("r.unexplored(...data)", [request, INFO]).get("temperatures") == temperatures
+
+
+def test_a_search_leaves_out_degraded_lists_and_is_not_explored(evaluate):
+    request = request_of("a", "b", "c", constraints={"blocked": ["a"]})
+    result, sent = evaluate(
+        "f.findChanged(data[0], [], data[1], () => 0).then((result) => [result, sent])",
+        [request, INFO],
+        "(list, call) => ({ degraded: call === 1 ? { reason: 'overload' } : null,"
+        " slate: [{ id: list.reasoning ? 'a' : 'b' }] })",
+    )
+    assert (result["tried"], result["degraded"]) == (5, 4)
+    assert result["changed"] == request_of("a", "b", "c")
+    assert [len(call) for call in sent] == [8, 8]
+    assert all(each["temperatures"] == {"recommend": 0.5} for call in sent for each in call)
+
+
+def run_of(ids, degraded=None):
+    reasons = None if degraded is None else {"reason": degraded, "reasons": [degraded]}
+    return {**response_of(ids), "degraded": reasons}
+
+
+def test_a_comparison_takes_runs_that_were_not_degraded(evaluate):
+    late, whole = run_of("ba", "deadline"), run_of("ab")
+    data = [[late, whole, whole], [whole, late, whole]]
+    assert evaluate("m.fairRun(...data)", data) == 2
+    assert evaluate("m.cautions(...data)", data) == []
+    assert evaluate("m.cautions(...data)", [[late, late], [whole, whole]]) == [
+        "A was degraded (deadline), which may be why the slates differ or agree."
+    ]
+
+
+def test_a_comparison_warns_of_a_side_whose_runs_differ(evaluate):
+    data = [[run_of("ab"), run_of("ab")], [run_of("ab"), run_of("ba")]]
+    (caution,) = evaluate("m.cautions(...data)", data)
+    assert caution.startswith("B gave 2 different slates in 2 runs: the service explores")
+
+
+def test_states_of_steps_belong_to_a_slate_with_the_same_items_and_steps(evaluate):
+    def response(ids, steps, version="1"):
+        slate = [{"id": i, "reasoning_steps": n} for i, n in zip(ids, steps, strict=True)]
+        return {"slate": slate, "model": {"name": "m", "version": version}}
+
+    def same(*data):
+        return evaluate("m.sameSteps(...data)", data)
+
+    assert same(response([1, "b"], [3, 0]), response([" 1", "b"], [3, 0]))
+    assert not same(response("ab", [3, 0]), response("ba", [3, 0]))
+    assert not same(response("ab", [3, 0]), response("ab", [2, 0]))
+    assert not same(response("ab", [3, 0]), response("ab", [3, 0], "2"))
 
 
 def test_the_modules_have_at_most_400_lines_each():
