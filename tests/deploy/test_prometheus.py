@@ -37,21 +37,30 @@ def queries():
 
 
 @needs_prometheus
+@pytest.mark.parametrize("name", ["rules", "jobs"])
 @pytest.mark.parametrize(
-    "check", [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]]
+    "command", [["check", "rules", "{}.yml"], ["test", "rules", "{}_test.yml"]]
 )
-def test_promtool_accepts_the_rules_and_their_tests(check):
-    run = subprocess.run(["promtool", *check], cwd=PROMETHEUS, capture_output=True, text=True)
+def test_promtool_accepts_the_rules_and_their_tests(command, name):
+    words = [word.format(name) for word in command]
+    run = subprocess.run(["promtool", *words], cwd=PROMETHEUS, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 @needs_prometheus
-def test_a_wrong_rule_fails_its_test(tmp_path):
-    for name in ("rules.yml", "rules_test.yml"):
-        text = (PROMETHEUS / name).read_text("utf-8")
-        (tmp_path / name).write_text(text.replace('outcome=~"degraded|error"', 'outcome="error"'))
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("rules", 'outcome=~"degraded|error"', 'outcome="error"'),
+        ("jobs", "> 3 * 86400", "> 4 * 86400"),
+    ],
+)
+def test_a_wrong_rule_fails_its_test(tmp_path, name, right, wrong):
+    for file in (f"{name}.yml", f"{name}_test.yml"):
+        text = (PROMETHEUS / file).read_text("utf-8")
+        (tmp_path / file).write_text(text.replace(right, wrong))
     run = subprocess.run(
-        ["promtool", "test", "rules", "rules_test.yml"], cwd=tmp_path, capture_output=True
+        ["promtool", "test", "rules", f"{name}_test.yml"], cwd=tmp_path, capture_output=True
     )
     assert run.returncode != 0
 

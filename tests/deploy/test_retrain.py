@@ -1,8 +1,6 @@
 """The manifests of retraining and experiments, and the commands that they start."""
 
 import copy
-import shutil
-import subprocess
 from pathlib import Path
 
 import kubernetes_validate
@@ -24,11 +22,6 @@ JOBS = {"retrain": Retrain, "experiment": Experiment}
 
 def read(name):
     return yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
-
-
-needs_prometheus = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="needs the package prometheus (.ci/setup)"
-)
 
 
 def parse(arguments):
@@ -90,26 +83,6 @@ def test_the_ray_job_starts_the_command_of_the_cron_job():
     assert words[:3] == ["python", "-m", "model"]
     container = read("retrain")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
     assert parse(words[3:]) == parse(container["args"])
-
-
-@needs_prometheus
-@pytest.mark.parametrize(
-    "check", [["check", "rules", "jobs.yml"], ["test", "rules", "jobs_test.yml"]]
-)
-def test_promtool_accepts_the_rules_of_the_jobs_and_their_tests(check):
-    run = subprocess.run(["promtool", *check], cwd=PROMETHEUS, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-
-
-@needs_prometheus
-def test_a_wrong_rule_of_a_job_fails_its_test(tmp_path):
-    for name in ("jobs.yml", "jobs_test.yml"):
-        text = (PROMETHEUS / name).read_text("utf-8")
-        (tmp_path / name).write_text(text.replace("> 3 * 86400", "> 4 * 86400"))
-    run = subprocess.run(
-        ["promtool", "test", "rules", "jobs_test.yml"], cwd=tmp_path, capture_output=True
-    )
-    assert run.returncode != 0
 
 
 def test_each_job_has_an_alert_and_a_section_in_the_operators_page():
