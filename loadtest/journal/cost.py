@@ -15,10 +15,10 @@ from tqdm import tqdm
 from loadtest.generators import Generators, generators
 from loadtest.journal.command import Journal
 from loadtest.journal.metrics import records_written
+from loadtest.measured import Bar, Measured
 from loadtest.results import Load
 from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import Server, serving
-from loadtest.state.report import Bar, Measured
 
 SCENARIOS = ("history", "inline")
 MAX_CPU_MS = 0.06

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from loadtest.errors import LoadTestError
 from loadtest.journal.command import Journal
 from loadtest.journal.metrics import records_written
+from loadtest.measured import Bar, Measured
 from loadtest.scenarios import Catalogue
 from loadtest.server import Server, serving
-from loadtest.state.report import Bar, Measured
 from loadtest.state.stores import run_module
 
 WORKERS, CLIENTS, CANDIDATES = 2, 4, 20

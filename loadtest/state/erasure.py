@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx
 
 from loadtest.errors import LoadTestError
+from loadtest.measured import Bar, Measured
 from loadtest.scenarios import Catalogue
 from loadtest.server import serving
 from loadtest.state.calls import entity_path, event, now_ms, put_records
 from loadtest.state.command import EngineName, State
 from loadtest.state.entities import user_record
-from loadtest.state.report import Bar, Measured
 from loadtest.state.stores import describe_store, empty_directory, redis_server, run_state
 
 VICTIM = "erased-user-7f3a19c2"

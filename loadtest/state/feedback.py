@@ -15,6 +15,7 @@ import lmdb
 import numpy as np
 from tqdm import tqdm
 
+from loadtest.measured import Bar, Measured
 from loadtest.scenarios import Catalogue
 from loadtest.server import serving
 from loadtest.state.calls import (
@@ -29,7 +30,6 @@ from loadtest.state.calls import (
 )
 from loadtest.state.command import EngineName, State
 from loadtest.state.entities import item_records
-from loadtest.state.report import Bar, Measured
 from loadtest.state.stores import RedisServer, empty_directory, redis_server
 from loadtest.state.visibility import count_stale
 

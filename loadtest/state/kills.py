@@ -19,11 +19,11 @@ import httpx
 from tqdm import tqdm
 
 from loadtest.errors import LoadTestError
+from loadtest.measured import Bar, Measured
 from loadtest.server import Server, serving
 from loadtest.state.calls import Caller, Event, entity_path, feedback_body, put_records
 from loadtest.state.command import EngineName, State
 from loadtest.state.ledger import Ledger
-from loadtest.state.report import Bar, Measured
 from loadtest.state.stores import RedisServer, empty_store, redis_server, run_state
 
 SETTINGS = {"adaptive_budget": "false"}

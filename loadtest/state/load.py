@@ -13,13 +13,13 @@ import numpy as np
 import orjson
 
 from loadtest.generators import Generators, generators
+from loadtest.measured import Bar, Measured
 from loadtest.results import Load, RateResult
 from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import Server, ServerError, serving
 from loadtest.state.calls import event, now_ms
 from loadtest.state.command import EngineName, State
 from loadtest.state.entities import ANSWERS, write_items, write_users
-from loadtest.state.report import Bar, Measured
 from loadtest.state.stores import describe_store, empty_store, run_state
 from loadtest.state.writes import steady_feedback
 

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from loadtest.capacity import Bound, CapacityResult, capacity
 from loadtest.generators import generators
+from loadtest.measured import Bar, Measured
 from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import Server, ServerError, serving
 from loadtest.state.calls import Caller, connected, put_records
 from loadtest.state.command import EngineName, State
 from loadtest.state.entities import item_records
-from loadtest.state.report import Bar, Measured
 from loadtest.state.stores import empty_store
 
 CANDIDATES = 50

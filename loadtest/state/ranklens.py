@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
+from loadtest.measured import Bar, Measured
 from loadtest.server import serving
 from loadtest.state.calls import batches, put_records, rank_all
 from loadtest.state.command import State
 from loadtest.state.logs import Listed, read_lists
-from loadtest.state.report import Bar, Measured
 from loadtest.state.stores import empty_store, run_module
 
 SETTINGS = {"adaptive_budget": "false", "timeout_ms": 30_000, "state_timeout_ms": 1000}

@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 from tqdm import tqdm
 
+from loadtest.measured import Bar, Measured
 from loadtest.server import serving, serving_under
 from loadtest.state.calls import (
     batches,
@@ -32,7 +33,6 @@ from loadtest.state.clock import Clock
 from loadtest.state.command import State
 from loadtest.state.logs import Listed, item_kinds, mean_interval, moment_of, ndcg, read_lists
 from loadtest.state.ranklens import add_ranklens
-from loadtest.state.report import Bar, Measured
 from loadtest.state.stores import empty_store, run_module
 
 CASES = {"changing items": "changing", "fading items, half-life": "fading"}  # and the bundle

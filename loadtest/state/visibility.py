@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from loadtest.balance import ESTABLISHED, sockets_of
+from loadtest.measured import Bar, Measured
 from loadtest.scenarios import Catalogue, read_bundle
 from loadtest.server import Server, ServerError, serving
 from loadtest.state.calls import (
@@ -29,7 +30,6 @@ from loadtest.state.calls import (
     require_accepted,
 )
 from loadtest.state.command import EngineName, State
-from loadtest.state.report import Bar, Measured
 
 SETTINGS = {"adaptive_budget": "false", "timeout_ms": 20_000, "state_timeout_ms": 1000}
 PAIRS = 8  # pairs of connections that try at the same time

@@ -1,40 +1,17 @@
-"""Rows, bars and pages of the report of the entity store, and parts that need no second run."""
+"""The report of the entity store, and parts that need no second run."""
 
 import json
 
 import pytest
 
+from loadtest import parts
 from loadtest.cli import parse, run_command
 from loadtest.errors import MISSED, PASSED, UsageError
+from loadtest.measured import Bar, Measured
 from loadtest.results import ROOT
-from loadtest.state import report, run
+from loadtest.state import run
 from loadtest.state.command import PARTS
-from loadtest.state.report import Bar, Measured
-
-
-@pytest.mark.parametrize(
-    ("bar", "inside", "outside"),
-    [("<=", 0.1, 0.11), (">=", 0.1, 0.09), (">", 0.11, 0.1), ("==", 0.1, 0.2)],
-)
-def test_a_bar_holds_for_values_on_its_side_and_for_no_others(bar, inside, outside):
-    assert Bar(bar, 0.1).holds(inside)
-    assert not Bar(bar, 0.1).holds(outside)
-
-
-def test_a_row_of_several_turns_has_their_mean_least_and_greatest():
-    measured = Measured()
-    measured.add("time", "lmdb", [1.0, 2.0, 6.0], "ms", Bar("<=", 3.0))
-    measured.add("count", "redis", 7, "events")
-    figures = [(row["value"], row["low"], row["high"]) for row in measured.rows]
-    assert figures == [(3, 1, 6), (7, None, None)]
-    assert [(r["bar"], r["kept"]) for r in measured.rows] == [("<= 3", True), (None, None)]
-
-
-def test_the_low_end_of_an_interval_can_be_held_against_the_bar():
-    measured = Measured()
-    measured.add_interval("gain", "lmdb", (0.2, -0.1, 0.5), "NDCG@10", Bar(">", 0), compared=-0.1)
-    measured.add_interval("gain", "lmdb", (0.2, -0.1, 0.5), "NDCG@10", Bar(">", 0))
-    assert [row["kept"] for row in measured.rows] == [False, True]
+from loadtest.state.report import OPTIONS, report_in
 
 
 @pytest.fixture
@@ -49,7 +26,7 @@ def measured_parts(monkeypatch):
         return measured
 
     monkeypatch.setattr(run, "measure_part", measure_part)
-    monkeypatch.setattr(run, "current_commit", lambda out: "0" * 40)
+    monkeypatch.setattr(parts, "current_commit", lambda out: "0" * 40)
     return names
 
 
@@ -69,7 +46,7 @@ def test_a_part_of_another_commit_or_of_changed_files_is_measured_again(
 ):
     arguments = ["--out", str(tmp_path), "--only", "lookup"]
     run_command("state", arguments)
-    monkeypatch.setattr(run, "current_commit", lambda out: f"{'0' * 40}-dirty")
+    monkeypatch.setattr(parts, "current_commit", lambda out: f"{'0' * 40}-dirty")
     run_command("state", arguments)
     run_command("state", arguments)
     assert measured_parts == ["lookup"] * 3
@@ -117,10 +94,14 @@ def test_options_that_cannot_be_used_are_refused(arguments):
 
 
 def test_a_report_without_git_is_of_an_unknown_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    commit = report.current_commit(tmp_path / "out")
+    monkeypatch.setattr(parts, "ROOT", tmp_path)
+    commit = parts.current_commit(tmp_path / "out")
     assert commit == "unknown"
-    assert not report.is_repeatable(commit)
+    assert not parts.is_repeatable(commit)
+
+
+def test_every_part_names_the_options_that_it_depends_on():
+    assert tuple(OPTIONS) == PARTS
 
 
 REPORTS = ROOT / "docs" / "reports"
@@ -128,5 +109,5 @@ REPORTS = ROOT / "docs" / "reports"
 
 @pytest.mark.skipif(not (REPORTS / "state.json").exists(), reason="the report was not made yet")
 def test_the_committed_page_is_that_of_the_committed_figures():
-    parts = report.read_parts(REPORTS)
-    assert (REPORTS / "state.md").read_text("utf-8") == report.render_page(parts)
+    report = report_in(REPORTS)
+    assert (REPORTS / "state.md").read_text("utf-8") == report.render(report.read())
