@@ -122,12 +122,15 @@ def report(command: Scale) -> None:
     out = report_directory(command.out, command.smoke)
     cache = cache_directory(command.cache, command.smoke, "scale")
     out.mkdir(parents=True, exist_ok=True)
-    made, sizes = provenance(command_line("scale", command)), []
+    made, path = provenance(command_line("scale", command)), out / "join.json"
+    # Sizes that this run does not measure stay as they are, with the commit that made them.
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    sizes = {entry["decisions"]: entry for entry in earlier}
     for decisions in command.join:
         size = {**measure(decisions, cache), "made": made, "setting": SETTING}
-        sizes.append(size)
-        text = json.dumps(sizes, indent=1) + "\n"
-        (out / "join.json").write_text(text, encoding="utf-8")
+        sizes[decisions] = size
+        text = json.dumps([sizes[each] for each in sorted(sizes)], indent=1) + "\n"
+        path.write_text(text, encoding="utf-8")
         rows = decisions * CANDIDATES
         print(
             f"join of {decisions:,} decisions, {rows:,} rows: {size['seconds']:,.0f} s, "

@@ -47,8 +47,12 @@ def test_the_page_of_the_evaluation_has_a_row_for_each_number_of_test_lists(tmp_
 
 def test_a_join_is_measured_on_a_journal_of_the_stated_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scale_join, "PART", 200)
+    earlier = {"decisions": 1000, "seconds": 7.0}  # stays: this run does not measure it
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "join.json").write_text(json.dumps([earlier]))
     Scale(join=(300,), out=tmp_path / "out", cache=tmp_path / "cache").execute()
-    (size,) = json.loads((tmp_path / "out" / "join.json").read_text())
+    size, other = json.loads((tmp_path / "out" / "join.json").read_text())
+    assert other == earlier
     counts = size["counts"]
     assert (size["parts"], counts["lists"], counts["events: joined"]) == (2, 300, 600)
     assert counts["impressions"] == 300 * scale_join.SLATE
