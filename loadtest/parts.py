@@ -1,4 +1,4 @@
-"""Reports in parts: each is written when it ends, and measured once for a commit and its options."""
+"""Reports in parts, each written when it ends and kept for the same commit and options."""
 
 from __future__ import annotations
 

@@ -1,49 +1,50 @@
-"""The report of `python -m loadtest journal`."""
+"""The report of `python -m loadtest journal`, and its parts that are measured."""
 
 from __future__ import annotations
 
-import json
-import os
+import importlib
 import shutil
-from typing import Any
+from pathlib import Path
 
-import httpx
-
-from loadtest.errors import MISSED, PASSED
-from loadtest.journal import cost, kills
 from loadtest.journal.command import Journal
-from loadtest.results import commit, hardware
-from loadtest.server import ServerError
+from loadtest.measured import Measured
+from loadtest.parts import Report, print_verdict
+from loadtest.scenarios import read_bundle
+
+NAME = "journal"
+# The options that a part depends on; the report of another choice is measured anew.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "cost": ("bundle", "turns", "requests", "rate", "seconds"),
+    "kills": ("bundle", "kills"),
+    "outages": ("bundle", "rate", "outage_seconds"),
+}
+
+
+def report_in(out: Path) -> Report:
+    """Return the report of a directory."""
+    return Report(NAME, out, OPTIONS)
 
 
 def measure_journal(options: Journal, command_line: str) -> int:
-    """Measure, write and print the report. Raises ServerError, LoadTestError or OSError."""
-    parts = {"cost": cost.measure, **({"kills": kills.measure} if options.kills else {})}
-    rows: list[dict[str, Any]] = []
+    """Measure the parts, write the report after each of them, and print their rows.
+
+    Raises ServerError, LoadTestError, OSError, and KeyboardInterrupt; finished parts are in the
+    report then.
+    """
+    read_bundle(options.bundle, "manifest.json")
+    report = report_in(options.out)
+    parts = report.fill(options, command_line, lambda name: measure_part(name, options))
+    return print_verdict(NAME, parts)
+
+
+def measure_part(name: str, options: Journal) -> Measured:
+    """Measure one part in an empty directory. Raises ServerError or httpx.HTTPError."""
+    module = importlib.import_module(f"loadtest.journal.{name}")
+    directory = options.scratch / name
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     try:
-        for name, measure in parts.items():
-            directory = options.scratch / name
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-            rows += [{"part": name, **row} for row in measure(options, directory).rows]
-    except httpx.HTTPError as error:
-        raise ServerError(f"{type(error).__name__}: {error}") from error
+        figures: Measured = module.measure(options, directory)
     finally:
         shutil.rmtree(options.scratch, ignore_errors=True)
-    report = {
-        "command": command_line, "commit": commit(), "machine": hardware(),
-        "load": [round(load, 1) for load in os.getloadavg()], "rows": rows,
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    for row in rows:
-        print(described(row))
-    return MISSED if any(row["kept"] is False for row in rows) else PASSED
-
-
-def described(row: dict[str, Any]) -> str:
-    """Return a row as one line of text."""
-    verdict = {None: "", True: f"  kept ({row['bar']})", False: f"  MISSED ({row['bar']})"}
-    spread = "" if row["low"] is None else f" [{row['low']:g}, {row['high']:g}]"
-    text = f"{row['part']:6}{row['engine']:9}{row['what']}: {row['value']:g}{spread} {row['unit']}"
-    return text.rstrip() + verdict[row["kept"]]
+    return figures
