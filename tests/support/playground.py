@@ -1,6 +1,9 @@
-"""The request and the slate of the page /playground in a tab."""
+"""The request and the slate of the page /playground in a tab, and Node for its modules."""
 
 import json
+import shutil
+
+NODE = shutil.which("node") or ""
 
 
 def request_of(page):

@@ -1,9 +1,15 @@
-"""A service with the page, and a tab that shows it."""
+"""A service with the page, a tab that shows it, and its modules in Node."""
+
+import json
+import shutil
+import subprocess
 
 import httpx
 import pytest
 
+from service.http.playground import DIRECTORY
 from tests.support.browsers import Watched, chromium
+from tests.support.playground import NODE
 from tests.support.servers import fresh
 
 WAIT_MS = 30_000
@@ -73,3 +79,45 @@ def opened(browser, context, service_url):
     for each in (*(tab.page for tab in tabs), *contexts):
         each.close()
     assert [each for each in problems if each != ([], set())] == []
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory):
+    """A copy of the modules that Node takes for such, whatever its version."""
+    if not NODE:
+        pytest.skip("no Node, which runs the modules")
+    directory = tmp_path_factory.mktemp("modules")
+    for name in ("requests.js", "measures.js", "service.js", "search.js"):
+        shutil.copy(DIRECTORY / name, directory / name)
+    (directory / "package.json").write_text('{"type": "module"}')
+    return directory
+
+
+@pytest.fixture(scope="module")
+def evaluate(modules):
+    """Return the JSON of an expression over the modules.
+
+    `data` is the value of the test, and `respond` the code of a function that maps a list and the
+    number of its call, from 1, to its response; `sent` then has the lists of each call.
+    """
+
+    def run(expression, data=None, respond="() => null"):
+        program = (
+            'import * as r from "./requests.js"; import * as m from "./measures.js";'
+            'import * as s from "./service.js"; import * as f from "./search.js";'
+            "globalThis.sessionStorage = { getItem: () => null }; const sent = [];"
+            "globalThis.fetch = async (url, { body }) => {"
+            "  const { requests } = JSON.parse(body); sent.push(requests);"
+            f"  const responses = requests.map((list) => ({respond})(list, sent.length));"
+            "  return { ok: true, text: async () => JSON.stringify({ responses }) }; };"
+            f"const data = {json.dumps(data)};"
+            f"console.log(JSON.stringify(await ({expression})) ?? null);"
+        )
+        done = subprocess.run(
+            [NODE, "--input-type=module", "--eval", program],
+            cwd=modules, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
