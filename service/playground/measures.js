@@ -2,6 +2,8 @@
 
 import { idText, isBlocked, pinOf, recordsOf } from "./requests.js";
 
+const MAX_DIGITS = 6;
+
 /** Return the ids of a slate as text, in order. */
 export const slateIds = (response) => response.slate.map((entry) => idText(entry.id));
 
@@ -100,16 +102,32 @@ export function statesOf(entry) {
   return entry.reasoning_steps ? [first, { entropy: entry.entropy_after, choices: [] }] : [first];
 }
 
+/** Return how many digits, `least` to 6, tell the highest of some values from the next one. */
+export function digitsApart(values, least) {
+  const [first, next] = values.toSorted((a, b) => b - a);
+  if (next === undefined || first === next) return least;
+  let digits = least;
+  while (digits < MAX_DIGITS && first.toFixed(digits) === next.toFixed(digits)) digits++;
+  return digits;
+}
+
+/** Return a function that prints the probabilities of an explanation. */
+export function probabilityPrinter({ probability, alternatives = [] }) {
+  const digits = digitsApart([probability, ...alternatives.map((each) => each.probability)], 2);
+  return (value) => value.toFixed(digits);
+}
+
 /** Return sentences about why an item is at its position; `name` maps an id to its title. */
 export function placement(entry, name) {
   const { explanation, initial_position: initial, position } = entry;
   const words = [];
   if (entry.logprob !== null && explanation) {
     const { probability, alternatives = [], boost, diversity, instead_of: other } = explanation;
+    const print = probabilityPrinter(explanation);
     const closest = alternatives.map(
-      (each) => `${name(each.id)} (${each.probability.toFixed(2)})`,
+      (each) => `${name(each.id)} (${print(each.probability)})`,
     );
-    const share = `Chosen with probability ${probability.toFixed(2)} from what was left`;
+    const share = `Chosen with probability ${print(probability)} from what was left`;
     words.push(closest.length ? `${share}; closest were ${closest.join(", ")}.` : `${share}.`);
     if (boost) words.push(`Its boost added ${signed(boost)}.`);
     if (diversity) words.push(`Diversity added ${signed(diversity)}.`);
@@ -216,12 +234,21 @@ export function comparison(first, second) {
   }
   const places = changed.map((place) => place + 1).join(", ");
   const length = Math.max(first.slate.length, second.slate.length);
-  const { tau, common } = kendallTau(first, second);
-  const agreement =
-    tau === null ? "" : `; Kendall's tau is ${tau.toFixed(2)} over ${common} common items`;
   const which =
     changed.length === length
       ? `All ${length} positions differ`
       : `${changed.length} of ${length} positions differ (${places})`;
-  return `${which}${agreement}.`;
+  return `${which}: ${agreement(first, second)}.`;
+}
+
+// The items that both slates have, and how far their order agrees.
+function agreement(first, second) {
+  const { tau, common } = kendallTau(first, second);
+  const same = common === first.slate.length && common === second.slate.length;
+  const items = same
+    ? "the same items in another order"
+    : `${common} ${common === 1 ? "item is" : "items are"} in both slates`;
+  if (tau === null) return items;
+  const share = Math.round(50 * (tau + 1));
+  return `${items}; ${share} % of their pairs keep their order (Kendall's tau ${tau.toFixed(2)})`;
 }

@@ -1,7 +1,7 @@
 // The reasoning of each position: entropies, threshold, steps, and the choices after each step.
 
 import { byId, element, itemName, redraw, shape } from "./dom.js";
-import { nats, placement, statesOf, thought } from "./measures.js";
+import { digitsApart, nats, placement, statesOf, thought } from "./measures.js";
 import { idText } from "./requests.js";
 
 const [WIDTH, HEIGHT, TOP, BASE, LEFT] = [240, 76, 14, 58, 6];
@@ -104,8 +104,9 @@ export class ThinkingView {
     const states = statesOf(entry);
     if (states.some((state) => state.choices.length)) {
       const hint =
-        "The candidate that led in a state is bold. Read is the share of a candidate in what the " +
-        "next step reads.";
+        "Rows are in the order of the last state, and the candidate that led in a state is bold. " +
+        "A dash: not among the most probable of that state, which alone are listed. Read: the " +
+        "weight of a candidate in the mix of candidates that the next step takes in.";
       return [this.#table(states), element("p", { class: "hint" }, hint)];
     }
     const { explanation, logprob, id } = entry;
@@ -140,18 +141,27 @@ export class ThinkingView {
       element("th", { scope: "col" }, "Candidate"),
       ...states.map(heading),
     );
-    const rows = [...ids].map(([text, id]) =>
+    const sorted = byLastState([...ids], states);
+    const digits = states.map(({ choices }) =>
+      digitsApart(
+        choices.map((choice) => 100 * choice.probability),
+        1,
+      ),
+    );
+    const rows = sorted.map(([text, id]) =>
       element(
         "tr",
         {},
         element("th", { scope: "row" }, itemName(this.#titles.name(id))),
-        ...states.map((state) => figures(state, text)),
+        ...states.map((state, step) => figures(state, text, digits[step])),
       ),
     );
     const name = "Most probable candidates of each state";
+    const hint = "Move the table sideways to see later steps.";
     return element(
       "div",
       { class: "wide", role: "region", "aria-label": name, tabindex: 0 },
+      element("p", { class: "hint narrow" }, hint),
       element(
         "table",
         { class: "states" },
@@ -163,8 +173,20 @@ export class ThinkingView {
   }
 }
 
+// Pairs of text and id, the most probable in the last state first; then by the state before it.
+function byLastState(ids, states) {
+  const shares = states
+    .map(({ choices }) => new Map(choices.map((each) => [idText(each.id), each.probability])))
+    .reverse();
+  const difference = (one, other) => {
+    const share = shares.find((map) => map.get(one) !== map.get(other));
+    return share === undefined ? 0 : (share.get(other) ?? -1) - (share.get(one) ?? -1);
+  };
+  return ids.toSorted(([one], [other]) => difference(one, other));
+}
+
 // The cell of a candidate in a state, by the text of its id.
-function figures(state, text) {
+function figures(state, text, digits) {
   const choice = state.choices.find((each) => idText(each.id) === text);
   if (choice === undefined) return element("td", {}, "–");
   const { probability, logprob, weight } = choice;
@@ -173,12 +195,12 @@ function figures(state, text) {
   return element(
     "td",
     {},
-    element(leads ? "strong" : "span", {}, percent(probability)),
+    element(leads ? "strong" : "span", {}, percent(probability, digits)),
     element("div", { class: "meta" }, `log ${logprob.toFixed(3)}${read}`),
   );
 }
 
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 
 function totals(slate, reasoning) {
   const stepped = slate.filter((entry) => entry.reasoning_steps > 0);

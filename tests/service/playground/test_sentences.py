@@ -28,7 +28,31 @@ def test_a_comparison_says_in_words_that_reasoning_changed_nothing(evaluate):
     assert evaluate("m.comparison(...data)", same).startswith("Reasoning changed nothing: A took 0")
     assert evaluate("m.comparison(...data)", [same[0], same[0]]) == "Both slates are the same."
     other = evaluate("m.comparison(...data)", [same[0], response_of("acb", 6)])
-    assert other.startswith("2 of 3 positions differ (2, 3); Kendall's tau is 0.33")
+    assert other == (
+        "2 of 3 positions differ (2, 3): the same items in another order; 67 % of their pairs keep "
+        "their order (Kendall's tau 0.33)."
+    )
+
+
+def test_a_comparison_tells_another_order_from_other_items(evaluate):
+    first = response_of("abc")
+    assert "the same items in another order" in evaluate(
+        "m.comparison(...data)", [first, response_of("acb")]
+    )
+    assert "2 items are in both slates" in evaluate(
+        "m.comparison(...data)", [first, response_of("bad")]
+    )
+    assert evaluate("m.comparison(...data)", [first, response_of("xyz")]) == (
+        "All 3 positions differ: 0 items are in both slates."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [([0.5, 0.25], 2), ([0.5], 2), ([0.5, 0.5], 2), ([0.1234, 0.1231], 4), ([0.1, 0.1 + 1e-9], 6)],
+)
+def test_probabilities_have_the_digits_that_tell_the_first_from_the_next(evaluate, values, digits):
+    assert evaluate("m.digitsApart(data, 2)", values) == digits
 
 
 def state_of(entropy, choice):
