@@ -154,18 +154,42 @@ export function fragmentOf(request) {
   return `#request=${btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
 }
 
-/** Return the request that a fragment holds, null if it holds none. */
-export function requestIn(fragment) {
+/** Return the request that a fragment holds, null if it holds none that can be read. */
+export const requestIn = (fragment) => readFragment(fragment).request;
+
+/** Return a sentence on a fragment whose request cannot be read, null for any other fragment. */
+export const linkProblem = (fragment) => readFragment(fragment).problem;
+
+/** True if a fragment holds a request, damaged or not; `#request` alone is a section. */
+export const isLink = (fragment) => /^#request(=|%3D)/i.test(fragment);
+
+/** True if two requests are the same, in whatever order their fields are. */
+export const sameRequest = (one, other) => inOrder(one) === inOrder(other);
+
+const inOrder = (value) =>
+  JSON.stringify(value, (key, inner) =>
+    isObject(inner) ? Object.fromEntries(Object.entries(inner).toSorted(byName)) : inner,
+  );
+
+const byName = ([one], [other]) => (one < other ? -1 : 1); // the names of an object differ
+
+function readFragment(fragment) {
+  if (!isLink(fragment)) return { request: null, problem: null };
   const match = /^#request=([\w-]+)$/.exec(fragment);
-  if (match === null) return null;
+  let request;
   try {
     const binary = atob(match[1].replaceAll("-", "+").replaceAll("_", "/"));
     const bytes = Uint8Array.from(binary, (character) => character.charCodeAt(0));
-    const request = parseExact(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    return problemOf(request) === null ? request : null;
+    request = parseExact(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch {
-    return null;
+    const problem =
+      "This link is damaged: the request after #request= cannot be decoded. Part of it may be " +
+      "missing; copy the whole link again.";
+    return { request: null, problem };
   }
+  const problem = problemOf(request);
+  if (problem === null) return { request, problem };
+  return { request: null, problem: `The request in this link is not valid: ${problem}.` };
 }
 
 /** Print a request as JSON, with short values on one line. */

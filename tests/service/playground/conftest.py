@@ -87,7 +87,7 @@ def modules(tmp_path_factory):
     if not NODE:
         pytest.skip("no Node, which runs the modules")
     directory = tmp_path_factory.mktemp("modules")
-    for name in ("requests.js", "measures.js", "service.js", "search.js"):
+    for name in ("requests.js", "measures.js", "service.js", "search.js", "reasons.js"):
         shutil.copy(DIRECTORY / name, directory / name)
     (directory / "package.json").write_text('{"type": "module"}')
     return directory
@@ -105,6 +105,7 @@ def evaluate(modules):
         program = (
             'import * as r from "./requests.js"; import * as m from "./measures.js";'
             'import * as s from "./service.js"; import * as f from "./search.js";'
+            'import * as w from "./reasons.js";'
             "globalThis.sessionStorage = { getItem: () => null }; const sent = [];"
             "globalThis.fetch = async (url, { body }) => {"
             "  const { requests } = JSON.parse(body); sent.push(requests);"

@@ -60,6 +60,33 @@ def test_a_link_holds_any_request_and_a_damaged_one_holds_none(evaluate, text):
     assert evaluate("r.requestIn(data)", "#slate") is None
 
 
+def test_requests_are_the_same_in_any_order_of_their_fields(evaluate):
+    one = {"user": {"id": "ann", "toString": {}}, "context": {"b": 1}, "candidates": ["1", "2"]}
+    other = {"candidates": ["1", "2"], "context": {"b": 1}, "user": {"toString": {}, "id": "ann"}}
+    assert evaluate("r.sameRequest(...data)", [one, other])
+    assert not evaluate("r.sameRequest(...data)", [one, {**other, "candidates": ["2", "1"]}])
+
+
+@pytest.mark.parametrize("fragment", ["", "#slate", "#request"])
+def test_an_address_without_a_request_has_no_problem(evaluate, fragment):
+    assert evaluate("[r.isLink(data), r.linkProblem(data)]", fragment) == [False, None]
+
+
+@pytest.mark.parametrize(
+    ("fragment", "words"),
+    [
+        ("#request=", "is damaged"),
+        ("#request=eyJjYW5kaWRhdGVzIjpb", "is damaged"),  # {"candidates":[
+        ("#request=eyJjYW5kaWRhdGVzIjpbIjEiXX0.", "is damaged"),  # a full stop behind it
+        ("#request%3DeyJjYW5kaWRhdGVzIjpbIjEiXX0", "is damaged"),
+        ("#request=e30", "not valid: candidates: at least one"),  # {}
+    ],
+)
+def test_a_damaged_link_is_named(evaluate, fragment, words):
+    assert words in evaluate("r.linkProblem(data)", fragment)
+    assert evaluate("r.isLink(data)", fragment)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_each_copy_sends_the_request_as_it_is(evaluate, tmp_path, text):
     """Run the programs with stand-ins for the client and fetch, which print the body."""

@@ -144,6 +144,60 @@ def test_moves_name_items_that_enter_leave_or_change_their_place(evaluate):
     ]  # fmt: skip
 
 
+STATISTIC = {"name": "like_rate", "kind": "statistic", "of": "item"}
+STATED = {"user": {"id": "ann", "history": ["2"]}, "candidates": ["1"]}
+STORED = {"user": {"id": "ann"}, "candidates": ["1"]}
+
+
+@pytest.mark.parametrize(
+    ("request_", "features", "words"),
+    [
+        (STATED, [STATISTIC], ["the stored one is not read", "counters", "slates may move"]),
+        (STATED, [], ["the stored one is not read", "events do not move its slates"]),
+        (STORED, [STATISTIC], ["the stored history of the user, and the counters"]),
+        (STORED, [], ["Events move the stored history of the user."]),
+    ],
+)
+def test_the_loop_says_what_events_move(evaluate, request_, features, words):
+    text = evaluate("w.reach(...data)", [request_, {"features": features}])
+    assert [each for each in words if each not in text] == []
+
+
+def reason(evaluate, request, counters=(), history=0, **more):
+    state = {"history": history, "items": {"counters": list(counters)}}
+    ranking = {"request": request, "after": {"state": state}, "events": 0, "moved": False}
+    return evaluate("w.reason(data)", {**ranking, "forgot": False, "edited": False, **more})
+
+
+def test_a_move_under_a_stated_history_comes_from_the_counters_of_items(evaluate):
+    moved = reason(evaluate, STATED, ["like_rate"], events=1, moved=True)
+    assert "the stored one was not read" in moved
+    assert "the move comes from counters of items (like_rate)" in moved
+    still = reason(evaluate, STATED, ["like_rate"], events=1)
+    assert "Counters of items (like_rate) were read too, but changed no place" in still
+    assert "No counters of items were read" in reason(evaluate, STATED, events=1)
+
+
+def test_a_move_under_the_stored_history_names_both_sources(evaluate):
+    words = reason(evaluate, STORED, ["like_rate"], history=1, events=1, moved=True)
+    assert words.startswith("The stored history was read: 1 entry. Counters of items (like_rate)")
+
+
+def test_a_deletion_leaves_the_counters_and_says_so(evaluate):
+    assert "A deletion leaves the counters" in reason(evaluate, STATED, ["like_rate"], forgot=True)
+    words = evaluate("data.map((request) => w.forgotten('ann', request))", [STATED, STORED])
+    stated, stored = words
+    assert "counters of items keep the events" in stated
+    assert "does not move its slate" in stated
+    assert "Rank again" in stored
+    assert "Rank again" not in stated
+
+
+def test_a_ranking_after_no_event_or_an_edit_says_so(evaluate):
+    assert reason(evaluate, STORED) == "This page sent no event in between."
+    assert "edited" in reason(evaluate, STORED, events=1, edited=True)
+
+
 def run_of(ids, degraded=None):
     reasons = None if degraded is None else {"reason": degraded, "reasons": [degraded]}
     return {**response_of(ids), "degraded": reasons}
