@@ -10,13 +10,16 @@ import {
   milliseconds,
   slateIds,
 } from "./measures.js";
-import { unexplored, withValue } from "./requests.js";
+import { sameRequest, unexplored, withValue } from "./requests.js";
 import { findChanged } from "./search.js";
 import { rank } from "./service.js";
 
 const RUNS = 5; // of each side, in turn, for their times and against a degraded one
 const SHORT = 5; // first positions whose different values are counted
 const SEED = 1; // of sampled slates, the same on both sides
+const TIMES_HINT =
+  "One run of each side goes before these and is left out. So few runs cannot tell small " +
+  "differences in time, least of all on a busy machine.";
 
 const FIELDS = [
   { name: "budget", label: "Budget", path: ["reasoning", "budget"], min: 0, step: 1 },
@@ -69,6 +72,7 @@ export class Comparison {
   #requestOf;
   #showRequest;
   #onrefusal;
+  #compared = null; // the request of the result that is shown, or of the search
 
   constructor(info, titles, defaultAttribute, requestOf, showRequest, onrefusal) {
     this.#info = info;
@@ -145,10 +149,13 @@ export class Comparison {
 
   // The name of a side with the settings that it has of its own.
   #heading(side) {
+    const by = [this.#requestOf().diversity].flat()[0]?.by ?? this.#defaultAttribute;
     const settings = [...FIELDS, { name: "model", label: "Model" }]
-      .map(({ name, label }) => [label, byId(`compare-${side}-${name}`).value])
-      .filter(([, value]) => value !== "")
-      .map(([label, value]) => `${label} ${value}`);
+      .map(({ name, label }) => [name, label, byId(`compare-${side}-${name}`).value])
+      .filter(([, , value]) => value !== "")
+      .map(([name, label, value]) =>
+        name === "diversity" ? `${label} ${value} over ${by}` : `${label} ${value}`,
+      );
     return `${side}: ${settings.join(", ") || "as in the request"}`;
   }
 
@@ -160,9 +167,18 @@ export class Comparison {
     return { ...request, diversity: rest.length ? [changed, ...rest] : changed };
   }
 
+  /** Say whether the result is of the request as it is now. */
+  show() {
+    const stale = this.#compared !== null && !sameRequest(this.#compared, this.#requestOf());
+    byId("compare-stale").hidden = !stale;
+  }
+
   #run(before = "") {
     return this.#attempt("Ranking both sides …", async () => {
+      const request = this.#requestOf();
       const requests = ["A", "B"].map((side) => unexplored(this.#request(side), this.#info));
+      const headings = ["A", "B"].map((side) => this.#heading(side));
+      for (const each of requests) await rank(each); // a first use may open a graph
       const [first, second] = [[], []];
       for (let run = 0; run < RUNS; run++) {
         first.push(await rank(requests[0]));
@@ -170,11 +186,15 @@ export class Comparison {
       }
       const run = fairRun(first, second);
       const pair = [first[run], second[run]];
-      const counts = this.#counts(...pair);
+      const counts = this.#counts(request, ...pair);
       const times = [first, second].map((runs) =>
         milliseconds(median(runs.map((response) => response.latency_ms.total))),
       );
-      byId("compare-result").replaceChildren(this.#table(...pair, times, counts));
+      byId("compare-result").replaceChildren(
+        this.#table(...pair, headings, times, counts),
+        element("p", { class: "hint" }, TIMES_HINT),
+      );
+      this.#compared = request;
       return [
         before,
         ...cautions(first, second),
@@ -188,12 +208,14 @@ export class Comparison {
 
   #find() {
     return this.#attempt("Ranking drawn requests without reasoning and with it …", async () => {
+      const request = this.#requestOf();
       const { changed, tried, degraded } = await findChanged(
-        this.#requestOf(),
+        request,
         this.#titles.ids(),
         this.#info,
       );
       if (changed === null) {
+        this.#compared = request;
         const left = degraded ? ` ${degraded} of them were degraded and do not count.` : "";
         return `Reasoning changed no slate of ${tried} requests drawn.${left}`;
       }
@@ -208,19 +230,22 @@ export class Comparison {
   async #attempt(meanwhile, work) {
     const words = byId("compare-words");
     words.textContent = meanwhile;
+    this.#compared = null;
+    byId("compare-result").replaceChildren();
+    this.show();
     try {
       words.textContent = await work();
     } catch (error) {
       words.textContent = `Not compared: ${error.message}`;
-      byId("compare-result").replaceChildren();
       this.#onrefusal(error);
+    } finally {
+      this.show();
     }
   }
 
   // Different values of the attribute on both sides, over the first positions and over all.
-  #counts(first, second) {
+  #counts(request, first, second) {
     const attribute = this.#defaultAttribute;
-    const request = this.#requestOf();
     const count = (response, length) =>
       countValues(request, response, length, attribute, (id) => this.#titles.movie(id));
     const length = Math.max(first.slate.length, second.slate.length);
@@ -229,7 +254,7 @@ export class Comparison {
       .filter(({ A, B }) => A + B > 0);
   }
 
-  #table(first, second, times, counts) {
+  #table(first, second, headings, times, counts) {
     const figure = (label, one, other) =>
       element(
         "tr",
@@ -250,7 +275,7 @@ export class Comparison {
         element(
           "tr",
           {},
-          ...["", this.#heading("A"), this.#heading("B"), "Place in A"].map((text) =>
+          ...["", ...headings, "Where A has the item of B"].map((text) =>
             element("th", { scope: "col" }, text),
           ),
         ),
@@ -259,12 +284,14 @@ export class Comparison {
         "tbody",
         {},
         ...counts.map(({ attribute, length, A, B }) =>
-          figure(`Different ${attribute} in the first ${length}`, String(A), String(B)),
+          figure(`Number of different ${attribute} in the first ${length}`, String(A), String(B)),
         ),
         both("Steps", ({ reasoning }) => `${reasoning.steps_used} of ${reasoning.budget}`),
-        both("Utility", ({ utility }) =>
-          utility === null ? "none: only sampled slates have one" : utility.toFixed(3),
-        ),
+        [first, second].every(({ utility }) => utility === null)
+          ? null
+          : both("Estimated utility", ({ utility }) =>
+              utility === null ? "not estimated: only sampled slates are" : utility.toFixed(3),
+            ),
         figure(`Time, median of ${RUNS}`, ...times),
         both("Model", ({ model }) => `${model.name}, version ${model.version}, ${model.variant}`),
         ...this.#places(slateIds(first), slateIds(second)),
@@ -298,6 +325,6 @@ const inWords = ({ attribute, length, A, B }) =>
 
 // The place, from 0, in side A of the item that side B has at a place; -1: none.
 function origin(before, place) {
-  if (before === place) return "same";
-  return before < 0 ? "none" : String(before + 1);
+  if (before === place) return "same place";
+  return before < 0 ? "not in A" : `at ${before + 1}`;
 }

@@ -6,34 +6,54 @@ import { GROUPS, TOPICS, attributesOf, buildSliders } from "./sliders.js";
 
 const TYPING_MS = 250; // a pause after which typed text is read
 
-/** Holds the request; `onchange` is called after each change with the new request. */
+/**
+ * Holds the request.
+ *
+ * `onchange` is called after each change with the new request, and true if it was edited and not
+ * replaced; `onproblem` with the problem of the typed JSON, "" if there is none.
+ */
 export class Editor {
   request = { candidates: [] };
   #info;
   #titles;
   #onchange;
+  #onproblem;
   #updateSliders;
+  #laidAside = null; // the history that the request stated before it was left to the store
 
-  constructor(info, titles, onchange) {
+  constructor(info, titles, onchange, onproblem) {
     this.#info = info;
     this.#titles = titles;
     this.#onchange = onchange;
+    this.#onproblem = onproblem;
     this.#updateSliders = buildSliders(byId("sliders"), info, (work) => this.change(work));
     this.#listen();
   }
 
-  /** Replace the request, and show it everywhere but in the control that it was typed into. */
-  set(request, { typed = false } = {}) {
-    this.request = request;
-    if (!typed) byId("json").value = requests.printed(request);
-    if (!typed) byId("json-problem").textContent = "";
-    this.#draw();
-    this.#onchange(request);
+  /** Replace the request. */
+  set(request) {
+    this.#laidAside = null;
+    this.#update(request, { edited: false });
   }
 
   /** Replace the request by a function of it. */
   change(work) {
-    this.set(work(this.request));
+    this.#update(work(this.request), { edited: true });
+  }
+
+  // Show the request everywhere but in the control that it was typed into.
+  #update(request, { edited, typed = false }) {
+    this.request = request;
+    if (!typed) byId("json").value = requests.printed(request);
+    this.#report("");
+    if (!leavesHistory(request)) this.#laidAside = null;
+    this.#draw();
+    this.#onchange(request, edited);
+  }
+
+  #report(problem) {
+    byId("json-problem").textContent = problem;
+    this.#onproblem(problem);
   }
 
   #listen() {
@@ -49,7 +69,10 @@ export class Editor {
       }, TYPING_MS),
     );
     byId("stored-history").addEventListener("change", (event) => {
-      const history = event.target.checked ? undefined : [];
+      const leave = event.target.checked;
+      const history = leave ? undefined : (this.#laidAside ?? []);
+      const { history: stated } = this.request.user ?? {};
+      this.#laidAside = leave ? (stated ?? null) : null;
       this.change((request) => requests.withValue(request, ["user", "history"], history));
     });
     this.#listenToForm("add-history", (id) => this.#addHistory(id));
@@ -81,8 +104,10 @@ export class Editor {
     byId("titles").replaceChildren(...options);
   }
 
+  // Added to a history that was laid aside, an item brings it back.
   #addHistory(id) {
-    const history = [...requests.historyOf(this.request), { id, label: 1 }];
+    const user = { ...this.request.user, history: this.#laidAside ?? this.request.user?.history };
+    const history = [...requests.historyOf({ user }), { id, label: 1 }];
     this.change((request) => requests.withValue(request, ["user", "history"], history));
   }
 
@@ -110,16 +135,16 @@ export class Editor {
   }
 
   #readJson() {
-    const problem = byId("json-problem");
     let request;
     try {
       request = requests.parseExact(byId("json").value);
     } catch (error) {
-      problem.textContent = `This is no JSON: ${error.message}`;
+      this.#report(`This is not valid JSON: ${error.message}`);
       return;
     }
-    problem.textContent = requests.problemOf(request) ?? "";
-    if (!problem.textContent) this.set(request, { typed: true });
+    const problem = requests.problemOf(request);
+    if (problem === null) this.#update(request, { edited: true, typed: true });
+    else this.#report(`This is not a valid request: ${problem}`);
   }
 
   #draw() {
@@ -127,7 +152,7 @@ export class Editor {
     const user = byId("user");
     if (document.activeElement !== user) user.value = request.user?.id ?? "";
     const stored = byId("stored-history");
-    stored.checked = request.user?.history === undefined || request.user.history === null;
+    stored.checked = leavesHistory(request);
     stored.disabled = this.#info.state === null;
     this.#drawHistory();
     this.#drawCandidates();
@@ -139,7 +164,9 @@ export class Editor {
   }
 
   #drawHistory() {
-    const history = requests.historyOf(this.request);
+    const aside = this.#laidAside !== null;
+    const stated = this.#laidAside ?? this.request.user?.history;
+    const history = requests.historyOf({ user: { history: stated } });
     const put = (entries) =>
       this.change((request) => requests.withValue(request, ["user", "history"], entries));
     const chips = history.map((entry, place) => {
@@ -158,6 +185,7 @@ export class Editor {
           {
             type: "button",
             "aria-label": `${name}: ${liked ? "liked" : "passed over"}`,
+            disabled: aside,
             "data-focus": `flip ${place}`,
             onclick: () => put(flipped),
           },
@@ -168,6 +196,7 @@ export class Editor {
           {
             type: "button",
             "aria-label": `Remove ${name} from the history`,
+            disabled: aside,
             "data-focus": `remove ${place}`,
             onclick: () => put(rest),
           },
@@ -176,6 +205,11 @@ export class Editor {
       );
     });
     redraw(byId("history"), chips);
+    byId("history").classList.toggle("aside", aside);
+    byId("history-note").textContent =
+      aside && history.length
+        ? `Not sent with the request: these ${history.length} entries come back when you untick.`
+        : "";
   }
 
   // Later, because a control reports its change before the keyboard has left it for another one.
@@ -274,6 +308,8 @@ export class Editor {
     byId("cap").value = maximum ?? "";
   }
 }
+
+const leavesHistory = ({ user }) => user?.history === undefined || user.history === null;
 
 /** Fill a select with names; `none` is the text of its empty option, if it has one. */
 export function fillSelect(id, names, chosen, none) {

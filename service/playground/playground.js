@@ -5,7 +5,8 @@ import { byId, delayed, element } from "./dom.js";
 import { Editor } from "./editor.js";
 import { Loop } from "./loop.js";
 import { sameSteps } from "./measures.js";
-import { SNIPPETS, fragmentOf, requestIn } from "./requests.js";
+import { SNIPPETS, fragmentOf, isLink, linkProblem, requestIn, sameRequest } from "./requests.js";
+import { SampleSelect } from "./samples.js";
 import {
   ORIGIN,
   Refusal,
@@ -23,15 +24,24 @@ import { showTiming } from "./timing.js";
 import { Titles } from "./titles.js";
 
 const PAUSE_MS = 150; // after a change, before it is ranked
+const ADDRESS_MS = 300; // after a change, before the address holds it: browsers limit these writes
+const BROKEN = "This is the slate of the last valid request: the JSON has a problem.";
+const OLDER = "This is the slate of an earlier request: rank again.";
 
 /** The parts of the page and the request that they share. */
 class Page {
   #call = 0;
   #followUps = new AbortController();
+  #shown = null; // the request whose slate is shown
+  #refused = false; // true if the last ranking failed
+  #broken = false; // true if the typed JSON has a problem
+  #rankSoon;
+  #updateAddress = delayed(() => {
+    if (isLink(location.hash)) history.replaceState(null, "", fragmentOf(this.editor.request));
+  }, ADDRESS_MS);
 
   constructor(info, titles, samples) {
     this.info = info;
-    this.samples = samples;
     this.loop = new Loop(
       info,
       titles,
@@ -44,32 +54,63 @@ class Page {
       this.thinking.opener(entry),
       ...this.loop.reactions(entry, response),
     ]);
-    const rankSoon = delayed(() => this.rank(), PAUSE_MS);
-    this.editor = new Editor(info, titles, () => {
-      this.loop.show();
-      if (byId("auto").checked) rankSoon();
-    });
+    this.samples = new SampleSelect(samples, (request) => this.#replace(request));
+    this.#rankSoon = delayed(() => byId("auto").checked && this.rank(), PAUSE_MS);
+    this.editor = new Editor(
+      info,
+      titles,
+      (request, edited) => this.#changed(request, edited),
+      (problem) => {
+        this.#broken = problem !== "";
+        this.#markSlate();
+      },
+    );
     const attribute = attributesOf(info, {}, TOPICS)[0];
     this.compare = new Comparison(
       info,
       titles,
       attribute,
       () => this.editor.request,
-      (request) => this.editor.set(request),
+      (request) => this.#replace(request),
       (error) => this.refused(error),
     );
     this.#listen();
     this.editor.set(requestIn(location.hash) ?? samples[0].request);
+    showLinkProblem("The first sample is shown instead.");
     if (!byId("auto").checked) this.rank();
   }
 
+  // Show another request in place of this one, in the address too if that holds one.
+  #replace(request) {
+    byId("link-problem").hidden = true;
+    this.editor.set(request);
+    this.#updateAddress();
+  }
+
+  #changed(request, edited) {
+    if (edited) {
+      byId("link-problem").hidden = true;
+      this.#updateAddress();
+    }
+    this.samples.show(request, edited);
+    this.loop.show();
+    this.compare.show();
+    this.#markSlate();
+    if (byId("auto").checked) this.#rankSoon();
+  }
+
+  // Say that the slate is not that of the request; not for the moment until it is ranked.
+  #markSlate() {
+    const older = this.#shown !== null && !sameRequest(this.#shown, this.editor.request);
+    const waits = byId("auto").checked && !this.#refused;
+    const stale = this.#broken || (older && !waits);
+    byId("slate-stale").hidden = !stale;
+    if (stale) byId("slate-stale").textContent = this.#broken ? BROKEN : OLDER;
+  }
+
   #listen() {
-    const sample = byId("sample");
-    sample.append(
-      ...this.samples.map(({ name }, place) => element("option", { value: place }, name)),
-    );
-    sample.addEventListener("change", () => this.editor.set(this.samples[sample.value].request));
     byId("rank").addEventListener("click", () => this.rank());
+    byId("auto").addEventListener("change", () => this.#markSlate());
     byId("share").addEventListener("click", () => {
       history.replaceState(null, "", fragmentOf(this.editor.request));
       copy(location.href, "link");
@@ -82,9 +123,13 @@ class Page {
       );
     }
     window.addEventListener("hashchange", () => {
+      showLinkProblem("The request is still the one from before.");
       const request = requestIn(location.hash);
       if (request !== null) this.editor.set(request);
     });
+    for (const link of document.querySelectorAll('a[href^="#"]')) {
+      link.addEventListener("click", (event) => goTo(link, event));
+    }
     for (const name of ["api", "state"]) {
       byId(`${name}-key`).value = keys.get(name);
       byId(`${name}-key`).addEventListener("change", (event) => {
@@ -106,15 +151,22 @@ class Page {
       const waitedMs = performance.now() - began;
       if (call !== this.#call) return null; // a later request is under way
       byId("problem").hidden = true;
+      this.#shown = request;
+      this.#refused = false;
+      this.#markSlate();
+      this.loop.keep(request, response);
       this.slate.show(request, response, new Set());
       this.thinking.show(response, PENDING);
       showTiming(response, waitedMs);
-      this.loop.keep(response);
       byId("status").textContent = `Ranked ${response.slate.length} positions.`;
       this.#followUp(request, call, response, this.#followUps.signal);
       return response;
     } catch (error) {
-      if (call === this.#call) this.refused(error);
+      if (call === this.#call) {
+        this.#refused = true;
+        this.#markSlate();
+        this.refused(error);
+      }
       return null;
     }
   }
@@ -153,6 +205,23 @@ class Page {
     byId("status").textContent = "";
     if (error instanceof Refusal && [401, 403].includes(error.status)) byId("keys").hidden = false;
   }
+}
+
+// Show the problem of a damaged link in the address, and what the page shows meanwhile.
+function showLinkProblem(meanwhile) {
+  const problem = linkProblem(location.hash);
+  byId("link-problem").hidden = problem === null;
+  byId("link-problem").textContent = problem === null ? "" : `${problem} ${meanwhile}`;
+}
+
+// Go to a section; an address that holds a request keeps it.
+function goTo(link, event) {
+  const target = byId(link.hash.slice(1));
+  if (!isLink(location.hash) || target === null) return;
+  event.preventDefault();
+  target.scrollIntoView();
+  target.tabIndex = -1;
+  target.focus({ preventScroll: true });
 }
 
 async function copy(text, kind) {

@@ -19,3 +19,8 @@ def type_request(page, request):
 def slate_of(page):
     """Return the ids of the slate as text, in order."""
     return page.locator("#ranked > li").evaluate_all("items => items.map((i) => i.dataset.id)")
+
+
+def choose(page, sample):
+    """Choose a sample by its name."""
+    page.locator("#sample").select_option(label=sample)

@@ -5,7 +5,7 @@ import json
 import httpx
 
 from tests.support.browsers import require_chromium, serious_problems
-from tests.support.playground import request_of, slate_of, type_request
+from tests.support.playground import choose, request_of, slate_of, type_request
 from tests.support.servers import fresh
 
 require_chromium()
@@ -30,10 +30,6 @@ def expect_slate(page, ranked):
         arg=expected,
     )
     return expected
-
-
-def choose(page, sample):
-    page.locator("#sample").select_option(label=sample)
 
 
 def test_every_sample_is_ranked_as_the_service_ranks_it(opened, ranked):
@@ -76,9 +72,10 @@ def test_the_table_follows_the_json_and_the_json_the_table(opened, ranked):
 def test_json_that_is_none_or_no_request_is_named_and_changes_nothing(opened):
     page = opened()
     before = slate_of(page)
-    for text, words in (("{", "This is no JSON"), ("{}", "candidates"), ("[]", "an object")):
+    for text, words in (("{", "not valid JSON"), ("{}", "candidates"), ("[]", "an object")):
         page.locator("#json").fill(text)
         expect(page.locator("#json-problem")).to_contain_text(words)
+        expect(page.locator("#slate-stale")).to_contain_text("last valid request")
     assert slate_of(page) == before
 
 
@@ -151,6 +148,10 @@ def test_a_position_opens_the_choices_before_and_after_each_step(opened):
         "Candidate", "Before reasoning", "After step 1", "After step 2", "After step 3",
     ]  # fmt: skip
     assert stepped.locator("td strong").count() == 4  # the choice of each state
+    last = [text.split()[0] for text in stepped.locator("td:last-child").all_inner_texts()]
+    shares = [-1.0 if text == "\u2013" else float(text) for text in last]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > shares[1]
     assert stepped.locator("td", has_text="read").count() == 5 * 3
     assert stepped.locator(".entropy").count() == 4
     assert stepped.locator(".dot:not(.left)").count() == 3
@@ -177,51 +178,10 @@ def test_an_item_opens_the_reasons_of_its_position(opened):
     expect(position).to_contain_text("The initial ranking has it at")
 
 
-def test_a_comparison_says_what_reasoning_and_diversity_changed(opened):
-    page = opened()
-    page.get_by_role("button", name="Reasoning off and on").click()
-    expect(page.locator("#compare-words")).to_contain_text("positions differ")
-    expect(page.locator("#compare-words")).to_contain_text("Kendall's tau")
-    page.get_by_role("button", name="Diversity 0 and 0.5").click()
-    result = page.locator("#compare-result")
-    expect(result.locator("thead")).to_contain_text("B: Weight of diversity 0.5")
-    counts = result.locator("tr", has_text="genres in the first 5").locator("td")
-    assert int(counts.nth(1).inner_text()) > int(counts.nth(0).inner_text())
-    expect(page.locator("#compare-words")).to_contain_text("The first 5 of A have")
-
-
-def test_the_settings_of_both_sides_are_compared(opened):
-    page = opened()
-    page.locator("#sides-part summary").click()
-    choose(page, "Twelve movies, diversity and a boost")
-    page.locator("#compare-A-budget").fill("")
-    page.locator("#compare-A-diversity").fill("0")
-    page.locator("#compare-B-slates").fill("4")
-    page.locator("#compare-run").click()
-    expect(page.locator("#compare-result tr", has_text="Utility")).to_contain_text("only sampled")
-    type_request(page, {"candidates": ["318"]})
-    page.locator("#compare-A-diversity").fill("")
-    page.locator("#compare-B-slates").fill("")
-    page.locator("#compare-run").click()
-    expect(page.locator("#compare-words")).to_contain_text("slates are the same")
-
-
-def test_a_request_that_reasoning_changes_is_searched_and_then_shown(opened, ranked):
-    page = opened()
-    before = request_of(page)
-    page.locator("#find").click()
-    expect(page.locator("#compare-words")).to_contain_text("positions differ")
-    request = request_of(page)
-    assert request["candidates"] != before["candidates"]
-    assert request["user"] == before["user"]
-    without = {**request, "reasoning": {"budget": 0}}
-    assert ranked(request) != ranked(without)
-
-
 def test_feedback_moves_the_next_ranking_and_the_user_is_looked_at_and_forgotten(
     opened, service_url, ranked
 ):
-    page = opened(refusals=[404])
+    page = opened()
     choose(page, BOB)
     with page.expect_request(lambda sent: '"of-bob","explain":"steps"' in (sent.post_data or "")):
         type_request(page, {**request_of(page), "request_id": "of-bob"})  # the slate, then steps
@@ -248,22 +208,85 @@ def test_feedback_moves_the_next_ranking_and_the_user_is_looked_at_and_forgotten
     expect(page.locator("#loop-words")).to_contain_text("knows nothing")
 
 
-def test_a_stated_history_is_named_as_the_reason_that_events_move_nothing(opened):
+def test_a_stated_history_leaves_the_counters_of_items_to_events(opened):
+    """Both truths: the stored history is not read, and counters still move slates."""
     page = opened()
-    expect(page.locator("#loop-note")).to_contain_text("states a history")
+    note = page.locator("#loop-note")
+    expect(note).to_contain_text("states a history, so the stored one is not read")
+    expect(note).to_contain_text("events still move the counters of their items")
+    words = page.locator("#loop-words")
+    page.locator("#again").click()
+    expect(words).to_contain_text("sent no event in between")
+    item = page.locator("#ranked > li").last
+    item.get_by_role("button", name="Like").click()
+    expect(item.locator(".sent")).to_have_text("like sent")
+    page.locator("#again").click()
+    expect(words).to_contain_text("the stored one was not read")
+    expect(words).to_contain_text("ounters of items (")
+    page.locator("#forget").click()
+    expect(words).to_contain_text("counters of items keep the events")
+    page.locator("#again").click()
+    expect(words).to_contain_text("A deletion leaves the counters of items")
+
+
+def test_a_history_that_is_left_to_the_store_comes_back(opened, ranked):
+    page = opened()
+    stated = request_of(page)["user"]["history"]
+    chips = page.locator("#history > li")
+    count = chips.count()
+    assert count == len(stated)
     page.locator("#stored-history").check()
     expect(page.locator("#loop-note")).not_to_contain_text("states a history")
     assert "history" not in request_of(page)["user"]
+    expect(chips).to_have_count(count)
+    expect(page.locator("#history-note")).to_contain_text("Not sent")
+    page.locator("#slider-budget").fill("1")
+    page.locator("#stored-history").uncheck()
+    assert request_of(page)["user"]["history"] == stated
+    expect(page.locator("#history-note")).to_be_empty()
+    page.locator("#stored-history").check()
+    choose(page, BOB)  # another request, which has no history to come back
+    expect(chips).to_have_count(0)
+    expect_slate(page, ranked)
 
 
-def test_a_link_opens_the_same_request(opened):
+def test_the_select_names_the_sample_that_a_request_was_edited_from(opened):
+    page = opened()
+    chosen = page.locator("#sample option:checked")
+    choose(page, RULES)
+    page.locator("#cap").fill("")
+    page.locator("#cap").press("Enter")
+    expect(chosen).to_have_text(f"{RULES} (edited)")
+    choose(page, RULES)
+    expect(chosen).to_have_text(RULES)
+    assert "(edited)" not in "".join(page.locator("#sample option").all_text_contents())
+
+
+def test_a_damaged_link_is_named_and_not_taken_for_the_sample(opened):
+    page = opened("#request=eyJjYW5kaWRhdGVzIjpb")
+    problem = page.locator("#link-problem")
+    expect(problem).to_contain_text("This link is damaged")
+    expect(problem).to_contain_text("first sample is shown instead")
+    page.evaluate("location.hash = '#request=e30'")
+    expect(problem).to_contain_text("not valid")
+    page.locator("#slider-budget").fill("1")
+    expect(problem).to_be_hidden()
+
+
+def test_a_link_opens_the_request_and_the_address_that_has_it_follows_edits(opened):
     page = opened()
     choose(page, RULES)
+    assert page.evaluate("location.hash") == ""
     page.locator("#share").click()
     expect(page.locator("#copied-words")).to_contain_text("Copied")
     link = page.evaluate("navigator.clipboard.readText()")
-    other = opened(link[link.index("#") :])
+    assert page.evaluate("location.href") == link
+    page.locator("#slider-budget").fill("1")
+    page.wait_for_function("link => location.href !== link", arg=link)
+    page.get_by_role("link", name="Compare").click()  # a section, which is not in the address
+    other = opened(page.evaluate("location.hash"))
     assert request_of(other) == request_of(page)
+    expect(other.locator("#sample option:checked")).to_contain_text("none")
 
 
 def test_a_copy_is_in_the_clipboard_and_on_the_page(opened, service_url):
@@ -337,6 +360,8 @@ def test_a_narrow_dark_page_keeps_contrast_and_width(opened):
     rules = ["color-contrast", "scrollable-region-focusable"]
     assert serious_problems(page, rules) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.get_by_role("link", name="Go to the initial ranking").click()
+    expect(page.locator("#initial-title")).to_be_in_viewport()
     page.evaluate("document.querySelector('h1').style.color = '#333'")
     assert serious_problems(page, rules) != []
 

@@ -1,16 +1,16 @@
-"""The page where further calls fail, or disagree with the slate."""
+"""Comparisons on the page, and further calls that fail or disagree with the slate."""
 
 import re
 
 import httpx
 
 from tests.support.browsers import require_chromium
-from tests.support.playground import request_of, slate_of, type_request
+from tests.support.playground import choose, request_of, slate_of, type_request
 from tests.support.servers import fresh
 
 require_chromium()
 
-from playwright.sync_api import expect  # noqa: E402
+from playwright.sync_api import Route, expect  # noqa: E402
 
 REFUSAL = {"status": 429, "json": {"detail": "over quota"}}
 OVERLOAD = {"reason": "overload", "reasons": ["overload"]}
@@ -34,6 +34,95 @@ def test_a_slate_is_shown_even_if_the_probes_for_unknown_candidates_are_refused(
     expect(badge).to_have_count(0)
     page.locator("#rank").click()
     expect(badge).to_have_count(1)
+
+
+def test_a_comparison_says_what_reasoning_and_diversity_changed(opened):
+    page = opened()
+    page.get_by_role("button", name="Reasoning off and on").click()
+    expect(page.locator("#compare-words")).to_contain_text("positions differ")
+    expect(page.locator("#compare-words")).to_contain_text("Kendall's tau")
+    expect(page.locator("#compare-words")).to_contain_text("keep their order")
+    page.get_by_role("button", name="Diversity 0 and 0.5").click()
+    result = page.locator("#compare-result")
+    expect(result.locator("thead")).to_contain_text("B: Weight of diversity 0.5")
+    counts = result.locator("tr", has_text="genres in the first 5").locator("td")
+    assert int(counts.nth(1).inner_text()) > int(counts.nth(0).inner_text())
+    expect(page.locator("#compare-words")).to_contain_text("The first 5 of A have")
+
+
+def test_the_settings_of_both_sides_are_compared(opened):
+    page = opened()
+    page.locator("#sides-part summary").click()
+    choose(page, "Twelve movies, diversity and a boost")
+    page.locator("#compare-A-budget").fill("")
+    page.locator("#compare-A-diversity").fill("0")
+    page.locator("#compare-B-slates").fill("4")
+    page.locator("#compare-run").click()
+    expect(page.locator("#compare-result tr", has_text="Utility")).to_contain_text("only sampled")
+    type_request(page, {"candidates": ["318"]})
+    page.locator("#compare-A-diversity").fill("")
+    page.locator("#compare-B-slates").fill("")
+    page.locator("#compare-run").click()
+    expect(page.locator("#compare-words")).to_contain_text("slates are the same")
+
+
+def test_a_request_that_reasoning_changes_is_searched_and_then_shown(opened, ranked):
+    page = opened()
+    before = request_of(page)
+    page.locator("#find").click()
+    expect(page.locator("#compare-words")).to_contain_text("positions differ")
+    request = request_of(page)
+    assert request["candidates"] != before["candidates"]
+    assert request["user"] == before["user"]
+    expect(page.locator("#sample option:checked")).to_contain_text("none")
+    without = {**request, "reasoning": {"budget": 0}}
+    assert ranked(request) != ranked(without)
+
+
+def test_results_of_an_earlier_request_are_marked_or_cleared(opened):
+    page = opened()
+    stale, old_slate = page.locator("#compare-stale"), page.locator("#slate-stale")
+    page.get_by_role("button", name="Reasoning off and on").click()
+    page.locator("#compare-result table").wait_for()
+    expect(stale).to_be_hidden()
+    page.locator("#again").click()
+    expect(page.locator("#loop-words")).not_to_be_empty()
+    page.locator("#slider-budget").fill("1")
+    expect(stale).to_be_visible()
+    expect(page.locator("#loop-words")).to_be_empty()
+    page.get_by_role("button", name="Budget").click()
+    expect(stale).to_be_hidden()  # the request is as it was
+    page.locator("#auto").uncheck()
+    page.locator("#slider-budget").fill("1")
+    expect(old_slate).to_contain_text("earlier request")
+    page.locator("#rank").click()
+    expect(old_slate).to_be_hidden()
+
+
+def is_of_a_comparison(request):
+    """Tell if a request of the page is a run of a side."""
+    return '"explain":false' in (request.post_data or "")
+
+
+def test_a_comparison_that_ends_after_an_edit_is_marked(opened):
+    page = opened()
+    held: list[Route] = []
+
+    def hold(route):
+        """Hold the first run of side A, and let all else go on."""
+        if is_of_a_comparison(route.request) and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/rerank", hold)
+    with page.expect_request(is_of_a_comparison):
+        page.get_by_role("button", name="Reasoning off and on").click()
+    page.locator("#slider-budget").fill("1")
+    expect(page.locator("#compare-stale")).to_be_hidden()  # no result yet
+    held[0].continue_()
+    page.locator("#compare-result table").wait_for()
+    expect(page.locator("#compare-stale")).to_be_visible()
 
 
 def test_a_degraded_side_is_named_before_the_comparison(opened):
