@@ -1,7 +1,7 @@
 // The slate beside the initial ranking: moving items, lines between the two, and badges.
 
 import { byId, element, itemName, redraw, shape } from "./dom.js";
-import { badgesOf, movement, probabilityPrinter, signed } from "./measures.js";
+import { badgesOf, movement, signed } from "./measures.js";
 import { idText, recordsOf } from "./requests.js";
 
 const MAX_LEFT_OUT = 30; // candidates behind the slate's length that are listed
@@ -86,7 +86,7 @@ export class SlateView {
           this.#titles.details(id) || null,
           probability === null || probability === undefined
             ? null
-            : `probability ${probabilityPrinter(entry.explanation)(probability)}`,
+            : `probability ${probability.toFixed(3)}`,
           ...intentWords(entry.explanation, (other) => this.#titles.name(other)),
         ]
           .filter(Boolean)
