@@ -79,8 +79,7 @@ def with_stored_user(
         return inputs, StateUse(lookup.status)
     changes: dict[str, Any] = {}
     if not has_history and user.answers.items:
-        answers = user.answers.last(schema.history.limit)
-        changes["history"] = list(zip(answers.items, answers.labels, strict=True))
+        changes["history"] = user.answers.history(schema.history.limit)
     stored, ignored = _declared(user.features, inputs.user, schema)
     if stored:
         changes["user"] = {**inputs.user, **stored}

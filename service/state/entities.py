@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import ormsgpack
 
+from service.engine.features.kept_history import KeptHistory
 from service.engine.features.schema import Schema
 from service.state.errors import EntityError, NewerEntity, StateNewer
 
@@ -48,6 +49,15 @@ class Answers:
     labels: Sequence[float] = ()
     types: Sequence[str | None] = ()
     times: Sequence[int | None] = ()
+    _history: KeptHistory | None = field(default=None, init=False, repr=False, compare=False)
+
+    def history(self, limit: int) -> KeptHistory:
+        """Return item and label of the last `limit` answers, the same object for each request."""
+        history = self._history
+        if history is None or len(history) != min(limit, len(self.items)):
+            last = self.last(limit)
+            history = self._history = KeptHistory(zip(last.items, last.labels, strict=True))
+        return history
 
     def last(self, limit: int) -> Answers:
         """Return the last `limit` answers, at least one."""

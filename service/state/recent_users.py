@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from service.state.entities import User
 
-KEPT_BYTES = 4 << 20  # of blobs; a decoded user takes about five times as much
+KEPT_BYTES = 4 << 20  # of blobs; a decoded user takes about ten times as much
 
 
 class RecentUsers:

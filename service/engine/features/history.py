@@ -103,13 +103,14 @@ class HistoryKernels:
         return len(self._kernels)
 
     def prepare(
-        self, rows: Integers, labels: Floats, rates: Floats | None = None
+        self, rows: Integers, labels: Floats, key: bytes, rates: Floats | None = None
     ) -> PreparedHistory:
         """Return the user's half of H entries, at least one.
 
         Args:
             rows: row of each entry in the item table, int64 [H].
             labels: float32 [H].
+            key: the bytes of rows and labels.
             rates: log-odds of each entry's expected target at its answer, float32 [H]; None: those
                 of its item in the table. Only without rates is the result cached.
         """
@@ -117,7 +118,6 @@ class HistoryKernels:
             return self._prepare(rows, labels, sigmoid(rates))
         if self.cache is None:
             return self._prepare(rows, labels, self._expected(rows))
-        key = rows.tobytes() + labels.tobytes()
         prepared = self.cache.get(key)
         if prepared is None:
             prepared = self._prepare(rows, labels, self._expected(rows))

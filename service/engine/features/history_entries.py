@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 
 from service.engine.contract import Floats, Integers
 from service.engine.features.candidates import CandidateList
@@ -15,6 +18,7 @@ from service.engine.features.history import (
 from service.engine.features.id_index import Ids
 from service.engine.features.inline import InlineFeatures
 from service.engine.features.item_arrays import ItemArrays
+from service.engine.features.kept_history import Entries, KeptHistory
 from service.engine.features.kernels import Encoded
 from service.engine.features.layout import Layout
 from service.engine.features.schema import History
@@ -35,6 +39,7 @@ class HistoryEntries:
     ) -> None:
         self._layout, self._ids, self._items, self._kernels = layout, ids, items, kernels
         self._limit = history.limit
+        self._reader = object()
         self._rate = None if history.rate is None else layout.features[history.rate]
         self._inline = InlineFeatures(
             layout, history.kernels, ("item",), UNKNOWN_RULE, history_path
@@ -54,18 +59,38 @@ class HistoryEntries:
         """
         if candidates.history_features:
             return self._prepare_with_features(candidates, index)
-        if not (candidates.history and len(self._kernels)):
+        history, rates = candidates.history, None
+        if not (history and len(self._kernels)):
             return None, index
-        items, answers = zip(*candidates.history[-self._limit :], strict=True)
-        rows, labels = self._ids.find(items), np.array(answers, np.float32)
-        rates = None
         if len(candidates.history_rates):
             rates = np.array(candidates.history_rates[-self._limit :], np.float32)
+            rows, labels, in_table = self._find(history)
+            entries, rates = Entries(rows, labels, b""), rates[in_table]
+        elif isinstance(history, KeptHistory):
+            if history.entries is None or history.reader is not self._reader:
+                history.entries, history.reader = self._entries(history), self._reader
+            entries = history.entries
+        else:
+            entries = self._entries(history)
+        if not len(entries.rows):
+            return None, index
+        return self._kernels.prepare(entries.rows, entries.labels, entries.key, rates), index
+
+    def _entries(self, history: Sequence[tuple[str, float]]) -> Entries:
+        """Return the last entries of a history that are in the table."""
+        rows, labels, _ = self._find(history)
+        return Entries(rows, labels, rows.tobytes() + labels.tobytes())
+
+    def _find(
+        self, history: Sequence[tuple[str, float]]
+    ) -> tuple[Integers, Floats, npt.NDArray[np.bool_]]:
+        """Return rows and labels of the last entries in the table, and true for each that is."""
+        items, answers = zip(*history[-self._limit :], strict=True)
+        rows, labels = self._ids.find(items), np.array(answers, np.float32)
         in_table = rows < len(self._ids)
-        if not in_table.all():
-            rows, labels = rows[in_table], labels[in_table]
-            rates = None if rates is None else rates[in_table]
-        return self._kernels.prepare(rows, labels, rates) if len(rows) else None, index
+        if in_table.all():
+            return rows, labels, in_table
+        return rows[in_table], labels[in_table], in_table
 
     def _prepare_with_features(
         self, candidates: CandidateList, index: Integers

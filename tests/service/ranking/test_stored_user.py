@@ -38,6 +38,13 @@ def test_the_history_and_features_of_the_store_are_used():
     assert use == StateUse("hit", 2, ("age", "city"), ("price", "user_id", "gone"), 7.5)
 
 
+def test_the_history_of_a_user_is_one_object_for_each_limit():
+    first, _ = with_stored_user(candidates(), HIT, False, SCHEMA)
+    assert with_stored_user(candidates(), HIT, False, SCHEMA)[0].history is first.history
+    longer = dataclasses.replace(SCHEMA, history=dataclasses.replace(SCHEMA.history, limit=9))
+    assert len(with_stored_user(candidates(), HIT, False, longer)[0].history) == 3
+
+
 def test_inline_values_take_precedence():
     inline = candidates(history=[("i7", 1.0)], user={"age": 40, "city": None})
     filled, use = with_stored_user(inline, HIT, True, SCHEMA)

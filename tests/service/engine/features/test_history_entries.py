@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from service.engine.features.candidates import CandidateList
 from service.engine.features.encoding import FeatureError
 from service.engine.features.featuriser import Featuriser, ItemTable
+from service.engine.features.history_entries import HistoryEntries
+from service.engine.features.kept_history import KeptHistory
 from service.engine.features.schema import Schema
 from tests.support.features import GENRES, LIKED, PASSED, SIZE, featuriser
 
@@ -67,6 +69,36 @@ def test_a_new_item_with_the_features_of_an_item_gives_its_bits(seed, cached):
     sent = CandidateList(others, history=new, history_features=features)
     for _ in range(2):  # a hit, if cached
         assert served.transform(sent)[0].tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_kept_history_is_found_once_by_each_featuriser_and_gives_its_bits(monkeypatch, cached):
+    draw, finds, find = np.random.default_rng(3), [], HistoryEntries._find
+    featurisers = [random_items(draw)[0] for _ in range(2)]
+    history = [("3", 1.0), ("gone", 1.0), ("5", 0.0), ("3", 0.0)]
+    kept, unknown = KeptHistory(history), KeptHistory([("gone", 1.0)])
+
+    def counted(self, history):
+        finds.append(history)
+        return find(self, history)
+
+    for turn in range(3):
+        for served in featurisers if turn else featurisers[:1] * 2:
+            if cached and served.history_cache is None:
+                served.cache_histories(1 << 20, lambda hit: None)
+            plain = CandidateList(["1", "3", "5"], history=history)
+            expected, none = served.transform(plain)[0], CandidateList(["1"])
+            with monkeypatch.context() as patch:
+                patch.setattr(HistoryEntries, "_find", counted)
+                shared = dataclasses.replace(plain, history=kept)
+                assert served.transform(shared)[0].tobytes() == expected.tobytes()
+                without = dataclasses.replace(none, history=unknown)
+                assert served.transform(without)[0].tobytes() == (
+                    served.transform(none)[0].tobytes()
+                )
+    assert len(finds) == 2 * (1 + 1 + 2)  # the second featuriser joins in the second turn
+    other = CandidateList(["1", "3", "5"], history=KeptHistory(history[:1]))
+    assert featurisers[0].transform(other)[0].tobytes() != expected.tobytes()
 
 
 @pytest.mark.parametrize("name", ["rate", "few", "many", "shape"])
