@@ -113,16 +113,21 @@ class LmdbEngine:
         return [live(value, now) for value in values]
 
     def read(
-        self, users: Sequence[str], items: Sequence[str], recent: RecentItems
-    ) -> tuple[list[bytes | None], Integers]:
-        """Return the blobs of users, None for an absent one, and the handles of items.
+        self, users: Sequence[str], items: Sequence[str], handles: Integers, recent: RecentItems
+    ) -> list[bytes | None]:
+        """Return the blobs of users, None for an absent one, and read items into `recent`.
 
-        Items are read unless the bytes in `recent` are those of the store. Ids must have at most
-        MAX_ID_BYTES. Raises EngineError.
+        Nothing is read that `recent` has as of the last commit. Ids must have at most MAX_ID_BYTES.
+        Raises EngineError.
         """
-        now, kinds, handles = self._clock(), self._databases, recent.find(items)
-        values: list[bytes | None] = []
+        kinds, stale = self._databases, list[int]()
         try:
+            # The number of the last commit needs no transaction, which takes most of a lookup.
+            if self._environment.info()["last_txnid"] == recent.version:
+                kept = list(map(recent.users.get, users))
+                if None not in kept and not recent.stale(handles):
+                    return kept
+            now = self._clock()
             with self._environment.begin() as transaction:
                 get, version = transaction.get, transaction.id()
                 if version != recent.version:
@@ -132,17 +137,25 @@ class LmdbEngine:
                 stale = recent.stale(handles)
                 if stale:
                     ids = map(str.encode, map(items.__getitem__, stale))
-                    values = list(map(get, ids, NONE, repeat(kinds["item"])))
+                    of_items = list(map(get, ids, NONE, repeat(kinds["item"])))
         except (lmdb.Error, OSError):
             with _errors(self._directory):
                 raise
         if stale:
             read = handles[stale].tolist()
-            recent.put(read, live_of(values, now))
-            ends = [value is not None and not value.startswith(NEVER) for value in values]
-            if True in ends:  # no commit tells when one of them expires
-                recent.outdate([handle for handle, end in zip(read, ends, strict=True) if end])
-        return live_of(of_users, now), handles
+            recent.put(read, live_of(of_items, now))
+            if ends := [h for h, value in zip(read, of_items, strict=True) if expires(value)]:
+                recent.outdate(ends)  # no commit tells when one of them expires
+        blobs = live_of(of_users, now)
+        recent.bytes_read += sum(map(len, filter(None, blobs)))
+        recent.keep_users(
+            {
+                user: blob
+                for user, blob, value in zip(users, blobs, of_users, strict=True)
+                if blob is not None and not expires(value)
+            }
+        )
+        return blobs
 
     def put_many(self, entries: Sequence[tuple[Key, Value]]) -> None:
         encoded = [(encode_id(key), key.kind, packed(value)) for key, value in entries]
@@ -320,6 +333,11 @@ def live_of(values: Sequence[bytes | None], now: int) -> list[bytes | None]:
         value[EXPIRY.size :] if value and value[: EXPIRY.size] == NEVER else live(value, now)
         for value in values
     ]
+
+
+def expires(value: bytes | None) -> bool:
+    """True for a value that has a time of expiry."""
+    return value is not None and not value.startswith(NEVER)
 
 
 def packed(value: Value) -> bytes:

@@ -7,7 +7,7 @@ import contextlib
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 import hiredis
@@ -17,6 +17,8 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as LostConnection
 
+from service.engine.contract import Integers
+from service.engine.features.recent_items import Recent, RecentItems
 from service.state.address import Address
 from service.state.engine import Key
 from service.state.errors import StateTimeout
@@ -150,7 +152,7 @@ class RedisReader:
         self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []
         self._tls: ssl.SSLContext | None = None
 
-    async def read(self, users: Collection[str], items: Collection[str]) -> Blobs:
+    async def read(self, users: Sequence[str], items: Sequence[str]) -> Blobs:
         """Return the blobs of users, then those of items, None for an absent one.
 
         Raises EngineError.
@@ -168,6 +170,12 @@ class RedisReader:
             with redis_errors(self._address):
                 raise
         return blobs
+
+    async def read_recent(
+        self, users: Sequence[str], items: Sequence[str], handles: Integers, recent: RecentItems
+    ) -> tuple[Blobs, Blobs, Recent | None]:
+        """Return the blobs of users and of items, and the items in `recent`. Raises EngineError."""
+        return remembered(await self.read(users, items), len(users), items, recent)
 
     async def keep_open(self) -> None:
         """Use a connection, so that the next lookup need not open one. Raises EngineError."""
@@ -280,7 +288,7 @@ class ClusterReader:
         self._free = asyncio.Semaphore(connections)
         self._client: Any = AsyncCluster(**options)
 
-    async def read(self, users: Collection[str], items: Collection[str]) -> Blobs:
+    async def read(self, users: Sequence[str], items: Sequence[str]) -> Blobs:
         """Return the blobs of users, then those of items, None for an absent one.
 
         Raises EngineError.
@@ -295,6 +303,12 @@ class ClusterReader:
         finally:
             if not task.done():
                 loop.call_later(CONNECT_S, task.cancel)
+
+    async def read_recent(
+        self, users: Sequence[str], items: Sequence[str], handles: Integers, recent: RecentItems
+    ) -> tuple[Blobs, Blobs, Recent | None]:
+        """Return the blobs of users and of items, and the items in `recent`. Raises EngineError."""
+        return remembered(await self.read(users, items), len(users), items, recent)
 
     async def keep_open(self) -> None:
         """Use a connection, so that the next lookup need not open one. Raises EngineError."""
@@ -331,6 +345,25 @@ def open_reader(
     """Return a reader of a server or cluster; arguments as of RedisReader."""
     kind = ClusterReader if address.cluster else RedisReader
     return kind(address, timeout_s, connections)
+
+
+def remembered(
+    blobs: Blobs, users: int, items: Sequence[str], recent: RecentItems
+) -> tuple[Blobs, Blobs, Recent | None]:
+    """Return the blobs of so many users, and of items that were read with them, kept in `recent`.
+
+    Their rows are found by handles then, although each lookup reads them.
+    """
+    of_users, of_items = blobs[:users], blobs[users:]
+    handles = recent.find(items)
+    recent.put(handles.tolist(), of_items)
+    recent.bytes_read += size_of(of_users)
+    return of_users, of_items, recent.recent(handles)
+
+
+def size_of(blobs: Blobs) -> int:
+    """Return the number of bytes of the blobs that are there."""
+    return sum(map(len, filter(None, blobs)))
 
 
 def packed(*command: str | bytes) -> bytes:

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, Protocol
 
+from service.engine.contract import Integers
 from service.engine.features.recent_items import Recent, RecentItems
 from service.metrics import Metrics
 from service.settings import Settings
@@ -40,6 +41,7 @@ THREAD_CONNECTIONS = 8  # for the threads of uploads and events, and for health
 MAX_FAILURES = 5  # consecutive failed lookups before the next ones are skipped
 SKIP_S = 1.0  # for which they are skipped, before one is tried again
 
+Blobs = list[bytes | None]
 Status = Literal["hit", "miss", "unavailable"]
 
 
@@ -64,7 +66,7 @@ class ListLookup:
 
     user: None for a list that leaves nothing of its user to the store; items: the blob of each
     candidate, None for an absent one, and None for all if they could not be read; now: time of the
-    lookup in ms since 1970 UTC; recent: the handles of the items, None for one list of many.
+    lookup in ms since 1970 UTC; recent: the handles of the items, None if they have none.
     """
 
     user: UserLookup | None
@@ -76,10 +78,13 @@ class ListLookup:
 class Reader(Protocol):
     """Reads entities on an event loop."""
 
-    async def read(self, users: Collection[str], items: Collection[str]) -> list[bytes | None]:
-        """Return the blobs of users, then those of items, None for an absent one.
+    async def read_recent(
+        self, users: Sequence[str], items: Sequence[str], handles: Integers, recent: RecentItems
+    ) -> tuple[list[bytes | None], list[bytes | None], Recent | None]:
+        """Return the blobs of users and of items, and the items in `recent`, None without them.
 
-        Ids must be `keepable`. Raises EngineError.
+        Items may be left unread that `recent` has as they are. handles: of the items. Ids must be
+        `keepable`. Raises EngineError.
         """
 
     async def keep_open(self) -> None:
@@ -104,7 +109,7 @@ class EntityStore:
         self._engine: Engine | None = None
         self._embedded: LmdbEngine | None = None
         self._reader: Reader | None = None
-        self._items = RecentItems()
+        self._items, self._bytes_counted = RecentItems(), 0
         self._users = RecentUsers()
         self._failures, self._skip_until = 0, 0.0
         self._checks: asyncio.Task[None] | None = None
@@ -153,59 +158,71 @@ class EntityStore:
         """
         began = self._clock()
         wanted = [user for user in users if user is not None]
-        of_users = keepable(wanted)
-        of_items = keepable(items[0] if len(items) == 1 else chain.from_iterable(items))
+        listed = items[0] if len(items) == 1 else list(chain.from_iterable(items))
+        of_users = list(keepable(wanted))
         try:
-            user_blobs, recent = await self._read(list(of_users), list(of_items), began)
+            user_blobs, blobs, recent = await self._read(of_users, listed, began)
         except EngineError as error:
-            self._record_failure(error, len(wanted), len(of_items))
+            self._record_failure(error, len(wanted), len(keepable(listed)))
             return [ListLookup(None if u is None else UNAVAILABLE, None, now_ms()) for u in users]
         now, blob_of = now_ms(), dict(zip(of_users, user_blobs, strict=True))
         self._metrics.hot.state_duration.observe(self._clock() - began)
-        blobs = recent.items.blobs(recent.handles)
-        if len(items) == 1 and len(items[0]) == len(blobs):
-            user_id = users[0]
-            user = None if user_id is None else self._user(user_id, blob_of, now)
-            return [ListLookup(user, blobs, now, recent)]
-        item_blobs = dict(zip(of_items, blobs, strict=True))
-        return [
-            ListLookup(
-                None if user is None else self._user(user, blob_of, now),
-                list(map(item_blobs.get, listed)),
-                now,
-            )
-            for user, listed in zip(users, items, strict=True)
-        ]
+        lookups, start = [], 0
+        for user, ids in zip(users, items, strict=True):
+            outcome = None if user is None else self._user(user, blob_of, now)
+            if len(items) == 1:
+                return [ListLookup(outcome, blobs, now, recent)]
+            part = slice(start, start + len(ids))
+            of_list = None if recent is None else recent.part(part)
+            lookups.append(ListLookup(outcome, blobs[part], now, of_list))
+            start += len(ids)
+        return lookups
 
     async def _read(
         self, users: Sequence[str], items: Sequence[str], began: float
-    ) -> tuple[list[bytes | None], Recent]:
-        """Return the blobs of users, and the items. Raises EngineError."""
-        embedded, blobs = self._embedded, list[bytes | None]()
-        if users or items:
-            if embedded is None and self._reader is None:
-                raise EngineError(self.problem or "not open")
-            if self._failures >= MAX_FAILURES:
-                if began < self._skip_until:
-                    raise EngineError("skipped after failures")
-                self._skip_until = began + SKIP_S
-            if embedded is None and self._reader is not None:
-                blobs = await self._reader.read(users, items)
-        recent = self._items
-        if 2 * len(items) > recent.size:
-            recent = RecentItems(2 * len(items))
-        before = recent.bytes_read
+    ) -> tuple[Blobs, Blobs, Recent | None]:
+        """Return the blobs of users and those of items, which may be repeated, and the items.
+
+        Raises EngineError.
+        """
+        embedded, reader = self._embedded, self._reader
+        if not users and not items:
+            return [], [], None
+        if embedded is None and reader is None:
+            raise EngineError(self.problem or "not open")
+        if self._failures >= MAX_FAILURES:
+            if began < self._skip_until:
+                raise EngineError("skipped after failures")
+            self._skip_until = began + SKIP_S
+        recent, ids, handles = self._items, items, None
+        if 2 * len(items) <= recent.size:
+            handles = recent.handles_of(items)
+        if handles is None:
+            ids = list(keepable(items))
+            if 2 * len(ids) > recent.size:
+                recent = RecentItems(2 * len(ids))
+            handles = recent.find(ids)
+        blobs: Blobs
+        of_ids: Recent | None
         if embedded is not None:  # read here: a switch to another thread takes more time
-            blobs, handles = embedded.read(users, items, recent)
+            blobs = embedded.read(users, ids, handles, recent)
+            of_items, of_ids = recent.blobs(handles), recent.recent(handles)
         else:
-            handles = recent.find(items)
-            recent.put(handles.tolist(), blobs[len(users) :])
-            del blobs[len(users) :]
-        read = recent.bytes_read - before + sum(map(len, filter(None, blobs)))
-        self._metrics.hot.state_bytes.add(read)
-        if users or items:
-            self._failures = 0
-        return blobs, recent.recent(handles)
+            assert reader is not None
+            blobs, of_items, of_ids = await reader.read_recent(users, ids, handles, recent)
+        self._count_bytes(recent)
+        self._failures = 0
+        if len(ids) < len(items):  # some are repeated, or no store can keep them
+            blob_of = dict(zip(ids, of_items, strict=True))
+            return blobs, list(map(blob_of.get, items)), None
+        return blobs, of_items, of_ids if recent is self._items else None
+
+    def _count_bytes(self, recent: RecentItems) -> None:
+        """Count the bytes that were read since the last lookup."""
+        counted = self._bytes_counted if recent is self._items else 0
+        self._metrics.hot.state_bytes.add(recent.bytes_read - counted)
+        if recent is self._items:
+            self._bytes_counted = recent.bytes_read
 
     def _record_failure(self, error: EngineError, users: int, items: int) -> None:
         result = "timeout" if isinstance(error, StateTimeout) else "error"
@@ -250,7 +267,7 @@ class EntityStore:
                     THREAD_CONNECTIONS,
                     window_s=self._settings.state_event_window_s,
                 )
-                self._items = RecentItems()
+                self._items, self._bytes_counted = RecentItems(), 0
                 if isinstance(self._engine, LmdbEngine):
                     self._embedded = self._engine
                 else:

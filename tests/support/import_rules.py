@@ -109,7 +109,8 @@ RULES = {
     ),
     "service.state.store": (
         set(),
-        {"service.engine.features", "service.metrics", "service.settings", "service.state"},
+        {"service.engine.contract", "service.engine.features", "service.metrics",
+         "service.settings", "service.state"},
     ),
     "service.state.writer": (set(), {"service.metrics", "service.state"}),
     "service.state.loading": ({"ormsgpack", "tqdm"}, {"service.state"}),

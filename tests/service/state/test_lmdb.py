@@ -187,7 +187,8 @@ def test_no_byte_of_a_deleted_or_expired_user_is_left_after_a_compaction(tmp_pat
 
 
 def read(engine, recent, ids):
-    _, handles = engine.read([], ids, recent)
+    handles = recent.find(ids)
+    engine.read([], ids, handles, recent)
     return recent.blobs(handles)
 
 
@@ -219,4 +220,56 @@ def test_an_item_expires_between_two_lookups_without_a_write(tmp_path):
     assert read(engine, recent, ["i1", "i2"]) == [b"1", b"2"]
     now[0] = 1500
     assert read(engine, recent, ["i1", "i2"]) == [None, b"2"]
+    engine.close()
+
+
+class Counted:
+    """An environment that counts its transactions."""
+
+    def __init__(self, environment):
+        self._environment, self.transactions = environment, 0
+
+    def __getattr__(self, name):
+        return getattr(self._environment, name)
+
+    def begin(self, **options):
+        self.transactions += 1
+        return self._environment.begin(**options)
+
+
+def test_a_lookup_without_a_commit_since_the_last_one_needs_no_transaction(tmp_path, monkeypatch):
+    engine, recent = LmdbEngine(tmp_path), RecentItems()
+    engine.put_many([(Key("user", "u1"), Value(b"1")), (Key("item", "i1"), Value(b"2"))])
+    counted = Counted(engine._environment)
+    monkeypatch.setattr(engine, "_environment", counted)
+
+    def users_of(*ids):
+        before = counted.transactions
+        users = engine.read(ids, ["i1"], recent.find(["i1"]), recent)
+        return users, counted.transactions - before
+
+    assert users_of("u1") == ([b"1"], 1)
+    assert users_of("u1") == ([b"1"], 0)
+    assert users_of("u1", "gone") == ([b"1", None], 1)  # that a user is absent is not kept
+    engine.put_many([(Key("load", "other"), Value(b"3"))])
+    assert users_of("u1") == ([b"1"], 1)
+    engine.update_many([Key("user", "u1")], lambda place, blob: Value(b"4"))
+    assert users_of("u1") == ([b"4"], 1)
+    engine.delete([Key("user", "u1")])
+    assert users_of("u1") == ([None], 1)
+    assert recent.bytes_read == 4 + 4  # of the user, and of the item after each commit
+    engine.close()
+
+
+def test_a_user_expires_between_two_lookups_without_a_write(tmp_path):
+    now = [1000]
+    engine, recent = LmdbEngine(tmp_path, clock=lambda: now[0]), RecentItems()
+    engine.put_many([(Key("user", "u1"), Value(b"1", 1500)), (Key("user", "u2"), Value(b"2"))])
+
+    def users():
+        return engine.read(["u1", "u2"], [], recent.find([]), recent)
+
+    assert users() == [b"1", b"2"]
+    now[0] = 1500
+    assert users() == [None, b"2"]
     engine.close()

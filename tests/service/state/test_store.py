@@ -117,8 +117,38 @@ def test_users_and_items_of_all_lists_are_read_together(address, engine, monkeyp
     assert users == ["hit", None, "miss"]
     assert first.items == [b"item i2", None, b"item i1", None]
     assert (second.items, third.items) == ([b"item i1", b"item u1"], [])
-    assert calls == [(["u1", "u2"], ["i2", "gone", "i1", "u1"])]
+    assert calls == [(["u1", "u2"], ["i2", "gone", "i1", "é" * 250, "i1", "u1"])]
     assert value(metrics, "rerank_state_read_bytes_total") == sum(map(len, blobs.values()))
+
+
+@pytest.mark.parametrize("address", ["lmdb", "redis", "cluster"], indirect=True)
+def test_lists_of_known_items_have_their_bytes_in_any_order(address, engine):
+    ids = [f"i{number}" for number in range(6)]
+    engine.put_many([(Key("item", item), Value(item.encode())) for item in ids[:5]])
+    engine.close()
+    lists = [ids, ids[::-1], [ids[3], ids[5], ids[3]], []]
+
+    async def run():
+        settings = settings_of(address)
+        store = EntityStore(settings, settings.state, Metrics())
+        await store.start()
+        try:
+            return [
+                await store.look_up([None], [ids]),
+                await store.look_up([None] * 4, lists),
+                *[await store.look_up([None], [each]) for each in lists],
+            ]
+        finally:
+            await store.close()
+
+    first, together, *alone = asyncio.run(run())
+    assert first[0].items == [*(item.encode() for item in ids[:5]), None]
+    for number, listed in enumerate(lists):
+        expected = [item.encode() if item in ids[:5] else None for item in listed]
+        for lookup in (together[number], alone[number][0]):
+            assert lookup.items == expected
+            if lookup.recent is not None:
+                assert lookup.recent.items.blobs(lookup.recent.handles) == expected
 
 
 def test_items_that_could_not_be_read_are_told_from_absent_ones(tmp_path):
@@ -185,11 +215,11 @@ class Scripted:
     def __init__(self, failures, error):
         self.calls, self._failures, self._error = 0, failures, error
 
-    async def read(self, users, items):
+    async def read_recent(self, users, items, handles, recent):
         self.calls += 1
         if self.calls <= self._failures:
             raise self._error
-        return [None] * (len(users) + len(items))
+        return [None] * len(users), [None] * len(items), None
 
     async def keep_open(self):
         pass

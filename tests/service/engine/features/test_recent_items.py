@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from service.engine.features import stored_rows
+from service.engine.features import recent_items, stored_rows
 from service.engine.features.candidates import CandidateList
 from service.engine.features.featuriser import Featuriser, ItemTable
 from service.engine.features.recent_items import RecentItems
@@ -71,6 +71,40 @@ def test_the_items_that_are_unused_for_longest_make_room(options):
         assert len(recent) <= 27
     again = read(recent, store, IDS[:2])
     assert (again.stamps == kept.stamps).all()
+
+
+def test_an_id_may_be_repeated():
+    recent = RecentItems(handles=8)
+    handles = recent.find(["a", "b", "a", "c", "a"]).tolist()
+    assert handles[0] == handles[2] == handles[4]
+    assert (len(recent), len(set(handles))) == (3, 3)
+    again = recent.handles_of(["c", "a", "c"])
+    assert again is not None
+    assert again.tolist() == [handles[3], handles[0], handles[3]]
+    assert recent.handles_of(["a", "other"]) is None
+
+
+def test_users_are_kept_until_entities_are_outdated_or_take_too_much(monkeypatch):
+    monkeypatch.setattr(recent_items, "KEPT_USER_BYTES", 10)
+    recent = RecentItems()
+    recent.keep_users({"u1": b"12345", "u2": b"6"})
+    recent.outdate([])
+    assert recent.users == {"u1": b"12345", "u2": b"6"}
+    recent.keep_users({"u3": b"123456"})
+    assert recent.users == {"u3": b"123456"}
+    recent.outdate()
+    assert recent.users == {}
+
+
+def test_items_are_outdated_by_id_and_drops_are_counted():
+    recent, store = RecentItems(handles=8), dict.fromkeys(IDS, b"1")
+    read(recent, store, IDS[:2])
+    recent.outdate_ids([IDS[1], "other"])
+    assert recent.stale(recent.find(IDS[:2])) == [1]
+    assert recent.drops == 0
+    read(recent, store, IDS[2:6])
+    read(recent, store, IDS[6:10])
+    assert recent.drops > 0
 
 
 def kept_bytes(recent):
