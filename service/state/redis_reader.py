@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
-import hiredis
 import redis
 from redis.asyncio.cluster import RedisCluster as AsyncCluster
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -21,113 +21,19 @@ from service.engine.contract import Integers
 from service.engine.features.recent_items import Recent, RecentItems
 from service.state.address import Address
 from service.state.engine import Key
-from service.state.errors import StateTimeout
+from service.state.redis_connection import Connection, Waiting, late, packed, settle
 from service.state.redis_engine import connection_options, redis_errors
 from service.state.redis_keys import names_of, names_of_lookup
+from service.state.redis_tracking import TrackedItems
+
+logger = logging.getLogger("service")
 
 T = TypeVar("T")
 Blobs = list[bytes | None]
 
 CONNECT_S = 2.0  # to wait for a connection, or for a response after its lookup was given up
+LOST_STARTS = 2  # connections in a row, after which no server is asked to track
 PIPELINED = 16  # commands of one connection that wait, before another one is opened
-TURN_S = 0.001  # in which an event loop reads what has arrived
-UNREAD = object()  # in place of a response that is not complete
-
-
-class Waiting(Generic[T]):
-    """A response that is awaited for the time of a budget.
-
-    An event loop that was busy, for example with a run of the model, comes to the end of the budget
-    before it reads the response that has arrived meanwhile. So it gets one more turn for that; and
-    if it came late, half a budget more, as it may have sent the command late too.
-    """
-
-    __slots__ = ("_budget_s", "_due", "_late", "_loop", "_timer", "future")
-
-    def __init__(self, budget_s: float, late: Callable[[], Exception]) -> None:
-        """late: returns the error of a lookup that is given up."""
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[T] = self._loop.create_future()
-        self._budget_s, self._late = budget_s, late
-        self._due = time.monotonic() + budget_s
-        self._timer = self._loop.call_later(budget_s, self._end)
-
-    async def response(self) -> T:
-        """Return the response. Raises the error of a late one."""
-        try:
-            return await self.future
-        finally:
-            self._timer.cancel()
-
-    def _end(self) -> None:
-        behind_s = time.monotonic() - self._due
-        more_s = 0.5 * self._budget_s if behind_s > 0.25 * self._budget_s else 0.0
-        self._timer = self._loop.call_later(max(TURN_S, more_s), self._give_up)
-
-    def _give_up(self) -> None:
-        if not self.future.done():
-            self.future.set_exception(self._late())
-
-
-class Connection(asyncio.Protocol):
-    """A connection that sends commands before earlier ones have their responses.
-
-    redis-py takes several times as long for a command, most of it in Python: it hands a connection
-    from call to call, and reads it by a stream.
-    """
-
-    def __init__(self, on_lost: Callable[[Connection], None]) -> None:
-        """on_lost: is called once, with the connection."""
-        self._on_lost = on_lost
-        self._parser = hiredis.Reader(replyError=redis.ResponseError, notEnoughData=UNREAD)
-        self._transport: asyncio.Transport
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        self._since = 0.0  # time of the last response, or of the first command after it
-
-    def __len__(self) -> int:
-        """Return the number of commands without a response."""
-        return len(self._waiting)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
-
-    def send(self, command: bytes, response: asyncio.Future[Any]) -> None:
-        """Send a packed command; its response becomes the result of the future."""
-        if not self._waiting:
-            self._since = time.monotonic()
-        self._waiting.append(response)
-        self._transport.write(command)
-
-    def is_stuck(self, limit_s: float) -> bool:
-        """True if no response came for so long, although one is due."""
-        return bool(self._waiting) and time.monotonic() - self._since > limit_s
-
-    def data_received(self, data: bytes) -> None:
-        parser, waiting = self._parser, self._waiting
-        parser.feed(data)
-        try:
-            while (value := parser.gets()) is not UNREAD:
-                response = waiting.popleft()
-                if response.done():  # given up
-                    continue
-                if isinstance(value, Exception):
-                    response.set_exception(value)
-                else:
-                    response.set_result(value)
-        except (hiredis.ProtocolError, IndexError):  # no server of this protocol
-            self.abort()
-        self._since = time.monotonic()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self._transport.abort()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._on_lost(self)
-        while self._waiting:
-            response = self._waiting.popleft()
-            if not response.done():
-                response.set_exception(LostConnection("the connection was lost"))
 
 
 class RedisReader:
@@ -136,13 +42,19 @@ class RedisReader:
     name = "redis"
 
     def __init__(
-        self, address: Address, timeout_s: float, connections: int, connect_s: float = CONNECT_S
+        self,
+        address: Address,
+        timeout_s: float,
+        connections: int,
+        recent: RecentItems | None = None,
+        connect_s: float = CONNECT_S,
     ) -> None:
         """Connect at the first lookup.
 
         Args:
             timeout_s: seconds that a lookup may take.
             connections: most connections at a time.
+            recent: items that are not read again until the server says that they have changed.
             connect_s: seconds to wait for a connection, or for a response before it is closed.
         """
         self._timeout_s, self._connect_s = timeout_s, connect_s
@@ -151,46 +63,112 @@ class RedisReader:
         self._opening: asyncio.Task[None] | None = None
         self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []
         self._tls: ssl.SSLContext | None = None
+        self._recent = recent  # None too once the server turns out not to track
+        self._tracked: TrackedItems | None = None
+        self._lost_starts = 0  # connections in a row that were lost before the server tracked
 
     async def read(self, users: Sequence[str], items: Sequence[str]) -> Blobs:
         """Return the blobs of users, then those of items, None for an absent one.
 
         Raises EngineError.
         """
-        names = names_of_lookup(users, items, self._prefix)
-        command = packed("MGET", *names)
-        began = time.monotonic()
-        try:
-            try:
-                blobs: Blobs = await self._call(command, self._timeout_s)
-            except LostConnection:  # for example one that the server closed while it was idle
-                rest_s = self._timeout_s - (time.monotonic() - began)
-                blobs = await self._call(command, max(0.0, rest_s))
-        except Exception:
-            with redis_errors(self._address):
-                raise
+        command = packed("MGET", *names_of_lookup(users, items, self._prefix))
+        blobs: Blobs = await self._retried(partial(self._call, command))
         return blobs
 
     async def read_recent(
         self, users: Sequence[str], items: Sequence[str], handles: Integers, recent: RecentItems
     ) -> tuple[Blobs, Blobs, Recent | None]:
-        """Return the blobs of users and of items, and the items in `recent`. Raises EngineError."""
-        return remembered(await self.read(users, items), len(users), items, recent)
+        """Return the blobs of users and of items, and the items in `recent`, None without them.
+
+        Items that the server tracks are read only if they may have changed. handles: of the items.
+        Raises EngineError.
+        """
+        if self._recent is None:
+            return remembered(await self.read(users, items), len(users), items, recent)
+        call: Callable[[float], Awaitable[tuple[Blobs, Blobs, Recent | None]]]
+        if recent is self._recent and self._usable() is not None:
+            call = partial(self._read_tracked, users, items, handles, recent.drops)
+        else:
+            call = partial(self._read_all, users, items)
+        of_users, of_items, kept = await self._retried(call)
+        recent.bytes_read += size_of(of_users) + (size_of(of_items) if kept is None else 0)
+        return of_users, of_items, kept
+
+    async def _read_all(
+        self, users: Sequence[str], items: Sequence[str], budget_s: float
+    ) -> tuple[Blobs, Blobs, Recent | None]:
+        """Read without a trace in the items that are tracked: the order of reads is unknown."""
+        command = packed("MGET", *names_of_lookup(users, items, self._prefix))
+        blobs = await self._call(command, budget_s)
+        return blobs[: len(users)], blobs[len(users) :], None
+
+    async def _read_tracked(
+        self,
+        users: Sequence[str],
+        items: Sequence[str],
+        handles: Integers,
+        drops: int,
+        budget_s: float,
+    ) -> tuple[Blobs, Blobs, Recent | None]:
+        tracked = self._usable()
+        if tracked is None:  # the connection was lost
+            return await self._read_all(users, items, budget_s)
+        recent = tracked.recent
+        if recent.drops != drops:
+            handles = recent.find(items)
+        of_users, handles = await tracked.read(users, items, handles, budget_s)
+        return of_users, recent.blobs(handles), recent.recent(handles)
+
+    def _usable(self) -> TrackedItems | None:
+        """Return the items that are tracked, None without a connection that responds."""
+        tracked = self._tracked
+        if tracked is not None and tracked.connection.is_stuck(self._connect_s):
+            tracked.connection.abort()
+            self._end_tracking()
+        return self._tracked
+
+    def _end_tracking(self) -> None:
+        """Forget what was tracked; the next connection that opens tracks anew.
+
+        All connections close, so that one opens.
+        """
+        if self._tracked is not None:
+            self._tracked.recent.outdate()
+            self._tracked = None
+            connections, self._connections = self._connections, []
+            for connection in connections:
+                connection.abort()
+
+    async def _retried(self, call: Callable[[float], Awaitable[T]]) -> T:
+        """Return the result of a call within the budget. Raises EngineError."""
+        began = time.monotonic()
+        try:
+            try:
+                return await call(self._timeout_s)
+            except LostConnection:  # for example one that the server closed while it was idle
+                rest_s = self._timeout_s - (time.monotonic() - began)
+                return await call(max(0.0, rest_s))
+        except Exception:
+            with redis_errors(self._address):
+                raise
 
     async def keep_open(self) -> None:
         """Use a connection, so that the next lookup need not open one. Raises EngineError."""
         (name,) = names_of([Key("load", "none")], self._prefix)
         with redis_errors(self._address):
             await self._call(packed("MGET", name), self._connect_s)
+        if self._tracked is not None:
+            self._tracked.outdate_old()
 
     async def _call(self, command: bytes, budget_s: float) -> Any:
         """Return the response to a packed command. Raises errors of redis-py, or StateTimeout."""
-        waiting = Waiting[Any](budget_s, lambda: late(self._address, budget_s))
+        waiting: Waiting[Any] = Waiting(budget_s, lambda: late(self._address, budget_s))
         connection = self._choose()
         if connection is None:
             self._unsent.append((command, waiting.future))
         else:
-            connection.send(command, waiting.future)
+            connection.send(command, partial(settle, waiting.future))
         return await waiting.response()
 
     def _choose(self) -> Connection | None:
@@ -220,15 +198,14 @@ class RedisReader:
             self._connections.append(connection)
             for command, response in self._unsent:
                 if not response.done():
-                    connection.send(command, response)
+                    connection.send(command, partial(settle, response))
         finally:
             self._unsent.clear()
             self._opening = None
 
     def _fail(self, error: Exception) -> None:
         for _, response in self._unsent:
-            if not response.done():
-                response.set_exception(error)
+            settle(response, error)
 
     async def _connect(self) -> Connection:
         """Return a connection that is logged in. Raises OSError or errors of redis-py."""
@@ -248,17 +225,36 @@ class RedisReader:
             commands.append(("SELECT", str(address.database)))
         try:
             for command in commands:
-                response = loop.create_future()
-                connection.send(packed(*command), response)
-                await response
+                await connection.call(*command)
+            if self._recent is not None and self._tracked is None:
+                await self._track(connection, self._recent)
         except BaseException:
             connection.abort()
             raise
         return connection
 
+    async def _track(self, connection: Connection, recent: RecentItems) -> None:
+        """Have the server track the items of a connection, unless it cannot.
+
+        Raises ConnectionError of redis-py.
+        """
+        try:
+            self._tracked = await TrackedItems.start(connection, recent, self._address)
+        except redis.ResponseError as error:
+            self._recent = None
+            logger.info("%s: each lookup reads all of its items: %s", self._address, error)
+        except LostConnection:  # a proxy may close a connection instead of an answer
+            self._lost_starts += 1
+            if self._lost_starts == LOST_STARTS:
+                self._recent = None
+            raise
+        self._lost_starts = 0
+
     def _on_lost(self, connection: Connection) -> None:
         with contextlib.suppress(ValueError):  # of one that is not logged in yet
             self._connections.remove(connection)
+        if self._tracked is not None and self._tracked.connection is connection:
+            self._end_tracking()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -294,7 +290,9 @@ class ClusterReader:
         Raises EngineError.
         """
         loop, names = asyncio.get_running_loop(), names_of_lookup(users, items, self._prefix)
-        waiting = Waiting[Blobs](self._timeout_s, lambda: late(self._address, self._timeout_s))
+        waiting: Waiting[Blobs] = Waiting(
+            self._timeout_s, lambda: late(self._address, self._timeout_s)
+        )
         # A lookup that is given up goes on: a cancelled one would lose its connection, and where
         # connecting takes longer than a lookup may, none would ever be open.
         task = loop.create_task(self._resolve(waiting.future, names))
@@ -340,11 +338,12 @@ class ClusterReader:
 
 
 def open_reader(
-    address: Address, timeout_s: float, connections: int
+    address: Address, timeout_s: float, connections: int, recent: RecentItems | None = None
 ) -> RedisReader | ClusterReader:
     """Return a reader of a server or cluster; arguments as of RedisReader."""
-    kind = ClusterReader if address.cluster else RedisReader
-    return kind(address, timeout_s, connections)
+    if address.cluster:
+        return ClusterReader(address, timeout_s, connections)
+    return RedisReader(address, timeout_s, connections, recent)
 
 
 def remembered(
@@ -364,14 +363,3 @@ def remembered(
 def size_of(blobs: Blobs) -> int:
     """Return the number of bytes of the blobs that are there."""
     return sum(map(len, filter(None, blobs)))
-
-
-def packed(*command: str | bytes) -> bytes:
-    """Return a command as the server reads it."""
-    content: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub is wrong
-    return content
-
-
-def late(address: Address, budget_s: float) -> StateTimeout:
-    """Return the error of a lookup that is given up."""
-    return StateTimeout(f"{address}: no response in {1e3 * budget_s:g} ms")

@@ -298,7 +298,8 @@ class EntityStore:
     def _open_reader(self) -> Reader:
         from service.state.redis_reader import open_reader  # imports parts of OpenTelemetry
 
-        return open_reader(self._address, self._timeout_s, self._settings.state_connections)
+        connections = self._settings.state_connections
+        return open_reader(self._address, self._timeout_s, connections, self._items)
 
     @property
     def engine_name(self) -> Literal["lmdb", "redis"]:
