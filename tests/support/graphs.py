@@ -56,6 +56,17 @@ class FoldingSession:
         return self._session.run(names, others | folded)
 
 
+class Sessions(dict):
+    """Sessions of the forms of a graph, each opened when it is first used."""
+
+    def __init__(self, models, embedding):
+        self._models, self._embedding = models, embedding
+
+    def __missing__(self, form):
+        self[form] = FoldingSession(self._models[form], self._embedding)
+        return self[form]
+
+
 @functools.cache
 def build(host, seed=0, budget=S):
     """Return a generator, and sessions and models of its two forms without and with intent."""
@@ -64,8 +75,7 @@ def build(host, seed=0, budget=S):
     generator = shake(Generator(network, F, V, K, ReasoningConfig(budget=budget)), seed)
     models = {form: compose(generator, OF_REQUEST, K, gated=form == "gated") for form in FORMS}
     models |= {f"{form}, intent": with_intent(models[form]) for form in FORMS}
-    embedding = generator.embed
-    return generator, {form: FoldingSession(models[form], embedding) for form in models}, models
+    return generator, Sessions(models, generator.embed), models
 
 
 def random_feeds(seed, lists, constrained=True):

@@ -29,9 +29,15 @@ def without_library(monkeypatch):
     monkeypatch.setattr(native_backend, "shared_library", refuse)
 
 
+@pytest.fixture(scope="module")
+def native(native_library):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native_backend, "shared_library", lambda: native_library)
+        return Session.load(BUNDLE, backend="auto")
+
+
 @pytest.mark.parametrize("intents", [False, True])
-def test_a_native_session_ranks_as_one_of_the_graph(with_library, session, intents):
-    native = Session.load(BUNDLE, backend="auto")
+def test_a_native_session_ranks_as_one_of_the_graph(native, session, intents):
     assert native.backend.name == "native"
     assert native.provider == "CPUExecutionProvider"
     for rows in random_batches(session, random_lists(session, 4, 1), 2, intents):
@@ -55,9 +61,8 @@ def test_a_bundle_of_the_old_contract_runs_natively(with_library):
 
 
 def test_the_library_writes_columns_only_where_they_have_the_bits_of_numpy(
-    with_library, session, monkeypatch
+    with_library, native, session, monkeypatch
 ):
-    native = Session.load(BUNDLE, backend="native")
     assert native.featuriser.compared.native is not None
     assert session.featuriser.compared.native is None  # of the graph
     monkeypatch.setattr(native_backend, "gives_same_bits", lambda *parts: False)

@@ -246,10 +246,18 @@ def test_the_states_of_a_bundle_of_the_first_version_begin_and_end_with_its_figu
     assert trace.choice[last].tolist() == slate.indices.tolist()
 
 
+@pytest.fixture(scope="module")
+def native(native_library, session):
+    """The same bundle on the native library, with the opened graphs of the other session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native_backend, "shared_library", lambda: native_library)
+        loaded = Session.load(BUNDLE, backend="native")
+    loaded.tracer = session.tracer
+    return loaded
+
+
 @pytest.mark.parametrize("intents", [False, True], ids=["plain", "intent"])
-def test_slates_of_the_native_library_are_traced_too(native_library, session, intents, monkeypatch):
-    monkeypatch.setattr(native_backend, "shared_library", lambda: native_library)
-    native = Session.load(BUNDLE, backend="native")
+def test_slates_of_the_native_library_are_traced_too(native, session, intents):
     taken = 0
     for rows in random_batches(session, random_lists(session, 3, 1), 2, intents):
         for row, slate in zip(rows, native.run(rows), strict=True):
