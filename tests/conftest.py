@@ -15,10 +15,12 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = os.path.dirname(__file__)
 
+from service.engine import graph  # noqa: E402
 from service.engine.native_backend import BackendName  # noqa: E402
 from service.engine.session import Session  # noqa: E402
 from tests.support import native  # noqa: E402
 from tests.support.bundles import BUNDLE  # noqa: E402
+from tests.support.graph_cache import opened_once  # noqa: E402
 from tests.support.servers import application, serving  # noqa: E402
 from tests.support.shared import common_root, make_once  # noqa: E402
 
@@ -28,6 +30,13 @@ def pytest_ignore_collect(collection_path, config):
     if config.option.markexpr != "alone" or collection_path.suffix != ".py":
         return None
     return "pytest.mark.alone" not in collection_path.read_text(encoding="utf-8") or None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def equal_graphs_are_opened_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "open_graph", opened_once(graph.open_graph))
+        yield
 
 
 @pytest.fixture(scope="session")
