@@ -4,14 +4,21 @@ import contextlib
 import socket
 import threading
 import time
+from unittest import mock
 
 import uvicorn
 
 from service.http.api import create_app
 from service.metrics import Metrics
+from service.models import deployment
 from service.models.fleet import Fleet
 from service.server import uvicorn_config
 from service.settings import Settings
+
+
+def short_warm_up():
+    """Let deployments warm up with short lists, which saves a tenth of a second each."""
+    return mock.patch.object(deployment, "WARM_UP_LIST", 10)
 
 
 def application(session, **settings):
@@ -21,7 +28,9 @@ def application(session, **settings):
     """
     values = Settings(**{"timeout_ms": 60_000, "adaptive_budget": False, **settings})
     metrics = Metrics()
-    return create_app(values, Fleet.of(session, values, metrics), metrics)
+    with short_warm_up():
+        fleet = Fleet.of(session, values, metrics)
+    return create_app(values, fleet, metrics)
 
 
 @contextlib.contextmanager

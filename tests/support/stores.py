@@ -17,7 +17,7 @@ from service.metrics import Metrics
 from service.models.fleet import Fleet
 from service.settings import Settings
 from tests.support.bundles import BUNDLE
-from tests.support.servers import serving
+from tests.support.servers import serving, short_warm_up
 
 KEY = "a-key-of-more-than-16"
 
@@ -40,7 +40,8 @@ def store_server(store, **settings):
     defaults = {"watch_s": 0.05, "timeout_ms": 60_000, "adaptive_budget": False}
     values = Settings(models=store, admin_keys_file=keys, **{**defaults, **settings})
     metrics = Metrics()
-    fleet = Fleet.load(values, metrics)
+    with short_warm_up():
+        fleet = Fleet.load(values, metrics)
     with (
         serving(create_app(values, fleet, metrics)) as url,
         httpx.Client(base_url=url, timeout=30) as client,
