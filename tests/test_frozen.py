@@ -18,20 +18,47 @@ INTERFACES = json.loads((FROZEN / "interfaces.json").read_text(encoding="utf-8")
 BUNDLE = FROZEN / "bundles" / "ranklens" / "1"
 
 
+# Prints the help of commands in one process, since the imports take most of the time.
+HELP = """
+import contextlib, io, json, runpy, sys
+out, *commands = sys.argv[1:]
+texts = {}
+for command in commands:
+    package, *words = command.split()
+    sys.argv = [package, *words, "--help"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        runpy.run_module(package, run_name="__main__", alter_sys=True)
+    texts[command] = printed.getvalue()
+with open(out, "w") as file:
+    json.dump(texts, file)
+"""
+
+
 def output_of(*arguments):
-    command = [sys.executable, "-m", *arguments]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.fixture(scope="module")
+def helps(tmp_path_factory):
+    """Help of each command by its words; that of a child process is missing."""
+    out = tmp_path_factory.mktemp("helps") / "texts.json"
+    output_of("-c", HELP, out, *INTERFACES["options"])
+    return json.loads(out.read_text("utf-8"))
+
+
 @pytest.mark.parametrize("command", INTERFACES["options"])
-def test_every_command_still_has_its_options(command):
-    text = output_of(*command.split(), "--help")
+def test_every_command_still_has_its_options(helps, command):
+    text = helps[command] or output_of("-m", *command.split(), "--help")
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", text))
     assert set(INTERFACES["options"][command]) - options == set()
 
 
 def test_every_setting_is_still_printed():
-    names = re.findall(r"^(RERANK_\w+)=", output_of("service", "--print-settings"), re.MULTILINE)
+    names = re.findall(
+        r"^(RERANK_\w+)=", output_of("-m", "service", "--print-settings"), re.MULTILINE
+    )
     assert set(INTERFACES["settings"]) - set(names) == set()
 
 
