@@ -4,6 +4,7 @@ One thread per process: two cores are shared by tests, servers and child process
 """
 
 import os
+import shutil
 from functools import partial
 from typing import cast
 
@@ -74,12 +75,26 @@ def native_library(once):
 
 
 @pytest.fixture(scope="session")
-def warm_ranklens(once):
+def whole_ranklens(once):
     """The committed RankLens events, prepared: the directory of the warm split."""
     from tests.support.logs import prepare
 
     def make(out):
         prepare("ranklens", "--out", out)
+        return out / "warm"
+
+    return once("whole-ranklens", make)
+
+
+@pytest.fixture(scope="session")
+def warm_ranklens(once, whole_ranklens):
+    """The lists of every fourth user of both splits: the directory of the warm split."""
+    from tests.support.logs import keep_users
+
+    def make(out):
+        for split in ("warm", "cold"):
+            shutil.copytree(whole_ranklens.parent / split, out / split)
+            keep_users(out / split, every=4)
         return out / "warm"
 
     return once("warm-ranklens", make)

@@ -1,9 +1,5 @@
 """The committed bundle on held-out lists, over HTTP."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from model.learning.evaluate import evaluate, http_ranker
@@ -11,21 +7,13 @@ from service.engine.session import Session
 from tests.support.bundles import BUNDLE
 from tests.support.servers import fresh
 
-ROOT = Path(__file__).parents[1]
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    out = tmp_path_factory.mktemp("acceptance") / "ranklens"
-    command = [sys.executable, "-m", "model", "prepare", "ranklens", "--out", str(out)]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    return out / "warm"
-
-
-def test_the_bundle_beats_shown_order_and_item_like_rate_and_has_the_metrics_of_its_manifest(data):
+def test_the_bundle_beats_shown_order_and_item_like_rate_and_has_the_metrics_of_its_manifest(
+    whole_ranklens,
+):
     session = Session.load(BUNDLE)
     with fresh(session) as url:
-        result = evaluate(session, data, "test", http_ranker(url))
+        result = evaluate(session, whole_ranklens, "test", http_ranker(url))
     print(result)
     for _, low, _ in result["ndcg@10 gain over"].values():
         assert low > 0

@@ -5,6 +5,7 @@ import hashlib
 import io
 from pathlib import Path
 
+import polars as pl
 import tyro
 
 from model.data.commands import Prepare
@@ -35,6 +36,14 @@ def prepare(*arguments: object) -> str:
     with contextlib.redirect_stdout(printed):
         assert tyro.cli(Prepare, args=[str(argument) for argument in arguments]).execute() == 0
     return printed.getvalue()
+
+
+def keep_users(directory: Path, every: int) -> None:
+    """Drop the impressions of all users of a data set but each `every`-th one."""
+    path = directory / "impressions.parquet"
+    rows = pl.read_parquet(path)
+    users = rows["user_id"].unique(maintain_order=True).gather_every(every)
+    rows.filter(pl.col("user_id").is_in(users.to_list())).write_parquet(path)
 
 
 def digest_tree(directory: Path) -> dict[str, str]:
