@@ -22,14 +22,14 @@ from tests.support.servers import fresh
 class Stalling(Session):
     """A session that stalls in its first runs for longer than the deadline."""
 
-    def __init__(self, real, stalls):
+    def __init__(self, real, stalls, stall_s):
         self.__dict__ |= real.__dict__
-        self.stalls = stalls
+        self.stalls, self.stall_s = stalls, stall_s
 
     def run(self, rows):
         self.stalls -= 1
         if self.stalls >= 0:
-            time.sleep(3)
+            time.sleep(self.stall_s)
         return super().run(rows)
 
     def warm_up(self, batch_sizes, list_size):
@@ -49,13 +49,13 @@ def impressions(real):
 
 
 def test_a_degraded_response_is_requested_again(real, impressions):
-    with fresh(Stalling(real, stalls=1), timeout_ms=2000, brief_run_ms=0) as url:
+    with fresh(Stalling(real, stalls=1, stall_s=2.5), timeout_ms=2000, brief_run_ms=0) as url:
         assert http_ranker(url)(impressions) == session_ranker(real)(impressions)
 
 
 def test_a_service_that_always_degrades_is_an_error(real, impressions):
     with (
-        fresh(Stalling(real, stalls=2), timeout_ms=100, brief_run_ms=0) as url,
+        fresh(Stalling(real, stalls=2, stall_s=0.4), timeout_ms=100, brief_run_ms=0) as url,
         pytest.raises(OSError, match=r"degraded \(deadline\) 2 times"),
     ):
         http_ranker(url, attempts=2)(impressions)

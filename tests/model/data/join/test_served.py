@@ -1,6 +1,7 @@
 """The rows of a join give the arrays that were served, bit for bit, and the logged choices."""
 
 import dataclasses
+import functools
 import json
 import random
 import shutil
@@ -251,9 +252,15 @@ def prepare_log(joined, directory, *options):
     return out
 
 
+@functools.cache
+def untouched_featuriser():
+    """Return the featuriser of a bundle that has served nothing."""
+    return ServedBundle.load(BUNDLE).featuriser
+
+
 def trained_and_served(data, served):
     """Return the arrays of each list of a data set, and those of its displayed items as served."""
-    featuriser = ServedBundle.load(BUNDLE).featuriser
+    featuriser = untouched_featuriser()
     dataset = Dataset(data, featuriser=featuriser)
     arrays = dataset.lists(SPLITS, fresh=True)
     ids, records = dataset.requests(SPLITS)["request_id"], {r.record: r for r in served[1]}
