@@ -132,29 +132,26 @@ def histories(directory, users):
 def test_every_acknowledged_event_outlives_kills_and_counts_once_when_it_is_sent_again(
     session, tmp_path
 ):
-    choose = random.Random(7)
-    for trial in range(2):
-        directory = tmp_path / str(trial)
-        with serving(BUNDLE, "--workers", "2", state=f"lmdb://{directory}") as server:
-            writers = Writers(server.url, 4)
-            assert poll(writers.are_answered, 30)
-            time.sleep(choose.uniform(0.0, 0.3))
-            os.killpg(server.process.pid, signal.SIGKILL)
-            server.process.wait()
-            writers.stop()
-        kept = histories(directory, writers.acknowledged)
-        for user, numbers in writers.acknowledged.items():
-            assert kept[user][: len(numbers)] == [f"i{number}" for number in numbers]
-        with (
-            fresh(session, state=f"lmdb://{directory}") as url,
-            httpx.Client(base_url=url, timeout=30) as client,
-        ):
-            for user, count in writers.sent.items():  # again, acknowledged or not
-                outcome = send(client, *(event_of(n, user) for n in range(count))).json()
-                assert outcome["duplicates"] >= len(writers.acknowledged[user])
-        kept = histories(directory, writers.acknowledged)
-        for user, count in writers.sent.items():
-            assert kept[user] == [f"i{number}" for number in range(count)]
+    with serving(BUNDLE, "--workers", "2", state=f"lmdb://{tmp_path}") as server:
+        writers = Writers(server.url, 4)
+        assert poll(writers.are_answered, 30)
+        time.sleep(random.Random(7).uniform(0.0, 0.3))
+        os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        writers.stop()
+    kept = histories(tmp_path, writers.acknowledged)
+    for user, numbers in writers.acknowledged.items():
+        assert kept[user][: len(numbers)] == [f"i{number}" for number in numbers]
+    with (
+        fresh(session, state=f"lmdb://{tmp_path}") as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        for user, count in writers.sent.items():  # again, acknowledged or not
+            outcome = send(client, *(event_of(n, user) for n in range(count))).json()
+            assert outcome["duplicates"] >= len(writers.acknowledged[user])
+    kept = histories(tmp_path, writers.acknowledged)
+    for user, count in writers.sent.items():
+        assert kept[user] == [f"i{number}" for number in range(count)]
 
 
 def test_a_store_that_was_down_takes_the_events_that_are_sent_again(session, tmp_path):

@@ -18,7 +18,7 @@ from tests.support.bundles import BUNDLE
 from tests.support.journals import records_in
 from tests.support.processes import both_serve, poll, total, workers_of
 
-KILLS = 2
+KILLS = 1
 CLIENTS = 3
 
 
