@@ -81,7 +81,7 @@ def prometheus(tmp_path_factory):
     engine.close()
     with serving(BUNDLE, timeout_ms=60_000, state=f"lmdb://{home}/state") as server:
         config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["global"] = {"scrape_interval": "400ms", "evaluation_interval": "400ms"}
         (job,) = config["scrape_configs"]
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": [server.url.removeprefix("http://")]}]
@@ -109,7 +109,7 @@ def prometheus(tmp_path_factory):
                         body["diversity"] = {"by": "genres"}
                         client.post("/rerank", json=body).raise_for_status()
                     assert client.post("/rerank", json={}).status_code == 422
-                    time.sleep(1)
+                    time.sleep(0.5)
             assert process.poll() is None, (home / "log").read_text()
             yield f"http://127.0.0.1:{port}"
         finally:
