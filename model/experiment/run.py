@@ -17,7 +17,7 @@ from model.experiment.report import figures_of, format_experiment, plot_experime
 from model.experiment.rules import Rules
 from model.offline.journal import MS_PER_HOUR
 from model.served import choose_model, manifest_digest
-from service.models.store import ServingConfig
+from service.models.store import ServingConfig, exclusive_config
 from service.models.versions import SERVING
 
 
@@ -76,18 +76,20 @@ def judge(outcomes: Outcomes, rules: Rules, config: ServingConfig, until: int) -
 def carry_out(action: Action, directory: Path, config: ServingConfig) -> str:
     """Write the config that a decision asks for, and return what was done in one line.
 
-    Raises ExperimentError if the store has changed since it was read.
+    Raises ExperimentError if the store has changed since it was read, and BundleError if another
+    process holds its lock.
     """
     if action == "wait":
         return f"{directory / SERVING}: unchanged"
     active = config.canary if action == "promote" else config.active
     assert active is not None
     shadow = None if config.shadow == active else config.shadow
-    current = ServingConfig.read(directory)
-    if current != config:
-        raise ExperimentError(
-            f"{directory / SERVING}: must be {config} as it was read, got {current}; look again"
-        )
     after = dataclasses.replace(config, active=active, canary=None, share=0.0, shadow=shadow)
-    after.write(directory)
+    with exclusive_config(directory):
+        current = ServingConfig.read(directory)
+        if current != config:
+            raise ExperimentError(
+                f"{directory / SERVING}: must be {config} as it was read, got {current}; look again"
+            )
+        after.write(directory)
     return f"{directory / SERVING}: {after}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +17,32 @@ from model.retraining.record import RunRecord
 from model.retraining.stages import bundle_of
 from model.served import manifest_digest
 from service.engine.contract import Manifest
-from service.models.store import ServingConfig
+from service.models.store import ServingConfig, exclusive_config
 from service.models.versions import SERVING
 
 
 def publish(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     """Copy the bundle into the store, and name it in `serving.json`; doing both again is safe.
 
+    The bundle is copied and verified before the store is locked and its config read: that takes
+    long, and a promotion or roll-back meanwhile must not be undone.
+
     Raises:
         SupersededError: the active version is not that of the plan any more.
         CanaryError: another canary is under way.
         RetrainError: the store has another bundle of the version.
+        BundleError: another process holds the lock of the store.
     """
-    plan, bundle = record.plan, bundle_of(record)
+    plan = record.plan
     directory = options.models / plan.name
-    config = publication(directory, plan, share_of(options.promote))
-    if not (directory / SERVING).exists():
-        # Without the file the highest version is active, which would be the candidate.
-        ServingConfig(plan.champion).write(directory)
-    install(bundle, directory / plan.version)
-    config.write(directory)
+    target = directory / plan.version
+    with copied(bundle_of(record), target) as copy, exclusive_config(directory):
+        config = publication(directory, plan, share_of(options.promote))
+        if not (directory / SERVING).exists():
+            # Without the file the highest version is active, which would be the candidate.
+            ServingConfig(plan.champion).write(directory)
+        install(copy, target)
+        config.write(directory)
     return {"serving": dataclasses.asdict(config)}
 
 
@@ -66,17 +74,25 @@ def publication(directory: Path, plan: Plan, share: float | None) -> ServingConf
     return dataclasses.replace(config, canary=plan.version, share=share, shadow=shadow)
 
 
-def install(bundle: Path, target: Path) -> None:
-    """Copy a bundle beside its place in the store, verify the copy, and move it there.
+@contextmanager
+def copied(bundle: Path, target: Path) -> Iterator[Path]:
+    """Copy a bundle beside its place in the store and verify the copy, which is removed in the end.
 
-    Raises RetrainError if another bundle has the place.
+    Raises BundleError for a copy that differs.
     """
-    if target.exists():
-        if manifest_digest(target) != manifest_digest(bundle):
-            raise RetrainError(f"{target}: must be absent, but holds another bundle")
-        return
     building = target.with_name(f".{target.name}.building")  # the service ignores such a name
     shutil.rmtree(building, ignore_errors=True)
-    shutil.copytree(bundle, building)
-    Manifest.read(building).verify_files(building)
-    os.replace(building, target)
+    try:
+        shutil.copytree(bundle, building)
+        Manifest.read(building).verify_files(building)
+        yield building
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def install(copy: Path, target: Path) -> None:
+    """Move a copy to its place in the store. Raises RetrainError if it holds another bundle."""
+    if not target.exists():
+        os.replace(copy, target)
+    elif manifest_digest(target) != manifest_digest(copy):
+        raise RetrainError(f"{target}: must be absent, but holds another bundle")

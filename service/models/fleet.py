@@ -30,7 +30,7 @@ from service.models.deployment import (
     lower_thread_priority,
     open_steps,
 )
-from service.models.store import ServingConfig, in_canary, stamp_of
+from service.models.store import ServingConfig, exclusive_config, in_canary, stamp_of
 from service.models.versions import SERVING, scan_store
 from service.settings import Settings
 
@@ -205,7 +205,8 @@ class Fleet:
         if self._store is None:
             return
         try:
-            config.write(self._store / name)
+            with exclusive_config(self._store / name):
+                config.write(self._store / name)
         except OSError as error:
             path = self._store / name / SERVING
             raise BundleError(f"{path}: cannot be written ({error.strerror})") from None

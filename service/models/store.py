@@ -8,10 +8,14 @@ the file the highest version is active, and there is neither canary nor shadow.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import reprlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.engine.contract import MANIFEST, BundleError
 from service.models.versions import NAME, SERVING, scan_model
 
+LOCK = ".serving.lock"
+LOCK_WAIT_S = 2.0  # holders read and replace one small file
+LOCK_POLL_S = 0.005
 Version = Annotated[str, Field(pattern=NAME.pattern + "$")]
 
 
@@ -90,7 +97,7 @@ class ServingConfig:
         return cls(body.active, canary.version if canary else None, share, body.shadow)
 
     def write(self, directory: Path) -> None:
-        """Replace `serving.json` atomically."""
+        """Replace `serving.json` atomically; hold `exclusive_config` beside other processes."""
         payload: dict[str, Any] = {"active": self.active}
         if self.canary is not None:
             payload["canary"] = {"version": self.canary, "share": self.share}
@@ -103,6 +110,39 @@ class ServingConfig:
     def versions(self) -> set[str]:
         """Return the versions that must be loaded."""
         return {v for v in (self.active, self.canary, self.shadow) if v is not None}
+
+
+@contextlib.contextmanager
+def exclusive_config(directory: Path) -> Iterator[None]:
+    """Hold the lock under which `serving.json` of a model is read and replaced.
+
+    Service, `retrain` and `experiment` take it, so that none undoes a change of another. Hold it
+    for no longer than that, because the service waits for it between two batches.
+
+    Raises:
+        BundleError: another process holds the lock for LOCK_WAIT_S.
+        OSError: the directory cannot be written.
+    """
+    path = directory / LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(PermissionError):  # only its owner may, and has done so
+            os.fchmod(descriptor, 0o666)  # the next writer of the directory may be another user
+        ends = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= ends:
+                    raise BundleError(
+                        f"{path}: held by another process for {LOCK_WAIT_S:g} s; end it, or try "
+                        "again"
+                    ) from None
+                time.sleep(LOCK_POLL_S)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def stamp_of(directory: Path) -> tuple[Any, ...]:

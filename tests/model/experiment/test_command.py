@@ -9,7 +9,9 @@ from model.__main__ import main
 from model.data.join.options import read_until
 from model.experiment.errors import ExperimentError
 from model.experiment.run import carry_out
-from service.models.store import ServingConfig
+from service.engine.contract import BundleError
+from service.models import store as stores
+from service.models.store import ServingConfig, exclusive_config
 from tests.support.experiments import BEGIN, HOUR_MS, SHARE, traffic, write_store
 from tests.support.journals import write_segment
 
@@ -139,6 +141,19 @@ def test_a_store_that_changed_meanwhile_is_not_overwritten(store):
     with pytest.raises(ExperimentError, match=r"as it was read, got .*look again"):
         carry_out("promote", store / "shop", before)
     assert served(store) == ServingConfig("1")
+
+
+def test_a_decision_is_not_carried_out_while_another_process_writes_the_store(store, monkeypatch):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.01)
+    before = served(store)
+    with (
+        exclusive_config(store / "shop"),
+        pytest.raises(BundleError, match="held by another process"),
+    ):
+        carry_out("promote", store / "shop", before)
+    assert served(store) == before
+    carry_out("promote", store / "shop", before)
+    assert served(store) == ServingConfig("2")
 
 
 @pytest.mark.parametrize(

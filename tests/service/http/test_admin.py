@@ -5,7 +5,8 @@ import os
 import httpx
 import pytest
 
-from service.models.store import ServingConfig
+from service.models import store as stores
+from service.models.store import ServingConfig, exclusive_config
 from tests.support.servers import fresh
 from tests.support.stores import (
     KEY,
@@ -215,3 +216,14 @@ def test_a_change_that_cannot_be_written_is_refused(admin_client, store):
     )
     assert "cannot be written" in body["detail"]
     assert (served_version(admin_client), stored_config(store)) == ("1", ServingConfig("1"))
+
+
+def test_a_change_waits_for_another_writer_of_the_store_and_is_refused_if_that_takes_long(
+    admin_client, store, monkeypatch
+):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.01)
+    with exclusive_config(store / "ranklens"):
+        response = admin_request(admin_client, "PUT", ROUTE, json={"active": "2"})
+    assert "held by another process" in assert_problem(response, 409, "conflict")["detail"]
+    assert (served_version(admin_client), stored_config(store)) == ("1", ServingConfig("1"))
+    admin_request(admin_client, "PUT", ROUTE, json={"active": "2"}).raise_for_status()

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from service.engine.contract import BundleError, Manifest
-from service.models.store import ServingConfig, in_canary
+from service.models import store
+from service.models.store import LOCK, ServingConfig, exclusive_config, in_canary
 from service.models.versions import scan_model
 from tests.support.stores import copy_bundle, served_version, store_server
 
@@ -114,3 +115,15 @@ def test_a_bundle_with_a_flipped_bit_or_a_missing_byte_is_refused(store):
             Manifest.read(directory).verify_files(directory)
         path.write_bytes(content)
     Manifest.read(directory).verify_files(directory)  # the whole bundle is accepted
+
+
+def test_the_lock_of_a_config_has_one_holder_at_a_time_of_any_user(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "LOCK_WAIT_S", 0.01)
+    with (
+        exclusive_config(tmp_path),
+        pytest.raises(BundleError, match=r"\.serving\.lock: held by another process for 0\.01 s"),
+        exclusive_config(tmp_path),
+    ):
+        pass
+    with exclusive_config(tmp_path):
+        assert (tmp_path / LOCK).stat().st_mode & 0o666 == 0o666
