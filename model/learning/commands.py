@@ -33,7 +33,7 @@ class Train:
     model/configs has examples. Required without --from, which has the checkpoint's by default."""
     epochs: int | None = None
     """Replaces the epochs of every stage. Default with --from and without --config: a quarter of
-    those of the checkpoint's configuration."""
+    those of the checkpoint, or as many if it continues another run."""
     smoke: bool = False
     """Run a miniature, for tests."""
     seed: int | None = None
@@ -81,7 +81,7 @@ class Train:
     def _configuration(self) -> Config:
         """Return the configuration with the options applied. Raises ConfigError."""
         from model.learning.checkpoint import CHECKPOINT, read_state
-        from model.learning.continuation import shortened
+        from model.learning.continuation import continued_config
         from model.network.config import Config, ConfigError
 
         resumes = (self.out / CHECKPOINT).exists()
@@ -92,7 +92,7 @@ class Train:
         elif resumes:  # the checkpoint that it continues may be gone
             config = read_state(self.out).config
         else:
-            config = shortened(read_state(self.continue_from).config)
+            config = continued_config(read_state(self.continue_from))
         config = config.override(self.seed, self.budget, self.epochs)
         return config.smoke() if self.smoke else config
 

@@ -26,13 +26,20 @@ from service.engine.features.layout import Layout
 from service.engine.features.schema import Schema
 from service.engine.features.schema_rules import SchemaError
 
-EPOCHS_SHARE = 4  # a continued run makes a quarter of the epochs of its configuration
+EPOCHS_SHARE = 4  # the first run that continues another makes a quarter of its epochs
 NOISE = 0.02  # deviation of new rows of the token table from that of an unknown value
 TABLE, POSITIONS = "embed.table.weight", "evaluator.position.weight"
 
 
-def shortened(config: Config) -> Config:
-    """Return the configuration with a quarter of the epochs of each stage, at least one."""
+def continued_config(state: RunState) -> Config:
+    """Return the configuration of a run that continues one: a quarter of the epochs, at least one.
+
+    A run that itself continues another has few epochs already, and its successor as many: a chain
+    of retrainings does not shrink to one epoch.
+    """
+    config = state.config
+    if state.continued_from is not None:
+        return config
     stages: dict[str, Any] = {}
     for name in config.stages:
         stage = getattr(config, name)

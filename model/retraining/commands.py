@@ -46,7 +46,8 @@ class Retrain:
     until: str | None = None
     """Last moment of decisions to learn from, ISO 8601 in UTC. Default: now."""
     config: Path | None = None
-    """Training configuration, YAML. Default: the checkpoint's with a quarter of its epochs."""
+    """Training configuration, YAML. Default: the checkpoint's, with a quarter of the epochs of the
+    first training."""
     epochs: int | None = None
     """Replaces the epochs of every stage."""
     seed: int | None = None

@@ -15,8 +15,9 @@ from model.__main__ import main
 from model.data.dataset import Dataset
 from model.data.growth import read_schema
 from model.learning import checkpoint, drift
-from model.learning.continuation import shortened
+from model.learning.continuation import continued_config
 from model.learning.policy import Batch
+from model.learning.state import RunState
 from model.learning.train import Run, train
 from model.study.identifier_log import write_identifier_log
 from service.engine.features.layout import Layout
@@ -92,7 +93,9 @@ def test_a_value_that_vanished_keeps_its_row_through_training(finished, continue
 
 
 def test_continuing_on_the_same_data_is_no_worse_in_any_stage(finished, log, tmp_path):
-    state = train(shortened(CONFIG), log, tmp_path, finished, continued=True)
+    state = train(
+        continued_config(checkpoint.read_state(finished)), log, tmp_path, finished, continued=True
+    )
     earlier = checkpoint.read_state(finished)
     assert state.validation["final"]["ndcg@10"] >= earlier.validation["final"]["ndcg@10"] - 1e-6
     assert state.validation["evaluator"]["loss"] <= earlier.validation["evaluator"]["loss"] + 1e-6
@@ -171,10 +174,14 @@ def test_an_interrupted_continued_run_resumes_without_its_origin_to_the_same_wei
     assert (out / "metrics.jsonl").read_text() == (continued / "metrics.jsonl").read_text()
 
 
-def test_a_quarter_of_the_epochs_is_the_default_and_options_replace_it():
-    assert [getattr(shortened(SMOKE), n).epochs for n in ("evaluator", "warm_start")] == [1, 1]
-    long = SMOKE.override(epochs=9)
-    assert [getattr(shortened(long), n).epochs for n in ("evaluator", "grpo")] == [3, 3]
+def test_a_quarter_of_the_epochs_is_the_default_of_the_first_continuation_and_of_all_after_it():
+    state = RunState(positions=4, config=SMOKE.override(epochs=9))
+    first = continued_config(state)
+    assert [getattr(first, name).epochs for name in ("evaluator", "warm_start", "grpo")] == [3] * 3
+    again = RunState(positions=4, config=first, continued_from={"run": "first"})
+    assert continued_config(again) == first
+    short = RunState(positions=4, config=SMOKE.override(epochs=1))
+    assert continued_config(short) == short.config
 
 
 @pytest.mark.parametrize(
