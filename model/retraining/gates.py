@@ -33,6 +33,8 @@ RESAMPLES = 2000
 TIMED_LISTS = 200  # of each bundle, in turns
 CANDIDATES = 50  # of a timed list
 LATEST = "test"  # split of the latest lists
+JUDGED = ("train", "valid", LATEST)  # splits whose labels the gate of the log judges
+TRAIN_LISTS = 5_000  # of the train split that this gate ranks at least, evenly over the users
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ def judge_log(champion: Path, data: Path) -> dict[str, Any]:
     It needs no candidate, so it comes before training.
     """
     session = Session.load(champion)
-    return summary(
-        [labels_gate({split: rank_lists([session], data, split) for split in ("valid", LATEST)})]
-    )
+    counts = json.loads((data / "summary.json").read_text(encoding="utf-8"))["splits"]
+    steps = {"train": max(1, counts.get("train", {}).get("requests", 0) // TRAIN_LISTS)}
+    ranked = {split: rank_lists([session], data, split, steps.get(split, 1)) for split in JUDGED}
+    return summary([labels_gate(ranked)])
 
 
 def judge_candidate(
@@ -111,12 +114,16 @@ class Ranked:
     users: Array
 
 
-def rank_lists(sessions: Sequence[Session], data: Path, split: str) -> Ranked:
-    """Rank the lists of a split that have two different gains, as their requests were logged."""
+def rank_lists(sessions: Sequence[Session], data: Path, split: str, step: int = 1) -> Ranked:
+    """Rank the lists of a split that have two different gains, as their requests were logged.
+
+    step: rank one of so many lists.
+    """
     dataset, scale = Dataset(data), sessions[0].featuriser.schema.label
     meters = [Meter(session, session_ranker(session)) for session in sessions]
     fresh = bool(dataset.fresh_features([split]))  # item features of the time of the list
-    lists = (i for i in dataset.impressions([split], fresh) if is_rankable(i, scale))
+    chosen = islice(dataset.impressions([split], fresh), 0, None, step)
+    lists = (i for i in chosen if is_rankable(i, scale))
     columns: list[Array] = []
     chance, users, numbers = [], [], dict[str, int]()
     while block := list(islice(lists, LISTS_AT_ONCE)):

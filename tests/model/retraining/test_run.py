@@ -56,12 +56,19 @@ def test_the_next_run_continues_the_run_of_the_version_that_is_active_then(finis
 
 
 @pytest.mark.parametrize(
-    "wrong", [pl.col("label").shuffle(seed=1).over("request_id"), 1 - pl.col("label")]
+    ("wrong", "share", "splits"),
+    [
+        (PERMUTED, 0.9, {"train", "valid"}),
+        (1 - pl.col("label"), 0.9, {"train", "valid"}),
+        (PERMUTED, 0.8, {"train"}),
+    ],
 )
-def test_a_log_with_wrong_labels_is_rejected_before_anything_is_trained_on_it(root, wrong):
+def test_a_log_with_wrong_labels_is_rejected_before_anything_is_trained_on_it(
+    root, wrong, share, splits
+):
     log = pl.read_parquet(root / "log.parquet")
-    before = pl.col("timestamp") < 0.9 * pl.col("timestamp").max()  # train and valid
-    log = log.with_columns(label=pl.when(before).then(wrong).otherwise("label"))
+    is_wrong = pl.col("timestamp") < share * pl.col("timestamp").max()
+    log = log.with_columns(label=pl.when(is_wrong).then(wrong).otherwise("label"))
     log.write_parquet(root / "wrong.parquet")
     options = options_of(root, log=((root / "wrong.parquet",),))
     assert retrain(options) == 1
@@ -69,6 +76,8 @@ def test_a_log_with_wrong_labels_is_rejected_before_anything_is_trained_on_it(ro
     record = RunRecord.read(root / "work" / "2")
     assert record.outcome == "rejected"
     assert list(record.stages) == ["join", "prepare", "labels"]
+    (gate,) = record.stages["labels"]["gates"]
+    assert {split for split, (_, low, _) in gate["figures"].items() if low <= 0.0} == splits
     text = (root / "work" / "2" / "report.html").read_text()
     assert "<h1>sale/2: rejected</h1>" in text
     assert "<strong>Failed: labels.</strong>" in text
