@@ -45,6 +45,9 @@ class Retrain:
     """Width of the parts in which a journal is joined, as for `join`."""
     until: str | None = None
     """Last moment of decisions to learn from, ISO 8601 in UTC. Default: now."""
+    last: str | None = None
+    """Learn from the lists of this time alone, such as 30d, up to --until. Needs --journal.
+    Default: all joined lists."""
     config: Path | None = None
     """Training configuration, YAML. Default: the checkpoint's, with a quarter of the epochs of the
     first training."""

@@ -18,6 +18,7 @@ from model.retraining.commands import Retrain
 from model.retraining.errors import RetrainError
 from model.served import choose_model, manifest_digest
 from service.engine.contract import Manifest
+from service.engine.features.durations import to_ms
 from service.models.store import ServingConfig
 from service.models.versions import subdirectories
 
@@ -81,6 +82,13 @@ def check_options(options: Retrain) -> None:
     quantile = options.entropy_quantile
     if quantile is not None and not 0.0 <= quantile <= 1.0:
         raise RetrainError(f"--entropy-quantile: must be from 0 to 1, got {quantile}")
+    if options.last is not None:
+        try:
+            to_ms(options.last)
+        except ValueError as error:
+            raise RetrainError(f"--last: {error}") from None
+        if options.journal is None:
+            raise RetrainError("--last: needs --journal; cut the files of --log yourself")
     share_of(options.promote)
 
 

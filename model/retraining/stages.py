@@ -18,6 +18,7 @@ from model.retraining.errors import RetrainError
 from model.retraining.gates import Limits, judge_candidate, judge_log
 from model.retraining.plan import TRAINING
 from model.retraining.record import RunRecord
+from service.engine.features.durations import to_ms
 
 DATA, BUNDLES, JOINED = "data", "bundles", "joined"
 
@@ -55,10 +56,17 @@ def join(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
 
 
 def prepare(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
-    """Prepare the log, split by time: the latest lists are those of the gates."""
+    """Prepare the log, split by time: the latest lists are those of the gates.
+
+    Raises RetrainError if --last leaves no list.
+    """
+    from model.data.join.options import read_until
+
     log, users = (
         tuple(Path(path) for path in record.stages["join"][role]) for role in ("log", "users")
     )
+    if options.last is not None:
+        log = latest_parts(log, max(0, read_until(record.plan.until) - to_ms(options.last)))
     out = record.directory / DATA
     PrepareImpressions(
         (log,), out, options.schema, items=options.items, users=(users,) if users else (),
@@ -66,6 +74,24 @@ def prepare(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     ).execute()  # fmt: skip
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     return {split: summary["splits"].get(split) for split in SPLITS}
+
+
+def latest_parts(joined: Sequence[Path], since: int) -> tuple[Path, ...]:
+    """Return the files of a joined log whose parts begin at a time in ms or later.
+
+    Raises RetrainError if there are none.
+    """
+    from model.data.join.options import part_name
+
+    files = [file for directory in joined for file in sorted(directory.glob("*.parquet"))]
+    latest = tuple(file for file in files if file.stem >= part_name(since))
+    if not latest:
+        newest = files[-1].stem if files else "never"
+        raise RetrainError(
+            f"--last: the latest joined part begins at {newest}, before {part_name(since)}; parts "
+            "of --part are joined --wait after their end"
+        )
+    return latest
 
 
 def judge_labels(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:

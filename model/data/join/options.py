@@ -19,6 +19,11 @@ from service.engine.features.schema import Schema
 SKEW_MS = 60_000  # between the clocks of the hosts that wrote the records
 
 
+def part_name(start: int) -> str:
+    """Return the name of the files of a part that begins at a time in ms since 1970 UTC."""
+    return f"{datetime.fromtimestamp(start / 1e3, UTC):%Y%m%dT%H%M%SZ}"
+
+
 @dataclass(frozen=True)
 class Part:
     """The decisions from start to before end, in ms since 1970 UTC."""
@@ -29,7 +34,7 @@ class Part:
     @property
     def name(self) -> str:
         """The name of the part's files; names are in the order of time."""
-        return f"{datetime.fromtimestamp(self.start / 1e3, UTC):%Y%m%dT%H%M%SZ}"
+        return part_name(self.start)
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,8 @@ def test_a_run_waits_for_a_canary_that_is_under_way(root, capsys):
         ({"margin": -1.0}, r"--margin: must be from 0 to below 1, got -1"),
         ({"slowdown": 0.5}, r"--slowdown: must be at least 1, got 0.5"),
         ({"name": "shop"}, r"--name: must be one of sale, got shop"),
+        ({"last": "30d"}, r"--last: needs --journal"),
+        ({"last": "soon"}, r"--last: must be a duration above 0 .*got 'soon'"),
         ({"until": "soon"}, r"--until: must be a time such as .*got 'soon'"),
         ({"checkpoint": None}, r"--checkpoint: .* has no run of the active bundle sale/1"),
         ({"entropy_quantile": 1.5}, r"--entropy-quantile: must be from 0 to 1, got 1\.5"),
