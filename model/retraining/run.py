@@ -57,8 +57,10 @@ def retrain(options: Retrain, steps: Mapping[str, Stage] = STAGES) -> int:
 
 def retrain_alone(options: Retrain, steps: Mapping[str, Stage], lock: int) -> str:
     """Begin a run or finish the one that was interrupted, with the lock; return its outcome."""
+    # Before anything that may end or wait: see forget_deleted_users.
+    stages.forget_deleted_users(options)
     if options.abandon:
-        abandon(options.work)
+        abandon(options)
     record = unfinished(options) or begin(options)
     print(f"{record.directory}: {headline(record.plan)}")
     outcome = carry_out(record, options, steps, lock)
@@ -158,10 +160,12 @@ def remove_data(record: RunRecord, outcome: str) -> None:
         shutil.rmtree(record.directory / stages.BUNDLES, ignore_errors=True)
 
 
-def abandon(work: Path) -> None:
-    """Give up the runs that are not finished; their files stay."""
-    for record in records_in(work):
+def abandon(options: Retrain) -> None:
+    """Give up the runs that are not finished, and remove their data like that of a finished one."""
+    for record in records_in(options.work):
         if record.outcome is None:
+            if not options.keep_data:
+                remove_data(record, "abandoned")
             record.close("abandoned")
             print(f"{record.directory}: abandoned")
 

@@ -55,6 +55,20 @@ def join(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     return {"log": [str(out / IMPRESSIONS)], "users": users, "counts": dict(counts)}
 
 
+def forget_deleted_users(options: Retrain) -> None:
+    """Remove users from the joined log whose deletion the journal has recorded since the last join.
+
+    A run that waits for an experiment joins nothing for days, and meanwhile `journal erase` removes
+    the record of a deletion.
+    """
+    from model.data.join.joining import forget_since
+
+    if options.journal is not None:
+        removed = forget_since(options.journal, options.work / JOINED)
+        if removed:
+            print(f"{options.work / JOINED}: {removed} lists of deleted users removed")
+
+
 def prepare(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     """Prepare the log, split by time: the latest lists are those of the gates.
 

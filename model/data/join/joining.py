@@ -15,13 +15,19 @@ from tqdm import tqdm
 from model.data.errors import DataError
 from model.data.join.checking import ServedBundle, check_part, require_served
 from model.data.join.durable import move, remove
-from model.data.join.erasing import forget, without_erased
+from model.data.join.erasing import LATEST, forget, without_erased
 from model.data.join.labelling import KEY, label_rows, settled_at
 from model.data.join.matching import LIST_KEYS, first_of_each, match
 from model.data.join.options import JoinOptions, Part
 from model.data.join.reading import PartTables, read_part
-from model.data.join.records import Span, first_moment, read_records, spans_of
-from model.data.join.state import State, locked
+from model.data.join.records import (
+    Span,
+    first_moment,
+    read_fields,
+    read_records,
+    spans_of,
+)
+from model.data.join.state import STATE, State, locked
 from model.data.join.tables import (
     CANDIDATES,
     HISTORIES,
@@ -74,6 +80,24 @@ def join(
         unsettled, erased = _unsettled(spans, start, until)
         forget(out, erased)
         return state.counts() + unsettled
+
+
+def forget_since(journal: Path, out: Path) -> int:
+    """Remove the lists of users whose deletion was recorded since the last part; join nothing.
+
+    Returns the number of lists. Raises DataError for a journal or a directory that cannot be used.
+    """
+    if not (out / STATE).exists():
+        return 0
+    with locked(out):
+        state = State.read(out)
+        start = 0 if state is None or state.end is None else state.end
+        erased: dict[str, int] = {}
+        for _, fields in read_fields(spans_of(journal), start, LATEST, "deletions"):
+            if fields.get("kind") == "erasure":
+                user = fields["user"]
+                erased[user] = max(fields["at"], erased.get(user, 0))
+        return forget(out, erased)
 
 
 @contextlib.contextmanager

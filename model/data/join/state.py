@@ -44,20 +44,33 @@ class State:
     def load(cls, directory: Path, options: JoinOptions) -> State:
         """Read the state of a directory. Raises DataError if it has other options."""
         path, fingerprint = directory / STATE, options.fingerprint()
-        if not path.exists():
+        state = cls.read(directory)
+        if state is None:
             return cls(fingerprint)
+        if state.options != fingerprint:
+            names = [n for n, value in fingerprint.items() if state.options.get(n) != value]
+            rule = "was joined with other options; pass the same ones, or join into a new --out"
+            raise DataError(path, f"{rule}: {', '.join(names)}")
+        return state
+
+    @classmethod
+    def read(cls, directory: Path) -> State | None:
+        """Read the state of a directory, None if nothing was joined there. Raises DataError."""
+        path = directory / STATE
+        if not path.exists():
+            return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version, before, parts = content["version"], content["options"], content["parts"]
             segments = {name: (size, read) for name, (size, read) in content["segments"].items()}
-            late = content["late"]
+            state = cls(dict(before), parts, segments, content["late"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(path, f"cannot be read ({error!r}); join into a new --out") from None
-        if (version, before) != (VERSION, fingerprint):
-            names = [name for name, value in fingerprint.items() if before.get(name) != value]
-            rule = "was joined with other options; pass the same ones, or join into a new --out"
-            raise DataError(path, f"{rule}: {', '.join(names) or 'version'}")
-        return cls(fingerprint, parts, segments, late)
+        if version != VERSION:
+            raise DataError(
+                path, f"must have version {VERSION}; join into a new --out", value=version
+            )
+        return state
 
     def add(
         self,

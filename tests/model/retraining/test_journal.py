@@ -1,17 +1,22 @@
 """A run on a journal: the lists of the champion train its successor, which users then prove."""
 
+import dataclasses
 import json
+import shutil
 
 import polars as pl
 import pytest
 import yaml
 
 from model.__main__ import main
+from model.data.join.options import read_until
 from model.retraining.errors import RetrainError
 from model.retraining.gates import Limits, judge_candidate
 from model.retraining.record import RunRecord
-from model.retraining.run import retrain
+from model.retraining.run import STAGES, retrain
+from model.retraining.stages import latest_parts
 from service.engine.session import Session
+from service.journal.records import ErasureRecord
 from service.models.store import ServingConfig, in_canary
 from tests.support.drift import traffic
 from tests.support.experiments import BEGIN, HOUR_MS
@@ -105,6 +110,45 @@ def test_a_candidate_from_the_same_lists_with_permuted_labels_never_reaches_the_
     assert not gate["passed"]
     assert not (again / "models" / "sale" / "2").exists()
     assert serving(again) == ServingConfig("1")
+
+
+def joined_before(learned, champion, directory):
+    """Return a directory whose journal is joined, and whose version 1 is active."""
+    root, _ = learned
+    again = linked(champion, directory)
+    shutil.copytree(root / "work" / "joined", again / "work" / "joined")
+    return again
+
+
+def test_a_run_that_waits_for_a_canary_forgets_users_whose_deletion_was_recorded(
+    learned, champion, tmp_path
+):
+    root = joined_before(learned, champion, tmp_path / "root")
+    ServingConfig("1", "5", SHARE).write(root / "models" / "sale")
+    write_segment(root / "journal", [ErasureRecord("e", BEGIN + 2000 * HOUR_MS, "u1")])
+    options = options_of(root, journal=root / "journal", log=(), promote="canary:0.1")
+    for dry_run, users in ((True, USERS), (False, USERS - 1)):
+        assert retrain(dataclasses.replace(options, dry_run=dry_run)) == 0
+        lists = pl.read_parquet(root / "work" / "joined" / "requests" / "*.parquet")
+        assert lists["user_id"].n_unique() == users
+    assert "u1" not in set(lists["user_id"])
+
+
+def test_a_window_of_time_leaves_older_parts_out(learned, champion, tmp_path):
+    root = joined_before(learned, champion, tmp_path / "root")
+    write_segment(root / "journal", learned[1])
+    options = options_of(root, journal=root / "journal", log=(), until=END, last="5d")
+    steps = {name: STAGES[name] for name in ("join", "prepare")}
+    steps |= {"labels": lambda *_: {"passed": False, "gates": []}, "train": lambda *_: {}}
+    assert retrain(options, steps) == 1
+    figures = RunRecord.read(root / "work" / "2").stages["prepare"]
+    log = root / "work" / "joined" / "impressions"
+    since = read_until(END) - 5 * 24 * HOUR_MS
+    recent = pl.read_parquet(log / "*.parquet").filter(pl.col("timestamp") >= since)
+    lists = sum(counts["requests"] for counts in figures.values() if isinstance(counts, dict))
+    assert 0 < lists == recent["request_id"].n_unique() < LISTS
+    with pytest.raises(RetrainError, match="--last: the latest joined part begins at 20231119T"):
+        latest_parts([log], since + 4 * 24 * HOUR_MS)
 
 
 def test_lists_that_are_cut_at_the_last_click_are_refused(root):

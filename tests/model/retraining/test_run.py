@@ -14,7 +14,7 @@ from model.retraining.errors import RetrainError
 from model.retraining.plan import make_plan, next_version, share_of
 from model.retraining.record import RECORD, RunRecord
 from model.retraining.run import LOCK, STAGES, exclusive, retrain
-from model.retraining.stages import bundle_of
+from model.retraining.stages import DATA, bundle_of
 from service.engine.contract import BundleError
 from service.models.store import ServingConfig
 from tests.support.logs import digest_tree
@@ -111,8 +111,11 @@ def test_an_unfinished_run_refuses_other_options_until_it_is_abandoned(root, cap
         retrain(options_of(root), steps)
     with pytest.raises(RetrainError, match=r"--epochs: must be 1 as in the unfinished run .*got 2"):
         retrain(options_of(root, epochs=2), steps)
+    data = root / "work" / "2" / DATA
+    data.mkdir()
     with pytest.raises(RetrainError, match="stopped here"):
         retrain(options_of(root, epochs=2, abandon=True), steps)
+    assert not data.exists()  # lists of users
     assert [RunRecord.read(root / "work" / v).outcome for v in "23"] == ["abandoned", None]
 
 
