@@ -34,7 +34,9 @@ class Retrain:
     name: str | None = None
     """Model of the store. Required if it has several."""
     checkpoint: Path | None = None
-    """Training run of the active bundle. By default the run below --work that made it."""
+    """Training run of the first bundle, of which --work has no run. Pass it every night: it is
+    passed over while a bundle of another run is active. By default runs below --work alone, and
+    those that they continued."""
     items: Paths = ()
     """Files of item features, as for `prepare impressions`."""
     users: Paths = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from model.data.join.options import read_until
 from model.data.log_splits import to_iso
 from model.data.schemas import load_schema
-from model.learning.checkpoint import CHECKPOINT, read_state
+from model.learning.checkpoint import CHECKPOINT, CheckpointError, read_state
 from model.retraining.commands import Retrain
 from model.retraining.errors import RetrainError
 from model.served import choose_model, manifest_digest
@@ -53,15 +53,18 @@ class Plan:
         return dataclasses.asdict(self)
 
 
-def make_plan(options: Retrain, now_ms: int) -> Plan:
-    """Return the plan of a new run. Raises RetrainError, BundleError or DataError."""
+def make_plan(options: Retrain, now_ms: int, earlier: Sequence[Plan] = ()) -> Plan:
+    """Return the plan of a new run. Raises RetrainError, BundleError or DataError.
+
+    earlier: plans of the runs below --work.
+    """
     check_options(options)
     refuse_cut_lists(options)
     name = choose_model(options.models, options.name)
     directory = options.models / name
     champion = ServingConfig.read(directory).active
     manifest = Manifest.read(directory / champion)
-    checkpoint = checkpoint_of(manifest, options)
+    checkpoint = checkpoint_of(manifest, options, earlier)
     return Plan(
         name=name,
         champion=champion,
@@ -131,29 +134,44 @@ def texts_of(options: Retrain) -> dict[str, str]:
     }
 
 
-def checkpoint_of(manifest: Manifest, options: Retrain) -> Path:
-    """Return the finished run that a bundle was exported from. Raises RetrainError."""
+def checkpoint_of(manifest: Manifest, options: Retrain, earlier: Sequence[Plan]) -> Path:
+    """Return the finished run that a bundle was exported from. Raises RetrainError.
+
+    One command serves every night: --checkpoint counts while the bundle that it names is active,
+    and is passed over once another run is that of the active bundle.
+    """
+    for run in checkpoints(options, earlier):
+        if difference_to(manifest, run) is None:
+            return run
     bundle = f"{manifest.name}/{manifest.version}"
-    if options.checkpoint is not None:
-        difference = difference_to(manifest, options.checkpoint)
-        if difference is not None:
-            raise RetrainError(
-                f"--checkpoint: must be the run of the active bundle {bundle}; "
-                f"{options.checkpoint} has another {difference}"
-            )
-        return options.checkpoint
-    for path in sorted(options.work.glob(f"*/{TRAINING}/{CHECKPOINT}")):
-        if difference_to(manifest, path.parent) is None:
-            return path.parent
+    if options.checkpoint is None:
+        raise RetrainError(
+            f"--checkpoint: {options.work} has no run of the active bundle {bundle}; name the "
+            "directory that `python -m model train` wrote"
+        )
     raise RetrainError(
-        f"--checkpoint: {options.work} has no run of the active bundle {bundle}; name the "
-        "directory that `python -m model train` wrote"
+        f"--checkpoint: must be the run of the active bundle {bundle}, which {options.work} has "
+        f"not; {options.checkpoint} has {difference_to(manifest, options.checkpoint)}"
     )
 
 
+def checkpoints(options: Retrain, earlier: Sequence[Plan]) -> Iterator[Path]:
+    """Yield the directories that may hold the run of the active bundle.
+
+    After a rejection or a roll-back, the active version is still one that an earlier run continued.
+    """
+    if options.checkpoint is not None:
+        yield options.checkpoint
+    yield from (path.parent for path in sorted(options.work.glob(f"*/{TRAINING}/{CHECKPOINT}")))
+    yield from sorted({Path(plan.checkpoint) for plan in earlier})
+
+
 def difference_to(manifest: Manifest, run: Path) -> str | None:
-    """Return the entry of `training` by which a bundle is not from a run, None if it is."""
-    state = read_state(run)
+    """Return the reason for which a bundle is not from a run, None if it is."""
+    try:
+        state = read_state(run)
+    except CheckpointError as error:
+        return f"no checkpoint ({error})"
     of_run = {
         "config": state.config.to_json(),
         "validation": state.validation,
@@ -162,7 +180,7 @@ def difference_to(manifest: Manifest, run: Path) -> str | None:
     }
     for name, value in of_run.items():
         if manifest.training.get(name) != value:
-            return name
+            return f"another {name}"
     return None
 
 

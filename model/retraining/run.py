@@ -130,13 +130,19 @@ def unfinished(options: Retrain) -> RunRecord | None:
     return None
 
 
+def new_plan(options: Retrain) -> Plan:
+    """Return the plan of a run that begins now. Raises the errors of `make_plan`."""
+    earlier = [record.plan for record in records_in(options.work)]
+    return make_plan(options, time.time_ns() // 1_000_000, earlier)
+
+
 def begin(options: Retrain) -> RunRecord:
     """Write the plan of a new run in a directory of its own.
 
     Raises CanaryError without a trace if its candidate could not be published now: a run that
     waits for the end of an experiment would learn from old decisions then.
     """
-    plan = make_plan(options, time.time_ns() // 1_000_000)
+    plan = new_plan(options)
     publication(options.models / plan.name, plan, share_of(options.promote))
     directory = options.work / plan.version
     building = options.work / f".{plan.version}.building"
@@ -181,7 +187,7 @@ def headline(plan: Plan) -> str:
 def print_plan(options: Retrain, steps: Mapping[str, Stage]) -> None:
     """Print all that a run would do. Raises RetrainError like a run."""
     record = None if options.abandon else unfinished(options)
-    plan = record.plan if record else make_plan(options, time.time_ns() // 1_000_000)
+    plan = record.plan if record else new_plan(options)
     finished = record.stages if record else {}
     print(f"{options.work / plan.version}: {headline(plan)}")
     for name in steps:

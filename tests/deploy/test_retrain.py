@@ -1,6 +1,7 @@
 """The manifests of retraining and experiments, and the commands that they start."""
 
 import copy
+import itertools
 from pathlib import Path
 
 import kubernetes_validate
@@ -51,6 +52,16 @@ def test_a_job_starts_its_command_with_options_that_exist(name):
     assert PUBLISHED not in rule["onExitCodes"]["values"]
     volumes = {volume["name"] for volume in job["template"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+
+
+def test_a_nightly_run_finds_the_first_training_the_items_and_a_configuration_on_the_claim():
+    job = read("retrain")["spec"]["jobTemplate"]["spec"]
+    options = parse(job["template"]["spec"]["containers"][0]["args"])
+    paths = [options.checkpoint, options.config, *itertools.chain(*options.items)]
+    assert len(paths) == 3
+    assert {path.parent for path in paths} == {Path("/loop")}
+    page = (ROOT / "docs" / "retrain.md").read_text("utf-8")
+    assert all(f"| `{path.name}" in page for path in paths)
 
 
 def test_the_network_policy_selects_the_pods_of_both_jobs():

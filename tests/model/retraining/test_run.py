@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -44,15 +45,26 @@ def test_the_report_has_gates_and_plots_and_refers_to_no_other_file(finished):
     assert not re.search(r"(src|href)=.http", text)
 
 
-def test_the_next_run_continues_the_run_of_the_version_that_is_active_then(finished, tmp_path):
+@pytest.mark.parametrize("names_the_first", [True, False])
+def test_one_command_serves_the_nights_after_a_rejection_a_promotion_and_a_roll_back(
+    finished, tmp_path, names_the_first
+):
     root = tmp_path / "root"
     shutil.copytree(finished, root, symlinks=True)
-    ServingConfig("2").write(root / "models" / "sale")
-    options = options_of(root, checkpoint=None, dry_run=True)
-    assert retrain(options) == 0
-    ServingConfig("1").write(root / "models" / "sale")
-    with pytest.raises(RetrainError, match="has no run of the active bundle sale/1"):
-        retrain(options)
+    more = {"checkpoint": root / "first" if names_the_first else None, "promote": "canary:0.1"}
+    steps = {"labels": reject, "train": stop}
+    continued = []
+    for version, active in (("3", "1"), ("4", "1"), ("5", "2"), ("6", "2"), ("7", "1")):
+        ServingConfig(active).write(root / "models" / "sale")
+        assert retrain(options_of(root, **more), steps) == 1
+        record = RunRecord.read(root / "work" / version)
+        assert record.outcome == "rejected"
+        continued.append(Path(record.plan.checkpoint).resolve())
+    first, second = (root / "first").resolve(), (root / "work" / "2" / "training").resolve()
+    assert continued == [first, first, second, second, first]
+
+
+PERMUTED = pl.col("label").shuffle(seed=1).over("request_id")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +94,10 @@ def test_a_log_with_wrong_labels_is_rejected_before_anything_is_trained_on_it(
     assert "<h1>sale/2: rejected</h1>" in text
     assert "<strong>Failed: labels.</strong>" in text
     assert {path.name for path in (root / "work" / "2").iterdir()} == {RECORD, "report.html"}
+
+
+def reject(record, options, lock):
+    return {"passed": False, "gates": []}
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(root, capsys):
@@ -163,8 +179,12 @@ def test_a_wrong_option_is_refused_with_rule_and_value(root, fields, message):
 
 
 def test_a_checkpoint_of_another_bundle_is_refused(root, smoke_run):
-    with pytest.raises(RetrainError, match=r"the run of the active bundle sale/1; .*config"):
+    with pytest.raises(
+        RetrainError, match=r"the run of the active bundle sale/1, .*another config"
+    ):
         retrain(options_of(root, checkpoint=smoke_run))
+    with pytest.raises(RetrainError, match=r"sale/1, .* has no checkpoint \(.*no such file"):
+        retrain(options_of(root, checkpoint=root / "none"))
 
 
 def test_the_command_takes_several_files_of_a_log(root, capsys):
