@@ -111,9 +111,8 @@ class Learner:
             "--until", iso(now), "--wait", WAIT, "--part", PART, "--margin", self.scale.margin,
             "--slowdown", SLOWDOWN, "--promote", f"canary:{self.scale.share:g}",
             "--entropy-quantile", self._quantile,  # as of the first model
+            "--checkpoint", self.first / RUN,
         ]  # fmt: skip
-        if json.loads(self.serving.read_text("utf-8"))["active"] == "1":
-            words += ["--checkpoint", self.first / RUN]
         # Another run would begin behind one that ended before its kill.
         if not self._kills_left or self._run_until_kill(served, words, day):
             self._run(served, words, None)
