@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -62,7 +63,8 @@ class AdminApi:
         name = self._model_name(request)
         try:
             await self._fleet.sync_with_store(name)
-            self._fleet.roll_back(name, "requested by an admin")
+            # A response that is cancelled must not cancel the write.
+            await asyncio.shield(self._fleet.roll_back(name, "requested by an admin"))
         except BundleError as error:
             raise Conflict(str(error)) from None
         except NotReady as error:

@@ -48,8 +48,8 @@ class Deployment:
 class ServedModel:
     """The deployments of one model by version.
 
-    previous: the deployment that a rollback activates; rejected: a config in the store that was
-    rolled back but could not be replaced there, so that it is not followed again.
+    previous: the deployment that a rollback activates; rejected: a config that was rolled back and
+    is not replaced in the store, or not yet, so that it is not followed again.
     """
 
     config: ServingConfig

@@ -30,7 +30,7 @@ from service.models.deployment import (
     lower_thread_priority,
     open_steps,
 )
-from service.models.store import ServingConfig, exclusive_config, in_canary, stamp_of
+from service.models.store import ServingConfig, in_canary, stamp_of
 from service.models.versions import SERVING, scan_store
 from service.settings import Settings
 
@@ -56,6 +56,7 @@ class Fleet:
         self._looks: set[asyncio.Task[None]] = set()
         self._draining: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
+        self._writing = asyncio.Lock()  # held while the store is written, in the order of changes
         self._ignored: frozenset[Path] = frozenset()  # directories of the store, already logged
         self._refused: dict[str, tuple[Any, ...]] = {}  # by model, the stamp of its refused files
         # onnxruntime's threads would inherit the priority of the thread that creates them.
@@ -171,10 +172,10 @@ class Fleet:
         ):
             self.roll_back(deployment.manifest.name, "failures")
 
-    def roll_back(self, name: str, reason: str) -> ServingConfig:
-        """Activate the previous deployment again and write that to the store.
+    def roll_back(self, name: str, reason: str) -> asyncio.Task[None]:
+        """Activate the previous deployment again, and return the task that writes it to the store.
 
-        Raises NotReady if there is no previous deployment.
+        Requests need not wait for the task. Raises NotReady if there is no previous deployment.
         """
         model = self.models[name]
         previous, rejected = model.previous, model.config
@@ -190,26 +191,35 @@ class Fleet:
         batcher = Batcher(previous.session, self._metrics, self._settings, previous.forecast)
         batcher.start()
         deployment = Deployment(previous.session, batcher, previous.forecast)
-        current = ServedModel(config, {version: deployment})
+        # The store still has the rejected config; do not follow it again.
+        current = ServedModel(config, {version: deployment}, rejected=rejected)
         self._swap(name, current)
         self._metrics.changes.labels(name, "rolled_back").inc()
-        try:
-            self._persist(name, config)
-        except BundleError as error:
-            current.rejected = rejected  # the store still has it; do not follow it again
-            logger.error("model %s: %s", name, error)
-        return config
+        task = asyncio.get_running_loop().create_task(self._persist_rollback(name, current))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+        return task
 
-    def _persist(self, name: str, config: ServingConfig) -> None:
-        """Write a config to the store, for other workers and the next start. Raises BundleError."""
+    async def _persist_rollback(self, name: str, model: ServedModel) -> None:
+        try:
+            await self._persist(name, model.config)
+            model.rejected = None
+        except BundleError as error:
+            logger.error("model %s: %s", name, error)
+
+    async def _persist(self, name: str, config: ServingConfig) -> None:
+        """Write a config to the store, for other workers and the next start. Raises BundleError.
+
+        A thread waits for the lock of the store, and requests go on meanwhile.
+        """
         if self._store is None:
             return
-        try:
-            with exclusive_config(self._store / name):
-                config.write(self._store / name)
-        except OSError as error:
-            path = self._store / name / SERVING
-            raise BundleError(f"{path}: cannot be written ({error.strerror})") from None
+        async with self._writing:
+            try:
+                await asyncio.to_thread(config.write_exclusively, self._store / name)
+            except OSError as error:
+                path = self._store / name / SERVING
+                raise BundleError(f"{path}: cannot be written ({error.strerror})") from None
 
     def record_refusal(self, name: str, error: Exception) -> None:
         """Count and log a config that was refused."""
@@ -235,10 +245,10 @@ class Fleet:
             for version in missing:
                 load = functools.partial(self._load_version, name, version)
                 loaded[version] = await loop.run_in_executor(self._loader, load)
-            if self.models.get(name) is not model:  # a rollback closed the deployments
-                raise BundleError(f"{name}: rolled back while {config} was loaded; try again")
+            self._refuse_after_rollback(name, model, config)
             if persist:
-                self._persist(name, config)
+                await self._persist(name, config)
+                self._refuse_after_rollback(name, model, config)  # which is written after it
             if model is not None and model.config == config:
                 return
             for version in missing:
@@ -250,6 +260,13 @@ class Fleet:
             self._swap(name, ServedModel(config, deployments, previous))
             self._metrics.changes.labels(name, "changed").inc()
             logger.info("model %s: serving %s", name, config)
+
+    def _refuse_after_rollback(
+        self, name: str, model: ServedModel | None, config: ServingConfig
+    ) -> None:
+        """Raise BundleError if a rollback has closed the deployments of a model meanwhile."""
+        if self.models.get(name) is not model:
+            raise BundleError(f"{name}: rolled back while {config} was loaded; try again")
 
     def _swap(self, name: str, model: ServedModel) -> None:
         """Replace the deployments of a model between two requests: nothing is awaited here."""
@@ -329,7 +346,9 @@ class Fleet:
         """
         if self._store is None:
             return
-        model, config = self.models.get(name), ServingConfig.read(self._store / name)
+        async with self._writing:  # what this process has yet to write is not undone
+            config = ServingConfig.read(self._store / name)
+        model = self.models.get(name)
         if model is None or config not in (model.config, model.rejected):
             await self.change(name, config)
 

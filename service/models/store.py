@@ -97,7 +97,7 @@ class ServingConfig:
         return cls(body.active, canary.version if canary else None, share, body.shadow)
 
     def write(self, directory: Path) -> None:
-        """Replace `serving.json` atomically; hold `exclusive_config` beside other processes."""
+        """Write `serving.json` atomically; hold `exclusive_config` beside other processes."""
         payload: dict[str, Any] = {"active": self.active}
         if self.canary is not None:
             payload["canary"] = {"version": self.canary, "share": self.share}
@@ -106,6 +106,11 @@ class ServingConfig:
         building = directory / f".{SERVING}.{os.getpid()}"
         building.write_text(json.dumps(payload) + "\n", encoding="utf-8")
         os.replace(building, directory / SERVING)
+
+    def write_exclusively(self, directory: Path) -> None:
+        """Write `serving.json` with the lock. Raises as `exclusive_config`, for which it waits."""
+        with exclusive_config(directory):
+            self.write(directory)
 
     def versions(self) -> set[str]:
         """Return the versions that must be loaded."""
@@ -117,7 +122,7 @@ def exclusive_config(directory: Path) -> Iterator[None]:
     """Hold the lock under which `serving.json` of a model is read and replaced.
 
     Service, `retrain` and `experiment` take it, so that none undoes a change of another. Hold it
-    for no longer than that, because the service waits for it between two batches.
+    for no longer than that. It ends with the process, and its file stays.
 
     Raises:
         BundleError: another process holds the lock for LOCK_WAIT_S.

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from service.models.store import ServingConfig
+from service.models import store as stores
+from service.models.store import ServingConfig, exclusive_config
 from tests.support.stores import (
     admin_request,
     copy_bundle,
@@ -23,6 +24,10 @@ CHANGES = 'rerank_model_changes_total{name="ranklens",outcome="%s"}'
 
 def broken_run(rows):
     raise RuntimeError("this version cannot")
+
+
+def stored_version(pair):
+    return ServingConfig.read(pair / "ranklens").active
 
 
 def fail(client, times):
@@ -52,7 +57,7 @@ def test_a_new_version_that_fails_too_often_is_rolled_back(pair, failures, rolle
         expected = "1" if rolled_back else "2"
         assert served_version(client) == expected
         assert metric_value(client, CHANGES % "rolled_back") == float(rolled_back)
-        assert ServingConfig.read(pair / "ranklens") == ServingConfig(expected)
+        wait_until(lambda: stored_version(pair) == expected)
         time.sleep(0.1)  # the watcher does not activate it again
         assert served_version(client) == expected
 
@@ -89,6 +94,7 @@ def test_a_version_that_was_rolled_back_is_served_when_the_store_names_it_again(
         fleet.models["ranklens"].active.session.run = broken_run
         fail(client, 1)
         assert served_version(client) == "1"
+        wait_until(lambda: stored_version(pair) == "1")
         ServingConfig("2").write(pair / "ranklens")  # it is loaded again
         wait_until(lambda: served_version(client) == "2")
 
@@ -124,7 +130,51 @@ def test_a_change_that_loads_during_a_rollback_is_refused(pair):
         thread.join()
         assert responses[0].status_code == 409
         assert {served_version(client, user=f"u{i}") for i in range(8)} == {"1"}
-        assert ServingConfig.read(pair / "ranklens") == ServingConfig("1")
+        wait_until(lambda: ServingConfig.read(pair / "ranklens") == ServingConfig("1"))
+
+
+def test_lists_are_answered_while_another_process_holds_the_lock_of_the_store(pair, monkeypatch):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 120.0)
+    with store_server(pair, watch_s=0.02, rollback_failures=1) as (client, fleet):
+        with exclusive_config(pair / "ranklens"):
+            responses = []
+            thread = threading.Thread(
+                target=lambda: responses.append(
+                    admin_request(client, "PUT", ROUTE, json={"active": "2"})
+                )
+            )
+            thread.start()
+            wait_until(fleet._writing.locked)
+            assert served_version(client) == "1"
+        thread.join()
+        assert responses[0].is_success
+        with exclusive_config(pair / "ranklens"):
+            fleet.models["ranklens"].active.session.run = broken_run
+            fail(client, 1)
+            time.sleep(0.1)  # the watcher does not activate it again
+            assert (served_version(client), stored_version(pair)) == ("1", "2")
+        wait_until(lambda: stored_version(pair) == "1")
+        assert served_version(client) == "1"
+
+
+def test_a_change_that_is_written_during_a_rollback_is_refused_and_replaced(pair, monkeypatch):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 120.0)
+    payload = {"active": "2", "shadow": "1"}
+    with store_server(pair, watch_s=0, rollback_failures=1) as (client, fleet):
+        assert admin_request(client, "PUT", ROUTE, json={"active": "2"}).is_success
+        with exclusive_config(pair / "ranklens"):
+            responses = []
+            thread = threading.Thread(
+                target=lambda: responses.append(admin_request(client, "PUT", ROUTE, json=payload))
+            )
+            thread.start()
+            wait_until(fleet._writing.locked)
+            fleet.models["ranklens"].active.session.run = broken_run
+            fail(client, 1)
+        thread.join()
+        assert responses[0].status_code == 409
+        assert served_version(client) == "1"
+        wait_until(lambda: ServingConfig.read(pair / "ranklens") == ServingConfig("1"))
 
 
 def test_adding_a_shadow_does_not_restart_the_probation_of_the_active_version(pair):
