@@ -15,6 +15,8 @@ from service.engine.rows import Row
 # Golden requests must decode alike on any machine: none has a choice or gate closer than this.
 GOLDEN_MARGIN = 1e-3
 TRIES = 100  # requests drawn for each golden one
+# User id of golden requests. A bundle outlives the deletion of a user, so none is of the data.
+GOLDEN_USER = "user"
 
 
 def is_clear_of_ties(trained: Trained, row: Row) -> bool:
@@ -36,7 +38,7 @@ def golden(trained: Trained, requests: RequestSampler, count: int = 8) -> list[d
     entries: list[dict[str, Any]] = []
     for _ in range(TRIES * count):
         size = int(draw.integers(1, min(60, trained.config.max_candidates) + 1))
-        candidates = requests.draw(size, draw)
+        candidates = requests.draw(size, draw).with_values(user_id=GOLDEN_USER)
         row = row_of(trained, candidates, trained.config.reasoning.budget, trained.threshold)
         if not is_clear_of_ties(trained, row):
             continue

@@ -12,7 +12,7 @@ import numpy as np
 
 from export.agreement import closeness
 from export.draws import BundleSampler
-from export.golden import GOLDEN_MARGIN, TRIES
+from export.golden import GOLDEN_MARGIN, GOLDEN_USER, TRIES
 from export.verify import VerificationError
 from service.engine.features.candidates import CandidateList
 from service.engine.rows import Row
@@ -94,7 +94,8 @@ def decoded_requests(
     longest = min(60, session.manifest.max_candidates)
     entries: list[dict[str, Any]] = []
     for _ in range(TRIES * len(kinds)):
-        candidates = sampler.draw(int(draw.integers(1, longest + 1)), draw)
+        size = int(draw.integers(1, longest + 1))
+        candidates = sampler.draw(size, draw).with_values(user_id=GOLDEN_USER)
         request = kinds[len(entries)](session, candidates, draw)
         row = session.golden_row(request)
         if not is_clear_of_ties(session, row):

@@ -12,6 +12,7 @@ import torch
 
 from export import bundle
 from export.cases import RequestSampler
+from export.golden import GOLDEN_USER
 from export.verify import LOGPROB_TOLERANCE, VerificationError, verify
 from model.data.dataset import Dataset
 from model.learning import checkpoint
@@ -158,6 +159,7 @@ features:
   - {name: like_rate, of: item, kind: statistic, half_life: 1d}
   - {name: price, of: candidate, kind: number, required: true}
   - {name: hour, of: context, kind: category, required: true}
+  - {name: user_id, of: user, kind: identifier, required: true}
 """)
     run = [sys.executable, "-m", "model", "prepare", "impressions", "--log", "log.parquet",
            "--schema", "schema.yaml", "--out", "data"]  # fmt: skip
@@ -172,6 +174,9 @@ features:
     replayed = json.loads((out / "golden.json").read_text())[0]["request"]
     assert set(replayed["candidates"][0]["features"]) == {"price", "like_rate"}
     assert set(replayed["context"]) == {"hour"}
+    for name in ("golden.json", "golden.intent.json"):  # of users who may be deleted
+        golden = json.loads((out / name).read_text())
+        assert {entry["request"]["user"]["id"] for entry in golden} == {GOLDEN_USER}
     assert outcome["offline_metrics"] == evaluate(session, tmp_path / "data")
     check_moment(session, prepared.filter(pl.col("split") == "train"))
 
