@@ -34,7 +34,8 @@ class Plan:
     Args:
         name: of the model in the store.
         champion: active version; digest: SHA-256 of its manifest.
-        checkpoint: training run of the champion, which is continued.
+        checkpoint: training run of the champion, which is continued; absolute, so that a run that
+            begins in another working directory finds it.
         version: of the candidate.
         until: ISO 8601, the last moment of decisions.
         options: of the command, as text; a resumed run must have the same.
@@ -69,7 +70,7 @@ def make_plan(options: Retrain, now_ms: int, earlier: Sequence[Plan] = ()) -> Pl
         name=name,
         champion=champion,
         digest=manifest_digest(directory / champion),
-        checkpoint=checkpoint.as_posix(),
+        checkpoint=checkpoint.absolute().as_posix(),
         version=next_version(directory, options.work),
         until=to_iso(now_ms if options.until is None else read_until(options.until)),
         options=texts_of(options),

@@ -37,6 +37,11 @@ def serving(root):
     return ServingConfig.read(root / "models" / "sale")
 
 
+def reject(record, options, lock):
+    """Stand in for a stage of gates, one of which fails."""
+    return {"passed": False, "gates": []}
+
+
 def export_here(record, options, lock):
     """Export in the process of the test: a new one would spend its time on imports."""
     from export import bundle

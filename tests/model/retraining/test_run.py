@@ -19,7 +19,7 @@ from model.retraining.stages import DATA, bundle_of
 from service.engine.contract import BundleError
 from service.models.store import ServingConfig
 from tests.support.logs import digest_tree
-from tests.support.retraining import options_of, serving
+from tests.support.retraining import options_of, reject, serving
 
 
 def test_a_candidate_that_passes_becomes_the_shadow_and_the_active_version_stays(finished):
@@ -94,10 +94,6 @@ def test_a_log_with_wrong_labels_is_rejected_before_anything_is_trained_on_it(
     assert "<h1>sale/2: rejected</h1>" in text
     assert "<strong>Failed: labels.</strong>" in text
     assert {path.name for path in (root / "work" / "2").iterdir()} == {RECORD, "report.html"}
-
-
-def reject(record, options, lock):
-    return {"passed": False, "gates": []}
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(root, capsys):
@@ -185,6 +181,12 @@ def test_a_checkpoint_of_another_bundle_is_refused(root, smoke_run):
         retrain(options_of(root, checkpoint=smoke_run))
     with pytest.raises(RetrainError, match=r"sale/1, .* has no checkpoint \(.*no such file"):
         retrain(options_of(root, checkpoint=root / "none"))
+
+
+def test_the_plan_has_the_path_of_the_training_for_any_working_directory(root, monkeypatch):
+    monkeypatch.chdir(root)
+    plan = make_plan(options_of(root, checkpoint=Path("first")), 0)
+    assert Path(plan.checkpoint) == root / "first"
 
 
 def test_the_command_takes_several_files_of_a_log(root, capsys):
