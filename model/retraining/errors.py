@@ -11,5 +11,9 @@ class CanaryError(RetrainError):
     """The store has another canary, whose experiment must end first."""
 
 
+class UnsettledError(RetrainError):
+    """No list that a run could learn from has its feedback yet; a run that begins later has."""
+
+
 class SupersededError(RetrainError):
     """The store serves another active version than the one that the run began with."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from model.retraining import stages
 from model.retraining.commands import Retrain
-from model.retraining.errors import CanaryError, RetrainError, SupersededError
+from model.retraining.errors import CanaryError, RetrainError, SupersededError, UnsettledError
 from model.retraining.plan import Plan, check_options, make_plan, share_of, texts_of
 from model.retraining.publish import publication, publish
 from model.retraining.record import RunRecord, records_in
@@ -63,7 +63,12 @@ def retrain_alone(options: Retrain, steps: Mapping[str, Stage], lock: int) -> st
         abandon(options)
     record = unfinished(options) or begin(options)
     print(f"{record.directory}: {headline(record.plan)}")
-    outcome = carry_out(record, options, steps, lock)
+    try:
+        outcome = carry_out(record, options, steps, lock)
+    except UnsettledError:
+        # It keeps its last moment of decisions, and would be refused every night.
+        shutil.rmtree(record.directory)
+        raise
     write_report(record, outcome)
     if not options.keep_data:
         remove_data(record, outcome)

@@ -14,7 +14,7 @@ from model.data.commands import PrepareImpressions
 from model.data.layout import SPLITS
 from model.learning.commands import Train
 from model.retraining.commands import Retrain
-from model.retraining.errors import RetrainError
+from model.retraining.errors import RetrainError, UnsettledError
 from model.retraining.gates import Limits, judge_candidate, judge_log
 from model.retraining.plan import TRAINING
 from model.retraining.record import RunRecord
@@ -27,7 +27,7 @@ def join(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     """Bring the joined log of the journal up to the end of the run, or take the log as it is.
 
     Joined lists of the champion are compared with those that it served, as by `model join --check`.
-    Raises RetrainError if no list is settled, and DataError like `python -m model join`.
+    Raises UnsettledError if no list is settled, and DataError like `python -m model join`.
     """
     from model.data.join.checking import ServedBundle
     from model.data.join.joining import join as join_journal
@@ -47,7 +47,7 @@ def join(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     )
     if not any((out / IMPRESSIONS).glob("*.parquet")):
         reasons = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
-        raise RetrainError(
+        raise UnsettledError(
             f"{options.journal}: must have a list whose feedback is settled, got none "
             f"({reasons or 'no record'}); parts of --part are joined --wait after their end"
         )
@@ -72,7 +72,7 @@ def forget_deleted_users(options: Retrain) -> None:
 def prepare(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
     """Prepare the log, split by time: the latest lists are those of the gates.
 
-    Raises RetrainError if --last leaves no list.
+    Raises UnsettledError if --last leaves no list.
     """
     from model.data.join.options import read_until
 
@@ -93,7 +93,7 @@ def prepare(record: RunRecord, options: Retrain, lock: int) -> dict[str, Any]:
 def latest_parts(joined: Sequence[Path], since: int) -> tuple[Path, ...]:
     """Return the files of a joined log whose parts begin at a time in ms or later.
 
-    Raises RetrainError if there are none.
+    Raises UnsettledError if there are none.
     """
     from model.data.join.options import part_name
 
@@ -101,7 +101,7 @@ def latest_parts(joined: Sequence[Path], since: int) -> tuple[Path, ...]:
     latest = tuple(file for file in files if file.stem >= part_name(since))
     if not latest:
         newest = files[-1].stem if files else "never"
-        raise RetrainError(
+        raise UnsettledError(
             f"--last: the latest joined part begins at {newest}, before {part_name(since)}; parts "
             "of --part are joined --wait after their end"
         )

@@ -21,7 +21,7 @@ from service.models.store import ServingConfig, in_canary
 from tests.support.drift import traffic
 from tests.support.experiments import BEGIN, HOUR_MS
 from tests.support.journals import write_segment
-from tests.support.retraining import IN_PROCESS, linked, options_of, serving
+from tests.support.retraining import IN_PROCESS, linked, options_of, reject, serving
 
 LISTS, USERS = 600, 50
 MINUTE_MS = HOUR_MS // 60
@@ -139,7 +139,7 @@ def test_a_window_of_time_leaves_older_parts_out(learned, champion, tmp_path):
     write_segment(root / "journal", learned[1])
     options = options_of(root, journal=root / "journal", log=(), until=END, last="5d")
     steps = {name: STAGES[name] for name in ("join", "prepare")}
-    steps |= {"labels": lambda *_: {"passed": False, "gates": []}, "train": lambda *_: {}}
+    steps |= {"labels": reject, "train": STAGES["train"]}
     assert retrain(options, steps) == 1
     figures = RunRecord.read(root / "work" / "2").stages["prepare"]
     log = root / "work" / "joined" / "impressions"
@@ -160,8 +160,11 @@ def test_lists_that_are_cut_at_the_last_click_are_refused(root):
         retrain(options)
 
 
-def test_a_journal_whose_lists_are_not_settled_is_refused(root):
+def test_a_journal_is_refused_until_it_has_lists_whose_feedback_is_settled(root):
     write_journal(root, 3)
     options = options_of(root, journal=root / "journal", log=(), until="2023-11-14T23:00:00Z")
+    steps = {"join": STAGES["join"], "labels": reject, "train": STAGES["train"]}
     with pytest.raises(RetrainError, match=r"must have a list whose feedback is settled, got none"):
-        retrain(options)
+        retrain(options, steps)
+    assert retrain(dataclasses.replace(options, until=END), steps) == 1
+    assert RunRecord.read(root / "work" / "2").stages["join"]["counts"]["lists"] == 3
