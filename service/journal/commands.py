@@ -115,7 +115,8 @@ class Erase:
     """Seconds to wait for running services to close their files."""
     settle_s: float = SETTLE_S
     """Seconds after which every worker has flushed what it held when a user was deleted. Younger
-    deletions are applied, and once more by the next erasure."""
+    deletions are applied, and once more by the next erasure. State a week, 604800, where a log is
+    joined or a model retrained: both learn of a deletion by its record."""
 
     def execute(self) -> int:
         """Erase users. Raises JournalError or OSError."""

@@ -91,9 +91,10 @@ def forget_since(journal: Path, out: Path) -> int:
         return 0
     with locked(out):
         state = State.read(out)
-        start = 0 if state is None or state.end is None else state.end
+        if state is None or state.end is None:
+            return 0
         erased: dict[str, int] = {}
-        for _, fields in read_fields(spans_of(journal), start, LATEST, "deletions"):
+        for _, fields in read_fields(spans_of(journal), state.end, LATEST, "deletions"):
             if fields.get("kind") == "erasure":
                 user = fields["user"]
                 erased[user] = max(fields["at"], erased.get(user, 0))

@@ -16,6 +16,7 @@ from model.retraining.record import RunRecord
 from model.retraining.run import STAGES, retrain
 from model.retraining.stages import latest_parts
 from service.engine.session import Session
+from service.journal.erasure import erase
 from service.journal.records import ErasureRecord
 from service.models.store import ServingConfig, in_canary
 from tests.support.drift import traffic
@@ -132,6 +133,19 @@ def test_a_run_that_waits_for_a_canary_forgets_users_whose_deletion_was_recorded
         lists = pl.read_parquet(root / "work" / "joined" / "requests" / "*.parquet")
         assert lists["user_id"].n_unique() == users
     assert "u1" not in set(lists["user_id"])
+
+
+@pytest.mark.parametrize(("settle_s", "users"), [(0.0, USERS), (1e9, USERS - 1)])
+def test_an_erasure_of_the_journal_may_come_before_a_run_if_it_keeps_the_record_of_the_deletion(
+    learned, champion, tmp_path, settle_s, users
+):
+    root = joined_before(learned, champion, tmp_path / "root")
+    ServingConfig("1", "5", SHARE).write(root / "models" / "sale")
+    write_segment(root / "journal", [ErasureRecord("e", BEGIN + 2000 * HOUR_MS, "u1")])
+    erase(root / "journal", (), 0.0, settle_s)
+    assert retrain(options_of(root, journal=root / "journal", log=(), promote="canary:0.1")) == 0
+    lists = pl.read_parquet(root / "work" / "joined" / "requests" / "*.parquet")
+    assert lists["user_id"].n_unique() == users
 
 
 def test_a_window_of_time_leaves_older_parts_out(learned, champion, tmp_path):
