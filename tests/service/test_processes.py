@@ -25,7 +25,7 @@ def values_by_worker(page, name):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_process_has_its_metrics_and_no_metric_a_time_of_creation(workers):
     with serving(BUNDLE, "--workers", str(workers)) as server:
-        assert poll(lambda: metric(server, "rerank_workers") == workers, 10)
+        assert poll(lambda: metric(server, "rerank_workers") == workers, 60)
         page = httpx.get(f"{server.url}/metrics").text
         pids = {"1": server.process.pid}
         if workers == 2:  # the workers' slots are in the order of their start
@@ -70,16 +70,8 @@ def test_the_service_raises_its_limit_of_file_descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     try:
         with serving(BUNDLE, "--workers", "2") as server:
-            assert poll(lambda: both_serve(server), 10)
+            assert poll(lambda: both_serve(server), 60)
             for pid in (server.process.pid, *workers_of(server)):
                 assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == min(hard, 65536)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_an_inherited_directory_of_metrics_has_no_effect(tmp_path, monkeypatch):
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "missing"))
-    with serving(BUNDLE) as server:
-        httpx.post(f"{server.url}/rerank", json={"candidates": ["1", "296"]})
-        assert metric(server, "rerank_request_duration_seconds_count") == 1
-    assert not (tmp_path / "missing").exists()

@@ -19,8 +19,9 @@ from tests.support.processes import metric, poll, workers_of
 from tests.support.stores import copy_bundle
 
 OLD, NEW = "the-old-key-0123456789", "the-new-key-0123456789"
-DRAIN_S = 1.5
 IGNORED = sorted(HANDLED - STOP - RELOAD)
+# The supervisor of several workers treats all stop signals alike.
+STOPPED = [(number, "1") for number in sorted(STOP)] + [(signal.SIGTERM, "2"), (signal.SIGINT, "2")]
 
 
 def status(server, path="/readyz", **headers):
@@ -35,35 +36,31 @@ def test_the_signals_of_the_issue_are_among_the_handled_ones():
     assert signal.SIGSEGV not in HANDLED
 
 
-@pytest.mark.alone
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("number", sorted(STOP), ids=name_of)
-def test_every_stop_signal_drains(number, workers):
-    with serving(BUNDLE, "--workers", workers, drain_s=DRAIN_S) as server:
+@pytest.mark.parametrize(("number", "workers"), STOPPED)
+def test_every_stop_signal_drains_until_a_second_one(number, workers):
+    with serving(BUNDLE, "--workers", workers, drain_s=60) as server:
         server.process.send_signal(number)
-        signalled = time.monotonic()
-        with httpx.Client(base_url=server.url) as client:
-            assert poll(lambda: client.get("/readyz").status_code == 503, DRAIN_S)
+        assert poll(lambda: status(server) == 503, 30)
+        assert poll(lambda: server.process.poll() is not None, 0.5) is None
         assert status(server, "/livez") == 200
-        assert server.process.wait(20) == 0
-        assert time.monotonic() - signalled > DRAIN_S
+        server.process.send_signal(number)
+        assert server.process.wait(30) == 0
         assert f"{name_of(number)} received, stopping" in server.log.read_text()
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_other_signals_are_logged_and_end_no_process(workers):
     with serving(BUNDLE, "--workers", workers) as server:
-        assert poll(lambda: metric(server, "rerank_workers") == int(workers), 10)
+        assert poll(lambda: metric(server, "rerank_workers") == int(workers), 60)
         processes = [server.process.pid, *workers_of(server)]
         for number in IGNORED:
             for pid in processes:
                 os.kill(pid, number)
         names = {name_of(number) for number in IGNORED}
         assert poll(
-            lambda: all(f"{n} received, ignored" in server.log.read_text() for n in names), 5
+            lambda: all(f"{n} received, ignored" in server.log.read_text() for n in names), 30
         )
-        time.sleep(1)
+        time.sleep(0.5)
         assert status(server) == 200
         assert [server.process.pid, *workers_of(server)] == processes
 
@@ -75,7 +72,7 @@ def test_sighup_reads_keys_and_store_again(tmp_path, workers):
     keys.write_text(f"shop:{OLD}\n")
     settings = {"models": store, "api_keys_file": keys, "watch_s": 0}
     with serving(BUNDLE, "--workers", workers, **settings) as server:
-        assert poll(lambda: metric(server, "rerank_workers") == int(workers), 10)
+        assert poll(lambda: metric(server, "rerank_workers") == int(workers), 60)
 
         def ranked_with(key):
             body = {"candidates": ["1", "296"]}
