@@ -1,11 +1,13 @@
 """Environments that real machines and clusters build: empty, foreign, inherited and extreme."""
 
+import functools
 import json
 import os
 import re
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import get_args
 
 import httpx
@@ -37,6 +39,11 @@ def printed(*arguments, **environment):
     return dict(re.findall(r"^(RERANK_\w+)=(.*?)  # ", process.stdout, re.MULTILINE))
 
 
+@functools.cache
+def printed_defaults():
+    return printed()
+
+
 def service_links(name, port_name="http", address="10.96.0.17", port=80):
     """Return the variables that kubelet sets in every pod for a Service of its namespace."""
     prefix, port_name = (text.upper().replace("-", "_") for text in (name, port_name))
@@ -64,7 +71,7 @@ def service_links(name, port_name="http", address="10.96.0.17", port=80):
     ],
 )  # fmt: skip
 def test_service_links_are_ignored_with_one_line(links):
-    assert printed(**links) == printed()
+    assert printed(**links) == printed_defaults()
     process = command("--bundle", "nowhere", **links)
     warning, refusal = process.stderr.splitlines()
     assert json.loads(warning)["level"] == "warning"
@@ -110,14 +117,58 @@ def test_an_empty_option_leaves_the_variable_in_force():
     assert values["RERANK_MODELS"] == "None"
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_service_with_empty_variables_listens_on_127_0_0_1(monkeypatch, workers):
-    for name in DEFAULTS:
-        monkeypatch.setenv(name, "")
-    with serving(BUNDLE, "--workers", workers) as server:
-        assert server.url.startswith("http://127.0.0.1:")
-        ranked = httpx.post(f"{server.url}/rerank", json={"candidates": ["1", "2"]}, timeout=30)
-        assert ranked.status_code == 200
+@pytest.fixture(scope="module")
+def foreign_directory(tmp_path_factory):
+    """Return a directory with the counters of an earlier process."""
+    directory = tmp_path_factory.mktemp("metrics")
+    code = "from prometheus_client import Counter; Counter('rerank_worker_restarts', '').inc(41)"
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    assert list(directory.iterdir())
+    return directory
+
+
+@pytest.fixture(scope="module", params=["1", "2"])
+def served(request, foreign_directory, tmp_path_factory):
+    """Run a service with empty settings, foreign metrics and a temporary directory; record it."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    record = SimpleNamespace(
+        temporary=temporary,
+        unused_since=os.stat(temporary).st_mtime_ns,
+        metrics=sorted(foreign_directory.iterdir()),
+    )
+    variables = {
+        **dict.fromkeys(DEFAULTS, ""),
+        "TMPDIR": str(temporary),
+        "PROMETHEUS_MULTIPROC_DIR": str(foreign_directory),
+        "prometheus_multiproc_dir": str(foreign_directory),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        with serving(BUNDLE, "--workers", request.param) as server:
+            record.url, body = server.url, {"candidates": ["1", "2"]}
+            record.ranked = httpx.post(f"{server.url}/rerank", json=body, timeout=30)
+            record.page = httpx.get(f"{server.url}/metrics", timeout=30).text
+    return record
+
+
+def test_a_service_with_empty_variables_listens_on_127_0_0_1(served):
+    assert served.url.startswith("http://127.0.0.1:")
+    assert served.ranked.status_code == 200
+
+
+def test_a_service_leaves_the_temporary_directory_alone(served):
+    assert list(served.temporary.iterdir()) == []
+    # Nothing came and went either.
+    assert os.stat(served.temporary).st_mtime_ns == served.unused_since
+
+
+def test_metrics_of_an_inherited_directory_are_not_exported(served, foreign_directory):
+    assert re.findall(r"^rerank_list_size_count (\S+)$", served.page, re.M) == ["1.0"]
+    restarts = re.findall(r"^rerank_worker_restarts_total (\S+)$", served.page, re.M)
+    assert restarts in ([], ["0.0"])
+    assert sorted(foreign_directory.iterdir()) == served.metrics
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
@@ -184,17 +235,6 @@ def test_a_single_process_needs_no_temporary_directory():
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_service_leaves_the_temporary_directory_alone(tmp_path, monkeypatch, workers):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    unused = os.stat(tmp_path).st_mtime_ns
-    with serving(BUNDLE, "--workers", workers) as server:
-        httpx.post(f"{server.url}/rerank", json={"candidates": ["1", "2"]}, timeout=30)
-        assert httpx.get(f"{server.url}/metrics").status_code == 200
-    assert list(tmp_path.iterdir()) == []
-    assert os.stat(tmp_path).st_mtime_ns == unused  # nothing came and went either
-
-
 def test_choices_may_be_written_in_capitals():
     values = printed(**{f"RERANK_{name.upper()}": of[-1].upper() for name, of in CHOICES.items()})
     assert len(CHOICES) >= 5
@@ -204,38 +244,12 @@ def test_choices_may_be_written_in_capitals():
     assert (process.returncode, process.stderr.count("\n")) == (2, 1)
 
 
-@pytest.fixture
-def foreign_directory(tmp_path):
-    """Return a directory with the counters of an earlier process."""
-    directory = tmp_path / "metrics"
-    directory.mkdir()
-    code = "from prometheus_client import Counter; Counter('rerank_worker_restarts', '').inc(41)"
-    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
-    assert list(directory.iterdir())
-    return directory
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
-def test_metrics_of_an_inherited_directory_are_not_exported(
-    foreign_directory, monkeypatch, name, workers
-):
-    monkeypatch.setenv(name, str(foreign_directory))
-    before = sorted(foreign_directory.iterdir())
-    with serving(BUNDLE, "--workers", workers) as server:
-        httpx.post(f"{server.url}/rerank", json={"candidates": ["1", "2"]}, timeout=30)
-        page = httpx.get(f"{server.url}/metrics").text
-    assert re.findall(r"^rerank_list_size_count (\S+)$", page, re.M) == ["1.0"]
-    assert re.findall(r"^rerank_worker_restarts_total (\S+)$", page, re.M) in ([], ["0.0"])
-    assert sorted(foreign_directory.iterdir()) == before
-
-
-@pytest.mark.parametrize("value", ["/nowhere/at/all", ""])
-def test_an_inherited_directory_that_is_missing_does_not_matter(monkeypatch, value):
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", value)
+@pytest.mark.parametrize("name", ["missing", ""])
+def test_an_inherited_directory_that_is_missing_does_not_matter(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", name and str(tmp_path / name))
     with serving(BUNDLE) as server:
         assert "rerank_list_size_count 0.0" in httpx.get(f"{server.url}/metrics").text
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("tracing", ["off", "otlp"])
