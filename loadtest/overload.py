@@ -22,6 +22,7 @@ from loadtest.server import serving
 
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 PATIENT_MS = 60_000.0  # deadline that sheds no request while the capacity is measured
+WARM_UP_S, CAPACITY_S = 2.0, 6.0  # of the closed loop that measures the capacity
 GRACE_S = 0.010  # a response may take this long beyond its deadline
 
 
@@ -61,8 +62,8 @@ def measure(options: Overload) -> tuple[dict[str, Any], KeyboardInterrupt | None
     with serving(
         options.bundle, adaptive_budget="false", timeout_ms=PATIENT_MS, **settings
     ) as server:
-        run(closed_loop(server.url, patient, 16, 2.0))
-        warm = run(closed_loop(server.url, patient, 16, 6.0))
+        run(closed_loop(server.url, patient, 16, WARM_UP_S))
+        warm = run(closed_loop(server.url, patient, 16, CAPACITY_S))
         ranked = [s for s in warm if s.budget is not None]
         capacity = len(ranked) / max(s.ended for s in warm)
     with serving(options.bundle, **settings) as server:

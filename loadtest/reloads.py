@@ -25,6 +25,9 @@ from loadtest.results import failures_of, hardware
 from loadtest.scenarios import item_ids
 from loadtest.server import serving
 
+WARM_UP_S = 2.0  # of the closed loop before the first measurement
+TURN_S = 2.0  # of the closed loop, until the changes are made
+
 
 def reload_under_load(options: Reloads) -> int:
     """Measure and write the report; raises KeyboardInterrupt after that if it was interrupted."""
@@ -53,7 +56,7 @@ def measure(options: Reloads) -> tuple[dict[str, Any], KeyboardInterrupt | None]
             options.bundle, f"--models={store}", admin_keys_file=scratch / "keys",
             timeout_ms=10_000,
         ) as server:  # fmt: skip
-            run(closed_loop(server.url, bodies, options.clients, 2.0))
+            run(closed_loop(server.url, bodies, options.clients, WARM_UP_S))
             before = run(closed_loop(server.url, bodies, options.clients, options.seconds))
             stop = threading.Event()
             with ThreadPoolExecutor(1) as thread:
@@ -64,7 +67,7 @@ def measure(options: Reloads) -> tuple[dict[str, Any], KeyboardInterrupt | None]
                 interrupt: KeyboardInterrupt | None = None
                 while not changes.done() and interrupt is None:
                     interrupt = run_until_interrupt(
-                        closed_loop(server.url, bodies, options.clients, 2.0, into=during)
+                        closed_loop(server.url, bodies, options.clients, TURN_S, into=during)
                     )
                 stop.set()
             durations, errors = changes.result()

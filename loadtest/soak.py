@@ -18,6 +18,7 @@ from loadtest.scenarios import lists_with_deadline
 from loadtest.server import serving
 
 TIMEOUT_MS = 1000.0  # of each list; the service caps it at RERANK_TIMEOUT_MS
+WARM_UP_S, CAPACITY_S = 2.0, 6.0  # of the closed loop that measures the capacity
 MINUTE_S = 60.0
 BLOCKS = 10
 MIN_ENTRIES = 2 * BLOCKS + 4  # of which a half has one for each block
@@ -44,8 +45,8 @@ def measure(options: Soak) -> tuple[dict[str, Any], KeyboardInterrupt | None]:
     """
     bodies = lists_with_deadline(options.bundle, options.candidates, TIMEOUT_MS)
     with serving(options.bundle, adaptive_budget="false") as server:
-        run(closed_loop(server.url, bodies, 4, 2.0))
-        warm = run(closed_loop(server.url, bodies, 4, 6.0))
+        run(closed_loop(server.url, bodies, 4, WARM_UP_S))
+        warm = run(closed_loop(server.url, bodies, 4, CAPACITY_S))
         capacity = len(warm) / max(sample.ended for sample in warm)
     samples: list[Sample] = []
     phases = [(options.share * capacity, options.seconds)]

@@ -26,6 +26,7 @@ from loadtest.state.writes import steady_feedback
 BODIES = 500
 READS_PER_S = 100.0
 WRITES_PER_S = 1000
+WARM_UP_S = 1.0  # before the rankings that count
 SETTINGS = {"adaptive_budget": "false", "timeout_ms": 20_000}
 RATE, MEMORY_MB, START_S = 20_000, 300, 10
 
@@ -132,7 +133,7 @@ def offer(
     load_generators: Generators, server: Server, requests: Scenario, options: State
 ) -> RateResult:
     """Offer rankings in an open loop. Raises ServerError if one fails."""
-    load = Load(READS_PER_S, 2 * options.seconds, warmup=1.0)
+    load = Load(READS_PER_S, 2 * options.seconds, warmup=WARM_UP_S)
     result = load_generators.offer(server.url, requests, load)
     if result.failed:
         raise ServerError(f"{server.url}: rankings failed: {dict(result.failures)}")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -85,7 +86,8 @@ def test_bisection_comes_within_its_precision_from_any_start(truth, start):
 
 
 @pytest.mark.alone
-def test_capacity_of_a_service_is_searched_and_reported_as_a_page(tmp_path, capsys):
+def test_capacity_of_a_service_is_searched_and_reported_as_a_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("loadtest.capacity.Bound", partial(Bound, precision=0.5))
     arguments = ["--seconds", "0.4", "--repeats", "1", "--p99-ms", "500", "--out", str(tmp_path)]
     assert run_command("capacity", arguments) in (0, 3)  # 3: the generator was the bottleneck
     report = json.loads((tmp_path / "capacity.json").read_text())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest import soak
+from loadtest import overload, soak
 from loadtest.cli import run_command
 from loadtest.connections import Pool, failure_of
 from loadtest.openloop import Sample, closed_loop, open_loop, run
@@ -60,9 +60,16 @@ def share_slow(samples):
 @pytest.mark.alone
 def test_a_pause_shows_in_every_request_that_was_due_in_it_and_a_closed_loop_hides_it():
     body = [b"{}"]
-    opened = run(pausing(lambda url: open_loop(url, body, [(200, 2.0)], 0), 1.0))
+
+    async def open_loops(*pauses_s):
+        loops = [
+            pausing(lambda url: open_loop(url, body, [(200, 2.0)], 0), pause_s)
+            for pause_s in pauses_s
+        ]
+        return await asyncio.gather(*loops)
+
+    opened, calm = run(open_loops(1.0, 0.0))
     hidden = run(pausing(lambda url: closed_loop(url, body, 1, 2.0), 1.0))
-    calm = run(pausing(lambda url: open_loop(url, body, [(200, 2.0)], 0), 0.0))
     assert share_slow(opened) == pytest.approx(0.4, abs=0.1)  # due in 0.8 of 2 s
     assert share_slow(hidden) < 0.02  # one request of hundreds
     assert share_slow(calm) < 0.02
@@ -125,8 +132,10 @@ def test_a_connection_that_the_service_closed_while_idle_is_not_used_again():
 
 
 @pytest.mark.alone
-def test_every_request_of_an_overload_gets_a_response_and_is_reported(tmp_path):
-    arguments = ["--seconds", "3", "--rest", "2", "--timeout-ms", "500"]
+def test_every_request_of_an_overload_gets_a_response_and_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(overload, "WARM_UP_S", 0.3)
+    monkeypatch.setattr(overload, "CAPACITY_S", 1.5)
+    arguments = ["--seconds", "2", "--rest", "1", "--timeout-ms", "500"]
     assert run_command("overload", [*arguments, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "overload.json").read_text())
     assert report["summary"]["unanswered"] == 0

@@ -6,6 +6,7 @@ from threading import Event
 
 import pytest
 
+from loadtest import reloads
 from loadtest.cli import run_command
 from loadtest.reloads import change_versions
 from loadtest.server import serving
@@ -15,6 +16,13 @@ from tests.support.stub_servers import unused_url
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reloads, "WARM_UP_S", 0.3)
+        patch.setattr(reloads, "TURN_S", 0.5)
+        return measured(tmp_path_factory)
+
+
+def measured(tmp_path_factory):
     out = tmp_path_factory.mktemp("reloads") / "reloads.json"
     arguments = ["--changes", "5", "--pause", "0.1", "--clients", "4", "--seconds", "1"]
     before = {path.name: path.read_bytes() for path in BUNDLE.iterdir()}

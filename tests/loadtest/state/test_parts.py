@@ -6,7 +6,7 @@ import pytest
 
 from loadtest.cli import run_command
 from loadtest.errors import MISSED, PASSED
-from loadtest.state import lookup
+from loadtest.state import load, lookup
 from loadtest.state.logs import Listed
 from loadtest.state.replay import FRESH, IDS, STORE, Replay
 from tests.support.bundles import BUNDLE
@@ -48,7 +48,8 @@ def test_feedback_has_rates_times_and_no_stale_reads(tmp_path):
         assert rows["lmdb", name]["value"] > 0
 
 
-def test_a_load_has_rates_sizes_and_reads_beside_writes(tmp_path):
+def test_a_load_has_rates_sizes_and_reads_beside_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "WARM_UP_S", 0.2)
     rows = run_part(tmp_path, "load", "lmdb")
     names = (
         "state load, users and items", "start until ready", "events written meanwhile",
