@@ -25,7 +25,7 @@ def locust(base, *arguments):
     """Run Locust for some seconds."""
     return run(
         sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless",
-        "--host", base, "-u", "8", "-r", "8", "-t", "4s", "--candidates", "20", "--only-summary",
+        "--host", base, "-u", "8", "-r", "8", "-t", "2s", "--candidates", "20", "--only-summary",
         *arguments,
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ def base(session):
 
 
 def test_the_gate_passes_when_the_bars_are_kept(base):
-    status, output = locust(base, "-u", "20", "-r", "20", "--slo-p99-ms", "5000")
+    status, output = locust(base, "-u", "20", "-r", "20", "-t", "3s", "--slo-p99-ms", "5000")
     assert status == 0, output
     for name in ("ids", "history", "inline", "mixed", "constraints", "explain", "batch", "bad"):
         assert f" {name} " in output
@@ -84,7 +84,7 @@ def test_a_run_with_each_shape_of_load_keeps_its_bars(base, shape):
     ],
 )
 def test_load_tells_wrong_arguments_from_a_missed_bar(arguments, status, message):
-    command = [sys.executable, "-m", "loadtest", "load", "--bundle", str(BUNDLE), "--seconds", "3"]
+    command = [sys.executable, "-m", "loadtest", "load", "--bundle", str(BUNDLE), "--seconds", "2"]
     got, output = run(*command, "--users", "2", "--", *arguments)
     assert got == status, output
     assert message in output

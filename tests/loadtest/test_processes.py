@@ -86,7 +86,7 @@ def test_nothing_is_left_after_sigkill_of_the_load_test(name, tmp_path):
     out = ["--out", str(tmp_path)] if name in ("bench", "overload") else []
     process = start(arguments[0], *out, *arguments[1:])
     family = wait_for_children(process, *children)
-    time.sleep(1.0)  # into the rate
+    time.sleep(0.5)  # into the rate
     family |= descendants(process.pid)
     process.kill()
     process.communicate()
@@ -98,7 +98,7 @@ def test_a_signal_ends_a_rate_under_way_and_all_that_was_started(number, tmp_pat
     arguments, children = COMMANDS["bench"]
     process = start(*arguments, "--out", str(tmp_path))
     family = wait_for_children(process, *children)
-    time.sleep(1.0)
+    time.sleep(0.5)
     family |= descendants(process.pid)
     process.send_signal(number)
     began = time.monotonic()
