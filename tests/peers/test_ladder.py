@@ -30,8 +30,8 @@ from tests.support.bundles import BUNDLE
 ROOT = Path(__file__).parents[2]
 REPORTS = ROOT / "docs" / "reports"
 PEER = Peer("Plain", "plain", "torch_fastapi.txt", "torch", "The standard library's server.")
-OPTIONS = LadderOptions(bundle=BUNDLE, p99_ms=500.0, seconds=0.5, rounds=1)
-SHORT = Durations(turn_s=1.0, warm_up_s=0.2, alone_s=0.1)
+OPTIONS = LadderOptions(bundle=BUNDLE, p99_ms=500.0, seconds=0.3, rounds=1)
+SHORT = Durations(turn_s=0.5, warm_up_s=0.2, alone_s=0.1)
 COARSE = Bound(500.0, 0.5, 200.0)  # a search that ends soon, at 200 requests per second
 
 
@@ -70,26 +70,23 @@ def work():
     return Work(BUNDLE)
 
 
+def keep_rounds(patch, directory):
+    """Keep the file of finished rounds in a directory."""
+    patch.setattr(progress, "ENVIRONMENTS", directory)
+    patch.setattr(progress, "version", lambda peer: "1.0")
+    return directory
+
+
 @pytest.fixture
 def progress_directory(monkeypatch, tmp_path):
-    """Keep the file of finished rounds in a directory of the test."""
-    monkeypatch.setattr(progress, "ENVIRONMENTS", tmp_path)
-    monkeypatch.setattr(progress, "version", lambda peer: "1.0")
-    return tmp_path
+    return keep_rounds(monkeypatch, tmp_path)
 
 
-@pytest.fixture
-def starts():
-    """List the peers that the comparison started."""
-    return []
+def comparer(patch, work, starts):
+    """Return a function that compares with the plain server and lists the peers it started."""
+    patch.setattr(summary, "version", lambda peer: "1.0")
 
-
-@pytest.fixture
-def compare(monkeypatch, work, progress_directory, starts):
-    """Return a function that compares with the plain server."""
-    monkeypatch.setattr(summary, "version", lambda peer: "1.0")
-
-    def run(options=OPTIONS, spoil=lambda content: content, fails_at=None, scenarios=("ids",)):
+    def run(options, spoil=lambda content: content, fails_at=None, scenarios=("ids",)):
         @contextlib.contextmanager
         def start(peer, bundle):
             starts.append(peer)
@@ -106,9 +103,11 @@ def compare(monkeypatch, work, progress_directory, starts):
     return run
 
 
-def test_the_report_has_a_row_for_each_server_and_the_cost_of_a_list(compare):
+def test_the_report_has_a_row_for_each_server_and_the_cost_of_a_list(
+    monkeypatch, work, progress_directory
+):
     options = dataclasses.replace(OPTIONS, baseline=ROOT)
-    report = compare(options, scenarios=("history", "ids"))
+    report = comparer(monkeypatch, work, [])(options, scenarios=("history", "ids"))
     servers = [(row["scenario"], row["server"]) for row in report["rows"]]
     assert servers == [
         (scenario, server)
@@ -136,11 +135,26 @@ def test_the_report_has_a_row_for_each_server_and_the_cost_of_a_list(compare):
     assert alone[16] < alone[1]
 
 
-def test_an_interrupted_comparison_continues_where_it_stopped(compare, starts):
+def take_other_steps(content):
+    return content.replace(b'"reasoning_steps":3', b'"reasoning_steps":2')
+
+
+@pytest.fixture(scope="module")
+def continued(work, tmp_path_factory):
+    """Interrupt a comparison with a peer that takes other steps; return its report and starts."""
     options = dataclasses.replace(OPTIONS, rounds=2)
-    with pytest.raises(KeyboardInterrupt):
-        compare(options, fails_at=2)  # in the second round; the first is kept
-    report = compare(options)
+    starts: list[Peer] = []
+    with pytest.MonkeyPatch.context() as patch:
+        keep_rounds(patch, tmp_path_factory.mktemp("rounds"))
+        compare = comparer(patch, work, starts)
+        with pytest.raises(KeyboardInterrupt):
+            # In the second round; the first is kept.
+            compare(options, take_other_steps, fails_at=2)
+        return compare(options, take_other_steps), starts
+
+
+def test_an_interrupted_comparison_continues_where_it_stopped(continued):
+    report, starts = continued
     # The failed start, the second round's search, and two turns beside this service.
     assert len(starts) == 2 + 1 + 2
     assert report["rows"][1]["low"] > 0
@@ -166,11 +180,9 @@ def test_rounds_of_code_with_uncommitted_changes_are_not_used(monkeypatch, progr
     assert not list(progress_directory.iterdir())
 
 
-def test_a_peer_that_takes_other_steps_is_reported_to_differ(compare):
-    def spoil(content):
-        return content.replace(b'"reasoning_steps":3', b'"reasoning_steps":2')
-
-    assert compare(spoil=spoil)["rows"][1]["same_answers"] is False
+def test_a_peer_that_takes_other_steps_is_reported_to_differ(continued):
+    report, _ = continued
+    assert report["rows"][1]["same_answers"] is False
 
 
 def test_the_machines_cpu_time_leaves_out_idle_time_and_io_wait(tmp_path):
