@@ -125,8 +125,9 @@ def test_the_curve_is_that_of_the_validation_lists(smoke_bundle, smoke_run, warm
 
 
 def test_the_option_overrides_the_rule_and_the_session_follows_it(
-    smoke_run, warm_ranklens, tmp_path
+    smoke_run, warm_ranklens, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(bundle, "verify", lambda *arguments: {})
     run = checkpoint.load(smoke_run)
     steps = {}
     for quantile in (0.0, 1.0):

@@ -20,7 +20,7 @@ def hey(tmp_path, monkeypatch):
     return install
 
 
-SHORT = ["--rate", "20", "--seconds", "1", "--turns", "1"]
+SHORT = ["--rate", "20", "--seconds", "0.5", "--turns", "1"]
 
 
 def test_medians_that_differ_are_reported_with_status_1(hey, tmp_path):

@@ -116,7 +116,7 @@ def test_a_generator_that_used_a_core_voids_the_run(load_generators):
 
 
 def test_bench_reports_each_rate_with_its_scenario(tmp_path, capsys):
-    arguments = ["--rate", "20", "40", "--seconds", "1", "--warmup", "0.2"]
+    arguments = ["--rate", "20", "40", "--seconds", "0.5", "--warmup", "0.2"]
     assert run_command("bench", [*arguments, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "bench.json").read_text())
     assert (report["scenario"], report["interrupted"]) == ("history", False)
@@ -135,7 +135,7 @@ def test_bench_reports_each_rate_with_its_scenario(tmp_path, capsys):
 )
 def test_what_finished_before_an_interrupt_is_written(name, number, tmp_path):
     rates = {"bench": ["--warmup", "0", "--rate", *["20"] * 60], "capacity": []}[name]
-    into_a_later_rate = {"bench": 60, "capacity": 500}[name]  # requests
+    into_a_later_rate = {"bench": 30, "capacity": 500}[name]  # requests
     times: list[float] = []
     with stub_server(times=times) as url:
         process = subprocess.Popen(

@@ -102,7 +102,8 @@ def test_capacity_of_a_service_is_searched_and_reported_as_a_page(tmp_path, monk
     assert not re.search(r'(src|href)="(?!#|data:)', text)  # the page loads no other file
 
 
-def test_the_capacity_of_two_checkouts_is_searched_in_every_scenario(tmp_path):
+def test_the_capacity_of_two_checkouts_is_searched_in_every_scenario(tmp_path, monkeypatch):
+    monkeypatch.setattr("loadtest.capacity.TRIES", 1)
     bound = ["--p99-ms", "0.001", "--seconds", "0.05", "--repeats", "2"]  # no rate holds
     arguments = [*bound, "--baseline", str(ROOT), "--out", str(tmp_path)]
     status = run_command("capacity", arguments)

@@ -54,16 +54,16 @@ def test_calls_beyond_the_machine_are_egress(line):
     assert peers.families.total() == 1
 
 
-def measure(tmp_path):
-    """Return the exit status and the report of a short run with two workers."""
+def measure(tmp_path, workers):
+    """Return the exit status and the report of a short run."""
     out = tmp_path / "egress.json"
-    arguments = ["--requests", "200", "--workers", "2", "--idle", "0", "--out", str(out)]
+    arguments = ["--requests", "200", "--workers", workers, "--idle", "0", "--out", str(out)]
     status = run_command("egress", arguments)
     return status, json.loads(out.read_text("utf-8"))
 
 
 def test_the_service_connects_to_nothing_beyond_its_machine(strace, tmp_path):
-    status, report = measure(tmp_path)
+    status, report = measure(tmp_path, "2")
     assert (status, report["calls_beyond_this_machine"], report["failures"]) == (0, 0, {})
     assert report["requests"] == 200
     assert report["traced_threads"] >= 3  # the supervisor and two workers
@@ -81,7 +81,7 @@ def test_a_service_that_connects_is_reported(strace, tmp_path, monkeypatch):
     )
     path = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), path])))
-    status, report = measure(tmp_path)
+    status, report = measure(tmp_path, "1")
     assert status == 1
     assert report["calls_beyond_this_machine"] >= 1
     assert "192.0.2.7" in report["examples"][0]

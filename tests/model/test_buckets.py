@@ -59,7 +59,9 @@ def run(prepared, tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(prepared, run, tmp_path_factory):
     out = tmp_path_factory.mktemp("bundles") / "shop" / "1"
-    bundle.write(checkpoint.load(run), out, prepared[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "verify", lambda *arguments: {})
+        bundle.write(checkpoint.load(run), out, prepared[0])
     with fresh(Session.load(out)) as address:
         yield address
 
