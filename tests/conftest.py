@@ -33,6 +33,20 @@ def pytest_ignore_collect(collection_path, config):
     return "pytest.mark.alone" not in collection_path.read_text(encoding="utf-8") or None
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with long tests, so that no process of `make test` is alone with one at the end.
+
+    Each of the two processes gets a half of the items, and long tests of a module share fixtures.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    places = {path: place for place, path in enumerate(dict.fromkeys(i.path for i in long))}
+    first, second = ([i for i in long if places[i.path] % 2 == half] for half in (0, 1))
+    middle = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *others[:middle], *second, *others[middle:]]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def equal_graphs_are_opened_once():
     with pytest.MonkeyPatch.context() as patch:

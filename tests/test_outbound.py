@@ -56,6 +56,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.long
 @needs_namespaces
 def test_no_process_of_the_project_connects_to_anything_by_itself(tmp_path):
     def watch(name):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 # The client is installed for its users; here it comes from the checkout.
@@ -45,6 +47,7 @@ def test_diversity_replaces_an_mmr_step(url):
     assert int(after[3]) >= int(before[3])
 
 
+@pytest.mark.long
 def test_a_log_becomes_a_bundle_that_is_served(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

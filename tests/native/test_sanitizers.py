@@ -63,6 +63,7 @@ def run(library, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_tests_of_the_native_library_pass_under_the_sanitizers(tmp_path):
     tests = [path for path in TESTS if (ROOT / path).exists()]
     done = run(build(tmp_path), "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests)

@@ -103,6 +103,7 @@ def comparer(patch, work, starts):
     return run
 
 
+@pytest.mark.long
 def test_the_report_has_a_row_for_each_server_and_the_cost_of_a_list(
     monkeypatch, work, progress_directory
 ):
@@ -153,6 +154,7 @@ def continued(work, tmp_path_factory):
         return compare(options, take_other_steps), starts
 
 
+@pytest.mark.long
 def test_an_interrupted_comparison_continues_where_it_stopped(continued):
     report, starts = continued
     # The failed start, the second round's search, and two turns beside this service.
@@ -180,6 +182,7 @@ def test_rounds_of_code_with_uncommitted_changes_are_not_used(monkeypatch, progr
     assert not list(progress_directory.iterdir())
 
 
+@pytest.mark.long
 def test_a_peer_that_takes_other_steps_is_reported_to_differ(continued):
     report, _ = continued
     assert report["rows"][1]["same_answers"] is False

@@ -101,6 +101,7 @@ def served(first, tmp_path):
         yield service, clock, tmp_path
 
 
+@pytest.mark.long
 def test_the_calls_of_the_guide_are_answered_and_a_retraining_judges_their_journal(served):
     service, clock, directory = served
     item, ranking, feedback = re.findall(

@@ -56,6 +56,7 @@ def test_a_result_is_kept_and_an_unfinished_one_is_not(tmp_path):
     assert done_once(path, fail) == {"value": 1}
 
 
+@pytest.mark.long
 def test_a_loop_whose_parts_are_killed_while_they_work_keeps_what_it_acknowledged(first, tmp_path):
     """Two days, in which the store and the service are killed and nothing is settled to learn."""
     run = ArmRun(

@@ -179,6 +179,7 @@ def test_an_empty_cache_raises_with_its_path(tmp_path):
         report(command)
 
 
+@pytest.mark.long
 def test_the_report_runs_in_miniature_and_again_from_its_cache(
     warm_ranklens, tmp_path, capsys, monkeypatch
 ):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from model.data.dataset import Dataset
 from model.learning.state import current_commit
 from model.study import scale_evaluate, scale_join
@@ -14,6 +16,7 @@ from model.study.pages import short_commit
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.long
 def test_the_scale_page_has_the_figures_of_its_json(tmp_path):
     command = [sys.executable, "-m", "model", "scale", "--smoke", "--rows", "3000",
                "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]  # fmt: skip

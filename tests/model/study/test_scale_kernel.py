@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from model.study.commands import Scale
 from model.study.long_log import write_long_log
@@ -11,6 +12,7 @@ from model.study.long_log import write_long_log
 REPORT = Path(__file__).parents[3] / "docs" / "reports" / "catalogue_kernel.json"
 
 
+@pytest.mark.long
 def test_a_kernel_is_measured_from_the_log_to_the_service(tmp_path):
     Scale(
         smoke=True, categories=30, rows=(2000,), out=tmp_path / "out", cache=tmp_path / "cache"

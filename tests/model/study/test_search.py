@@ -36,6 +36,7 @@ def miniature(warm_ranklens, tmp_path_factory):
     return command, json.loads((root / "out" / "search.json").read_text())
 
 
+@pytest.mark.long
 def test_a_miniature_measures_every_gate_and_trains_no_finished_cell_again(
     miniature, monkeypatch, tmp_path
 ):
@@ -62,6 +63,7 @@ def test_a_miniature_measures_every_gate_and_trains_no_finished_cell_again(
         measure(dataclasses.replace(command, config=other))
 
 
+@pytest.mark.long
 def test_the_section_of_a_miniature_renders_with_its_plots_and_every_data_set(miniature):
     command, payload = miniature
     text = render("search_section.md.jinja", search=section(payload))
@@ -78,6 +80,7 @@ def test_the_section_of_a_miniature_renders_with_its_plots_and_every_data_set(mi
         assert columns == [10, 11]  # clicks, and two metrics of labels
 
 
+@pytest.mark.long
 def test_data_sets_that_compare_no_gates_have_no_plot(miniature, tmp_path):
     _, payload = miniature
     without = [{**dataset, "gates": []} for dataset in payload["datasets"]]

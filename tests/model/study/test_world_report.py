@@ -31,6 +31,7 @@ def test_a_gap_is_the_loss_of_the_second_best_next_item():
     assert differences[0] == pytest.approx([0.0, p[0] - p[2]])
 
 
+@pytest.mark.long
 def test_the_report_runs_in_miniature_and_counts_regret_from_the_best(tmp_path):
     command = [sys.executable, "-m", "model", "world", "--smoke", "--seeds", "1",
                "--hosts", "gru", "pointer",
@@ -77,6 +78,7 @@ def test_a_host_that_no_colour_is_entered_for_is_plotted_in_grey(tmp_path, monke
     assert (tmp_path / "world.png").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_reward_law_trains_no_evaluator_and_selects_by_expected_clicks(tmp_path):
     command = [sys.executable, "-m", "model", "world", "--smoke", "--seeds", "1", "--reward", "law",
                "--hosts", "gru",
