@@ -153,8 +153,9 @@ def test_what_finished_before_an_interrupt_is_written(name, number, tmp_path):
     assert (tmp_path / f"{name}.html").exists()
 
 
-def test_one_scenario_alone_has_none_beside_it(tmp_path):
-    arguments = ["--rate", "20", "--seconds", "0.5", "--warmup", "0", "--scenario", "inline"]
+def test_one_scenario_alone_has_none_beside_it(url, tmp_path):
+    arguments = ["--url", url, "--rate", "20", "--seconds", "0.5", "--warmup", "0",
+                 "--scenario", "inline"]  # fmt: skip
     assert run_command("bench", [*arguments, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "bench.json").read_text())
     assert (report["scenario"], report["beside"]) == ("inline", [])
