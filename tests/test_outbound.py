@@ -101,7 +101,7 @@ def test_a_service_without_tracing_exports_nothing_where_fastapi_is_configured_t
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-@pytest.mark.parametrize("value", [None, "", "0"])
+@pytest.mark.parametrize("value", [None, "0"])
 def test_every_package_turns_telemetry_off_before_onnxruntime_starts(tmp_path, package, value):
     environment = {n: v for n, v in os.environ.items() if n != TELEMETRY}
     environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
