@@ -9,11 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from loadtest.errors import UsageError
 from loadtest.generators import Generators, generators
 from loadtest.journal.command import Journal
 from loadtest.journal.metrics import count_records
 from loadtest.measured import Bar, Measured
-from loadtest.results import Load
+from loadtest.results import Load, RateResult
 from loadtest.scenarios import Catalogue, RequestOptions, Scenario, scenario
 from loadtest.server import Server, serving
 from loadtest.state.stores import free_port
@@ -56,9 +57,14 @@ def rank(
     options: Journal,
     sending: Generators,
 ) -> None:
-    """Rank lists at a rate, and add what became of them and of their records."""
+    """Rank lists at a rate, and add what became of them and of their records.
+
+    Raises UsageError if the machine is too slow for the rate.
+    """
     none = Bar("==", 0)
     run = sending.offer(server.url, requests, Load(options.rate, options.outage_seconds, warmup=0))
+    if name == NO_JOURNAL:
+        require_ranked(run)
     measured.add("lists that were sent", name, len(run.samples), "lists")
     measured.add("lists without a response", name, run.failed, "lists", none)
     measured.add("lists with the initial ranking", name, run.unranked, "lists", none)
@@ -74,6 +80,15 @@ def rank(
         difference = unaccounted(server, len(run.samples))
         measured.add(
             "lists neither written nor dropped once there is room", name, difference, "lists", none
+        )
+
+
+def require_ranked(run: RateResult) -> None:
+    """Raise UsageError if a service without a journal does not rank all lists at this rate."""
+    if missing := run.failed + run.unranked:
+        raise UsageError(
+            f"--rate: {missing} of {len(run.samples)} lists were not ranked without a journal at "
+            f"{run.load.rate:g} per second; lower it, or stop what else the machine does"
         )
 
 

@@ -6,13 +6,14 @@ import pytest
 
 from loadtest import parts
 from loadtest.cli import run_command
-from loadtest.errors import MISSED, PASSED, LoadTestError
+from loadtest.errors import MISSED, PASSED, LoadTestError, UsageError
 from loadtest.journal import cost, kills, outages, report
 from loadtest.journal.command import PARTS
 from loadtest.journal.kills import LATE_S, Lists, Tally, add_counts, requests_in, verified
 from loadtest.journal.report import OPTIONS, report_in
 from loadtest.measured import Bar, Measured
-from loadtest.results import ROOT
+from loadtest.openloop import Sample
+from loadtest.results import ROOT, Load, RateResult
 from service.journal.file_sink import FileLimits, FileSink
 from service.journal.records import pack
 from tests.support.journals import decision
@@ -115,6 +116,13 @@ def test_damage_to_a_journal_is_an_error(tmp_path):
     write_segment(tmp_path, damaged)
     with pytest.raises(LoadTestError, match="python -m service journal verify"):
         verified(tmp_path)
+
+
+def test_a_rate_that_is_too_high_without_a_journal_is_refused():
+    ranked, late = Sample(0.0, 0.1, 200), Sample(0.0, 0.1, 200, degraded="timeout")
+    outages.require_ranked(RateResult(Load(9, 1), [ranked] * 3, 0.1, 0.1))
+    with pytest.raises(UsageError, match="--rate: 1 of 3 lists were not ranked"):
+        outages.require_ranked(RateResult(Load(9, 1), [ranked, ranked, late], 0.1, 0.1))
 
 
 @pytest.fixture
