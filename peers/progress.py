@@ -15,7 +15,7 @@ class Progress:
     """Rounds by server; an interrupted comparison continues from them.
 
     Rounds of another command or of another commit are not used, nor are rounds of a commit with
-    uncommitted changes.
+    uncommitted changes. A command for more or fewer rounds uses as many as it needs.
 
     rounds: by server, one dict a round; by scenario, it has rate, void, same and the figures of
         `load` in `peers.turns`.
@@ -24,13 +24,12 @@ class Progress:
     def __init__(self, options: LadderOptions, names: Sequence[str]) -> None:
         self._path = ENVIRONMENTS / "progress.json"
         code = version(None)
-        self._of = [code, options.rounds, options.seconds, options.p99_ms, str(options.bundle),
-                    *names]  # fmt: skip
+        self._of = [code, options.seconds, options.p99_ms, str(options.bundle), *names]
         self.rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         with contextlib.suppress(OSError, ValueError, KeyError):
             kept = json.loads(self._path.read_text("utf-8"))
             if kept["of"] == self._of and not code.endswith(("-dirty", "unknown")):
-                self.rounds = kept["rounds"]
+                self.rounds = {name: kept["rounds"][name][: options.rounds] for name in names}
 
     def save(self) -> None:
         """Write the rounds; a crash leaves the file as it was before."""

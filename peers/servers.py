@@ -38,7 +38,9 @@ def this_service(bundle: Path, checkout: Path | None = None) -> Iterator[str]:
 def peer_server(peer: Peer, bundle: Path) -> Iterator[str]:
     """Run a peer's server and yield its URL once it is ready. Raises ServerError with its output.
 
-    It gets SIGTERM when this process dies.
+    It gets SIGTERM when this process dies. Its numpy has one thread: numpy 1, which Triton needs,
+    solves the small systems of a history with all cores, which spin and cost it most of its
+    capacity.
     """
     python = python_of(peer)
     if not python.exists():
@@ -51,7 +53,8 @@ def peer_server(peer: Peer, bundle: Path) -> Iterator[str]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             bound_to_parent(command), cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "RERANK_BACKEND": BACKENDS[peer.work]},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "RERANK_BACKEND": BACKENDS[peer.work],
+                 "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         try:
             wait_until_ready(peer, url, process, log)
