@@ -169,7 +169,15 @@ def test_rounds_of_other_options_or_servers_are_not_used(progress_directory):
     assert Progress(OPTIONS, ["a"]).rounds == {"a": [{"rate": 7.0}]}
     assert Progress(OPTIONS, ["a", "b"]).rounds == {"a": [], "b": []}
     assert Progress(dataclasses.replace(OPTIONS, seconds=0.4), ["a"]).rounds == {"a": []}
-    assert Progress(dataclasses.replace(OPTIONS, rounds=2), ["a"]).rounds == {"a": []}
+
+
+def test_more_rounds_continue_fewer_and_fewer_take_the_first_of_more(progress_directory):
+    kept = Progress(dataclasses.replace(OPTIONS, rounds=2), ["a"])
+    kept.rounds["a"] += [{"rate": 7.0}, {"rate": 8.0}]
+    kept.save()
+    three = Progress(dataclasses.replace(OPTIONS, rounds=3), ["a"])
+    assert three.rounds == {"a": [{"rate": 7.0}, {"rate": 8.0}]}
+    assert Progress(dataclasses.replace(OPTIONS, rounds=1), ["a"]).rounds == {"a": [{"rate": 7.0}]}
 
 
 def test_rounds_of_code_with_uncommitted_changes_are_not_used(monkeypatch, progress_directory):
