@@ -321,7 +321,9 @@ export class Comparison {
 }
 
 const inWords = ({ attribute, length, A, B }) =>
-  `The first ${length} of A have ${A} different ${attribute}, those of B ${B}.`;
+  A === B
+    ? `The first ${length} of both sides have ${A} different ${attribute}.`
+    : `The first ${length} of A have ${A} different ${attribute}, those of B ${B}.`;
 
 // The place, from 0, in side A of the item that side B has at a place; -1: none.
 function origin(before, place) {
