@@ -10,6 +10,7 @@ it reads its users, or is a PING. Messages and responses are taken in the order 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -28,6 +29,8 @@ Blobs = list[bytes | None]
 
 # Servers with threads of their own, and another order of messages and responses.
 UNORDERED = b"dragonfly", b"keydb", b"garnet"
+# Earlier ones put a message inside the response to an MGET that finds an expired key.
+FIRST_VERSION = 7
 TRACK_NEXT = packed("CLIENT", "CACHING", "YES")  # the keys of the next command, those of items
 PING = packed("PING")
 ENDLESS = (-1, -2)  # PTTL of a key that does not expire, and of one that does not exist
@@ -54,7 +57,9 @@ class TrackedItems:
         Raises ResponseError if it cannot, or does not keep the order; other errors of redis-py.
         """
         about = (await connection.call("INFO", "server")).lower()
-        if any(name in about for name in UNORDERED):
+        version = re.search(rb"redis_version:(\d+)", about)
+        early = version is None or int(version[1]) < FIRST_VERSION
+        if early or any(name in about for name in UNORDERED):
             raise redis.ResponseError("messages and responses have no common order")
         tracked = cls(connection, recent, address)
         await connection.call("HELLO", "3")

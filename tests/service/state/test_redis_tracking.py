@@ -198,8 +198,13 @@ def test_a_server_without_a_command_is_read_with_every_lookup(tmp_path, command)
 
 
 @pytest.mark.parametrize("address", ["valkey"], indirect=True)
-def test_a_server_that_keeps_no_order_is_read_with_every_lookup(address, engine, monkeypatch):
-    monkeypatch.setattr(redis_tracking, "UNORDERED", (b"redis_version",))
+@pytest.mark.parametrize(
+    ("name", "value"), [("UNORDERED", (b"redis_version",)), ("FIRST_VERSION", 1000)]
+)
+def test_a_server_that_keeps_no_order_is_read_with_every_lookup(
+    address, engine, monkeypatch, name, value
+):
+    monkeypatch.setattr(redis_tracking, name, value)
 
     async def look():
         async with Worker(address) as worker:
